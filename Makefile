@@ -1,0 +1,45 @@
+# Everything a newcomer or a machine needs. `make demo` and `make test` create the environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUNS ?= runs
+DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
+
+.PHONY: setup demo test test-all lint type bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,examples]'
+	touch $(READY)
+
+# D-MoLE and sequential fine-tuning side by side, one thread each, then a table and a picture
+demo: $(READY)
+	OMP_NUM_THREADS=1 $(DEMO) --config configs/methods/seq_ft.yaml --trainer.name demo_seq_ft \
+	  --trainer.enable_progress_bar false > $(VENV)/demo_seq_ft.log 2>&1 & other=$$!; \
+	OMP_NUM_THREADS=1 $(DEMO) --trainer.name demo_dmole && \
+	{ wait $$other || { cat $(VENV)/demo_seq_ft.log; exit 1; }; }
+	$(BIN)/dmole compare $$(ls -dt $(RUNS)/demo_dmole/version_* | head -1) \
+	  $$(ls -dt $(RUNS)/demo_seq_ft/version_* | head -1) --output $(RUNS)/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -q -m ''
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/routed_lora.py
+
+clean:
+	rm -rf $(VENV) build dist

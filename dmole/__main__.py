@@ -1,0 +1,7 @@
+"""``python -m dmole``."""
+
+import sys
+
+from dmole.cli import main
+
+sys.exit(main())

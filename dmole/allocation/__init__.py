@@ -1,0 +1,42 @@
+"""Where a new task gets experts: proxy scores, budgets and the allocators that combine them."""
+
+from dmole.allocation.allocators import Allocator, UniformAllocator
+from dmole.allocation.budget import (
+    normalize_scores,
+    round_half_up,
+    score_shares,
+    select_top_k,
+    split_budget,
+    spread_evenly,
+    total_budget,
+    tower_of,
+)
+from dmole.allocation.plan import (
+    Allocation,
+    AllocationEntry,
+    Unit,
+    build_units,
+    expert_parameters,
+)
+from dmole.allocation.proxy import score_gradients
+from dmole.allocation.sensitivity import SensitivityAllocator
+
+__all__ = [
+    "Allocation",
+    "AllocationEntry",
+    "Allocator",
+    "SensitivityAllocator",
+    "UniformAllocator",
+    "Unit",
+    "build_units",
+    "expert_parameters",
+    "normalize_scores",
+    "round_half_up",
+    "score_gradients",
+    "score_shares",
+    "select_top_k",
+    "split_budget",
+    "spread_evenly",
+    "total_budget",
+    "tower_of",
+]

@@ -1,0 +1,162 @@
+"""What an allocator is, and the one that looks at no task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+
+from dmole.allocation.budget import split_budget, spread_evenly, total_budget, tower_of
+from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
+from dmole.allocation.proxy import Reduction
+
+Scores = Mapping[str, float | None]
+
+
+class Allocator(ABC):
+    """Decides which units of the model get an expert for a new task.
+
+    Args:
+        rank: Rank of a new expert.
+        unit: ``block``: a transformer block with all its linears; ``linear``: each on its own.
+        budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
+        modules: Towers that may get experts. The projector, where the model offers its
+            linears, belongs to ``language``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    needs_scores: bool = False
+    """Whether :meth:`allocate` must be given proxy scores."""
+    proxy_fraction: float = 0.01
+    """Share of a task's batches that the scores are taken from."""
+    reduction: Reduction = "sum"
+    """How gradients of several batches become a score."""
+
+    def __init__(
+        self,
+        *,
+        rank: int = 8,
+        unit: UnitKind = "block",
+        budget_fraction: float = 0.5,
+        modules: Sequence[str] = ("vision", "language"),
+    ) -> None:
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        if unit not in ("block", "linear"):
+            raise ValueError(f"unit must be 'block' or 'linear', got {unit!r}")
+        if not 0 < budget_fraction <= 1:
+            raise ValueError(f"budget_fraction must be in (0, 1], got {budget_fraction}")
+        unknown = set(modules) - {"vision", "language"}
+        if unknown or not modules:
+            raise ValueError(f"modules must be of 'vision' and 'language', got {list(modules)}")
+        self.rank = rank
+        self.unit: UnitKind = unit
+        self.budget_fraction = budget_fraction
+        self.modules = tuple(modules)
+
+    @abstractmethod
+    def allocate(
+        self, task: str, units: Sequence[Unit], scores: Scores | None, first: bool
+    ) -> Allocation:
+        """Return the task's allocation.
+
+        Args:
+            task: Name of the task.
+            units: All units of the model, in its order.
+            scores: Proxy score per unit name; None (or NaN) marks a unit that received no
+                gradient and is never chosen.
+            first: Whether this is the first task of the sequence.
+
+        Raises:
+            ValueError: If no unit can hold an expert or scores are missing.
+        """
+
+    def _candidates(self, units: Sequence[Unit], scores: Scores | None) -> list[Unit]:
+        """Units of the chosen towers that can learn: no gradient, never chosen."""
+        inside = [unit for unit in units if tower_of(unit.module) in self.modules]
+        if scores is None:
+            return inside
+        return [unit for unit in inside if scores[unit.name] is not None]
+
+    def _size(self, task: str, units: Sequence[Unit], candidates: Sequence[Unit]) -> int:
+        """The fraction is of all units, as published, but never above those that can learn."""
+        if not candidates:
+            raise ValueError(f"task {task}: no unit of {list(self.modules)} received a gradient")
+        inside = sum(tower_of(unit.module) in self.modules for unit in units)
+        return min(total_budget(inside, self.budget_fraction), len(candidates))
+
+    def _plan(
+        self,
+        task: str,
+        units: Sequence[Unit],
+        chosen: Collection[str],
+        *,
+        scores: Scores | None = None,
+        difficulty: Mapping[str, float] | None = None,
+    ) -> Allocation:
+        entries = tuple(
+            AllocationEntry(
+                module=unit.module,
+                layer=unit.name,
+                score=None if scores is None else scores[unit.name],
+                expert=unit.name in chosen,
+                rank=self.rank if unit.name in chosen else 0,
+                linears=unit.linears,
+                parameters=unit.parameters,
+            )
+            for unit in units
+        )
+        budget = dict.fromkeys(self.modules, 0)
+        for entry in entries:
+            if entry.expert:
+                budget[tower_of(entry.module)] += 1
+        return Allocation(task, entries, dict(difficulty or {}), budget)
+
+
+class UniformAllocator(Allocator):
+    """Give experts to every unit, or to evenly spaced ones, without looking at the task.
+
+    Args:
+        rank: Rank of a new expert.
+        unit: ``block`` or ``linear``.
+        budget_fraction: Share of the units that get an expert, in ``(0, 1]``; the towers share
+            the budget by their number of units.
+        modules: Towers that may get experts.
+        first_task_only: Allocate for the first task and nothing afterwards, for methods that
+            keep training one adapter.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (ablation without the layer allocator).
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int = 8,
+        unit: UnitKind = "block",
+        budget_fraction: float = 1.0,
+        modules: Sequence[str] = ("vision", "language"),
+        first_task_only: bool = False,
+    ) -> None:
+        super().__init__(rank=rank, unit=unit, budget_fraction=budget_fraction, modules=modules)
+        self.first_task_only = first_task_only
+
+    def allocate(
+        self, task: str, units: Sequence[Unit], scores: Scores | None, first: bool
+    ) -> Allocation:
+        """Return the task's allocation; scores, where given, only exclude units without one."""
+        if self.first_task_only and not first:
+            return self._plan(task, units, (), scores=scores)
+        candidates = self._candidates(units, scores)
+        total = self._size(task, units, candidates)
+        pools: dict[str, list[str]] = {tower: [] for tower in self.modules}
+        for unit in candidates:
+            pools[tower_of(unit.module)].append(unit.name)
+        caps = {tower: len(pool) for tower, pool in pools.items()}
+        budget = split_budget({tower: float(n) for tower, n in caps.items()}, total, caps=caps)
+        chosen = {name for tower, k in budget.items() for name in spread_evenly(pools[tower], k)}
+        return self._plan(task, units, chosen, scores=scores)

@@ -1,0 +1,208 @@
+"""How many experts each tower may get and which units win them. Pure functions, no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+
+Normalize = Literal["none", "tower"]
+
+
+def tower_of(module: str) -> str:
+    """Return the tower whose budget a module draws on; the projector counts as language.
+
+    Raises:
+        ValueError: If the module is unknown.
+    """
+    towers = {"vision": "vision", "projector": "language", "language": "language"}
+    if module not in towers:
+        raise ValueError(f"module must be one of {sorted(towers)}, got {module!r}")
+    return towers[module]
+
+
+def round_half_up(value: float) -> int:
+    """Return the nearest integer, halves upward (Python's ``round`` goes to the even one).
+
+    Example:
+        >>> round_half_up(2.5), round(2.5)
+        (3, 2)
+    """
+    return math.floor(value + 0.5)
+
+
+def total_budget(num_units: int, fraction: float) -> int:
+    r"""Return the number of experts of a task, :math:`\lfloor fU + 1/2 \rfloor`, at least one.
+
+    Args:
+        num_units: Units :math:`U` that may hold an expert, positive.
+        fraction: Share :math:`f` of them in ``(0, 1]``.
+
+    Raises:
+        ValueError: If there is no unit or the fraction is outside its range.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672: 24 of 48 layers.
+    """
+    if num_units < 1:
+        raise ValueError("there is no unit that could hold an expert")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"budget_fraction must be in (0, 1], got {fraction}")
+    return max(1, round_half_up(fraction * num_units))
+
+
+def score_shares(scores: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
+    r"""Return each tower's share :math:`r_M` of the summed proxy score, its difficulty.
+
+    Args:
+        scores: Summed proxy score per tower, non-negative.
+        counts: Eligible units per tower. Where all scores are zero nothing speaks for either
+            tower, and the shares are those of the counts.
+
+    Returns:
+        Shares that sum to 1.
+
+    Raises:
+        ValueError: If a score is negative or not finite, or there is neither score nor unit.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (modality split of the budget).
+    """
+    for tower, score in scores.items():
+        if not math.isfinite(score) or score < 0:
+            raise ValueError(f"score of {tower} must be finite and >= 0, got {score}")
+    weights: Mapping[str, float] = scores if any(scores.values()) else counts
+    top = max(weights.values(), default=0)
+    if top <= 0:
+        raise ValueError("no tower has a unit that could hold an expert")
+    # dividing by the largest first keeps the sum of huge scores finite
+    scaled = {tower: weights.get(tower, 0) / top for tower in scores}
+    total = sum(scaled.values())
+    return {tower: value / total for tower, value in scaled.items()}
+
+
+def split_budget(
+    scores: Mapping[str, float],
+    total: int,
+    *,
+    caps: Mapping[str, int],
+    vision_floor: float = 0.0,
+) -> dict[str, int]:
+    r"""Return the number of units each tower is granted; they always sum to ``total``.
+
+    .. math:: B^{vis} = \max(\lfloor \phi B \rfloor, \lfloor B r^{vis} + 1/2 \rfloor),
+              \qquad B^{lang} = B - B^{vis}
+
+    What exceeds a tower's cap spills over to the other one.
+
+    Args:
+        scores: Summed proxy score per tower (``vision``, ``language``), non-negative.
+        total: Budget :math:`B`, at least 1.
+        caps: Eligible units per tower.
+        vision_floor: Least share :math:`\phi` of vision in ``[0, 1]``: 0 in the paper,
+            0.25 in the release.
+
+    Raises:
+        ValueError: If the budget is below 1 or larger than the caps allow, or the floor is
+            outside its range.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The release crashes where a share is 0
+        or above a tower's units; here the cap spills.
+
+    Example:
+        >>> split_budget({"vision": 3.0, "language": 1.0}, 24, caps={"vision": 24, "language": 24})
+        {'vision': 18, 'language': 6}
+    """
+    room = sum(caps.get(tower, 0) for tower in scores)
+    if total < 1:
+        raise ValueError(f"budget must be at least 1, got {total}")
+    if total > room:
+        raise ValueError(f"budget of {total} experts exceeds the {room} units that may hold one")
+    if not 0 <= vision_floor <= 1:
+        raise ValueError(f"vision_floor must be in [0, 1], got {vision_floor}")
+    share = score_shares(scores, caps).get("vision", 0.0)
+    wanted = max(math.floor(vision_floor * total), round_half_up(total * share))
+    vision_cap = caps.get("vision", 0) if "vision" in scores else 0
+    language_cap = caps.get("language", 0) if "language" in scores else 0
+    vision = max(min(wanted, vision_cap), total - language_cap)
+    granted = {"vision": vision, "language": total - vision}
+    return {tower: granted[tower] for tower in scores}
+
+
+def select_top_k(scores: Mapping[str, float], k: int, generator: torch.Generator) -> list[str]:
+    """Return the names of the ``k`` highest scores, highest first.
+
+    All names above the k-th score are kept; exact ties at that score are drawn by the
+    generator, independently of the order of the mapping.
+
+    Args:
+        scores: Finite score per name.
+        k: Number of names, ``0 <= k <= len(scores)``.
+        generator: Draws among exact ties only.
+
+    Raises:
+        ValueError: If ``k`` is out of range or a score is not finite.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (top-k per modality). Which of the tied
+        units the release's seed draws is not reproduced.
+    """
+    if not 0 <= k <= len(scores):
+        raise ValueError(f"cannot select {k} of {len(scores)} units")
+    for name, score in scores.items():
+        if not math.isfinite(score):
+            raise ValueError(f"score of {name} is {score}")
+    if k == 0:
+        return []
+    ranked = sorted(scores, key=lambda name: (-scores[name], name))
+    bound = scores[ranked[k - 1]]
+    above = [name for name in ranked if scores[name] > bound]
+    tied = [name for name in ranked if scores[name] == bound]
+    if len(above) + len(tied) > k:
+        draw = torch.randperm(len(tied), generator=generator)[: k - len(above)].tolist()
+        tied = [tied[index] for index in sorted(draw)]
+    return above + tied
+
+
+def normalize_scores(
+    scores: Mapping[str, float], towers: Mapping[str, str], how: Normalize
+) -> dict[str, float]:
+    """Return scores that may be compared across towers.
+
+    Args:
+        scores: Proxy score per unit.
+        towers: Tower per unit.
+        how: ``none`` leaves them, ``tower`` divides by the mean over the unit's tower (a tower
+            whose mean is 0 is left as it is). With ``tower`` the shares become those of the
+            unit counts, so it is meant for one global selection.
+
+    Raises:
+        ValueError: If ``how`` is unknown.
+    """
+    if how not in ("none", "tower"):
+        raise ValueError(f"normalize must be 'none' or 'tower', got {how!r}")
+    if how == "none":
+        return dict(scores)
+    groups: dict[str, list[float]] = {}
+    for name, score in scores.items():
+        groups.setdefault(towers[name], []).append(score)
+    means = {tower: sum(group) / len(group) for tower, group in groups.items()}
+    return {name: score / (means[towers[name]] or 1.0) for name, score in scores.items()}
+
+
+def spread_evenly(names: Sequence[str], k: int) -> list[str]:
+    """Return ``k`` names at even distances, in order.
+
+    Raises:
+        ValueError: If ``k`` is out of range.
+
+    Example:
+        >>> spread_evenly(["a", "b", "c", "d"], 2)
+        ['b', 'd']
+    """
+    if not 0 <= k <= len(names):
+        raise ValueError(f"cannot select {k} of {len(names)} units")
+    return [names[(2 * i + 1) * len(names) // (2 * k)] for i in range(k)]

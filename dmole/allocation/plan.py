@@ -1,0 +1,182 @@
+"""What an allocation is: units that may hold an expert and the plan that names those that do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+UnitKind = Literal["block", "linear"]
+
+
+class Layer(Protocol):
+    """What is read of a backbone's layer."""
+
+    @property
+    def name(self) -> str:
+        """Short name such as ``vision.0``."""
+
+    @property
+    def module(self) -> str:
+        """``vision``, ``projector`` or ``language``."""
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Full module paths of the layer's linears."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest thing that gets an expert or none: a block or a single linear.
+
+    Args:
+        name: Unique name, also the ``layer`` column of ``allocation.csv``.
+        module: ``vision``, ``projector`` or ``language``.
+        linears: Full module paths of the linears that are wrapped together.
+        parameters: Parameters of an expert of rank 1, the sum of in + out over the linears.
+    """
+
+    name: str
+    module: str
+    linears: tuple[str, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class AllocationEntry:
+    """One unit's verdict.
+
+    Args:
+        module: ``vision``, ``projector`` or ``language``.
+        layer: Name of the unit.
+        score: Proxy score as measured; None where no gradient arrived or nothing was scored.
+        expert: Whether the task gets an expert here.
+        rank: Rank of the expert, 0 without one.
+        linears: Full module paths of the unit's linears.
+        parameters: Parameters of an expert of rank 1 here.
+    """
+
+    module: str
+    layer: str
+    score: float | None
+    expert: bool
+    rank: int
+    linears: tuple[str, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Where one task gets experts, and why.
+
+    Args:
+        task: Name of the task.
+        entries: One per unit, in the order of the model.
+        difficulty: Share of the proxy score per tower (``vision``, ``language``), summing to 1.
+            The projector belongs to ``language``. Empty where nothing was scored.
+        budget: Number of units granted per tower.
+    """
+
+    task: str
+    entries: tuple[AllocationEntry, ...]
+    difficulty: dict[str, float]
+    budget: dict[str, int]
+
+    @property
+    def experts(self) -> tuple[AllocationEntry, ...]:
+        """The entries that get an expert, in the order of the model."""
+        return tuple(entry for entry in self.entries if entry.expert)
+
+    def ranks(self) -> dict[str, int]:
+        """Return the rank of the expert at each chosen linear, keyed by full module path."""
+        return {linear: entry.rank for entry in self.experts for linear in entry.linears}
+
+    def rows(self, stage: int) -> list[dict[str, str | int | float]]:
+        """Return the rows of ``allocation.csv``; an absent score is an empty cell."""
+        return [
+            {
+                "stage": stage,
+                "task": self.task,
+                "module": entry.module,
+                "layer": entry.layer,
+                "score": "" if entry.score is None else entry.score,
+                "expert": int(entry.expert),
+                "rank": entry.rank,
+            }
+            for entry in self.entries
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; the inverse of :meth:`from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Allocation:
+        """Rebuild a plan from :meth:`to_dict`.
+
+        Raises:
+            ValueError: If a field is missing or unknown.
+        """
+        try:
+            entries = tuple(
+                AllocationEntry(**{**entry, "linears": tuple(entry["linears"])})
+                for entry in content["entries"]
+            )
+            return cls(
+                task=content["task"],
+                entries=entries,
+                difficulty=dict(content["difficulty"]),
+                budget=dict(content["budget"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an allocation: {error}") from error
+
+    def to_json(self) -> str:
+        """Return the plan as one canonical line of JSON."""
+        return json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Allocation:
+        """Rebuild a plan from :meth:`to_json`."""
+        return cls.from_dict(json.loads(text))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the canonical JSON, equal on all ranks or something is wrong."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def expert_parameters(allocation: Allocation) -> int:
+    """Return the number of trainable parameters the plan's experts hold."""
+    return sum(entry.rank * entry.parameters for entry in allocation.experts)
+
+
+def build_units(
+    layers: Sequence[Layer], features: Mapping[str, tuple[int, int]], unit: UnitKind = "block"
+) -> list[Unit]:
+    """Return the units of a model, in its own order.
+
+    Args:
+        layers: Blocks of the model.
+        features: ``(in_features, out_features)`` per linear, keyed by full module path.
+        unit: ``block`` joins all linears of a layer, ``linear`` takes each on its own.
+
+    Raises:
+        ValueError: If ``unit`` is neither, a layer has no linear or one has no known shape.
+    """
+    if unit not in ("block", "linear"):
+        raise ValueError(f"unit must be 'block' or 'linear', got {unit!r}")
+    units = []
+    for layer in layers:
+        if not layer.linears:
+            raise ValueError(f"layer {layer.name} has no linear to hold an expert")
+        missing = [linear for linear in layer.linears if linear not in features]
+        if missing:
+            raise ValueError(f"layer {layer.name}: shape of linear {missing[0]} is unknown")
+        groups = [layer.linears] if unit == "block" else [(linear,) for linear in layer.linears]
+        for linears in groups:
+            name = layer.name if unit == "block" else linears[0]
+            size = sum(sum(features[linear]) for linear in linears)
+            units.append(Unit(name, layer.module, linears, size))
+    return units

@@ -1,0 +1,183 @@
+"""Zero-cost estimate of how much a unit wants to change for a task: norms of its gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Reduction = Literal["sum", "mean", "mean_batch_norm", "fisher"]
+AllReduce = Callable[[Tensor], Tensor]
+
+
+def score_gradients(
+    model: nn.Module,
+    parameters: Mapping[str, Sequence[nn.Parameter]],
+    batches: Iterable[Any],
+    loss_fn: Callable[[Any], Tensor],
+    *,
+    reduction: Reduction = "sum",
+    all_reduce: AllReduce | None = None,
+) -> dict[str, float | None]:
+    r"""Return the proxy score of each unit from forward and backward passes, no step taken.
+
+    .. math:: s^l = \sum_{\theta \in l} \Big\| \nabla_\theta \sum_b L(b) \Big\|_2
+
+    Gradients are accumulated in float32 and each is freed as soon as it is read; parameters
+    outside the units take none. Flags and gradients are as before afterwards, also on error.
+    The model's train/eval mode is the caller's.
+
+    Args:
+        model: Holds all parameters; those outside the units are frozen for the pass.
+        parameters: Parameters per unit name; no parameter in two units.
+        batches: Handed to ``loss_fn`` one by one.
+        loss_fn: Returns the scalar loss of a batch.
+        reduction: ``sum``: norm of the summed gradient (above); ``mean``: of the mean gradient;
+            ``mean_batch_norm``: mean of the norms per batch; ``fisher``: mean of the squared
+            norms per batch, the trace of the empirical Fisher matrix over batches.
+        all_reduce: Returns the sum of a tensor over all ranks. Every rank calls it for the same
+            tensors in the same order. ``None`` on a single process.
+
+    Returns:
+        Score per unit; None (not 0) where no tensor of the unit received a gradient.
+
+    Raises:
+        ValueError: If a loss or gradient is not finite (names the batch), there is no batch or no
+            parameter, a parameter sits in two units, or the reduction is unknown.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The release accumulates in the dtype of
+        the weights and on one rank only.
+    """
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+    meter = _GradientMeter(parameters, summed=reduction in ("sum", "mean"))
+    with _only_trainable(model, meter.tensors), meter.attached(), torch.enable_grad():
+        for index, batch in enumerate(batches):
+            loss = loss_fn(batch)
+            if not torch.isfinite(loss).all():
+                raise ValueError(f"proxy score: loss of batch {index} is {loss.tolist()}")
+            if loss.requires_grad:  # else no unit takes part, and all scores stay None
+                loss.backward()  # type: ignore[no-untyped-call]
+            del loss
+            meter.close_batch(index)
+    return meter.scores(reduction, all_reduce)
+
+
+class _GradientMeter:
+    """Reads every gradient once, as it arrives, and keeps only what the reduction needs."""
+
+    def __init__(self, parameters: Mapping[str, Sequence[nn.Parameter]], summed: bool) -> None:
+        self.units = list(parameters)
+        self.tensors = [tensor for unit in self.units for tensor in parameters[unit]]
+        self.owners = [unit for unit in self.units for _ in parameters[unit]]
+        self.summed = summed
+        self.batches = 0
+        self.counts = [0] * len(self.tensors)
+        self.kept: list[Tensor | None] = [None] * len(self.tensors)  # sum or (norms, squares)
+        self.fresh: dict[int, Tensor] = {}  # norms of the running batch
+        seen: dict[int, str] = {}
+        for tensor, unit in zip(self.tensors, self.owners, strict=True):
+            if id(tensor) in seen:
+                raise ValueError(f"units {seen[id(tensor)]} and {unit} share a parameter")
+            seen[id(tensor)] = unit
+        if not self.tensors:
+            raise ValueError("proxy score: there is no parameter to score")
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hook the parameters while the block runs."""
+        handles = []
+        try:
+            for index, tensor in enumerate(self.tensors):
+                hook = self._reader(index)
+                handle = tensor.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                handles.append(handle)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _reader(self, index: int) -> Callable[[Tensor], None]:
+        def read(parameter: Tensor) -> None:
+            assert parameter.grad is not None  # the hook runs right after it was written
+            gradient = parameter.grad.detach().float()
+            parameter.grad = None
+            norm = torch.linalg.vector_norm(gradient)
+            self.fresh[index] = norm
+            self.counts[index] += 1
+            kept = self.kept[index]
+            new = gradient if self.summed else torch.stack((norm, norm.square()))
+            if kept is None:
+                self.kept[index] = new.clone()
+            else:
+                kept.add_(new)
+
+        return read
+
+    def close_batch(self, batch: int) -> None:
+        """Count the batch; refuse it if one of its gradients was not finite."""
+        self.batches += 1
+        for index, norm in self.fresh.items():
+            if not math.isfinite(norm.item()):
+                raise ValueError(
+                    f"proxy score: gradient of unit {self.owners[index]} in batch {batch} "
+                    "is not finite"
+                )
+        self.fresh.clear()
+
+    def scores(self, reduction: Reduction, all_reduce: AllReduce | None) -> dict[str, float | None]:
+        """Reduce over ranks and sum the tensors of each unit."""
+        counts = torch.tensor([*self.counts, self.batches], dtype=torch.int64)
+        if all_reduce is not None:
+            counts = all_reduce(counts.to(self.tensors[0].device)).cpu()
+        *arrived, batches = counts.tolist()
+        if batches == 0:
+            raise ValueError("proxy score: there is no batch")
+        result: dict[str, float | None] = dict.fromkeys(self.units)
+        for index, unit in enumerate(self.owners):
+            if arrived[index] == 0:
+                continue
+            kept = self._kept_or_zeros(index)
+            kept = kept if all_reduce is None else all_reduce(kept)
+            result[unit] = (result[unit] or 0.0) + _reduce(kept, reduction, batches)
+        return result
+
+    def _kept_or_zeros(self, index: int) -> Tensor:
+        kept = self.kept[index]
+        if kept is not None:
+            return kept
+        tensor = self.tensors[index]  # another rank saw a gradient here, this one did not
+        shape = tensor.shape if self.summed else torch.Size([2])
+        return torch.zeros(shape, dtype=torch.float32, device=tensor.device)
+
+
+def _reduce(kept: Tensor, reduction: Reduction, batches: int) -> float:
+    if reduction == "sum":
+        return float(torch.linalg.vector_norm(kept))
+    if reduction == "mean":
+        return float(torch.linalg.vector_norm(kept)) / batches
+    return float(kept[0 if reduction == "mean_batch_norm" else 1]) / batches
+
+
+@contextmanager
+def _only_trainable(model: nn.Module, tensors: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Make exactly these tensors take gradients; restore flags and gradients on leaving."""
+    everything = {id(tensor): tensor for tensor in (*model.parameters(), *tensors)}
+    flags = {key: tensor.requires_grad for key, tensor in everything.items()}
+    gradients = {id(tensor): tensor.grad for tensor in tensors}
+    try:
+        for tensor in everything.values():
+            tensor.requires_grad_(id(tensor) in gradients)
+        for tensor in tensors:
+            tensor.grad = None
+        yield
+    finally:
+        for key, tensor in everything.items():
+            tensor.requires_grad_(flags[key])
+            if key in gradients:
+                tensor.grad = gradients[key]

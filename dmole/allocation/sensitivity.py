@@ -1,0 +1,150 @@
+"""The allocator of D-MoLE: experts where the gradient is large, towers by their difficulty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import torch
+
+from dmole.allocation.allocators import Allocator, Scores
+from dmole.allocation.budget import (
+    Normalize,
+    normalize_scores,
+    score_shares,
+    select_top_k,
+    split_budget,
+    tower_of,
+)
+from dmole.allocation.plan import Allocation, Unit, UnitKind
+from dmole.allocation.proxy import Reduction
+
+
+class SensitivityAllocator(Allocator):
+    """Give experts to the units with the largest proxy scores, towers by their difficulty.
+
+    Args:
+        rank: Rank of a new expert.
+        unit: ``block`` (the paper) or ``linear`` (the release).
+        budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
+        vision_floor: Least share of the budget for vision: 0 (the paper), 0.25 (the release).
+        proxy_fraction: Share of the task's batches that is scored.
+        reduction: How gradients of several batches become a score, see
+            :func:`~dmole.allocation.proxy.score_gradients`.
+        normalize: ``tower`` divides scores by the mean of their tower before they are compared.
+        modules: Towers that may get experts.
+        curriculum: Split the budget between the towers by difficulty; False selects the best
+            units of both together (ablation).
+        max_parameters: Cap on the expert parameters of one task. The lowest-scored of the
+            chosen units are dropped until the rest fit.
+        seed: Draws among exact ties, the same for every task.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672.
+    """
+
+    needs_scores = True
+
+    def __init__(
+        self,
+        *,
+        rank: int = 8,
+        unit: UnitKind = "block",
+        budget_fraction: float = 0.5,
+        vision_floor: float = 0.0,
+        proxy_fraction: float = 0.01,
+        reduction: Reduction = "sum",
+        normalize: Normalize = "none",
+        modules: Sequence[str] = ("vision", "language"),
+        curriculum: bool = True,
+        max_parameters: int | None = None,
+        seed: int = 42,
+    ) -> None:
+        super().__init__(rank=rank, unit=unit, budget_fraction=budget_fraction, modules=modules)
+        if not 0 < proxy_fraction <= 1:
+            raise ValueError(f"proxy_fraction must be in (0, 1], got {proxy_fraction}")
+        if not 0 <= vision_floor <= 1:
+            raise ValueError(f"vision_floor must be in [0, 1], got {vision_floor}")
+        if reduction not in get_args(Reduction):
+            raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+        if normalize not in get_args(Normalize):
+            raise ValueError(f"normalize must be one of {get_args(Normalize)}, got {normalize!r}")
+        if max_parameters is not None and max_parameters < 1:
+            raise ValueError(f"max_parameters must be at least 1, got {max_parameters}")
+        self.vision_floor = vision_floor
+        self.proxy_fraction = proxy_fraction
+        self.reduction = reduction
+        self.normalize: Normalize = normalize
+        self.curriculum = curriculum
+        self.max_parameters = max_parameters
+        self.seed = seed
+
+    def allocate(
+        self, task: str, units: Sequence[Unit], scores: Scores | None, first: bool
+    ) -> Allocation:
+        """Return the task's allocation; see :meth:`Allocator.allocate`."""
+        if scores is None:
+            raise ValueError(f"task {task}: {type(self).__name__} needs proxy scores")
+        missing = [unit.name for unit in units if unit.name not in scores]
+        if missing:
+            raise ValueError(f"task {task}: unit {missing[0]} has no proxy score")
+        scores = {name: None if s is None or math.isnan(s) else s for name, s in scores.items()}
+        candidates = self._candidates(units, scores)
+        total = self._size(task, units, candidates)
+        towers = {unit.name: tower_of(unit.module) for unit in candidates}
+        raw = {name: score for name in towers if (score := scores[name]) is not None}
+        known = normalize_scores(raw, towers, self.normalize)
+        sums = {
+            tower: sum(score for name, score in known.items() if towers[name] == tower)
+            for tower in self.modules
+        }
+        caps = {tower: list(towers.values()).count(tower) for tower in self.modules}
+        chosen = self._select(known, towers, self._split(sums, total, caps))
+        chosen = self._fit_parameters(task, chosen, known, candidates)
+        shares = score_shares(sums, caps)
+        return self._plan(task, units, chosen, scores=scores, difficulty=shares)
+
+    def _split(
+        self, sums: Mapping[str, float], total: int, caps: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Units per pool: a tower, or ``""`` for both together."""
+        if not self.curriculum:
+            return {"": total}
+        return split_budget(sums, total, caps=caps, vision_floor=self.vision_floor)
+
+    def _select(
+        self,
+        scores: Mapping[str, float],
+        towers: Mapping[str, str],
+        budget: Mapping[str, int],
+    ) -> list[str]:
+        generator = torch.Generator().manual_seed(self.seed)
+        chosen: list[str] = []
+        for tower, count in budget.items():
+            pool = {name: s for name, s in scores.items() if tower in ("", towers[name])}
+            chosen += select_top_k(pool, count, generator)
+        return chosen
+
+    def _fit_parameters(
+        self,
+        task: str,
+        chosen: Sequence[str],
+        scores: Mapping[str, float],
+        units: Sequence[Unit],
+    ) -> list[str]:
+        kept = sorted(chosen, key=lambda name: -scores[name])
+        if self.max_parameters is None:
+            return kept
+        cost = {unit.name: self.rank * unit.parameters for unit in units}
+        while kept and sum(cost[name] for name in kept) > self.max_parameters:
+            last = kept.pop()
+            if not kept:
+                raise ValueError(
+                    f"task {task}: max_parameters={self.max_parameters} is below the "
+                    f"{cost[last]} parameters of one expert at {last}"
+                )
+        return kept

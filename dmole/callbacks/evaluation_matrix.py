@@ -1,0 +1,291 @@
+"""After each stage: answer the test samples of all tasks, score them, fill the matrix.
+
+Experts are frozen after their stage and decoding is deterministic, so an answer is a function
+of the sample and its gate set. Answers are kept under that key, and only samples whose gate set
+is new are answered again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+
+from dmole.callbacks.base import ContinualCallback, parts
+from dmole.callbacks.router_fitting import embed_samples
+from dmole.distributed import gather_objects
+from dmole.files import write_csv, write_json, write_lines
+from dmole.metrics import build_metric, summarize, write_matrix
+from dmole.module import Answers
+from dmole.routing import gate_set_name
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dmole.data import Sample
+    from dmole.metrics import TaskScore
+    from dmole.module import ContinualModule
+    from dmole.trainer import ContinualTrainer
+
+log = logging.getLogger("dmole")
+
+GateSet = tuple[str, ...]
+
+
+class EvaluationMatrix(ContinualCallback):
+    """Keeps the evaluation matrix, the oracle matrix, the routing counts and all answers.
+
+    Args:
+        avg_scope: Whether AVG runs over ``all`` stages or those that have ``seen`` the task.
+
+    Attributes:
+        matrix: ``(stages + 1, tasks)`` in percent; row 0 before training; NaN not evaluated.
+        oracle: The same with each sample's own expert, seen tasks only.
+        routing: ``(stage, true task, gate set, count)`` of every evaluated stage.
+        gate_plan: Gate set of every test sample at the last evaluation.
+        losses: Reconstruction losses of the test samples then, by expert and true task.
+    """
+
+    def __init__(self, avg_scope: str = "all") -> None:
+        if avg_scope not in ("all", "seen"):
+            raise ValueError(f"avg_scope must be 'all' or 'seen', got {avg_scope!r}")
+        self.avg_scope = avg_scope
+        self.matrix: npt.NDArray[np.float64] = np.empty((0, 0))
+        self.oracle: npt.NDArray[np.float64] = np.empty((0, 0))
+        self.routing: list[tuple[int, str, str, int]] = []
+        self.gate_plan: dict[str, GateSet] = {}
+        self.answered: dict[tuple[str, frozenset[tuple[str, int]]], str] = {}
+        self.losses: dict[str, dict[str, list[float]]] = {}
+        self._fresh: list[Answers] = []
+
+    # -- before the test loop --------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Route all test samples and leave those to answer whose gate set is new."""
+        if stage != "test":
+            return
+        sequence, module, _ = parts(trainer, pl_module)
+        self.prepare(sequence, module)
+
+    def prepare(self, sequence: ContinualTrainer, module: ContinualModule) -> int:
+        """Plan the gate sets of the coming pass and return how many samples it must answer."""
+        data = sequence.data
+        routed = sequence.evaluation_pass == "routed"
+        tasks = data.task_names if routed else sequence.seen_tasks()
+        plan: dict[str, GateSet] = {}
+        if routed:
+            self.losses = {}
+        for task in tasks:
+            plan |= self._routed(sequence, module, task) if routed else self._own(sequence, task)
+        if routed:
+            self.gate_plan = plan
+            if not sequence.incremental_evaluation:
+                self.answered.clear()
+        module.gate_plan = plan
+        pending = {
+            task: [
+                index
+                for index, sample in enumerate(data.test_samples(task))
+                if self._key(module, f"{task}/test/{sample.id}", plan) not in self.answered
+            ]
+            for task in tasks
+        }
+        data.set_pending(pending)
+        return sum(map(len, pending.values()))
+
+    def _routed(
+        self, trainer: ContinualTrainer, module: ContinualModule, task: str
+    ) -> dict[str, GateSet]:
+        """Return the router's gate sets for a task's test samples, batch by batch."""
+        data = trainer.data
+        samples = data.test_samples(task)
+        keys = [f"{task}/test/{sample.id}" for sample in samples]
+        embeddings = None
+        if module.router.needs("test", None, module.experts):
+            pairs = [(sample, task) for sample in samples]
+            device = trainer.strategy.root_device
+            embeddings = embed_samples(module, data, pairs, "test", device)
+        plan: dict[str, GateSet] = {}
+        size = data.eval_batch_size
+        for start in range(0, len(keys), size):  # only a batch vote looks beyond the sample
+            part = slice(start, start + size)
+            rows = None if embeddings is None else embeddings[part]
+            names = [task] * len(keys[part])
+            routing = module.router.route(rows, names, "test", None, module.experts)
+            plan |= dict(zip(keys[part], routing.order, strict=True))
+            if routing.losses is not None:
+                for expert, column in zip(module.experts, routing.losses.T, strict=True):
+                    self.losses.setdefault(expert, {}).setdefault(task, []).extend(column.tolist())
+        return plan
+
+    def _own(self, trainer: ContinualTrainer, task: str) -> dict[str, GateSet]:
+        """Return the gate sets that use the expert of the task's own last stage alone."""
+        expert = next(s.expert for s in reversed(trainer.learned()) if task in s.tasks)
+        return {f"{task}/test/{s.id}": (expert,) for s in trainer.data.test_samples(task)}
+
+    @staticmethod
+    def _key(
+        module: ContinualModule, key: str, plan: dict[str, GateSet]
+    ) -> tuple[str, frozenset[tuple[str, int]]]:
+        """An expert that goes on training is another one afterwards: its version is in the key."""
+        versions = module.library.versions
+        return key, frozenset((name, versions.get(name, 0)) for name in plan[key])
+
+    # -- the test loop ---------------------------------------------------------------------
+
+    def on_test_batch_end(  # noqa: D102 - Lightning's hook
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._fresh.append(outputs["answers"])
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take over the answers of all ranks."""
+        if stage != "test":
+            return
+        _, module, _ = parts(trainer, pl_module)
+        plan = dict(module.gate_plan)
+        for answers in gather_objects(self._fresh):
+            for batch in answers:
+                for key, text in zip(batch.keys, batch.texts, strict=True):
+                    self.answered[self._key(module, key, plan)] = text
+        self._fresh = []
+        module.gate_plan = {}
+
+    # -- after both passes -----------------------------------------------------------------
+
+    def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+        """Score the answers, append the row, write the files."""
+        stage = trainer.current_stage.index
+        self._grow(trainer)
+        seen = trainer.seen_tasks()
+        for column, task in enumerate(trainer.data.task_names):
+            score = self._score(trainer, module, task, self.gate_plan)
+            self.matrix[stage, column] = score.value
+            if task in seen:
+                own = self._own(trainer, task)
+                self.oracle[stage, column] = self._score(trainer, module, task, own).value
+            self._count(trainer, stage, task)
+            if trainer.is_global_zero:
+                self._write_predictions(trainer, module, task, score)
+        self._count_active(trainer, module)
+        log.info("scores: %s", self._row_text(trainer, stage))
+        if trainer.is_global_zero:
+            self._write(trainer)
+
+    def _grow(self, trainer: ContinualTrainer) -> None:
+        shape = (len(trainer.plan) + 1, len(trainer.data.task_names))
+        if self.matrix.shape != shape:
+            self.matrix = np.full(shape, np.nan)
+            self.oracle = np.full(shape, np.nan)
+
+    def _score(
+        self,
+        trainer: ContinualTrainer,
+        module: ContinualModule,
+        task: str,
+        plan: dict[str, GateSet],
+    ) -> TaskScore:
+        samples = trainer.data.test_samples(task)
+        texts = [self._answer(module, task, sample, plan) for sample in samples]
+        metric = build_metric(trainer.data.task(task).metric)
+        return metric.score(texts, [sample.references for sample in samples])
+
+    def _answer(
+        self, module: ContinualModule, task: str, sample: Sample, plan: dict[str, GateSet]
+    ) -> str:
+        return self.answered[self._key(module, f"{task}/test/{sample.id}", plan)]
+
+    def _count(self, trainer: ContinualTrainer, stage: int, task: str) -> None:
+        keys = [f"{task}/test/{sample.id}" for sample in trainer.data.test_samples(task)]
+        counts = Counter(gate_set_name(self.gate_plan[key]) for key in keys)
+        self.routing += [(stage, task, name, count) for name, count in sorted(counts.items())]
+
+    def _count_active(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+        """Note the parameters that an average test sample uses, base model included."""
+        sizes = {name: module.library.count(name) for name in module.experts}
+        used = sum(sizes[name] for gate_set in self.gate_plan.values() for name in gate_set)
+        base = module.backbone.parameter_count()
+        trainer.clock.parameters["base"] = base
+        trainer.clock.parameters["total"] = base + sum(sizes.values())
+        trainer.clock.parameters["active"] = base + used / max(1, len(self.gate_plan))
+
+    def _row_text(self, trainer: ContinualTrainer, stage: int) -> str:
+        names = trainer.data.task_names
+        return ", ".join(f"{n} {v:.1f}" for n, v in zip(names, self.matrix[stage], strict=True))
+
+    # -- files -----------------------------------------------------------------------------
+
+    def _write_predictions(
+        self, trainer: ContinualTrainer, module: ContinualModule, task: str, score: TaskScore
+    ) -> None:
+        stage = trainer.current_stage.index
+        samples = trainer.data.test_samples(task)
+        write_lines(
+            trainer.run_dir / "predictions" / f"stage_{stage}" / f"{task}.jsonl",
+            (
+                {
+                    "id": sample.id,
+                    "prompt": sample.prompt,
+                    "prediction": self._answer(module, task, sample, self.gate_plan),
+                    "references": list(sample.references),
+                    "score": value,
+                    "gate_set": gate_set_name(self.gate_plan[f"{task}/test/{sample.id}"]),
+                }
+                for sample, value in zip(samples, score.per_sample, strict=True)
+            ),
+        )
+
+    def _write(self, trainer: ContinualTrainer) -> None:
+        """Write the matrices up to the current stage, the metrics and the routing counts."""
+        folder, names = trainer.run_dir, list(trainer.data.task_names)
+        rows = trainer.current_stage.index + 1
+        write_matrix(folder / "evaluation_matrix.csv", self.matrix[:rows], names)
+        write_matrix(folder / "oracle_matrix.csv", self.oracle[:rows], names)
+        write_json(folder / "metrics.json", self.metrics(trainer))
+        columns = ("stage", "true_task", "gate_set", "count")
+        counts = [dict(zip(columns, row, strict=True)) for row in self.routing]
+        write_csv(folder / "routing.csv", columns, counts)
+
+    def metrics(self, trainer: ContinualTrainer) -> dict[str, Any]:
+        """Return the content of metrics.json for the stages evaluated so far."""
+        rows = trainer.current_stage.index + 1
+        names = list(trainer.data.task_names)
+        index = {name: i for i, name in enumerate(names)}
+        tasks_of = [[index[task] for task in stage.tasks] for stage in trainer.learned()]
+        scope: Any = self.avg_scope
+        content = summarize(self.matrix[:rows], names, scope, task_of_stage=tasks_of)
+        content["oracle"] = summarize(self.oracle[:rows], names, scope, task_of_stage=tasks_of)
+        return content
+
+    # -- state -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return matrices, counts and answers as plain lists."""
+        return {
+            "matrix": self.matrix.tolist(),
+            "oracle": self.oracle.tolist(),
+            "routing": [list(row) for row in self.routing],
+            "answered": [
+                [key, sorted([name, version] for name, version in gates), text]
+                for (key, gates), text in self.answered.items()
+            ],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state."""
+        self.matrix = np.array(state_dict["matrix"], dtype=np.float64)
+        self.oracle = np.array(state_dict["oracle"], dtype=np.float64)
+        self.routing = [(s, t, g, c) for s, t, g, c in state_dict["routing"]]
+        self.answered = {
+            (key, frozenset((name, version) for name, version in gates)): text
+            for key, gates, text in state_dict["answered"]
+        }

@@ -1,0 +1,159 @@
+"""Before each stage: score the layers, decide where the task gets an expert, put it there."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+
+from dmole.allocation import Allocation, expert_parameters, score_gradients
+from dmole.callbacks.base import ContinualCallback, parts
+from dmole.distributed import broadcast, gather_objects, sum_over_ranks
+from dmole.experts import save_expert
+from dmole.files import write_csv, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dmole.data import ContinualDataModule
+    from dmole.module import ContinualModule
+    from dmole.trainer import ContinualTrainer
+
+log = logging.getLogger("dmole")
+
+HEADER = ("stage", "task", "module", "layer", "score", "expert", "rank")
+
+
+class ExpertAllocation(ContinualCallback):
+    """Adds a new expert before the optimizer exists, or lets an old one go on training.
+
+    Acts in ``setup``, when the processes are connected and the model is not yet wrapped for
+    distributed training, so that the new parameters are part of the wrap. The plan is rank 0's
+    and verified on every rank. Writes ``allocation.csv``.
+    """
+
+    def __init__(self) -> None:
+        self.allocations: dict[int, Allocation] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Place the stage's expert on the model."""
+        if stage != "fit":
+            return
+        sequence, module, data = parts(trainer, pl_module)
+        current = sequence.current_stage
+        if current.expert not in module.library.names:
+            with sequence.timed("allocate"):
+                device = trainer.strategy.root_device
+                own = plan_allocation(module, data, current.expert, current.tasks, device)
+                plan = self.allocations[current.index] = _agreed(own)
+                module.add_expert(plan)
+            self._report(sequence, module, plan)
+        plan_of_stage = self.allocations.get(current.index)
+        module.train_expert(current.expert, data.epochs(current.tasks), plan_of_stage)
+
+    def _report(self, trainer: ContinualTrainer, module: ContinualModule, plan: Allocation) -> None:
+        count = expert_parameters(plan)
+        shares = ", ".join(f"{tower} {share:.0%}" for tower, share in plan.difficulty.items())
+        log.info(
+            "expert %s: %s; %d parameters%s",
+            plan.task,
+            " ".join(entry.layer for entry in plan.experts),
+            count,
+            f" (difficulty: {shares})" if shares else "",
+        )
+        trainer.clock.parameters.setdefault("trainable", {})[plan.task] = count
+        trainer.clock.parameters["base"] = module.backbone.parameter_count()
+        if trainer.is_global_zero:
+            rows = [row for index, a in self.allocations.items() for row in a.rows(index)]
+            write_csv(trainer.run_dir / "allocation.csv", HEADER, rows)
+
+    def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+        """Write the trained expert as a PEFT adapter, and the order of all experts."""
+        if trainer.is_global_zero:
+            folder, name = trainer.run_dir / "experts", trainer.current_stage.expert
+            save_expert(module.library, name, folder / name, module.backbone.name_or_path)
+            write_json(folder / "experts.json", list(module.library.names))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the plans, as JSON texts by stage."""
+        return {str(stage): plan.to_json() for stage, plan in self.allocations.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over saved plans."""
+        self.allocations = {int(k): Allocation.from_json(v) for k, v in state_dict.items()}
+
+
+def describe_allocation(plan: Allocation) -> str:
+    """Return a plan as a table of text: layers, scores, experts, and what they cost."""
+    lines = [f"expert {plan.task}: {expert_parameters(plan)} parameters"]
+    for tower, share in plan.difficulty.items():
+        lines.append(f"  {tower}: difficulty {share:.1%}, budget {plan.budget[tower]}")
+    for entry in plan.entries:
+        score = "no gradient" if entry.score is None else f"{entry.score:.4g}"
+        mark = f"rank {entry.rank}" if entry.expert else "-"
+        lines.append(f"  {entry.layer:<24} {score:>12}  {mark}")
+    return "\n".join(lines)
+
+
+def plan_allocation(
+    module: ContinualModule,
+    data: ContinualDataModule,
+    expert: str,
+    tasks: Sequence[str],
+    device: torch.device | str,
+) -> Allocation:
+    """Return where a new expert goes, without adding it.
+
+    The scores come from the bare base model and the tasks' train data alone, so the plan does
+    not depend on the order of the tasks.
+
+    Args:
+        module: Holds base model and allocator.
+        data: Holds the tasks.
+        expert: Name of the new expert.
+        tasks: Tasks it will be trained on.
+        device: Where to compute.
+    """
+    units = module.units()
+    scores = None
+    allocator = module.allocator
+    if allocator.needs_scores:
+        module.to(device)
+        parameters = {
+            unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
+            for unit in units
+        }
+        batches = itertools.chain.from_iterable(
+            data.proxy_batches(task, allocator.proxy_fraction, module.seed) for task in tasks
+        )
+        scores = score_gradients(
+            module.backbone.model,
+            parameters,
+            _on_device(batches, device),
+            module.base_loss,
+            reduction=allocator.reduction,
+            all_reduce=sum_over_ranks,
+        )
+    return allocator.allocate(expert, units, scores, first=not module.library.names)
+
+
+def _on_device(batches: Iterable[Any], device: torch.device | str) -> Iterable[Any]:
+    return (move_data_to_device(batch, torch.device(device)) for batch in batches)
+
+
+def _agreed(plan: Allocation) -> Allocation:
+    """Return rank 0's plan after making sure that every rank made the same.
+
+    Raises:
+        RuntimeError: If they differ: then ranks saw different data or scores.
+    """
+    chosen = broadcast(plan.to_json())
+    own = {entry.layer for entry in plan.experts}
+    theirs = {entry.layer for entry in Allocation.from_json(chosen).experts}
+    if not all(gather_objects(own == theirs)):
+        raise RuntimeError(f"the ranks disagree where expert {plan.task!r} belongs")
+    return Allocation.from_json(chosen)

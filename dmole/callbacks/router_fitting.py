@@ -1,0 +1,117 @@
+"""After each stage: fit the router to the stage's embeddings."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from dmole.callbacks.base import ContinualCallback, parts
+from dmole.distributed import broadcast, gather_objects
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dmole.data import ContinualDataModule, Sample
+    from dmole.module import ContinualModule
+    from dmole.routing import RouterFit
+    from dmole.trainer import ContinualTrainer
+
+log = logging.getLogger("dmole")
+
+
+class RouterFitting(ContinualCallback):
+    """Embeds a sample of each task's train data and fits the router to it after the stage.
+
+    Args:
+        embedding_samples: Most train samples of a stage that the router is fitted to.
+        seed: Draws them.
+
+    Raises:
+        ValueError: If fewer than two samples are asked for.
+    """
+
+    def __init__(self, embedding_samples: int = 2000, seed: int = 0) -> None:
+        if embedding_samples < 2:
+            raise ValueError(f"embedding_samples must be at least 2, got {embedding_samples}")
+        self.embedding_samples = embedding_samples
+        self.seed = seed
+        self.fits: dict[str, RouterFit] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Embed the stage's sample before training, when the partner choice first needs it."""
+        sequence, module, _ = parts(trainer, pl_module)
+        if stage == "fit" and module.router.needs_embeddings:
+            with sequence.timed("embed"):
+                self._embeddings(sequence, module)
+
+    def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+        """Fit the router on rank 0 and give it to all ranks; write it."""
+        if module.router.needs_embeddings:
+            embeddings = self._embeddings(trainer, module)
+            expert = trainer.current_stage.expert
+            if trainer.is_global_zero:
+                fit = module.router.fit(expert, embeddings)
+                if fit is not None:
+                    self.fits[expert] = fit
+                    log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
+            module.router.load_state_dict(broadcast(module.router.state_dict()))
+        if trainer.is_global_zero:
+            module.router.save(trainer.run_dir / "router")
+
+    def _embeddings(self, trainer: ContinualTrainer, module: ContinualModule) -> Tensor:
+        """Return the embeddings of the stage's sample, ``(N, D)``, the same on every rank."""
+        data = trainer.data
+        chosen: list[tuple[Sample, str]] = []
+        for task in trainer.current_stage.tasks:
+            chosen += [(sample, task) for sample in data.train_samples(task)]
+        if len(chosen) > self.embedding_samples:
+            generator = torch.Generator().manual_seed(self.seed)
+            order = torch.randperm(len(chosen), generator=generator)[: self.embedding_samples]
+            chosen = [chosen[i] for i in sorted(order.tolist())]
+        return embed_samples(module, data, chosen, "train", trainer.strategy.root_device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the router's state is saved with the sequence."""
+        return {}
+
+
+def embed_samples(
+    module: ContinualModule,
+    data: ContinualDataModule,
+    samples: Sequence[tuple[Sample, str]],
+    split: str,
+    device: torch.device | str,
+) -> Tensor:
+    """Return the embeddings of samples, computing those not yet known, sharded over ranks.
+
+    Args:
+        module: Embeds and remembers.
+        data: Makes the batches.
+        samples: Pairs of sample and task name.
+        split: ``train`` or ``test``; ids are unique within task and split.
+        device: Where to compute.
+
+    Returns:
+        ``(N, D)`` fp32 on the CPU, in the order of the samples, equal on every rank.
+    """
+    cache = module.embedder.cache
+    keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
+    missing = set(cache.missing(keys))
+    todo = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
+    if any(gather_objects(bool(todo))):
+        module.to(device)
+        own: list[str] = []
+        for batch in data.embedding_loader(todo, generation=split == "test", shard=True):
+            module.embed(move_data_to_device(batch, torch.device(device)))
+            own += [
+                f"{t}/{split}/{i}" for t, i in zip(batch.task_names, batch.sample_ids, strict=True)
+            ]
+        for ids, rows in gather_objects((own, cache.get_many(own) if own else None)):
+            if rows is not None:
+                cache.add(ids, rows)
+    return cache.get_many(keys)

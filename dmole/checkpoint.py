@@ -1,0 +1,137 @@
+"""What a run saves to go on after a phase: all that was learned, never the frozen base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dmole.clock import Lap
+from dmole.files import atomic_path
+
+if TYPE_CHECKING:
+    from dmole.module import ContinualModule
+    from dmole.trainer import ContinualTrainer
+
+FORMAT = 1
+Done = set[tuple[int, str]]
+
+
+class SequenceCheckpoint:
+    """Saves after every phase and brings a run back to the end of its last finished phase.
+
+    A phase that was cut short starts again. Its draws depend on seed, stage and rank alone, so
+    the result is the one of an uninterrupted run.
+    """
+
+    def __init__(self) -> None:
+        self._fingerprints: dict[str, Any] | None = None
+
+    def save(self, trainer: ContinualTrainer, module: ContinualModule, done: Done) -> None:
+        """Write ``checkpoints/last.ckpt``; the old one stays until the new one is whole."""
+        callbacks = {
+            type(callback).__name__: callback.state_dict()
+            for callback in trainer.continual_callbacks()
+        }
+        if not trainer.is_global_zero:
+            return
+        content = {
+            "format": FORMAT,
+            "done": sorted([stage, phase] for stage, phase in done),
+            "fingerprints": self._fingerprint(trainer, module),
+            "architecture": module.library.architecture(),
+            "versions": dict(module.library.versions),
+            "state_dict": module.state_dict(),
+            "router": module.router.state_dict(),
+            "callbacks": callbacks,
+            "progress": _progress(trainer),
+            "laps": [vars(lap) for lap in trainer.clock.laps],
+            "parameters": trainer.clock.parameters,
+        }
+        with atomic_path(trainer.run_dir / "checkpoints" / "last.ckpt") as temporary:
+            torch.save(content, temporary)
+
+    def load(self, trainer: ContinualTrainer, module: ContinualModule, path: Path) -> Done:
+        """Rebuild the state of a checkpoint and return the phases it has finished.
+
+        Args:
+            trainer: Goes on in the checkpoint's run folder.
+            module: Receives experts and router.
+            path: The file, or its run folder.
+
+        Raises:
+            ValueError: If the file cannot be read, or base model or data are not the ones it
+                was made with; the message says which.
+        """
+        file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+        content = read_checkpoint(file)
+        _compare(content["fingerprints"], self._fingerprint(trainer, module), file)
+        module.library.rebuild(content["architecture"])
+        module.library.versions.update(content["versions"])
+        module.load_state_dict(content["state_dict"])
+        module.router.load_state_dict(content["router"])
+        for callback in trainer.continual_callbacks():
+            state = content["callbacks"].get(type(callback).__name__)
+            if state:
+                callback.load_state_dict(state)
+        _restore_progress(trainer, content["progress"])
+        trainer.clock.laps = [Lap(**lap) for lap in content["laps"]]
+        trainer.clock.parameters = content["parameters"]
+        run = file.resolve().parents[1]
+        trainer.continue_in(
+            TensorBoardLogger(run.parents[1], name=run.parent.name, version=run.name)
+        )
+        return {(stage, phase) for stage, phase in content["done"]}
+
+    def _fingerprint(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
+        if self._fingerprints is None:
+            self._fingerprints = {
+                "base model": module.backbone.fingerprint(),
+                **{f"data of {k}": v for k, v in trainer.data.fingerprint().items()},
+            }
+        return self._fingerprints
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Return a checkpoint's content; nothing in it is executed.
+
+    Raises:
+        ValueError: If the file is missing, damaged, or no checkpoint of a sequence.
+    """
+    if not file.is_file():
+        raise ValueError(f"there is no checkpoint {file}")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for damaged files
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot read checkpoint {file}: {first}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
+    return content
+
+
+def _compare(saved: dict[str, Any], current: dict[str, Any], file: Path) -> None:
+    for name in sorted(saved.keys() | current.keys()):
+        if saved.get(name) != current.get(name):
+            raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
+
+
+def _progress(trainer: ContinualTrainer) -> dict[str, Any]:
+    """Return how far Lightning's counters are, so that steps and epochs go on monotonically."""
+    loop = trainer.fit_loop
+    return {
+        "epoch": loop.epoch_progress.state_dict(),
+        "batch": loop.epoch_loop.batch_progress.state_dict(),
+        "optimizer": loop.epoch_loop.automatic_optimization.optim_progress.state_dict(),
+        "stepped": loop.epoch_loop._batches_that_stepped,
+    }
+
+
+def _restore_progress(trainer: ContinualTrainer, progress: dict[str, Any]) -> None:
+    loop = trainer.fit_loop
+    loop.epoch_progress.load_state_dict(progress["epoch"])
+    loop.epoch_loop.batch_progress.load_state_dict(progress["batch"])
+    loop.epoch_loop.automatic_optimization.optim_progress.load_state_dict(progress["optimizer"])
+    loop.epoch_loop._batches_that_stepped = progress["stepped"]

@@ -1,0 +1,134 @@
+"""The console script. Help and version answer at once; a verb loads what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from dmole._version import __version__
+
+HELP = """\
+usage: dmole VERB ...
+
+Continual multimodal learning: a sequence of image-text tasks without forgetting.
+
+  fit       --config FILE [--config FILE ...] [--key value ...]
+            learn the sequence: experts, router, evaluation matrix, figures
+  allocate  --config FILE ...
+            dry run: proxy scores, budgets and where experts would go
+  evaluate  RUN [--split test|val|train] [--threshold_scale X] [--output DIR] [--key value ...]
+            the matrix of a finished run again, on other data or with other thresholds
+  predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
+            answers, with the experts that gave them
+  compare   RUN [RUN ...] [--output DIR]
+            one table and one picture of several runs
+  data make-example DIR
+            real images of installed packages as tasks, for configs/real.yaml
+
+  dmole fit --help         every setting, with its default
+  dmole fit --config quickstart.yaml --print_config
+  dmole --version
+
+TensorBoard: tensorboard --logdir runs
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status.
+
+    Args:
+        arguments: Words after the program's name; those of the process by default.
+
+    Returns:
+        0, or 1 after a fault of the input, which is said in one line. With the environment
+        variable ``DMOLE_TRACEBACK`` set the fault is raised instead.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(f"dmole {__version__}")
+        return 0
+    verbs: dict[str, Callable[[list[str]], None]] = {
+        "fit": _sequence,
+        "allocate": _sequence,
+        "evaluate": _evaluate,
+        "predict": _predict,
+        "compare": _compare,
+        "data": _data,
+    }
+    if words[0] not in verbs:
+        print(f"dmole: no verb {words[0]!r}; there are {', '.join(verbs)}", file=sys.stderr)
+        return 2
+    try:
+        verbs[words[0]](words)
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("DMOLE_TRACEBACK"):
+            raise
+        print(f"dmole: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _sequence(words: list[str]) -> None:
+    from dmole.lightning_cli import run_sequence
+
+    run_sequence(words)
+
+
+def _evaluate(words: list[str]) -> None:
+    from dmole.lightning_cli import run_evaluate
+
+    run_evaluate(words[1:])
+
+
+def _predict(words: list[str]) -> None:
+    from dmole.lightning_cli import run_predict
+
+    run_predict(words[1:])
+
+
+def _compare(words: list[str]) -> None:
+    import argparse
+    from pathlib import Path
+
+    from dmole.report.compare import compare
+
+    parser = argparse.ArgumentParser("dmole compare", description="Several runs side by side.")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders; seeds of a method group")
+    parser.add_argument("--output", type=Path, default=Path("comparison"), help="result folder")
+    options = parser.parse_args(words[1:])
+    compare(options.runs, options.output)
+
+
+def _data(words: list[str]) -> None:
+    import argparse
+    from pathlib import Path
+
+    from dmole.data.examples import make_example
+
+    parser = argparse.ArgumentParser("dmole data", description="Data of the examples.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    make = verbs.add_parser("make-example", help="real images of installed packages as tasks")
+    make.add_argument("output", type=Path, help="folder to write; must be absent or empty")
+    make.add_argument("--train_size", type=int, default=1500, help="most train samples a task")
+    make.add_argument("--test_size", type=int, default=250, help="most test samples a task")
+    make.add_argument("--seed", type=int, default=0, help="draws the samples")
+    options = parser.parse_args(words[1:])
+    tasks = make_example(
+        options.output,
+        train_size=options.train_size,
+        test_size=options.test_size,
+        seed=options.seed,
+    )
+    print(f"{options.output}: {', '.join(task.name for task in tasks)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Seconds, memory and parameters of a run: the content of timing.json."""
+
+from __future__ import annotations
+
+import resource
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class Lap:
+    """One phase of one stage.
+
+    Args:
+        stage: 0 is before training.
+        name: Name of the stage.
+        phase: What was done.
+        seconds: Wall-clock time.
+        samples: Samples that went through, where counting makes sense.
+    """
+
+    stage: int
+    name: str
+    phase: str
+    seconds: float = 0.0
+    samples: int | None = None
+
+
+class Clock:
+    """Collects the laps of a run and describes its cost."""
+
+    def __init__(self) -> None:
+        self.laps: list[Lap] = []
+        self.parameters: dict[str, Any] = {}
+
+    @contextmanager
+    def lap(self, stage: int, name: str, phase: str) -> Iterator[Lap]:
+        """Time the body of a ``with`` statement."""
+        lap = Lap(stage, name, phase)
+        start = time.perf_counter()
+        try:
+            yield lap
+        finally:
+            lap.seconds = time.perf_counter() - start
+            self.laps.append(lap)
+
+    def report(self) -> dict[str, Any]:
+        """Return the content of timing.json: seconds a phase, samples/s, memory, parameters."""
+        trained = [lap for lap in self.laps if lap.phase == "train" and lap.samples]
+        seconds = sum(lap.seconds for lap in trained)
+        outer = [lap for lap in self.laps if lap.phase not in INNER_PHASES]
+        return {
+            "seconds": sum(lap.seconds for lap in outer),
+            "phases": [asdict(lap) for lap in self.laps],
+            "train_samples_per_second": sum(lap.samples or 0 for lap in trained) / seconds
+            if seconds
+            else None,
+            "peak_memory_bytes": peak_memory(),
+            "parameters": self.parameters,
+        }
+
+
+INNER_PHASES = ("embed", "allocate")
+"""Phases that run inside the phase ``train`` and are counted there too."""
+
+
+def peak_memory() -> int:
+    """Return the most bytes used so far: of the GPU where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,34 @@
+"""From files to batches: tasks, samples, tensors, loaders."""
+
+from dmole.data.collate import Batch, Collator, Item
+from dmole.data.datamodule import ContinualDataModule
+from dmole.data.loader import ResumableLoader
+from dmole.data.reading import read_samples
+from dmole.data.sample import (
+    IMAGE_PLACEHOLDER,
+    ArrayImage,
+    FileImage,
+    ImageSource,
+    Sample,
+    Turn,
+)
+from dmole.data.sampler import TrainBatchSampler
+from dmole.data.task import Task, validate_tasks
+
+__all__ = [
+    "IMAGE_PLACEHOLDER",
+    "ArrayImage",
+    "Batch",
+    "Collator",
+    "ContinualDataModule",
+    "FileImage",
+    "ImageSource",
+    "Item",
+    "ResumableLoader",
+    "Sample",
+    "Task",
+    "TrainBatchSampler",
+    "Turn",
+    "read_samples",
+    "validate_tasks",
+]

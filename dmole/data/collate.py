@@ -1,0 +1,219 @@
+"""Makes the tensors of a batch from samples, for any image-text processor of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dmole.data.labels import IGNORED, answer_labels
+from dmole.data.rendering import ChatRenderer, Rendered
+from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
+
+Item = tuple[Sample, str]
+"""A sample and the name of its task."""
+
+
+@dataclass
+class Batch:
+    """Tensors and names of ``B`` samples.
+
+    Args:
+        inputs: Arguments of the model: ``input_ids`` and ``attention_mask`` of shape ``(B, T)``,
+            ``pixel_values`` and its companions in the layout of the model family (absent where
+            the batch has no image).
+        labels: Token ids of the answers, -100 elsewhere, ``(B, T)``; ``None`` for generation.
+        question: Tokens of the first user turn without images and template, right padded:
+            ``input_ids`` and ``attention_mask`` of shape ``(B, Q)``.
+        image_counts: Images of each sample, ``(B,)``, long.
+        sample_ids: Id of each sample.
+        task_names: Name of the task each sample is from.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor | None
+    question: dict[str, Tensor]
+    image_counts: Tensor
+    sample_ids: list[str]
+    task_names: list[str]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.sample_ids)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; a loader with ``pin_memory`` calls this."""
+        return replace(
+            self,
+            inputs={key: value.pin_memory() for key, value in self.inputs.items()},
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            question={key: value.pin_memory() for key, value in self.question.items()},
+            image_counts=self.image_counts.pin_memory(),
+        )
+
+
+class Collator:
+    """Turns samples into a batch.
+
+    Training batches are padded on the right and carry labels: the loss counts the answers of
+    every assistant turn and the token that ends each. Generation batches are padded on the left
+    and end with the generation prompt.
+
+    Args:
+        processor: A transformers processor with an image processor and a fast tokenizer.
+        max_length: Most tokens of a sample, image tokens included; ``None`` sets no limit.
+        on_too_long: ``error`` refuses longer samples, ``truncate`` cuts the end of the last
+            answer. What is not an answer is never cut.
+
+    Attributes:
+        truncated: How many samples were cut so far, in this process and its data workers.
+
+    Raises:
+        ValueError: If the tokenizer lacks a padding or end-of-sequence token or is not a fast one.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        max_length: int | None = None,
+        on_too_long: Literal["error", "truncate"] = "error",
+    ) -> None:
+        if on_too_long not in ("error", "truncate"):
+            raise ValueError(f"on_too_long must be 'error' or 'truncate', got {on_too_long!r}")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {max_length}")
+        tokenizer = processor.tokenizer
+        if tokenizer.pad_token is None:
+            raise ValueError("the tokenizer has no pad_token; set it, for instance to eos_token")
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} gives no character offsets: use a fast one"
+            )
+        self._processor = processor
+        self._tokenizer = tokenizer
+        self._renderer = ChatRenderer(processor)
+        self._max_length = max_length
+        self._on_too_long = on_too_long
+        self._truncated = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def truncated(self) -> int:
+        """How many samples were cut so far."""
+        return int(self._truncated)
+
+    @property
+    def end_token_id(self) -> int:
+        """Id of the token that ends an answer: where generation has to stop."""
+        probe = Sample("end token", (Turn("user", "a"), Turn("assistant", "b")))
+        token = self._renderer.render(probe, generation=False).answers[0].end_token
+        return int(self._tokenizer.convert_tokens_to_ids(token))
+
+    def __call__(self, items: Sequence[Item], *, generation: bool) -> Batch:
+        """Return the batch of some samples.
+
+        Args:
+            items: Samples, each with the name of its task.
+            generation: Whether answers are to be generated rather than learned.
+
+        Raises:
+            ValueError: If a sample is longer than allowed, has an answer without tokens, or does
+                not fit the chat template; the message names it.
+        """
+        samples = [sample for sample, _ in items]
+        rendered = [self._renderer.render(sample, generation=generation) for sample in samples]
+        inputs = self._process(samples, rendered, generation)
+        offsets = inputs.pop("offset_mapping")
+        inputs.pop("labels", None)  # PaliGemma's processor brings its own
+        labels = None
+        if not generation:
+            labels = answer_labels(inputs, offsets, rendered, self._tokenizer)
+            _check_answers(labels, samples)
+        inputs, labels = self._limit(inputs, labels, samples)
+        return Batch(
+            inputs=inputs,
+            labels=labels,
+            question=self._questions(samples),
+            image_counts=torch.tensor([len(sample.images) for sample in samples]),
+            sample_ids=[sample.id for sample in samples],
+            task_names=[name for _, name in items],
+        )
+
+    def _process(
+        self, samples: list[Sample], rendered: list[Rendered], generation: bool
+    ) -> dict[str, Tensor]:
+        images = [[source.load() for source in sample.images] for sample in samples]
+        texts = [conversation.text for conversation in rendered]
+        bos = self._tokenizer.bos_token
+        try:
+            output = self._processor(
+                images=images if any(images) else None,
+                text=texts,
+                return_tensors="pt",
+                padding=True,
+                padding_side="left" if generation else "right",
+                add_special_tokens=not (bos and texts[0].startswith(bos)),  # never a second one
+                return_offsets_mapping=True,
+            )
+        except ValueError as error:
+            ids = ", ".join(repr(sample.id) for sample in samples)
+            raise ValueError(f"the processor refused one of the samples {ids}: {error}") from error
+        return dict(output)
+
+    def _limit(
+        self, inputs: dict[str, Tensor], labels: Tensor | None, samples: list[Sample]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Refuse or cut the samples that are longer than allowed."""
+        limit, mask = self._max_length, inputs["attention_mask"]
+        lengths = mask.sum(dim=1)
+        if limit is None or int(lengths.max()) <= limit:
+            return inputs, labels
+        for row in (lengths > limit).nonzero().flatten().tolist():
+            name = f"sample {samples[row].id!r} has {int(lengths[row])} tokens"
+            if self._on_too_long == "error" or labels is None:
+                raise ValueError(f"{name}, more than max_length {limit}")
+            begin = _last_answer_start(labels[row])
+            if begin >= limit:
+                raise ValueError(f"{name}, {begin} before its last answer: max_length is {limit}")
+            self._truncated += 1
+        assert labels is not None  # generation batches were refused above
+        cut = {key: _cut(key, value, mask.shape, limit) for key, value in inputs.items()}
+        return cut, labels[:, :limit]
+
+    def _questions(self, samples: list[Sample]) -> dict[str, Tensor]:
+        tokenizer = self._tokenizer
+        texts = [_first_question(sample) for sample in samples]
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        rows = []
+        for ids in tokenizer(texts, return_attention_mask=False)["input_ids"]:
+            if bos is not None and (not ids or ids[0] != bos):
+                ids = [bos, *ids]
+            rows.append(ids or [eos])  # an embedding averages over tokens: there must be one
+        padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+
+
+def _first_question(sample: Sample) -> str:
+    text = next(turn.text for turn in sample.turns if turn.role == "user")
+    return text.replace(IMAGE_PLACEHOLDER, "").strip()
+
+
+def _check_answers(labels: Tensor, samples: list[Sample]) -> None:
+    # one label is the end token alone
+    for row in ((labels != IGNORED).sum(dim=1) < 2).nonzero().flatten().tolist():
+        raise ValueError(f"sample {samples[row].id!r} has an answer without tokens")
+
+
+def _last_answer_start(labels: Tensor) -> int:
+    """Return the position of the first token of the last run of labels."""
+    positions = (labels != IGNORED).nonzero().flatten()
+    gaps = (positions.diff() > 1).nonzero().flatten()
+    return int(positions[int(gaps[-1]) + 1 if len(gaps) else 0])
+
+
+def _cut(key: str, value: Tensor, shape: torch.Size, limit: int) -> Tensor:
+    """Cut a tensor that has one entry a token; those of images have other shapes."""
+    per_token = value.shape[:2] == shape and not key.startswith(("pixel", "image"))
+    return value[:, :limit] if per_token else value

@@ -1,0 +1,154 @@
+"""Turns one item of a data file into a sample: the conversation form and the question form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dmole.data.images import ImageRoot
+from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
+
+Split = Literal["train", "test"]
+Role = Literal["user", "assistant"]
+
+_ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+}
+
+
+@dataclass(frozen=True)
+class ItemReader:
+    """Reads the items of one file.
+
+    Args:
+        split: Training samples end with the answer; test samples end with the question and hold
+            the answers as references.
+        images: Where the images are.
+        prompt_suffix: Text put behind each question.
+    """
+
+    split: Split
+    images: ImageRoot
+    prompt_suffix: str = ""
+
+    def read(self, item: Mapping[str, Any], index: int) -> Sample:
+        """Return the sample of an item.
+
+        Args:
+            item: A LLaVA conversation (key ``conversations``) or a question (keys ``text`` or
+                ``question``, and ``answer`` or ``answer_bbox``).
+            index: Position in the file, the id of items that have none.
+
+        Raises:
+            ValueError: If the item is malformed.
+            FileNotFoundError: If an image does not exist.
+        """
+        if "conversations" in item:
+            turns, references = self._conversation(item["conversations"])
+        elif "text" in item or "question" in item:
+            turns, references = self._question(item)
+        else:
+            raise ValueError(f"has neither 'conversations' nor 'text': its keys are {sorted(item)}")
+        images = tuple(self.images.find(name) for name in _image_names(item.get("image")))
+        return Sample(
+            id=sample_id(item, index),
+            turns=_place_images(self._add_suffix(turns), len(images)),
+            images=images,
+            references=references,
+        )
+
+    def _conversation(self, value: Any) -> tuple[list[Turn], tuple[str, ...]]:
+        if not isinstance(value, list) or not value:
+            raise ValueError("'conversations' must be a list with at least one turn")
+        turns = [_turn(entry, position) for position, entry in enumerate(value)]
+        for position, turn in enumerate(turns):
+            if turn.role != ("user", "assistant")[position % 2]:
+                raise ValueError(
+                    f"turn {position} is of the {turn.role}: user and assistant alternate"
+                )
+        if turns[-1].role != "assistant":
+            raise ValueError("the last turn is of the user: there is no answer")
+        if self.split == "train":
+            return turns, ()
+        return turns[:-1], (turns[-1].text,)
+
+    def _question(self, item: Mapping[str, Any]) -> tuple[list[Turn], tuple[str, ...]]:
+        text = item.get("text", item.get("question"))
+        if not isinstance(text, str):
+            raise ValueError(f"'text' must be a string, got {type(text).__name__}")
+        question = Turn("user", text.replace(IMAGE_PLACEHOLDER, "").strip())
+        answers = _answers(item)
+        if self.split == "train":
+            return [question, Turn("assistant", answers[0])], ()
+        return [question], answers
+
+    def _add_suffix(self, turns: list[Turn]) -> list[Turn]:
+        if not self.prompt_suffix:
+            return turns
+        answered = range(0, len(turns), 2) if self.split == "train" else [len(turns) - 1]
+        return [
+            Turn(turn.role, turn.text + self.prompt_suffix) if position in answered else turn
+            for position, turn in enumerate(turns)
+        ]
+
+
+def sample_id(item: Mapping[str, Any], index: int) -> str:
+    """Return the item's own id, or its position where it has none."""
+    for key in ("id", "question_id"):
+        if item.get(key) is not None:
+            return str(item[key])
+    return str(index)
+
+
+def _turn(entry: Any, position: int) -> Turn:
+    if not isinstance(entry, dict) or not {"from", "value"} <= entry.keys():
+        raise ValueError(f"turn {position} must be an object with the keys 'from' and 'value'")
+    role = _ROLES.get(entry["from"]) if isinstance(entry["from"], str) else None
+    if role is None:
+        raise ValueError(f"turn {position} has the unknown role {entry['from']!r}")
+    if not isinstance(entry["value"], str):
+        raise ValueError(f"turn {position}: 'value' must be a string")
+    if role == "assistant" and not entry["value"].strip():
+        raise ValueError(f"turn {position}: the answer is empty")
+    if role == "assistant" and IMAGE_PLACEHOLDER in entry["value"]:
+        raise ValueError(f"turn {position}: an answer cannot hold {IMAGE_PLACEHOLDER}")
+    return Turn(role, entry["value"])
+
+
+def _answers(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the accepted answers; a box given as numbers is written as text."""
+    value = item.get("answer", item.get("answer_bbox"))
+    if value is None:
+        raise ValueError("has no 'answer'")
+    if "answer" not in item and isinstance(value, list):
+        value = str(value)
+    answers = [value] if isinstance(value, str) else value
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise ValueError(f"'answer' must be a string or a list of strings, got {value!r}")
+    if not answers or not all(answer.strip() for answer in answers):
+        raise ValueError("the answer is empty")
+    return tuple(answers)
+
+
+def _image_names(value: Any) -> Sequence[str]:
+    if value is None or value == "":
+        return ()
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"'image' must be a path or a list of paths, got {value!r}")
+    return names
+
+
+def _place_images(turns: list[Turn], count: int) -> tuple[Turn, ...]:
+    """Put missing placeholders before the first question; refuse any other mismatch."""
+    found = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
+    if found == 0 and count > 0:
+        first = Turn("user", f"{IMAGE_PLACEHOLDER}\n" * count + turns[0].text)
+        return (first, *turns[1:])
+    if found != count:
+        raise ValueError(f"has {count} images and {found} {IMAGE_PLACEHOLDER} placeholders")
+    return tuple(turns)

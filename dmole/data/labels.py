@@ -1,0 +1,67 @@
+"""Finds the tokens of the answers among the tokens of a conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmole.data.rendering import Answer, Rendered
+
+IGNORED = -100
+"""Label of tokens without loss, as cross entropy in torch and transformers has it."""
+
+
+def answer_labels(
+    inputs: dict[str, Tensor], offsets: Tensor, rendered: list[Rendered], tokenizer: Any
+) -> Tensor:
+    """Return the token ids where an answer or its end token is, `IGNORED` elsewhere.
+
+    A processor writes many image tokens in place of one placeholder, so characters of the
+    rendered text and of the text that was tokenised differ by an unknown shift. The end token of
+    an answer occurs equally often in both: its n-th occurrence gives the shift around the answer.
+
+    Args:
+        inputs: Output of the processor with ``input_ids`` and ``attention_mask``, ``(B, T)``.
+        offsets: First and one-past-last character of each token, ``(B, T, 2)``.
+        rendered: The texts given to the processor, one a row.
+        tokenizer: The tokenizer of the processor.
+
+    Returns:
+        Labels of shape ``(B, T)``.
+
+    Raises:
+        ValueError: If an end token cannot be found.
+    """
+    ids = inputs["input_ids"]
+    labels = torch.full_like(ids, IGNORED)
+    for row, conversation in enumerate(rendered):
+        # padding may use the end token; a token the tokenizer added by itself has no characters
+        real = inputs["attention_mask"][row].bool() & (offsets[row, :, 1] > offsets[row, :, 0])
+        for answer in conversation.answers:
+            end = _end_position(ids[row], real, conversation.text, answer, tokenizer)
+            shift = int(offsets[row, end, 0]) - _token_start(conversation.text, answer, tokenizer)
+            inside = real & (offsets[row, :, 0] >= answer.start + shift)
+            inside[end + 1 :] = False
+            labels[row, inside] = ids[row, inside]
+    return labels
+
+
+def _end_position(ids: Tensor, real: Tensor, text: str, answer: Answer, tokenizer: Any) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(answer.end_token)
+    positions = ((ids == token_id) & real).nonzero().flatten()
+    expected = text.count(answer.end_token)
+    if len(positions) != expected:
+        raise ValueError(
+            f"the processor kept {len(positions)} of {expected} end tokens {answer.end_token!r}"
+        )
+    return int(positions[text.count(answer.end_token, 0, answer.end)])
+
+
+def _token_start(text: str, answer: Answer, tokenizer: Any) -> int:
+    """Return the first character of the end token; some tokens swallow the space before them."""
+    token_id = tokenizer.convert_tokens_to_ids(answer.end_token)
+    if tokenizer.added_tokens_decoder[token_id].lstrip:
+        return len(text[: answer.end].rstrip())
+    return answer.end

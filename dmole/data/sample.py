@@ -1,0 +1,94 @@
+"""The unit of data: a conversation over images. Reading files and making tensors live elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+IMAGE_PLACEHOLDER = "<image>"
+"""Marks in a turn's text where an image stands; a sample has as many as it has images."""
+
+
+class ImageSource(Protocol):
+    """Anything that yields an RGB picture when a worker asks for it."""
+
+    def load(self) -> Image.Image:
+        """Return the picture in mode RGB."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayImage:
+    """A picture held in memory.
+
+    Args:
+        array: Pixels of shape ``(height, width, 3)``, dtype uint8.
+    """
+
+    array: npt.NDArray[np.uint8]
+
+    def load(self) -> Image.Image:
+        """Return the picture in mode RGB."""
+        return Image.fromarray(self.array, mode=None)
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """A picture read from disk each time it is needed.
+
+    Args:
+        path: Path of the image file.
+    """
+
+    path: Path
+
+    def load(self) -> Image.Image:
+        """Return the picture in mode RGB.
+
+        Raises:
+            ValueError: If the file is missing, truncated or no image; the message names it.
+        """
+        try:
+            with Image.open(self.path) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"cannot read image {self.path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One utterance of a conversation."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation, its images and, for evaluation, the answers counted as right.
+
+    Args:
+        id: Unique within the task and split.
+        turns: Alternating turns, user first. Training samples end with an assistant turn;
+            test samples end with the user turn that is to be answered.
+        images: In the order of the placeholders in the text.
+        references: Accepted answers (test samples only).
+    """
+
+    id: str
+    turns: tuple[Turn, ...]
+    images: tuple[ImageSource, ...] = ()
+    references: tuple[str, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """Text of the last user turn without image placeholders."""
+        text = next(turn.text for turn in reversed(self.turns) if turn.role == "user")
+        return text.replace(IMAGE_PLACEHOLDER, "").strip()

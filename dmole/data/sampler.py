@@ -1,0 +1,150 @@
+"""Which samples make which batch, on which rank; all of it follows from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+from dmole.data.sample import Sample
+
+_CHUNK = 50  # batches among which samples are sorted by length: similar lengths, still shuffled
+_IMAGE_LENGTH = 4096  # characters an image counts as, so that its number outweighs the text
+
+
+class TrainBatchSampler(Sampler[list[int]]):
+    """Batches of indices, shuffled anew each epoch and shared among ranks.
+
+    The order follows from (seed, stage, epoch) alone, never from a global generator. Every rank
+    has the same number of batches of the same sizes; where samples do not divide evenly the first
+    of the shuffled order are used again, so no rank waits for another.
+
+    Args:
+        lengths: Approximate length of each sample; batches are made of similar ones. ``None``
+            leaves them as shuffled.
+        size: Number of samples; by default the number of lengths.
+        batch_size: Samples in a batch on one rank.
+        seed: Seed of the run.
+        stage: Number of the stage.
+        rank: Which share is ours.
+        num_replicas: Number of shares.
+
+    Attributes:
+        epoch: Epoch whose order is next given; see `set_epoch`.
+        start: Batches left out at the beginning; set by the loader when it resumes.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        lengths: Sequence[int] | None = None,
+        seed: int = 0,
+        stage: int = 0,
+        rank: int = 0,
+        num_replicas: int = 1,
+    ) -> None:
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"size {size} and batch_size {batch_size} must be at least 1")
+        if lengths is not None and len(lengths) != size:
+            raise ValueError(f"there are {len(lengths)} lengths for {size} samples")
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank {rank} is not below num_replicas {num_replicas}")
+        self._size = size
+        self._batch_size = batch_size
+        self._lengths = lengths
+        self._seed = seed
+        self.stage = stage
+        self._rank = rank
+        self._num_replicas = num_replicas
+        self.epoch = 0
+        self.start = 0
+        self.sampler = self  # where Lightning looks for `set_epoch`
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of batches of a whole epoch, also when resuming within it."""
+        return math.ceil(math.ceil(self._size / self._num_replicas) / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches of this rank from `start` on."""
+        for step in self._steps()[self.start :]:
+            yield step[self._rank :: self._num_replicas]
+
+    def _steps(self) -> list[list[int]]:
+        """Return the samples of each step, those of all ranks together."""
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, self.stage, self.epoch))
+        order = torch.randperm(self._size, generator=generator).tolist()
+        missing = -self._size % self._num_replicas
+        order += [order[index % self._size] for index in range(missing)]
+        width = self._batch_size * self._num_replicas
+        if self._lengths is None:
+            return [order[begin : begin + width] for begin in range(0, len(order), width)]
+        steps = []
+        for begin in range(0, len(order), width * _CHUNK):
+            chunk = sorted(order[begin : begin + width * _CHUNK], key=self._lengths.__getitem__)
+            steps += [chunk[index : index + width] for index in range(0, len(chunk), width)]
+        # the only step that may be smaller stays last; the others lose their order by length
+        head = torch.randperm(len(steps) - 1, generator=generator).tolist()
+        return [steps[index] for index in head] + steps[-1:]
+
+
+def split_batches(
+    indices: Sequence[int], batch_size: int, rank: int = 0, num_replicas: int = 1
+) -> list[list[int]]:
+    """Return one rank's batches of a sequence, without duplicates: a rank may have fewer.
+
+    Args:
+        indices: What is to be shared out.
+        batch_size: Indices in a batch.
+        rank: Which share is ours.
+        num_replicas: Number of shares.
+
+    Example:
+        >>> split_batches(range(5), 2, rank=1, num_replicas=2)
+        [[1, 3]]
+    """
+    mine = list(indices[rank::num_replicas])
+    return [mine[begin : begin + batch_size] for begin in range(0, len(mine), batch_size)]
+
+
+def random_batches(size: int, batch_size: int, fraction: float, seed: int) -> list[list[int]]:
+    """Return a random part of the batches of some samples, at least one.
+
+    Args:
+        size: Number of samples.
+        batch_size: Samples in a batch.
+        fraction: Share of the batches, rounded up, in (0, 1].
+        seed: Seed of the choice.
+
+    Raises:
+        ValueError: If the fraction is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+    generator = torch.Generator().manual_seed(seed)
+    batches = split_batches(torch.randperm(size, generator=generator).tolist(), batch_size)
+    return batches[: math.ceil(fraction * len(batches))]
+
+
+def approximate_length(sample: Sample) -> int:
+    """Return a number that grows with the tokens of a sample, without reading its images."""
+    characters = sum(len(turn.text) for turn in sample.turns)
+    return characters + _IMAGE_LENGTH * len(sample.images)
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a seed that differs for different parts and is the same in every process.
+
+    Args:
+        parts: Numbers and names.
+    """
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1  # a generator takes 63 bits safely

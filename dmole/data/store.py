@@ -1,0 +1,101 @@
+"""Holds the tasks and their samples, read once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmole.data.formats import Split
+from dmole.data.reading import SYNTHETIC_SCHEME, read_samples
+from dmole.data.sample import Sample
+from dmole.data.task import Task, validate_tasks
+
+SPLITS: tuple[Split, Split] = ("train", "test")
+
+
+class SampleStore:
+    """The samples of some tasks.
+
+    Args:
+        tasks: The tasks.
+        data_root: Folder the files and image roots of the tasks are relative to.
+
+    Raises:
+        ValueError: If the tasks are not valid.
+    """
+
+    def __init__(self, tasks: Sequence[Task], data_root: Path) -> None:
+        validate_tasks(tasks)
+        self._tasks = {task.name: task for task in tasks}
+        self._root = data_root.expanduser()
+        self._samples: dict[tuple[str, Split], list[Sample]] = {}
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of all tasks, in the order given."""
+        return list(self._tasks)
+
+    def task(self, name: str) -> Task:
+        """Return the task of a name.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if name not in self._tasks:
+            raise ValueError(f"there is no task {name!r}, only {', '.join(self._tasks)}")
+        return self._tasks[name]
+
+    def samples(self, name: str, split: Split) -> Sequence[Sample]:
+        """Return the samples of a task.
+
+        Raises:
+            FileNotFoundError: If a file or an image is missing.
+            ValueError: If a file is malformed or empty, or ids repeat.
+        """
+        if (name, split) not in self._samples:
+            task = self.task(name)
+            source = task.train if split == "train" else task.test
+            assert source is not None  # tasks without were refused
+            root = None if task.image_root is None else self._resolve(task.image_root)
+            if not source.startswith(SYNTHETIC_SCHEME):
+                source = str(self._resolve(source))
+            self._samples[name, split] = read_samples(source, split, root, task.prompt_suffix)
+        return self._samples[name, split]
+
+    def check(self, *, decode_images: bool) -> None:
+        """Read all samples of all tasks.
+
+        Args:
+            decode_images: Whether to decode every image too.
+
+        Raises:
+            FileNotFoundError: If a file or an image is missing.
+            ValueError: If a file is malformed or empty, ids repeat, or an image cannot be read.
+        """
+        for name in self._tasks:
+            for split in SPLITS:
+                for sample in self.samples(name, split):
+                    for image in sample.images if decode_images else ():
+                        image.load()
+
+    def fingerprint(self) -> dict[str, dict[str, str]]:
+        """Return a SHA-256 of ids, texts and references, for each task and split.
+
+        The pixels are not part of it, only how many images each sample has.
+        """
+        return {
+            name: {split: _digest(self.samples(name, split)) for split in SPLITS}
+            for name in self._tasks
+        }
+
+    def _resolve(self, path: str) -> Path:
+        return self._root / Path(path).expanduser()
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        turns = [(turn.role, turn.text) for turn in sample.turns]
+        digest.update(repr((sample.id, turns, len(sample.images), sample.references)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,89 @@
+"""Samples of the synthetic tasks, named by addresses such as ``synthetic://paint/train?size=9``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+from dmole.data.sample import IMAGE_PLACEHOLDER, ArrayImage, Sample, Turn
+from dmole.data.synthetic.generators import GENERATORS
+
+SCHEME = "synthetic"
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Address:
+    """The parts of ``synthetic://<generator>/<split>?size=N[&seed=S]``."""
+
+    generator: str
+    split: str
+    size: int
+    seed: int = 0
+
+
+def parse_address(uri: str) -> Address:
+    """Return the parts of an address.
+
+    Raises:
+        ValueError: If it is no such address, the generator, the split or a query key is unknown,
+            or a number is missing, malformed or out of range.
+
+    Example:
+        >>> parse_address("synthetic://paint/train?size=100")
+        Address(generator='paint', split='train', size=100, seed=0)
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != SCHEME:
+        raise ValueError(f"{uri!r} is no address of the form {SCHEME}://<generator>/<split>?size=N")
+    split = parts.path.removeprefix("/")
+    _check_known(uri, "generator", parts.netloc, sorted(GENERATORS))
+    _check_known(uri, "split", split, SPLITS)
+    query: dict[str, int] = {}
+    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+        _check_known(uri, "query key", key, ("size", "seed"))
+        if key in query:
+            raise ValueError(f"{uri}: query key {key!r} is given twice")
+        if not value.isascii() or not value.isdigit():
+            raise ValueError(f"{uri}: {key} must be a whole number, got {value!r}")
+        query[key] = int(value)
+    if query.get("size", 0) < 1:
+        raise ValueError(f"{uri}: size=N with N of at least 1 is needed")
+    return Address(parts.netloc, split, **query)
+
+
+def _check_known(uri: str, what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{uri}: unknown {what} {name!r}; known are {', '.join(known)}")
+
+
+def synthetic_samples(uri: str) -> list[Sample]:
+    """Return the samples of an address; the same address gives the same samples.
+
+    A sample depends on generator, split, seed and its index alone: a longer list begins with the
+    shorter one, and splits share neither an id nor a random stream.
+
+    Args:
+        uri: ``synthetic://<generator>/<split>?size=N[&seed=S]``.
+
+    Returns:
+        Training samples with the answer as assistant turn; samples of other splits end with the
+        question and hold the accepted answers as references.
+
+    Raises:
+        ValueError: If the address is malformed.
+    """
+    address = parse_address(uri)
+    return [_sample(address, index) for index in range(address.size)]
+
+
+def _sample(address: Address, index: int) -> Sample:
+    name = f"{address.generator}-{address.split}-{address.seed}-{index}"
+    example = GENERATORS[address.generator](random.Random(f"task-{name}"))
+    image = (ArrayImage(example.pixels),)
+    user = Turn("user", f"{IMAGE_PLACEHOLDER}\n{example.question}")
+    if address.split == "train":
+        return Sample(name, (user, Turn("assistant", example.answers[0])), image)
+    return Sample(name, (user,), image, example.answers)

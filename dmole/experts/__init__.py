@@ -1,0 +1,17 @@
+"""Low-rank experts: the routed layer, the library of who sits where, the gates."""
+
+from dmole.experts.export import load_expert, save_expert
+from dmole.experts.gates import GateContext, Gates, View
+from dmole.experts.library import ExpertLibrary
+from dmole.experts.lora import LoRAExpert, RoutedLinear
+
+__all__ = [
+    "ExpertLibrary",
+    "GateContext",
+    "Gates",
+    "LoRAExpert",
+    "RoutedLinear",
+    "View",
+    "load_expert",
+    "save_expert",
+]

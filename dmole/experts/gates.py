@@ -1,0 +1,138 @@
+"""Which expert each sample uses, and how the layers get to know it.
+
+A :class:`Gates` object is made once for a batch and handed to the layers through a
+:class:`GateContext` for exactly one forward or one ``generate``. At rest no gates are set and
+every layer is the base model's.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+View = Literal["vision", "language"]
+"""Side of the model a layer sits on: its rows are images, tiles or patches, or text sequences."""
+
+
+class Gates:
+    """Weights of the experts for every sample of one batch.
+
+    Args:
+        experts: Names of the ``E`` experts, one for each column.
+        weights: ``(B, E)``, or per token ``(B, S, E)`` for layers of the language view.
+        vision_rows: ``(B,)`` how many rows of the vision tower belong to each sample (images,
+            tiles, or packed patches). ``None`` means one row a sample.
+
+    Raises:
+        ValueError: If the shapes do not fit together.
+    """
+
+    def __init__(
+        self, experts: Sequence[str], weights: Tensor, vision_rows: Tensor | None = None
+    ) -> None:
+        if weights.ndim not in (2, 3) or weights.shape[-1] != len(experts):
+            raise ValueError(
+                f"weights must be (samples, {len(experts)}) or (samples, tokens, {len(experts)}), "
+                f"got {tuple(weights.shape)}"
+            )
+        if vision_rows is not None and vision_rows.shape != weights.shape[:1]:
+            raise ValueError(
+                f"vision_rows must be ({weights.shape[0]},), got {tuple(vision_rows.shape)}"
+            )
+        self.experts = tuple(experts)
+        self.weights = weights
+        self.vision_rows = vision_rows
+        columns = weights.detach().reshape(-1, len(self.experts)).cpu()
+        self._index = {name: column for column, name in enumerate(self.experts)}
+        self.live = frozenset(n for n, i in self._index.items() if bool(columns[:, i].any()))
+        self._all_ones = frozenset(
+            n for n, i in self._index.items() if bool((columns[:, i] == 1).all())
+        )
+        self._rows: dict[tuple[str, int], Tensor] = {}
+
+    def rank_mask(
+        self, view: View, names: Sequence[str], ranks: Sequence[int], x: Tensor
+    ) -> Tensor | None:
+        """Return the factor of every low-rank channel, or None where all factors are one.
+
+        Args:
+            view: Side of the layer.
+            names: Experts computed by the layer, in the order of their channels.
+            ranks: Rank of each of them.
+            x: Layer input of shape ``(rows, ..., width)``.
+
+        Returns:
+            Tensor broadcastable to ``(rows, ..., sum(ranks))``, on the device of ``x``.
+
+        Raises:
+            ValueError: If the rows of ``x`` cannot be matched with the samples.
+        """
+        if all(name in self._all_ones for name in names):
+            return None
+        rows = self._expanded(view, x)
+        columns = [self._index.get(name) for name in names]
+        zero = rows.new_zeros(rows.shape[:-1])
+        gates = torch.stack([zero if c is None else rows[..., c] for c in columns], dim=-1)
+        repeats = torch.tensor(ranks, device=gates.device)
+        mask = gates.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))
+        if mask.ndim == 2:  # per sample: the same for all positions between rows and channels
+            mask = mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), mask.shape[1])
+        return mask
+
+    def _expanded(self, view: View, x: Tensor) -> Tensor:
+        """Repeat the samples' weights to the rows a layer sees."""
+        rows = x.shape[0]
+        key = (view, rows)
+        if key not in self._rows:
+            self._rows[key] = self._repeat(view, rows).to(x.device)
+        return self._rows[key]
+
+    def _repeat(self, view: View, rows: int) -> Tensor:
+        samples = self.weights.shape[0]
+        if view == "language":
+            if rows % samples:
+                raise ValueError(f"{rows} language rows cannot be split over {samples} samples")
+            return self.weights.repeat_interleave(rows // samples, dim=0)  # beams
+        counts = self.vision_rows
+        if counts is None:
+            counts = torch.ones(samples, dtype=torch.long)
+        counts = counts.to(self.weights.device)
+        if int(counts.sum()) != rows:
+            raise ValueError(
+                f"the vision tower sees {rows} rows, but the {samples} samples have "
+                f"{int(counts.sum())}; this model family needs its own vision row count"
+            )
+        weights = self.weights if self.weights.ndim == 2 else self.weights.amax(dim=1)
+        return weights.repeat_interleave(counts, dim=0)
+
+
+class GateContext:
+    """Holds the gates of the forward that is running; shared by all layers of a library."""
+
+    def __init__(self) -> None:
+        self.current: Gates | None = None
+
+    @contextmanager
+    def use(self, gates: Gates | None) -> Iterator[None]:
+        """Set the gates for the body of a ``with`` statement and restore what was set before."""
+        before, self.current = self.current, gates
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def for_checkpointing(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Return the contexts of the forward and of its recomputation in the backward pass.
+
+        Handed as ``context_fn`` to :func:`torch.utils.checkpoint.checkpoint`, which recomputes
+        a block when the ``with`` statement of its forward is long over.
+        """
+        return nullcontext(), self.use(self.current)

@@ -1,0 +1,173 @@
+"""The verbs that load a model: LightningCLI with ours in place of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from dmole.config_files import resolve_configs
+from dmole.data import ContinualDataModule
+from dmole.files import write_json
+from dmole.module import ContinualModule
+from dmole.predictor import Predictor, read_prompts
+from dmole.trainer import ContinualTrainer
+
+log = logging.getLogger("dmole")
+
+
+class ContinualCLI(LightningCLI):
+    """Builds trainer, module and data from YAML and flags.
+
+    Args:
+        arguments: Words of the command line, or None for a config alone.
+        run: Whether the first word is a verb to run.
+    """
+
+    def __init__(self, arguments: list[str], *, run: bool = True) -> None:
+        # our verbs are words of the command line too, only resolved: nothing is mistaken
+        warnings.filterwarnings("ignore", ".*args parameter is intended to run from within.*")
+        super().__init__(
+            ContinualModule,
+            ContinualDataModule,
+            trainer_class=ContinualTrainer,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},  # a resumed run says what it resumed with
+            parser_kwargs={"exit_on_error": False}
+            | {verb: {"exit_on_error": False} for verb in self.subcommands()},
+            args=arguments,
+            run=run,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return our verbs and the arguments that the CLI fills in."""
+        return {"fit": {"model", "datamodule"}, "allocate": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One seed for everything: initial experts, order of the data, dropout."""
+        for target in ("model.seed", "data.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=int)
+
+
+def run_sequence(words: list[str]) -> None:
+    """Run ``fit`` or ``allocate``."""
+    quiet_libraries()
+    arguments, configs = resolve_configs(words)
+    for path in configs:
+        log.info("config %s", path)
+    _build(arguments)
+
+
+def run_evaluate(words: list[str]) -> None:
+    """Run ``evaluate``: the matrix of a finished run, again."""
+    quiet_libraries()
+    parser = argparse.ArgumentParser("dmole evaluate", description=run_evaluate.__doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--split", default="test", help="test, val or train files of each task")
+    parser.add_argument("--threshold_scale", type=float, help="factor on the router's thresholds")
+    parser.add_argument("--output", type=Path, help="folder for the results; must not exist")
+    options, overrides = parser.parse_known_args(words)
+    config = read_config(options.run)
+    for task in config["data"]["tasks"]:
+        if not task.get(options.split):
+            raise ValueError(f"task {task['name']!r} has no {options.split} files")
+        task["test"] = task[options.split]
+    scale = options.threshold_scale
+    name = f"evaluation_{options.split}" + (f"_x{scale:g}" if scale is not None else "")
+    cli = _from_config(config, overrides)
+    trainer = cast("ContinualTrainer", cli.trainer)
+    trainer.evaluate(
+        cli.model,
+        cli.datamodule,
+        run=options.run,
+        output=options.output or options.run / name,
+        threshold_scale=scale,
+    )
+
+
+def run_predict(words: list[str]) -> None:
+    """Run ``predict``: answer prompts with what a run has learned."""
+    quiet_libraries()
+    parser = argparse.ArgumentParser("dmole predict", description=run_predict.__doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--image", type=Path, help="image of a single prompt")
+    parser.add_argument("--prompt", help="a single prompt")
+    parser.add_argument("--input", type=Path, help="JSON: a list of {image, prompt}")
+    parser.add_argument("--output", type=Path, help="write JSON there instead of printing it")
+    parser.add_argument("--max_new_tokens", type=int, default=32, help="longest answer")
+    options, overrides = parser.parse_known_args(words)
+    if (options.prompt is None) == (options.input is None):
+        raise ValueError("predict wants either --prompt (and --image) or --input")
+    if options.input is not None:
+        prompts = read_prompts(options.input)
+    else:
+        prompts = [{"prompt": options.prompt, "image": options.image}]
+    cli = _from_config(read_config(options.run), overrides)
+    predictor = Predictor(cli.model, cli.datamodule, options.run)
+    answers = predictor(prompts, options.max_new_tokens)
+    if options.output is not None:
+        write_json(options.output, answers)
+    else:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the config that a run folder was made with.
+
+    Raises:
+        ValueError: If the folder holds none.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run} is no run folder: it has no config.yaml")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {key: config[key] for key in ("seed_everything", "trainer", "model", "data")}
+
+
+def _from_config(config: dict[str, Any], overrides: list[str]) -> ContinualCLI:
+    config["trainer"]["version"] = None  # nothing is written to the run's own log
+    for part in ("model", "data"):
+        config[part].pop("seed", None)  # follows seed_everything
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return _build(["--config", str(path), *overrides], run=False)
+
+
+def _build(arguments: list[str], *, run: bool = True) -> ContinualCLI:
+    """Build the CLI; a fault in config or flags is a ValueError of one line."""
+    try:
+        return ContinualCLI(arguments, run=run)
+    except ArgumentError as error:
+        raise ValueError(str(error)) from error
+
+
+@rank_zero_only
+def _say(handler: logging.Handler) -> None:
+    log.addHandler(handler)
+
+
+def quiet_libraries() -> None:
+    """Let our own log speak and the libraries' chatter rest."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        _say(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

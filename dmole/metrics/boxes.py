@@ -1,0 +1,156 @@
+"""Boxes written in text: reading them, and how far two of them overlap."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Box = tuple[float, float, float, float]
+BoxFormat = Literal["auto", "unit", "percent", "permille", "pixels", "tokens"]
+BoxOrder = Literal["xyxy", "yxyx"]
+BoxParser = Literal["bracket", "strict", "numbers"]
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_GAP = r"\s*[,;\s]\s*"
+_FOUR = _GAP.join([rf"({_NUMBER})\s*%?"] * 4)
+_BRACKET = re.compile(rf"[\[(]\s*{_FOUR}\s*[,;]?\s*[\])]")
+_STRICT = re.compile(r"\[" + ",".join([r"([^,\[\]\n]*)"] * 4) + r"\]")
+_ANY_NUMBER = re.compile(_NUMBER)
+_TOKEN = re.compile(r"<(x|y|loc)_?(\d+)>", re.IGNORECASE)
+_SIZE = re.compile(r"size\s*=\s*(\d+)\s*x\s*(\d+)", re.IGNORECASE)
+
+
+def intersection_over_union(first: Box, second: Box) -> float:
+    """Return the shared area of two boxes over the area they cover together, in 0..1.
+
+    Args:
+        first: Corners ``(x1, y1, x2, y2)``, any unit.
+        second: The same in the same unit. An inverted box has no area.
+
+    Example:
+        >>> intersection_over_union((0, 0, 2, 2), (1, 0, 2, 2))
+        0.5
+    """
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    if shared == 0.0:
+        return 0.0
+    return shared / (_area(first) + _area(second) - shared)
+
+
+def _area(box: Box) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxReader:
+    """Reads the first box of a text as corners ``(x1, y1, x2, y2)`` in 0..1.
+
+    Args:
+        box_format: Unit of the numbers: "unit" 0..1, "percent" 0..100, "permille" 0..1000,
+            "pixels" of an image whose size is known, "tokens" such as ``<x3><y4><x9><y8>`` or
+            ``<loc0012>`` counted in `bins`. "auto" takes tokens where there are four, percent where
+            a percent sign follows, unit where the four sum to less than 4, else permille: pixels
+            and bare percentages cannot be told apart from the latter and must be named.
+        order: "xyxy" or "yxyx". Tokens named x and y say it themselves.
+        parser: "bracket" takes the first four numbers enclosed in square or round brackets;
+            "strict" the first square bracket on one line holding four comma-separated
+            fields, which must all be numbers; "numbers" the first four numbers wherever they are.
+        bins: Number of token positions along an axis.
+        image_size: ``(width, height)`` for pixels, where the text has no ``size=WxH``.
+
+    Raises:
+        ValueError: If an option is unknown or not positive.
+    """
+
+    box_format: BoxFormat = "auto"
+    order: BoxOrder = "xyxy"
+    parser: BoxParser = "bracket"
+    bins: int = 1000
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("box_format", get_args(BoxFormat)),
+            ("order", get_args(BoxOrder)),
+            ("parser", get_args(BoxParser)),
+        ):
+            if getattr(self, name) not in allowed:
+                known = ", ".join(allowed)
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if self.bins < 1:
+            raise ValueError(f"bins must be positive, got {self.bins}")
+
+    def read(self, text: str, size: tuple[int, int] | None = None) -> Box | None:
+        """Return the first box of a text, or None where there is none.
+
+        Args:
+            text: Any text.
+            size: ``(width, height)`` of the image; wins over `image_size`.
+
+        Raises:
+            ValueError: If the box is in pixels and no size is known.
+        """
+        if self.box_format in ("auto", "tokens"):
+            box = self._read_tokens(text)
+            if box is not None or self.box_format == "tokens":
+                return box
+        numbers = self._find_numbers(text)
+        if numbers is None:
+            return None
+        width, height = self._scale(numbers, text, size or self.image_size)
+        first, second, third, fourth = numbers
+        if self.order == "yxyx":
+            first, second, third, fourth = second, first, fourth, third
+        return first / width, second / height, third / width, fourth / height
+
+    def _read_tokens(self, text: str) -> Box | None:
+        found = _TOKEN.findall(text)[:4]
+        if len(found) < 4:
+            return None
+        places = [int(digits) / self.bins for _, digits in found]
+        axes = "".join(axis.lower() for axis, _ in found)
+        if "loc" in axes:
+            axes = self.order
+        if sorted(axes) != ["x", "x", "y", "y"]:
+            return None
+        x1, x2 = (place for place, axis in zip(places, axes, strict=True) if axis == "x")
+        y1, y2 = (place for place, axis in zip(places, axes, strict=True) if axis == "y")
+        return x1, y1, x2, y2
+
+    def _find_numbers(self, text: str) -> Box | None:
+        if self.parser == "numbers":
+            found = _ANY_NUMBER.findall(text)[:4]
+        else:
+            match = (_STRICT if self.parser == "strict" else _BRACKET).search(text)
+            found = list(match.groups()) if match else []
+        try:
+            values = [float(number) for number in found]
+        except ValueError:
+            return None  # a strict field that is no number
+        return (values[0], values[1], values[2], values[3]) if len(values) == 4 else None
+
+    def _scale(self, numbers: Box, text: str, size: tuple[int, int] | None) -> tuple[float, float]:
+        """Return what to divide x and y by."""
+        unit: str = self.box_format
+        if unit == "auto":
+            unit = "percent" if "%" in text else "unit" if sum(numbers) < 4 else "permille"
+        if unit != "pixels":
+            scale = {"unit": 1.0, "percent": 100.0}.get(unit, 1000.0)
+            return scale, scale
+        if size is None:
+            raise ValueError(f"box in pixels but no image size is known: {text!r}")
+        return float(size[0]), float(size[1])
+
+
+def read_size(text: str) -> tuple[int, int] | None:
+    """Return ``(width, height)`` of a note ``size=WxH`` in a reference, or None.
+
+    Example:
+        >>> read_size("[10, 20, 300, 200] size=640x480")
+        (640, 480)
+    """
+    match = _SIZE.search(text)
+    return (int(match[1]), int(match[2])) if match else None

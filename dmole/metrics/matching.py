@@ -1,0 +1,50 @@
+"""Answers compared as strings: equality and containment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """Return 1.0 if the trimmed, lower-cased prediction equals any reference treated alike.
+
+    Args:
+        prediction: The answer to judge.
+        references: Accepted answers.
+
+    Source:
+        The rule of OCR-VQA and KVQA in the D-MoLE release (`evaluate_vqa.py`). Lower-casing, not
+        full case folding: "STRASSE" does not equal "straße".
+
+    Example:
+        >>> exact_match(" Red ", ["blue", "red"])
+        1.0
+    """
+    answer = prediction.strip().lower()
+    return float(any(answer == reference.strip().lower() for reference in references))
+
+
+def contains(prediction: str, references: Sequence[str], refusal: str | None = None) -> float:
+    """Return 1.0 if any reference occurs in the prediction, ignoring case.
+
+    Args:
+        prediction: The answer to judge.
+        references: Accepted answers.
+        refusal: A text (case-sensitive) that makes any prediction wrong in which it occurs.
+
+    Source:
+        Med of MLLM-DCL, there with the refusal "Unanswerable" (MCITlib `eval_pvqa.py`). We differ
+        in one case: an empty reference matches an empty prediction only, not everything.
+
+    Example:
+        >>> contains("It is a red ball.", ["Red"])
+        1.0
+    """
+    if refusal is not None and refusal in prediction:
+        return 0.0
+    answer = prediction.lower()
+    return float(any(_occurs(reference.lower(), answer) for reference in references))
+
+
+def _occurs(reference: str, answer: str) -> bool:
+    return reference in answer if reference.strip() else not answer.strip()

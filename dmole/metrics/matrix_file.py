@@ -1,0 +1,82 @@
+"""Reading and writing the evaluation matrix as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dmole.files import write_csv
+
+
+def write_matrix(path: str | Path, matrix: npt.ArrayLike, task_names: Sequence[str]) -> None:
+    """Write an evaluation matrix: header ``stage,<names>``, one row a stage from 0.
+
+    Args:
+        path: Where to write, atomically.
+        matrix: Scores of shape ``(stages + 1, tasks)``, percent; NaN becomes an empty cell.
+            Numbers are written so that reading them gives the same bits.
+        task_names: One name a column.
+
+    Raises:
+        ValueError: If the shape and the names differ, a name repeats, or a score is infinite.
+    """
+    scores = np.asarray(matrix, dtype=np.float64)
+    if scores.ndim != 2 or scores.shape[1] != len(task_names):
+        raise ValueError(f"matrix of shape {scores.shape} for {len(task_names)} tasks: {path}")
+    if len(set(task_names)) != len(task_names):
+        raise ValueError(f"task names repeat: {', '.join(task_names)}")
+    if np.isinf(scores).any():
+        raise ValueError(f"matrix holds an infinite score: {path}")
+    rows = (
+        {"stage": stage}
+        | {
+            name: "" if math.isnan(score) else repr(score)
+            for name, score in zip(task_names, row, strict=True)
+        }
+        for stage, row in enumerate(scores.tolist())
+    )
+    write_csv(Path(path), ["stage", *task_names], rows)
+
+
+def read_matrix(path: str | Path) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Read what `write_matrix` wrote.
+
+    Args:
+        path: The CSV file.
+
+    Returns:
+        Scores of shape ``(stages + 1, tasks)``, NaN where a cell is empty, and the task names.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no such matrix; the message names file and line.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    if not rows or rows[0][:1] != ["stage"] or len(rows[0]) < 2:
+        raise ValueError(f"{path}, line 1: expected the header stage,<task names>")
+    if len(rows) < 2:
+        raise ValueError(f"{path}: no row below the header")
+    names = rows[0][1:]
+    scores = [_read_row(path, stage, row, len(names)) for stage, row in enumerate(rows[1:])]
+    return np.array(scores, dtype=np.float64), names
+
+
+def _read_row(path: str | Path, stage: int, row: list[str], tasks: int) -> list[float]:
+    where = f"{path}, line {stage + 2}"
+    if len(row) != tasks + 1:
+        raise ValueError(f"{where}: {len(row)} cells, expected {tasks + 1}")
+    if row[0] != str(stage):
+        raise ValueError(f"{where}: stage {row[0]!r}, expected {stage}")
+    try:
+        scores = [float(cell) if cell.strip() else math.nan for cell in row[1:]]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if any(cell.strip() and not math.isfinite(float(cell)) for cell in row[1:]):
+        raise ValueError(f"{where}: a score must be finite, missing ones are empty")
+    return scores

@@ -1,0 +1,115 @@
+"""All continual-learning figures of a run at once, with how each was computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dmole.metrics.continual import (
+    accuracy,
+    average,
+    backward_transfer,
+    forgetting,
+    last,
+    mean_average_accuracy,
+    transfer,
+)
+from dmole.metrics.matrix import Scope, TaskOfStage, mean_or_nan, prepare
+
+PER_TASK = ("AVG", "Last", "BWT", "Forgetting", "Transfer")
+
+
+def summarize(
+    matrix: npt.ArrayLike,
+    task_names: Sequence[str],
+    avg_scope: Scope = "all",
+    task_of_stage: TaskOfStage | None = None,
+) -> dict[str, Any]:
+    """Return all figures as `metrics.json` holds them; None stands for missing.
+
+    Args:
+        matrix: Scores of shape ``(stages + 1, tasks)``, percent.
+        task_names: One name a column.
+        avg_scope: Scope of AVG.
+        task_of_stage: See the module.
+
+    Returns:
+        Keys AVG, Last, BWT, MAA, ACC, Forgetting, Transfer (percent or None), ``per_task`` (the
+        same by task where it has a meaning) and ``definitions`` (formula, scope and divisor as
+        used here, by name).
+
+    Raises:
+        ValueError: If the number of names and columns differ, or an argument is wrong.
+    """
+    scores, own = prepare(matrix, task_of_stage)
+    if len(task_names) != scores.shape[1]:
+        raise ValueError(f"{len(task_names)} task names for {scores.shape[1]} columns")
+    stages = len(scores) - 1
+    columns = {
+        "AVG": average(scores, avg_scope, task_of_stage),
+        "Last": last(scores),
+        "BWT": backward_transfer(scores, task_of_stage),
+        "Forgetting": forgetting(scores, task_of_stage),
+        "Transfer": transfer(scores, task_of_stage),
+    }
+    applies = _applicable(own, stages, avg_scope)
+    figures = {name: mean_or_nan(column[applies[name]]) for name, column in columns.items()}
+    figures["MAA"] = mean_average_accuracy(scores, task_of_stage)
+    figures["ACC"] = accuracy(scores)
+    order = ("AVG", "Last", "BWT", "MAA", "ACC", "Forgetting", "Transfer")
+    return {
+        **{name: _or_none(figures[name]) for name in order},
+        "per_task": {
+            task: {name: _or_none(columns[name][i]) for name in PER_TASK}
+            for i, task in enumerate(task_names)
+        },
+        "definitions": _definitions(applies, avg_scope, stages, len(task_names)),
+    }
+
+
+def _definitions(
+    applies: dict[str, npt.NDArray[np.bool_]], scope: Scope, stages: int, tasks: int
+) -> dict[str, str]:
+    """Say how each figure was computed: formula; scope; divisor."""
+    past = "tasks learned before the last stage"
+    count = {name: int(mask.sum()) for name, mask in applies.items()}
+    average_scope = {"all": "all tasks, all stages", "seen": "seen tasks, stages t >= s_i"}[scope]
+    if not stages:
+        average_scope = "no stage was trained: row 0"
+    note = f"stages S={stages}, tasks T={tasks}, s_i the stage that learns task i"
+    return {
+        "AVG": f"mean_i mean_t R[t,i]; {average_scope}; divisor {count['AVG']} tasks ({note})",
+        "Last": f"mean_i R[S,i]; all tasks; divisor {tasks}",
+        "BWT": f"mean_i (R[S,i] - R[s_i,i]); {past}; divisor {count['BWT']}",
+        "MAA": f"mean_t mean_i R[t,i]; tasks seen by stage t = 1..S; divisor {stages} stages",
+        "ACC": f"mean_i R[S,i]; all tasks; divisor {tasks}",
+        "Forgetting": (
+            f"mean_i (max_t R[t,i] - R[S,i]), s_i <= t < S; {past}; divisor {count['Forgetting']}"
+        ),
+        "Transfer": (
+            "mean_i (mean_t R[t,i] - R[0,i]), 1 <= t < s_i; "
+            f"tasks with a stage before theirs; divisor {count['Transfer']}"
+        ),
+    }
+
+
+def _applicable(
+    own: npt.NDArray[np.int64], stages: int, scope: Scope
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which tasks each per-task figure is defined for, whatever cells are missing."""
+    everyone = np.ones_like(own, dtype=bool)
+    return {
+        "AVG": own <= stages if scope == "seen" and stages else everyone,
+        "Last": everyone,
+        "BWT": own < stages,
+        "Forgetting": own < stages,
+        "Transfer": own > 1 if stages else ~everyone,
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,104 @@
+"""Soft VQA accuracy: the EvalAI answer normalizer and agreement with several human answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+ARTICLES = frozenset({"a", "an", "the"})
+
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
+NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split())} | {"none": "0"}
+
+# Each is recognized with exactly one apostrophe left out: "couldnt've", "couldn'tve". Forms that
+# would collide with a word (we'll, she'd, it's) or that start with a capital I are not in the
+# standard table, and so not here.
+_CONTRACTED_FORMS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+    haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't
+    mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've
+    should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've
+    someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't
+    what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's
+    who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd
+    you'd've you'll you're you've
+"""
+
+CONTRACTIONS = {
+    form[:place] + form[place + 1 :]: form
+    for form in _CONTRACTED_FORMS.split()
+    for place, letter in enumerate(form)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}  # the one entry of the standard table that goes the other way
+
+_SYMBOLS = ';/[]"{}()=+\\_-><@`!'
+_PERIOD = re.compile(r"\.(?!\d)")
+_MOST_PERIODS = 32  # the published code removes no more than these from one answer
+
+
+def normalize_answer(text: str) -> str:
+    """Return an answer in the form in which VQA answers are compared.
+
+    Lower case; no commas or question marks; a possessive ``'s`` set apart; symbols removed where
+    one of their kind touches a space, else turned into spaces; periods kept before digits only;
+    numbers zero to ten as digits; no articles; apostrophes put back into contractions.
+
+    Args:
+        text: Any answer.
+
+    Source:
+        The normalizer of the EvalAI VQA challenge, as used by TextVQA, CoIN and D-MoLE, with its
+        limit of 32 removed periods.
+
+    Example:
+        >>> normalize_answer("The two dogs, maybe.")
+        '2 dogs maybe'
+    """
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    text = text.strip().replace("\n", " ").replace("\t", " ").strip()
+    words = _strip_symbols(text).lower().split()
+    digits = [NUMBERS.get(word, word) for word in words]
+    return " ".join(CONTRACTIONS.get(word, word) for word in digits if word not in ARTICLES)
+
+
+def _strip_symbols(text: str) -> str:
+    """Remove or blank symbols, judging each by the text before any was touched."""
+    stripped = text
+    for symbol in _SYMBOLS:
+        touches_space = f"{symbol} " in text or f" {symbol}" in text
+        stripped = stripped.replace(symbol, "" if touches_space else " ")
+    return _PERIOD.sub("", stripped, count=_MOST_PERIODS)
+
+
+def soft_accuracy(prediction: str, references: Sequence[str]) -> float:
+    r"""Return how far the human answers support the prediction, in 0..1.
+
+    .. math:: \frac{1}{n} \sum_{j=1}^{n}
+        \min\left(1, \frac{|\{k \ne j : a_k = p\}|}{\min(3, n - 1)}\right)
+
+    With ten answers, 0, 1, 2, 3, 4 matches give 0, 0.3, 0.6, 0.9, 1. The standard defines ten
+    only. With fewer, three (or all, where fewer are left) matches in each leave-one-out subset
+    count as full support, so that agreement with everyone is always 1; a single answer is matched
+    or not.
+
+    Args:
+        prediction: The answer to judge; normalized here.
+        references: ``n`` human answers; normalized here.
+
+    Source:
+        Antol et al., 2015, https://arxiv.org/abs/1505.00468, and the EvalAI evaluation.
+
+    Example:
+        >>> soft_accuracy("Two", ["2"] * 3 + ["three"] * 7)
+        0.9
+    """
+    answer = normalize_answer(prediction)
+    count = len(references)
+    matches = sum(normalize_answer(reference) == answer for reference in references)
+    if count == 1:
+        return float(matches)
+    enough = min(3, count - 1)
+    without_match = min(1.0, matches / enough)  # a subset that leaves out a differing answer
+    with_match = min(1.0, max(matches - 1, 0) / enough)  # a subset that leaves out a match
+    return (matches * with_match + (count - matches) * without_match) / count

@@ -1,0 +1,199 @@
+"""Any transformers image-text-to-text model behind one small surface.
+
+Loads model and processor, knows the parts and layers, counts the rows of the vision tower and
+gives the hidden states that the router embeds. Knows nothing of experts or tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
+from dmole.models.rows import rows_per_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Backbone(nn.Module):
+    """The frozen base model and its processor.
+
+    Args:
+        model: A transformers model for image-text-to-text.
+        processor: Its processor.
+        patterns: Overrides of the discovery of parts.
+
+    Raises:
+        ValueError: If the parts of the model are not found.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, patterns: Patterns | None = None) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.model.eval()
+        self.processor = processor
+        self.parts: Parts = discover(model, patterns)
+        self.name_or_path = str(getattr(model.config, "name_or_path", ""))
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """All layers that may hold experts."""
+        return self.parts.layers
+
+    @property
+    def vision_width(self) -> int:
+        """Width of the vision tower's hidden states."""
+        config: Any = self.model.config
+        return int(config.vision_config.hidden_size)
+
+    def parameter_count(self) -> int:
+        """Return the number of parameters of the base model, experts not counted."""
+        named = self.model.named_parameters()
+        return sum(p.numel() for name, p in named if ".experts." not in name)
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return ``(in_features, out_features)`` of every linear of the layers, by full path."""
+        shapes = {}
+        for layer in self.layers:
+            for path in layer.linears:
+                linear: Any = self.model.get_submodule(path)
+                shapes[path] = (linear.in_features, linear.out_features)
+        return shapes
+
+    def linear_parameters(self, path: str) -> list[nn.Parameter]:
+        """Return weight and bias of the base model's linear at a path, wrapped or not."""
+        linear: Any = self.model.get_submodule(path)
+        base = getattr(linear, "base", linear)
+        return list(base.parameters(recurse=False))
+
+    def checkpoint_activations(self, context_fn: Callable[[], Any]) -> None:
+        """Recompute activations in the backward pass, within the contexts the function returns."""
+        options = {"use_reentrant": False, "context_fn": context_fn}
+        self.model.activation_checkpointing_enable(  # type: ignore[operator]
+            activation_checkpointing_kwargs=options
+        )
+
+    def loss(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy over the answer tokens of the batch.
+
+        Args:
+            inputs: What the processor made of the samples.
+            labels: ``(B, T)`` token ids, -100 where no loss is wanted.
+        """
+        loss: Tensor = self.model(**inputs, labels=labels, use_cache=False).loss
+        return loss
+
+    @torch.no_grad()
+    def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, beams: int = 1) -> list[str]:
+        """Answer the prompts, deterministically.
+
+        Args:
+            inputs: Left-padded prompts and their images.
+            max_new_tokens: Most tokens of an answer.
+            beams: Width of the beam search; 1 is greedy.
+
+        Returns:
+            One stripped text a sample, without special tokens.
+        """
+        tokens = self.model.generate(  # type: ignore[operator]
+            **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=beams
+        )
+        answers = tokens[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(answers, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def vision_rows(self, inputs: dict[str, Tensor], image_counts: Tensor) -> Tensor:
+        """Return ``(B,)``: rows of the vision tower that belong to each sample."""
+        return rows_per_sample(self.model.config, inputs, image_counts)
+
+    @torch.no_grad()
+    def vision_hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the last hidden states of the vision tower, ``(rows, tokens, width)``."""
+        caught: list[Tensor] = []
+
+        def catch(module: nn.Module, args: Any, output: Any) -> None:
+            hidden = getattr(output, "last_hidden_state", output)
+            caught.append(hidden if isinstance(hidden, Tensor) else hidden[0])
+
+        handle = self.model.get_submodule(self.parts.vision).register_forward_hook(catch)
+        try:
+            features: Any = self.model.get_image_features
+            known = inspect.signature(features).parameters
+            features(**{key: value for key, value in inputs.items() if key in known})
+        finally:
+            handle.remove()
+        return caught[-1]
+
+    @torch.no_grad()
+    def text_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the language model's last hidden states for text alone, ``(B, T, width)``."""
+        language = self.model.get_submodule(self.parts.language)
+        out = language(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    def fingerprint(self) -> str:
+        """Return the sha256 over names and values of the base model's weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if ".experts." in name:
+                continue
+            digest.update(name.replace(".base.", ".").encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+class PretrainedBackbone(Backbone):
+    """A base model loaded from a folder or a model hub.
+
+    Args:
+        name_or_path: Folder, hub name, or ``tiny`` for the model that ships with the package.
+        dtype: Precision of the frozen weights: ``float32``, ``bfloat16``, ``float16``.
+        attn_implementation: As in transformers: ``eager``, ``sdpa``, ``flash_attention_2``.
+        revision: Commit, branch or tag on the hub.
+        trust_remote_code: Run code that the model's folder brings along. Off unless asked.
+        patterns: Overrides of the discovery of parts, for families it does not know.
+
+    Raises:
+        ValueError: If the model cannot be loaded; the message names it.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str = "tiny",
+        dtype: str = "float32",
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        patterns: Patterns | None = None,
+    ) -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        source = _resolve(name_or_path)
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if revision is not None:
+            options["revision"] = revision
+        try:
+            processor = AutoProcessor.from_pretrained(source, **options)
+            if attn_implementation is not None:
+                options["attn_implementation"] = attn_implementation
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
+        except OSError as error:
+            first = str(error).strip().splitlines()[0]
+            raise ValueError(f"cannot load the base model {name_or_path!r}: {first}") from error
+        super().__init__(model, processor, patterns)
+
+
+def _resolve(name_or_path: str) -> str:
+    if name_or_path == "tiny":
+        from dmole.models.tiny import TINY_PATH
+
+        return str(TINY_PATH)
+    path = Path(name_or_path).expanduser()
+    return str(path) if path.exists() else name_or_path

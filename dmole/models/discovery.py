@@ -1,0 +1,203 @@
+"""Find vision tower, projector, language model, their layers and linears in any model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from torch import nn
+
+_VISION = re.compile(r"(^|\.)(vision_tower|vision_model|visual)$")
+_LANGUAGE = re.compile(r"(^|\.)(language_model|text_model)$")
+_MERGER = re.compile(r"merger")
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Regular expressions that override the discovery for a new model family.
+
+    Each is searched in the full module paths; ``None`` keeps the built-in rule.
+
+    Args:
+        vision: Path of the vision tower.
+        projector: Paths of the projector's roots.
+        language: Path of the language model.
+        layers: Paths of the layers (transformer blocks) of both towers.
+        linears: Keeps only the linears whose path matches, for instance ``self_attn``.
+    """
+
+    vision: str | None = None
+    projector: str | None = None
+    language: str | None = None
+    layers: str | None = None
+    linears: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer that may hold experts.
+
+    Args:
+        name: Short name, module and position: ``vision.0``.
+        module: ``vision``, ``projector`` or ``language``.
+        path: Full path of the submodule.
+        linears: Full paths of its linears.
+    """
+
+    name: str
+    module: str
+    path: str
+    linears: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of a multimodal model are.
+
+    Args:
+        vision: Path of the vision tower.
+        projector: Paths of the projector's roots (several where mergers are spread out).
+        language: Path of the language model.
+        layers: All layers, vision first, then projector, then language.
+    """
+
+    vision: str
+    projector: tuple[str, ...]
+    language: str
+    layers: tuple[LayerSpec, ...] = field(default=())
+
+    def module_of(self, path: str) -> str:
+        """Return ``vision``, ``projector`` or ``language`` for the path of a submodule.
+
+        Raises:
+            ValueError: If the path is in none of them.
+        """
+        if any(_inside(path, root) for root in self.projector):
+            return "projector"
+        for module, root in (("vision", self.vision), ("language", self.language)):
+            if _inside(path, root):
+                return module
+        raise ValueError(f"layer {path!r} is in no part of the model")
+
+
+def discover(model: nn.Module, patterns: Patterns | None = None) -> Parts:
+    """Find the parts and layers of a transformers image-text-to-text model.
+
+    Args:
+        model: The model.
+        patterns: Overrides for families whose names the built-in rules do not know.
+
+    Raises:
+        ValueError: If a part is not found; the message names the override to set.
+    """
+    patterns = patterns or Patterns()
+    vision = _one(model, patterns.vision, _VISION, "vision")
+    language = _one(model, patterns.language, _LANGUAGE, "language")
+    projector = _projector(model, patterns.projector, vision, language)
+    parts = Parts(vision, projector, language)
+    layers = [
+        *_tower_layers(model, parts, "vision", vision, patterns),
+        *_projector_layers(model, projector, patterns),
+        *_tower_layers(model, parts, "language", language, patterns),
+    ]
+    return Parts(vision, projector, language, tuple(layers))
+
+
+def _inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(root + ".")
+
+
+def _one(model: nn.Module, override: str | None, rule: re.Pattern[str], part: str) -> str:
+    """Return the outermost module path that matches."""
+    pattern = re.compile(override) if override else rule
+    for path, _ in model.named_modules():  # parents come before children
+        if path and pattern.search(path):
+            return str(path)
+    raise ValueError(
+        f"no {part} part found in {type(model).__name__}; set patterns.{part} to a regular "
+        f"expression, searched /{pattern.pattern}/"
+    )
+
+
+def _projector(
+    model: nn.Module, override: str | None, vision: str, language: str
+) -> tuple[str, ...]:
+    """Return what stands beside the towers and has parameters, else the vision tower's mergers."""
+    if override:
+        pattern = re.compile(override)
+        found = [path for path, _ in model.named_modules() if path and pattern.search(path)]
+        return tuple(p for p in found if not any(_inside(p, q) and p != q for q in found))
+    parent = vision.rpartition(".")[0]
+    beside = [
+        f"{parent}.{name}" if parent else name
+        for name, child in model.get_submodule(parent).named_children()
+        if next(child.parameters(), None) is not None
+    ]
+    beside = [
+        path
+        for path in beside
+        if not _inside(vision, path) and not _inside(language, path) and "lm_head" not in path
+    ]
+    if beside:
+        return tuple(beside)
+    mergers = model.get_submodule(vision).named_children()
+    return tuple(f"{vision}.{name}" for name, _ in mergers if _MERGER.search(name))
+
+
+def _linears(model: nn.Module, path: str, keep: str | None) -> tuple[str, ...]:
+    root = model.get_submodule(path)
+    found = [
+        f"{path}.{name}" if name else path
+        for name, child in root.named_modules()
+        if isinstance(child, nn.Linear)
+    ]
+    return tuple(p for p in found if keep is None or re.search(keep, p))
+
+
+def _tower_layers(
+    model: nn.Module, parts: Parts, module: str, root: str, patterns: Patterns
+) -> list[LayerSpec]:
+    """Return the layers of a tower: members of its outermost lists of blocks with linears."""
+    if patterns.layers:
+        pattern = re.compile(patterns.layers)
+        paths = [p for p, _ in model.named_modules() if _inside(p, root) and pattern.search(p)]
+        paths = [p for p in paths if not any(_inside(p, q) and p != q for q in paths)]
+    else:
+        paths = _blocks(model, parts, root)
+    specs: list[LayerSpec] = []
+    for path in paths:
+        linears = _linears(model, path, patterns.linears)
+        if linears:
+            specs.append(LayerSpec(f"{module}.{len(specs)}", module, path, linears))
+    if not specs:
+        raise ValueError(f"no layers with linears below {root!r}; set patterns.layers")
+    return specs
+
+
+def _blocks(model: nn.Module, parts: Parts, root: str) -> list[str]:
+    lists: list[str] = []
+    for name, child in model.get_submodule(root).named_modules():
+        path = f"{root}.{name}"
+        if (
+            isinstance(child, nn.ModuleList)
+            and not any(_inside(path, outer) for outer in lists)
+            and not any(_inside(path, merger) for merger in parts.projector)
+            and any(isinstance(m, nn.Linear) for m in child.modules())
+        ):
+            lists.append(path)
+    return [f"{path}.{i}" for path in lists for i in range(len(_list(model, path)))]
+
+
+def _list(model: nn.Module, path: str) -> list[nn.Module]:
+    return list(model.get_submodule(path).children())
+
+
+def _projector_layers(
+    model: nn.Module, roots: tuple[str, ...], patterns: Patterns
+) -> list[LayerSpec]:
+    specs: list[LayerSpec] = []
+    for root in roots:
+        linears = _linears(model, root, patterns.linears)
+        if linears:
+            specs.append(LayerSpec(f"projector.{len(specs)}", "projector", root, linears))
+    return specs

@@ -1,0 +1,89 @@
+"""What the router sees of a sample: pooled hidden states of the bare base model."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dmole.data.collate import Batch
+    from dmole.models.backbone import Backbone
+
+
+class Embedder:
+    """Embeds samples with the frozen base model, each only once.
+
+    The embedding is the maximum over the vision tower's tokens next to the maximum over the
+    language model's tokens for the question alone, in fp32. It does not depend on experts,
+    batch mates or padding, so it is kept by sample.
+
+    Args:
+        backbone: The base model. The caller makes sure that no gates are set.
+
+    Source:
+        D-MoLE, equation of the sequence embedding. Two differences to the released code: padding
+        does not take part in the maximum, and a model that cuts images into tiles is pooled
+        over all tiles, the thumbnail among them.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self.cache = EmbeddingCache()
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the embeddings of a batch, ``(B, D)`` fp32 on the CPU."""
+        keys = sample_keys(batch)
+        if self.cache.missing(keys):
+            # one pass for all is simpler than a partial batch, and as fast
+            self.cache.add(keys, self._embed(batch))
+        return self.cache.get_many(keys)
+
+    @torch.no_grad()
+    def _embed(self, batch: Batch) -> Tensor:
+        with _eval_mode(self._backbone), torch.autocast(_device(batch).type, enabled=False):
+            text = self._backbone.text_hidden(**batch.question)
+            pooled_text = masked_max_pool(text.float(), batch.question["attention_mask"])
+            return combine(self._pooled_vision(batch, pooled_text), pooled_text)
+
+    def _pooled_vision(self, batch: Batch, like: Tensor) -> Tensor:
+        """Return ``(B, Dv)``: the maximum over all tokens of a sample's images, 0 without any."""
+        samples = like.shape[0]
+        width = self._backbone.vision_width
+        pooled = like.new_full((samples, width), float("-inf"))
+        if "pixel_values" in batch.inputs:
+            hidden = self._backbone.vision_hidden(batch.inputs).float()
+            counts = self._backbone.vision_rows(batch.inputs, batch.image_counts)
+            hidden = hidden.reshape(-1, hidden.shape[-2], width) if hidden.ndim == 3 else hidden
+            rows = hidden.amax(dim=1) if hidden.ndim == 3 else hidden  # packed patches: (rows, D)
+            owner = torch.arange(samples).repeat_interleave(counts).to(rows.device)
+            pooled.scatter_reduce_(0, owner[:, None].expand_as(rows), rows, reduce="amax")
+        return pooled.masked_fill(pooled.isinf(), 0.0)
+
+
+def sample_keys(batch: Batch) -> list[str]:
+    """Return names of the batch's samples that are unique over tasks and splits."""
+    split = "test" if batch.labels is None else "train"
+    pairs = zip(batch.task_names, batch.sample_ids, strict=True)
+    return [f"{task}/{split}/{sample_id}" for task, sample_id in pairs]
+
+
+def _device(batch: Batch) -> torch.device:
+    return batch.question["input_ids"].device
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode

@@ -1,0 +1,320 @@
+"""The Lightning module: one step of training and of answering. Knows no callback and no stage."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from dmole.allocation import Allocation, Allocator, Unit, build_units
+from dmole.experts import ExpertLibrary, Gates, View
+from dmole.experts.library import seed_from
+from dmole.models.backbone import Backbone
+from dmole.models.embedder import Embedder, sample_keys
+from dmole.optimization import MODULES, Schedule, learning_rate_factor, parameter_groups
+from dmole.routing import Router, Routing
+from dmole.routing.routers import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dmole.data import Batch
+
+
+DEFAULT_ANSWER_TOKENS = 32
+"""Most tokens of an answer to a prompt of no known task."""
+
+
+def _adamw(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one test batch gave.
+
+    Args:
+        keys: Samples, as ``task/split/id``.
+        texts: Their answers.
+        gate_sets: Experts used for each, best first; empty for the base model.
+    """
+
+    keys: list[str]
+    texts: list[str]
+    gate_sets: list[tuple[str, ...]]
+
+
+class ContinualModule(LightningModule):
+    """A frozen multimodal model, its experts and the router that picks them.
+
+    Args:
+        backbone: The base model.
+        allocator: Decides where a new task gets experts.
+        router: Decides which experts a sample uses.
+        alpha: Numerator of the experts' scaling ``alpha / rank``.
+        dropout: Dropout on the experts' input while training.
+        optimizer: Optimizer of the expert that is being trained.
+        schedule: Shape of the learning rate over a stage after the warm-up.
+        warmup: Share of a stage's steps in which the learning rate rises linearly.
+        activation_checkpointing: Trade time for memory in the backward pass.
+        beams: Width of the beam search when answering; 1 is greedy.
+        projector_experts: Whether the projector may hold experts; its layers count in the
+            language model's budget.
+        seed: Fixes the initial weights of the experts.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        allocator: Allocator,
+        router: Router,
+        alpha: float = 16.0,
+        dropout: float = 0.05,
+        optimizer: OptimizerCallable = _adamw,
+        schedule: Schedule = "cosine",
+        warmup: float = 0.03,
+        activation_checkpointing: bool = False,
+        beams: int = 1,
+        projector_experts: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= warmup < 1.0:
+            raise ValueError(f"warmup must be in [0, 1), got {warmup}")
+        self.backbone = backbone
+        self.allocator = allocator
+        self.router = router
+        self.alpha = alpha
+        self.schedule: Schedule = schedule
+        self.warmup = warmup
+        self.beams = beams
+        self.seed = seed
+        self.projector_experts = projector_experts
+        self.update_scale: dict[str, float] = {}
+        self.gate_plan: Mapping[str, tuple[str, ...]] = {}
+        self.answer_lengths: Mapping[str, int] = {}
+        self.allocation: Allocation | None = None
+        self.stage_epochs = 1
+        self.stage_steps = 0
+        self.current_expert: str | None = None
+        self.visible_experts: int | None = None
+        self.library = ExpertLibrary(backbone.model, self._view_of, dropout, seed)
+        self.embedder = Embedder(backbone)
+        self._optimizer = optimizer
+        if activation_checkpointing:
+            backbone.checkpoint_activations(self.library.context.for_checkpointing)
+
+    def _view_of(self, path: str) -> View:
+        return "language" if self.backbone.parts.module_of(path) == "language" else "vision"
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Experts that may be used now: all, unless an earlier stage is looked at again."""
+        return self.library.names[: self.visible_experts]
+
+    # -- experts ---------------------------------------------------------------------------
+
+    def units(self) -> list[Unit]:
+        """Return what may get an expert, in the order of the model."""
+        layers = [
+            layer
+            for layer in self.backbone.layers
+            if self.projector_experts or layer.module != "projector"
+        ]
+        return build_units(layers, self.backbone.linear_shapes(), self.allocator.unit)
+
+    def add_expert(self, allocation: Allocation) -> None:
+        """Place the experts of an allocation on the model, untrained."""
+        ranks = allocation.ranks()
+        self.library.add(allocation.task, ranks, dict.fromkeys(ranks, self.alpha))
+
+    def train_expert(self, name: str, epochs: int, allocation: Allocation | None = None) -> None:
+        """Make one expert the only thing that trains.
+
+        Args:
+            name: The expert.
+            epochs: Length of the stage; the learning rate's schedule spans it.
+            allocation: The plan that placed the expert in this stage, None for an older one.
+        """
+        self.current_expert = name
+        self.allocation = allocation
+        self.stage_epochs = epochs
+        self.update_scale = {}
+        self.library.train_only(name)
+
+    def training_modules(self) -> tuple[str, ...]:
+        """Return the modules (vision, projector, language) in which the current expert sits."""
+        if self.current_expert is None:
+            return ()
+        found = {
+            self.backbone.parts.module_of(path)
+            for path, _ in self.library.experts(self.current_expert)
+        }
+        return tuple(module for module in MODULES if module in found)
+
+    # -- routing ---------------------------------------------------------------------------
+
+    def route(self, batch: Batch) -> Routing:
+        """Choose the experts of each sample: current and partner in training, else the router's."""
+        phase: Phase = "test" if batch.labels is None else "train"
+        current = self.current_expert if phase == "train" else None
+        wanted = self.router.needs(phase, current, self.experts)
+        embeddings = self.embed(batch) if wanted else None
+        return self.router.route(embeddings, batch.task_names, phase, current, self.experts)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return what the router sees of the samples, ``(B, D)`` fp32 on the CPU."""
+        with self.library.context.use(None):
+            return self.embedder(batch)
+
+    def make_gates(self, gates: Tensor, batch: Batch) -> Gates | None:
+        """Bind gate weights ``(B, E)`` to a batch; None where there is no expert yet."""
+        if not self.experts:
+            return None
+        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts)
+        return Gates(self.experts, gates, rows)
+
+    # -- steps -----------------------------------------------------------------------------
+
+    def base_loss(self, batch: Batch) -> Tensor:
+        """Return the bare base model's loss on a batch, for scoring its layers."""
+        with self.library.context.use(None):
+            return self.backbone.loss(batch.inputs, _labels(batch))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of the current expert (and partners) on the batch."""
+        gates = self.make_gates(self.route(batch).gates, batch)
+        with self.library.context.use(gates):
+            loss = self.backbone.loss(batch.inputs, _labels(batch))
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss.item()} at step {self.global_step} of expert "
+                f"{self.current_expert!r}; samples: {', '.join(sample_keys(batch))}"
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.sample_ids))
+        return loss + self._anchor()
+
+    def _anchor(self) -> Tensor:
+        """Return a zero that every trainable parameter takes part in.
+
+        A batch without images leaves vision experts out of the graph; distributed training
+        would then wait for their gradients for ever.
+        """
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        return 0.0 * torch.stack([p.sum() for p in parameters]).sum()
+
+    def test_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Answers]:
+        """Answer a batch of prompts."""
+        return {"answers": self.answer(batch)}
+
+    def answer(self, batch: Batch) -> Answers:
+        """Answer a batch with the experts planned for each sample, or those the router picks."""
+        keys = sample_keys(batch)
+        if all(key in self.gate_plan for key in keys):
+            order = [self.gate_plan[key] for key in keys]
+        else:
+            order = self.route(batch).order
+        gates = self.make_gates(gate_weights(order, self.experts), batch)
+        with self.library.context.use(gates):
+            texts = self.backbone.generate(batch.inputs, self._longest(batch), self.beams)
+        return Answers(keys, texts, order)
+
+    def _longest(self, batch: Batch) -> int:
+        return max(
+            self.answer_lengths.get(task, DEFAULT_ANSWER_TOKENS) for task in batch.task_names
+        )
+
+    # -- optimization ----------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer over named groups (vision, projector, language) and its schedule."""
+        groups = parameter_groups(
+            (self.backbone.parts.module_of(path), parameter)
+            for path, parameter in self.library.parameters(str(self.current_expert))
+        )
+        optimizer = self._optimizer(groups)
+        # Lightning counts the epochs of all stages so far; the schedule is this stage's alone
+        steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
+        steps = self.stage_steps = round(steps_per_epoch * self.stage_epochs)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, steps, self.warmup, self.schedule)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
+        """Step with each module's learning rate scaled by the curriculum."""
+        with scaled_learning_rates(optimizer, self.update_scale):
+            super().optimizer_step(epoch, batch_idx, optimizer, *args)
+
+    def on_train_start(self) -> None:
+        """Switch dropout on, and let its draws depend on seed, expert and rank alone."""
+        self.train()  # a model loaded from a folder comes in evaluation mode
+        name = str(self.current_expert)
+        version = self.library.versions[name]
+        torch.manual_seed(seed_from(self.seed, "dropout", name, version, self.global_rank))
+
+    # -- state -----------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the experts' tensors alone; the frozen base model is never saved."""
+        return {
+            f"{name}/{key}": tensor
+            for name in self.library.names
+            for key, tensor in self.library.state_dict(name).items()
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Fill the experts; every tensor must be there and fit.
+
+        Raises:
+            ValueError: If one is missing, unknown or of another shape.
+        """
+        for name in self.library.names:
+            prefix = f"{name}/"
+            own = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            self.library.load_state_dict(name, own)
+        return torch.nn.modules.module._IncompatibleKeys([], [])
+
+
+def gate_weights(gate_sets: Sequence[tuple[str, ...]], experts: Sequence[str]) -> Tensor:
+    """Return ``(B, E)`` ones and zeros for the named gate sets."""
+    weights = torch.zeros(len(gate_sets), len(experts))
+    index = {name: i for i, name in enumerate(experts)}
+    for row, names in enumerate(gate_sets):
+        for name in names:
+            weights[row, index[name]] = 1.0
+    return weights
+
+
+@contextmanager
+def scaled_learning_rates(optimizer: Any, scale: Mapping[str, float]) -> Iterator[None]:
+    """Multiply the learning rate of named groups for one step, then restore it.
+
+    Scaling gradients instead would do nothing under Adam, whose step does not depend on their
+    size.
+    """
+    groups = optimizer.param_groups
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = group["lr"] * scale.get(group.get("name", ""), 1.0)
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def _labels(batch: Batch) -> Tensor:
+    if batch.labels is None:
+        raise ValueError("a batch without labels cannot be trained on")
+    return batch.labels

@@ -1,0 +1,51 @@
+"""Parameter groups by module and the shape of the learning rate over a stage."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+Schedule = Literal["cosine", "linear", "constant"]
+"""What the learning rate does after the warm-up."""
+
+MODULES = ("vision", "projector", "language")
+"""Parts of a multimodal model, in the order of the data."""
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    """Return one optimizer group a module that has parameters, named after it.
+
+    Args:
+        named: Pairs of module name and parameter.
+    """
+    groups: dict[str, list[nn.Parameter]] = {module: [] for module in MODULES}
+    for module, parameter in named:
+        groups[module].append(parameter)
+    return [{"name": module, "params": found} for module, found in groups.items() if found]
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float, schedule: Schedule) -> float:
+    """Return the factor on the peak learning rate before an optimizer step.
+
+    Args:
+        step: 0-based step within the stage.
+        steps: Steps of the stage.
+        warmup: Share of them in which the factor rises linearly to 1.
+        schedule: What follows: a half cosine or a line to 0, or 1 throughout.
+
+    Example:
+        >>> [round(learning_rate_factor(s, 10, 0.2, "cosine"), 2) for s in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 1.0, 0.5, 0.04]
+    """
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - rising) / max(1, steps - rising))
+    return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))

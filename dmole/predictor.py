@@ -1,0 +1,119 @@
+"""Answers from a finished run: its experts on the base model, its router in front."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+
+from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
+from dmole.experts import load_expert
+from dmole.routing import gate_set_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dmole.data import ContinualDataModule
+    from dmole.module import ContinualModule
+
+PROMPT_TASK = "prompt"
+"""Stands for the task of a prompt whose task nobody names: the router decides."""
+
+
+class Predictor:
+    """Answers prompts about images.
+
+    Args:
+        model: A module with the run's base model; receives experts and router.
+        data: Makes the batches.
+        run: The run folder.
+
+    Raises:
+        ValueError: If the run folder lacks a part, or it does not fit the model.
+    """
+
+    def __init__(self, model: ContinualModule, data: ContinualDataModule, run: Path) -> None:
+        self._model = model
+        self._data = data
+        data.attach_processor(model.backbone.processor)
+        load_run(model, run)
+        model.eval()
+
+    def __call__(
+        self, prompts: Sequence[Mapping[str, Any]], max_new_tokens: int = 32
+    ) -> list[dict[str, Any]]:
+        """Return one answer a prompt.
+
+        Args:
+            prompts: Each with ``prompt`` and, where it has one, ``image`` (a path).
+            max_new_tokens: Longest answer.
+
+        Returns:
+            ``{"id", "image", "prompt", "prediction", "gate_set"}`` in the order of the prompts.
+        """
+        self._model.answer_lengths = {PROMPT_TASK: max_new_tokens}
+        samples = [_sample(index, prompt) for index, prompt in enumerate(prompts)]
+        loader = self._data.embedding_loader([(s, PROMPT_TASK) for s in samples], generation=True)
+        results: list[dict[str, Any]] = []
+        with torch.no_grad():
+            for batch in loader:
+                answers = self._model.answer(move_data_to_device(batch, self._model.device))
+                for text, gate_set in zip(answers.texts, answers.gate_sets, strict=True):
+                    prompt = prompts[len(results)]
+                    image = prompt.get("image")
+                    results.append(
+                        {
+                            "id": samples[len(results)].id,
+                            "image": None if image is None else str(image),
+                            "prompt": prompt["prompt"],
+                            "prediction": text,
+                            "gate_set": gate_set_name(gate_set),
+                        }
+                    )
+        return results
+
+
+def load_run(model: ContinualModule, run: Path) -> None:
+    """Load the experts and the router of a run folder into a module without experts.
+
+    Raises:
+        ValueError: If a part is missing or does not fit.
+    """
+    index = run / "experts" / "experts.json"
+    if not index.is_file():
+        raise ValueError(f"{run} has no experts: {index} is missing")
+    for name in json.loads(index.read_text(encoding="utf-8")):
+        load_expert(model.library, name, run / "experts" / name)
+    model.router.load(run / "router")
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """Return the prompts of a JSON file: a list of objects with ``prompt`` and ``image``.
+
+    Raises:
+        ValueError: If the file is missing or of another shape; names file and item.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read prompts {path}: {error}") from error
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{path}: expected a list of prompts, got {type(content).__name__}")
+    for index, item in enumerate(content):
+        if not isinstance(item, dict) or not isinstance(item.get("prompt"), str):
+            raise ValueError(f"{path}: item {index} has no text under 'prompt'")
+        if item.get("image") is not None:
+            item["image"] = path.parent / str(item["image"])
+    return content
+
+
+def _sample(index: int, prompt: Mapping[str, Any]) -> Sample:
+    text, image = str(prompt["prompt"]), prompt.get("image")
+    if image is None:
+        return Sample(str(index), (Turn("user", text),))
+    if IMAGE_PLACEHOLDER not in text:
+        text = f"{IMAGE_PLACEHOLDER}\n{text}"
+    return Sample(str(index), (Turn("user", text),), (FileImage(Path(image)),))

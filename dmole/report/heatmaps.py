@@ -1,0 +1,187 @@
+"""Figures that color a grid: the evaluation matrix, the allocation, the routing."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from dmole.metrics.matrix import TaskOfStage
+from dmole.report.style import ACCENT, INK, MISSING, dress, new_figure
+
+Array = npt.NDArray[np.float64]
+
+MOST_ANNOTATED = 400
+"""Grids of more cells carry no numbers, which could not be read."""
+
+MOST_LABELS = 80
+"""Grids of more rows label only every n-th."""
+
+
+def matrix_heatmap(
+    matrix: npt.ArrayLike,
+    task_names: Sequence[str],
+    title: str,
+    task_of_stage: TaskOfStage | None = None,
+) -> Figure:
+    """Draw the evaluation matrix: one row a stage, one column a task.
+
+    Cells in which a task was just learned are framed; missing ones are grey.
+
+    Args:
+        matrix: Scores of shape ``(stages + 1, tasks)``, percent.
+        task_names: One name a column.
+        title: Words above the figure.
+        task_of_stage: Zero-based task or tasks of each stage; None means stage ``t`` learned the
+            ``t``-th task.
+
+    Raises:
+        ValueError: If the number of names and columns differ.
+    """
+    scores = np.asarray(matrix, dtype=np.float64)
+    if scores.ndim != 2 or scores.shape[1] != len(task_names):
+        raise ValueError(f"matrix of shape {scores.shape} for {len(task_names)} tasks")
+    stages = ["before training", *(f"after stage {t}" for t in range(1, len(scores)))]
+    figure = new_figure(2.6 + 0.95 * len(task_names), 1.5 + 0.42 * len(stages))
+    axes = figure.subplots()
+    top = max(100.0, float(np.nanmax(scores, initial=0.0)))
+    _grid(axes, scores, (list(task_names), stages), (0.0, top), lambda score: f"{score:.1f}")
+    learned = range(min(len(scores) - 1, len(task_names)))
+    for row, entry in enumerate(learned if task_of_stage is None else task_of_stage, start=1):
+        for column in [entry] if isinstance(entry, int) else entry:
+            _frame(axes, row, column)
+    dress(axes, title, "task evaluated  (framed: just learned)", "")
+    _bar(figure, axes, "score (%)")
+    return figure
+
+
+def _frame(axes: Axes, row: int, column: int) -> None:
+    frame = Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=ACCENT)
+    frame.set(linewidth=1.8, zorder=3)  # above the lines between cells
+    axes.add_patch(frame)
+
+
+def allocation_heatmap(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Draw where each task's experts sit: one row a layer, one column a task.
+
+    The color is the layer's proxy score as a share of the task's highest; a dot marks an expert.
+
+    Args:
+        rows: Rows of ``allocation.csv``: ``task``, ``module``, ``layer``, ``score`` and ``expert``
+            (0 or 1), strings or numbers.
+        title: Words above the figure.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    if not rows:
+        raise ValueError("no allocation to draw")
+    tasks = list(dict.fromkeys(str(row["task"]) for row in rows))
+    modules = {str(row["layer"]): str(row["module"]) for row in rows}
+    layers = list(modules)
+    scores = np.full((len(layers), len(tasks)), math.nan)
+    experts = []
+    for row in rows:
+        place = layers.index(str(row["layer"])), tasks.index(str(row["task"]))
+        scores[place] = float(row["score"]) if str(row["score"]).strip() else math.nan
+        if int(row["expert"]):
+            experts.append(place)
+    height = min(0.24, 14 / len(layers))  # inches a layer
+    figure = new_figure(2.8 + 0.95 * len(tasks), 1.6 + height * len(layers))
+    axes = figure.subplots()
+    _grid(axes, _share_of_highest(scores), (tasks, layers), (0.0, 1.0), None)
+    for y, x in experts:
+        dot = axes.plot(x, y, "o", color=ACCENT, markeredgecolor="white")
+        dot[0].set(markersize=max(29 * height, 3.0), markeredgewidth=4 * height)
+    for y in range(1, len(layers)):
+        if modules[layers[y]] != modules[layers[y - 1]]:
+            axes.axhline(y - 0.5, color=INK, linewidth=1.4)
+    dress(axes, title, "task  (dot: expert added)", "layer")
+    _bar(figure, axes, "proxy score, share of the task's highest")
+    return figure
+
+
+def activation_heatmap(counts: Mapping[str, Mapping[str, int]], title: str) -> Figure:
+    """Draw which experts answered: one row a true task, one column a gate set.
+
+    Args:
+        counts: Number of samples by true task and gate set (names joined by ``+``, or ``base``).
+        title: Words above the figure.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    tasks = list(counts)
+    gate_sets = _ordered_gate_sets(counts)
+    if not tasks or not gate_sets:
+        raise ValueError("no routing to draw")
+    table = np.array([[float(counts[t].get(g, 0)) for g in gate_sets] for t in tasks])
+    totals = table.sum(axis=1, keepdims=True)
+    shares = 100.0 * np.divide(table, totals, out=np.full_like(table, math.nan), where=totals > 0)
+    figure = new_figure(2.8 + 0.95 * len(gate_sets), 1.7 + 0.42 * len(tasks))
+    axes = figure.subplots()
+    _grid(axes, shares, (gate_sets, tasks), (0.0, 100.0), lambda share: f"{share:.0f}")
+    dress(axes, title, "experts used", "true task")
+    _bar(figure, axes, "samples of the task (%)")
+    return figure
+
+
+def _ordered_gate_sets(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Order columns: each task's own set first, in the order of the rows, the base model last."""
+    found = dict.fromkeys(name for row in counts.values() for name in row)
+    own = [task for task in counts if task in found]
+    mixed = sorted(name for name in found if name not in counts and name != "base")
+    return [*own, *mixed, *(["base"] if "base" in found else [])]
+
+
+def _share_of_highest(scores: Array) -> Array:
+    """Divide each column by its highest finite score; columns without one stay missing."""
+    highest = np.max(np.nan_to_num(scores, nan=0.0), axis=0)
+    missing = np.full_like(scores, math.nan)
+    shares: Array = np.divide(scores, highest, out=missing, where=highest > 0)
+    return shares
+
+
+def _grid(
+    axes: Axes,
+    values: Array,
+    labels: tuple[Sequence[str], Sequence[str]],
+    limits: tuple[float, float],
+    write: Callable[[float], str] | None,
+) -> None:
+    """Color a grid of ``(rows, columns)``, white lines between cells, numbers where they fit."""
+    colors = matplotlib.colormaps["Blues"].with_extremes(bad=MISSING)
+    masked = np.ma.masked_invalid(values)
+    axes.imshow(masked, cmap=colors, vmin=limits[0], vmax=limits[1], aspect="auto")
+    columns, rows = labels
+    wrapped = [textwrap.fill(name.replace("+", " + "), 12) for name in columns]
+    axes.set_xticks(range(len(columns)), wrapped)
+    step = 1 + len(rows) // MOST_LABELS
+    axes.set_yticks(range(0, len(rows), step), rows[::step])
+    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5 if step == 1 else 0.4)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+    if write is None or values.size > MOST_ANNOTATED:
+        return
+    middle = limits[0] + 0.55 * (limits[1] - limits[0])
+    for (y, x), value in np.ndenumerate(values):
+        text = "-" if math.isnan(value) else write(value)
+        ink = "white" if value > middle else INK
+        axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color=ink)
+
+
+def _bar(figure: Figure, axes: Axes, label: str) -> None:
+    bar = figure.colorbar(axes.images[0], ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label(label, fontsize=8.5, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    bar.outline.set_visible(False)

@@ -1,0 +1,162 @@
+"""A finished run as its folder tells it: matrices, figures, cost, settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from dmole.metrics.matrix_file import read_matrix
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run left behind.
+
+    Args:
+        folder: The run folder.
+        method: Name of the run: the trainer's ``name``, else that of the folder.
+        seed: ``seed_everything`` of the config, None where it has none.
+        task_names: Tasks in the order of the matrix.
+        matrix: Evaluation matrix of shape ``(stages + 1, tasks)``, percent.
+        oracle_matrix: The same under oracle gates; None where the run has none.
+        metrics: Content of ``metrics.json``.
+        timing: Content of ``timing.json``.
+        config: Content of ``config.yaml``.
+    """
+
+    folder: Path
+    method: str
+    seed: int | None
+    task_names: list[str]
+    matrix: Array
+    oracle_matrix: Array | None
+    metrics: dict[str, Any]
+    timing: dict[str, Any]
+    config: dict[str, Any]
+
+    def figure(self, name: str) -> float:
+        """Return a figure of ``metrics.json`` (percent), NaN where it is missing."""
+        return _number(self.metrics.get(name))
+
+    @property
+    def task_of_stage(self) -> list[list[int]] | None:
+        """Tasks each stage learned, told from the oracle matrix, which holds seen tasks only.
+
+        None where there is no such matrix: stage ``t`` is taken to learn the ``t``-th task.
+        """
+        if self.oracle_matrix is None:
+            return None
+        seen = ~np.isnan(self.oracle_matrix)
+        new = seen[1:] & ~seen[:-1]
+        return [np.flatnonzero(row).tolist() for row in new]
+
+    @property
+    def oracle_bwt(self) -> float:
+        """BWT under oracle gates, NaN where it is missing; exactly 0 if no expert changed."""
+        return _number((self.metrics.get("oracle") or {}).get("BWT"))
+
+    @property
+    def trainable_per_task(self) -> float:
+        """Mean number of trainable parameters a task, NaN where ``timing.json`` has none."""
+        trainable = (self.timing.get("parameters") or {}).get("trainable")
+        if isinstance(trainable, Mapping):
+            return float(np.mean([float(n) for n in trainable.values()])) if trainable else np.nan
+        return _number(trainable)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the whole run in seconds, NaN where it is missing."""
+        return _number(self.timing.get("seconds"))
+
+
+def load_run(run_dir: str | Path) -> Run:
+    """Read a run folder.
+
+    Args:
+        run_dir: ``<default_root_dir>/<name>/version_N``.
+
+    Returns:
+        The run. ``oracle_matrix.csv`` may be missing, as methods without experts have none.
+
+    Raises:
+        FileNotFoundError: If the folder, or a file every run leaves, is missing; names it.
+        ValueError: If a file cannot be read as what it should be; names it.
+    """
+    folder = Path(run_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no run folder {folder}")
+    matrix, names = read_matrix(_existing(folder, "evaluation_matrix.csv"))
+    config = _read_yaml(_existing(folder, "config.yaml"))
+    oracle_file = folder / "oracle_matrix.csv"
+    oracle = read_matrix(oracle_file)[0] if oracle_file.is_file() else None
+    if oracle is not None and oracle.shape != matrix.shape:
+        raise ValueError(f"{oracle_file}: shape {oracle.shape}, evaluation matrix {matrix.shape}")
+    return Run(
+        folder=folder,
+        method=_method(folder, config),
+        seed=config["seed_everything"] if _is_seed(config.get("seed_everything")) else None,
+        task_names=names,
+        matrix=matrix,
+        oracle_matrix=oracle,
+        metrics=_read_json(_existing(folder, "metrics.json")),
+        timing=_read_json(_existing(folder, "timing.json")),
+        config=config,
+    )
+
+
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"run folder {folder} has no {name}: was the run finished?")
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return _mapping(path, content)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    return _mapping(path, content)
+
+
+def _mapping(path: Path, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def _method(folder: Path, config: dict[str, Any]) -> str:
+    """Return the trainer's name, plain or under `init_args`, else the folder above `version_N`."""
+    trainer = config.get("trainer")
+    if isinstance(trainer, dict):
+        name = trainer.get("name") or (trainer.get("init_args") or {}).get("name")
+        if name:
+            return str(name)
+    folder = folder.resolve()
+    return folder.parent.name if re.fullmatch(r"version_\d+", folder.name) else folder.name
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float:
+    return np.nan if value is None else float(value)

@@ -1,0 +1,167 @@
+"""Reconstructors of embeddings: closed form or trained, all evaluated in one batched product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+Output = Literal["linear", "sigmoid"]
+
+CHUNK = 1024
+"""Rows evaluated at once, which bounds the memory of a large held-out slice."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A fitted reconstructor: ``decode(activate(encode(z)))``, float32 on the CPU.
+
+    Args:
+        w_enc: Shape ``(H, D)``.
+        b_enc: Shape ``(H,)``.
+        w_dec: Shape ``(D, H)``.
+        b_dec: Shape ``(D,)``.
+        relu: Whether the hidden activation is a ReLU, else none.
+        sigmoid: Whether the output goes through a sigmoid, else it is linear.
+    """
+
+    w_enc: Tensor
+    b_enc: Tensor
+    w_dec: Tensor
+    b_dec: Tensor
+    relu: bool
+    sigmoid: bool
+
+    def losses(self, rows: Tensor) -> Tensor:
+        """Return the mean squared error over dimensions, ``(N,)`` for ``(N, D)``."""
+        return ReconstructorStack([self]).losses(rows)[:, 0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the four tensors by name, as saved."""
+        return {name: getattr(self, name) for name in ("w_enc", "b_enc", "w_dec", "b_dec")}
+
+
+def parameter_count(weights: Weights) -> int:
+    """Return the number of parameters of a reconstructor."""
+    return sum(tensor.numel() for tensor in weights.tensors().values())
+
+
+class Reconstructor(Protocol):
+    """Learns to reproduce one task's embeddings."""
+
+    def fit(self, rows: Tensor, generator: torch.Generator) -> Weights:
+        """Return weights fitted to preprocessed embeddings ``(N, D)``."""
+
+
+class PCAReconstructor:
+    """The best linear autoencoder, in closed form.
+
+    Args:
+        components: Width of the bottleneck. At most half the dimensions (a full basis would
+            reproduce every task's samples) and one less than the samples are used.
+
+    Raises:
+        ValueError: If ``components`` is not positive.
+    """
+
+    def __init__(self, components: int = 128) -> None:
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}")
+        self.components = components
+
+    def fit(self, rows: Tensor, generator: torch.Generator) -> Weights:
+        """Return the projection on the leading principal components of ``(N, D)``."""
+        rows = rows.detach().double()
+        samples, width = rows.shape
+        count = min(self.components, samples - 1, max(1, width // 2))
+        mean = rows.mean(dim=0)
+        basis = _leading_directions(rows - mean, count)  # (H, D)
+        peaks = basis.gather(1, basis.abs().argmax(dim=1, keepdim=True))
+        basis = basis * torch.where(peaks < 0, -1.0, 1.0)  # eigenvectors have no sign of their own
+        return Weights(
+            w_enc=basis.float().cpu(),
+            b_enc=(-basis @ mean).float().cpu(),
+            w_dec=basis.T.float().contiguous().cpu(),
+            b_dec=mean.float().cpu(),
+            relu=False,
+            sigmoid=False,
+        )
+
+
+def _leading_directions(centered: Tensor, count: int) -> Tensor:
+    """Orthonormal rows ``(count, D)`` of largest variance, through the smaller Gram matrix."""
+    samples, width = centered.shape
+    if samples >= width:
+        directions: Tensor = torch.linalg.eigh(centered.T @ centered).eigenvectors
+        return directions[:, width - count :].flip(1).T
+    vectors: Tensor = torch.linalg.eigh(centered @ centered.T).eigenvectors
+    vectors = vectors[:, samples - count :].flip(1)
+    # QR keeps directions without variance orthonormal, where dividing by their norm would not
+    basis: Tensor = torch.linalg.qr(centered.T @ vectors).Q
+    return basis.T
+
+
+class ReconstructorStack:
+    """Fitted reconstructors of one kind as one batched product.
+
+    Args:
+        weights: One per task, same ``D``; hidden widths are padded with zeros to the largest.
+
+    Raises:
+        ValueError: If there is none, or their kinds or widths differ.
+    """
+
+    def __init__(self, weights: Sequence[Weights]) -> None:
+        if not weights:
+            raise ValueError("there is no reconstructor to stack")
+        kinds = {(one.relu, one.sigmoid, one.w_enc.shape[1]) for one in weights}
+        if len(kinds) > 1:
+            raise ValueError(f"reconstructors differ in (relu, sigmoid, width): {sorted(kinds)}")
+        self.relu, self.sigmoid, self.width = kinds.pop()
+        hidden = max(one.w_enc.shape[0] for one in weights)
+        gaps = [hidden - one.w_enc.shape[0] for one in weights]
+        self.w_enc = torch.stack(
+            [pad(w.w_enc.double(), (0, 0, 0, gap)).T for w, gap in zip(weights, gaps, strict=True)]
+        )  # (E, D, H)
+        self.b_enc = torch.stack(
+            [pad(w.b_enc.double(), (0, gap)) for w, gap in zip(weights, gaps, strict=True)]
+        )[:, None]  # (E, 1, H)
+        self.w_dec = torch.stack(
+            [pad(w.w_dec.double(), (0, gap)).T for w, gap in zip(weights, gaps, strict=True)]
+        )  # (E, H, D)
+        self.b_dec = torch.stack([w.b_dec.double() for w in weights])[:, None]  # (E, 1, D)
+
+    @torch.no_grad()
+    def losses(self, rows: Tensor) -> Tensor:
+        """Return each reconstructor's mean squared error over dimensions.
+
+        Computed in float64 on the CPU, also under autocast, and rounded to float32: a loss then
+        depends neither on the device and its reduced-precision modes nor, through the order of
+        a sum, on the other rows.
+
+        Args:
+            rows: Preprocessed embeddings of shape ``(N, D)``.
+
+        Returns:
+            Shape ``(N, E)``, float32.
+
+        Raises:
+            ValueError: If the width of the rows is not that of the reconstructors.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.width:
+            raise ValueError(f"expected embeddings (N, {self.width}), got {tuple(rows.shape)}")
+        rows = rows.detach().to(device="cpu", dtype=torch.float64)
+        with torch.autocast("cpu", enabled=False):
+            return torch.cat([self._losses(chunk) for chunk in torch.split(rows, CHUNK)])
+
+    def _losses(self, rows: Tensor) -> Tensor:
+        batch = rows.expand(self.w_enc.shape[0], *rows.shape)  # (E, N, D)
+        hidden = torch.baddbmm(self.b_enc, batch, self.w_enc)  # (E, N, H)
+        hidden = hidden.relu() if self.relu else hidden
+        output = torch.baddbmm(self.b_dec, hidden, self.w_dec)  # (E, N, D)
+        output = output.sigmoid() if self.sigmoid else output
+        return (output - rows).square().mean(dim=-1).T.float().contiguous()

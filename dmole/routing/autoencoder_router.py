@@ -1,0 +1,249 @@
+"""The router of D-MoLE: one reconstructor per task, experts whose task reproduces the sample."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dmole.routing.bank import AutoencoderBank
+from dmole.routing.gates import batch_vote, choose_partner, select_experts
+from dmole.routing.preprocessing import quantile_table
+from dmole.routing.routers import Phase, Router, RouterFit, Routing, current_column, route_by_name
+from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
+from dmole.routing.trained import BiasInit, Kind, build_reconstructor
+
+Vote = Literal["sample", "batch"]
+
+
+class AutoencoderRouter(Router):
+    """Use the experts whose task autoencoders reproduce a sample best, at most two or none.
+
+    Args:
+        reconstructor: ``pca`` (closed form), ``mlp_linear``, or ``mlp_sigmoid`` (the release).
+        components: Width of the bottleneck.
+        standardize: Standardize L2-normalized embeddings by the first task's statistics. Off
+            in the release; on, other tasks' samples are told apart far better.
+        quantile: The threshold is this quantile of the losses on a held-out slice ...
+        threshold_scale: ... times this; may be changed at any time.
+        max_experts: Experts of a sample at test time.
+        second_ratio: A second expert only where its loss is within this factor of the first
+            one's; None is the published rule.
+        vote: ``sample`` routes each sample by itself; ``batch`` takes a vote (the release).
+        vote_support: Share of the votes a second expert or a partner needs.
+        heldout_fraction: Share of the embeddings that sets the threshold, not fitted to.
+        partner: Whether a past expert helps while a new one trains.
+        patience: Epochs without improvement before a trained reconstructor stops.
+        max_epochs: Epochs at most of a trained reconstructor.
+        bias_init: Start of its output bias, see :class:`~dmole.routing.trained.MLPReconstructor`.
+        seed: Draws the held-out slice and what a trained reconstructor draws, with the task.
+
+    Raises:
+        ValueError: If an argument is out of range, or a sigmoid is to reproduce standardized
+            embeddings, which lie outside its range.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold's rule is ours, since the
+        release reads it from a file that no script writes.
+    """
+
+    needs_embeddings = True
+
+    def __init__(
+        self,
+        *,
+        reconstructor: Kind = "pca",
+        components: int = 128,
+        standardize: bool = True,
+        quantile: float = 0.99,
+        threshold_scale: float = 1.0,
+        max_experts: int = 2,
+        second_ratio: float | None = None,
+        vote: Vote = "sample",
+        vote_support: float = 0.3,
+        heldout_fraction: float = 0.2,
+        partner: bool = True,
+        patience: int = 10,
+        max_epochs: int = 1000,
+        bias_init: BiasInit = "default",
+        seed: int = 42,
+    ) -> None:
+        _check_choice("reconstructor", reconstructor, Kind)
+        _check_choice("vote", vote, Vote)
+        if reconstructor == "mlp_sigmoid" and standardize:
+            raise ValueError("reconstructor mlp_sigmoid needs standardize: false: it emits 0 to 1")
+        for name, value in {
+            "quantile": quantile,
+            "heldout_fraction": heldout_fraction,
+            "vote_support": vote_support,
+        }.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        if max_experts < 1:
+            raise ValueError(f"max_experts must be at least 1, got {max_experts}")
+        if second_ratio is not None and second_ratio < 1:
+            raise ValueError(f"second_ratio must be at least 1, got {second_ratio}")
+        self.reconstructor: Kind = reconstructor
+        self.standardize = standardize
+        self.quantile = quantile
+        self.threshold_scale = threshold_scale
+        self.max_experts = max_experts
+        self.second_ratio = second_ratio
+        self.vote: Vote = vote
+        self.vote_support = vote_support
+        self.heldout_fraction = heldout_fraction
+        self.partner = partner
+        self.seed = seed
+        fitter = build_reconstructor(
+            reconstructor, components, patience=patience, max_epochs=max_epochs, bias_init=bias_init
+        )
+        self._bank = AutoencoderBank(fitter, standardize, heldout_fraction)
+
+    @property
+    def threshold_scale(self) -> float:
+        """Factor on every threshold; 0 always gives the base model, infinity the nearest."""
+        return self._threshold_scale
+
+    @threshold_scale.setter
+    def threshold_scale(self, scale: float) -> None:
+        if not scale >= 0:
+            raise ValueError(f"threshold_scale must be at least 0, got {scale}")
+        self._threshold_scale = scale
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks the router was fitted to, in order."""
+        return self._bank.tasks
+
+    def threshold(self, task: str) -> float:
+        """Return the task's threshold, the scale included."""
+        return self._bank.threshold(task, self.quantile) * self.threshold_scale
+
+    def fit(
+        self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
+    ) -> RouterFit:
+        """Fit the task's reconstructor and threshold; see :meth:`Router.fit`.
+
+        Raises:
+            ValueError: If there are fewer than two embeddings or one is not finite.
+        """
+        self._bank.fit(task, embeddings, generator or _seeded(self.seed, task))
+        return self.summary(task)
+
+    def summary(self, task: str) -> RouterFit:
+        """Return what :meth:`fit` found out about a fitted task."""
+        losses = self._bank.heldout_losses(task)
+        return RouterFit(losses, self.threshold(task), quantile_table(losses))
+
+    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
+        """Return whether an autoencoder will be asked."""
+        return bool(self._asked(phase, current, experts))
+
+    def losses(self, embeddings: Tensor, tasks: Sequence[str]) -> Tensor:
+        """Return the loss of raw embeddings ``(N, D)`` under each fitted task, ``(N, E)``."""
+        return self._bank.losses(embeddings, tasks)
+
+    def route(
+        self,
+        embeddings: Tensor | None,
+        task_names: Sequence[str],
+        phase: Phase,
+        current: str | None,
+        experts: Sequence[str],
+    ) -> Routing:
+        """Return the experts of each sample; see :meth:`Router.route`."""
+        lead = (experts[current_column(current, experts)],) if phase == "train" else ()
+        asked = self._asked(phase, current, experts)
+        if not asked:
+            return route_by_name([lead] * len(task_names), experts)
+        if embeddings is None or len(embeddings) != len(task_names):
+            got = None if embeddings is None else tuple(embeddings.shape)
+            raise ValueError(f"expected {len(task_names)} embeddings, got {got}")
+        found = self.losses(embeddings, asked)
+        thresholds = torch.tensor([self.threshold(task) for task in asked], dtype=torch.float32)
+        order = self._choose(found, thresholds, phase)
+        losses = torch.full((len(task_names), len(experts)), math.inf)
+        losses[:, [list(experts).index(task) for task in asked]] = found
+        names = [lead + tuple(asked[column] for column in columns) for columns in order]
+        return route_by_name(names, experts, losses)
+
+    def _asked(self, phase: Phase, current: str | None, experts: Sequence[str]) -> list[str]:
+        """Experts whose autoencoder is evaluated."""
+        if phase == "test":
+            return [name for name in experts if name in self.tasks]
+        past = [name for name in experts if name in self.tasks and name != current]
+        return past if self.partner else []
+
+    def _choose(self, losses: Tensor, thresholds: Tensor, phase: Phase) -> list[tuple[int, ...]]:
+        """Columns per sample, best first."""
+        training = phase == "train"
+        if self.vote == "batch":
+            winners = batch_vote(
+                losses,
+                thresholds,
+                support=self.vote_support,
+                max_experts=1 if training else self.max_experts,
+                support_first=training,
+            )
+            return [winners] * len(losses)
+        if training:
+            partners = choose_partner(losses, thresholds)
+            return [() if column is None else (column,) for column in partners]
+        return select_experts(
+            losses, thresholds, max_experts=self.max_experts, second_ratio=self.second_ratio
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that was learned; see :meth:`Router.state_dict`."""
+        return {
+            "kind": self._kind(),
+            "tasks": {task: self._bank.tensors(task) for task in self.tasks},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
+        if state.get("kind") != self._kind():
+            raise ValueError(f"router state is of {state.get('kind')}, this is {self._kind()}")
+        self._bank.load(
+            state["tasks"],
+            relu=self.reconstructor != "pca",
+            sigmoid=self.reconstructor == "mlp_sigmoid",
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the router; the index tells each task's threshold at scale 1."""
+        tasks = []
+        for task in self.tasks:
+            write_tensors(Path(folder), task, self._bank.tensors(task))
+            threshold = self._bank.threshold(task, self.quantile)
+            quantiles = quantile_table(self._bank.heldout_losses(task))
+            tasks.append({"name": task, "threshold": threshold, "quantiles": quantiles})
+        content = {"router": type(self).__name__, "kind": self._kind(), "tasks": tasks}
+        write_index(Path(folder), content)
+
+    def load(self, folder: str | Path) -> None:
+        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
+        index = read_index(Path(folder), type(self).__name__)
+        names = [task["name"] for task in index["tasks"]]
+        tensors = {name: read_tensors(Path(folder), name) for name in names}
+        self.load_state_dict({"kind": index["kind"], "tasks": tensors})
+
+    def _kind(self) -> dict[str, Any]:
+        """What a saved router must agree with to be continued."""
+        return {"reconstructor": self.reconstructor, "standardize": self.standardize}
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
+
+
+def _seeded(seed: int, task: str) -> torch.Generator:
+    """A task's own stream: the same wherever the task stands in the sequence."""
+    digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

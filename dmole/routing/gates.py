@@ -1,0 +1,135 @@
+"""From reconstruction losses to ordered experts and gates. Pure functions, no model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def select_experts(
+    losses: Tensor,
+    thresholds: Tensor,
+    *,
+    max_experts: int = 2,
+    second_ratio: float | None = None,
+) -> list[tuple[int, ...]]:
+    r"""Return the experts of each sample, best first; empty means the base model alone.
+
+    .. math:: C(x) = \{ i : \ell_i(x) < \tau_i \}, \quad \text{active} = \text{smallest in } C
+
+    Args:
+        losses: Reconstruction losses of shape ``(B, E)``; infinite where there is no router.
+        thresholds: Shape ``(E,)``; a loss must be strictly below.
+        max_experts: At most so many per sample.
+        second_ratio: A further expert only where its loss is within this factor of the first
+            one's; None is the published rule.
+
+    Returns:
+        One tuple of columns per sample; ties go to the lower column.
+
+    Raises:
+        ValueError: If shapes or arguments are out of range.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672.
+
+    Example:
+        >>> select_experts(torch.tensor([[0.3, 0.1, 0.2]]), torch.tensor([1.0, 1.0, 1.0]))
+        [(1, 2)]
+    """
+    if max_experts < 1:
+        raise ValueError(f"max_experts must be at least 1, got {max_experts}")
+    if second_ratio is not None and second_ratio < 1:
+        raise ValueError(f"second_ratio must be at least 1, got {second_ratio}")
+    result = []
+    for row, ranked in zip(losses.tolist(), _ranked(losses, thresholds), strict=True):
+        bound = row[ranked[0]] * second_ratio if ranked and second_ratio is not None else None
+        kept = [i for i in ranked if bound is None or row[i] <= bound]
+        result.append(tuple(kept[:max_experts]))
+    return result
+
+
+def choose_partner(
+    losses: Tensor, thresholds: Tensor, current: int | None = None
+) -> list[int | None]:
+    """Return each sample's best past expert under its threshold, or None.
+
+    Args:
+        losses: Reconstruction losses of shape ``(B, E)``.
+        thresholds: Shape ``(E,)``.
+        current: Column of the expert in training, never its own partner.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold is the release's.
+    """
+    partners: list[int | None] = []
+    for ranked in _ranked(losses, thresholds):
+        past = [column for column in ranked if column != current]
+        partners.append(past[0] if past else None)
+    return partners
+
+
+def batch_vote(
+    losses: Tensor,
+    thresholds: Tensor,
+    *,
+    support: float = 0.3,
+    max_experts: int = 2,
+    support_first: bool = False,
+) -> tuple[int, ...]:
+    """Return one set of experts for a whole batch, by vote of its samples.
+
+    Each sample votes for its best expert under threshold. The result depends on batch mates
+    and batch size; it exists to reproduce the release.
+
+    Args:
+        losses: Reconstruction losses of shape ``(B, E)``.
+        thresholds: Shape ``(E,)``.
+        support: Least share of the votes cast that an expert after the first needs.
+        max_experts: At most so many.
+        support_first: Whether the first needs the support too (choice of a training partner).
+
+    Returns:
+        Columns with the most votes first; ties go to the lower column.
+
+    Source:
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (code release).
+    """
+    votes = Counter(ranked[0] for ranked in _ranked(losses, thresholds) if ranked)
+    cast = votes.total()
+    winners = sorted(votes, key=lambda column: (-votes[column], column))[:max_experts]
+    return tuple(
+        column
+        for place, column in enumerate(winners)
+        if votes[column] / cast >= support or (place == 0 and not support_first)
+    )
+
+
+def gates_from_order(order: Sequence[Sequence[int]], num_experts: int) -> Tensor:
+    """Return hard gates of shape ``(B, E)``, float32: 1 where an expert is on."""
+    gates = torch.zeros(len(order), num_experts)
+    for sample, columns in enumerate(order):
+        gates[sample, list(columns)] = 1.0
+    return gates
+
+
+def gate_set_name(names: Sequence[str]) -> str:
+    """Return the gate set as reports spell it: names joined by ``+``, or ``base``."""
+    return "+".join(names) or "base"
+
+
+def _ranked(losses: Tensor, thresholds: Tensor) -> list[list[int]]:
+    """Columns under their threshold per sample, smallest loss first."""
+    if losses.ndim != 2 or thresholds.shape != losses.shape[1:]:
+        raise ValueError(
+            f"expected losses (B, E) and thresholds (E,), "
+            f"got {tuple(losses.shape)} and {tuple(thresholds.shape)}"
+        )
+    accepted = (losses < thresholds).tolist()
+    return [
+        sorted((c for c, good in enumerate(flags) if good), key=row.__getitem__)
+        for row, flags in zip(losses.tolist(), accepted, strict=True)
+    ]

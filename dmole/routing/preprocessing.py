@@ -1,0 +1,86 @@
+"""What an embedding goes through before an autoencoder sees it, and how losses are summarized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
+
+
+def normalize_rows(rows: Tensor, eps: float = 1e-12) -> Tensor:
+    """Return rows of unit length, float32; a zero row stays zero.
+
+    Lengths are taken in float64, so that their rounding does not depend on the other rows.
+
+    Args:
+        rows: Shape ``(N, D)``.
+        eps: Least length divided by.
+    """
+    rows = rows.double()
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return (rows / lengths.clamp_min(eps)).float()
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """L2 normalization, then standardization with statistics that are frozen for ever.
+
+    Args:
+        mean: Mean per dimension ``(D,)``, or None to leave out the standardization.
+        std: Standard deviation per dimension ``(D,)``, positive.
+    """
+
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+    @classmethod
+    def fit(cls, rows: Tensor) -> Preprocessor:
+        """Take the statistics from the first task's embeddings ``(N, D)``.
+
+        A dimension that (almost) never varies there is divided by 1/1000 of the typical
+        deviation, so that a later task's variation in it cannot drown all others.
+        """
+        unit = normalize_rows(rows).double()
+        std = unit.std(dim=0, unbiased=False)
+        typical = std.square().mean().sqrt()
+        floor = 1e-3 * float(typical) if typical > 0 else 1.0
+        return cls(unit.mean(dim=0).float().cpu(), std.clamp_min(floor).float().cpu())
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return what the autoencoders see, ``(N, D)``, float32."""
+        unit = normalize_rows(rows)
+        if self.mean is None or self.std is None:
+            return unit
+        return (unit - self.mean.to(unit.device)) / self.std.to(unit.device)
+
+
+def quantile_table(losses: Tensor) -> dict[str, float]:
+    """Return how losses are distributed: min, Q10 to Q99, max, mean and std (unbiased).
+
+    Args:
+        losses: Shape ``(N,)``, not empty. Quantiles are interpolated linearly.
+
+    Raises:
+        ValueError: If there is no loss.
+    """
+    if losses.numel() == 0:
+        raise ValueError("there is no loss to summarize")
+    table = {"min": losses.min().item()}
+    for q in QUANTILES:
+        table[f"Q{round(100 * q)}"] = quantile(losses, q)
+    table |= {"max": losses.max().item(), "mean": losses.mean().item()}
+    if losses.numel() > 1:  # of one value there is no unbiased deviation
+        table["std"] = losses.std().item()
+    return table
+
+
+def quantile(losses: Tensor, q: float) -> float:
+    """Return the linearly interpolated quantile of losses ``(N,)`` of any number."""
+    ordered = losses.double().sort().values  # torch.quantile refuses more than 2**24 values
+    place = q * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))

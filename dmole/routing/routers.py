@@ -1,0 +1,207 @@
+"""What a router is, and the routers that learn nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dmole.routing.gates import gate_set_name, gates_from_order
+from dmole.routing.storage import read_index, write_index
+
+Phase = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class RouterFit:
+    """What fitting the router to a task found out.
+
+    Args:
+        losses_heldout: Losses on the held-out slice, ``(N,)``.
+        threshold: A sample's loss must be below this for the task's expert to be used.
+        quantiles: Distribution of the held-out losses by name (min, Q10, ..., max, mean, std).
+    """
+
+    losses_heldout: Tensor
+    threshold: float
+    quantiles: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The experts of each sample of a batch.
+
+    Args:
+        gates: Float32 ``(B, E)``, columns as the experts were named.
+        order: Names of each sample's experts, best (or current) first; empty is the base model.
+        losses: Reconstruction losses ``(B, E)``, infinite where an expert has no autoencoder;
+            None where none was computed.
+    """
+
+    gates: Tensor
+    order: list[tuple[str, ...]]
+    losses: Tensor | None = None
+
+    def gate_sets(self) -> list[str]:
+        """Return each sample's gate set as reports spell it."""
+        return [gate_set_name(names) for names in self.order]
+
+
+class Router(ABC):
+    """Decides which experts each sample uses."""
+
+    needs_embeddings: bool = False
+    """Whether the router is fitted to, and routes by, embeddings."""
+
+    @abstractmethod
+    def route(
+        self,
+        embeddings: Tensor | None,
+        task_names: Sequence[str],
+        phase: Phase,
+        current: str | None,
+        experts: Sequence[str],
+    ) -> Routing:
+        """Return the experts of each sample.
+
+        Args:
+            embeddings: Shape ``(B, D)``; may be None where :meth:`needs` is False.
+            task_names: True task of each sample, ``B`` names. Only the oracle may look.
+            phase: ``train`` keeps the current expert on and first; ``test`` treats all alike.
+            current: Task in training, None outside a stage.
+            experts: Names of the experts in the library, the columns of the gates.
+
+        Raises:
+            ValueError: If the current expert is not among the experts while training.
+        """
+
+    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
+        """Return whether :meth:`route` will read the embeddings."""
+        return self.needs_embeddings
+
+    def fit(
+        self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
+    ) -> RouterFit | None:
+        """Learn to recognize a task; None where there is nothing to learn.
+
+        Args:
+            task: Name of the task.
+            embeddings: Its training samples, ``(N, D)``.
+            generator: Draws whatever is drawn; None seeds one by the router's seed and the task.
+        """
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that was learned, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If the state is not of such a router.
+        """
+        if state:
+            raise ValueError(f"{type(self).__name__} learns nothing, got state {sorted(state)}")
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``router.json`` and one tensor file per fitted task into the folder."""
+        write_index(Path(folder), {"router": type(self).__name__, "tasks": []})
+
+    def load(self, folder: str | Path) -> None:
+        """Take over what :meth:`save` wrote.
+
+        Raises:
+            ValueError: If the folder holds no router, or one of another kind.
+        """
+        read_index(Path(folder), type(self).__name__)
+
+
+class OracleRouter(Router):
+    """Use the expert of a sample's true task alone, the base model where there is none.
+
+    Not a method but a yardstick: under it nothing learned can be lost.
+    """
+
+    def route(
+        self,
+        embeddings: Tensor | None,
+        task_names: Sequence[str],
+        phase: Phase,
+        current: str | None,
+        experts: Sequence[str],
+    ) -> Routing:
+        """Return the experts of each sample; see :meth:`Router.route`."""
+        if phase == "train":
+            name = experts[current_column(current, experts)]
+            return route_by_name([(name,)] * len(task_names), experts)
+        return route_by_name([(n,) if n in experts else () for n in task_names], experts)
+
+
+class SharedRouter(Router):
+    """Use one expert for every sample, as in sequential fine-tuning of one adapter.
+
+    Args:
+        expert: Name of the shared expert; None takes the oldest.
+    """
+
+    def __init__(self, expert: str | None = None) -> None:
+        self.expert = expert
+
+    def route(
+        self,
+        embeddings: Tensor | None,
+        task_names: Sequence[str],
+        phase: Phase,
+        current: str | None,
+        experts: Sequence[str],
+    ) -> Routing:
+        """Return the experts of each sample; before there is one, the base model answers."""
+        name = self.expert if self.expert is not None else next(iter(experts), None)
+        if phase == "train" and name not in experts:
+            raise ValueError(f"shared expert {name!r} is not among the experts {list(experts)}")
+        chosen = (name,) if name is not None and name in experts else ()
+        return route_by_name([chosen] * len(task_names), experts)
+
+
+class AllExpertsRouter(Router):
+    """Sum all experts for every sample; in training the current one comes first."""
+
+    def route(
+        self,
+        embeddings: Tensor | None,
+        task_names: Sequence[str],
+        phase: Phase,
+        current: str | None,
+        experts: Sequence[str],
+    ) -> Routing:
+        """Return the experts of each sample; see :meth:`Router.route`."""
+        names = list(experts)
+        if phase == "train":
+            names.insert(0, names.pop(current_column(current, experts)))
+        return route_by_name([tuple(names)] * len(task_names), experts)
+
+
+def current_column(current: str | None, experts: Sequence[str]) -> int:
+    """Return the column of the expert in training.
+
+    Raises:
+        ValueError: If it is not among the experts.
+    """
+    if current is None or current not in experts:
+        raise ValueError(f"the current expert {current!r} is not among the experts {list(experts)}")
+    return list(experts).index(current)
+
+
+def route_by_name(
+    order: Sequence[tuple[str, ...]], experts: Sequence[str], losses: Tensor | None = None
+) -> Routing:
+    """Return the routing whose samples use the named experts."""
+    column = {name: index for index, name in enumerate(experts)}
+    gates = gates_from_order([[column[name] for name in names] for names in order], len(experts))
+    return Routing(gates, list(order), losses)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dmole.allocation import score_gradients
+
+
+class Line(nn.Module):
+    """y = a x + b, with a part that takes no part in the loss."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([2.0], dtype=dtype))
+        self.b = nn.Parameter(torch.tensor([0.5], dtype=dtype))
+        self.idle = nn.Parameter(torch.ones(1, dtype=dtype))
+        self.other = nn.Parameter(torch.ones(1, dtype=dtype))
+
+    def loss(self, batch: tuple[float, float]) -> Tensor:
+        x, y = batch
+        return ((self.a * x + self.b + 0 * self.other - y) ** 2).sum()
+
+
+BATCHES = [(1.0, 0.0), (2.0, 1.0)]  # residuals 2.5 and 3.5: gradients a: 5, 14; b: 5, 7
+
+
+def score(model: Line, **kwargs: object) -> dict[str, float | None]:
+    units = {"line": [model.a, model.b], "idle": [model.idle]}
+    loss = kwargs.pop("loss_fn", model.loss)
+    batches = kwargs.pop("batches", BATCHES)
+    return score_gradients(model, units, batches, loss, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [
+        ("sum", 19 + 12),
+        ("mean", (19 + 12) / 2),
+        ("mean_batch_norm", (5 + 14 + 5 + 7) / 2),
+        ("fisher", (25 + 196 + 25 + 49) / 2),
+    ],
+)
+def test_scores_follow_the_closed_form(reduction: str, expected: float):
+    scores = score(Line(), reduction=reduction)
+    assert scores["line"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_unit_without_gradient_scores_none_and_a_flat_one_zero():
+    model = Line()
+    units = {"idle": [model.idle], "flat": [model.other]}
+    assert score_gradients(model, units, BATCHES, model.loss) == {"idle": None, "flat": 0.0}
+
+
+def test_signed_gradients_cancel_in_the_sum_only():
+    model = Line()
+    batches = [(1.0, 0.0), (1.0, 5.0)]  # residuals +2.5 and -2.5
+    assert score(model, batches=batches)["line"] == 0
+    assert score(model, batches=batches, reduction="mean_batch_norm")["line"] == 10
+
+
+def test_scaling_the_loss_scales_the_score():
+    model = Line()
+    scaled = score(model, loss_fn=lambda batch: 8 * model.loss(batch))
+    one = score(model)["line"]
+    assert one is not None
+    assert scaled["line"] == 8 * one
+
+
+def test_gradients_are_accumulated_in_float32():
+    model = Line(torch.bfloat16)
+    batches = [(1.0, 2.5 - 256.0)] + [(1.0, 2.5 - 0.5)] * 64  # a: 512 then 64 ones
+    score_a = score_gradients(model, {"a": [model.a]}, batches, model.loss)["a"]
+    assert score_a == 512 + 64
+
+
+def test_everything_is_restored_and_no_gradient_is_kept():
+    model = Line()
+    model.a.requires_grad_(False)
+    model.b.grad = torch.full((1,), 7.0)
+    kept = model.b.grad
+    score(model)
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
+    assert model.b.grad is kept
+    assert kept.item() == 7
+    assert all(p.grad is None for p in (model.a, model.idle, model.other))
+
+
+def test_everything_is_restored_after_an_error():
+    model = Line()
+    model.a.requires_grad_(False)
+    with pytest.raises(ValueError, match="loss of batch 1 is nan"):
+        score(model, batches=[(1.0, 0.0), (math.nan, 0.0)])
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
+    assert all(p.grad is None for p in model.parameters())
+    model.b.sum().backward()
+    assert model.b.grad is not None  # no hook is left behind
+
+
+def test_a_gradient_that_is_not_finite_names_unit_and_batch():
+    model = Line()
+
+    def loss(batch: tuple[float, float]) -> Tensor:
+        return (model.a - 2.0).sqrt().sum()  # value 0, slope infinite
+
+    with pytest.raises(ValueError, match="unit line in batch 0 is not finite"):
+        score(model, loss_fn=loss)
+
+
+def test_scores_are_taken_even_where_gradients_are_off():
+    with torch.no_grad():
+        assert score(Line())["line"] == 31
+
+
+def test_no_batch_shared_parameters_and_unknown_reductions_are_refused():
+    model = Line()
+    with pytest.raises(ValueError, match="there is no batch"):
+        score(model, batches=[])
+    with pytest.raises(ValueError, match="units x and y share"):
+        score_gradients(model, {"x": [model.a], "y": [model.a]}, BATCHES, model.loss)
+    with pytest.raises(ValueError, match="no parameter"):
+        score_gradients(model, {}, BATCHES, model.loss)
+    with pytest.raises(ValueError, match="reduction"):
+        score(model, reduction="max")
+
+
+def test_a_loss_without_any_unit_leaves_all_scores_none():
+    scores = score(Line(), loss_fn=lambda batch: torch.tensor(1.0))
+    assert scores == {"line": None, "idle": None}
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "mean_batch_norm", "fisher"])
+def test_two_ranks_score_like_one_process(reduction: str):
+    sent: list[list[Tensor]] = []
+
+    def recorder(log: list[Tensor]) -> Callable[[Tensor], Tensor]:
+        def reduce(tensor: Tensor) -> Tensor:
+            log.append(tensor.clone())
+            return tensor
+
+        return reduce
+
+    # first record what either rank would send, then hand out the sums
+    parts = [BATCHES[:1], BATCHES[1:]]
+    for part in parts:
+        log: list[Tensor] = []
+        score(Line(), batches=part, reduction=reduction, all_reduce=recorder(log))
+        sent.append(log)
+    sums = iter([one + two for one, two in zip(*sent, strict=True)])
+    both = score(
+        Line(), batches=parts[0], reduction=reduction, all_reduce=lambda tensor: next(sums)
+    )
+    single = score(Line(), reduction=reduction)
+    assert both["idle"] is None
+    assert both["line"] == pytest.approx(single["line"], rel=1e-6)
+
+
+def test_a_rank_without_gradient_still_takes_part_in_the_reduction():
+    model = Line()
+    seen: list[tuple[int, ...]] = []
+
+    def reduce(tensor: Tensor) -> Tensor:
+        seen.append(tuple(tensor.shape))
+        return tensor + 1  # another rank saw one gradient of 1 everywhere
+
+    scores = score(model, loss_fn=lambda batch: torch.tensor(1.0), all_reduce=reduce)
+    assert scores == {"line": 2.0, "idle": 1.0}
+    assert seen == [(4,), (1,), (1,), (1,)]

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from dmole.data import datamodule as module
+from dmole.data.datamodule import ContinualDataModule
+from dmole.data.task import Task
+
+
+def write_task(root: Path, name: str, *, train: int = 10, test: int = 5) -> None:
+    folder = root / name
+    folder.mkdir(parents=True)
+    Image.new("RGB", (4, 4), "red").save(folder / "red.png")
+    for split, count in (("train", train), ("test", test)):
+        items = [
+            {"id": f"{split}{i}", "text": f"{name} {i}?", "answer": f"{i}", "image": "red.png"}
+            for i in range(count)
+        ]
+        (folder / f"{split}.json").write_text(json.dumps(items))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        write_task(tmp_path, name)
+    return tmp_path
+
+
+def make(root: Path, processor: Any = None, **options: Any) -> ContinualDataModule:
+    tasks = [
+        Task("a", train="a/train.json", test="a/test.json", batch_size=options.pop("a_size", None)),
+        Task("b", train="b/train.json", test="b/test.json", epochs=3, image_root="b"),
+    ]
+    data = ContinualDataModule(tasks, **{"data_root": str(root), "batch_size": 4} | options)
+    if processor is not None:
+        data.attach_processor(processor)
+    return data
+
+
+@pytest.fixture
+def llava(processors: dict[str, Any]) -> Any:
+    return processors["llava"]
+
+
+def pretend_ranks(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
+    monkeypatch.setattr(module, "_rank", lambda: (rank, world))
+
+
+def test_samples_are_read_once(root: Path):
+    data = make(root)
+    assert data.task_names == ["a", "b"]
+    assert len(data.train_samples("a")) == 10
+    assert data.train_samples("a") is data.train_samples("a")
+    assert [sample.references for sample in data.test_samples("b")][:2] == [("0",), ("1",)]
+
+
+def test_paths_are_relative_to_the_working_directory_by_default(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(root)
+    assert len(make(root, data_root=None).test_samples("b")) == 5
+
+
+def test_unknown_task_is_named(root: Path):
+    data = make(root)
+    for call in (data.task, data.train_samples, data.test_samples):
+        with pytest.raises(ValueError, match="there is no task 'c', only a, b"):
+            call("c")
+    with pytest.raises(ValueError, match="there is no task 'c'"):
+        data.set_stage(1, ["a", "c"])
+    with pytest.raises(ValueError, match="there is no task 'c'"):
+        data.set_pending({"c": [0]})
+
+
+def test_loaders_need_processor_and_stage(root: Path, llava: Any):
+    data = make(root)
+    with pytest.raises(RuntimeError, match="no stage: call set_stage first"):
+        data.train_dataloader()
+    data.set_stage(1, ["a"])
+    with pytest.raises(RuntimeError, match="no processor: call attach_processor first"):
+        data.train_dataloader()
+    with pytest.raises(ValueError, match="stage 1 has no task"):
+        data.set_stage(1, [])
+
+
+def test_stage_decides_what_is_served(root: Path, llava: Any):
+    data = make(root, llava)
+    for stage, names in ((1, ["a"]), (2, ["b"]), (3, ["a", "b"])):
+        data.set_stage(stage, names)
+        batches = list(data.train_dataloader())
+        served = sorted(
+            (task, sample)
+            for batch in batches
+            for task, sample in zip(batch.task_names, batch.sample_ids, strict=True)
+        )
+        assert served == sorted((name, f"train{i}") for name in names for i in range(10))
+        assert all(batch.labels is not None for batch in batches)
+
+
+def test_order_differs_between_stages_and_seeds(root: Path, llava: Any):
+    orders = set()
+    for seed, stage in ((0, 1), (0, 2), (1, 1)):
+        data = make(root, llava, seed=seed)
+        data.set_stage(stage, ["a"])
+        orders.add(tuple(i for batch in data.train_dataloader() for i in batch.sample_ids))
+    assert len(orders) == 3
+
+
+def test_epochs_and_batch_size_of_a_mixed_stage(root: Path, llava: Any):
+    data = make(root, llava, a_size=3)
+    assert (data.epochs(["a"]), data.epochs(["b"]), data.epochs(["a", "b"])) == (1, 3, 3)
+    sizes = [data.stage_batch_size(names) for names in (["a"], ["b"], ["a", "b"])]
+    assert sizes == [3, 4, 3]
+    data.set_stage(1, ["a"])
+    assert [len(batch) for batch in data.train_dataloader()] == [3, 3, 3, 1]
+
+
+def test_pending_answers_alone_are_served(root: Path, llava: Any):
+    data = make(root, llava, eval_batch_size=2)
+    assert data.pending == {"a": [0, 1, 2, 3, 4], "b": [0, 1, 2, 3, 4]}
+    assert [len(loader) for loader in data.test_dataloader()] == [3, 3]
+    data.set_pending({"b": [4, 0, 2], "a": []})
+    assert data.pending == {"b": [4, 0, 2]}
+    (loader,) = data.test_dataloader()
+    batches = list(loader)
+    assert [batch.sample_ids for batch in batches] == [["test4", "test0"], ["test2"]]
+    assert all(batch.labels is None for batch in batches)
+    data.set_pending({})
+    assert data.test_dataloader() == []
+
+
+def test_ranks_share_the_answers_without_duplicates(
+    root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
+):
+    data = make(root, llava)
+    served = []
+    for rank in range(2):
+        pretend_ranks(monkeypatch, rank, 2)
+        served.append([i for batch in data.test_dataloader()[0] for i in batch.sample_ids])
+    assert served == [["test0", "test2", "test4"], ["test1", "test3"]]
+
+
+def test_embedding_loader_keeps_the_order(root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch):
+    data = make(root, llava, eval_batch_size=4)
+    items = [(sample, "a") for sample in data.train_samples("a")]
+    batches = list(data.embedding_loader(items))
+    assert [i for b in batches for i in b.sample_ids] == [f"train{i}" for i in range(10)]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert batches[0].labels is not None
+    tests = [(sample, "b") for sample in data.test_samples("b")]
+    assert next(iter(data.embedding_loader(tests, generation=True))).labels is None
+    pretend_ranks(monkeypatch, 1, 3)
+    shares = [len(data.embedding_loader(items, shard=shard)) for shard in (False, True)]
+    assert shares == [3, 1]
+    share = [i for b in data.embedding_loader(items, shard=True) for i in b.sample_ids]
+    assert share == ["train1", "train4", "train7"]
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.34, 0.5, 1.0])
+def test_proxy_batches_are_a_seeded_part_of_the_task(root: Path, llava: Any, fraction: float):
+    data = make(root, llava, batch_size=2)
+
+    def served(seed: int) -> list[list[str]]:
+        return [batch.sample_ids for batch in data.proxy_batches("a", fraction, seed)]
+
+    batches = served(0)
+    assert len(batches) == max(1, math.ceil(fraction * 5))
+    assert served(0) == batches
+    assert served(1) != batches
+    flat = [i for batch in batches for i in batch]
+    assert len(set(flat)) == len(flat)
+
+
+def test_ranks_share_the_proxy_batches(root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch):
+    data = make(root, llava, batch_size=2)
+    whole = [batch.sample_ids for batch in data.proxy_batches("a", 0.5, 0)]
+    shares = []
+    for rank in range(4):
+        pretend_ranks(monkeypatch, rank, 4)
+        shares.append([batch.sample_ids for batch in data.proxy_batches("a", 0.5, 0)])
+    assert [batch for share in shares for batch in share] == whole
+    assert shares[3] == []
+
+
+@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])
+def test_bad_proxy_fraction_is_refused(root: Path, llava: Any, fraction: float):
+    with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\]"):
+        make(root, llava).proxy_batches("a", fraction, 0)
+
+
+def test_fingerprint_follows_the_texts(root: Path):
+    before = make(root).fingerprint()
+    assert set(before) == {"a", "b"}
+    assert len({value for splits in before.values() for value in splits.values()}) == 4
+    assert make(root).fingerprint() == before
+    path = root / "a" / "test.json"
+    path.write_text(path.read_text().replace('"answer": "3"', '"answer": "three"'))
+    after = make(root).fingerprint()
+    assert after["a"]["test"] != before["a"]["test"]
+    assert after["a"]["train"] == before["a"]["train"]
+    assert after["b"] == before["b"]
+
+
+def test_check_finds_bad_data_of_any_task(root: Path):
+    make(root).check()
+    (root / "b" / "test.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"test.json: holds no items"):
+        make(root).check()
+    (root / "b" / "test.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test.json does not exist"):
+        make(root).check()
+
+
+def test_check_decodes_images_only_when_told(root: Path):
+    (root / "b" / "red.png").write_bytes(b"not an image")
+    make(root).check()
+    with pytest.raises(ValueError, match=r"cannot read image .*red.png"):
+        make(root, verify_images=True).check()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_refused(root: Path, llava: Any, options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        make(root, llava, **options)
+
+
+def test_lightning_moves_a_batch(root: Path, llava: Any):
+    from lightning.fabric.utilities import move_data_to_device
+
+    data = make(root, llava)
+    data.set_stage(1, ["a"])
+    batch = next(iter(data.train_dataloader()))
+    moved = move_data_to_device(batch, torch.device("meta"))
+    for tensors in (moved.inputs, moved.question):
+        assert all(value.device.type == "meta" for value in tensors.values())
+    assert moved.labels.device.type == moved.image_counts.device.type == "meta"
+    assert moved.sample_ids == batch.sample_ids
+
+
+def test_module_can_be_written_in_yaml(root: Path):
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_class_arguments(ContinualDataModule, "data")
+    text = f"""
+    data:
+      data_root: {root}
+      tasks:
+        - {{name: a, train: a/train.json, test: a/test.json, metric: vqa_soft}}
+        - name: b
+          train: b/train.json
+          test: b/test.json
+          metric: {{class_path: dmole.metrics.ExactMatch}}
+    """
+    data = parser.instantiate(parser.parse_string(text)).data
+    assert data.task("a").metric == "vqa_soft"
+    assert type(data.task("b").metric).__name__ == "ExactMatch"
+    data.check()

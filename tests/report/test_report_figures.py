@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dmole.report.figures import (
+    activation_heatmap,
+    allocation_heatmap,
+    comparison_bars,
+    comparison_figure,
+    figure_to_array,
+    forgetting_curves,
+    loss_distribution,
+    matrix_heatmap,
+    save_figure,
+)
+
+NAN = math.nan
+MATRIX = [[1.0, 2.0], [90.0, NAN], [80.0, 133.2]]
+ROWS = [
+    {"task": task, "module": layer.split(".")[0], "layer": layer, "score": score, "expert": expert}
+    for task, layer, score, expert in [
+        ("a", "vision.0", "0.5", "1"),
+        ("a", "language.0", "", "0"),
+        ("b", "vision.0", 2.0, 0),
+        ("b", "language.0", 4.0, True),
+    ]
+]
+CURVES = {"ours": [[80.0, 79.0], [82.0, 80.0]], "theirs": [75.0, 50.0]}
+BARS = {"ours": {"Last": (79.5, 0.5), "BWT": (-1.0, NAN)}, "theirs": {"Last": (NAN, NAN)}}
+DRAWINGS: dict[str, Callable[[], Figure]] = {
+    "matrix": lambda: matrix_heatmap(MATRIX, ["a", "b"], "Scores"),
+    "joint matrix": lambda: matrix_heatmap(MATRIX[:2], ["a", "b"], "Scores", [[0, 1]]),
+    "unfinished matrix": lambda: matrix_heatmap([[NAN, NAN]], ["a", "b"], "Scores"),
+    "allocation": lambda: allocation_heatmap(ROWS, "Experts"),
+    "activation": lambda: activation_heatmap({"a": {"a+b": 3, "base": 1}, "b": {}}, "Routing"),
+    "losses": lambda: loss_distribution({"a": [0.1, 0.2], "b": [3.0]}, 0.3, "Losses"),
+    "losses by task": lambda: loss_distribution({"a": [0.1, 0.2]}, {"a": 0.3}),
+    "curves": lambda: forgetting_curves(CURVES, "Curves"),
+    "bars": lambda: comparison_bars(BARS, "Bars"),
+    "comparison": lambda: comparison_figure(CURVES, BARS),
+    "comparison without stages": lambda: comparison_figure({}, BARS),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_figure_draws_something_without_pyplot(name: str) -> None:
+    before = "matplotlib.pyplot" in sys.modules
+    pixels = figure_to_array(DRAWINGS[name]())
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
+    assert pixels.shape[2] == 3
+    assert pixels.max() == 255
+    assert pixels.min() < 100
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def words(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_the_matrix_shows_its_numbers_and_marks_missing_ones() -> None:
+    figure = DRAWINGS["matrix"]()
+    assert words(figure) == ["1.0", "2.0", "90.0", "-", "80.0", "133.2"]
+    assert figure.axes[0].get_title(loc="left") == "Scores"
+    assert len(figure.axes[0].patches) == 2
+
+
+def test_joint_training_frames_all_tasks_of_its_stage() -> None:
+    corners = [patch.get_xy() for patch in DRAWINGS["joint matrix"]().axes[0].patches]
+    assert [round(x) for x, _ in corners] == [0, 1]
+    assert {round(y) for _, y in corners} == {1}
+
+
+def test_the_allocation_marks_exactly_the_experts() -> None:
+    axes = DRAWINGS["allocation"]().axes[0]
+    marks = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    assert marks == [[[0.0, 0.0]], [[1.0, 1.0]]]
+
+
+def test_the_routing_is_in_percent_of_each_task() -> None:
+    figure = DRAWINGS["activation"]()
+    assert words(figure) == ["75", "25", "-", "-"]
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["a + b", "base"]
+
+
+def test_each_task_is_judged_by_its_own_threshold() -> None:
+    figure = loss_distribution({"a": [1.0, 3.0], "b": [1.0, 3.0]}, {"a": 2.0, "b": 0.5})
+    assert words(figure) == ["50% below 2", "0% below 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: matrix_heatmap(MATRIX, ["a"], ""), "for 1 tasks"),
+        (lambda: allocation_heatmap([], ""), "no allocation"),
+        (lambda: activation_heatmap({}, ""), "no routing"),
+        (lambda: loss_distribution({"a": []}, 1.0), "no losses to draw: a"),
+        (lambda: forgetting_curves({}, ""), "no curves"),
+        (lambda: comparison_bars({}, ""), "no bars"),
+    ],
+)
+def test_nothing_to_draw_is_said(draw: Callable[[], Figure], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_a_figure_is_saved_as_a_whole_png(tmp_path: Path) -> None:
+    path = tmp_path / "figures" / "bars.png"
+    save_figure(DRAWINGS["bars"](), path)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+    assert [file.name for file in path.parent.iterdir()] == ["bars.png"]
+    with pytest.raises(ValueError, match=r"saved as \.png"):
+        save_figure(DRAWINGS["bars"](), tmp_path / "bars.pdf")
