@@ -89,6 +89,8 @@ class SequenceCheckpoint:
         if self._fingerprints is None:
             self._fingerprints = {
                 "base model": module.backbone.fingerprint(),
+                "order of stages": [[s.name, s.expert, *s.tasks] for s in trainer.plan],
+                "order of tasks": list(trainer.data.task_names),
                 **{f"data of {k}": v for k, v in trainer.data.fingerprint().items()},
             }
         return self._fingerprints

@@ -95,12 +95,12 @@ def _predict(words: list[str]) -> None:
 
 
 def _compare(words: list[str]) -> None:
-    import argparse
     from pathlib import Path
 
+    from dmole.arguments import ArgumentParser
     from dmole.report.compare import compare
 
-    parser = argparse.ArgumentParser("dmole compare", description="Several runs side by side.")
+    parser = ArgumentParser("dmole compare", description="Several runs side by side.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders; seeds of a method group")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="result folder")
     options = parser.parse_args(words[1:])
@@ -108,12 +108,12 @@ def _compare(words: list[str]) -> None:
 
 
 def _data(words: list[str]) -> None:
-    import argparse
     from pathlib import Path
 
+    from dmole.arguments import ArgumentParser
     from dmole.data.examples import make_example
 
-    parser = argparse.ArgumentParser("dmole data", description="Data of the examples.")
+    parser = ArgumentParser("dmole data", description="Data of the examples.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     make = verbs.add_parser("make-example", help="real images of installed packages as tasks")
     make.add_argument("output", type=Path, help="folder to write; must be absent or empty")

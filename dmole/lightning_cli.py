@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,10 +11,12 @@ from typing import Any, cast
 
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from dmole.config_files import resolve_configs
+from dmole.arguments import ArgumentParser
+from dmole.config_files import name_config, resolve_configs
 from dmole.data import ContinualDataModule
 from dmole.files import write_json
 from dmole.module import ContinualModule
@@ -24,6 +24,10 @@ from dmole.predictor import Predictor, read_prompts
 from dmole.trainer import ContinualTrainer
 
 log = logging.getLogger("dmole")
+
+
+class ConfigError(ValueError):
+    """A fault in config or flags."""
 
 
 class ContinualCLI(LightningCLI):
@@ -66,13 +70,16 @@ def run_sequence(words: list[str]) -> None:
     arguments, configs = resolve_configs(words)
     for path in configs:
         log.info("config %s", path)
-    _build(arguments)
+    try:
+        _build(arguments)
+    except ConfigError as error:
+        raise ValueError(name_config(str(error), configs, arguments)) from error
 
 
 def run_evaluate(words: list[str]) -> None:
     """Run ``evaluate``: the matrix of a finished run, again."""
     quiet_libraries()
-    parser = argparse.ArgumentParser("dmole evaluate", description=run_evaluate.__doc__)
+    parser = ArgumentParser("dmole evaluate", description=run_evaluate.__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split", default="test", help="test, val or train files of each task")
     parser.add_argument("--threshold_scale", type=float, help="factor on the router's thresholds")
@@ -99,7 +106,7 @@ def run_evaluate(words: list[str]) -> None:
 def run_predict(words: list[str]) -> None:
     """Run ``predict``: answer prompts with what a run has learned."""
     quiet_libraries()
-    parser = argparse.ArgumentParser("dmole predict", description=run_predict.__doc__)
+    parser = ArgumentParser("dmole predict", description=run_predict.__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--image", type=Path, help="image of a single prompt")
     parser.add_argument("--prompt", help="a single prompt")
@@ -146,11 +153,20 @@ def _from_config(config: dict[str, Any], overrides: list[str]) -> ContinualCLI:
 
 
 def _build(arguments: list[str], *, run: bool = True) -> ContinualCLI:
-    """Build the CLI; a fault in config or flags is a ValueError of one line."""
+    """Build the CLI, and run its verb."""
     try:
         return ContinualCLI(arguments, run=run)
     except ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    except MisconfigurationException as error:  # Lightning's own: devices, precision, strategy
         raise ValueError(str(error)) from error
+
+
+class _Console(logging.Handler):
+    """Prints to what standard output is at the time, not when the log was set up."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
 
 
 @rank_zero_only
@@ -161,9 +177,7 @@ def _say(handler: logging.Handler) -> None:
 def quiet_libraries() -> None:
     """Let our own log speak and the libraries' chatter rest."""
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        _say(handler)
+        _say(_Console())
         log.setLevel(logging.INFO)
         log.propagate = False
     for name in ("lightning.pytorch", "lightning.fabric"):

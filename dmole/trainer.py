@@ -23,6 +23,7 @@ from dmole.checkpoint import SequenceCheckpoint
 from dmole.clock import Clock
 from dmole.data.stream import SequentialStream, Stage, Stream
 from dmole.files import write_json
+from dmole.metrics import build_metric
 from dmole.predictor import load_run
 from dmole.routing import AutoencoderRouter
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dmole.allocation import Allocation
-    from dmole.data import ContinualDataModule
+    from dmole.data import ContinualDataModule, Task
     from dmole.module import ContinualModule
 
 log = logging.getLogger("dmole")
@@ -218,6 +219,8 @@ class ContinualTrainer(Trainer):
         self._data = datamodule
         datamodule.attach_processor(model.backbone.processor)
         datamodule.check()
+        for task in datamodule.tasks:
+            _check_metric(task)
         model.answer_lengths = {task.name: task.max_new_tokens for task in datamodule.tasks}
         self.plan = self.stream.stages(datamodule.task_names)
 
@@ -304,3 +307,10 @@ class ContinualTrainer(Trainer):
     def continual_callbacks(self) -> Sequence[ContinualCallback]:
         """Return the callbacks that act at stage boundaries."""
         return [cb for cb in self.callbacks if isinstance(cb, ContinualCallback)]  # type: ignore[attr-defined]
+
+
+def _check_metric(task: Task) -> None:
+    try:
+        build_metric(task.metric)
+    except ValueError as error:
+        raise ValueError(f"task {task.name!r}: {error}") from error

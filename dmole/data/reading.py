@@ -37,8 +37,10 @@ def read_samples(
         from dmole.data.synthetic.tasks import synthetic_samples
 
         samples = synthetic_samples(source)
-        if any((sample.turns[-1].role == "assistant") != (split == "train") for sample in samples):
-            raise ValueError(f"{source}: its split does not serve as {split} data")
+        if split == "test":
+            samples = [_as_question(sample) for sample in samples]
+        elif any(sample.turns[-1].role != "assistant" for sample in samples):
+            raise ValueError(f"{source}: its split has no answers to train on")
         return [_with_suffix(sample, prompt_suffix) for sample in samples]
     path = Path(source)
     if not path.is_file():
@@ -105,6 +107,13 @@ def _kind(value: Any) -> str:
         return f"an object (keys {keys}{', ...' if len(value) > 3 else ''})"
     names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def _as_question(sample: Sample) -> Sample:
+    """Turn a training sample into one to be answered, as the conversation form does."""
+    if sample.turns[-1].role != "assistant":
+        return sample
+    return replace(sample, turns=sample.turns[:-1], references=(sample.turns[-1].text,))
 
 
 def _with_suffix(sample: Sample, suffix: str) -> Sample:

@@ -12,7 +12,8 @@ from torch.utils.data import Sampler
 from dmole.data.sample import Sample
 
 _CHUNK = 50  # batches among which samples are sorted by length: similar lengths, still shuffled
-_IMAGE_LENGTH = 4096  # characters an image counts as, so that its number outweighs the text
+_LENGTH_STEP = 128  # characters, about 32 tokens: padding up to this costs little
+_IMAGE_LENGTH = 1024  # steps an image counts as, so that its number outweighs the text
 
 
 class TrainBatchSampler(Sampler[list[int]]):
@@ -135,9 +136,13 @@ def random_batches(size: int, batch_size: int, fraction: float, seed: int) -> li
 
 
 def approximate_length(sample: Sample) -> int:
-    """Return a number that grows with the tokens of a sample, without reading its images."""
+    """Return a number that grows with the tokens of a sample, without reading its images.
+
+    It is coarse on purpose: with exact lengths, samples that differ only in a short answer would
+    be sorted by that answer, and a batch of equal answers teaches nothing else.
+    """
     characters = sum(len(turn.text) for turn in sample.turns)
-    return characters + _IMAGE_LENGTH * len(sample.images)
+    return characters // _LENGTH_STEP + _IMAGE_LENGTH * len(sample.images)
 
 
 def derive_seed(*parts: object) -> int:

@@ -63,13 +63,12 @@ class ExpertLibrary:
             raise ValueError(
                 f"the allocation of {name!r} is empty: a task needs at least one expert"
             )
-        for path in ranks:
-            self._check_linear(path)
+        experts = {}
         for path, rank in ranks.items():
-            layer = self._wrapped(path)
             generator = torch.Generator().manual_seed(seed_from(self.seed, name, path))
-            expert = LoRAExpert(layer.base, rank, alphas[path], generator)
-            layer.experts[expert_key(name)] = expert
+            experts[path] = LoRAExpert(self._base(path), rank, alphas[path], generator)
+        for path, expert in experts.items():  # all of them are possible
+            self._wrapped(path).experts[expert_key(name)] = expert
         self._architecture[name] = {path: [ranks[path], alphas[path]] for path in ranks}
 
     def remove(self, name: str) -> None:
@@ -152,30 +151,30 @@ class ExpertLibrary:
         for key in sorted(mine.keys() ^ tensors.keys()):
             side = "is missing" if key in mine else "is unknown to the model"
             raise ValueError(f"expert {name!r}: tensor {key} {side}")
+        for key, parameter in mine.items():
+            if parameter.shape != tensors[key].shape:
+                raise ValueError(
+                    f"expert {name!r}: tensor {key} has shape {tuple(tensors[key].shape)}, "
+                    f"the model wants {tuple(parameter.shape)}"
+                )
         for path, expert in self.experts(name):
-            for part in ("lora_a", "lora_b"):
-                parameter, saved = getattr(expert, part), tensors[f"{path}.{part}"]
-                if parameter.shape != saved.shape:
-                    raise ValueError(
-                        f"expert {name!r}: tensor {path}.{part} has shape {tuple(saved.shape)}, "
-                        f"the model wants {tuple(parameter.shape)}"
-                    )
-                parameter.data.copy_(saved)
+            expert.lora_a.data.copy_(tensors[f"{path}.lora_a"])
+            expert.lora_b.data.copy_(tensors[f"{path}.lora_b"])
 
-    def _check_linear(self, path: str) -> None:
+    def _base(self, path: str) -> nn.Linear:
         if path in self._layers:
-            return
+            return self._layers[path].base
         try:
             layer = self.model.get_submodule(path)
         except AttributeError as error:
             raise ValueError(f"the model has no layer {path!r}") from error
         if not isinstance(layer, nn.Linear):
             raise ValueError(f"layer {path!r} is a {type(layer).__name__}, not a Linear")
+        return layer
 
     def _wrapped(self, path: str) -> RoutedLinear:
         if path not in self._layers:
-            base = self.model.get_submodule(path)
-            assert isinstance(base, nn.Linear)
+            base = self._base(path)
             layer = RoutedLinear(base, self.context, self._view_of(path), self.dropout)
             layer.train(base.training)
             self.model.set_submodule(path, layer)

@@ -136,7 +136,7 @@ class RoutedLinear(nn.Module):
         mask = gates.rank_mask(self.view, names, [expert.rank for expert in experts], x)
         if mask is not None:
             low = low * mask.to(low.dtype)
-        return out + F.linear(low, _joined_up(experts)).to(out.dtype)
+        return out + _linear(low, _joined_up(experts)).to(out.dtype)
 
     def _down(self, x: Tensor, experts: list[LoRAExpert]) -> Tensor:
         """Project the input to the channels of all given experts, each already scaled."""
@@ -144,7 +144,7 @@ class RoutedLinear(nn.Module):
         x = self.dropout(x)
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(lora_a.dtype)
-        low = F.linear(x, lora_a)
+        low = _linear(x, lora_a)
         scalings = {expert.scaling for expert in experts}
         if len(scalings) == 1:
             return low * scalings.pop()
@@ -158,6 +158,15 @@ _PREFIX = "task_"  # a task may be called "train" or "keys", which no submodule 
 def expert_key(name: str) -> str:
     """Return the submodule name of a task's expert."""
     return _PREFIX + name
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply with the rows flattened to one axis.
+
+    With more axes torch picks the kernel by whether the weight is trainable, and an expert's
+    answers would change in their last bits when it is frozen.
+    """
+    return F.linear(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _joined_up(experts: list[LoRAExpert]) -> Tensor:

@@ -175,7 +175,7 @@ def test_question_is_the_first_user_turn_without_image_or_template(
 
 
 def test_begin_token_is_never_doubled(processors: dict[str, Any], samples: list[Sample]):
-    from conftest import make_processor
+    from families import make_processor
     from tokenizers.processors import TemplateProcessing
 
     for template in ("{{ '<s>' }}", ""):
@@ -191,7 +191,7 @@ def test_begin_token_is_never_doubled(processors: dict[str, Any], samples: list[
 
 
 def test_template_of_the_tokenizer_is_used_where_the_processor_has_none(samples: list[Sample]):
-    from conftest import make_processor
+    from families import make_processor
 
     processor = make_processor("llava_plain")
     processor.tokenizer.chat_template = (
@@ -206,7 +206,7 @@ def test_template_of_the_tokenizer_is_used_where_the_processor_has_none(samples:
 
 
 def test_template_that_changes_answers_is_refused(samples: list[Sample]):
-    from conftest import make_processor
+    from families import make_processor
 
     processor = make_processor("llava")
     processor.chat_template = "{% for m in messages %}{{ m['role'] }} {% endfor %}"
@@ -274,7 +274,7 @@ def test_image_token_written_as_text_is_refused(processors: dict[str, Any]):
 
 
 def test_bad_arguments_are_refused(processors: dict[str, Any]):
-    from conftest import make_processor
+    from families import make_processor
 
     with pytest.raises(ValueError, match="on_too_long must be 'error' or 'truncate', got 'cut'"):
         Collator(processors["llava"], on_too_long="cut")  # type: ignore[arg-type]

@@ -231,7 +231,13 @@ def test_synthetic_samples_take_the_suffix():
     assert [sample.prompt + " Say it." for sample in plain] == [s.prompt for s in suffixed]
 
 
-@pytest.mark.parametrize(("split", "wrong"), [("train", "test"), ("test", "train")])
-def test_synthetic_samples_of_the_wrong_split_are_refused(split: Any, wrong: str):
-    with pytest.raises(ValueError, match=f"its split does not serve as {split} data"):
-        read_samples(f"synthetic://count/{wrong}?size=2", split)
+def test_synthetic_test_samples_cannot_be_trained_on():
+    with pytest.raises(ValueError, match="its split has no answers to train on"):
+        read_samples("synthetic://count/test?size=2", "train")
+
+
+def test_synthetic_training_samples_read_for_testing_become_questions_with_their_answer():
+    trained = read_samples("synthetic://count/train?size=3", "train")
+    asked = read_samples("synthetic://count/train?size=3", "test")
+    assert [sample.turns for sample in asked] == [sample.turns[:-1] for sample in trained]
+    assert [sample.references for sample in asked] == [(s.turns[-1].text,) for s in trained]

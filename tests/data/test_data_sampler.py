@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from dmole.data.sampler import TrainBatchSampler, derive_seed, split_batches
+from dmole.data.sample import Sample, Turn
+from dmole.data.sampler import TrainBatchSampler, approximate_length, derive_seed, split_batches
 
 
 def flat(sampler: TrainBatchSampler) -> list[int]:
@@ -113,3 +114,11 @@ def test_derived_seeds_differ_and_stay():
     assert len(seeds) == 4
     assert derive_seed(0, "a") == derive_seed(0, "a")
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_samples_that_differ_in_a_short_answer_are_not_sorted_by_it():
+    lengths = {
+        approximate_length(Sample("x", (Turn("user", "which color?"), Turn("assistant", answer))))
+        for answer in ("red", "gold", "turquoise", "a very dark green")
+    }
+    assert len(lengths) == 1

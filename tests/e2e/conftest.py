@@ -1,0 +1,189 @@
+"""Sequences that are learned in a second: two tasks of 8 samples, no figures."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from dmole.allocation import Allocator, SensitivityAllocator
+from dmole.callbacks import Curriculum, ExpertInspector
+from dmole.cli import main
+from dmole.data import ContinualDataModule, Task
+from dmole.data.stream import Stream
+from dmole.models import PretrainedBackbone
+from dmole.module import ContinualModule
+from dmole.routing import AutoencoderRouter, Router
+from dmole.trainer import ContinualTrainer
+
+
+class NoFigures(ExpertInspector):
+    """Logs the scalars of training; figures would take most of a short run's time."""
+
+    def on_evaluation_end(self, trainer: Any, module: Any) -> None:
+        pass
+
+
+def small_task(name: str, train_size: int = 8, test_size: int = 4, **options: Any) -> Task:
+    return Task(
+        name,
+        train=f"synthetic://{name}/train?size={train_size}",
+        test=f"synthetic://{name}/test?size={test_size}",
+        max_new_tokens=3,
+        **options,
+    )
+
+
+@dataclass
+class Sequenced:
+    """The three objects of a run; ``fit`` starts it."""
+
+    trainer: ContinualTrainer
+    module: ContinualModule
+    data: ContinualDataModule
+
+    def fit(self, ckpt_path: Path | None = None) -> Path:
+        ckpt = None if ckpt_path is None else str(ckpt_path)
+        self.trainer.fit(self.module, datamodule=self.data, ckpt_path=ckpt)
+        return self.trainer.run_dir
+
+
+@dataclass
+class Recipe:
+    """What a small run is made of; every part can be replaced."""
+
+    tasks: Sequence[str | Task] = ("paint", "count")
+    stream: Stream | None = None
+    allocator: Callable[[], Allocator] = SensitivityAllocator
+    router: Callable[[], Router] = AutoencoderRouter
+    seed: int = 0
+    callbacks: Sequence[Any] = ()
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, folder: Path) -> Sequenced:
+        tasks = [small_task(task) if isinstance(task, str) else task for task in self.tasks]
+        module = ContinualModule(
+            PretrainedBackbone("tiny"),
+            self.allocator(),
+            self.router(),
+            optimizer=partial(torch.optim.AdamW, lr=5e-3),
+            seed=self.seed,
+            **self.model,
+        )
+        data = ContinualDataModule(
+            tasks, seed=self.seed, **{"batch_size": 4, "eval_batch_size": 8} | self.data
+        )
+        trainer = ContinualTrainer(
+            default_root_dir=str(folder),
+            stream=self.stream,
+            callbacks=[Curriculum(), NoFigures(), *self.callbacks],
+            accelerator="cpu",
+            devices=1,
+            enable_progress_bar=False,
+            **self.trainer,
+        )
+        return Sequenced(trainer, module, data)
+
+
+@pytest.fixture(scope="session")
+def recipe() -> type[Recipe]:
+    return Recipe
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an uninterrupted small run with seed 0."""
+    torch.manual_seed(0)
+    return Recipe().build(tmp_path_factory.mktemp("plain")).fit()
+
+
+SMALL = {
+    "trainer": {"name": "small", "enable_progress_bar": False, "log_every_n_steps": 1},
+    "data": {
+        "batch_size": 8,
+        "tasks": [
+            {
+                "name": name,
+                "train": f"synthetic://{name}/train?size=32",
+                "test": f"synthetic://{name}/test?size=8",
+                "max_new_tokens": 4,
+            }
+            for name in ("paint", "count")
+        ],
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def small_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config that shrinks quickstart.yaml to seconds."""
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def fit_words(small_config: Path) -> Callable[..., list[str]]:
+    """Return the command line of the shrunken quickstart; the verb and more words may be given."""
+
+    def words(root: Path, *more: str, verb: str = "fit") -> list[str]:
+        configs = ["--config", "quickstart.yaml", "--config", str(small_config)]
+        return [verb, *configs, "--trainer.default_root_dir", str(root), *more]
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def quick_run(
+    tmp_path_factory: pytest.TempPathFactory, fit_words: Callable[..., list[str]]
+) -> Path:
+    """Run folder that the shrunken quickstart leaves when started as a user would."""
+    root = tmp_path_factory.mktemp("quick")
+    assert main(fit_words(root)) == 0
+    return root / "small" / "version_0"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[[Path], list[dict[str, str]]]:
+    return read_csv
+
+
+def tensor_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def run_digests(run: Path) -> dict[str, str]:
+    """Return a digest of all a run learned and found out, by file."""
+    tensors = {
+        str(path.relative_to(run)): tensor_digest(path) for path in run.rglob("*.safetensors")
+    }
+    texts = [*run.glob("*.csv"), run / "metrics.json", *run.rglob("predictions/*/*.jsonl")]
+    return tensors | {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in [*texts, run / "router" / "router.json"]
+    }
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    return run_digests

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmole.callbacks import ContinualCallback
+from dmole.cli import main
+from dmole.data import Task
+from dmole.routing import SharedRouter
+
+
+class Cut(Exception):
+    """Stands for whatever ends a process."""
+
+
+class CutAt(ContinualCallback):
+    """Ends the run in the middle of a phase, when part of it is done."""
+
+    def __init__(self, stage: int, phase: str):
+        self.place = stage, phase
+
+    def _cut(self, trainer):
+        if (trainer.current_stage.index, trainer.phase) == self.place:
+            raise Cut
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self._cut(trainer)
+
+    def on_stage_trained(self, trainer, module):
+        self._cut(trainer)
+
+    def on_evaluation_end(self, trainer, module):
+        self._cut(trainer)
+
+
+PLACES = [
+    (1, "train"),
+    (1, "router"),
+    (1, "evaluate"),
+    (2, "train"),
+    (2, "router"),
+    (2, "evaluate"),
+]
+
+
+def interrupted(recipe, folder: Path, stage: int, phase: str) -> Path:
+    sequence = recipe(callbacks=[CutAt(stage, phase)]).build(folder)
+    with pytest.raises(Cut):
+        sequence.fit()
+    return sequence.trainer.run_dir
+
+
+@pytest.fixture
+def copied_run(plain_run: Path, tmp_path: Path) -> Path:
+    """A finished run that a test may spoil."""
+    return Path(shutil.copytree(plain_run, tmp_path / "runs" / "dmole" / "version_0"))
+
+
+@pytest.mark.parametrize(("stage", "phase"), PLACES)
+def test_a_run_cut_in_any_phase_ends_as_if_it_had_not_been(
+    recipe, plain_run, tmp_path, digests, stage, phase
+):
+    run = interrupted(recipe, tmp_path, stage, phase)
+    done = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["done"]
+    assert [stage, phase] not in done
+    torch.manual_seed(99)  # a new process has drawn other numbers
+    resumed = recipe().build(tmp_path).fit(run)
+    assert resumed == run
+    assert list(run.parent.iterdir()) == [run]
+    assert digests(run) == digests(plain_run)
+
+
+def test_steps_and_epochs_go_on_where_they_were(recipe, plain_run, tmp_path):
+    run = interrupted(recipe, tmp_path, 2, "train")
+    recipe().build(tmp_path).fit(run / "checkpoints" / "last.ckpt")
+    ours, theirs = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        for folder in (run, plain_run)
+    )
+    assert ours["progress"] == theirs["progress"]
+    assert ours["done"] == theirs["done"]
+    assert ours["parameters"] == theirs["parameters"]
+
+
+def test_resuming_a_finished_run_changes_nothing(recipe, copied_run, plain_run, digests):
+    recipe().build(copied_run.parents[1]).fit(copied_run)
+    assert digests(copied_run) == digests(plain_run)
+
+
+def test_the_command_line_resumes_in_the_folder_of_the_run(fit_words, quick_run, tmp_path, digests):
+    run = tmp_path / "small" / "version_0"
+    shutil.copytree(quick_run, run)
+    assert main(fit_words(tmp_path, "--ckpt_path", str(run))) == 0
+    assert list(run.parent.iterdir()) == [run]
+    assert digests(run) == digests(quick_run)
+
+
+def test_a_run_of_other_data_is_not_resumed(recipe, copied_run, tmp_path):
+    longer = Task(
+        "count", train="synthetic://count/train?size=9", test="synthetic://count/test?size=4"
+    )
+    other = recipe(tasks=["paint", longer]).build(tmp_path)
+    with pytest.raises(ValueError, match=r"was made with another data of count; it cannot be"):
+        other.fit(copied_run)
+
+
+def test_a_run_of_other_order_is_not_resumed(recipe, copied_run, tmp_path):
+    other = recipe(tasks=["count", "paint"]).build(tmp_path)
+    with pytest.raises(ValueError, match="was made with another order of stages"):
+        other.fit(copied_run)
+
+
+def test_a_run_on_another_base_model_is_not_resumed(recipe, copied_run, tmp_path):
+    other = recipe().build(tmp_path)
+    with torch.no_grad():
+        next(other.module.backbone.model.parameters()).add_(1.0)
+    with pytest.raises(ValueError, match="was made with another base model"):
+        other.fit(copied_run)
+
+
+def test_a_run_with_another_router_is_not_resumed(recipe, copied_run, tmp_path):
+    other = recipe(router=SharedRouter).build(tmp_path)
+    with pytest.raises(ValueError, match="router"):
+        other.fit(copied_run)
+
+
+@pytest.mark.parametrize("length", [0, 100, 20_000])
+def test_a_truncated_checkpoint_is_refused_in_one_line(recipe, copied_run, tmp_path, length):
+    file = copied_run / "checkpoints" / "last.ckpt"
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"^cannot read checkpoint .*last\.ckpt: .") as caught:
+        recipe().build(tmp_path).fit(copied_run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_something_else_is_refused(recipe, copied_run, tmp_path):
+    torch.save({"state_dict": {}}, copied_run / "checkpoints" / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint of a sequence"):
+        recipe().build(tmp_path).fit(copied_run)
+
+
+def test_a_missing_checkpoint_is_named(recipe, tmp_path):
+    with pytest.raises(ValueError, match="there is no checkpoint .*nowhere"):
+        recipe().build(tmp_path).fit(tmp_path / "nowhere")

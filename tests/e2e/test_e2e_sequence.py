@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback
+from peft import PeftModel
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dmole.allocation import UniformAllocator
+from dmole.data.stream import JointStream, SequentialStream, ZeroShotStream
+from dmole.metrics import read_matrix, summarize
+from dmole.models import PretrainedBackbone
+from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
+
+TASKS = ["paint", "count"]
+STAGES = range(len(TASKS) + 1)
+
+
+class CountAnswers(Callback):
+    """Counts the samples that were answered, by stage and pass."""
+
+    def __init__(self):
+        self.counts = defaultdict(int)
+
+    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.counts[trainer.current_stage.index, trainer.evaluation_pass] += len(batch)
+
+
+def predictions(run: Path, stage: int, task: str) -> list[dict]:
+    lines = (run / "predictions" / f"stage_{stage}" / f"{task}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def chosen_layers(allocation: list[dict[str, str]], task: str) -> set[str]:
+    return {row["layer"] for row in allocation if row["task"] == task and row["expert"] == "1"}
+
+
+# -- the run folder ----------------------------------------------------------------------------
+
+
+def test_the_config_of_a_run_is_the_whole_resolved_one(quick_run):
+    config = yaml.safe_load((quick_run / "config.yaml").read_text(encoding="utf-8"))
+    assert config["seed_everything"] == 0
+    assert [task["name"] for task in config["data"]["tasks"]] == TASKS
+    assert config["data"]["tasks"][0]["metric"] == "exact_match"  # a default nobody wrote
+    assert config["model"]["router"]["init_args"]["quantile"] == 0.99
+
+
+def test_both_matrices_have_a_row_a_stage_and_no_score_before_a_task_is_seen(quick_run):
+    matrix, names = read_matrix(quick_run / "evaluation_matrix.csv")
+    oracle, _ = read_matrix(quick_run / "oracle_matrix.csv")
+    assert names == TASKS
+    assert matrix.shape == oracle.shape == (3, 2)
+    assert np.isfinite(matrix).all()
+    assert np.isnan(oracle).tolist() == [[True, True], [False, True], [False, False]]
+
+
+def test_every_prediction_has_its_sample_gate_set_and_score(quick_run):
+    matrix, _ = read_matrix(quick_run / "evaluation_matrix.csv")
+    for stage, (column, task) in itertools.product(STAGES, enumerate(TASKS)):
+        found = predictions(quick_run, stage, task)
+        assert [line["id"] for line in found] == [f"{task}-test-0-{i}" for i in range(8)]
+        for line in found:
+            keys = ["id", "prompt", "prediction", "references", "score", "gate_set"]
+            assert list(line) == keys
+            known = {"base", *TASKS[:stage]}
+            assert set(line["gate_set"].split("+")) <= known
+            assert line["score"] == 100.0 * (line["prediction"] in line["references"])
+        assert np.mean([line["score"] for line in found]) == pytest.approx(matrix[stage, column])
+
+
+def test_the_routing_counts_are_those_of_the_predictions(quick_run, rows):
+    counted = defaultdict(int)
+    for row in rows(quick_run / "routing.csv"):
+        counted[int(row["stage"]), row["true_task"], row["gate_set"]] = int(row["count"])
+    expected = defaultdict(int)
+    for stage, task in itertools.product(STAGES, TASKS):
+        for line in predictions(quick_run, stage, task):
+            expected[stage, task, line["gate_set"]] += 1
+    assert counted == expected
+
+
+def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run, rows):
+    allocation = rows(quick_run / "allocation.csv")
+    assert list(allocation[0]) == ["stage", "task", "module", "layer", "score", "expert", "rank"]
+    paths = {layer.name: f"{layer.path}." for layer in PretrainedBackbone("tiny").layers}
+    for task in TASKS:
+        tensors = load_file(quick_run / "experts" / task / "adapter_model.safetensors")
+        found = {
+            layer
+            for key, (layer, path) in itertools.product(tensors, paths.items())
+            if key.removeprefix("base_model.model.").startswith(path)
+        }
+        assert found == chosen_layers(allocation, task)
+        for row in allocation:
+            assert (int(row["rank"]) > 0) == (row["expert"] == "1")
+
+
+# peft asks for what transformers 5 has renamed
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_peft_loads_an_expert_of_a_run(quick_run):
+    base = PretrainedBackbone("tiny").model
+    folder = quick_run / "experts" / "count"
+    adapted = PeftModel.from_pretrained(base, folder)
+    saved = load_file(folder / "adapter_model.safetensors")
+    loaded = {
+        key.replace(".default", ""): value
+        for key, value in adapted.state_dict().items()
+        if "lora_" in key
+    }
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[key], saved[key]) for key in saved)
+
+
+def test_the_router_has_a_file_and_a_threshold_for_each_task(quick_run):
+    index = json.loads((quick_run / "router" / "router.json").read_text(encoding="utf-8"))
+    assert [task["name"] for task in index["tasks"]] == TASKS
+    assert all(task["threshold"] > 0 for task in index["tasks"])
+    assert all((quick_run / "router" / f"{task}.safetensors").is_file() for task in TASKS)
+
+
+def test_the_metrics_follow_from_the_matrices(quick_run):
+    metrics = json.loads((quick_run / "metrics.json").read_text(encoding="utf-8"))
+    oracle = metrics.pop("oracle")
+    order = [[0], [1]]
+    for content, file in ((metrics, "evaluation_matrix.csv"), (oracle, "oracle_matrix.csv")):
+        matrix, names = read_matrix(quick_run / file)
+        assert content == summarize(matrix, names, task_of_stage=order)
+    matrix, _ = read_matrix(quick_run / "evaluation_matrix.csv")
+    assert metrics["Last"] == pytest.approx(matrix[-1].mean())
+    assert metrics["BWT"] == pytest.approx(matrix[-1, 0] - matrix[1, 0])
+    assert set(metrics["definitions"]) >= {"AVG", "Last", "BWT", "MAA", "ACC", "Forgetting"}
+
+
+def test_the_curriculum_table_has_the_budget_of_the_allocation(quick_run, rows):
+    curriculum = rows(quick_run / "curriculum.csv")
+    keys = ["stage", "task", "module", "difficulty", "budget", "factor", "step"]
+    assert list(curriculum[0]) == keys
+    allocation = rows(quick_run / "allocation.csv")
+    for row in curriculum:
+        granted = [
+            other["expert"] == "1" and other["module"] == row["module"]
+            for other in allocation
+            if other["task"] == row["task"]
+        ]
+        assert int(row["budget"]) == sum(granted)
+    for task in TASKS:
+        shares = [float(row["difficulty"]) for row in curriculum if row["task"] == task]
+        assert math.fsum(shares) == pytest.approx(1.0)
+
+
+def test_the_timing_names_every_phase_and_the_parameters_of_the_experts(quick_run):
+    timing = json.loads((quick_run / "timing.json").read_text(encoding="utf-8"))
+    done = {(lap["stage"], lap["phase"]) for lap in timing["phases"]}
+    phases = ["embed", "allocate", "train", "router", "evaluate"]
+    assert done == {(0, "evaluate"), *itertools.product([1, 2], phases)}
+    assert [lap["samples"] for lap in timing["phases"] if lap["phase"] == "train"] == [32, 32]
+    assert timing["seconds"] > 0
+    assert timing["train_samples_per_second"] > 0
+    assert timing["peak_memory_bytes"] > 0
+    parameters = timing["parameters"]
+    for task in TASKS:
+        tensors = load_file(quick_run / "experts" / task / "adapter_model.safetensors")
+        assert parameters["trainable"][task] == sum(t.numel() for t in tensors.values())
+    assert parameters["total"] == parameters["base"] + sum(parameters["trainable"].values())
+    assert parameters["base"] <= parameters["active"] <= parameters["total"]
+
+
+def test_tensorboard_has_the_scalars_and_figures_of_a_run(quick_run):
+    board = EventAccumulator(str(quick_run)).Reload()
+    scalars, images = set(board.Tags()["scalars"]), set(board.Tags()["images"])
+    assert scalars >= {
+        "train/loss",
+        "train/samples_per_second",
+        "learning_rate/vision",
+        "learning_rate/language",
+        "curriculum/factor_vision",
+        "curriculum/factor_language",
+        "score/paint",
+        "score/count",
+    }
+    assert images >= {"evaluation_matrix", "allocation", "expert_activation"}
+    steps = [event.step for event in board.Scalars("train/loss")]
+    assert steps == sorted(set(steps))
+    assert [event.step for event in board.Scalars("score/paint")] == [0, 1, 2]
+    figures = {path.stem for path in (quick_run / "figures").glob("*.png")}
+    assert figures >= {"evaluation_matrix", "allocation", "expert_activation"}
+
+
+def test_the_checkpoint_holds_the_experts_and_nothing_of_the_base_model(quick_run):
+    file = quick_run / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    assert {key.split("/")[0] for key in content["state_dict"]} == set(TASKS)
+    assert all(key.endswith(("lora_a", "lora_b")) for key in content["state_dict"])
+    timing = json.loads((quick_run / "timing.json").read_text(encoding="utf-8"))
+    learned = sum(tensor.numel() for tensor in content["state_dict"].values())
+    assert learned == sum(timing["parameters"]["trainable"].values())
+
+
+def test_no_temporary_file_stays_in_a_run_folder(quick_run):
+    assert not [path for path in quick_run.rglob(".*") if path.is_file()]
+
+
+# -- evaluation --------------------------------------------------------------------------------
+
+
+def test_incremental_evaluation_gives_what_full_evaluation_gives(
+    recipe, plain_run, tmp_path, digests
+):
+    counter = CountAnswers()
+    full = recipe(callbacks=[counter], trainer={"incremental_evaluation": False})
+    run = full.build(tmp_path).fit()
+    assert digests(run) == digests(plain_run)
+    # all 8 samples anew in each routed pass
+    assert [counter.counts[stage, "routed"] for stage in STAGES] == [8, 8, 8]
+
+
+def test_incremental_evaluation_answers_only_under_new_gate_sets(recipe, plain_run, tmp_path):
+    counter = CountAnswers()
+    sequence = recipe(callbacks=[counter]).build(tmp_path)
+    run = sequence.fit()
+    asked = set()
+    for stage, task in itertools.product(STAGES, TASKS):
+        for line in predictions(run, stage, task):
+            asked.add((task, line["id"], line["gate_set"]))
+    asked |= {(task, line["id"], task) for task in TASKS for line in predictions(run, 0, task)}
+    assert sum(counter.counts.values()) == len(asked)
+
+
+def test_the_oracle_forgets_exactly_nothing(plain_run):
+    oracle, _ = read_matrix(plain_run / "oracle_matrix.csv")
+    metrics = json.loads((plain_run / "metrics.json").read_text(encoding="utf-8"))
+    assert oracle[1, 0] == oracle[2, 0]
+    assert metrics["oracle"]["BWT"] == 0.0
+
+
+def test_a_zero_shot_run_has_one_row_and_no_expert(recipe, tmp_path):
+    zero = recipe(stream=ZeroShotStream(), router=SharedRouter).build(tmp_path)
+    run = zero.fit()
+    matrix, _ = read_matrix(run / "evaluation_matrix.csv")
+    assert matrix.shape == (1, 2)
+    assert np.isfinite(matrix).all()
+    assert not (run / "experts").exists()
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["BWT"] is None
+
+
+def test_a_joint_run_has_two_rows_and_one_expert(recipe, tmp_path):
+    joint = recipe(stream=JointStream(), allocator=UniformAllocator, router=SharedRouter)
+    run = joint.build(tmp_path).fit()
+    matrix, _ = read_matrix(run / "evaluation_matrix.csv")
+    assert matrix.shape == (2, 2)
+    assert [path.name for path in (run / "experts").iterdir() if path.is_dir()] == ["joint"]
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["Last"] == pytest.approx(matrix[1].mean())
+
+
+def test_sequential_fine_tuning_answers_everything_again_after_each_stage(recipe, tmp_path):
+    counter = CountAnswers()
+    stream = SequentialStream(shared_expert="shared")
+    shared = recipe(
+        stream=stream, allocator=UniformAllocator, router=SharedRouter, callbacks=[counter]
+    )
+    sequence = shared.build(tmp_path)
+    run = sequence.fit()
+    assert [counter.counts[stage, "routed"] for stage in STAGES] == [8, 8, 8]
+    gate_sets = [{line["gate_set"] for line in predictions(run, s, "paint")} for s in STAGES]
+    assert gate_sets == [{"base"}, {"shared"}, {"shared"}]
+
+
+def test_the_baselines_are_one_method_while_there_is_one_task(recipe, tmp_path):
+    # an expert's name is part of the seed of its initial weights, so all get the same
+    streams = {
+        "seq_ft": (SequentialStream(shared_expert="paint"), SharedRouter),
+        "seq_ft_merge": (SequentialStream(), AllExpertsRouter),
+        "finetune": (SequentialStream(), OracleRouter),
+        "joint": (JointStream(expert="paint"), SharedRouter),
+    }
+    found = {}
+    for name, (stream, router) in streams.items():
+        alone = recipe(
+            tasks=["paint"],
+            stream=stream,
+            allocator=UniformAllocator,
+            router=router,
+            trainer={"name": name},
+        )
+        sequence = alone.build(tmp_path)
+        run = sequence.fit()
+        matrix, _ = read_matrix(run / "evaluation_matrix.csv")
+        found[name] = (sequence.module.state_dict(), matrix.tolist(), predictions(run, 1, "paint"))
+    tensors, matrix, answers = found["finetune"]
+    assert any(tensor.abs().sum() > 0 for key, tensor in tensors.items() if "lora_b" in key)
+    for other, other_matrix, other_answers in found.values():
+        assert other.keys() == tensors.keys()
+        assert all(torch.equal(other[key], tensors[key]) for key in tensors)
+        assert (other_matrix, other_answers) == (matrix, answers)
+
+
+# -- reproducibility ---------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_run_whatever_was_drawn_before(
+    recipe, plain_run, tmp_path, digests
+):
+    torch.manual_seed(99)
+    assert digests(recipe().build(tmp_path).fit()) == digests(plain_run)
+
+
+def test_another_seed_gives_other_experts(recipe, plain_run, tmp_path, digests):
+    first, other = digests(plain_run), digests(recipe(seed=1).build(tmp_path).fit())
+    experts = [name for name in first if name.startswith("experts/")]
+    assert len(experts) == 2
+    assert all(first[name] != other[name] for name in experts)
+
+
+def test_an_allocation_does_not_depend_on_the_order_of_the_tasks(recipe, tmp_path, capsys):
+    found = []
+    for order in (["paint", "count", "find"], ["find", "paint", "count"]):
+        sequence = recipe(tasks=order).build(tmp_path)
+        plans = sequence.trainer.allocate(sequence.module, sequence.data)
+        found.append({name: plan.to_dict() for name, plan in plans.items()})
+    assert found[0] == found[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_expert_does_not_depend_on_the_tasks_that_follow(recipe, plain_run, tmp_path):
+    run = recipe(tasks=["paint", "find"]).build(tmp_path).fit()
+    file = "experts/paint/adapter_model.safetensors"
+    ours, theirs = load_file(run / file), load_file(plain_run / file)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)

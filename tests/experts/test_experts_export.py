@@ -1,0 +1,194 @@
+"""Expert files: the PEFT layout, a round trip to the bit, and files that do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from families import all_linears, make_backbone, make_batch, make_samples, randomize
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.testing import assert_close
+
+from dmole.experts import ExpertLibrary, Gates, load_expert, save_expert
+
+
+def make_library(seed=0):
+    model = nn.ModuleDict({"x": nn.Linear(4, 3), "y": nn.Linear(3, 5)})
+    return ExpertLibrary(model, lambda _: "language", seed=seed)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    library = make_library()
+    library.add("a", {"x": 2, "y": 3}, {"x": 4.0, "y": 9.0})
+    randomize(library, "a")
+    save_expert(library, "a", tmp_path / "a", "some/base")
+    return tmp_path / "a"
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def edit_config(folder, **changes):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_round_trip_gives_back_every_bit_rank_and_scaling(folder):
+    source, target = make_library(), make_library(seed=5)
+    load_expert(source, "a", folder)
+    load_expert(target, "again", folder)
+    assert source.architecture()["a"] == {"x": [2, 4.0], "y": [3, 9.0]}
+    assert target.architecture()["again"] == source.architecture()["a"]
+    original = make_library()
+    original.add("a", {"x": 2, "y": 3}, {"x": 4.0, "y": 9.0})
+    randomize(original, "a")
+    for key, tensor in original.state_dict("a").items():
+        assert torch.equal(target.state_dict("again")[key], tensor)
+
+
+def test_the_config_says_what_peft_needs_and_names_the_base_model(folder):
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "some/base"
+    assert config["peft_type"] == "LORA"
+    assert config["target_modules"] == ["x", "y"]
+    assert {config["r"], *config["rank_pattern"].values()} == {2, 3}
+    assert set(load_file(folder / "adapter_model.safetensors")) == {
+        f"base_model.model.{path}.lora_{part}.weight" for path in "xy" for part in "AB"
+    }
+
+
+def test_saving_again_replaces_the_files_and_leaves_nothing_beside_them(folder):
+    library = make_library()
+    load_expert(library, "a", folder)
+    save_expert(library, "a", folder, "other/base")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+PREFIX = "base_model.model."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(PREFIX + "y.lora_B.weight"), "tensor y.lora_b is missing"),
+        (lambda t: t.pop(PREFIX + "y.lora_A.weight"), "tensor y.lora_a is missing"),
+        (
+            lambda t: t.update({PREFIX + "x.lora_magnitude.weight": torch.ones(3)}),
+            "tensor base_model.model.x.lora_magnitude.weight is unknown",
+        ),
+        (
+            lambda t: t.update({PREFIX + "z.lora_A.weight": torch.ones(2, 4)}),
+            "no layer 'z'|tensor z.lora_b is missing",
+        ),
+        (
+            lambda t: t.update({PREFIX + "y.lora_B.weight": torch.ones(5, 2)}),
+            r"tensor y.lora_b has shape \(5, 2\), the model wants \(5, 3\)",
+        ),
+        (
+            lambda t: t.update({PREFIX + "y.lora_A.weight": torch.ones(3, 7)}),
+            r"tensor y.lora_a has shape \(3, 7\), the model wants \(3, 3\)",
+        ),
+        (lambda t: t.clear(), "allocation of 'b' is empty"),
+    ],
+    ids=["no B", "no A", "unknown part", "unknown layer", "wrong B", "wrong A", "empty"],
+)
+def test_tensors_that_do_not_fit_are_refused_and_leave_the_library_as_it_was(
+    folder, change, message
+):
+    edit_tensors(folder, change)
+    library = make_library()
+    with pytest.raises(ValueError, match=message) as caught:
+        load_expert(library, "b", folder)
+    assert "\n" not in str(caught.value)
+    assert library.names == ()
+    assert isinstance(library.model["x"], nn.Linear)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"fan_in_fan_out": True},
+        {"peft_type": "IA3"},
+    ],
+    ids=str,
+)
+def test_adapters_of_another_kind_are_refused(folder, changes):
+    edit_config(folder, **changes)
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        load_expert(make_library(), "b", folder)
+
+
+def test_a_config_without_alpha_is_refused(folder):
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    del config["lora_alpha"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="lora_alpha"):
+        load_expert(make_library(), "b", folder)
+
+
+def test_missing_and_damaged_files_are_named(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read expert .*nowhere"):
+        load_expert(make_library(), "b", tmp_path / "nowhere")
+    config_only = shutil.copytree(folder, tmp_path / "config_only")
+    (config_only / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"cannot read expert .*config_only"):
+        load_expert(make_library(), "b", config_only)
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match="cannot read expert"):
+        load_expert(make_library(), "b", folder)
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot read expert"):
+        load_expert(make_library(), "b", folder)
+
+
+def rank_of(i):
+    return (2, 4, 4, 1)[i % 4]
+
+
+@pytest.mark.parametrize("family", ["llava", "idefics3"])
+def test_peft_gives_the_oracle_outputs_with_several_ranks(family, tmp_path):
+    from peft import PeftModel
+
+    backbone = make_backbone(family)
+    plain = make_backbone(family).model  # the same weights
+    parts = backbone.parts
+    library = ExpertLibrary(
+        backbone.model,
+        lambda path: "language" if parts.module_of(path) == "language" else "vision",
+        dropout=0.05,
+    )
+    paths = all_linears(backbone)
+    for name, chosen in (("a", paths), ("b", paths[::2])):
+        ranks = {path: rank_of(i) for i, path in enumerate(chosen)}
+        alphas = {path: 2.0 + 3 * (i % 3) for i, path in enumerate(chosen)}
+        library.add(name, ranks, alphas)
+        randomize(library, name, 0.1)
+        save_expert(library, name, tmp_path / name, "tiny")
+    batch = make_batch(backbone, make_samples((1, 0, 2)))
+    rows = backbone.vision_rows(batch.inputs, batch.image_counts)
+    with torch.no_grad():
+        base = plain(**batch.inputs, use_cache=False).logits
+        for column, name in enumerate(library.names):
+            weights = torch.eye(2)[column].expand(3, 2)
+            with library.context.use(Gates(library.names, weights, rows)):
+                ours = backbone.model(**batch.inputs, use_cache=False).logits
+            peft = PeftModel.from_pretrained(plain, tmp_path / name)
+            theirs = peft(**batch.inputs, use_cache=False).logits
+            plain = peft.unload()
+            assert (ours - base).abs().max() > 1e-2
+            assert_close(ours, theirs, rtol=1e-6, atol=1e-5)
