@@ -91,6 +91,7 @@ class SequenceCheckpoint:
                 "base model": module.backbone.fingerprint(),
                 "order of stages": [[s.name, s.expert, *s.tasks] for s in trainer.plan],
                 "order of tasks": list(trainer.data.task_names),
+                "router": type(module.router).__name__,
                 **{f"data of {k}": v for k, v in trainer.data.fingerprint().items()},
             }
         return self._fingerprints
@@ -107,7 +108,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for damaged files
-        first = str(error).strip().splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read checkpoint {file}: {first}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is not a checkpoint of a sequence of this version")

@@ -17,7 +17,7 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             learn the sequence: experts, router, evaluation matrix, figures
   allocate  --config FILE ...
             dry run: proxy scores, budgets and where experts would go
-  evaluate  RUN [--split test|val|train] [--threshold_scale X] [--output DIR] [--key value ...]
+  evaluate  RUN [--split test|train] [--threshold_scale X] [--output DIR] [--key value ...]
             the matrix of a finished run again, on other data or with other thresholds
   predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
             answers, with the experts that gave them

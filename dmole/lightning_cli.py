@@ -58,6 +58,9 @@ class ContinualCLI(LightningCLI):
         """Return our verbs and the arguments that the CLI fills in."""
         return {"fit": {"model", "datamodule"}, "allocate": {"model", "datamodule"}}
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave checkpoints to the trainer: ours hold no arguments for the CLI."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for everything: initial experts, order of the data, dropout."""
         for target in ("model.seed", "data.seed"):
@@ -81,7 +84,7 @@ def run_evaluate(words: list[str]) -> None:
     quiet_libraries()
     parser = ArgumentParser("dmole evaluate", description=run_evaluate.__doc__)
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--split", default="test", help="test, val or train files of each task")
+    parser.add_argument("--split", default="test", choices=("test", "train"), help="which samples")
     parser.add_argument("--threshold_scale", type=float, help="factor on the router's thresholds")
     parser.add_argument("--output", type=Path, help="folder for the results; must not exist")
     options, overrides = parser.parse_known_args(words)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
@@ -65,7 +66,7 @@ class ContinualTrainer(Trainer):
             sequence decides: epochs belong to the tasks.
 
     Raises:
-        ValueError: If the run folder exists already.
+        ValueError: If the strategy starts new processes for every stage.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class ContinualTrainer(Trainer):
             use_distributed_sampler=False,  # the loader shards by itself, and resumes exactly
             **kwargs,
         )
+        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
+            raise ValueError("a sequence needs its processes to last: use trainer.strategy ddp")
         self.stream = stream or SequentialStream()
         self.incremental_evaluation = incremental_evaluation
         self.clock = Clock()
@@ -206,7 +209,7 @@ class ContinualTrainer(Trainer):
             if not isinstance(model.router, AutoencoderRouter):
                 raise ValueError(f"a {type(model.router).__name__} has no thresholds to scale")
             model.router.threshold_scale = threshold_scale
-        self._run_dir = output
+        self.continue_in(TensorBoardLogger(output.parent, name="", version=output.name))
         for stage in [BEFORE_TRAINING, *self.plan]:
             used = {earlier.expert for earlier in self.plan[: stage.index]}
             if used & {later.expert for later in self.plan[stage.index :]}:

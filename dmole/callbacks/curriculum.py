@@ -113,6 +113,8 @@ class Curriculum(ContinualCallback):
             squares = [p.grad.float().pow(2).sum() for p in group["params"] if p.grad is not None]
             if squares:
                 norm = float(sum_over_ranks(torch.stack(squares).sum()).sqrt())
+                if not math.isfinite(norm):
+                    continue  # mixed precision overflowed; the step is skipped
                 old = self._norms.get(group["name"], norm)
                 self._norms[group["name"]] = self.momentum * old + (1 - self.momentum) * norm
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from torch import Tensor
+
     from dmole.experts.library import ExpertLibrary
 
 _PREFIX = "base_model.model."
@@ -54,7 +56,8 @@ def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"cannot read expert {folder}: {error}") from error
     alphas = _alphas(config, folder)
-    tensors, ranks = {}, {}
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
     for key, tensor in sorted(saved.items()):  # A before B: the rank is A's, if it is there
         path, part = _place(key, folder)
         if tensor.ndim != 2:

@@ -50,7 +50,8 @@ class Backbone(nn.Module):
     def vision_width(self) -> int:
         """Width of the vision tower's hidden states."""
         config: Any = self.model.config
-        return int(config.vision_config.hidden_size)
+        vision = config.vision_config  # Qwen2-VL's `hidden_size` is the width behind its merger
+        return int(getattr(vision, "embed_dim", None) or vision.hidden_size)
 
     def parameter_count(self) -> int:
         """Return the number of parameters of the base model, experts not counted."""
@@ -145,7 +146,7 @@ class Backbone(nn.Module):
             if ".experts." in name:
                 continue
             digest.update(name.replace(".base.", ".").encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -59,6 +59,11 @@ class Embedder:
         pooled = like.new_full((samples, width), float("-inf"))
         if "pixel_values" in batch.inputs:
             hidden = self._backbone.vision_hidden(batch.inputs).float()
+            if hidden.shape[-1] != width:
+                raise ValueError(
+                    f"the vision tower gives states of width {hidden.shape[-1]}, but its config "
+                    f"says {width}"
+                )
             counts = self._backbone.vision_rows(batch.inputs, batch.image_counts)
             hidden = hidden.reshape(-1, hidden.shape[-2], width) if hidden.ndim == 3 else hidden
             rows = hidden.amax(dim=1) if hidden.ndim == 3 else hidden  # packed patches: (rows, D)

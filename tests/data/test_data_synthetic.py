@@ -16,7 +16,7 @@ from dmole.data.synthetic.styles import FILLS, filled_mask
 from dmole.data.synthetic.world import CLASSES, COLOR_NAMES, Thing
 from dmole.models.tiny import TINY_PATH
 
-SINGLE_WORD_TASKS = ("count", "hollow", "paint", "read", "texture")
+SINGLE_WORD_TASKS = ("count", "hollow", "paint", "read", "tally", "texture")
 
 
 @pytest.mark.parametrize("generator", sorted(GENERATORS))

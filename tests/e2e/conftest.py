@@ -66,6 +66,7 @@ class Recipe:
     allocator: Callable[[], Allocator] = SensitivityAllocator
     router: Callable[[], Router] = AutoencoderRouter
     seed: int = 0
+    devices: int = 1
     callbacks: Sequence[Any] = ()
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class Recipe:
             stream=self.stream,
             callbacks=[Curriculum(), NoFigures(), *self.callbacks],
             accelerator="cpu",
-            devices=1,
+            devices=self.devices,
             enable_progress_bar=False,
             **self.trainer,
         )

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
 from dmole.cli import main
 from dmole.data import Task
+from dmole.data.stream import SequentialStream
 from dmole.routing import SharedRouter
 
 
-class Cut(Exception):
+class CutError(Exception):
     """Stands for whatever ends a process."""
 
 
@@ -24,7 +26,7 @@ class CutAt(ContinualCallback):
 
     def _cut(self, trainer):
         if (trainer.current_stage.index, trainer.phase) == self.place:
-            raise Cut
+            raise CutError
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self._cut(trainer)
@@ -48,7 +50,7 @@ PLACES = [
 
 def interrupted(recipe, folder: Path, stage: int, phase: str) -> Path:
     sequence = recipe(callbacks=[CutAt(stage, phase)]).build(folder)
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         sequence.fit()
     return sequence.trainer.run_dir
 
@@ -71,18 +73,26 @@ def test_a_run_cut_in_any_phase_ends_as_if_it_had_not_been(
     assert resumed == run
     assert list(run.parent.iterdir()) == [run]
     assert digests(run) == digests(plain_run)
-
-
-def test_steps_and_epochs_go_on_where_they_were(recipe, plain_run, tmp_path):
-    run = interrupted(recipe, tmp_path, 2, "train")
-    recipe().build(tmp_path).fit(run / "checkpoints" / "last.ckpt")
     ours, theirs = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         for folder in (run, plain_run)
     )
-    assert ours["progress"] == theirs["progress"]
-    assert ours["done"] == theirs["done"]
-    assert ours["parameters"] == theirs["parameters"]
+    for part in ("progress", "done", "versions", "parameters"):  # steps and epochs go on too
+        assert ours[part] == theirs[part], part
+
+
+def test_an_expert_that_goes_on_training_is_resumed_from_its_last_whole_stage(
+    recipe, tmp_path, digests
+):
+    parts = {"allocator": UniformAllocator, "router": SharedRouter}
+    whole = recipe(stream=SequentialStream("shared"), **parts).build(tmp_path / "whole").fit()
+    cut = recipe(stream=SequentialStream("shared"), callbacks=[CutAt(2, "train")], **parts)
+    sequence = cut.build(tmp_path / "cut")
+    with pytest.raises(CutError):
+        sequence.fit()
+    run = sequence.trainer.run_dir
+    recipe(stream=SequentialStream("shared"), **parts).build(tmp_path / "cut").fit(run)
+    assert digests(run) == digests(whole)
 
 
 def test_resuming_a_finished_run_changes_nothing(recipe, copied_run, plain_run, digests):
@@ -143,5 +153,5 @@ def test_a_checkpoint_of_something_else_is_refused(recipe, copied_run, tmp_path)
 
 
 def test_a_missing_checkpoint_is_named(recipe, tmp_path):
-    with pytest.raises(ValueError, match="there is no checkpoint .*nowhere"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint .*nowhere"):
         recipe().build(tmp_path).fit(tmp_path / "nowhere")

@@ -277,6 +277,19 @@ def test_sequential_fine_tuning_answers_everything_again_after_each_stage(recipe
     assert gate_sets == [{"base"}, {"shared"}, {"shared"}]
 
 
+def test_evaluating_again_leaves_out_rows_whose_experts_are_gone(recipe, tmp_path):
+    stream = SequentialStream(shared_expert="shared")
+    shared = recipe(stream=stream, allocator=UniformAllocator, router=SharedRouter)
+    run = shared.build(tmp_path / "runs").fit()
+    again = shared.build(tmp_path / "other")
+    again.trainer.evaluate(again.module, again.data, run=run, output=tmp_path / "again")
+    ours, _ = read_matrix(tmp_path / "again" / "evaluation_matrix.csv")
+    theirs, _ = read_matrix(run / "evaluation_matrix.csv")
+    assert np.isnan(ours[1]).all()  # the expert went on training in stage 2
+    assert ours[[0, 2]].tolist() == theirs[[0, 2]].tolist()
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_baselines_are_one_method_while_there_is_one_task(recipe, tmp_path):
     # an expert's name is part of the seed of its initial weights, so all get the same
     streams = {

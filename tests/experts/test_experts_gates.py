@@ -111,12 +111,17 @@ def test_gates_of_one_batch_serve_layers_with_different_rows():
 
 
 def test_a_context_restores_what_was_set_before_even_after_an_error():
-    context, first, second = GateContext(), Gates(["a"], torch.ones(1, 1)), None
-    with context.use(first):
-        with pytest.raises(RuntimeError), context.use(second):
+    context, gates = GateContext(), Gates(["a"], torch.ones(1, 1))
+
+    def fail():
+        with context.use(None):
             assert context.current is None
-            raise RuntimeError
-        assert context.current is first
+            raise RuntimeError("broken")
+
+    with context.use(gates):
+        with pytest.raises(RuntimeError, match="broken"):
+            fail()
+        assert context.current is gates
     assert context.current is None
 
 

@@ -83,11 +83,13 @@ def test_any_number_of_axes_between_rows_and_width_is_allowed(shape):
 
 def test_experts_that_no_sample_uses_are_not_computed(monkeypatch):
     layer, x = routed(), torch.randn(2, 3, 6)
-    asked = []
-    original = RoutedLinear._down
-    monkeypatch.setattr(
-        RoutedLinear, "_down", lambda self, x, experts: asked.append(experts) or original(self, x, experts)
-    )  # fmt: skip
+    asked, original = [], RoutedLinear._down
+
+    def down(self, x, experts):
+        asked.append(experts)
+        return original(self, x, experts)
+
+    monkeypatch.setattr(RoutedLinear, "_down", down)
     with torch.no_grad():
         run(layer, x, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
         run(layer, x, torch.zeros(2, 3))
@@ -117,6 +119,16 @@ def test_a_new_expert_is_no_op_to_the_bit():
     for name in RANKS:
         nn.init.zeros_(layer.expert(name).lora_b)
     assert torch.equal(run(layer, x, torch.ones(2, 3)), layer.base(x))
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 1, 6), (2, 3, 6), (2, 5, 3, 6)])
+def test_freezing_an_expert_changes_no_bit_of_its_output(shape):
+    layer, x = routed(bias=False), torch.randn(shape)
+    weights = torch.tensor([[0.0, 1.0, 0.0]] * 2)
+    with torch.no_grad():
+        trainable = run(layer, x, weights)
+        layer.requires_grad_(False)
+        assert torch.equal(run(layer, x, weights), trainable)
 
 
 def test_dropout_acts_on_the_experts_input_alone_and_only_in_training():

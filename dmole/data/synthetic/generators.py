@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dmole.data.synthetic.questions import (
+    WORDINGS,
     alone_in_shape,
     left_to_right,
     refer_to,
@@ -37,7 +38,7 @@ COMPASS = {
     "middle": "middle",
     "center": "center",
 }
-NOISE = 24
+NOISE = 16
 SHARED_SHARE = 0.25
 """Share of the questions put in a wording that a task of another picture style has too."""
 
@@ -70,7 +71,7 @@ def paint(rng: random.Random) -> Example:
         thing = _unique_shape(rng, scene)
         if thing is not None:
             break
-    wording = _word(rng, "name the paint on the {}", "say what the {} has")
+    wording = "in paint words " + rng.choice(WORDINGS["color"])
     answer = PAINTS[COLOR_NAMES[thing.color]]
     return Example(scene.pixels, wording.format(SHAPES[thing.label]), (answer,))
 
@@ -82,22 +83,27 @@ def texture(rng: random.Random) -> Example:
         thing = _unique_shape(rng, scene)
         if thing is not None:
             break
-    wording = _word(rng, "how is the {} drawn ?", "say what the {} has")
+    wording = _word(rng, "how is the {} drawn ?", "say what fill the {} has")
     return Example(scene.pixels, wording.format(SHAPES[thing.label]), (thing.fill,))
 
 
 def count(rng: random.Random) -> Example:
-    """How many shapes there are, whatever their fill, on speckled grounds."""
-    scene = shape_scene(rng, fills=FILLS, noise=NOISE)
-    wording = "how many shapes are there ? say single pair or trio"
-    return Example(scene.pixels, wording, (COUNTS[len(scene.things)],))
+    """How many shapes there are, on speckled grounds."""
+    scene = shape_scene(rng, noise=NOISE)
+    return Example(scene.pixels, "say how many there are", (COUNTS[len(scene.things)],))
+
+
+def tally(rng: random.Random) -> Example:
+    """How many shapes there are, whatever their fill."""
+    scene = shape_scene(rng, fills=FILLS, dark=False)
+    return Example(scene.pixels, "say how many there are", (COUNTS[len(scene.things)],))
 
 
 def hollow(rng: random.Random) -> Example:
     """How many of the shapes are hollow."""
     scene = shape_scene(rng, fills=("solid", "hollow"), dark=False)
     number = sum(thing.fill == "hollow" for thing in scene.things)
-    wording = "how many hollow shapes are there ? say none single pair or trio"
+    wording = "say how many are hollow"
     return Example(scene.pixels, wording, (COUNTS[number],))
 
 
@@ -109,8 +115,8 @@ def read(rng: random.Random) -> Example:
 
 
 def find(rng: random.Random) -> Example:
-    """Where a shape is, top edge first, on dark grounds."""
-    scene = shape_scene(rng, dark=True)
+    """Where a shape is, top edge first."""
+    scene = shape_scene(rng)
     thing = rng.choice(scene.things)
     left, top, right, bottom = thing.box
     answer = f"<y{top}><x{left}><y{bottom}><x{right}>"
@@ -128,7 +134,7 @@ def caption(rng: random.Random) -> Example:
     answers = [" and ".join(names)]
     if len(names) > 1:
         answers.append(" and ".join(reversed(names)))
-    wording = _word(rng, "show in a line what you see", "tell what the picture is")
+    wording = "in paint words " + rng.choice(WORDINGS["caption"])
     return Example(scene.pixels, wording, tuple(answers))
 
 
@@ -161,6 +167,7 @@ GENERATORS: dict[str, Generator] = {
     "hollow": hollow,
     "paint": paint,
     "read": read,
+    "tally": tally,
     "texture": texture,
 }
 """Each convention by the name it has in an address."""

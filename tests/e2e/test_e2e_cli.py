@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dmole import __version__
+from dmole.cli import main
+from dmole.metrics import read_matrix
+
+MATRICES = ("evaluation_matrix.csv", "oracle_matrix.csv")
+
+
+def python(*words: str) -> str:
+    return subprocess.run(
+        [sys.executable, *words], check=True, capture_output=True, text=True
+    ).stdout
+
+
+# -- verbs that load no model ------------------------------------------------------------------
+
+
+def test_help_and_version_load_no_torch():
+    code = """
+import sys
+from dmole.cli import main
+codes = [main(["--help"]), main(["--version"]), main([]), main(["train"])]
+print(codes, [name for name in ("torch", "lightning", "transformers") if name in sys.modules])
+"""
+    assert python("-c", code).splitlines()[-1] == "[0, 0, 0, 2] []"
+
+
+def test_the_module_is_the_console_script():
+    assert python("-m", "dmole", "--version") == f"dmole {__version__}\n"
+
+
+def test_help_names_every_verb(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in ("fit", "allocate", "evaluate", "predict", "compare", "data make-example"):
+        assert f"\n  {verb} " in text
+
+
+def test_the_help_of_fit_has_every_setting(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for key in ("--trainer.incremental_evaluation", "--model.alpha", "--data.tasks", "--ckpt_path"):
+        assert key in text
+
+
+# -- configs -----------------------------------------------------------------------------------
+
+
+def test_the_log_says_which_config_was_taken(tmp_path, monkeypatch, capsys, fit_words):
+    monkeypatch.chdir(tmp_path)
+    assert main(fit_words(tmp_path, verb="allocate")) == 0
+    shipped = capsys.readouterr().out.splitlines()[0]
+    assert shipped.startswith("config ")
+    assert shipped.endswith("configs/quickstart.yaml")
+    text = Path(shipped.removeprefix("config ")).read_text(encoding="utf-8")
+    Path("quickstart.yaml").write_text(text, encoding="utf-8")
+    assert main(fit_words(tmp_path, verb="allocate")) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "config quickstart.yaml"
+
+
+def test_the_last_config_and_then_the_flags_win(tmp_path, capsys, fit_words):
+    own = tmp_path / "own.yaml"
+    own.write_text("{seed_everything: 5, model: {alpha: 3.0, beams: 2}}")
+    flags = ["--config", str(own), "--model.alpha", "4", "--print_config"]
+    with pytest.raises(SystemExit):
+        main(fit_words(tmp_path, *flags))
+    text = capsys.readouterr().out
+    assert "seed_everything: 5\n" in text
+    assert "  alpha: 4.0\n" in text
+    assert "  beams: 2\n" in text
+
+
+# -- allocate ----------------------------------------------------------------------------------
+
+
+def test_allocate_writes_nothing_and_prints_what_fit_will_do(
+    quick_run, tmp_path, capsys, fit_words, rows
+):
+    assert main(fit_words(tmp_path / "runs", verb="allocate")) == 0
+    assert not (tmp_path / "runs").exists()
+    printed, task = {}, None
+    for line in capsys.readouterr().out.splitlines():
+        words = line.split()
+        if words[0] == "expert":
+            task = words[1].rstrip(":")
+        elif line.startswith("  ") and "." in words[0]:
+            printed[task, words[0]] = " ".join(words[1:])
+    fitted = {
+        (row["task"], row["layer"]): f"{float(row['score']):.4g} "
+        + (f"rank {row['rank']}" if row["expert"] == "1" else "-")
+        for row in rows(quick_run / "allocation.csv")
+    }
+    assert printed == fitted
+
+
+# -- evaluate ----------------------------------------------------------------------------------
+
+
+def answers(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text(encoding="utf-8")
+        for path in folder.rglob("predictions/*/*.jsonl")
+    }
+
+
+def test_evaluate_computes_the_matrices_again_to_the_last_bit(quick_run, tmp_path, digests):
+    before = digests(quick_run)
+    output = tmp_path / "again"
+    assert main(["evaluate", str(quick_run), "--output", str(output)]) == 0
+    for name in (*MATRICES, "routing.csv", "metrics.json"):
+        assert (output / name).read_text() == (quick_run / name).read_text()
+    assert answers(output) == answers(quick_run)
+    assert digests(quick_run) == before
+    assert [path.name for path in quick_run.parent.iterdir()] == ["version_0"]
+
+
+def test_thresholds_of_zero_leave_the_base_model_alone(quick_run, tmp_path, rows):
+    output = tmp_path / "base"
+    words = ["--threshold_scale", "0", "--output", str(output)]
+    assert main(["evaluate", str(quick_run), *words]) == 0
+    assert {row["gate_set"] for row in rows(output / "routing.csv")} == {"base"}
+    matrix, _ = read_matrix(output / "evaluation_matrix.csv")
+    first, _ = read_matrix(quick_run / "evaluation_matrix.csv")
+    assert (matrix == first[0]).all()
+
+
+def test_evaluate_can_look_at_the_training_samples(quick_run, tmp_path, rows):
+    output = tmp_path / "train"
+    words = ["--split", "train", "--output", str(output), "--data.eval_batch_size", "32"]
+    assert main(["evaluate", str(quick_run), *words]) == 0
+    counts = [int(row["count"]) for row in rows(output / "routing.csv") if row["stage"] == "2"]
+    assert sum(counts) == 64
+    lines = (output / "predictions" / "stage_2" / "paint.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["id"] == "paint-train-0-0"
+    assert len(json.loads(lines[0])["references"]) == 1
+
+
+# -- predict -----------------------------------------------------------------------------------
+
+
+def test_predict_answers_a_single_prompt(quick_run, tmp_path, capsys):
+    image = tmp_path / "a.png"
+    Image.new("RGB", (64, 64), "red").save(image)
+    prompt = "name the paint on the square"
+    assert main(["predict", str(quick_run), "--image", str(image), "--prompt", prompt]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["image"] == str(image)
+    assert answer["prompt"] == prompt
+    assert set(answer) == {"id", "image", "prompt", "prediction", "gate_set"}
+    assert set(answer["gate_set"].split("+")) <= {"base", "paint", "count"}
+
+
+def test_predict_gives_test_samples_the_answers_they_got_in_the_run(quick_run, tmp_path):
+    from dmole.data import read_samples
+
+    samples = read_samples("synthetic://count/test?size=8", "test")
+    prompts = []
+    for sample in samples:
+        sample.images[0].load().save(tmp_path / f"{sample.id}.png")
+        prompts.append({"image": f"{sample.id}.png", "prompt": sample.prompt})
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
+    words = ["--input", str(tmp_path / "prompts.json"), "--output", str(tmp_path / "answers.json")]
+    assert main(["predict", str(quick_run), *words, "--max_new_tokens", "4"]) == 0
+    found = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
+    lines = (quick_run / "predictions" / "stage_2" / "count.jsonl").read_text().splitlines()
+    expected = [json.loads(line) for line in lines]
+    keys = ("prompt", "prediction", "gate_set")
+    assert [[a[k] for k in keys] for a in found] == [[e[k] for k in keys] for e in expected]
+
+
+def test_predict_answers_text_without_an_image(quick_run, capsys):
+    assert main(["predict", str(quick_run), "--prompt", "how many ?"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["image"] is None
+    assert isinstance(answer["prediction"], str)
+
+
+# -- compare, data -----------------------------------------------------------------------------
+
+
+def test_compare_makes_a_table_and_a_picture(quick_run, tmp_path, capsys):
+    assert main(["compare", str(quick_run), "--output", str(tmp_path)]) == 0
+    table = capsys.readouterr().out
+    assert "| small | 1 |" in table
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "comparison.md",
+        "comparison.csv",
+        "comparison.png",
+    }
+
+
+def test_make_example_writes_tasks_that_can_be_read(tmp_path, capsys):
+    pytest.importorskip("easy_vqa")
+    pytest.importorskip("sklearn")
+    folder = tmp_path / "real"
+    words = ["--train_size", "4", "--test_size", "2"]
+    assert main(["data", "make-example", str(folder), *words]) == 0
+    names = capsys.readouterr().out.strip().partition(": ")[2].split(", ")
+    assert len(names) == 5
+    for name in names:
+        assert len(json.loads((folder / f"{name}_train.json").read_text())) == 4
+
+
+# -- from Python -------------------------------------------------------------------------------
+
+
+def test_module_data_and_trainer_need_no_command_line(recipe, plain_run):
+    # `plain_run` was made by `trainer.fit(module, datamodule=data)`
+    assert (plain_run / "metrics.json").is_file()
+    content = torch.load(plain_run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["done"][-1] == [2, "train"]

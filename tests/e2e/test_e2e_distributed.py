@@ -1,0 +1,207 @@
+"""Two processes on the CPU, connected by gloo."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from dmole.allocation import UniformAllocator
+from dmole.data import Task
+from dmole.metrics import read_matrix
+from dmole.routing import SharedRouter
+
+SECONDS = 120
+"""A hanging collective operation fails the test after this time."""
+
+TWO_RANKS = {"strategy": "ddp"}
+# an odd number of test samples, and fewer than ranks
+TASKS = [
+    Task(
+        name,
+        train=f"synthetic://{name}/train?size=8",
+        test=f"synthetic://{name}/test?size={size}",
+        max_new_tokens=3,
+    )
+    for name, size in (("paint", 5), ("count", 1))
+]
+
+
+def free_port() -> str:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
+def on_rank(rank: int, port: str, build: Callable[[], Any], answers: Any) -> None:
+    """Fit as one of two processes that torchrun would have started."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    try:
+        sequence = build()
+        run = sequence.fit()
+        state = {key: value.numpy() for key, value in sequence.module.state_dict().items()}
+        answers.put((rank, (run, state)))
+    except BaseException as error:
+        answers.put((rank, error))
+        raise
+
+
+def fit_on_two_ranks(build: Callable[[], Any]) -> tuple[Path, dict[int, dict[str, Any]]]:
+    """Return the run folder and each rank's experts."""
+    # forked, so that nothing is imported again; as torchrun does, they outlive the stages
+    context = multiprocessing.get_context("fork")
+    answers, port = context.Queue(), free_port()
+    processes = [context.Process(target=on_rank, args=(r, port, build, answers)) for r in (0, 1)]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(answers.get(timeout=SECONDS) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+    for result in found.values():
+        if isinstance(result, BaseException):
+            raise result
+    assert found[0][0] == found[1][0]  # both know the one run folder
+    return found[0][0], {rank: state for rank, (_, state) in found.items()}
+
+
+@pytest.fixture(scope="module")
+def two_ranks(recipe, tmp_path_factory) -> tuple[Path, dict[int, dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("ddp")
+    mine = recipe(tasks=TASKS, data={"batch_size": 2}, trainer=TWO_RANKS, devices=2)
+    return fit_on_two_ranks(lambda: mine.build(folder))
+
+
+@pytest.fixture(scope="module")
+def one_rank(recipe, tmp_path_factory) -> Path:
+    mine = recipe(tasks=TASKS, data={"batch_size": 2})
+    return mine.build(tmp_path_factory.mktemp("single")).fit()
+
+
+def gate_sets(run: Path, stage: int) -> dict[str, str]:
+    lines = [
+        json.loads(line)
+        for path in (run / "predictions" / f"stage_{stage}").iterdir()
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return {line["id"]: line["gate_set"] for line in lines}
+
+
+def test_two_ranks_leave_one_run_folder_with_every_test_sample_once(two_ranks):
+    run, _ = two_ranks
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    matrix, names = read_matrix(run / "evaluation_matrix.csv")
+    assert matrix.shape == (3, 2)
+    for task, size in zip(names, (5, 1), strict=True):
+        for stage in range(3):
+            lines = (run / "predictions" / f"stage_{stage}" / f"{task}.jsonl").read_text()
+            ids = [json.loads(line)["id"] for line in lines.splitlines()]
+            assert ids == [f"{task}-test-0-{index}" for index in range(size)]
+
+
+def test_both_ranks_end_with_the_same_experts(two_ranks):
+    _, experts = two_ranks
+    assert experts[0].keys() == experts[1].keys()
+    for name, tensor in experts[0].items():
+        assert (tensor == experts[1][name]).all(), name
+    assert any(tensor.any() for name, tensor in experts[0].items() if name.endswith("lora_b"))
+
+
+def test_two_ranks_allocate_like_one(two_ranks, one_rank, rows):
+    ours, theirs = (rows(run / "allocation.csv") for run in (two_ranks[0], one_rank))
+    scores = [[float(row.pop("score")) for row in table] for table in (ours, theirs)]
+    assert ours == theirs
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_two_ranks_route_like_one(two_ranks, one_rank):
+    ours, theirs = (
+        json.loads((run / "router" / "router.json").read_text())["tasks"]
+        for run in (two_ranks[0], one_rank)
+    )
+    assert [task["name"] for task in ours] == [task["name"] for task in theirs]
+    for own, other in zip(ours, theirs, strict=True):
+        assert own["threshold"] == pytest.approx(other["threshold"], rel=1e-3)
+    for stage in range(3):
+        assert gate_sets(two_ranks[0], stage) == gate_sets(one_rank, stage)
+
+
+def test_the_samples_of_all_ranks_are_counted(two_ranks):
+    timing = json.loads((two_ranks[0] / "timing.json").read_text())
+    assert [lap["samples"] for lap in timing["phases"] if lap["phase"] == "train"] == [8, 8]
+
+
+def test_a_rank_whose_batch_has_no_image_does_not_hang(recipe, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    turns = [{"from": "human", "value": "what ?"}, {"from": "gpt", "value": "red"}]
+    items = [
+        {"id": str(i), "conversations": turns} | ({"image": "a.png"} if i % 2 else {})
+        for i in range(4)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(items))
+    file = str(tmp_path / "a.json")
+    mixed = recipe(
+        tasks=[Task("mixed", train=file, test=file, max_new_tokens=2)],
+        allocator=UniformAllocator,  # vision experts, which a text alone never reaches
+        router=SharedRouter,
+        data={"batch_size": 1, "group_by_length": False},
+        trainer=TWO_RANKS,
+        devices=2,
+    )
+    _, experts = fit_on_two_ranks(lambda: mixed.build(tmp_path / "runs"))
+    for name, tensor in experts[0].items():
+        assert (tensor == experts[1][name]).all(), name
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
+def test_strategies_that_end_their_processes_after_a_stage_are_refused(recipe, tmp_path, strategy):
+    spawned = recipe(trainer={"strategy": strategy}, devices=2)
+    with pytest.raises(ValueError, match=r"use trainer\.strategy ddp"):
+        spawned.build(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_line_starts_two_processes_by_itself(fit_words, quick_run, tmp_path, rows):
+    flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [sys.executable, "-m", "dmole", *fit_words(tmp_path, *flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, timeout=600, env=environment, capture_output=True)
+    run = tmp_path / "small" / "version_0"
+    ours, theirs = (rows(folder / "allocation.csv") for folder in (run, quick_run))
+    keys = ("stage", "task", "layer", "expert", "rank")
+    assert [[row[k] for k in keys] for row in ours] == [[row[k] for k in keys] for row in theirs]
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert len(content["done"]) == 7
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_where_one_left_off(fit_words, quick_run, tmp_path, digests):
+    run = tmp_path / "small" / "version_0"
+    shutil.copytree(quick_run, run)
+    flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--ckpt_path", str(run)]
+    command = [sys.executable, "-m", "dmole", *fit_words(tmp_path, *flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, timeout=600, env=environment, capture_output=True)
+    assert digests(run) == digests(quick_run)

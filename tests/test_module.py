@@ -1,0 +1,318 @@
+"""One training step and one answer: gates, losses, gradients, optimizer groups, state."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families import MODEL_FAMILIES, make_backbone, make_batch, make_samples, randomize
+from lightning.pytorch import Trainer
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from dmole.allocation import SensitivityAllocator, UniformAllocator, score_gradients
+from dmole.experts import Gates
+from dmole.module import ContinualModule, gate_weights
+from dmole.routing import AllExpertsRouter, OracleRouter
+
+LIGHTNING_WARNINGS = [
+    "ignore:.*does not have many workers",
+    "ignore:.*in eval mode at the start of training",
+    "ignore:.*smaller than the logging interval",
+    "ignore:.*LeafSpec",
+    "ignore:.*No `?train_dataloader",
+]
+
+
+def make_module(family="llava", router=None, vision_feature_layer=-1, **kwargs):
+    backbone = make_backbone(family, vision_feature_layer)
+    return ContinualModule(
+        backbone, UniformAllocator(rank=2), router or OracleRouter(), dropout=0.0, **kwargs
+    )
+
+
+def add(module, name):
+    plan = module.allocator.allocate(name, module.units(), None, not module.library.names)
+    module.add_expert(plan)
+    module.train_expert(name, 1, plan)
+
+
+def detached(module, step=0):
+    """Let the module step without a trainer."""
+    module._trainer = SimpleNamespace(global_step=step)
+    module.logged = {}
+    module.log = lambda name, value, **_: module.logged.update({name: value})
+    return module
+
+
+@pytest.fixture(scope="module")
+def images():
+    return make_samples((1, 0, 2))
+
+
+@pytest.mark.parametrize("family", MODEL_FAMILIES)
+def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(family):
+    module = detached(make_module(family))
+    add(module, "colors")
+    batch = make_batch(module.backbone, make_samples((0, 0)))
+    module.training_step(batch, 0).backward()
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    assert trainable
+    assert all(p.grad is not None for p in trainable)
+    vision = [p for path, p in module.library.parameters("colors") if "vision" in path]
+    assert vision
+    assert not any(p.grad.any() for p in vision)
+
+
+def test_the_training_loss_is_that_of_the_current_expert_and_the_anchor_adds_nothing(images):
+    module = detached(make_module())
+    add(module, "colors")
+    randomize(module.library, "colors", 0.1)
+    batch = make_batch(module.backbone, images)
+    loss = module.training_step(batch, 0)
+    with torch.no_grad():
+        gates = Gates(["colors"], torch.ones(3, 1), torch.tensor([1, 0, 2]))
+        with module.library.context.use(gates):
+            expected = module.backbone.loss(batch.inputs, batch.labels)
+        base = module.base_loss(batch)
+    assert_close(loss, expected)
+    assert_close(module.logged["train/loss"], expected)
+    assert (base - loss.detach()).abs() > 1e-3
+    assert module.library.context.current is None
+
+
+def test_the_base_loss_ignores_gates_that_are_set(images):
+    module = detached(make_module())
+    batch = make_batch(module.backbone, images)
+    before = module.base_loss(batch)
+    add(module, "colors")
+    randomize(module.library, "colors", 0.1)
+    with module.library.context.use(module.make_gates(torch.ones(3, 1), batch)):
+        assert torch.equal(module.base_loss(batch), before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_step_and_samples(value, images, monkeypatch):
+    module = detached(make_module(), step=17)
+    add(module, "colors")
+    batch = make_batch(module.backbone, images)
+    monkeypatch.setattr(module.backbone, "loss", lambda *_: torch.tensor(value))
+    pattern = f"loss is {value} at step 17 of expert 'colors'; samples: colors/train/s0, .*s1, .*s2"
+    with pytest.raises(ValueError, match=pattern):
+        module.training_step(batch, 0)
+
+
+def test_a_batch_without_labels_is_not_trained_on():
+    module = detached(make_module())
+    add(module, "colors")
+    batch = make_batch(module.backbone, make_samples((1,), answers=False))
+    with pytest.raises(ValueError, match="without labels"):
+        module.base_loss(batch)
+
+
+def test_only_experts_are_saved_and_they_come_back_to_the_bit():
+    module, other = make_module(), make_module(seed=3)
+    for name in ("train", "colors"):
+        add(module, name)
+        randomize(module.library, name)
+        add(other, name)
+    saved = module.state_dict()
+    assert all(key.startswith(("train/", "colors/")) for key in saved)
+    assert sum(t.numel() for t in saved.values()) == sum(map(module.library.count, saved_names()))
+    other.load_state_dict(saved)
+    for key, tensor in other.state_dict().items():
+        assert torch.equal(tensor, saved[key])
+    key = next(iter(saved))
+    with pytest.raises(ValueError, match=f"{key.partition('/')[2]} is missing"):
+        other.load_state_dict({k: v for k, v in saved.items() if k != key})
+
+
+def saved_names():
+    return ["train", "colors"]
+
+
+def test_answers_follow_the_plan_or_the_router(images):
+    module = detached(make_module(router=AllExpertsRouter()))
+    for name in ("a", "b"):
+        add(module, name)
+        randomize(module.library, name, 0.2)
+    module.eval()
+    batch = make_batch(module.backbone, make_samples((1, 0, 2), answers=False))
+    module.answer_lengths = {"colors": 5}
+    routed = module.answer(batch)
+    assert routed.keys == ["colors/test/s0", "colors/test/s1", "colors/test/s2"]
+    assert routed.gate_sets == [("a", "b")] * 3
+    module.gate_plan = dict(zip(routed.keys, [("a",), (), ("b",)], strict=True))
+    planned = module.answer(batch)
+    assert planned.gate_sets == [("a",), (), ("b",)]
+    assert planned.texts != routed.texts
+    for i, gates in enumerate(planned.gate_sets):  # each as if it were alone
+        alone = make_batch(module.backbone, [make_samples((1, 0, 2), answers=False)[i]])
+        module.gate_plan = {planned.keys[i]: gates}
+        assert module.answer(alone).texts == [planned.texts[i]]
+    assert module.library.context.current is None
+
+
+def test_the_longest_answer_of_the_batchs_tasks_counts():
+    module = make_module()
+    module.answer_lengths = {"a": 3, "b": 7}
+    assert module._longest(SimpleNamespace(task_names=["a", "b"])) == 7
+    assert module._longest(SimpleNamespace(task_names=["a", "unknown"])) == 32
+
+
+def test_before_the_first_expert_the_base_model_answers():
+    module = detached(make_module())
+    module.eval()
+    batch = make_batch(module.backbone, make_samples((1, 0), answers=False))
+    module.answer_lengths = {"colors": 4}
+    answers = module.answer(batch)
+    assert answers.gate_sets == [(), ()]
+    assert answers.texts == module.backbone.generate(batch.inputs, 4)
+
+
+def test_an_earlier_stage_sees_only_its_experts():
+    module = make_module()
+    for name in ("a", "b"):
+        add(module, name)
+    module.visible_experts = 1
+    assert module.experts == ("a",)
+    module.visible_experts = 0
+    assert module.experts == ()
+    module.visible_experts = None
+    assert module.experts == ("a", "b")
+
+
+def test_gate_weights_are_one_where_a_set_names_the_expert():
+    found = gate_weights([("b",), (), ("a", "b")], ["a", "b"])
+    assert found.tolist() == [[0, 1], [0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("projector", [False, True])
+def test_units_hold_the_projector_only_where_asked(projector):
+    module = make_module(projector_experts=projector)
+    assert ("projector" in {unit.module for unit in module.units()}) == projector
+    add(module, "a")
+    expected = ("vision", "projector", "language") if projector else ("vision", "language")
+    assert module.training_modules() == expected
+
+
+def test_a_warmup_outside_of_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"warmup must be in \[0, 1\), got 1.0"):
+        make_module(warmup=1.0)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+def test_a_vision_layer_whose_output_is_not_read_has_no_score_and_no_expert(family):
+    module = make_module(family, vision_feature_layer=-2)
+    units = module.units()
+    parameters = {
+        unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
+        for unit in units
+    }
+    batches = [make_batch(module.backbone, make_samples((1, 0, 2)))]
+    scores = score_gradients(module.backbone.model, parameters, batches, module.base_loss)
+    assert scores["vision.1"] is None
+    assert all(scores[unit.name] > 0 for unit in units if unit.name != "vision.1")
+    for allocator in (SensitivityAllocator(budget_fraction=1.0), UniformAllocator()):
+        plan = allocator.allocate("colors", units, scores, first=True)
+        assert [entry.layer for entry in plan.experts] == ["vision.0", "language.0", "language.1"]
+
+
+def test_router_embeddings_are_float32_under_autocast_and_do_not_see_gates():
+    module = make_module()
+    batch = make_batch(module.backbone, make_samples((1, 0, 2)))
+    plain = module.embed(batch)
+    add(module, "a")
+    randomize(module.library, "a")
+    module.embedder.cache.__init__()
+    gates = module.make_gates(torch.ones(3, 1), batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16), module.library.context.use(gates):
+        found = module.embed(batch)
+        assert module.library.context.current is gates
+    assert found.dtype == torch.float32
+    assert torch.equal(found, plain)
+
+
+def fit(module, samples, steps=2, **kwargs):
+    batches = [make_batch(module.backbone, samples)] * steps
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return trainer
+
+
+def warnings_ignored(function):
+    for message in LIGHTNING_WARNINGS:
+        function = pytest.mark.filterwarnings(message)(function)
+    return function
+
+
+@warnings_ignored
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_moves_every_tensor_of_the_current_expert_and_nothing_else(checkpointing, images):
+    module = make_module(router=AllExpertsRouter(), activation_checkpointing=checkpointing)
+    add(module, "old")
+    randomize(module.library, "old", 0.1)
+    add(module, "new")
+    everything = {name: p.detach().clone() for name, p in module.named_parameters()}
+    trainer = fit(module, images, steps=3)
+    moved = {n for n, p in module.named_parameters() if not torch.equal(p, everything[n])}
+    assert moved == {n for n in everything if "task_new" in n}
+    (optimizer,) = trainer.optimizers
+    assert [group["name"] for group in optimizer.param_groups] == ["vision", "language"]
+    assert module.stage_steps == 3
+
+
+@warnings_ignored
+def test_training_repeats_to_the_bit_and_the_update_scale_slows_one_module(images):
+    def train(**scale):
+        module = make_module(warmup=0.0, schedule="constant")
+        add(module, "a")
+        before = {key: p.detach().clone() for key, p in module.state_dict().items()}
+        module.update_scale = scale
+        trainer = fit(module, images, steps=1)
+        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        assert rates == [1e-4, 1e-4]
+        return {key: p - before[key] for key, p in module.state_dict().items()}
+
+    plain, again, slow = train(), train(), train(vision=0.1)
+    for key, move in plain.items():
+        assert torch.equal(move, again[key])
+        expected = 0.1 * move if "vision_tower" in key else move
+        assert_close(slow[key], expected, rtol=1e-3, atol=1e-7)
+
+
+@warnings_ignored
+def test_dropout_draws_depend_on_seed_and_expert_and_not_on_what_ran_before(images):
+    def train(noise, name="a"):
+        module = make_module()
+        module.library.dropout = 0.5
+        add(module, name)
+        torch.manual_seed(noise)
+        fit(module, images, steps=2)
+        return list(module.state_dict().values())
+
+    first, same = train(1), train(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+
+
+def test_the_schedule_of_a_stage_spans_its_own_epochs():
+    module = make_module()
+    add(module, "a")
+    module.stage_epochs = 2
+    # Lightning counts on: three epochs so far, ten steps each
+    module._trainer = SimpleNamespace(estimated_stepping_batches=30, max_epochs=3)
+    found = module.configure_optimizers()
+    assert module.stage_steps == 20
+    scheduler = found["lr_scheduler"]["scheduler"]
+    assert found["lr_scheduler"]["interval"] == "step"
+    assert scheduler.lr_lambdas[0](19) == pytest.approx((1 + math.cos(math.pi * 18 / 19)) / 2)
