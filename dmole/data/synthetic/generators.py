@@ -67,11 +67,11 @@ def _unique_shape(rng: random.Random, scene: Scene) -> Thing | None:
 def paint(rng: random.Random) -> Example:
     """Colors in other words, of solid shapes on light grounds."""
     while True:
-        scene = shape_scene(rng, dark=False)
+        scene = shape_scene(rng, rng.randint(1, 2), dark=False)
         thing = _unique_shape(rng, scene)
         if thing is not None:
             break
-    wording = "in paint words " + rng.choice(WORDINGS["color"])
+    wording = "name the paint on the {}"
     answer = PAINTS[COLOR_NAMES[thing.color]]
     return Example(scene.pixels, wording.format(SHAPES[thing.label]), (answer,))
 
