@@ -1,5 +1,50 @@
 """Continual multimodal learning with experts that are allocated, routed and never overwritten."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dmole._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from dmole.allocation import SensitivityAllocator, UniformAllocator
+    from dmole.data import ContinualDataModule, Task
+    from dmole.models import PretrainedBackbone
+    from dmole.module import ContinualModule
+    from dmole.routing import AutoencoderRouter, OracleRouter, SharedRouter
+    from dmole.trainer import ContinualTrainer
+
+__all__ = [
+    "AutoencoderRouter",
+    "ContinualDataModule",
+    "ContinualModule",
+    "ContinualTrainer",
+    "OracleRouter",
+    "PretrainedBackbone",
+    "SensitivityAllocator",
+    "SharedRouter",
+    "Task",
+    "UniformAllocator",
+    "__version__",
+]
+
+_ROOMS = {
+    "AutoencoderRouter": "routing",
+    "ContinualDataModule": "data",
+    "ContinualModule": "module",
+    "ContinualTrainer": "trainer",
+    "OracleRouter": "routing",
+    "PretrainedBackbone": "models",
+    "SensitivityAllocator": "allocation",
+    "SharedRouter": "routing",
+    "Task": "data",
+    "UniformAllocator": "allocation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for: ``dmole --help`` must not wait for torch."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'dmole' has no attribute {name!r}")
+    return getattr(import_module(f"dmole.{_ROOMS[name]}"), name)
