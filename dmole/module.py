@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,18 @@ from dmole.experts import ExpertLibrary, Gates, View
 from dmole.experts.library import seed_from
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
-from dmole.optimization import MODULES, Schedule, learning_rate_factor, parameter_groups
+from dmole.optimization import (
+    MODULES,
+    Schedule,
+    learning_rate_factor,
+    parameter_groups,
+    scaled_learning_rates,
+)
 from dmole.routing import Router, Routing
-from dmole.routing.routers import Phase
+from dmole.routing.routers import Phase, route_by_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
     from dmole.data import Batch
 
@@ -221,7 +226,7 @@ class ContinualModule(LightningModule):
             order = [self.gate_plan[key] for key in keys]
         else:
             order = self.route(batch).order
-        gates = self.make_gates(gate_weights(order, self.experts), batch)
+        gates = self.make_gates(route_by_name(order, self.experts).gates, batch)
         with self.library.context.use(gates):
             texts = self.backbone.generate(batch.inputs, self._longest(batch), self.beams)
         return Answers(keys, texts, order)
@@ -284,34 +289,6 @@ class ContinualModule(LightningModule):
             own = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
             self.library.load_state_dict(name, own)
         return torch.nn.modules.module._IncompatibleKeys([], [])
-
-
-def gate_weights(gate_sets: Sequence[tuple[str, ...]], experts: Sequence[str]) -> Tensor:
-    """Return ``(B, E)`` ones and zeros for the named gate sets."""
-    weights = torch.zeros(len(gate_sets), len(experts))
-    index = {name: i for i, name in enumerate(experts)}
-    for row, names in enumerate(gate_sets):
-        for name in names:
-            weights[row, index[name]] = 1.0
-    return weights
-
-
-@contextmanager
-def scaled_learning_rates(optimizer: Any, scale: Mapping[str, float]) -> Iterator[None]:
-    """Multiply the learning rate of named groups for one step, then restore it.
-
-    Scaling gradients instead would do nothing under Adam, whose step does not depend on their
-    size.
-    """
-    groups = optimizer.param_groups
-    rates = [group["lr"] for group in groups]
-    for group in groups:
-        group["lr"] = group["lr"] * scale.get(group.get("name", ""), 1.0)
-    try:
-        yield
-    finally:
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
 
 
 def _labels(batch: Batch) -> Tensor:

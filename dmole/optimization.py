@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import nn
 
@@ -49,3 +50,21 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: Schedul
         return 1.0
     progress = min(1.0, (step - rising) / max(1, steps - rising))
     return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@contextmanager
+def scaled_learning_rates(optimizer: Any, scale: Mapping[str, float]) -> Iterator[None]:
+    """Multiply the learning rate of named groups for one step, then restore it.
+
+    Scaling gradients instead would do nothing under Adam, whose step does not depend on their
+    size.
+    """
+    groups = optimizer.param_groups
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = group["lr"] * scale.get(group.get("name", ""), 1.0)
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate

@@ -262,6 +262,8 @@ class ContinualTrainer(Trainer):
         epochs = [self.data.epochs(earlier.tasks) for earlier in self.plan[: stage.index]]
         self.fit_loop.max_epochs = sum(epochs)  # Lightning's epoch counter is never reset
         super().fit(model, datamodule=self.data)
+        if cut := self.data.collator.truncated:
+            log.warning("%d times so far a sample was cut to data.max_length", cut)
         if self.interrupted:
             raise KeyboardInterrupt
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator, score_gradients
 from dmole.experts import Gates
-from dmole.module import ContinualModule, gate_weights
+from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter, OracleRouter
 
 LIGHTNING_WARNINGS = [
@@ -182,11 +182,6 @@ def test_an_earlier_stage_sees_only_its_experts():
     assert module.experts == ()
     module.visible_experts = None
     assert module.experts == ("a", "b")
-
-
-def test_gate_weights_are_one_where_a_set_names_the_expert():
-    found = gate_weights([("b",), (), ("a", "b")], ["a", "b"])
-    assert found.tolist() == [[0, 1], [0, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("projector", [False, True])

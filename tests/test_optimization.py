@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from dmole import optimization
-from dmole.module import scaled_learning_rates
-from dmole.optimization import learning_rate_factor, parameter_groups
+from dmole.optimization import learning_rate_factor, parameter_groups, scaled_learning_rates
 
 
 def test_docstring_examples_hold():

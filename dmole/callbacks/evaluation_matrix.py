@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
+from dmole.callbacks.answers import AnswerBook, GateSet
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from dmole.trainer import ContinualTrainer
 
 log = logging.getLogger("dmole")
-
-GateSet = tuple[str, ...]
 
 
 class EvaluationMatrix(ContinualCallback):
@@ -57,7 +56,7 @@ class EvaluationMatrix(ContinualCallback):
         self.oracle: npt.NDArray[np.float64] = np.empty((0, 0))
         self.routing: list[tuple[int, str, str, int]] = []
         self.gate_plan: dict[str, GateSet] = {}
-        self.answered: dict[tuple[str, frozenset[tuple[str, int]]], str] = {}
+        self.answers = AnswerBook()
         self.losses: dict[str, dict[str, list[float]]] = {}
         self._fresh: list[Answers] = []
 
@@ -83,15 +82,11 @@ class EvaluationMatrix(ContinualCallback):
         if routed:
             self.gate_plan = plan
             if not sequence.incremental_evaluation:
-                self.answered.clear()
+                self.answers.clear()
         module.gate_plan = plan
+        versions = module.library.versions
         pending = {
-            task: [
-                index
-                for index, sample in enumerate(data.test_samples(task))
-                if self._key(module, f"{task}/test/{sample.id}", plan) not in self.answered
-            ]
-            for task in tasks
+            task: self.answers.missing(_keys(sequence, task), plan, versions) for task in tasks
         }
         data.set_pending(pending)
         return sum(map(len, pending.values()))
@@ -101,11 +96,10 @@ class EvaluationMatrix(ContinualCallback):
     ) -> dict[str, GateSet]:
         """Return the router's gate sets for a task's test samples, batch by batch."""
         data = trainer.data
-        samples = data.test_samples(task)
-        keys = [f"{task}/test/{sample.id}" for sample in samples]
+        keys = _keys(trainer, task)
         embeddings = None
         if module.router.needs("test", None, module.experts):
-            pairs = [(sample, task) for sample in samples]
+            pairs = [(sample, task) for sample in data.test_samples(task)]
             device = trainer.strategy.root_device
             embeddings = embed_samples(module, data, pairs, "test", device)
         plan: dict[str, GateSet] = {}
@@ -124,15 +118,7 @@ class EvaluationMatrix(ContinualCallback):
     def _own(self, trainer: ContinualTrainer, task: str) -> dict[str, GateSet]:
         """Return the gate sets that use the expert of the task's own last stage alone."""
         expert = next(s.expert for s in reversed(trainer.learned()) if task in s.tasks)
-        return {f"{task}/test/{s.id}": (expert,) for s in trainer.data.test_samples(task)}
-
-    @staticmethod
-    def _key(
-        module: ContinualModule, key: str, plan: dict[str, GateSet]
-    ) -> tuple[str, frozenset[tuple[str, int]]]:
-        """An expert that goes on training is another one afterwards: its version is in the key."""
-        versions = module.library.versions
-        return key, frozenset((name, versions.get(name, 0)) for name in plan[key])
+        return dict.fromkeys(_keys(trainer, task), (expert,))
 
     # -- the test loop ---------------------------------------------------------------------
 
@@ -152,11 +138,11 @@ class EvaluationMatrix(ContinualCallback):
         if stage != "test":
             return
         _, module, _ = parts(trainer, pl_module)
-        plan = dict(module.gate_plan)
+        plan, versions = module.gate_plan, module.library.versions
         for answers in gather_objects(self._fresh):
             for batch in answers:
                 for key, text in zip(batch.keys, batch.texts, strict=True):
-                    self.answered[self._key(module, key, plan)] = text
+                    self.answers.put(key, plan[key], versions, text)
         self._fresh = []
         module.gate_plan = {}
 
@@ -202,11 +188,11 @@ class EvaluationMatrix(ContinualCallback):
     def _answer(
         self, module: ContinualModule, task: str, sample: Sample, plan: dict[str, GateSet]
     ) -> str:
-        return self.answered[self._key(module, f"{task}/test/{sample.id}", plan)]
+        key = f"{task}/test/{sample.id}"
+        return self.answers.get(key, plan[key], module.library.versions)
 
     def _count(self, trainer: ContinualTrainer, stage: int, task: str) -> None:
-        keys = [f"{task}/test/{sample.id}" for sample in trainer.data.test_samples(task)]
-        counts = Counter(gate_set_name(self.gate_plan[key]) for key in keys)
+        counts = Counter(gate_set_name(self.gate_plan[key]) for key in _keys(trainer, task))
         self.routing += [(stage, task, name, count) for name, count in sorted(counts.items())]
 
     def _count_active(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
@@ -274,10 +260,7 @@ class EvaluationMatrix(ContinualCallback):
             "matrix": self.matrix.tolist(),
             "oracle": self.oracle.tolist(),
             "routing": [list(row) for row in self.routing],
-            "answered": [
-                [key, sorted([name, version] for name, version in gates), text]
-                for (key, gates), text in self.answered.items()
-            ],
+            "answers": self.answers.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -285,7 +268,9 @@ class EvaluationMatrix(ContinualCallback):
         self.matrix = np.array(state_dict["matrix"], dtype=np.float64)
         self.oracle = np.array(state_dict["oracle"], dtype=np.float64)
         self.routing = [(s, t, g, c) for s, t, g, c in state_dict["routing"]]
-        self.answered = {
-            (key, frozenset((name, version) for name, version in gates)): text
-            for key, gates, text in state_dict["answered"]
-        }
+        self.answers.load_state_dict(state_dict["answers"])
+
+
+def _keys(trainer: ContinualTrainer, task: str) -> list[str]:
+    """Return the names of a task's test samples, unique over tasks."""
+    return [f"{task}/test/{sample.id}" for sample in trainer.data.test_samples(task)]

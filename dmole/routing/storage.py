@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dmole.files import atomic_path, write_json
+
 INDEX = "router.json"
 FORMAT = 1
 
 
 def write_index(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the index, last of a router's files: it names only files that exist."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{INDEX}.{os.getpid()}"
-    text = json.dumps({"format": FORMAT, **content}, indent=2, allow_nan=False)
-    draft.write_text(text + "\n", encoding="utf-8")
-    draft.replace(folder / INDEX)
+    write_json(folder / INDEX, {"format": FORMAT, **content})
 
 
 def read_index(folder: Path, router: str) -> dict[str, Any]:
@@ -46,10 +43,8 @@ def read_index(folder: Path, router: str) -> dict[str, Any]:
 
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Write ``<name>.safetensors``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{name}.safetensors.{os.getpid()}"
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, draft)
-    draft.replace(folder / f"{name}.safetensors")
+    with atomic_path(folder / f"{name}.safetensors") as temporary:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
