@@ -20,6 +20,7 @@ from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
 from dmole.files import write_csv, write_json, write_lines
 from dmole.metrics import build_metric, summarize, write_matrix
+from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
 from dmole.routing import gate_set_name
 
@@ -165,7 +166,7 @@ class EvaluationMatrix(ContinualCallback):
         self._count_active(trainer, module)
         log.info("scores: %s", self._row_text(trainer, stage))
         if trainer.is_global_zero:
-            self._write(trainer)
+            self._write(trainer, module)
 
     def _grow(self, trainer: ContinualTrainer) -> None:
         shape = (len(trainer.plan) + 1, len(trainer.data.task_names))
@@ -230,18 +231,18 @@ class EvaluationMatrix(ContinualCallback):
             ),
         )
 
-    def _write(self, trainer: ContinualTrainer) -> None:
+    def _write(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Write the matrices up to the current stage, the metrics and the routing counts."""
         folder, names = trainer.run_dir, list(trainer.data.task_names)
         rows = trainer.current_stage.index + 1
         write_matrix(folder / "evaluation_matrix.csv", self.matrix[:rows], names)
         write_matrix(folder / "oracle_matrix.csv", self.oracle[:rows], names)
-        write_json(folder / "metrics.json", self.metrics(trainer))
+        write_json(folder / "metrics.json", self.metrics(trainer, module))
         columns = ("stage", "true_task", "gate_set", "count")
         counts = [dict(zip(columns, row, strict=True)) for row in self.routing]
         write_csv(folder / "routing.csv", columns, counts)
 
-    def metrics(self, trainer: ContinualTrainer) -> dict[str, Any]:
+    def metrics(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
         """Return the content of metrics.json for the stages evaluated so far."""
         rows = trainer.current_stage.index + 1
         names = list(trainer.data.task_names)
@@ -250,7 +251,18 @@ class EvaluationMatrix(ContinualCallback):
         scope: Any = self.avg_scope
         content = summarize(self.matrix[:rows], names, scope, task_of_stage=tasks_of)
         content["oracle"] = summarize(self.oracle[:rows], names, scope, task_of_stage=tasks_of)
+        if module.router.needs_embeddings:
+            content["routing"] = self._rates(trainer)
         return content
+
+    def _rates(self, trainer: ContinualTrainer) -> dict[str, float | None]:
+        """Return how well the router keeps the tasks apart."""
+        owner: dict[str, str] = {}
+        learned_at: dict[str, int] = {}
+        for stage in trainer.learned():
+            owner |= dict.fromkeys(stage.tasks, stage.expert)
+            learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
+        return routing_rates(self.routing, owner, learned_at)
 
     # -- state -----------------------------------------------------------------------------
 

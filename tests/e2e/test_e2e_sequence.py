@@ -130,7 +130,8 @@ def test_the_router_has_a_file_and_a_threshold_for_each_task(quick_run):
 
 def test_the_metrics_follow_from_the_matrices(quick_run):
     metrics = json.loads((quick_run / "metrics.json").read_text(encoding="utf-8"))
-    oracle = metrics.pop("oracle")
+    oracle, rates = metrics.pop("oracle"), metrics.pop("routing")
+    assert set(rates) == {"own_first", "rejected", "foreign_too", "unseen_accepted"}
     order = [[0], [1]]
     for content, file in ((metrics, "evaluation_matrix.csv"), (oracle, "oracle_matrix.csv")):
         matrix, names = read_matrix(quick_run / file)
