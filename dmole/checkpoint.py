@@ -93,6 +93,7 @@ class SequenceCheckpoint:
                 "order of tasks": list(trainer.data.task_names),
                 "router": type(module.router).__name__,
                 **{f"data of {k}": v for k, v in trainer.data.fingerprint().items()},
+                **_settings(trainer, module),
             }
         return self._fingerprints
 
@@ -119,6 +120,28 @@ def _compare(saved: dict[str, Any], current: dict[str, Any], file: Path) -> None
     for name in sorted(saved.keys() | current.keys()):
         if saved.get(name) != current.get(name):
             raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
+
+
+def _settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str, str]:
+    """Return what else the numbers depend on, as texts."""
+    owners = {"model": module, "allocator": module.allocator, "router": module.router}
+    settings = {
+        f"{owner} setting {name!r}": str(value)
+        for owner, thing in owners.items()
+        for name, value in vars(thing).items()
+        if not name.startswith("_") and name not in _STATE and isinstance(value, _PLAIN)
+    }
+    for task in trainer.data.tasks:
+        for key in ("epochs", "batch_size", "max_new_tokens", "prompt_suffix"):
+            settings[f"{key} of task {task.name}"] = str(getattr(task, key))
+    settings["data seed"] = str(trainer.data.seed)
+    settings["batch size"] = f"{trainer.data.batch_size} x {trainer.accumulate_grad_batches}"
+    return settings
+
+
+_PLAIN = (bool, int, float, str, tuple)
+_STATE = {"training", "stage_epochs", "stage_steps", "current_expert", "visible_experts"}
+"""Attributes of the module that change as it learns."""
 
 
 def _progress(trainer: ContinualTrainer) -> dict[str, Any]:

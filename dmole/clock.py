@@ -54,7 +54,8 @@ class Clock:
     def report(self) -> dict[str, Any]:
         """Return the content of timing.json: seconds a phase, samples/s, memory, parameters."""
         trained = [lap for lap in self.laps if lap.phase == "train" and lap.samples]
-        seconds = sum(lap.seconds for lap in trained)
+        inside = [lap for lap in self.laps if lap.phase in INNER_PHASES]
+        seconds = sum(lap.seconds for lap in trained) - sum(lap.seconds for lap in inside)
         outer = [lap for lap in self.laps if lap.phase not in INNER_PHASES]
         return {
             "seconds": sum(lap.seconds for lap in outer),

@@ -38,9 +38,10 @@ class Predictor:
     def __init__(self, model: ContinualModule, data: ContinualDataModule, run: Path) -> None:
         self._model = model
         self._data = data
-        data.attach_processor(model.backbone.processor)
+        data.attach_processor(model.backbone.processor, model.backbone.context_length)
         load_run(model, run)
         model.eval()
+        self._asked = 0  # ids go on counting: embeddings are remembered by them
 
     def __call__(
         self, prompts: Sequence[Mapping[str, Any]], max_new_tokens: int = 32
@@ -55,7 +56,8 @@ class Predictor:
             ``{"id", "image", "prompt", "prediction", "gate_set"}`` in the order of the prompts.
         """
         self._model.answer_lengths = {PROMPT_TASK: max_new_tokens}
-        samples = [_sample(index, prompt) for index, prompt in enumerate(prompts)]
+        first, self._asked = self._asked, self._asked + len(prompts)
+        samples = [_sample(first + index, prompt) for index, prompt in enumerate(prompts)]
         loader = self._data.embedding_loader([(s, PROMPT_TASK) for s in samples], generation=True)
         results: list[dict[str, Any]] = []
         with torch.no_grad():

@@ -46,6 +46,16 @@ HARMLESS = (
 )
 """Warnings of Lightning that say nothing to a user of a sequence."""
 
+NOT_OF_A_SEQUENCE: dict[str, tuple[Any, ...]] = {
+    "max_steps": (-1,),
+    "max_time": (),
+    "min_steps": (),
+    "min_epochs": (),
+    "fast_dev_run": (False,),
+    "limit_test_batches": (1.0,),
+}
+"""Arguments of Lightning's trainer that would leave stages or the matrix incomplete."""
+
 BEFORE_TRAINING = Stage(0, "zero-shot", (), "")
 """Stage 0: the bare model."""
 
@@ -83,6 +93,9 @@ class ContinualTrainer(Trainer):
     ) -> None:
         for message in HARMLESS:
             warnings.filterwarnings("ignore", message)
+        for option, allowed in NOT_OF_A_SEQUENCE.items():
+            if kwargs.get(option) not in (None, *allowed):
+                raise ValueError(f"trainer.{option} cuts stages short: a sequence needs them whole")
         board = TensorBoardLogger(default_root_dir, name=name, version=version)
         progress = kwargs.get("enable_progress_bar") is not False
         super().__init__(
@@ -107,6 +120,7 @@ class ContinualTrainer(Trainer):
         self.current_stage = BEFORE_TRAINING
         self.phase = "evaluate"
         self.evaluation_pass = "routed"
+        self.samples_trained = 0
         self._board = board
         self._run_dir: Path | None = None
         self._fixed_version = version is not None
@@ -142,13 +156,16 @@ class ContinualTrainer(Trainer):
             ckpt_path: Checkpoint to go on from: a file, or a run folder.
 
         Raises:
-            ValueError: If the data has a fault, the run folder exists, or the checkpoint does
-                not fit model and data.
+            ValueError: If the data has a fault, the run folder exists, model or trainer have
+                learned before, or the checkpoint does not fit model and data.
         """
         if datamodule is None:
             raise ValueError("fit needs a datamodule with the tasks")
+        if model.library.names or self.clock.laps:
+            raise ValueError("a sequence needs a new module and a new trainer; these have learned")
         self._begin(model, datamodule)
         done = self._resume(model, ckpt_path)
+        self._connect(model)
         for stage in [BEFORE_TRAINING, *self.plan]:
             self.current_stage = stage
             for phase in ("train", "router", "evaluate") if stage.index else ("evaluate",):
@@ -220,12 +237,20 @@ class ContinualTrainer(Trainer):
     def _begin(self, model: ContinualModule, datamodule: ContinualDataModule) -> None:
         """Bind model and data to the run and refuse what cannot work before anything is written."""
         self._data = datamodule
-        datamodule.attach_processor(model.backbone.processor)
+        datamodule.attach_processor(model.backbone.processor, model.backbone.context_length)
         datamodule.check()
         for task in datamodule.tasks:
             _check_metric(task)
         model.answer_lengths = {task.name: task.max_new_tokens for task in datamodule.tasks}
         self.plan = self.stream.stages(datamodule.task_names)
+
+    def _connect(self, model: ContinualModule) -> None:
+        """Connect processes that were started for us: a resumed phase may need them at once."""
+        environment = getattr(self.strategy, "cluster_environment", None)
+        if environment is not None and environment.creates_processes_externally:
+            self.strategy.connect(model)
+            self.strategy.setup_environment()
+            log.debug("run folder %s", self.run_dir)  # all ranks must ask before one asks alone
 
     def _resume(self, model: ContinualModule, ckpt_path: str | None) -> set[tuple[int, str]]:
         """Return the phases that are done, none for a fresh run."""
@@ -244,11 +269,9 @@ class ContinualTrainer(Trainer):
         log.info("stage %d/%d %s: %s", stage.index, len(self.plan), stage.name, phase)
         with self.timed(phase) as lap:
             if phase == "train":
-                before = self.global_step
+                self.samples_trained = 0
                 self._train(model)
-                per_step = self.accumulate_grad_batches * self.world_size
-                batch = self.data.stage_batch_size(stage.tasks)
-                lap.samples = (self.global_step - before) * per_step * batch
+                lap.samples = self.samples_trained
             elif phase == "router":
                 self._for_callbacks("on_stage_trained", model)
             else:
@@ -259,8 +282,8 @@ class ContinualTrainer(Trainer):
     def _train(self, model: ContinualModule) -> None:
         stage = self.current_stage
         self.data.set_stage(stage.index, stage.tasks)
-        epochs = [self.data.epochs(earlier.tasks) for earlier in self.plan[: stage.index]]
-        self.fit_loop.max_epochs = sum(epochs)  # Lightning's epoch counter is never reset
+        # Lightning's epoch counter is never reset
+        self.fit_loop.max_epochs = self.current_epoch + self.data.epochs(stage.tasks)
         super().fit(model, datamodule=self.data)
         if cut := self.data.collator.truncated:
             log.warning("%d times so far a sample was cut to data.max_length", cut)

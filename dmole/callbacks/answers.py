@@ -14,29 +14,30 @@ GateSet = tuple[str, ...]
 class AnswerBook:
     """Remembers answers by sample and gate set.
 
-    An expert that goes on training is another one afterwards, so each expert counts with its
-    version: the number of stages that trained it. The order of a gate set does not matter.
+    Each expert counts with the digest of its tensors: one that goes on training, or that changed
+    though it should not have, is another one, and its samples are answered again. The order of a
+    gate set does not matter.
     """
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[str, frozenset[tuple[str, int]]], str] = {}
+        self._texts: dict[tuple[str, frozenset[tuple[str, str]]], str] = {}
 
-    def get(self, key: str, gate_set: GateSet, versions: Mapping[str, int]) -> str:
+    def get(self, key: str, gate_set: GateSet, digests: Mapping[str, str]) -> str:
         """Return a sample's answer under a gate set; KeyError where there is none."""
-        return self._texts[key, _versioned(gate_set, versions)]
+        return self._texts[key, _identified(gate_set, digests)]
 
-    def put(self, key: str, gate_set: GateSet, versions: Mapping[str, int], text: str) -> None:
+    def put(self, key: str, gate_set: GateSet, digests: Mapping[str, str], text: str) -> None:
         """Keep an answer."""
-        self._texts[key, _versioned(gate_set, versions)] = text
+        self._texts[key, _identified(gate_set, digests)] = text
 
     def missing(
-        self, keys: Iterable[str], plan: Mapping[str, GateSet], versions: Mapping[str, int]
+        self, keys: Iterable[str], plan: Mapping[str, GateSet], digests: Mapping[str, str]
     ) -> list[int]:
         """Return the positions of samples without an answer under their planned gate set."""
         return [
             index
             for index, key in enumerate(keys)
-            if (key, _versioned(plan[key], versions)) not in self._texts
+            if (key, _identified(plan[key], digests)) not in self._texts
         ]
 
     def clear(self) -> None:
@@ -46,17 +47,17 @@ class AnswerBook:
     def state_dict(self) -> list[Any]:
         """Return plain lists."""
         return [
-            [key, sorted([name, version] for name, version in gates), text]
+            [key, sorted([name, digest] for name, digest in gates), text]
             for (key, gates), text in self._texts.items()
         ]
 
     def load_state_dict(self, state: Iterable[Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self._texts = {
-            (key, frozenset((name, version) for name, version in gates)): text
+            (key, frozenset((name, digest) for name, digest in gates)): text
             for key, gates, text in state
         }
 
 
-def _versioned(gate_set: GateSet, versions: Mapping[str, int]) -> frozenset[tuple[str, int]]:
-    return frozenset((name, versions.get(name, 0)) for name in gate_set)
+def _identified(gate_set: GateSet, digests: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, digests[name]) for name in gate_set)

@@ -60,6 +60,7 @@ class EvaluationMatrix(ContinualCallback):
         self.answers = AnswerBook()
         self.losses: dict[str, dict[str, list[float]]] = {}
         self._fresh: list[Answers] = []
+        self._digests: dict[str, str] = {}
 
     # -- before the test loop --------------------------------------------------------------
 
@@ -85,9 +86,9 @@ class EvaluationMatrix(ContinualCallback):
             if not sequence.incremental_evaluation:
                 self.answers.clear()
         module.gate_plan = plan
-        versions = module.library.versions
+        self._digests = {name: module.library.digest(name) for name in module.experts}
         pending = {
-            task: self.answers.missing(_keys(sequence, task), plan, versions) for task in tasks
+            task: self.answers.missing(_keys(sequence, task), plan, self._digests) for task in tasks
         }
         data.set_pending(pending)
         return sum(map(len, pending.values()))
@@ -139,11 +140,11 @@ class EvaluationMatrix(ContinualCallback):
         if stage != "test":
             return
         _, module, _ = parts(trainer, pl_module)
-        plan, versions = module.gate_plan, module.library.versions
+        plan = module.gate_plan
         for answers in gather_objects(self._fresh):
             for batch in answers:
                 for key, text in zip(batch.keys, batch.texts, strict=True):
-                    self.answers.put(key, plan[key], versions, text)
+                    self.answers.put(key, plan[key], self._digests, text)
         self._fresh = []
         module.gate_plan = {}
 
@@ -190,7 +191,7 @@ class EvaluationMatrix(ContinualCallback):
         self, module: ContinualModule, task: str, sample: Sample, plan: dict[str, GateSet]
     ) -> str:
         key = f"{task}/test/{sample.id}"
-        return self.answers.get(key, plan[key], module.library.versions)
+        return self.answers.get(key, plan[key], self._digests)
 
     def _count(self, trainer: ContinualTrainer, stage: int, task: str) -> None:
         counts = Counter(gate_set_name(self.gate_plan[key]) for key in _keys(trainer, task))

@@ -15,6 +15,7 @@ from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import broadcast, gather_objects, sum_over_ranks
 from dmole.experts import save_expert
 from dmole.files import write_csv, write_json
+from dmole.models.embedder import eval_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,6 +71,12 @@ class ExpertAllocation(ContinualCallback):
         if trainer.is_global_zero:
             rows = [row for index, a in self.allocations.items() for row in a.rows(index)]
             write_csv(trainer.run_dir / "allocation.csv", HEADER, rows)
+
+    def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+        """Say at the start that there are no experts yet, so that any run folder can be read."""
+        if trainer.is_global_zero and not trainer.current_stage.index:
+            write_json(trainer.run_dir / "experts" / "experts.json", [])
+            module.router.save(trainer.run_dir / "router")
 
     def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Write the trained expert as a PEFT adapter, and the order of all experts."""
@@ -130,14 +137,15 @@ def plan_allocation(
         batches = itertools.chain.from_iterable(
             data.proxy_batches(task, allocator.proxy_fraction, module.seed) for task in tasks
         )
-        scores = score_gradients(
-            module.backbone.model,
-            parameters,
-            _on_device(batches, device),
-            module.base_loss,
-            reduction=allocator.reduction,
-            all_reduce=sum_over_ranks,
-        )
+        with eval_mode(module.backbone):
+            scores = score_gradients(
+                module.backbone.model,
+                parameters,
+                _on_device(batches, device),
+                module.base_loss,
+                reduction=allocator.reduction,
+                all_reduce=sum_over_ranks,
+            )
     return allocator.allocate(expert, units, scores, first=not module.library.names)
 
 

@@ -35,20 +35,22 @@ class ExpertInspector(ContinualCallback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the watch of one step."""
+        """Start the watch of one step and log each module's effective learning rate."""
         self._started = time.perf_counter()
+        _, module, _ = parts(trainer, pl_module)
+        for group in trainer.optimizers[0].param_groups:
+            rate = group["lr"] * module.update_scale.get(group["name"], 1.0)
+            module.log(f"learning_rate/{group['name']}", rate, batch_size=len(batch))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log speed and the effective learning rate of each module."""
-        _, module, _ = parts(trainer, pl_module)
-        size = len(batch.sample_ids)
+        """Count the samples and log the speed."""
+        sequence, module, _ = parts(trainer, pl_module)
+        size = len(batch) * trainer.world_size
+        sequence.samples_trained += size
         seconds = time.perf_counter() - self._started
-        module.log("train/samples_per_second", size * trainer.world_size / seconds, batch_size=size)
-        for group in trainer.optimizers[0].param_groups:
-            rate = group["lr"] * module.update_scale.get(group["name"], 1.0)
-            module.log(f"learning_rate/{group['name']}", rate, batch_size=size)
+        module.log("train/samples_per_second", size / seconds, batch_size=len(batch))
 
     def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Log the new row of the matrix and draw all figures again."""
@@ -60,10 +62,11 @@ class ExpertInspector(ContinualCallback):
             for logger in trainer.loggers:
                 logger.log_metrics({f"score/{name}": float(value)}, step=stage)
         rows = slice(0, stage + 1)
+        tasks_of = [[names.index(task) for task in s.tasks] for s in trainer.learned()]
         self._show(
             trainer,
             "evaluation_matrix",
-            figures.matrix_heatmap(table.matrix[rows], names, "Score after each stage"),
+            figures.matrix_heatmap(table.matrix[rows], names, "Score after each stage", tasks_of),
         )
         if stage:
             self._show_experts(trainer, module, table)

@@ -101,9 +101,9 @@ def embed_samples(
     """
     cache = module.embedder.cache
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
-    missing = set(cache.missing(keys))
+    missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may know different ones
     todo = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
-    if any(gather_objects(bool(todo))):
+    if todo:
         module.to(device)
         own: list[str] = []
         for batch in data.embedding_loader(todo, generation=split == "test", shard=True):

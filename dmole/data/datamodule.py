@@ -35,7 +35,8 @@ class ContinualDataModule(LightningDataModule):
         eval_batch_size: Samples per device in generation, embedding and scoring.
         num_workers: Processes that read and prepare batches; 0 does it in the main process.
         seed: Seed of the order of training samples.
-        max_length: Most tokens of a sample, image tokens included; ``null`` sets no limit.
+        max_length: Most tokens of a sample, image tokens included; ``null`` is the base model's
+            context.
         on_too_long: ``error`` refuses longer training samples, ``truncate`` cuts their answer.
         group_by_length: Whether training batches are made of samples of similar length.
         pin_memory: Whether batches are put into page-locked memory, for faster copies to a GPU.
@@ -123,13 +124,15 @@ class ContinualDataModule(LightningDataModule):
         """Return a SHA-256 of ids, texts and references, for each task and split."""
         return self._store.fingerprint()
 
-    def attach_processor(self, processor: Any) -> None:
+    def attach_processor(self, processor: Any, context_length: int | None = None) -> None:
         """Say which transformers processor makes the tensors; needed before any loader.
 
         Args:
             processor: The processor of the base model.
+            context_length: Most tokens the base model takes; the limit where none is set.
         """
-        self._collator = Collator(processor, self.max_length, self.on_too_long)
+        limit = context_length if self.max_length is None else self.max_length
+        self._collator = Collator(processor, limit, self.on_too_long)
 
     @property
     def collator(self) -> Collator:

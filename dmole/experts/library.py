@@ -95,7 +95,7 @@ class ExpertLibrary:
         """Let gradients reach the named expert and nothing else of the model (None: nothing)."""
         self.model.requires_grad_(False)
         if name is not None:
-            self.versions[name] = self.versions.get(name, 0) + 1  # its answers will change
+            self.versions[name] = self.versions.get(name, 0) + 1  # its draws differ each time
             for _, parameter in self.parameters(name):
                 parameter.requires_grad_(True)
 
@@ -132,6 +132,14 @@ class ExpertLibrary:
                 )
             elif self._architecture[name] != wanted:
                 raise ValueError(f"expert {name!r} has another shape in the checkpoint")
+
+    def digest(self, name: str) -> str:
+        """Return the sha256 of one expert's tensors: it changes if anything of the expert does."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.state_dict(name).items()):
+            digest.update(key.encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
         """Return copies of one expert's tensors, keyed ``<linear>.lora_a`` and ``.lora_b``."""

@@ -53,10 +53,17 @@ class Backbone(nn.Module):
         vision = config.vision_config  # Qwen2-VL's `hidden_size` is the width behind its merger
         return int(getattr(vision, "embed_dim", None) or vision.hidden_size)
 
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens the language model was made for; None where its config does not say."""
+        config: Any = self.model.config
+        length = getattr(config.get_text_config(), "max_position_embeddings", None)
+        return None if length is None else int(length)
+
     def parameter_count(self) -> int:
         """Return the number of parameters of the base model, experts not counted."""
         named = self.model.named_parameters()
-        return sum(p.numel() for name, p in named if ".experts." not in name)
+        return sum(p.numel() for name, p in named if ".experts.task_" not in name)
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return ``(in_features, out_features)`` of every linear of the layers, by full path."""
@@ -143,7 +150,7 @@ class Backbone(nn.Module):
         """Return the sha256 over names and values of the base model's weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
-            if ".experts." in name:
+            if ".experts.task_" in name:
                 continue
             digest.update(name.replace(".base.", ".").encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -47,7 +47,7 @@ class Embedder:
 
     @torch.no_grad()
     def _embed(self, batch: Batch) -> Tensor:
-        with _eval_mode(self._backbone), torch.autocast(_device(batch).type, enabled=False):
+        with eval_mode(self._backbone), torch.autocast(_device(batch).type, enabled=False):
             text = self._backbone.text_hidden(**batch.question)
             pooled_text = masked_max_pool(text.float(), batch.question["attention_mask"])
             return combine(self._pooled_vision(batch, pooled_text), pooled_text)
@@ -84,7 +84,8 @@ def _device(batch: Batch) -> torch.device:
 
 
 @contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off for the body of a ``with`` statement and restore every mode after it."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:

@@ -12,7 +12,7 @@ from dmole.files import atomic_path, write_csv
 from dmole.metrics.continual import seen_means
 from dmole.metrics.matrix import Array
 from dmole.report.figures import comparison_figure, save_figure
-from dmole.report.runs import Run, load_run
+from dmole.report.runs import Run, first_difference, load_run
 
 COLUMNS: dict[str, Callable[[Run], float]] = {
     "Last": lambda run: run.figure("Last"),
@@ -80,7 +80,13 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
             ours, theirs = ", ".join(run.task_names), ", ".join(runs[0].task_names)
             raise ValueError(f"tasks differ: {run.folder} has {ours}; {runs[0].folder} {theirs}")
         folders.add(run.folder.resolve())
-        groups.setdefault(run.method, []).append(run)
+        group = groups.setdefault(run.method, [])
+        if group and (key := first_difference(group[0].config, run.config)):
+            raise ValueError(
+                f"{run.folder} and {group[0].folder} are both called {run.method!r} but differ in "
+                f"{key}; give one another trainer.name"
+            )
+        group.append(run)
     return groups
 
 

@@ -66,7 +66,7 @@ def loss_distribution(
         limit = threshold[task] if isinstance(threshold, Mapping) else threshold
         _spread(axes, row, values, COLORS[row % len(COLORS)])
         axes.plot([limit, limit], [row - 0.42, row + 0.42], color=INK, linewidth=1.2)
-        share = 100.0 * float(np.mean(values <= limit))
+        share = 100.0 * float(np.mean(values < limit))
         text = f"{share:.0f}% below {limit:.3g}"
         place = ("axes fraction", "data")
         axes.annotate(text, (1.01, row), xycoords=place, va="center", fontsize=8.5, color=INK)

@@ -160,3 +160,23 @@ def _is_seed(value: Any) -> bool:
 
 def _number(value: Any) -> float:
     return np.nan if value is None else float(value)
+
+
+OF_A_REPEAT = ("seed", "seed_everything", "version", "default_root_dir", "enable_progress_bar")
+"""Settings in which repeats of one method may differ."""
+
+
+def first_difference(one: Any, other: Any, path: str = "") -> str | None:
+    """Return the key of the first setting in which two configs differ, None if they agree.
+
+    Example:
+        >>> first_difference({"model": {"alpha": 8}}, {"model": {"alpha": 16}})
+        'model.alpha'
+    """
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return None if one == other else path
+    for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}):
+        found = first_difference(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+        if found is not None:
+            return found
+    return None

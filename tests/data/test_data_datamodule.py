@@ -271,3 +271,12 @@ def test_module_can_be_written_in_yaml(root: Path):
     assert data.task("a").metric == "vqa_soft"
     assert type(data.task("b").metric).__name__ == "ExactMatch"
     data.check()
+
+
+@pytest.mark.parametrize(("max_length", "limit"), [(None, 40), (30, 30)])
+def test_the_models_context_is_the_limit_where_none_is_set(
+    root: Path, llava: Any, max_length: int | None, limit: int
+):
+    data = make(root, max_length=max_length)
+    data.attach_processor(llava, 40)
+    assert data.collator.max_length == limit

@@ -12,6 +12,7 @@ from PIL import Image
 from dmole import __version__
 from dmole.cli import main
 from dmole.metrics import read_matrix
+from dmole.predictor import Predictor
 
 MATRICES = ("evaluation_matrix.csv", "oracle_matrix.csv")
 
@@ -221,3 +222,18 @@ def test_module_data_and_trainer_need_no_command_line(recipe, plain_run):
     assert (plain_run / "metrics.json").is_file()
     content = torch.load(plain_run / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["done"][-1] == [2, "train"]
+
+
+def test_a_predictor_asked_twice_answers_each_prompt_by_itself(recipe, plain_run):
+    fresh = recipe().build(plain_run / "unused")
+    predictor = Predictor(fresh.module, fresh.data, plain_run)
+    first, second = {"prompt": "name the paint on the star"}, {"prompt": "say how many there are"}
+    predictor([first])
+    twice = predictor([second])
+    fresh = recipe().build(plain_run / "unused")
+    alone = Predictor(fresh.module, fresh.data, plain_run)([second])
+    keys = [f"prompt/test/{answer['id']}" for answer in (*twice, *alone)]
+    one, other = keys
+    assert one != other
+    cache = predictor._model.embedder.cache
+    torch.testing.assert_close(cache.get_many([one]), fresh.module.embedder.cache.get_many([other]))

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from dmole.allocation import UniformAllocator
+from dmole.callbacks import ContinualCallback
 from dmole.data import Task
 from dmole.metrics import read_matrix
 from dmole.routing import SharedRouter
@@ -205,3 +206,33 @@ def test_two_ranks_resume_where_one_left_off(fit_words, quick_run, tmp_path, dig
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, timeout=600, env=environment, capture_output=True)
     assert digests(run) == digests(quick_run)
+
+
+class Cut(ContinualCallback):
+    """Ends the run in the middle of the first stage's router phase."""
+
+    def on_stage_trained(self, trainer, module):
+        raise KeyError("cut")
+
+
+def test_a_run_cut_before_its_router_was_fitted_is_resumed_on_two_ranks(recipe, tmp_path, one_rank):
+    mine = recipe(tasks=TASKS, data={"batch_size": 2}, callbacks=[Cut()])
+    with pytest.raises(KeyError, match="cut"):
+        mine.build(tmp_path).fit()
+    run = tmp_path / "dmole" / "version_0"
+    ours = recipe(tasks=TASKS, data={"batch_size": 2}, trainer=TWO_RANKS, devices=2)
+    resumed, states = fit_on_two_ranks(lambda: Resumed(ours.build(tmp_path), run))
+    assert resumed == run
+    assert gate_sets(run, 1) == gate_sets(one_rank, 1)
+    assert states[0].keys() == states[1].keys()
+
+
+class Resumed:
+    """A sequence whose ``fit`` goes on from a run folder."""
+
+    def __init__(self, sequence: Any, run: Path) -> None:
+        self._sequence, self._run = sequence, run
+        self.module = sequence.module
+
+    def fit(self) -> Path:
+        return Path(self._sequence.fit(self._run))

@@ -250,7 +250,7 @@ def test_a_zero_shot_run_has_one_row_and_no_expert(recipe, tmp_path):
     matrix, _ = read_matrix(run / "evaluation_matrix.csv")
     assert matrix.shape == (1, 2)
     assert np.isfinite(matrix).all()
-    assert not (run / "experts").exists()
+    assert json.loads((run / "experts" / "experts.json").read_text(encoding="utf-8")) == []
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["BWT"] is None
 
@@ -353,3 +353,19 @@ def test_an_expert_does_not_depend_on_the_tasks_that_follow(recipe, plain_run, t
     ours, theirs = load_file(run / file), load_file(plain_run / file)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_second_sequence_with_the_same_module_or_trainer_is_refused(recipe, tmp_path):
+    first = recipe(tasks=("paint",)).build(tmp_path)
+    first.fit()
+    with pytest.raises(ValueError, match="a new module and a new trainer"):
+        first.fit()
+    other = recipe(tasks=("paint",)).build(tmp_path)
+    with pytest.raises(ValueError, match="a new module and a new trainer"):
+        other.trainer.fit(first.module, datamodule=other.data)
+
+
+@pytest.mark.parametrize("option", ["max_steps", "limit_test_batches", "fast_dev_run"])
+def test_options_that_cut_stages_short_are_refused(recipe, tmp_path, option):
+    with pytest.raises(ValueError, match=f"trainer.{option} cuts stages short"):
+        recipe(trainer={option: 3}).build(tmp_path)

@@ -319,3 +319,14 @@ def test_a_samples_gradients_do_not_reach_experts_its_gates_close():
         world.backbone.loss(world.batch.inputs, world.batch.labels).backward()
     assert all(p.grad.abs().max() == 0 for _, p in world.library.parameters("b"))
     assert all(p.grad.abs().max() > 0 for _, p in world.library.parameters("a"))
+
+
+def test_the_digest_of_an_expert_changes_with_any_of_its_tensors():
+    model = nn.Sequential(nn.Linear(4, 4))
+    library = ExpertLibrary(model, lambda path: "language")
+    library.add("a", {"0": 2}, {"0": 4.0})
+    before = library.digest("a")
+    assert library.digest("a") == before
+    _, expert = next(library.experts("a"))
+    expert.lora_b.data[0, 0] += 1e-6
+    assert library.digest("a") != before

@@ -153,3 +153,13 @@ def test_runs_that_cannot_be_compared_are_refused(runs: list[Path], tmp_path: Pa
     write_matrix(runs[0] / "evaluation_matrix.csv", [[0.0, 0.0]] * 3, ["x", "y"])
     with pytest.raises(ValueError, match=r"tasks differ: .* has color, count; .* x, y"):
         compare(runs, tmp_path)
+
+
+def test_runs_of_one_name_and_other_settings_are_not_averaged(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    for folder, alpha in ((runs[0], 8), (runs[1], 16)):
+        config = f"seed_everything: 0\ntrainer: {{name: same}}\nmodel: {{alpha: {alpha}}}\n"
+        (folder / "config.yaml").write_text(config)
+    with pytest.raises(ValueError, match=r"both called 'same' but differ in model\.alpha"):
+        compare(runs[:2], tmp_path)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from dmole.callbacks.answers import AnswerBook
+
+PLAN = {"x": ("a", "b"), "y": ()}
+BEFORE = {"a": "1", "b": "2"}
+
+
+@pytest.fixture
+def book() -> AnswerBook:
+    book = AnswerBook()
+    book.put("x", ("b", "a"), BEFORE, "red")
+    book.put("y", (), BEFORE, "blue")
+    return book
+
+
+def test_an_answer_is_found_whatever_the_order_of_its_experts(book: AnswerBook):
+    assert book.get("x", ("a", "b"), BEFORE) == "red"
+    assert book.missing(["x", "y"], PLAN, BEFORE) == []
+
+
+def test_samples_of_an_expert_that_changed_are_answered_again(book: AnswerBook):
+    assert book.missing(["x", "y"], PLAN, {"a": "1", "b": "other"}) == [0]
+
+
+def test_a_saved_book_knows_the_same_answers(book: AnswerBook):
+    other = AnswerBook()
+    other.load_state_dict(book.state_dict())
+    assert other.missing(["x", "y"], PLAN, BEFORE) == []
+    book.clear()
+    assert book.missing(["x", "y"], PLAN, BEFORE) == [0, 1]
