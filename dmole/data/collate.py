@@ -69,6 +69,7 @@ class Collator:
             answer. What is not an answer is never cut.
 
     Attributes:
+        max_length: The limit.
         truncated: How many samples were cut so far, in this process and its data workers.
 
     Raises:
@@ -95,7 +96,7 @@ class Collator:
         self._processor = processor
         self._tokenizer = tokenizer
         self._renderer = ChatRenderer(processor)
-        self._max_length = max_length
+        self.max_length = max_length
         self._on_too_long = on_too_long
         self._truncated = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -166,7 +167,7 @@ class Collator:
         self, inputs: dict[str, Tensor], labels: Tensor | None, samples: list[Sample]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Refuse or cut the samples that are longer than allowed."""
-        limit, mask = self._max_length, inputs["attention_mask"]
+        limit, mask = self.max_length, inputs["attention_mask"]
         lengths = mask.sum(dim=1)
         if limit is None or int(lengths.max()) <= limit:
             return inputs, labels
