@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -247,7 +248,9 @@ class ContinualTrainer(Trainer):
     def _connect(self, model: ContinualModule) -> None:
         """Connect processes that were started for us: a resumed phase may need them at once."""
         environment = getattr(self.strategy, "cluster_environment", None)
-        if environment is not None and environment.creates_processes_externally:
+        if environment is None or isinstance(environment, LightningEnvironment):
+            return  # one process, or one that starts the others later, behind this checkpoint
+        if environment.creates_processes_externally:
             self.strategy.connect(model)
             self.strategy.setup_environment()
             log.debug("run folder %s", self.run_dir)  # all ranks must ask before one asks alone
