@@ -1,89 +1,158 @@
-"""What a run saves to go on after a phase: all that was learned, never the frozen base model."""
+"""What a run saves to go on from: all that was learned, never the frozen base model.
+
+Two files. ``last.ckpt`` is the state after the last finished phase. ``stage.ckpt`` is the state
+within the stage that trains: the current expert, its optimizer, the place in the data.
+"""
 
 from __future__ import annotations
 
+import logging
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.fabric.plugins import TorchCheckpointIO
 
+from dmole._version import __version__
 from dmole.clock import Lap
 from dmole.files import atomic_path
+from dmole.reliability.run_folder import LAST
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 
-FORMAT = 1
+log = logging.getLogger("dmole")
+
+FORMAT = 2
 Done = set[tuple[int, str]]
 
 
-class SequenceCheckpoint:
-    """Saves after every phase and brings a run back to the end of its last finished phase.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes Lightning's checkpoints so that the old one stays until the new one is whole."""
 
-    A phase that was cut short starts again. Its draws depend on seed, stage and rank alone, so
-    the result is the one of an uninterrupted run.
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint."""
+        save_atomically(checkpoint, Path(path))
+
+
+class SequenceCheckpoint:
+    """Saves a run and brings it back to where it was.
+
+    A phase that was cut short starts again, except training, which goes on at its last saved
+    step. All draws depend on seed, stage and rank alone or are restored, so the result is the one
+    of an uninterrupted run.
     """
 
     def __init__(self) -> None:
         self._fingerprints: dict[str, Any] | None = None
+        self._run = secrets.token_hex(8)
 
     def save(self, trainer: ContinualTrainer, module: ContinualModule, done: Done) -> None:
-        """Write ``checkpoints/last.ckpt``; the old one stays until the new one is whole."""
-        callbacks = {
-            type(callback).__name__: callback.state_dict()
-            for callback in trainer.continual_callbacks()
-        }
+        """Write ``last.ckpt`` after a phase; all ranks call it alike."""
+        callbacks = {cb.state_key: cb.state_dict() for cb in trainer.callbacks}  # type: ignore[attr-defined]
+        sequence = {cb.state_key: cb.sequence_state_dict() for cb in trainer.continual_callbacks()}
         if not trainer.is_global_zero:
             return
         content = {
             "format": FORMAT,
+            "code": __version__,
+            "run": self._run,
             "done": sorted([stage, phase] for stage, phase in done),
             "fingerprints": self._fingerprint(trainer, module),
             "architecture": module.library.architecture(),
             "versions": dict(module.library.versions),
             "state_dict": module.state_dict(),
             "router": module.router.state_dict(),
-            "callbacks": callbacks,
+            "callbacks": {key: state for key, state in callbacks.items() if state},
+            "sequence": {key: state for key, state in sequence.items() if state},
             "progress": _progress(trainer),
             "laps": [vars(lap) for lap in trainer.clock.laps],
             "parameters": trainer.clock.parameters,
         }
-        with atomic_path(trainer.run_dir / "checkpoints" / "last.ckpt") as temporary:
-            torch.save(content, temporary)
+        save_atomically(content, trainer.run_dir / LAST)
+        if (trainer.current_stage.index, "train") in done:
+            stage_file(trainer.run_dir / LAST).unlink(missing_ok=True)
 
-    def load(self, trainer: ContinualTrainer, module: ContinualModule, path: Path) -> Done:
-        """Rebuild the state of a checkpoint and return the phases it has finished.
+    def save_stage(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+        """Write ``stage.ckpt`` within a stage's training; all ranks call it alike."""
+        trainer.save_checkpoint(stage_file(trainer.run_dir / LAST), weights_only=False)
+
+    def stage_content(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
+        """Return what a checkpoint within a stage needs beyond Lightning's own."""
+        name = str(module.current_expert)
+        return {
+            "format": FORMAT,
+            "run": self._run,
+            "stage": trainer.current_stage.index,
+            "world_size": trainer.world_size,
+            "architecture": {name: module.library.architecture()[name]},
+            "parameters": trainer.clock.parameters,
+        }
+
+    def load(
+        self, trainer: ContinualTrainer, module: ContinualModule, file: Path
+    ) -> tuple[Done, Path | None]:
+        """Rebuild the state of a checkpoint.
 
         Args:
-            trainer: Goes on in the checkpoint's run folder.
+            trainer: Works in the checkpoint's run folder.
             module: Receives experts and router.
-            path: The file, or its run folder.
+            file: The checkpoint after a phase.
+
+        Returns:
+            The phases that are finished, and the checkpoint within the next one if it is
+            training that was cut short.
 
         Raises:
-            ValueError: If the file cannot be read, or base model or data are not the ones it
-                was made with; the message says which.
+            ValueError: If a file cannot be read, or base model, data or settings are not the
+                ones it was made with; the message says which.
         """
-        file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
         content = read_checkpoint(file)
+        if "done" not in content:
+            raise ValueError(f"{file} holds one stage only: name its run folder instead")
         _compare(content["fingerprints"], self._fingerprint(trainer, module), file)
+        if content["code"] != __version__:
+            log.warning("%s was made by dmole %s, this is %s", file, content["code"], __version__)
+        self._run = content["run"]
         module.library.rebuild(content["architecture"])
         module.library.versions.update(content["versions"])
         module.load_state_dict(content["state_dict"])
         module.router.load_state_dict(content["router"])
+        _load_callbacks(trainer, content["callbacks"])
         for callback in trainer.continual_callbacks():
-            state = content["callbacks"].get(type(callback).__name__)
-            if state:
-                callback.load_state_dict(state)
+            if callback.state_key in content["sequence"]:
+                callback.load_sequence_state_dict(content["sequence"][callback.state_key])
         _restore_progress(trainer, content["progress"])
         trainer.clock.laps = [Lap(**lap) for lap in content["laps"]]
         trainer.clock.parameters = content["parameters"]
-        run = file.resolve().parents[1]
-        trainer.continue_in(
-            TensorBoardLogger(run.parents[1], name=run.parent.name, version=run.name)
-        )
-        return {(stage, phase) for stage, phase in content["done"]}
+        done = {(stage, phase) for stage, phase in content["done"]}
+        return done, self._load_stage(trainer, module, stage_file(file), done)
+
+    def _load_stage(
+        self, trainer: ContinualTrainer, module: ContinualModule, file: Path, done: Done
+    ) -> Path | None:
+        """Put the expert of a cut stage in place, so that nothing is allocated again."""
+        if not file.is_file():
+            return None
+        content = read_checkpoint(file)
+        if content["run"] != self._run or (content["stage"], "train") in done:
+            return None  # of a stage that has been finished since
+        if content["world_size"] != trainer.world_size:
+            log.warning(
+                "stage %d starts again: it was trained by %d processes, this run has %d",
+                content["stage"],
+                content["world_size"],
+                trainer.world_size,
+            )
+            return None
+        module.library.rebuild({**module.library.architecture(), **content["architecture"]})
+        _load_callbacks(trainer, content["callbacks"])
+        trainer.clock.parameters = content["parameters"]
+        return file
 
     def _fingerprint(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
         if self._fingerprints is None:
@@ -96,6 +165,26 @@ class SequenceCheckpoint:
                 **_settings(trainer, module),
             }
         return self._fingerprints
+
+
+def stage_file(last: Path) -> Path:
+    """Return where the checkpoint within a stage is, beside the one after the last phase."""
+    return last.with_name("stage.ckpt")
+
+
+def save_atomically(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint; the old one stays until the new one is whole.
+
+    Raises:
+        OSError: If it cannot be written, for want of space for instance; names the file.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # its writer closes the archive, which fails once more
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -114,6 +203,12 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
     return content
+
+
+def _load_callbacks(trainer: ContinualTrainer, states: dict[str, Any]) -> None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], file: Path) -> None:

@@ -64,12 +64,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         verbs[words[0]](words)
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
+        status = getattr(error, "exit_status", None)  # ended by a signal, as it was asked to
+        if status is not None:
+            _say(str(error))
+            return int(status)
+        if not isinstance(error, (ValueError, OSError, ImportError)):
+            raise
         if os.environ.get("DMOLE_TRACEBACK"):
             raise
-        print(f"dmole: {_one_line(error)}", file=sys.stderr)
+        _say(_one_line(error))
         return 1
     return 0
+
+
+def _say(message: str) -> None:
+    if message:
+        print(f"dmole: {message}", file=sys.stderr)
 
 
 def _one_line(error: Exception) -> str:

@@ -39,17 +39,26 @@ class Clock:
     def __init__(self) -> None:
         self.laps: list[Lap] = []
         self.parameters: dict[str, Any] = {}
+        self._started: dict[str, float] = {}
 
     @contextmanager
     def lap(self, stage: int, name: str, phase: str) -> Iterator[Lap]:
         """Time the body of a ``with`` statement."""
         lap = Lap(stage, name, phase)
-        start = time.perf_counter()
+        self._started[phase] = time.perf_counter()
         try:
             yield lap
         finally:
-            lap.seconds = time.perf_counter() - start
+            lap.seconds = self.elapsed(phase)
             self.laps.append(lap)
+
+    def elapsed(self, phase: str) -> float:
+        """Return the seconds a running phase has taken so far."""
+        return time.perf_counter() - self._started[phase]
+
+    def carry(self, phase: str, seconds: float) -> None:
+        """Count seconds that a running phase took in an earlier process."""
+        self._started[phase] -= seconds
 
     def report(self) -> dict[str, Any]:
         """Return the content of timing.json: seconds a phase, samples/s, memory, parameters."""

@@ -12,13 +12,14 @@ from typing import Any, cast
 import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from dmole.arguments import ArgumentParser
 from dmole.config_files import name_config, resolve_configs
 from dmole.data import ContinualDataModule
-from dmole.files import write_json
+from dmole.files import atomic_path, write_json
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor, read_prompts
 from dmole.trainer import ContinualTrainer
@@ -28,6 +29,16 @@ log = logging.getLogger("dmole")
 
 class ConfigError(ValueError):
     """A fault in config or flags."""
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes ``config.yaml``, whole or not at all; a resumed run says what it resumed with."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the resolved config into the run folder."""
+        text = self.parser.dump(self.config, skip_none=False)
+        with atomic_path(cast("ContinualTrainer", trainer).run_dir / "config.yaml") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 class ContinualCLI(LightningCLI):
@@ -46,7 +57,8 @@ class ContinualCLI(LightningCLI):
             ContinualDataModule,
             trainer_class=ContinualTrainer,
             seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},  # a resumed run says what it resumed with
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             parser_kwargs={"exit_on_error": False}
             | {verb: {"exit_on_error": False} for verb in self.subcommands()},
             args=arguments,

@@ -278,6 +278,16 @@ class ContinualModule(LightningModule):
             for key, tensor in self.library.state_dict(name).items()
         }
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the current expert alone: the others are frozen, and saved after their stages."""
+        prefix = f"{self.current_expert}/"
+        tensors = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in tensors.items() if k.startswith(prefix)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the frozen experts from where they are."""
+        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Fill the experts; every tensor must be there and fit.
 

@@ -8,6 +8,7 @@ module only says in which order, and keeps the clock.
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +18,21 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.utilities import rank_zero_only
 
-from dmole.callbacks import EvaluationMatrix, default_callbacks
+from dmole.callbacks import EvaluationMatrix, StageCheckpoint, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.checkpoint import SequenceCheckpoint
+from dmole.checkpoint import AtomicCheckpointIO, SequenceCheckpoint
 from dmole.clock import Clock
 from dmole.data.stream import SequentialStream, Stage, Stream
-from dmole.files import write_json
+from dmole.files import remove_parts, write_json
 from dmole.metrics import build_metric
 from dmole.predictor import load_run
+from dmole.reliability import Interrupted, Interruption, PeerWatch, RunLock
+from dmole.reliability.opening import Opening, agree_on_opening, decide_opening
+from dmole.reliability.signals import requeue
 from dmole.routing import AutoencoderRouter
 
 if TYPE_CHECKING:
@@ -42,7 +48,7 @@ HARMLESS = (
     ".*does not have many workers.*",  # a matter of config, and right on a laptop
     ".*smaller than the logging interval.*",  # short stages are common in a sequence
     ".*module\\(s\\) in eval mode at the start of training.*",  # the base model is frozen
-    ".*Total length of `list` across ranks is zero.*",  # every answer is known already
+    ".*across ranks is zero.*",  # every answer is known already
     ".*treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
 )
 """Warnings of Lightning that say nothing to a user of a sequence."""
@@ -73,6 +79,9 @@ class ContinualTrainer(Trainer):
             since experts are frozen after their stage and decoding is deterministic.
         callbacks: Callbacks beside the standard ones; one of a standard type replaces it.
         loggers: Loggers beside TensorBoard.
+        plugins: Plugins of Lightning, such as a cluster environment.
+        checkpoint_every_n_steps: Optimizer steps between two checkpoints within a stage's
+            training; 0 saves there on a signal only. After each phase the run is saved anyway.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence decides: epochs belong to the tasks.
 
@@ -89,6 +98,8 @@ class ContinualTrainer(Trainer):
         incremental_evaluation: bool = True,
         callbacks: list[Callback] | None = None,
         loggers: list[Logger] | None = None,
+        plugins: list[Any] | None = None,
+        checkpoint_every_n_steps: int = 100,
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
@@ -97,12 +108,17 @@ class ContinualTrainer(Trainer):
         for option, allowed in NOT_OF_A_SEQUENCE.items():
             if kwargs.get(option) not in (None, *allowed):
                 raise ValueError(f"trainer.{option} cuts stages short: a sequence needs them whole")
-        board = TensorBoardLogger(default_root_dir, name=name, version=version)
+        board = RunBoard(default_root_dir, name=name, version=version)
         progress = kwargs.get("enable_progress_bar") is not False
         super().__init__(
             default_root_dir=default_root_dir,
-            callbacks=default_callbacks(callbacks or [], progress_bar=progress),
+            callbacks=[
+                *default_callbacks(callbacks or [], progress_bar=progress),
+                # the last one: what the others counted at a step must be in the checkpoint
+                StageCheckpoint(checkpoint_every_n_steps),
+            ],
             logger=[board, *(loggers or [])],
+            plugins=[AtomicCheckpointIO(), *(plugins or [])],
             log_every_n_steps=log_every_n_steps,
             max_epochs=1,  # set for each stage from its tasks
             num_sanity_val_steps=0,  # there is no validation loop
@@ -117,22 +133,23 @@ class ContinualTrainer(Trainer):
         self.incremental_evaluation = incremental_evaluation
         self.clock = Clock()
         self.sequence_checkpoint = SequenceCheckpoint()
+        self.interruption = Interruption()
         self.plan: list[Stage] = []
         self.current_stage = BEFORE_TRAINING
         self.phase = "evaluate"
         self.evaluation_pass = "routed"
         self.samples_trained = 0
+        self._peers = PeerWatch()
+        self._signal_connector = _NoSignals(self)
         self._board = board
-        self._run_dir: Path | None = None
-        self._fixed_version = version is not None
+        self._version = version
+        self._stage_checkpoint: Path | None = None
         self._data: ContinualDataModule | None = None
 
     @property
     def run_dir(self) -> Path:
-        """Folder of this run; the same on every rank. To be asked by all ranks alike."""
-        if self._run_dir is None:
-            self._run_dir = Path(self.strategy.broadcast(self._board.log_dir))
-        return self._run_dir
+        """Folder of this run; the same on every rank."""
+        return Path(self._board.log_dir)
 
     @property
     def data(self) -> ContinualDataModule:
@@ -154,19 +171,47 @@ class ContinualTrainer(Trainer):
         Args:
             model: The module.
             datamodule: The tasks.
-            ckpt_path: Checkpoint to go on from: a file, or a run folder.
+            ckpt_path: What to go on from: ``last``, the newest run of this name; ``auto``, the
+                same if there is one and else a fresh run; a run folder or a checkpoint in it.
 
         Raises:
-            ValueError: If the data has a fault, the run folder exists, model or trainer have
-                learned before, or the checkpoint does not fit model and data.
+            ValueError: If the data has a fault, the run folder exists or is in use, model or
+                trainer have learned before, or the checkpoint does not fit model and data.
+            Interrupted: If a signal asked the run to end; it can be gone on with.
+            PeerError: If another process failed.
         """
         if datamodule is None:
             raise ValueError("fit needs a datamodule with the tasks")
         if model.library.names or self.clock.laps:
             raise ValueError("a sequence needs a new module and a new trainer; these have learned")
-        self._begin(model, datamodule)
-        done = self._resume(model, ckpt_path)
-        self._connect(model)
+        lock: RunLock | None = None
+        try:
+            self._begin(model, datamodule)
+            with self.interruption.handled(self._environment, self._signal_children):
+                self._connect(model)
+                opening = self._open(ckpt_path)
+                if self.is_global_zero:
+                    lock = RunLock(opening.run)
+                    lock.acquire()
+                    remove_parts(opening.run)
+                self._learn(model, opening.checkpoint)
+        except Interrupted as stop:
+            raise self._ended(stop) from None
+        except Exception as error:
+            cause = self._peers.announce(error)
+            self._signal_children(signal.SIGKILL)  # they may hang, waiting for us
+            raise cause from (None if cause is error else error)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _learn(self, model: ContinualModule, checkpoint: Path | None) -> None:
+        """Go through all phases of all stages that are not done yet."""
+        done: set[tuple[int, str]] = set()
+        if checkpoint is not None:
+            done, self._stage_checkpoint = self.sequence_checkpoint.load(self, model, checkpoint)
+        else:
+            self.sequence_checkpoint.save(self, model, done)  # from now on there is a way back
         for stage in [BEFORE_TRAINING, *self.plan]:
             self.current_stage = stage
             for phase in ("train", "router", "evaluate") if stage.index else ("evaluate",):
@@ -175,7 +220,10 @@ class ContinualTrainer(Trainer):
                 self._run_phase(model, phase)
                 done.add((stage.index, phase))
                 self.sequence_checkpoint.save(self, model, done)
+                self.interruption.check(self.strategy)
         self._for_callbacks("on_sequence_end", model)
+        self.strategy.barrier()
+        self._peers.stop()
         log.info("results are in %s", self.run_dir)
 
     def allocate(
@@ -191,8 +239,7 @@ class ContinualTrainer(Trainer):
         plans: dict[str, Allocation] = {}
         for stage in self.plan:
             if stage.expert not in plans:
-                device = self.strategy.root_device
-                plan = plan_allocation(model, datamodule, stage.expert, stage.tasks, device)
+                plan = plan_allocation(self, model, stage.expert, stage.tasks)
                 plans[stage.expert] = plan
                 print(describe_allocation(plan))
         return plans
@@ -227,13 +274,14 @@ class ContinualTrainer(Trainer):
             if not isinstance(model.router, AutoencoderRouter):
                 raise ValueError(f"a {type(model.router).__name__} has no thresholds to scale")
             model.router.threshold_scale = threshold_scale
-        self.continue_in(TensorBoardLogger(output.parent, name="", version=output.name))
+        self.continue_in(output)
         for stage in [BEFORE_TRAINING, *self.plan]:
             used = {earlier.expert for earlier in self.plan[: stage.index]}
             if used & {later.expert for later in self.plan[stage.index :]}:
                 continue  # those experts are another stage's by now
             self.current_stage, model.visible_experts = stage, len(used)
             self._run_phase(model, "evaluate")
+        self._for_callbacks("on_sequence_end", model)
 
     def _begin(self, model: ContinualModule, datamodule: ContinualDataModule) -> None:
         """Bind model and data to the run and refuse what cannot work before anything is written."""
@@ -247,22 +295,53 @@ class ContinualTrainer(Trainer):
 
     def _connect(self, model: ContinualModule) -> None:
         """Connect processes that were started for us: a resumed phase may need them at once."""
-        environment = getattr(self.strategy, "cluster_environment", None)
-        if environment is None or isinstance(environment, LightningEnvironment):
-            return  # one process, or one that starts the others later, behind this checkpoint
+        environment = self._environment
+        if environment is None:
+            return
+        if isinstance(environment, LightningEnvironment):
+            if self.num_nodes > 1:
+                raise ValueError("several nodes need torchrun or SLURM to start the processes")
+            return  # the first process starts the others in its first phase
         if environment.creates_processes_externally:
             self.strategy.connect(model)
             self.strategy.setup_environment()
-            log.debug("run folder %s", self.run_dir)  # all ranks must ask before one asks alone
+            self._peers.start()
 
-    def _resume(self, model: ContinualModule, ckpt_path: str | None) -> set[tuple[int, str]]:
-        """Return the phases that are done, none for a fresh run."""
-        if ckpt_path is not None:
-            return self.sequence_checkpoint.load(self, model, Path(ckpt_path))
-        folder = Path(self._board.log_dir)
-        if self._fixed_version and self.is_global_zero and folder.exists():
-            raise ValueError(f"the run folder {folder} exists; choose another trainer.version")
-        return set()
+    def _open(self, ckpt_path: str | None) -> Opening:
+        """Agree on run folder and checkpoint, and write there from now on."""
+
+        def decide() -> Opening:
+            root, name = Path(self.default_root_dir), str(self._board.name)
+            return decide_opening(root, name, self._version, ckpt_path)
+
+        opening = agree_on_opening(self._environment, decide, self.global_rank)
+        self.continue_in(opening.run)
+        return opening
+
+    @property
+    def _environment(self) -> Any:
+        """Lightning's cluster environment, None in a single process."""
+        return getattr(self.strategy, "cluster_environment", None)
+
+    def watch_peers(self) -> None:
+        """Watch the other processes, if there are any; called when they are connected."""
+        self._peers.start()
+
+    def _signal_children(self, signum: int) -> None:
+        """Send a signal to the processes that we have started."""
+        launcher = self.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.Signals(signum))
+
+    def _ended(self, stop: Interrupted) -> Interrupted:
+        """Return an interruption that says where the run stands."""
+        if not self.is_global_zero:
+            started_by_us = isinstance(self._environment, LightningEnvironment)
+            return Interrupted(stop.signum, "", 0 if started_by_us else None)
+        stage, name = self.current_stage, signal.Signals(stop.signum).name
+        where = f"stage {stage.index}/{len(self.plan)} {stage.name}, {self.phase}"
+        again = requeue(self._environment, stop.signum) or f"go on with --ckpt_path {self.run_dir}"
+        return Interrupted(stop.signum, f"ended by {name} in {where}; {again}")
 
     # -- phases ----------------------------------------------------------------------------
 
@@ -287,27 +366,30 @@ class ContinualTrainer(Trainer):
         self.data.set_stage(stage.index, stage.tasks)
         # Lightning's epoch counter is never reset
         self.fit_loop.max_epochs = self.current_epoch + self.data.epochs(stage.tasks)
-        super().fit(model, datamodule=self.data)
+        checkpoint, self._stage_checkpoint = self._stage_checkpoint, None
+        super().fit(model, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
         if cut := self.data.collator.truncated:
             log.warning("%d times so far a sample was cut to data.max_length", cut)
-        if self.interrupted:
-            raise KeyboardInterrupt
 
     def _evaluate(self, model: ContinualModule) -> None:
         """Answer the test samples with routed experts, then with each task's own (oracle)."""
         self.evaluation_pass = "routed"
-        super().test(model, datamodule=self.data, verbose=False)
+        self._answer(model)
         self.evaluation_pass = "oracle"
         table = next(cb for cb in self.callbacks if isinstance(cb, EvaluationMatrix))  # type: ignore[attr-defined]
         if self.current_stage.index and table.prepare(self, model):
-            super().test(model, datamodule=self.data, verbose=False)
+            self._answer(model)
         self._for_callbacks("on_evaluation_end", model)
 
-    def continue_in(self, board: TensorBoardLogger) -> None:
-        """Write to the folder of an earlier run instead of a new one."""
-        self.loggers = [board, *self.loggers[1:]]
-        self._board = board
-        self._run_dir = None
+    def _answer(self, model: ContinualModule) -> None:
+        """Run Lightning's test loop once; it ends early if the run has to."""
+        super().test(model, datamodule=self.data, verbose=False)
+        self.interruption.check(self.strategy)
+
+    def continue_in(self, run: Path) -> None:
+        """Write to a given folder."""
+        self._board = RunBoard(run.parent, name="", version=run.name)
+        self.loggers = [self._board, *self.loggers[1:]]
 
     # -- helpers ---------------------------------------------------------------------------
 
@@ -326,11 +408,6 @@ class ContinualTrainer(Trainer):
         """Return the tasks trained on so far, in order."""
         return tuple(dict.fromkeys(task for stage in self.learned() for task in stage.tasks))
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether the last fit was stopped from outside."""
-        return self.state.status == "interrupted"
-
     def _for_callbacks(self, hook: str, model: ContinualModule) -> None:
         for callback in self.continual_callbacks():
             getattr(callback, hook)(self, model)
@@ -338,6 +415,25 @@ class ContinualTrainer(Trainer):
     def continual_callbacks(self) -> Sequence[ContinualCallback]:
         """Return the callbacks that act at stage boundaries."""
         return [cb for cb in self.callbacks if isinstance(cb, ContinualCallback)]  # type: ignore[attr-defined]
+
+
+class RunBoard(TensorBoardLogger):
+    """TensorBoard without the file of hyperparameters: a run has its ``config.yaml``."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what is waiting."""
+        self.experiment.flush()
+
+
+class _NoSignals(_SignalConnector):
+    """Keeps Lightning from handling signals: it would save what it knows of one stage only."""
+
+    def register_signal_handlers(self) -> None:
+        self.received_sigterm = False
+
+    def teardown(self) -> None:
+        pass
 
 
 def _check_metric(task: Task) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 GateSet = tuple[str, ...]
 """Experts of a sample, best first; empty is the base model."""
@@ -61,3 +63,61 @@ class AnswerBook:
 
 def _identified(gate_set: GateSet, digests: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset((name, digests[name]) for name in gate_set)
+
+
+class AnswerJournal:
+    """Answers of a pass that is under way, on disk as they come, one file for each rank.
+
+    A pass that was cut short generates the remaining batches only. A batch counts as a whole, so
+    that every answer comes from the batch it would have come from without the cut.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._digests: Mapping[str, str] = {}
+
+    def open(
+        self, path: Path, name: str, plan: Mapping[str, GateSet], digests: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Begin or go on with a pass.
+
+        Args:
+            path: File of this rank.
+            name: Name of the pass; what another pass left is thrown away.
+            plan: Gate set of each sample in this pass.
+            digests: Digest of each expert.
+
+        Returns:
+            The answers that are known already, by sample.
+        """
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
+        complete = lines[:-1]  # the last one is empty, or was cut by the end of the process
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._digests = path, digests
+        if not complete or json.loads(complete[0]) != name:
+            path.write_text(json.dumps(name) + "\n", encoding="utf-8")
+            return {}
+        path.write_text("".join(line + "\n" for line in complete), encoding="utf-8")
+        known: dict[str, str] = {}
+        for line in complete[1:]:
+            batch = [(key, text, gates) for key, text, gates in json.loads(line)]
+            if all(k in plan and gates == self._gates(plan[k]) for k, _, gates in batch):
+                known |= {key: text for key, text, _ in batch}
+        return known
+
+    def add(self, keys: Sequence[str], texts: Sequence[str], gate_sets: Sequence[GateSet]) -> None:
+        """Write one batch."""
+        if self._path is None:
+            raise RuntimeError("the journal is not open")
+        gates = map(self._gates, gate_sets)
+        batch = [list(entry) for entry in zip(keys, texts, gates, strict=True)]
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(batch, ensure_ascii=False) + "\n")
+
+    def remove(self) -> None:
+        """Delete the file: its answers are saved elsewhere by now."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _gates(self, gate_set: GateSet) -> list[list[str]]:
+        return sorted([name, digest] for name, digest in _identified(gate_set, self._digests))

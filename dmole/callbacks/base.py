@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -24,6 +24,16 @@ class ContinualCallback(Callback):
 
     def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Act after the evaluation of all tasks at the end of a stage (or before the first)."""
+
+    def sequence_state_dict(self) -> dict[str, Any]:
+        """Return state that changes at the boundaries of stages only; saved after each phase.
+
+        What ``state_dict`` returns is saved in the middle of a stage as well.
+        """
+        return {}
+
+    def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`sequence_state_dict` returned."""
 
     def on_sequence_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Act after the last stage."""

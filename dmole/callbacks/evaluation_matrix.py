@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
-from dmole.callbacks.answers import AnswerBook, GateSet
+from dmole.callbacks.answers import AnswerBook, AnswerJournal, GateSet
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
@@ -58,6 +58,7 @@ class EvaluationMatrix(ContinualCallback):
         self.routing: list[tuple[int, str, str, int]] = []
         self.gate_plan: dict[str, GateSet] = {}
         self.answers = AnswerBook()
+        self._journal = AnswerJournal()
         self.losses: dict[str, dict[str, list[float]]] = {}
         self._fresh: list[Answers] = []
         self._digests: dict[str, str] = {}
@@ -68,8 +69,15 @@ class EvaluationMatrix(ContinualCallback):
         """Route all test samples and leave those to answer whose gate set is new."""
         if stage != "test":
             return
-        sequence, module, _ = parts(trainer, pl_module)
+        sequence, module, data = parts(trainer, pl_module)
         self.prepare(sequence, module)
+        plan = module.gate_plan
+        name = f"stage {sequence.current_stage.index} {sequence.evaluation_pass}"
+        path = sequence.run_dir / "checkpoints" / f"answers_{trainer.global_rank}.jsonl"
+        known = self._journal.open(path, name, plan, self._digests)
+        gate_sets = [plan[key] for key in known]
+        self._fresh = [Answers(list(known), list(known.values()), gate_sets)]
+        data.set_answered(known.keys())
 
     def prepare(self, sequence: ContinualTrainer, module: ContinualModule) -> int:
         """Plan the gate sets of the coming pass and return how many samples it must answer."""
@@ -102,8 +110,7 @@ class EvaluationMatrix(ContinualCallback):
         embeddings = None
         if module.router.needs("test", None, module.experts):
             pairs = [(sample, task) for sample in data.test_samples(task)]
-            device = trainer.strategy.root_device
-            embeddings = embed_samples(module, data, pairs, "test", device)
+            embeddings = embed_samples(trainer, module, pairs, "test")
         plan: dict[str, GateSet] = {}
         size = data.eval_batch_size
         for start in range(0, len(keys), size):  # only a batch vote looks beyond the sample
@@ -133,7 +140,12 @@ class EvaluationMatrix(ContinualCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._fresh.append(outputs["answers"])
+        answers: Answers = outputs["answers"]
+        self._fresh.append(answers)
+        self._journal.add(answers.keys, answers.texts, answers.gate_sets)
+        sequence, _, _ = parts(trainer, pl_module)
+        if sequence.interruption.requested:
+            raise StopIteration  # Lightning's way out of the loop; the trainer does the rest
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the answers of all ranks."""
@@ -265,9 +277,13 @@ class EvaluationMatrix(ContinualCallback):
             learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
         return routing_rates(self.routing, owner, learned_at)
 
+    def on_sequence_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+        """Remove the journal of the last pass."""
+        self._journal.remove()
+
     # -- state -----------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def sequence_state_dict(self) -> dict[str, Any]:
         """Return matrices, counts and answers as plain lists."""
         return {
             "matrix": self.matrix.tolist(),
@@ -276,12 +292,12 @@ class EvaluationMatrix(ContinualCallback):
             "answers": self.answers.state_dict(),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved state."""
-        self.matrix = np.array(state_dict["matrix"], dtype=np.float64)
-        self.oracle = np.array(state_dict["oracle"], dtype=np.float64)
-        self.routing = [(s, t, g, c) for s, t, g, c in state_dict["routing"]]
-        self.answers.load_state_dict(state_dict["answers"])
+        self.matrix = np.array(state["matrix"], dtype=np.float64)
+        self.oracle = np.array(state["oracle"], dtype=np.float64)
+        self.routing = [(s, t, g, c) for s, t, g, c in state["routing"]]
+        self.answers.load_state_dict(state["answers"])
 
 
 def _keys(trainer: ContinualTrainer, task: str) -> list[str]:

@@ -20,7 +20,6 @@ from dmole.models.embedder import eval_mode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dmole.data import ContinualDataModule
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 
@@ -48,8 +47,7 @@ class ExpertAllocation(ContinualCallback):
         current = sequence.current_stage
         if current.expert not in module.library.names:
             with sequence.timed("allocate"):
-                device = trainer.strategy.root_device
-                own = plan_allocation(module, data, current.expert, current.tasks, device)
+                own = plan_allocation(sequence, module, current.expert, current.tasks)
                 plan = self.allocations[current.index] = _agreed(own)
                 module.add_expert(plan)
             self._report(sequence, module, plan)
@@ -107,11 +105,7 @@ def describe_allocation(plan: Allocation) -> str:
 
 
 def plan_allocation(
-    module: ContinualModule,
-    data: ContinualDataModule,
-    expert: str,
-    tasks: Sequence[str],
-    device: torch.device | str,
+    trainer: ContinualTrainer, module: ContinualModule, expert: str, tasks: Sequence[str]
 ) -> Allocation:
     """Return where a new expert goes, without adding it.
 
@@ -119,38 +113,43 @@ def plan_allocation(
     not depend on the order of the tasks.
 
     Args:
+        trainer: Has data, device and the other ranks.
         module: Holds base model and allocator.
-        data: Holds the tasks.
         expert: Name of the new expert.
         tasks: Tasks it will be trained on.
-        device: Where to compute.
+
+    Raises:
+        Interrupted: If the run was asked to end.
     """
     units = module.units()
     scores = None
     allocator = module.allocator
     if allocator.needs_scores:
+        device = trainer.strategy.root_device
         module.to(device)
         parameters = {
             unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
             for unit in units
         }
         batches = itertools.chain.from_iterable(
-            data.proxy_batches(task, allocator.proxy_fraction, module.seed) for task in tasks
+            trainer.data.proxy_batches(task, allocator.proxy_fraction, module.seed)
+            for task in tasks
         )
         with eval_mode(module.backbone):
             scores = score_gradients(
                 module.backbone.model,
                 parameters,
-                _on_device(batches, device),
+                _on_device(trainer.interruption.until_requested(batches), device),
                 module.base_loss,
                 reduction=allocator.reduction,
                 all_reduce=sum_over_ranks,
             )
+        trainer.interruption.check(trainer.strategy)
     return allocator.allocate(expert, units, scores, first=not module.library.names)
 
 
-def _on_device(batches: Iterable[Any], device: torch.device | str) -> Iterable[Any]:
-    return (move_data_to_device(batch, torch.device(device)) for batch in batches)
+def _on_device(batches: Iterable[Any], device: torch.device) -> Iterable[Any]:
+    return (move_data_to_device(batch, device) for batch in batches)
 
 
 def _agreed(plan: Allocation) -> Allocation:

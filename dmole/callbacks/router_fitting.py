@@ -16,7 +16,7 @@ from dmole.distributed import broadcast, gather_objects
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dmole.data import ContinualDataModule, Sample
+    from dmole.data import Sample
     from dmole.module import ContinualModule
     from dmole.routing import RouterFit
     from dmole.trainer import ContinualTrainer
@@ -73,7 +73,7 @@ class RouterFitting(ContinualCallback):
             generator = torch.Generator().manual_seed(self.seed)
             order = torch.randperm(len(chosen), generator=generator)[: self.embedding_samples]
             chosen = [chosen[i] for i in sorted(order.tolist())]
-        return embed_samples(module, data, chosen, "train", trainer.strategy.root_device)
+        return embed_samples(trainer, module, chosen, "train")
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the router's state is saved with the sequence."""
@@ -81,36 +81,39 @@ class RouterFitting(ContinualCallback):
 
 
 def embed_samples(
+    trainer: ContinualTrainer,
     module: ContinualModule,
-    data: ContinualDataModule,
     samples: Sequence[tuple[Sample, str]],
     split: str,
-    device: torch.device | str,
 ) -> Tensor:
     """Return the embeddings of samples, computing those not yet known, sharded over ranks.
 
     Args:
+        trainer: Has data, device and the other ranks.
         module: Embeds and remembers.
-        data: Makes the batches.
         samples: Pairs of sample and task name.
         split: ``train`` or ``test``; ids are unique within task and split.
-        device: Where to compute.
 
     Returns:
         ``(N, D)`` fp32 on the CPU, in the order of the samples, equal on every rank.
+
+    Raises:
+        Interrupted: If the run was asked to end.
     """
-    cache = module.embedder.cache
+    cache, device = module.embedder.cache, trainer.strategy.root_device
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
     missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may know different ones
     todo = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
     if todo:
         module.to(device)
         own: list[str] = []
-        for batch in data.embedding_loader(todo, generation=split == "test", shard=True):
-            module.embed(move_data_to_device(batch, torch.device(device)))
+        loader = trainer.data.embedding_loader(todo, generation=split == "test", shard=True)
+        for batch in trainer.interruption.until_requested(loader):
+            module.embed(move_data_to_device(batch, device))
             own += [
                 f"{t}/{split}/{i}" for t, i in zip(batch.task_names, batch.sample_ids, strict=True)
             ]
+        trainer.interruption.check(trainer.strategy)
         for ids, rows in gather_objects((own, cache.get_many(own) if own else None)):
             if rows is not None:
                 cache.add(ids, rows)

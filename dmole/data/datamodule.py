@@ -84,6 +84,7 @@ class ContinualDataModule(LightningDataModule):
         self._collator: Collator | None = None
         self._stage: tuple[int, tuple[str, ...]] | None = None
         self._pending: dict[str, list[int]] | None = None
+        self._answered: frozenset[str] = frozenset()
 
     @property
     def task_names(self) -> list[str]:
@@ -173,6 +174,14 @@ class ContinualDataModule(LightningDataModule):
             self.task(name).name: list(indices) for name, indices in pending.items() if indices
         }
 
+    def set_answered(self, keys: Iterable[str]) -> None:
+        """Name pending samples, as ``task/test/id``, that an earlier process has answered.
+
+        Batches of such samples alone are left out of `test_dataloader`; the others stay as they
+        would have been.
+        """
+        self._answered = frozenset(keys)
+
     @property
     def pending(self) -> dict[str, list[int]]:
         """Indices of the test samples to answer, by task: all of all tasks unless set."""
@@ -214,8 +223,13 @@ class ContinualDataModule(LightningDataModule):
         loaders = []
         rank, num_replicas = _rank()
         for name, indices in self.pending.items():
-            items = [(sample, name) for sample in self.test_samples(name)]
-            batches = split_batches(indices, self.eval_batch_size, rank, num_replicas)
+            samples = self.test_samples(name)
+            items = [(sample, name) for sample in samples]
+            batches = [
+                batch
+                for batch in split_batches(indices, self.eval_batch_size, rank, num_replicas)
+                if not self._answered or not self._all_answered(name, [samples[i] for i in batch])
+            ]
             loaders.append(
                 sequential_loader(
                     items, self.collator, batches=batches, generation=True, **self._options
@@ -262,6 +276,9 @@ class ContinualDataModule(LightningDataModule):
         return sequential_loader(
             items, self.collator, batches=chosen, generation=False, **self._options
         )
+
+    def _all_answered(self, task: str, samples: Sequence[Sample]) -> bool:
+        return all(f"{task}/test/{sample.id}" in self._answered for sample in samples)
 
     def _items(self, names: Sequence[str]) -> list[Item]:
         return [(sample, name) for name in names for sample in self.train_samples(name)]

@@ -68,6 +68,7 @@ class Recipe:
     seed: int = 0
     devices: int = 1
     callbacks: Sequence[Any] = ()
+    curriculum: str = "static"
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class Recipe:
         trainer = ContinualTrainer(
             default_root_dir=str(folder),
             stream=self.stream,
-            callbacks=[Curriculum(), NoFigures(), *self.callbacks],
+            callbacks=[Curriculum(self.curriculum), NoFigures(), *self.callbacks],
             accelerator="cpu",
             devices=self.devices,
             enable_progress_bar=False,

@@ -1,0 +1,105 @@
+"""Ends all processes of a run soon after one of them has failed, and says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from dmole.distributed import broadcast, is_distributed
+
+_FAULT = "fault"
+_PERIOD = 1.0  # seconds between two looks
+_LOST = 5  # looks in vain before rank 0 counts as gone
+_LAST_WAY_OUT = 20.0  # seconds after which a failed process ends even if something blocks it
+
+
+class PeerError(ValueError):
+    """Another process failed; the message is that one's."""
+
+
+class PeerWatch:
+    """Tells the other processes of a fault, and ends this one when another tells.
+
+    A process that waits for others in a collective operation cannot find out by itself that one
+    of them is gone, or finds out late and with a message that hides the cause. So faults go
+    through a store of their own, and a thread looks there.
+    """
+
+    def __init__(self) -> None:
+        self._store: TCPStore | None = None
+        self._rank = 0
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Begin to watch; all processes call this alike. Does nothing in a single process."""
+        if self._store is not None or not is_distributed():
+            return
+        self._rank = dist.get_rank()
+        timeout = timedelta(seconds=30)
+        host = os.environ["MASTER_ADDR"]
+        options: dict[str, Any] = {"timeout": timeout, "wait_for_workers": False}
+        if self._rank == 0:
+            self._store = TCPStore(host, 0, is_master=True, **options)
+        port = broadcast(0 if self._store is None else self._store.port)
+        if self._store is None:
+            self._store = TCPStore(host, port, is_master=False, **options)
+        threading.Thread(target=self._watch, name="dmole-peers", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the watch, when the run is done."""
+        self._stopped.set()
+
+    def announce(self, error: BaseException) -> BaseException:
+        """Tell the others of a fault and return the one to raise.
+
+        Args:
+            error: What happened here; a consequence of an earlier fault elsewhere, if one was
+                announced before.
+        """
+        if self._store is None:
+            return error
+        self.stop()
+        mine = json.dumps([self._rank, _one_line(error)])
+        try:
+            rank, message = json.loads(self._store.compare_set(_FAULT, "", mine))
+        except RuntimeError:  # dist.DistStoreError among them: rank 0 is gone with its store
+            return error
+        timer = threading.Timer(_LAST_WAY_OUT, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+        if rank != self._rank:
+            return PeerError(f"rank {rank} failed: {message}")
+        if self._rank == 0:
+            time.sleep(2 * _PERIOD)  # the store goes with us: let the others look first
+        return error
+
+    def _watch(self) -> None:
+        assert self._store is not None
+        failures = 0
+        while not self._stopped.wait(_PERIOD):
+            try:
+                if self._store.check([_FAULT]):
+                    rank, message = json.loads(self._store.get(_FAULT))
+                    self._leave(f"rank {rank} failed: {message}")
+                failures = 0
+            except RuntimeError:
+                failures += 1
+                if failures >= _LOST:
+                    self._leave("the connection to rank 0 is lost")
+
+    def _leave(self, message: str) -> None:
+        # the main thread may hang in a collective operation, so there is no asking it
+        if not self._stopped.is_set():
+            os.write(2, f"dmole: rank {self._rank} ends: {message}\n".encode())
+            os._exit(1)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
