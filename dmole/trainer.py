@@ -8,13 +8,11 @@ module only says in which order, and keeps the clock.
 from __future__ import annotations
 
 import logging
-import signal
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -27,12 +25,10 @@ from dmole.callbacks.expert_allocation import describe_allocation, plan_allocati
 from dmole.checkpoint import AtomicCheckpointIO, SequenceCheckpoint
 from dmole.clock import Clock
 from dmole.data.stream import SequentialStream, Stage, Stream
-from dmole.files import remove_parts, write_json
+from dmole.files import write_json
 from dmole.metrics import build_metric
 from dmole.predictor import load_run
-from dmole.reliability import Interrupted, Interruption, PeerWatch, RunLock
-from dmole.reliability.opening import Opening, agree_on_opening, decide_opening
-from dmole.reliability.signals import requeue
+from dmole.reliability.session import Session
 from dmole.routing import AutoencoderRouter
 
 if TYPE_CHECKING:
@@ -41,6 +37,7 @@ if TYPE_CHECKING:
     from dmole.allocation import Allocation
     from dmole.data import ContinualDataModule, Task
     from dmole.module import ContinualModule
+    from dmole.reliability import Interruption
 
 log = logging.getLogger("dmole")
 
@@ -133,16 +130,14 @@ class ContinualTrainer(Trainer):
         self.incremental_evaluation = incremental_evaluation
         self.clock = Clock()
         self.sequence_checkpoint = SequenceCheckpoint()
-        self.interruption = Interruption()
         self.plan: list[Stage] = []
         self.current_stage = BEFORE_TRAINING
         self.phase = "evaluate"
         self.evaluation_pass = "routed"
         self.samples_trained = 0
-        self._peers = PeerWatch()
+        self._session = Session(self, name, version)
         self._signal_connector = _NoSignals(self)
         self._board = board
-        self._version = version
         self._stage_checkpoint: Path | None = None
         self._data: ContinualDataModule | None = None
 
@@ -157,6 +152,15 @@ class ContinualTrainer(Trainer):
         if self._data is None:
             raise RuntimeError("no sequence is running: call fit, evaluate or predict first")
         return self._data
+
+    @property
+    def interruption(self) -> Interruption:
+        """Whether a signal asked the run to end."""
+        return self._session.interruption
+
+    def watch_peers(self) -> None:
+        """Watch the other processes, if there are any; called when they are connected."""
+        self._session.peers.start()
 
     # -- verbs -----------------------------------------------------------------------------
 
@@ -184,26 +188,10 @@ class ContinualTrainer(Trainer):
             raise ValueError("fit needs a datamodule with the tasks")
         if model.library.names or self.clock.laps:
             raise ValueError("a sequence needs a new module and a new trainer; these have learned")
-        lock: RunLock | None = None
-        try:
-            self._begin(model, datamodule)
-            with self.interruption.handled(self._environment, self._signal_children):
-                self._connect(model)
-                opening = self._open(ckpt_path)
-                if self.is_global_zero:
-                    lock = RunLock(opening.run)
-                    lock.acquire()
-                    remove_parts(opening.run)
-                self._learn(model, opening.checkpoint)
-        except Interrupted as stop:
-            raise self._ended(stop) from None
-        except Exception as error:
-            cause = self._peers.announce(error)
-            self._signal_children(signal.SIGKILL)  # they may hang, waiting for us
-            raise cause from (None if cause is error else error)
-        finally:
-            if lock is not None:
-                lock.release()
+        self._begin(model, datamodule)
+        with self._session.opened(model, ckpt_path) as checkpoint:
+            self._learn(model, checkpoint)
+        log.info("results are in %s", self.run_dir)
 
     def _learn(self, model: ContinualModule, checkpoint: Path | None) -> None:
         """Go through all phases of all stages that are not done yet."""
@@ -222,9 +210,6 @@ class ContinualTrainer(Trainer):
                 self.sequence_checkpoint.save(self, model, done)
                 self.interruption.check(self.strategy)
         self._for_callbacks("on_sequence_end", model)
-        self.strategy.barrier()
-        self._peers.stop()
-        log.info("results are in %s", self.run_dir)
 
     def allocate(
         self, model: ContinualModule, datamodule: ContinualDataModule
@@ -274,7 +259,7 @@ class ContinualTrainer(Trainer):
             if not isinstance(model.router, AutoencoderRouter):
                 raise ValueError(f"a {type(model.router).__name__} has no thresholds to scale")
             model.router.threshold_scale = threshold_scale
-        self.continue_in(output)
+        self.write_to(output)
         for stage in [BEFORE_TRAINING, *self.plan]:
             used = {earlier.expert for earlier in self.plan[: stage.index]}
             if used & {later.expert for later in self.plan[stage.index :]}:
@@ -292,56 +277,6 @@ class ContinualTrainer(Trainer):
             _check_metric(task)
         model.answer_lengths = {task.name: task.max_new_tokens for task in datamodule.tasks}
         self.plan = self.stream.stages(datamodule.task_names)
-
-    def _connect(self, model: ContinualModule) -> None:
-        """Connect processes that were started for us: a resumed phase may need them at once."""
-        environment = self._environment
-        if environment is None:
-            return
-        if isinstance(environment, LightningEnvironment):
-            if self.num_nodes > 1:
-                raise ValueError("several nodes need torchrun or SLURM to start the processes")
-            return  # the first process starts the others in its first phase
-        if environment.creates_processes_externally:
-            self.strategy.connect(model)
-            self.strategy.setup_environment()
-            self._peers.start()
-
-    def _open(self, ckpt_path: str | None) -> Opening:
-        """Agree on run folder and checkpoint, and write there from now on."""
-
-        def decide() -> Opening:
-            root, name = Path(self.default_root_dir), str(self._board.name)
-            return decide_opening(root, name, self._version, ckpt_path)
-
-        opening = agree_on_opening(self._environment, decide, self.global_rank)
-        self.continue_in(opening.run)
-        return opening
-
-    @property
-    def _environment(self) -> Any:
-        """Lightning's cluster environment, None in a single process."""
-        return getattr(self.strategy, "cluster_environment", None)
-
-    def watch_peers(self) -> None:
-        """Watch the other processes, if there are any; called when they are connected."""
-        self._peers.start()
-
-    def _signal_children(self, signum: int) -> None:
-        """Send a signal to the processes that we have started."""
-        launcher = self.strategy.launcher
-        if launcher is not None:
-            launcher.kill(signal.Signals(signum))
-
-    def _ended(self, stop: Interrupted) -> Interrupted:
-        """Return an interruption that says where the run stands."""
-        if not self.is_global_zero:
-            started_by_us = isinstance(self._environment, LightningEnvironment)
-            return Interrupted(stop.signum, "", 0 if started_by_us else None)
-        stage, name = self.current_stage, signal.Signals(stop.signum).name
-        where = f"stage {stage.index}/{len(self.plan)} {stage.name}, {self.phase}"
-        again = requeue(self._environment, stop.signum) or f"go on with --ckpt_path {self.run_dir}"
-        return Interrupted(stop.signum, f"ended by {name} in {where}; {again}")
 
     # -- phases ----------------------------------------------------------------------------
 
@@ -386,7 +321,7 @@ class ContinualTrainer(Trainer):
         super().test(model, datamodule=self.data, verbose=False)
         self.interruption.check(self.strategy)
 
-    def continue_in(self, run: Path) -> None:
+    def write_to(self, run: Path) -> None:
         """Write to a given folder."""
         self._board = RunBoard(run.parent, name="", version=run.name)
         self.loggers = [self._board, *self.loggers[1:]]

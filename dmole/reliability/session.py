@@ -1,0 +1,122 @@
+"""One process's part in a run: who else takes part, which folder is ours, how it all ends."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+from dmole.files import remove_parts
+from dmole.reliability.opening import Opening, agree_on_opening, decide_opening
+from dmole.reliability.peers import PeerWatch
+from dmole.reliability.run_folder import RunLock
+from dmole.reliability.signals import Interrupted, Interruption, requeue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dmole.module import ContinualModule
+    from dmole.trainer import ContinualTrainer
+
+
+class Session:
+    """Connects the processes of a run, opens its folder, and ends all of them together.
+
+    Args:
+        trainer: The trainer of this process.
+        name: Name of the run.
+        version: Number of the run folder, None for the next free one.
+    """
+
+    def __init__(self, trainer: ContinualTrainer, name: str, version: int | None) -> None:
+        self.interruption = Interruption()
+        self.peers = PeerWatch()
+        self._trainer = trainer
+        self._name = name
+        self._version = version
+        self._lock: RunLock | None = None
+
+    @contextmanager
+    def opened(self, model: ContinualModule, ckpt_path: str | None) -> Iterator[Path | None]:
+        """Yield the checkpoint to go on from, in a folder that no other run writes to.
+
+        Args:
+            model: What the processes work on.
+            ckpt_path: See :func:`dmole.reliability.opening.decide_opening`.
+
+        Raises:
+            Interrupted: If a signal asked the run to end; says where it stands.
+            PeerError: If another process failed.
+        """
+        try:
+            with self.interruption.handled(self._environment, self._signal_children):
+                self._connect(model)
+                opening = self._open(ckpt_path)
+                if self._trainer.is_global_zero:
+                    self._lock = RunLock(opening.run)
+                    self._lock.acquire()
+                    remove_parts(opening.run)
+                yield opening.checkpoint
+                self._trainer.strategy.barrier()  # nobody leaves while another may need us
+                self.peers.stop()
+        except Interrupted as stop:
+            raise self._ended(stop) from None
+        except Exception as error:
+            cause = self.peers.announce(error)
+            self._signal_children(signal.SIGKILL)  # they may hang, waiting for us
+            raise cause from (None if cause is error else error)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _connect(self, model: ContinualModule) -> None:
+        """Connect processes that were started for us: a resumed phase may need them at once."""
+        trainer, environment = self._trainer, self._environment
+        if not hasattr(trainer.strategy, "cluster_environment"):
+            return  # a single process
+        if isinstance(environment, LightningEnvironment):
+            if trainer.num_nodes > 1:
+                raise ValueError("several nodes need torchrun or SLURM to start the processes")
+            return  # the first process starts the others in its first phase
+        if environment.creates_processes_externally:
+            trainer.strategy.connect(model)
+            trainer.strategy.setup_environment()
+            self.peers.start()
+
+    def _open(self, ckpt_path: str | None) -> Opening:
+        """Agree on run folder and checkpoint, and write there from now on."""
+        root = Path(self._trainer.default_root_dir)
+
+        def decide() -> Opening:
+            return decide_opening(root, self._name, self._version, ckpt_path)
+
+        opening = agree_on_opening(self._environment, decide, self._trainer.global_rank)
+        self._trainer.write_to(opening.run)
+        return opening
+
+    @property
+    def _environment(self) -> Any:
+        """Lightning's cluster environment: SLURM's, torchrun's, or its own."""
+        return self._trainer._accelerator_connector.cluster_environment
+
+    def _signal_children(self, signum: int) -> None:
+        """Send a signal to the processes that we have started."""
+        launcher = self._trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.Signals(signum))
+
+    def _ended(self, stop: Interrupted) -> Interrupted:
+        """Return an interruption that says where the run stands."""
+        trainer = self._trainer
+        if not trainer.is_global_zero:
+            # Lightning takes another status of a process it started for a fault
+            started_by_us = isinstance(self._environment, LightningEnvironment)
+            return Interrupted(stop.signum, "", 0 if started_by_us else None)
+        stage, name = trainer.current_stage, signal.Signals(stop.signum).name
+        where = f"stage {stage.index}/{len(trainer.plan)} {stage.name}, {trainer.phase}"
+        done = requeue(self._environment, stop.signum)
+        then = done or f"go on with --ckpt_path {trainer.run_dir}"
+        return Interrupted(stop.signum, f"ended by {name} in {where}; {then}")
