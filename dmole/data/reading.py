@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from dmole.data.formats import ItemReader, Split, sample_id
 from dmole.data.images import ImageRoot
 from dmole.data.sample import Sample, Turn
+from dmole.data.streaming import kind_of, stream_items
 
 SYNTHETIC_SCHEME = "synthetic://"
 
@@ -43,12 +42,10 @@ def read_samples(
             raise ValueError(f"{source}: its split has no answers to train on")
         return [_with_suffix(sample, prompt_suffix) for sample in samples]
     path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"data file {path} does not exist")
     reader = ItemReader(split, ImageRoot(image_root or path.parent), prompt_suffix)
     samples = []
     seen: dict[str, int] = {}
-    for index, item in enumerate(_items(path)):
+    for index, item in stream_items(path):
         sample = _read_item(reader, path, item, index)
         if sample.id in seen:
             raise ValueError(
@@ -63,50 +60,12 @@ def read_samples(
 
 def _read_item(reader: ItemReader, path: Path, item: Any, index: int) -> Sample:
     if not isinstance(item, dict):
-        raise ValueError(f"{path}: item {index} is {_kind(item)}, not an object")
+        raise ValueError(f"{path}: item {index} is {kind_of(item)}, not an object")
     try:
         return reader.read(item, index)
     except (ValueError, FileNotFoundError) as error:
         message = f"{path}: item {index} (id {sample_id(item, index)!r}): {error}"
         raise type(error)(message) from error
-
-
-def _items(path: Path) -> Iterator[Any]:
-    if path.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"data file {path} must end in .json or .jsonl")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text: {error}") from error
-    if path.suffix == ".jsonl":
-        # not splitlines: it also splits at separators that JSON allows inside strings
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield _parse(line, path, first_line=number)
-        return
-    items = _parse(text, path, first_line=1)
-    if not isinstance(items, list):
-        raise ValueError(f"{path}: must hold a list of items, but holds {_kind(items)}")
-    yield from items
-
-
-def _parse(text: str, path: Path, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise ValueError(
-            f"{path}: broken JSON at line {line} column {error.colno}: {error.msg}"
-        ) from error
-
-
-def _kind(value: Any) -> str:
-    """Return the JSON name of a value's type."""
-    if isinstance(value, dict):
-        keys = ", ".join(map(repr, list(value)[:3]))
-        return f"an object (keys {keys}{', ...' if len(value) > 3 else ''})"
-    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def _as_question(sample: Sample) -> Sample:
