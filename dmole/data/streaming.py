@@ -157,7 +157,7 @@ class _Window:
                     self.at = error.pos
                     raise self.broken(error.msg) from error
             else:
-                if self._ended or end < len(self._text):  # else a number may go on
+                if self._ended or end + 2 < len(self._text):  # else a number may go on: 1 as 1e+2
                     self.at = end
                     return value
             self._grow()

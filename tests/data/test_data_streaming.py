@@ -93,6 +93,11 @@ def test_numbers_and_constants_are_those_of_json(tmp_path: Path):
     assert math.isnan(got[6])
 
 
+@pytest.mark.parametrize("size", range(1, 12))
+def test_a_number_is_not_ended_by_the_end_of_a_piece(tmp_path: Path, size: int):
+    assert with_pieces(size, write(tmp_path, "x.json", "[1e+2,10.5, -3]")) == [100.0, 10.5, -3]
+
+
 def test_only_newlines_part_the_lines(tmp_path: Path):
     text = '\ufeff{"a": "b\u2028c\x85"}\r\n\n  \n[1]\r2\n'
     assert read(write(tmp_path, "x.jsonl", text)) == [{"a": "b\u2028c\x85"}, [1], 2]
