@@ -42,12 +42,10 @@ class Seal:
     """What tells a whole file from a damaged one.
 
     Args:
-        rows: Number of samples.
         crc32: Check sum of the file.
         content: SHA-256 of ids, texts and references.
     """
 
-    rows: int
     crc32: int
     content: str
 
@@ -189,7 +187,7 @@ def write_samples(
     finally:
         with guard():
             writer.close()
-    return Seal(len(hashes), checksum(file), content.hexdigest()), hashes
+    return Seal(checksum(file), content.hexdigest()), hashes
 
 
 def checksum(file: Path) -> int:

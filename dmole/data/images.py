@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from dmole.data.sample import FileImage
 
+_KNOWN = 4096  # paths kept, as neighboring items often share an image and paths are slow to make
+
 
 class ImageRoot:
     """A folder that images must not leave.
@@ -21,6 +23,7 @@ class ImageRoot:
         self._real_root = os.path.realpath(root)
         # resolving a link costs a system call per folder: images share few folders
         self._folders_inside: dict[Path, bool] = {}
+        self._known: dict[str, FileImage] = {}
 
     def find(self, name: str) -> FileImage:
         """Return the image with this name.
@@ -52,10 +55,15 @@ class ImageRoot:
         Raises:
             ValueError: If the path is absolute or has a ``..``.
         """
+        if name in self._known:
+            return self._known[name]
         parts = PurePosixPath(name).parts
         if not parts or os.path.isabs(name) or ".." in parts:
             raise ValueError(f"image path {name!r} must be relative to {self._root} without '..'")
-        return FileImage(self._root.joinpath(*parts))
+        if len(self._known) == _KNOWN:
+            self._known.clear()
+        self._known[name] = FileImage(self._root.joinpath(*parts))
+        return self._known[name]
 
     def _check(self, name: str, path: Path) -> int:
         """Return a file's size, with one system call unless it is a link."""
