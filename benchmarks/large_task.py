@@ -22,6 +22,7 @@ import os
 import resource
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=8)
     options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*worker processes in total")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["DMOLE_CACHE"] = str(folder / "cache")

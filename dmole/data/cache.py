@@ -27,11 +27,18 @@ def cache_folder() -> Path:
     """Return the folder of ``DMOLE_CACHE``, or ``dmole`` in the user's cache folder.
 
     Files in it may be deleted whenever no run uses them.
+
+    Raises:
+        ValueError: If the user has no home folder.
     """
     chosen = os.environ.get(VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dmole"
+    folder = Path(chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dmole"))
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"there is no home folder for the cache {folder}: set {VARIABLE} to a full path"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,15 @@ class CacheEntry:
             FileNotFoundError: If an image is missing.
         """
         try:
+            cache_folder()
+        except ValueError:  # small files need none; `make` refuses the others
+            return None
+        try:
             seal = Seal(**json.loads(self._seal_file.read_text(encoding="utf-8")))
             if checksum(self.file) != seal.crc32:
                 raise ValueError("its check sum is another")
             samples = ArrowSamples(self.file, self.source, self.reader.images, seal.content)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s is damaged and made again: %s", self.file, error)

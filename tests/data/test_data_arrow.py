@@ -290,6 +290,13 @@ def test_the_cache_is_where_the_user_keeps_such_files(monkeypatch: pytest.Monkey
     assert cache.cache_folder() == Path("/home/me/here")
 
 
+def test_without_a_home_only_large_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DMOLE_CACHE", "~nobody-has-this-name/cache")
+    assert len(open_samples(write(folder, [question(0)]), "train")) == 1
+    with pytest.raises(ValueError, match=r"no home folder for the cache ~nobody.*set DMOLE_CACHE"):
+        open_samples(write(folder, [question(i) for i in range(5)]), "train")
+
+
 def _build(source: str, folder: str, results: Any) -> None:
     os.environ["DMOLE_CACHE"] = folder
     reading.IN_MEMORY = 2
