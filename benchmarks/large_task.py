@@ -2,7 +2,8 @@
 
 Writes synthetic conversations over four image files, then measures in fresh processes:
 
-- streaming: time of going through all items, and how far resident memory grows;
+- streaming: time of going through all items, and how far the memory of the process grows (that of
+  its own, polled; pages of mapped files can be dropped at any time and are not counted);
 - opening: the same of making the Arrow file (all checks included), then of opening it again;
 - workers: resident memory of a process and its loader workers, each of which reads every fourth
   sample and so touches every page. Proportional set size (PSS) divides a page by the processes
@@ -19,7 +20,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 import warnings
@@ -102,19 +102,15 @@ def alone(job: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     """Run a job in a process of its own; return its result and the growth of its memory."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
-
-    def run() -> None:
-        before = memory(os.getpid(), "rss")
-        result = job(*arguments)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        send.send((result, peak - before))
-
-    process = context.Process(target=run)
+    process = context.Process(target=lambda: send.send(job(*arguments)))
     process.start()
     send.close()
-    result, growth = receive.recv()
+    grown = [memory(process.pid, "anonymous")]
+    while not receive.poll(0.1):
+        grown.append(memory(process.pid, "anonymous"))
+    result = receive.recv()
     process.join()
-    return result, growth
+    return result, max(grown) - grown[0]
 
 
 def stream(source: Path) -> float:
