@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 RUNS ?= runs
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
-.PHONY: setup demo test test-all lint type bench clean
+.PHONY: setup demo test test-all lint type bench bench-large clean
 
 setup: $(READY)
 
@@ -40,6 +40,10 @@ type: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/routed_lora.py
+
+# time and memory of a task of a million items; some minutes and 2 GB in the temporary folder
+bench-large: $(READY)
+	$(BIN)/python benchmarks/large_task.py
 
 clean:
 	rm -rf $(VENV) build dist

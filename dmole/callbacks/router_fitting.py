@@ -66,13 +66,13 @@ class RouterFitting(ContinualCallback):
     def _embeddings(self, trainer: ContinualTrainer, module: ContinualModule) -> Tensor:
         """Return the embeddings of the stage's sample, ``(N, D)``, the same on every rank."""
         data = trainer.data
-        chosen: list[tuple[Sample, str]] = []
-        for task in trainer.current_stage.tasks:
-            chosen += [(sample, task) for sample in data.train_samples(task)]
-        if len(chosen) > self.embedding_samples:
+        items = data.train_items(trainer.current_stage.tasks)
+        indices = list(range(min(len(items), self.embedding_samples)))
+        if len(items) > self.embedding_samples:
             generator = torch.Generator().manual_seed(self.seed)
-            order = torch.randperm(len(chosen), generator=generator)[: self.embedding_samples]
-            chosen = [chosen[i] for i in sorted(order.tolist())]
+            order = torch.randperm(len(items), generator=generator)[: self.embedding_samples]
+            indices = sorted(order.tolist())
+        chosen = [items[i] for i in indices]
         return embed_samples(trainer, module, chosen, "train")
 
     def state_dict(self) -> dict[str, Any]:

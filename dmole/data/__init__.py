@@ -3,7 +3,7 @@
 from dmole.data.collate import Batch, Collator, Item
 from dmole.data.datamodule import ContinualDataModule
 from dmole.data.loader import ResumableLoader
-from dmole.data.reading import read_samples
+from dmole.data.reading import open_samples, read_samples
 from dmole.data.sample import (
     IMAGE_PLACEHOLDER,
     ArrayImage,
@@ -13,6 +13,8 @@ from dmole.data.sample import (
     Turn,
 )
 from dmole.data.sampler import TrainBatchSampler
+from dmole.data.sequences import Samples
+from dmole.data.streaming import stream_items
 from dmole.data.task import Task, validate_tasks
 
 __all__ = [
@@ -26,9 +28,12 @@ __all__ = [
     "Item",
     "ResumableLoader",
     "Sample",
+    "Samples",
     "Task",
     "TrainBatchSampler",
     "Turn",
+    "open_samples",
     "read_samples",
+    "stream_items",
     "validate_tasks",
 ]

@@ -15,11 +15,11 @@ from dmole.data.loader import ResumableLoader, sequential_loader, train_loader
 from dmole.data.sample import Sample
 from dmole.data.sampler import (
     TrainBatchSampler,
-    approximate_length,
     derive_seed,
     random_batches,
     split_batches,
 )
+from dmole.data.sequences import TaskItems
 from dmole.data.store import SampleStore
 from dmole.data.task import Task
 
@@ -103,6 +103,10 @@ class ContinualDataModule(LightningDataModule):
         """Return a task's test samples; they are read once."""
         return self._store.samples(name, "test")
 
+    def train_items(self, names: Sequence[str]) -> TaskItems:
+        """Return the training samples of some tasks, each with the name of its task."""
+        return TaskItems([(name, self._store.samples(name, "train")) for name in names])
+
     def epochs(self, stage_tasks: Sequence[str]) -> int:
         """Return the passes over a stage's data: the most any of its tasks asks for."""
         return max(self.task(name).epochs for name in stage_tasks)
@@ -122,7 +126,7 @@ class ContinualDataModule(LightningDataModule):
         self._store.check(decode_images=self.verify_images)
 
     def fingerprint(self) -> dict[str, dict[str, str]]:
-        """Return a SHA-256 of ids, texts and references, for each task and split."""
+        """Return a SHA-256 of what the samples hold, for each task and split."""
         return self._store.fingerprint()
 
     def attach_processor(self, processor: Any, context_length: int | None = None) -> None:
@@ -198,13 +202,12 @@ class ContinualDataModule(LightningDataModule):
         if self._stage is None:
             raise RuntimeError("the data module has no stage: call set_stage first")
         stage, names = self._stage
-        items = self._items(names)
-        lengths = [approximate_length(sample) for sample, _ in items]
+        items = self.train_items(names)
         rank, num_replicas = _rank()
         sampler = TrainBatchSampler(
             len(items),
             self.stage_batch_size(names),
-            lengths=lengths if self.group_by_length else None,
+            lengths=items.lengths() if self.group_by_length else None,
             seed=self.seed,
             stage=stage,
             rank=rank,
@@ -223,8 +226,8 @@ class ContinualDataModule(LightningDataModule):
         loaders = []
         rank, num_replicas = _rank()
         for name, indices in self.pending.items():
-            samples = self.test_samples(name)
-            items = [(sample, name) for sample in samples]
+            samples = self._store.samples(name, "test")
+            items = TaskItems([(name, samples)])
             batches = [
                 batch
                 for batch in split_batches(indices, self.eval_batch_size, rank, num_replicas)
@@ -268,7 +271,7 @@ class ContinualDataModule(LightningDataModule):
         Raises:
             ValueError: If the fraction is out of range.
         """
-        items = self._items([name])
+        items = self.train_items([name])
         rank, num_replicas = _rank()
         chosen = random_batches(
             len(items), self.stage_batch_size([name]), fraction, derive_seed(seed, name)
@@ -279,9 +282,6 @@ class ContinualDataModule(LightningDataModule):
 
     def _all_answered(self, task: str, samples: Sequence[Sample]) -> bool:
         return all(f"{task}/test/{sample.id}" in self._answered for sample in samples)
-
-    def _items(self, names: Sequence[str]) -> list[Item]:
-        return [(sample, name) for name in names for sample in self.train_samples(name)]
 
 
 def _rank() -> tuple[int, int]:

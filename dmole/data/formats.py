@@ -53,7 +53,7 @@ class ItemReader:
             turns, references = self._question(item)
         else:
             raise ValueError(f"has neither 'conversations' nor 'text': its keys are {sorted(item)}")
-        images = tuple(self.images.find(name) for name in _image_names(item.get("image")))
+        images = tuple(self.images.find(name) for name in image_names(item))
         return Sample(
             id=sample_id(item, index),
             turns=_place_images(self._add_suffix(turns), len(images)),
@@ -134,7 +134,13 @@ def _answers(item: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(answers)
 
 
-def _image_names(value: Any) -> Sequence[str]:
+def image_names(item: Mapping[str, Any]) -> Sequence[str]:
+    """Return the paths of an item's images as they are written.
+
+    Raises:
+        ValueError: If they are no paths.
+    """
+    value = item.get("image")
     if value is None or value == "":
         return ()
     names = [value] if isinstance(value, str) else value

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path, PurePosixPath
 
 from dmole.data.sample import FileImage
+
+_KNOWN = 4096  # paths kept, as neighboring items often share an image and paths are slow to make
 
 
 class ImageRoot:
@@ -19,7 +22,8 @@ class ImageRoot:
         self._root = root
         self._real_root = os.path.realpath(root)
         # resolving a link costs a system call per folder: images share few folders
-        self._real_folders: dict[Path, str] = {}
+        self._folders_inside: dict[Path, bool] = {}
+        self._known: dict[str, FileImage] = {}
 
     def find(self, name: str) -> FileImage:
         """Return the image with this name.
@@ -28,25 +32,59 @@ class ImageRoot:
             name: Path relative to the root, as written in the data file.
 
         Raises:
-            ValueError: If the path is absolute, or leaves the root by ``..`` or by a link.
+            ValueError: If the path is absolute, or leaves the root by ``..`` or by a link, or
+                cannot be looked at.
             FileNotFoundError: If there is no such file.
         """
+        image = self.locate(name)
+        self._check(name, image.path)
+        return image
+
+    def size(self, name: str) -> int:
+        """Return the bytes of the image with this name, after the checks of `find`.
+
+        Raises:
+            ValueError: As `find` does.
+            FileNotFoundError: If there is no such file.
+        """
+        return self._check(name, self.locate(name).path)
+
+    def locate(self, name: str) -> FileImage:
+        """Return the image with this name without looking whether the file exists.
+
+        Raises:
+            ValueError: If the path is absolute or has a ``..``.
+        """
+        if name in self._known:
+            return self._known[name]
         parts = PurePosixPath(name).parts
         if not parts or os.path.isabs(name) or ".." in parts:
             raise ValueError(f"image path {name!r} must be relative to {self._root} without '..'")
-        path = self._root.joinpath(*parts)
-        if not path.is_file():
+        if len(self._known) == _KNOWN:
+            self._known.clear()
+        self._known[name] = FileImage(self._root.joinpath(*parts))
+        return self._known[name]
+
+    def _check(self, name: str, path: Path) -> int:
+        """Return a file's size, with one system call unless it is a link."""
+        try:
+            found = os.lstat(path)
+            is_link = stat.S_ISLNK(found.st_mode)
+            found = os.stat(path) if is_link else found
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a null character
+            raise FileNotFoundError(f"image {path} does not exist") from None
+        except OSError as error:
+            raise ValueError(f"image {path} cannot be looked at: {error.strerror}") from error
+        if not stat.S_ISREG(found.st_mode):
             raise FileNotFoundError(f"image {path} does not exist")
-        if not self._is_inside(path):
+        if not (self._is_inside(path) if is_link else self._folder_is_inside(path.parent)):
             raise ValueError(f"image path {name!r} leaves {self._root} by a symbolic link")
-        return FileImage(path)
+        return found.st_size
+
+    def _folder_is_inside(self, folder: Path) -> bool:
+        if folder not in self._folders_inside:
+            self._folders_inside[folder] = self._is_inside(folder)
+        return self._folders_inside[folder]
 
     def _is_inside(self, path: Path) -> bool:
-        if path.is_symlink():
-            real = os.path.realpath(path)
-        else:
-            folder = path.parent
-            if folder not in self._real_folders:
-                self._real_folders[folder] = os.path.realpath(folder)
-            real = os.path.join(self._real_folders[folder], path.name)
-        return os.path.commonpath([real, self._real_root]) == self._real_root
+        return os.path.commonpath([os.path.realpath(path), self._real_root]) == self._real_root

@@ -1,18 +1,23 @@
-"""Reads the samples of a file or of a synthetic generator."""
+"""Reads the samples of a file or of a synthetic generator; those of large files stay on disk."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from dmole.data.formats import ItemReader, Split, sample_id
+from dmole.data.cache import CacheEntry, same_id
+from dmole.data.formats import ItemReader, Split, image_names, sample_id
 from dmole.data.images import ImageRoot
 from dmole.data.sample import Sample, Turn
+from dmole.data.sequences import SampleList, Samples
+from dmole.data.streaming import kind_of, stream_items
 
 SYNTHETIC_SCHEME = "synthetic://"
+IN_MEMORY = 10_000
+"""Most items of a file whose samples are held as objects; the samples of larger ones are mapped."""
 
 
 def read_samples(
@@ -42,71 +47,79 @@ def read_samples(
         elif any(sample.turns[-1].role != "assistant" for sample in samples):
             raise ValueError(f"{source}: its split has no answers to train on")
         return [_with_suffix(sample, prompt_suffix) for sample in samples]
+    path, reader, _ = _file(source, split, image_root, prompt_suffix)
+    return _unique(path, (sample for sample, _ in _rows(path, reader)))
+
+
+def open_samples(
+    source: str, split: Split, image_root: Path | None = None, prompt_suffix: str = ""
+) -> Samples:
+    """Return all samples of a source, as `read_samples` does, in memory that has a limit.
+
+    The samples of a file of more than `IN_MEMORY` items are kept in the cache folder; a process
+    maps them into memory. Every call looks for all image files.
+
+    Args:
+        source: As for `read_samples`.
+        split: What the samples are for.
+        image_root: Folder of the images; by default the folder of the file.
+        prompt_suffix: Text put behind each question.
+
+    Raises:
+        FileNotFoundError: If the file or an image does not exist.
+        ValueError: If the content is malformed, empty, or has two items of one id, or the cache
+            cannot be written.
+    """
+    if source.startswith(SYNTHETIC_SCHEME):
+        return SampleList(read_samples(source, split, image_root, prompt_suffix))
+    path, reader, root = _file(source, split, image_root, prompt_suffix)
+    rows = _rows(path, reader)
+    entry = CacheEntry.of(path, reader, root) if path.is_file() else None
+    samples = entry.load() if entry else None
+    if samples is not None:
+        return samples
+    head = list(islice(rows, IN_MEMORY + 1))
+    if entry is None or len(head) <= IN_MEMORY:
+        return SampleList(_unique(path, (sample for sample, _ in head)))
+    return entry.make(chain(head, rows))
+
+
+def _file(
+    source: str, split: Split, image_root: Path | None, prompt_suffix: str
+) -> tuple[Path, ItemReader, Path]:
     path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"data file {path} does not exist")
-    reader = ItemReader(split, ImageRoot(image_root or path.parent), prompt_suffix)
-    samples = []
+    root = image_root or path.parent
+    return path, ItemReader(split, ImageRoot(root), prompt_suffix), root
+
+
+def _rows(path: Path, reader: ItemReader) -> Iterator[tuple[Sample, Sequence[str]]]:
+    """Yield the samples of a file, each with the names of its images."""
+    for index, item in stream_items(path):
+        yield _read_item(reader, path, item, index), image_names(item)
+
+
+def _unique(path: Path, samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples; refuse none at all and two of one id."""
     seen: dict[str, int] = {}
-    for index, item in enumerate(_items(path)):
-        sample = _read_item(reader, path, item, index)
-        if sample.id in seen:
-            raise ValueError(
-                f"{path}: items {seen[sample.id]} and {index} have the same id {sample.id!r}"
-            )
-        seen[sample.id] = index
-        samples.append(sample)
-    if not samples:
+    kept = []
+    for index, sample in enumerate(samples):
+        first = seen.setdefault(sample.id, index)
+        if first != index:
+            raise same_id(path, first, index, sample.id)
+        kept.append(sample)
+    if not kept:
         raise ValueError(f"{path}: holds no items")
-    return samples
+    return kept
 
 
 def _read_item(reader: ItemReader, path: Path, item: Any, index: int) -> Sample:
     if not isinstance(item, dict):
-        raise ValueError(f"{path}: item {index} is {_kind(item)}, not an object")
+        raise ValueError(f"{path}: item {index} is {kind_of(item)}, not an object")
     try:
         return reader.read(item, index)
     except (ValueError, FileNotFoundError) as error:
         message = f"{path}: item {index} (id {sample_id(item, index)!r}): {error}"
         raise type(error)(message) from error
-
-
-def _items(path: Path) -> Iterator[Any]:
-    if path.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"data file {path} must end in .json or .jsonl")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text: {error}") from error
-    if path.suffix == ".jsonl":
-        # not splitlines: it also splits at separators that JSON allows inside strings
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield _parse(line, path, first_line=number)
-        return
-    items = _parse(text, path, first_line=1)
-    if not isinstance(items, list):
-        raise ValueError(f"{path}: must hold a list of items, but holds {_kind(items)}")
-    yield from items
-
-
-def _parse(text: str, path: Path, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise ValueError(
-            f"{path}: broken JSON at line {line} column {error.colno}: {error.msg}"
-        ) from error
-
-
-def _kind(value: Any) -> str:
-    """Return the JSON name of a value's type."""
-    if isinstance(value, dict):
-        keys = ", ".join(map(repr, list(value)[:3]))
-        return f"an object (keys {keys}{', ...' if len(value) > 3 else ''})"
-    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def _as_question(sample: Sample) -> Sample:

@@ -6,10 +6,14 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Sampler
 
 from dmole.data.sample import Sample
+
+_Indices = npt.NDArray[np.int64]
 
 _CHUNK = 50  # batches among which samples are sorted by length: similar lengths, still shuffled
 _LENGTH_STEP = 128  # characters, about 32 tokens: padding up to this costs little
@@ -43,7 +47,7 @@ class TrainBatchSampler(Sampler[list[int]]):
         size: int,
         batch_size: int,
         *,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int] | npt.NDArray[np.int32] | None = None,
         seed: int = 0,
         stage: int = 0,
         rank: int = 0,
@@ -57,7 +61,7 @@ class TrainBatchSampler(Sampler[list[int]]):
             raise ValueError(f"rank {rank} is not below num_replicas {num_replicas}")
         self._size = size
         self._batch_size = batch_size
-        self._lengths = lengths
+        self._lengths = None if lengths is None else np.asarray(lengths)
         self._seed = seed
         self.stage = stage
         self._rank = rank
@@ -76,25 +80,30 @@ class TrainBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of this rank from `start` on."""
-        for step in self._steps()[self.start :]:
-            yield step[self._rank :: self._num_replicas]
-
-    def _steps(self) -> list[list[int]]:
-        """Return the samples of each step, those of all ranks together."""
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, self.stage, self.epoch))
-        order = torch.randperm(self._size, generator=generator).tolist()
-        missing = -self._size % self._num_replicas
-        order += [order[index % self._size] for index in range(missing)]
+        order, steps = self._order()
         width = self._batch_size * self._num_replicas
+        for step in steps[self.start :]:
+            begin = int(step) * width
+            yield order[begin + self._rank : begin + width : self._num_replicas].tolist()
+
+    def _order(self) -> tuple[_Indices, _Indices]:
+        """Return the samples, those of a step side by side, and the order of the steps.
+
+        Plain integers would take four times the memory of these arrays.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, self.stage, self.epoch))
+        order = torch.randperm(self._size, generator=generator).numpy()
+        order = np.resize(order, self._size + -self._size % self._num_replicas)  # begins again
+        width = self._batch_size * self._num_replicas
+        steps = np.arange(math.ceil(len(order) / width))
         if self._lengths is None:
-            return [order[begin : begin + width] for begin in range(0, len(order), width)]
-        steps = []
+            return order, steps
         for begin in range(0, len(order), width * _CHUNK):
-            chunk = sorted(order[begin : begin + width * _CHUNK], key=self._lengths.__getitem__)
-            steps += [chunk[index : index + width] for index in range(0, len(chunk), width)]
+            chunk = order[begin : begin + width * _CHUNK]
+            chunk[:] = chunk[np.argsort(self._lengths[chunk], kind="stable")]
         # the only step that may be smaller stays last; the others lose their order by length
-        head = torch.randperm(len(steps) - 1, generator=generator).tolist()
-        return [steps[index] for index in head] + steps[-1:]
+        head = torch.randperm(len(steps) - 1, generator=generator).numpy()
+        return order, np.concatenate([head, steps[-1:]])
 
 
 def split_batches(
@@ -131,8 +140,9 @@ def random_batches(size: int, batch_size: int, fraction: float, seed: int) -> li
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}")
     generator = torch.Generator().manual_seed(seed)
-    batches = split_batches(torch.randperm(size, generator=generator).tolist(), batch_size)
-    return batches[: math.ceil(fraction * len(batches))]
+    count = math.ceil(fraction * math.ceil(size / batch_size))
+    order = torch.randperm(size, generator=generator)[: count * batch_size]
+    return split_batches(order.tolist(), batch_size)
 
 
 def approximate_length(sample: Sample) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from dmole.data.formats import Split
-from dmole.data.reading import SYNTHETIC_SCHEME, read_samples
-from dmole.data.sample import Sample
+from dmole.data.reading import SYNTHETIC_SCHEME, open_samples
+from dmole.data.sequences import Samples
 from dmole.data.task import Task, validate_tasks
 
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -29,7 +28,7 @@ class SampleStore:
         validate_tasks(tasks)
         self._tasks = {task.name: task for task in tasks}
         self._root = data_root.expanduser()
-        self._samples: dict[tuple[str, Split], list[Sample]] = {}
+        self._samples: dict[tuple[str, Split], Samples] = {}
 
     @property
     def task_names(self) -> list[str]:
@@ -46,8 +45,8 @@ class SampleStore:
             raise ValueError(f"there is no task {name!r}, only {', '.join(self._tasks)}")
         return self._tasks[name]
 
-    def samples(self, name: str, split: Split) -> Sequence[Sample]:
-        """Return the samples of a task.
+    def samples(self, name: str, split: Split) -> Samples:
+        """Return the samples of a task; the file is read once.
 
         Raises:
             FileNotFoundError: If a file or an image is missing.
@@ -60,7 +59,7 @@ class SampleStore:
             root = None if task.image_root is None else self._resolve(task.image_root)
             if not source.startswith(SYNTHETIC_SCHEME):
                 source = str(self._resolve(source))
-            self._samples[name, split] = read_samples(source, split, root, task.prompt_suffix)
+            self._samples[name, split] = open_samples(source, split, root, task.prompt_suffix)
         return self._samples[name, split]
 
     def check(self, *, decode_images: bool) -> None:
@@ -75,27 +74,20 @@ class SampleStore:
         """
         for name in self._tasks:
             for split in SPLITS:
-                for sample in self.samples(name, split):
-                    for image in sample.images if decode_images else ():
+                samples = self.samples(name, split)
+                for sample in samples if decode_images else ():
+                    for image in sample.images:
                         image.load()
 
     def fingerprint(self) -> dict[str, dict[str, str]]:
-        """Return a SHA-256 of ids, texts and references, for each task and split.
+        """Return a SHA-256 of what the samples hold, for each task and split.
 
-        The pixels are not part of it, only how many images each sample has.
+        Of an image file its size in bytes is part of it, which tells most changed pictures.
         """
         return {
-            name: {split: _digest(self.samples(name, split)) for split in SPLITS}
+            name: {split: self.samples(name, split).fingerprint() for split in SPLITS}
             for name in self._tasks
         }
 
     def _resolve(self, path: str) -> Path:
         return self._root / Path(path).expanduser()
-
-
-def _digest(samples: Sequence[Sample]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        turns = [(turn.role, turn.text) for turn in sample.turns]
-        digest.update(repr((sample.id, turns, len(sample.images), sample.references)).encode())
-    return digest.hexdigest()

@@ -113,6 +113,24 @@ def test_order_differs_between_stages_and_seeds(root: Path, llava: Any):
     assert len(orders) == 3
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_large_files_are_served_as_small_ones_are(
+    root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch, workers: int
+):
+    def served() -> list[list[str]]:
+        data = make(root, llava, num_workers=workers)
+        data.set_stage(1, ["a", "b"])
+        loaders = [data.train_dataloader(), *data.test_dataloader()]
+        loaders.append(data.proxy_batches("b", 0.5, 1))
+        return [batch.sample_ids for loader in loaders for batch in loader]
+
+    small = served()
+    monkeypatch.setenv("DMOLE_CACHE", str(root / "cache"))
+    monkeypatch.setattr("dmole.data.reading.IN_MEMORY", 4)
+    assert served() == small
+    assert len(list((root / "cache").glob("*.arrow"))) == 4
+
+
 def test_epochs_and_batch_size_of_a_mixed_stage(root: Path, llava: Any):
     data = make(root, llava, a_size=3)
     assert (data.epochs(["a"]), data.epochs(["b"]), data.epochs(["a", "b"])) == (1, 3, 3)

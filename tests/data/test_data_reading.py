@@ -174,7 +174,11 @@ def test_bad_item_is_refused_with_file_and_position(
         ("x.json", {"a": 1, "b": 2}, r"must hold a list of items, but holds an object \(keys 'a'"),
         ("x.json", "null", "must hold a list of items, but holds null"),
         ("x.json", "3", "must hold a list of items, but holds a number"),
-        ("x.json", '[\n {"id": 1},\n {"id": }]', "broken JSON at line 3 column 9"),
+        (
+            "x.json",
+            '[\n {"text": "q", "answer": "a"},\n {"id": }]',
+            "broken JSON at line 3 column 9",
+        ),
         ("x.json", "", "broken JSON at line 1 column 1"),
         ("x.jsonl", '{"text": "q", "answer": "a"}\n{"text"', "broken JSON at line 2 column 8"),
         ("x.jsonl", "[]", "item 0 is a list, not an object"),

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 import torch
 
 from dmole.data.sample import Sample, Turn
-from dmole.data.sampler import TrainBatchSampler, approximate_length, derive_seed, split_batches
+from dmole.data.sampler import (
+    TrainBatchSampler,
+    approximate_length,
+    derive_seed,
+    random_batches,
+    split_batches,
+)
 
 
 def flat(sampler: TrainBatchSampler) -> list[int]:
@@ -122,3 +129,44 @@ def test_samples_that_differ_in_a_short_answer_are_not_sorted_by_it():
         for answer in ("red", "gold", "turquoise", "a very dark green")
     }
     assert len(lengths) == 1
+
+
+def listed_steps(size: int, batch: int, lengths: list[int] | None, ranks: int, seed: int) -> list:
+    """The order as plain lists make it; runs that were begun go on in this order."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, 1, 2))
+    order = torch.randperm(size, generator=generator).tolist()
+    order += [order[index % size] for index in range(-size % ranks)]
+    width = batch * ranks
+    if lengths is None:
+        return [order[begin : begin + width] for begin in range(0, len(order), width)]
+    steps = []
+    for begin in range(0, len(order), width * 50):
+        chunk = sorted(order[begin : begin + width * 50], key=lengths.__getitem__)
+        steps += [chunk[index : index + width] for index in range(0, len(chunk), width)]
+    head = torch.randperm(len(steps) - 1, generator=generator).tolist()
+    return [steps[index] for index in head] + steps[-1:]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize(("size", "batch"), [(1, 1), (3, 4), (50, 1), (997, 3), (1000, 8)])
+def test_arrays_keep_the_order_of_lists(size: int, batch: int, ranks: int, grouped: bool):
+    lengths = [index * 7 % 5 for index in range(size)] if grouped else None
+    expected = listed_steps(size, batch, lengths, ranks, seed=4)
+    for rank in range(ranks):
+        sampler = TrainBatchSampler(
+            size, batch, lengths=lengths, seed=4, stage=1, rank=rank, num_replicas=ranks
+        )
+        sampler.set_epoch(2)
+        batches = list(sampler)
+        assert batches == [step[rank::ranks] for step in expected]
+        assert all(type(index) is int for each in batches for index in each)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 1.0])
+@pytest.mark.parametrize("size", [1, 10, 101])
+def test_random_batches_are_the_first_of_a_whole_order(size: int, fraction: float):
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(5)).tolist()
+    whole = split_batches(order, 4)
+    expected = whole[: math.ceil(fraction * len(whole))]
+    assert random_batches(size, 4, fraction, 5) == expected

@@ -1,0 +1,135 @@
+"""Sequences of samples: in memory, and joined over tasks. Memory-mapped ones are in `arrow`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from dmole.data.collate import Item
+from dmole.data.sample import FileImage, Sample
+from dmole.data.sampler import approximate_length
+
+Lengths = npt.NDArray[np.int32]
+
+
+class Samples(Sequence[Sample]):
+    """The samples of one task and split, whether they are in memory or on disk."""
+
+    @abstractmethod
+    def at(self, index: int) -> Sample:
+        """Return the sample at an index that is within range."""
+
+    @abstractmethod
+    def lengths(self) -> Lengths:
+        """Return the approximate length of each sample, ``(N,)``."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of ids, texts, references and the sizes of the image files in bytes.
+
+        It follows from the samples alone, not from where they are held.
+        """
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        places = range(len(self))[index]  # refuses what is out of range, as a list does
+        return self.at(places) if isinstance(places, int) else [self.at(i) for i in places]
+
+
+class SampleList(Samples):
+    """Samples in memory.
+
+    Args:
+        samples: The samples.
+    """
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+    def at(self, index: int) -> Sample:
+        """Return the sample at an index that is within range."""
+        return self._samples[index]
+
+    def lengths(self) -> Lengths:
+        """Return the approximate length of each sample, ``(N,)``."""
+        return np.fromiter(map(approximate_length, self._samples), np.int32, len(self._samples))
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of what the samples hold; see `Samples.fingerprint`."""
+        content = hashlib.sha256()
+        for sample in self._samples:
+            content.update(content_bytes(sample))
+        images = (image for sample in self._samples for image in sample.images)
+        sizes = [os.stat(image.path).st_size for image in images if isinstance(image, FileImage)]
+        return join_digests(content.hexdigest(), digest_sizes([np.array(sizes, np.int64)]))
+
+
+class TaskItems(Sequence[Item]):
+    """The samples of some tasks one after the other, each with the name of its task.
+
+    Args:
+        parts: Names of the tasks and their samples.
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, Samples]]) -> None:
+        self._parts = list(parts)
+        self._ends = list(accumulate(len(samples) for _, samples in self._parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        places = range(len(self))[index]
+        return self._at(places) if isinstance(places, int) else [self._at(i) for i in places]
+
+    def __iter__(self) -> Iterator[Item]:
+        return ((sample, name) for name, samples in self._parts for sample in samples)
+
+    def lengths(self) -> Lengths:
+        """Return the approximate length of each sample, ``(N,)``."""
+        return np.concatenate([samples.lengths() for _, samples in self._parts])
+
+    def _at(self, index: int) -> Item:
+        part = bisect_right(self._ends, index)
+        name, samples = self._parts[part]
+        return samples.at(index - self._ends[part] + len(samples)), name
+
+
+def content_bytes(sample: Sample) -> bytes:
+    """Return what a fingerprint reads of a sample; of its images only how many there are."""
+    turns = [(turn.role, turn.text) for turn in sample.turns]
+    return repr((sample.id, turns, len(sample.images), sample.references)).encode()
+
+
+def digest_sizes(sizes: Iterable[npt.NDArray[np.int64]]) -> str:
+    """Return a SHA-256 of the sizes of image files, given in parts in the order of the samples."""
+    digest = hashlib.sha256()
+    for part in sizes:
+        digest.update(part.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def join_digests(content: str, sizes: str) -> str:
+    """Return the fingerprint of samples with these digests of content and image sizes."""
+    return hashlib.sha256(f"{content} {sizes}".encode()).hexdigest()

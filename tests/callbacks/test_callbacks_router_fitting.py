@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dmole.callbacks import router_fitting
+from dmole.callbacks.router_fitting import RouterFitting
+from dmole.data.sample import Sample, Turn
+from dmole.data.sequences import SampleList, TaskItems
+
+
+class Counting(SampleList):
+    """Counts the samples that are asked for."""
+
+    touched = 0
+
+    def at(self, index: int) -> Sample:
+        self.touched += 1
+        return super().at(index)
+
+
+@pytest.mark.parametrize("most", [2, 7, 20, 50])
+def test_the_sample_drawn_is_that_of_a_whole_list_and_no_other_is_touched(
+    monkeypatch: pytest.MonkeyPatch, most: int
+):
+    parts = {
+        name: Counting([Sample(f"{name}{i}", (Turn("user", "q"),)) for i in range(size)])
+        for name, size in (("a", 8), ("b", 12))
+    }
+    drawn: list[Any] = []
+    monkeypatch.setattr(router_fitting, "embed_samples", lambda *given: drawn.extend(given[2]))
+    trainer: Any = SimpleNamespace(
+        data=SimpleNamespace(train_items=lambda names: TaskItems([(n, parts[n]) for n in names])),
+        current_stage=SimpleNamespace(tasks=("a", "b")),
+        strategy=SimpleNamespace(root_device="cpu"),
+    )
+    RouterFitting(embedding_samples=most, seed=3)._embeddings(trainer, None)  # type: ignore[arg-type]
+    whole = [(sample, name) for name, samples in parts.items() for sample in samples]
+    if len(whole) > most:
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(3))[:most]
+        whole = [whole[i] for i in sorted(order.tolist())]
+    assert drawn == whole
+    assert sum(samples.touched for samples in parts.values()) == len(whole)
