@@ -53,7 +53,7 @@ class ItemReader:
             turns, references = self._question(item)
         else:
             raise ValueError(f"has neither 'conversations' nor 'text': its keys are {sorted(item)}")
-        images = tuple(self.images.find(name) for name in _image_names(item.get("image")))
+        images = tuple(self.images.find(name) for name in image_names(item.get("image")))
         return Sample(
             id=sample_id(item, index),
             turns=_place_images(self._add_suffix(turns), len(images)),
@@ -134,7 +134,12 @@ def _answers(item: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(answers)
 
 
-def _image_names(value: Any) -> Sequence[str]:
+def image_names(value: Any) -> Sequence[str]:
+    """Return the paths that an item's ``image`` names, in order.
+
+    Raises:
+        ValueError: If it is neither a path nor a list of paths.
+    """
     if value is None or value == "":
         return ()
     names = [value] if isinstance(value, str) else value
