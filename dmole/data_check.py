@@ -13,6 +13,8 @@ from dmole.arguments import ArgumentParser
 if TYPE_CHECKING:
     import argparse
 
+    from lightning.pytorch.cli import LightningArgumentParser
+
     from dmole.data.doctor import BaseModel
 
 _DESCRIPTION = """\
@@ -51,9 +53,9 @@ def run_check(words: list[str]) -> int:
         json.dump(as_json(report), sys.stdout, indent=2)
         print()
     else:
-        if options.json is not None:
-            write_json(Path(options.json), as_json(report))
         print(as_text(report))
+    if options.json not in (None, "-"):
+        write_json(Path(options.json), as_json(report))
     return 1 if report.count("error") else 0
 
 
@@ -94,31 +96,40 @@ def _read_config(words: list[str]) -> dict[str, Any]:
     from dmole.lightning_cli import ContinualCLI, quiet_libraries
 
     class Settings(ContinualCLI):
-        """Reads the settings and stops."""
+        """Reads the settings of ``fit`` and stops."""
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            """Let a config of the data alone be enough."""
+            super().add_arguments_to_parser(parser)
+            for action in parser._actions:
+                action.required = action.required and not action.dest.startswith("model.")
+
+        def _set_seed(self) -> None:
+            """Draw nothing."""
 
         def instantiate_classes(self) -> None:
             """Leave model, trainer and data alone."""
 
-        def _set_seed(self) -> None:
-            """Nothing is drawn."""
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Run nothing."""
 
     quiet_libraries()
     arguments, configs = resolve_configs(words)
     try:
-        config: dict[str, Any] = Settings(arguments, run=False).config.as_dict()
+        config: dict[str, Any] = Settings(["fit", *arguments]).config["fit"].as_dict()
     except ArgumentError as error:
         raise ValueError(name_config(str(error), configs, arguments)) from error
-    config["data"]["seed"] = 0  # follows seed_everything
+    config["data"].pop("seed", None)  # follows seed_everything
     return config
 
 
 def _base_model(model: dict[str, Any]) -> BaseModel | None:
-    """Return the base model that the config names, None where it brings a class of its own."""
+    """Return the base model that the config names, None where it names none or builds its own."""
     from dmole.data.doctor import BaseModel
     from dmole.models.tiny import TINY_PATH
 
-    backbone = model["backbone"]
-    if backbone["class_path"] != "dmole.models.PretrainedBackbone":
+    backbone = model.get("backbone")
+    if backbone is None or backbone["class_path"] != "dmole.models.PretrainedBackbone":
         return None
     settings = backbone["init_args"]
     name = settings["name_or_path"]

@@ -49,9 +49,10 @@ def find_shared(train_keys: Numbers, train: Numbers, test_keys: Numbers, test: N
         >>> find_shared(keys, places, keys[::-1], places).partners.tolist()
         [2, 1, 0]
     """
-    known, first = np.unique(train_keys, return_index=True)
+    order = np.argsort(train, kind="stable")  # the parts of a file are not in its order
+    known, first = np.unique(train_keys[order], return_index=True)
     hits = np.flatnonzero(np.isin(test_keys, known))
-    partners = train[first[np.searchsorted(known, test_keys[hits])]]
+    partners = train[order[first[np.searchsorted(known, test_keys[hits])]]]
     items, once = np.unique(test[hits], return_index=True)
     return Shared(items, partners[once])
 

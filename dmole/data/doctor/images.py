@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import warnings
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from dmole.data.doctor.findings import Findings
@@ -27,7 +28,7 @@ class ImageReport:
     Args:
         source: The file.
         findings: What is wrong.
-        files: How many different files were looked at.
+        paths: A hash of the path of each file that was looked at.
         owners: Position of an item, for each of its images.
         pictures: The hash of that image.
         askers: Position of an item whose images and texts can be read.
@@ -36,17 +37,21 @@ class ImageReport:
 
     source: Source
     findings: Findings
-    files: int = 0
+    paths: array[int] = field(default_factory=lambda: array("Q"))
     owners: array[int] = field(default_factory=lambda: array("Q"))
     pictures: array[int] = field(default_factory=lambda: array("Q"))
     askers: array[int] = field(default_factory=lambda: array("Q"))
     questions: array[int] = field(default_factory=lambda: array("Q"))
 
+    @property
+    def files(self) -> int:
+        """How many different files were looked at."""
+        return len(np.unique(np.frombuffer(self.paths, np.uint64))) if self.paths else 0
+
     def merge(self, other: ImageReport) -> None:
         """Take in another part of the same file."""
         self.findings.merge(other.findings)
-        self.files += other.files
-        for name in ("owners", "pictures", "askers", "questions"):
+        for name in ("paths", "owners", "pictures", "askers", "questions"):
             getattr(self, name).extend(getattr(other, name))
 
 
@@ -63,9 +68,10 @@ class Album:
         self._hashes: dict[int, int] = {}
         self._faults: dict[int, Fault] = {}
 
-    def __len__(self) -> int:
-        """Return the number of different files."""
-        return len(self._hashes.keys() | self._faults.keys())
+    @property
+    def paths(self) -> set[int]:
+        """Hashes of the paths of the files."""
+        return self._hashes.keys() | self._faults.keys()
 
     def look(self, path: Path) -> tuple[int | None, Fault | None]:
         """Return the hash of an image, None where it cannot be decoded, and what is wrong."""
@@ -94,12 +100,14 @@ def examine_images(
         tick: Is told of progress.
     """
     report = ImageReport(source, Findings(limit))
-    reader, album = TolerantReader(source), Album(decode=decode)
+    # the suffix is put behind each question of a training sample but the last of a test sample
+    reader = TolerantReader(replace(source, prompt_suffix=""))
+    album = Album(decode=decode)
     number, parts = part
     for index, item in source.valid_items(tick):
         if stable_hash(repr(item.get("image") or index)) % parts == number:
             _examine_item(report, reader, album, item, index)
-    report.files = len(album)
+    report.paths.extend(album.paths)
     return report
 
 

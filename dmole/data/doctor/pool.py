@@ -57,19 +57,23 @@ def _in_processes(jobs: Sequence[Job], processes: int, bar: Any) -> list[Any]:
     context = get_context("fork" if forks else None)
     with ExitStack() as stack:
         ticks = stack.enter_context(context.Manager()).Queue() if bar is not None else None
-        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
-        stack.enter_context(pool)
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        pool = stack.enter_context(
+            ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+        )
         tick = None if ticks is None else ticks.put
         futures = [pool.submit(partial(job, tick=tick)) for job in jobs]
         waiting: set[Future[Any]] = set(futures)
-        while waiting:
-            timeout = None if bar is None else 0.2
-            done, waiting = wait(waiting, timeout, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()  # a fault ends the whole at once
-            if bar is not None:
-                _update(bar, ticks, f"{len(jobs) - len(waiting)} of {len(jobs)} passes")
+        try:
+            while waiting:
+                timeout = None if bar is None else 0.2
+                done, waiting = wait(waiting, timeout, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()  # a fault ends the whole at once
+                if bar is not None:
+                    _update(bar, ticks, f"{len(jobs) - len(waiting)} of {len(jobs)} passes")
+        finally:
+            for future in waiting:
+                future.cancel()
         return [future.result() for future in futures]
 
 
