@@ -33,10 +33,11 @@ def run_check(words: list[str]) -> int:
     config = _read_config(rest)
     data = config["data"]
     names = {field.name for field in fields(Task)} - {"metric"}
-    tasks = [
-        Task(**{key: value for key, value in task.items() if key in names})
-        for task in data.pop("tasks")
-    ]
+    tasks = []
+    for task in data.pop("tasks"):
+        if isinstance(task["metric"], str):
+            _check_metric(task["name"], task["metric"])
+        tasks.append(Task(**{key: value for key, value in task.items() if key in names}))
     module = ContinualDataModule(tasks, **data)  # refuses what `fit` would refuse
     report = check_tasks(
         tasks,
@@ -121,6 +122,15 @@ def _read_config(words: list[str]) -> dict[str, Any]:
         raise ValueError(name_config(str(error), configs, arguments)) from error
     config["data"].pop("seed", None)  # follows seed_everything
     return config
+
+
+def _check_metric(task: str, metric: str) -> None:
+    from dmole.metrics import build_metric
+
+    try:
+        build_metric(metric)
+    except ValueError as error:
+        raise ValueError(f"task {task!r}: {error}") from error
 
 
 def _base_model(model: dict[str, Any]) -> BaseModel | None:

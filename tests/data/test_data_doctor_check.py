@@ -346,6 +346,14 @@ def test_odd_characters_in_ids_stay_on_one_line(tmp_path: Path):
     assert json.dumps(finding)
 
 
+def test_a_message_that_quotes_the_file_is_cut(tmp_path: Path):
+    write(tmp_path / "train.jsonl", [{"id": "a", "text": "q", "answer": [1] * 1000}, item("c")])
+    write(tmp_path / "test.json", [item("d", "x ?")])
+    (finding,) = check(tmp_path)["findings"]
+    assert len(finding["message"]) == 400
+    assert finding["message"].endswith("...")
+
+
 def test_histogram_bins_end_at_the_limit():
     from collections import Counter
 

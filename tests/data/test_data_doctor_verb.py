@@ -101,6 +101,19 @@ def test_json_is_the_whole_report(write, capsys):
     assert (split["file"], split["items"], split["tokens"]) == ("train.json", 2, None)
 
 
+@pytest.mark.parametrize("image_root", [None, "."])
+def test_paths_are_relative_to_the_data_root(write, monkeypatch, tmp_path, image_root):
+    write()
+    monkeypatch.chdir(tmp_path.parent)
+    root = tmp_path.name
+    words = ["data", "check", "--config", f"{root}/own.yaml", "--data.data_root", root]
+    if image_root is not None:
+        config = yaml.safe_load((tmp_path / "own.yaml").read_text())
+        config["data"]["tasks"][0]["image_root"] = image_root
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+    assert main([*words, "--processes", "0"]) == 0
+
+
 def test_images_need_not_be_decoded(write):
     write()
     Path("train.png").write_text("no image")
@@ -126,11 +139,14 @@ def test_a_config_of_the_data_alone_is_enough(write, capsys):
         (["--config", "quickstart.yaml", "--limit", "x"], "--limit"),
         (["--config", "methods/dmole.yaml"], "data.tasks"),
         (["--config", "own.yaml", "--config", "task.yaml"], "task.yaml: "),
+        (["--config", "metric.yaml"], "task 'a': unknown metric 'acuracy'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_stops_the_check_is_one_line(write, capsys, words, culprit):
     Path("task.yaml").write_text("{data: {tasks: [{name: a, trian: b}]}}")
+    task = "{name: a, train: b.json, test: c.json, metric: acuracy}"
+    Path("metric.yaml").write_text(f"{{data: {{tasks: [{task}]}}}}")
     Path("bad.yaml").write_text("{data: {bach_size: 3}}")
     assert main(["data", "check", *words]) == 1
     error = capsys.readouterr().err

@@ -169,8 +169,8 @@ def generated_size(task: Task, split: Split) -> int | None:
 
 def _source(task: Task, split: Split, root: Path) -> Source:
     path = root / Path(address_of(task, split)).expanduser()
-    folder = path.parent if task.image_root is None else Path(task.image_root).expanduser()
-    return Source(task.name, split, path, root / folder, task.prompt_suffix)
+    folder = None if task.image_root is None else root / Path(task.image_root).expanduser()
+    return Source(task.name, split, path, folder or path.parent, task.prompt_suffix)
 
 
 def _examine(sources: Sequence[Source], options: CheckOptions) -> list[SplitReport]:

@@ -86,7 +86,7 @@ class Album:
 
 
 def examine_images(
-    source: Source, limit: int, part: tuple[int, int], decode: bool, tick: Tick | None = None
+    source: Source, limit: int, part: tuple[int, int], decode: bool, *, tick: Tick | None = None
 ) -> ImageReport:
     """Return what the images of a part of a file's items are like.
 

@@ -17,6 +17,7 @@ Tick = Callable[[int], None]
 """Is told now and then how many more items were gone through."""
 
 _TICK = 500  # items
+_LONGEST = 400  # characters of a message: it may quote what the file holds
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Source:
         """Return a finding in this file."""
         name = None if id is None else one_line(id)
         text = one_line(message).removeprefix(f"{one_line(str(self.path))}: ")
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST - 3]}..."
         return Finding(kind, text, self.task, self.split, one_line(str(self.path)), item, name)
 
     def items(self, tick: Tick | None = None) -> Iterator[tuple[int, Any]]:

@@ -44,7 +44,7 @@ class TextReport:
     ids: array[int] = field(default_factory=lambda: array("Q"))
 
 
-def examine_texts(source: Source, limit: int, tick: Tick | None = None) -> TextReport:
+def examine_texts(source: Source, limit: int, *, tick: Tick | None = None) -> TextReport:
     """Return what the texts of a file are like.
 
     Args:

@@ -110,6 +110,7 @@ def examine_tokens(
     part: tuple[int, int],
     model: BaseModel,
     limit: TokenLimit,
+    *,
     tick: Tick | None = None,
 ) -> TokenReport:
     """Return how long the samples of a part of a file are.
