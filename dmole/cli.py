@@ -25,6 +25,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             one table and one picture of several runs
   data make-example DIR
             real images of installed packages as tasks, for configs/real.yaml
+  data check --config FILE ... [--json FILE] [--processes N] [--no_images] [--no_tokens]
+            every item, image and length of the tasks' files, before anything is trained
 
   dmole fit --help         every setting, with its default
   dmole fit --config quickstart.yaml --print_config
@@ -41,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process by default.
 
     Returns:
-        0, or 1 after a fault of the input, which is said in one line. With the environment
-        variable ``DMOLE_TRACEBACK`` set the fault is raised instead.
+        0, or 1 after a fault of the input, which is said in one line (``data check`` lists all).
+        With the environment variable ``DMOLE_TRACEBACK`` set the fault is raised instead.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"dmole {__version__}")
         return 0
-    verbs: dict[str, Callable[[list[str]], None]] = {
+    verbs: dict[str, Callable[[list[str]], int | None]] = {
         "fit": _sequence,
         "allocate": _sequence,
         "evaluate": _evaluate,
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dmole: no verb {words[0]!r}; there are {', '.join(verbs)}", file=sys.stderr)
         return 2
     try:
-        verbs[words[0]](words)
+        return verbs[words[0]](words) or 0
     except Exception as error:
         status = getattr(error, "exit_status", None)  # ended by a signal, as it was asked to
         if status is not None:
@@ -75,7 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(_one_line(error))
         return 1
-    return 0
 
 
 def _say(message: str) -> None:
@@ -118,19 +119,29 @@ def _compare(words: list[str]) -> None:
     compare(options.runs, options.output)
 
 
-def _data(words: list[str]) -> None:
+def _data(words: list[str]) -> int | None:
+    if words[1:2] == ["check"]:
+        from dmole.data_check import run_check
+
+        return run_check(words[2:])
+    _example(words)
+    return None
+
+
+def _example(words: list[str]) -> None:
     from pathlib import Path
 
     from dmole.arguments import ArgumentParser
     from dmole.data.examples import make_example
 
-    parser = ArgumentParser("dmole data", description="Data of the examples.")
+    parser = ArgumentParser("dmole data", description="Data of the examples, and checks of data.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     make = verbs.add_parser("make-example", help="real images of installed packages as tasks")
     make.add_argument("output", type=Path, help="folder to write; must be absent or empty")
     make.add_argument("--train_size", type=int, default=1500, help="most train samples a task")
     make.add_argument("--test_size", type=int, default=250, help="most test samples a task")
     make.add_argument("--seed", type=int, default=0, help="draws the samples")
+    verbs.add_parser("check", help="every item, image and length of the tasks' files")
     options = parser.parse_args(words[1:])
     tasks = make_example(
         options.output,

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from dmole.data.collate import Batch, Collator, Item
+from dmole.data.leakage import warn_of_leakage
 from dmole.data.loader import ResumableLoader, sequential_loader, train_loader
 from dmole.data.sample import Sample
 from dmole.data.sampler import (
@@ -119,11 +120,15 @@ class ContinualDataModule(LightningDataModule):
     def check(self) -> None:
         """Read every file of every task, so that bad data is found before the first step.
 
+        Test samples with images and question of a training sample are logged as a warning.
+
         Raises:
             FileNotFoundError: If a file or an image is missing.
             ValueError: If a file is malformed or empty, or ids repeat.
         """
         self._store.check(decode_images=self.verify_images)
+        for name in self.task_names:
+            warn_of_leakage(name, self.train_samples(name), self.test_samples(name))
 
     def fingerprint(self) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of what the samples hold, for each task and split."""

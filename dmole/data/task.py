@@ -29,6 +29,8 @@ class Task:
         max_new_tokens: Longest answer generated in evaluation, in tokens.
         prompt_suffix: Text put directly behind each question, such as an instruction on the
             form of the answer.
+        benchmark: Published task, such as ``UCIT/IconQA``, whose split sizes ``dmole data check``
+            expects; by default every one of this name that it knows.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Task:
     batch_size: int | None = None
     max_new_tokens: int = 32
     prompt_suffix: str = ""
+    benchmark: str | None = None
 
 
 def validate_tasks(tasks: Sequence[Task]) -> None:

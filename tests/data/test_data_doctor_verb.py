@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from dmole.cli import main
+from dmole.data.datamodule import ContinualDataModule
+from dmole.data.task import Task
+
+
+def question(index: int, split: str, **changes: Any) -> dict[str, Any]:
+    item = {"id": f"{split}-{index}", "text": f"{split} {index} ?", "answer": f"{index}"}
+    return item | {"image": f"{split}.png"} | changes
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Write a task of two train and two test items, changed as told."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4), "red").save("train.png")
+    Image.new("RGB", (4, 4), "blue").save("test.png")
+    task = {"name": "mine", "train": "train.json", "test": "test.json"}
+    Path("own.yaml").write_text(yaml.safe_dump({"data": {"tasks": [task]}}))
+
+    def write(**changes: dict[str, Any]) -> None:
+        for split in ("train", "test"):
+            items = [question(0, split), question(1, split, **changes.get(split, {}))]
+            Path(f"{split}.json").write_text(json.dumps(items))
+
+    return write
+
+
+WORDS = ["data", "check", "--config", "quickstart.yaml", "--config", "own.yaml", "--processes", "0"]
+
+
+def test_healthy_data_end_with_0(write, capsys):
+    write()
+    assert main(WORDS) == 0
+    output = capsys.readouterr()
+    assert output.out.splitlines()[-1] == "0 errors, 0 warnings"
+    assert "the limit is 512" in output.out
+    assert output.err == ""
+
+
+def test_errors_end_with_1_and_warnings_with_0(write, capsys):
+    write(train={"answer": ""})
+    assert main([*WORDS, "--no_tokens"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 error, 0 warnings"
+    write(test={"answer": "0"})
+    assert main([*WORDS, "--no_tokens"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 errors, 1 warning"
+
+
+def test_the_context_is_a_key_of_the_config(write, capsys):
+    write()
+    assert main([*WORDS, "--data.max_length", "3", "--limit", "1", "--json", "-"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["token_limit"] == 3
+    assert report["errors"] == 4
+    assert [finding["kind"] for finding in report["findings"]] == ["too_long"] * 2
+
+
+def test_json_is_the_whole_report(write, capsys):
+    write(train={"image": "gone.png"})
+    assert main([*WORDS, "--no_tokens", "--json", "report.json"]) == 1
+    assert "1 error, 0 warnings" in capsys.readouterr().out
+    report = json.loads(Path("report.json").read_text())
+    assert main([*WORDS, "--no_tokens", "--json", "-"]) == 1
+    assert json.loads(capsys.readouterr().out) == report
+    assert list(report) == [
+        "format",
+        "errors",
+        "warnings",
+        "images_decoded",
+        "token_limit",
+        "token_lengths_include_images",
+        "tasks",
+        "findings",
+    ]
+    assert report["findings"] == [
+        {
+            "level": "error",
+            "kind": "missing_image",
+            "message": "image gone.png does not exist",
+            "task": "mine",
+            "split": "train",
+            "file": "train.json",
+            "item": 1,
+            "id": "train-1",
+        }
+    ]
+    split = report["tasks"][0]["splits"]["train"]
+    assert split["counts"] == {"missing_image": 1}
+    assert (split["file"], split["items"], split["tokens"]) == ("train.json", 2, None)
+
+
+@pytest.mark.parametrize("image_root", [None, "."])
+def test_paths_are_relative_to_the_data_root(write, monkeypatch, tmp_path, image_root):
+    write()
+    monkeypatch.chdir(tmp_path.parent)
+    root = tmp_path.name
+    words = ["data", "check", "--config", f"{root}/own.yaml", "--data.data_root", root]
+    if image_root is not None:
+        config = yaml.safe_load((tmp_path / "own.yaml").read_text())
+        config["data"]["tasks"][0]["image_root"] = image_root
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+    assert main([*words, "--processes", "0"]) == 0
+
+
+def test_images_need_not_be_decoded(write):
+    write()
+    Path("train.png").write_text("no image")
+    assert main([*WORDS, "--no_tokens"]) == 1
+    assert main([*WORDS, "--no_tokens", "--no_images"]) == 0
+
+
+def test_a_config_of_the_data_alone_is_enough(write, capsys):
+    write()
+    assert main(["data", "check", "--config", "own.yaml", "--processes", "2"]) == 0
+    assert "the limit is" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        ([], "no config is given"),
+        (["--config", "nowhere.yaml"], "no config nowhere.yaml"),
+        (["--config", "quickstart.yaml", "--data.batchsize", "3"], "--data.batchsize"),
+        (["--config", "quickstart.yaml", "--data.batch_size", "0"], "batch_size must be at least"),
+        (["--config", "quickstart.yaml", "--config", "bad.yaml"], "bad.yaml: "),
+        (["--config", "quickstart.yaml", "--processes", "-1"], "--processes must be at least 0"),
+        (["--config", "quickstart.yaml", "--limit", "x"], "--limit"),
+        (["--config", "methods/dmole.yaml"], "data.tasks"),
+        (["--config", "own.yaml", "--config", "task.yaml"], "task.yaml: "),
+        (["--config", "metric.yaml"], "task 'a': unknown metric 'acuracy'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_stops_the_check_is_one_line(write, capsys, words, culprit):
+    Path("task.yaml").write_text("{data: {tasks: [{name: a, trian: b}]}}")
+    task = "{name: a, train: b.json, test: c.json, metric: acuracy}"
+    Path("metric.yaml").write_text(f"{{data: {{tasks: [{task}]}}}}")
+    Path("bad.yaml").write_text("{data: {bach_size: 3}}")
+    assert main(["data", "check", *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("dmole: ")
+    assert error.count("\n") == 1
+    assert culprit in error
+
+
+@pytest.fixture
+def warnings_logged(write, caplog, monkeypatch) -> Callable[[], list[str]]:
+    monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
+
+    def logged() -> list[str]:
+        caplog.clear()
+        task = Task("mine", train="train.json", test="test.json")
+        ContinualDataModule([task]).check()
+        return caplog.messages
+
+    return logged
+
+
+def test_fit_warns_of_a_question_it_trains_on(write, warnings_logged):
+    write(test={"text": "train 0 ?", "image": "train.png"})
+    (message,) = warnings_logged()
+    assert message.startswith("task mine: 1 test samples have image and question of a training")
+    assert "'test-1'" in message
+
+
+@pytest.mark.parametrize("change", [{"text": "train 0 ?"}, {"image": "train.png"}, {}])
+def test_fit_does_not_warn_of_less(write, warnings_logged, change):
+    write(test=change)
+    assert warnings_logged() == []
