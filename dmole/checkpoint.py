@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,13 +110,43 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"there is no checkpoint {file}")
     try:
+        _verify(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # the message of torch recommends to load it with its code
+        found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+        named = f" ({found[1]})" if found else ""
+        raise ValueError(
+            f"cannot read checkpoint {file}: it holds more than tensors and plain values{named}, "
+            "and nothing of a checkpoint is ever run"
+        ) from error
     except Exception as error:  # torch raises half a dozen kinds for damaged files
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read checkpoint {file}: {first}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
     return content
+
+
+def _verify(file: Path) -> None:
+    """Refuse a damaged file: torch compares none of the checksums it writes.
+
+    Raises:
+        ValueError: If the file is no archive as torch writes it, or a part is not what it was.
+    """
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is cut short, or no checkpoint")
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("it is compressed, which torch never does")
+        if any(part.external_attr or part.is_dir() for part in parts):
+            raise ValueError("it holds folders, whose content torch takes for read")
+        if sum(part.file_size for part in parts) > file.stat().st_size:
+            raise ValueError("its parts claim more than the file holds")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"it is damaged in {damaged}")
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], file: Path) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path, PurePosixPath
 
 from dmole.data.sample import FileImage
+
+_FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udfff]", re.I | re.S)
+"""A URL, a drive letter, a backslash, a control character or half a character."""
+
+_SHOWN = 80
+"""Characters of a name that a message repeats."""
 
 
 class ImageRoot:
@@ -28,17 +35,29 @@ class ImageRoot:
             name: Path relative to the root, as written in the data file.
 
         Raises:
-            ValueError: If the path is absolute, or leaves the root by ``..`` or by a link.
+            ValueError: If the path is absolute, leaves the root by ``..`` or by a link, is a URL
+                or written for another system, or cannot be asked for.
             FileNotFoundError: If there is no such file.
         """
+        shown = repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
         parts = PurePosixPath(name).parts
         if not parts or os.path.isabs(name) or ".." in parts:
-            raise ValueError(f"image path {name!r} must be relative to {self._root} without '..'")
+            raise ValueError(f"image path {shown} must be relative to {self._root} without '..'")
+        if _FOREIGN.match(name):
+            raise ValueError(
+                f"image path {shown} must be a path below {self._root} with forward slashes"
+            )
         path = self._root.joinpath(*parts)
-        if not path.is_file():
-            raise FileNotFoundError(f"image {path} does not exist")
+        try:
+            if not path.is_file():
+                state = "is not a file" if path.exists() else "does not exist"
+                raise FileNotFoundError(f"image {path} {state}")
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # too long, or a folder that may not be entered
+            raise ValueError(f"image path {shown} cannot be used: {error.strerror}") from error
         if not self._is_inside(path):
-            raise ValueError(f"image path {name!r} leaves {self._root} by a symbolic link")
+            raise ValueError(f"image path {shown} leaves {self._root} by a symbolic link")
         return FileImage(path)
 
     def _is_inside(self, path: Path) -> bool:

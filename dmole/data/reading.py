@@ -67,8 +67,8 @@ def _read_item(reader: ItemReader, path: Path, item: Any, index: int) -> Sample:
     try:
         return reader.read(item, index)
     except (ValueError, FileNotFoundError) as error:
-        message = f"{path}: item {index} (id {sample_id(item, index)!r}): {error}"
-        raise type(error)(message) from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{path}: item {index} (id {sample_id(item, index)!r}): {error}") from error
 
 
 def _items(path: Path) -> Iterator[Any]:
@@ -98,6 +98,8 @@ def _parse(text: str, path: Path, first_line: int) -> Any:
         raise ValueError(
             f"{path}: broken JSON at line {line} column {error.colno}: {error.msg}"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; nesting
+        raise ValueError(f"{path}: broken JSON from line {first_line} on: {error}") from error
 
 
 def _kind(value: Any) -> str:
