@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import secrets
 import stat
 from contextlib import contextmanager
@@ -13,6 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def check_name(name: object, what: str) -> str:
+    """Return a name that becomes a file or folder, if it can lead nowhere else.
+
+    Args:
+        name: Letters, digits, ``_`` and ``-``, beginning with a letter or digit, at most 200.
+        what: What bears it, for the message.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not isinstance(name, str) or len(name) > 200 or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} {str(name)[:80]!r} must be letters, digits, '_' or '-', "
+            "beginning with a letter or digit"
+        )
+    return name
 
 
 @contextmanager

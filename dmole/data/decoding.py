@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that are opened. Others reach rarely used decoders, and EPS an outside program."""
@@ -43,7 +43,7 @@ def decode_image(path: Path) -> Image.Image:
             if image.mode in ("P", "PA"):
                 return image.convert("RGBA").convert("RGB")  # PIL warns of the direct way
             return image.convert("RGB")
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise ValueError(f"cannot read image {path}: it is not one of {known}") from error
     except Exception as error:  # decoders raise a dozen kinds for damaged files
