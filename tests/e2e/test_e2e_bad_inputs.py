@@ -580,7 +580,31 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "culprits"), FOREIGN, ids=[row[0] for row in FOREIGN])
+OFTEN = {
+    "no weights",
+    "flipped weights",
+    "pickled weights",
+    "wrong width",
+    "of another base",
+    "claimed rank",
+    "expert outside",
+    "router broken",
+    "router outside",
+    "pickled router",
+    "router threshold NaN",
+    "config with code",
+    "config that trusts code",
+}
+"""Checked with every change; the others, of the same kinds, with the slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "culprits"),
+    [
+        pytest.param(*row, id=row[0], marks=[] if row[0] in OFTEN else pytest.mark.slow)
+        for row in FOREIGN
+    ],
+)
 def test_a_damaged_or_hostile_run_is_refused_and_runs_nothing(
     quick_run, tmp_path, monkeypatch, capsys, name, change, culprits
 ):
