@@ -229,11 +229,9 @@ class AutoencoderRouter(Router):
     def load(self, folder: str | Path) -> None:
         """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
         index = read_index(Path(folder), type(self).__name__)
-        if "kind" not in index:
-            raise ValueError(f"router {folder} does not say of what kind it is")
         names = [task["name"] for task in index["tasks"]]
         tensors = {name: read_tensors(Path(folder), name) for name in names}
-        self.load_state_dict({"kind": index["kind"], "tasks": tensors})
+        self.load_state_dict({"kind": index.get("kind"), "tasks": tensors})
 
     def _kind(self) -> dict[str, Any]:
         """What a saved router must agree with to be continued."""
