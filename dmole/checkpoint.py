@@ -7,7 +7,10 @@ within the stage that trains: the current expert, its optimizer, the place in th
 from __future__ import annotations
 
 import logging
+import pickle
+import re
 import secrets
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +199,16 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"there is no checkpoint {file}")
     try:
+        _verify(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # the message of torch recommends to load it with its code
+        found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+        named = f" ({found[1]})" if found else ""
+        raise ValueError(
+            f"cannot read checkpoint {file}: it holds more than tensors and plain values{named}, "
+            "and nothing of a checkpoint is ever run"
+        ) from error
     except Exception as error:  # torch raises half a dozen kinds for damaged files
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read checkpoint {file}: {first}") from error
@@ -209,6 +221,27 @@ def _load_callbacks(trainer: ContinualTrainer, states: dict[str, Any]) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
+
+
+def _verify(file: Path) -> None:
+    """Refuse a damaged file: torch compares none of the checksums it writes.
+
+    Raises:
+        ValueError: If the file is no archive as torch writes it, or a part is not what it was.
+    """
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is cut short, or no checkpoint")
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("it is compressed, which torch never does")
+        if any(part.external_attr or part.is_dir() for part in parts):
+            raise ValueError("it holds folders, whose content torch takes for read")
+        if sum(part.file_size for part in parts) > file.stat().st_size:
+            raise ValueError("its parts claim more than the file holds")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"it is damaged in {damaged}")
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], file: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-import tempfile
+import re
+import secrets
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +18,33 @@ if TYPE_CHECKING:
 _PART = ".part"
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def check_name(name: object, what: str) -> str:
+    """Return a name that becomes a file or folder, if it can lead nowhere else.
+
+    Args:
+        name: Letters, digits, ``_`` and ``-``, beginning with a letter or digit, at most 200.
+        what: What bears it, for the message.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not isinstance(name, str) or len(name) > 200 or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} {str(name)[:80]!r} must be letters, digits, '_' or '-', "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it replaces ``path``, else it goes.
 
     Example:
+        >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "a.txt"
         >>> with atomic_path(target) as temporary:
         ...     _ = temporary.write_text("whole")
@@ -28,13 +52,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         'whole'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_PART}")
+    # made as any file is, unlike by `tempfile`: the system takes the umask off the permissions
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    usual = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         _flush(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+        temporary.chmod(usual)  # some writers put a private file of their own in its place
         temporary.replace(path)
         _flush(path.parent)  # else the new name may be lost with the power
     except OSError as error:
@@ -80,9 +106,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 from dmole.arguments import ArgumentParser
-from dmole.config_files import name_config, resolve_configs
+from dmole.config_files import name_config, read_settings, resolve_configs
 from dmole.data import ContinualDataModule
 from dmole.files import atomic_path, write_json
 from dmole.module import ContinualModule
@@ -153,11 +153,23 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{run} is no run folder: it has no config.yaml")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {key: config[key] for key in ("seed_everything", "trainer", "model", "data")}
+    config = read_settings(path)
+    for key in ("trainer", "model", "data"):
+        if not isinstance(config.get(key), dict):
+            raise ValueError(f"{path} is not the config of a run: it has no {key}")
+    tasks = config["data"].get("tasks")
+    if not isinstance(tasks, list) or not all(isinstance(t, dict) and "name" in t for t in tasks):
+        raise ValueError(f"{path} is not the config of a run: it has no data.tasks")
+    return {key: config.get(key) for key in ("seed_everything", "trainer", "model", "data")}
 
 
 def _from_config(config: dict[str, Any], overrides: list[str]) -> ContinualCLI:
+    if _trusts_code(config) and not any("trust_remote_code" in word for word in overrides):
+        # whoever made the run decided for their own machine
+        raise ValueError(
+            "the run's config.yaml asks for trust_remote_code, which runs code of its base model: "
+            "say so yourself with --model.backbone.init_args.trust_remote_code true (or false)"
+        )
     config["trainer"]["version"] = None  # nothing is written to the run's own log
     for part in ("model", "data"):
         config[part].pop("seed", None)  # follows seed_everything
@@ -165,6 +177,15 @@ def _from_config(config: dict[str, Any], overrides: list[str]) -> ContinualCLI:
         path = Path(folder) / "config.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return _build(["--config", str(path), *overrides], run=False)
+
+
+def _trusts_code(settings: Any) -> bool:
+    """Return whether `trust_remote_code` is on anywhere in a config."""
+    if isinstance(settings, list):
+        return any(map(_trusts_code, settings))
+    if not isinstance(settings, dict):
+        return False
+    return bool(settings.get("trust_remote_code")) or any(map(_trusts_code, settings.values()))
 
 
 def _build(arguments: list[str], *, run: bool = True) -> ContinualCLI:

@@ -11,6 +11,7 @@ from lightning.fabric.utilities import move_data_to_device
 
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
 from dmole.experts import load_expert
+from dmole.files import check_name
 from dmole.routing import gate_set_name
 
 if TYPE_CHECKING:
@@ -87,7 +88,14 @@ def load_run(model: ContinualModule, run: Path) -> None:
     index = run / "experts" / "experts.json"
     if not index.is_file():
         raise ValueError(f"{run} has no experts: {index} is missing")
-    for name in json.loads(index.read_text(encoding="utf-8")):
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read {index}: {error}") from error
+    if not isinstance(names, list):
+        raise ValueError(f"{index}: expected a list of names, got {type(names).__name__}")
+    for name in names:
+        check_name(name, f"{index}: expert name")
         load_expert(model.library, name, run / "experts" / name)
     model.router.load(run / "router")
 
@@ -100,7 +108,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read prompts {path}: {error}") from error
     if not isinstance(content, list) or not content:
         raise ValueError(f"{path}: expected a list of prompts, got {type(content).__name__}")

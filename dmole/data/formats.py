@@ -19,6 +19,9 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
 }
 
+_LONGEST = 200
+"""Characters of a value that a message repeats."""
+
 
 @dataclass(frozen=True)
 class ItemReader:
@@ -52,7 +55,9 @@ class ItemReader:
         elif "text" in item or "question" in item:
             turns, references = self._question(item)
         else:
-            raise ValueError(f"has neither 'conversations' nor 'text': its keys are {sorted(item)}")
+            keys = _short(sorted(item))
+            raise ValueError(f"has neither 'conversations' nor 'text': its keys are {keys}")
+        _check_letters([sample_id(item, index), *(turn.text for turn in turns), *references])
         images = tuple(self.images.find(name) for name in image_names(item))
         return Sample(
             id=sample_id(item, index),
@@ -109,7 +114,7 @@ def _turn(entry: Any, position: int) -> Turn:
         raise ValueError(f"turn {position} must be an object with the keys 'from' and 'value'")
     role = _ROLES.get(entry["from"]) if isinstance(entry["from"], str) else None
     if role is None:
-        raise ValueError(f"turn {position} has the unknown role {entry['from']!r}")
+        raise ValueError(f"turn {position} has the unknown role {_short(entry['from'])}")
     if not isinstance(entry["value"], str):
         raise ValueError(f"turn {position}: 'value' must be a string")
     if role == "assistant" and not entry["value"].strip():
@@ -128,7 +133,7 @@ def _answers(item: Mapping[str, Any]) -> tuple[str, ...]:
         value = str(value)
     answers = [value] if isinstance(value, str) else value
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"'answer' must be a string or a list of strings, got {value!r}")
+        raise ValueError(f"'answer' must be a string or a list of strings, got {_short(value)}")
     if not answers or not all(answer.strip() for answer in answers):
         raise ValueError("the answer is empty")
     return tuple(answers)
@@ -145,8 +150,24 @@ def image_names(item: Mapping[str, Any]) -> Sequence[str]:
         return ()
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"'image' must be a path or a list of paths, got {value!r}")
+        raise ValueError(f"'image' must be a path or a list of paths, got {_short(value)}")
     return names
+
+
+def _check_letters(texts: Sequence[str]) -> None:
+    """Refuse what cannot be written to a file: half of a character of two UTF-16 units."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise ValueError(f"text holds {half!r}, half of a character: {_short(text)}") from error
+
+
+def _short(value: object) -> str:
+    """Return the value as a message shows it: beginning and end where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]} ... {text[-15:]}"
 
 
 def _place_images(turns: list[Turn], count: int) -> tuple[Turn, ...]:

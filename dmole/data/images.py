@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path, PurePosixPath
 
 from dmole.data.sample import FileImage
 
 _KNOWN = 4096  # paths kept, as neighboring items often share an image and paths are slow to make
+_FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udfff]", re.I | re.S)
+"""A URL, a drive letter, a backslash, a control character or half a character."""
+
+_SHOWN = 80
+"""Characters of a name that a message repeats."""
 
 
 class ImageRoot:
@@ -32,8 +38,8 @@ class ImageRoot:
             name: Path relative to the root, as written in the data file.
 
         Raises:
-            ValueError: If the path is absolute, or leaves the root by ``..`` or by a link, or
-                cannot be looked at.
+            ValueError: If the path is absolute, leaves the root by ``..`` or by a link, is a URL
+                or written for another system, or cannot be asked for.
             FileNotFoundError: If there is no such file.
         """
         image = self.locate(name)
@@ -53,13 +59,20 @@ class ImageRoot:
         """Return the image with this name without looking whether the file exists.
 
         Raises:
-            ValueError: If the path is absolute or has a ``..``.
+            ValueError: If the path is absolute, has a ``..``, is a URL or written for another
+                system.
         """
         if name in self._known:
             return self._known[name]
         parts = PurePosixPath(name).parts
         if not parts or os.path.isabs(name) or ".." in parts:
-            raise ValueError(f"image path {name!r} must be relative to {self._root} without '..'")
+            raise ValueError(
+                f"image path {_shown(name)} must be relative to {self._root} without '..'"
+            )
+        if _FOREIGN.match(name):
+            raise ValueError(
+                f"image path {_shown(name)} must be a path below {self._root} with forward slashes"
+            )
         if len(self._known) == _KNOWN:
             self._known.clear()
         self._known[name] = FileImage(self._root.joinpath(*parts))
@@ -71,14 +84,15 @@ class ImageRoot:
             found = os.lstat(path)
             is_link = stat.S_ISLNK(found.st_mode)
             found = os.stat(path) if is_link else found
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a null character
+        except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"image {path} does not exist") from None
-        except OSError as error:
-            raise ValueError(f"image {path} cannot be looked at: {error.strerror}") from error
+        except OSError as error:  # too long, or a folder that may not be entered
+            reason = error.strerror
+            raise ValueError(f"image path {_shown(name)} cannot be used: {reason}") from error
         if not stat.S_ISREG(found.st_mode):
-            raise FileNotFoundError(f"image {path} does not exist")
+            raise FileNotFoundError(f"image {path} is not a file")
         if not (self._is_inside(path) if is_link else self._folder_is_inside(path.parent)):
-            raise ValueError(f"image path {name!r} leaves {self._root} by a symbolic link")
+            raise ValueError(f"image path {_shown(name)} leaves {self._root} by a symbolic link")
         return found.st_size
 
     def _folder_is_inside(self, folder: Path) -> bool:
@@ -88,3 +102,7 @@ class ImageRoot:
 
     def _is_inside(self, path: Path) -> bool:
         return os.path.commonpath([os.path.realpath(path), self._real_root]) == self._real_root
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")

@@ -118,8 +118,8 @@ def _read_item(reader: ItemReader, path: Path, item: Any, index: int) -> Sample:
     try:
         return reader.read(item, index)
     except (ValueError, FileNotFoundError) as error:
-        message = f"{path}: item {index} (id {sample_id(item, index)!r}): {error}"
-        raise type(error)(message) from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{path}: item {index} (id {sample_id(item, index)!r}): {error}") from error
 
 
 def _as_question(sample: Sample) -> Sample:

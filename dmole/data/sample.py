@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from PIL import Image
 
+from dmole.data.decoding import decode_image
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -50,16 +52,12 @@ class FileImage:
     path: Path
 
     def load(self) -> Image.Image:
-        """Return the picture in mode RGB.
+        """Return the picture in mode RGB; see :func:`~dmole.data.decoding.decode_image`.
 
         Raises:
-            ValueError: If the file is missing, truncated or no image; the message names it.
+            ValueError: If the file is missing, damaged, too large or no image; names it.
         """
-        try:
-            with Image.open(self.path) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"cannot read image {self.path}: {error}") from error
+        return decode_image(self.path)
 
 
 @dataclass(frozen=True)

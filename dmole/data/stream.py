@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dmole.files import check_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,6 +46,8 @@ class SequentialStream(Stream):
     """
 
     def __init__(self, shared_expert: str | None = None) -> None:
+        if shared_expert is not None:
+            check_name(shared_expert, "shared_expert")
         self.shared_expert = shared_expert
 
     def stages(self, task_names: Sequence[str]) -> list[Stage]:
@@ -62,7 +66,7 @@ class JointStream(Stream):
     """
 
     def __init__(self, expert: str = "joint") -> None:
-        self.expert = expert
+        self.expert = check_name(expert, "expert")
 
     def stages(self, task_names: Sequence[str]) -> list[Stage]:
         """Return a single stage over the union of the tasks."""

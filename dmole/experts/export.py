@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from dmole.files import atomic_path, write_json
+from dmole.files import write_json
+from dmole.tensor_files import read_tensor_file, write_tensor_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +33,11 @@ def save_expert(library: ExpertLibrary, name: str, folder: Path, base_model: str
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{_PREFIX}{path}.{_PARTS[part]}.weight": tensor.float().cpu().contiguous()
+        f"{_PREFIX}{path}.{_PARTS[part]}.weight": tensor.float().cpu()
         for key, tensor in library.state_dict(name).items()
         for path, _, part in (key.rpartition("."),)
     }
-    with atomic_path(folder / "adapter_model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_tensor_file(folder / "adapter_model.safetensors", tensors)
     write_json(folder / "adapter_config.json", _config(library, name, base_model))
 
 
@@ -50,20 +48,19 @@ def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
         ValueError: If a file is missing, the adapter is no plain LoRA or its tensors do not fit
             the model; names it. The library is then as it was.
     """
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        saved = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"cannot read expert {folder}: {error}") from error
-    alphas = _alphas(config, folder)
+    config = _read_config(folder)
+    saved = read_tensor_file(folder / "adapter_model.safetensors")
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for key, tensor in sorted(saved.items()):  # A before B: the rank is A's, if it is there
         path, part = _place(key, folder)
-        if tensor.ndim != 2:
-            raise ValueError(f"expert {folder}: tensor {key} has shape {tuple(tensor.shape)}")
+        if tensor.ndim != 2 or not tensor.is_floating_point():
+            found = f"{tuple(tensor.shape)} of {tensor.dtype}"
+            raise ValueError(f"expert {folder}: tensor {key} has shape {found}")
         tensors[f"{path}.{part}"] = tensor
         ranks.setdefault(path, tensor.shape[0 if part == "lora_a" else 1])
+    alphas = _alphas(config, folder)
+    _check_ranks(config, ranks, folder)
     library.add(name, ranks, {path: alphas(path) for path in ranks})
     try:
         library.load_state_dict(name, tensors)
@@ -76,15 +73,49 @@ _PLAIN = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "use_rsl
 """What an adapter must be, where it says so; ours always does."""
 
 
-def _alphas(config: dict[str, Any], folder: Path) -> Callable[[str], float]:
-    """Return the scaling numerator by path, after making sure that the adapter is plain LoRA."""
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Return the description of an adapter, after making sure that it is plain LoRA."""
+    path = folder / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read expert {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"cannot read expert {path}: it must hold keys and values")
     for key, wanted in {**_PLAIN, "use_dora": False}.items():
         if config.get(key, wanted) != wanted:
             raise ValueError(f"expert {folder}: {key} must be {wanted!r}, got {config[key]!r}")
     if "lora_alpha" not in config:
         raise ValueError(f"expert {folder}: adapter_config.json has no lora_alpha")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise ValueError(f"expert {folder}: {key} must hold keys and values")
+    return config
+
+
+def _alphas(config: dict[str, Any], folder: Path) -> Callable[[str], float]:
+    """Return the scaling numerator by path."""
     pattern = config.get("alpha_pattern") or {}
+    for value in (config["lora_alpha"], *pattern.values()):
+        if not _is_number(value) or not math.isfinite(value):
+            raise ValueError(f"expert {folder}: lora_alpha must be a finite number, got {value!r}")
     return lambda path: float(pattern.get(path, config["lora_alpha"]))
+
+
+def _check_ranks(config: dict[str, Any], ranks: dict[str, int], folder: Path) -> None:
+    """Refuse a description that speaks of other ranks than the tensors have."""
+    pattern = config.get("rank_pattern") or {}
+    for path, rank in ranks.items():
+        stated = pattern.get(path, config.get("r", rank))
+        if not _is_number(stated) or stated != rank:
+            raise ValueError(
+                f"expert {folder}: layer {path} has rank {rank} in its tensors, "
+                f"{str(stated)[:40]} in adapter_config.json"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _place(key: str, folder: Path) -> tuple[str, str]:

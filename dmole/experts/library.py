@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,7 +56,8 @@ class ExpertLibrary:
             alphas: Scaling numerator by full path of the linear.
 
         Raises:
-            ValueError: If the name is taken, nothing is allocated, or a path is no linear.
+            ValueError: If the name is taken, nothing is allocated, a path is no linear, a rank
+                is larger than the linear or a scaling is not finite.
         """
         if name in self._architecture:
             raise ValueError(f"there is already an expert called {name!r}")
@@ -64,6 +66,8 @@ class ExpertLibrary:
                 f"the allocation of {name!r} is empty: a task needs at least one expert"
             )
         experts = {}
+        for path, rank in ranks.items():
+            _check_size(name, path, rank, alphas[path], self._base(path))
         for path, rank in ranks.items():
             generator = torch.Generator().manual_seed(seed_from(self.seed, name, path))
             experts[path] = LoRAExpert(self._base(path), rank, alphas[path], generator)
@@ -188,6 +192,15 @@ class ExpertLibrary:
             self.model.set_submodule(path, layer)
             self._layers[path] = layer
         return self._layers[path]
+
+
+def _check_size(name: str, path: str, rank: int, alpha: float, base: nn.Linear) -> None:
+    """Refuse an expert that would be larger than its layer before memory is taken for it."""
+    most = max(base.in_features, base.out_features)
+    if rank > most:
+        raise ValueError(f"expert {name!r}: rank {rank} is larger than layer {path} ({most})")
+    if not math.isfinite(alpha):
+        raise ValueError(f"expert {name!r}: alpha {alpha} of layer {path} is not finite")
 
 
 def seed_from(*parts: object) -> int:

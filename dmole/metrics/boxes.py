@@ -17,8 +17,10 @@ _FOUR = _GAP.join([rf"({_NUMBER})\s*%?"] * 4)
 _BRACKET = re.compile(rf"[\[(]\s*{_FOUR}\s*[,;]?\s*[\])]")
 _STRICT = re.compile(r"\[" + ",".join([r"([^,\[\]\n]*)"] * 4) + r"\]")
 _ANY_NUMBER = re.compile(_NUMBER)
-_TOKEN = re.compile(r"<(x|y|loc)_?(\d+)>", re.IGNORECASE)
-_SIZE = re.compile(r"size\s*=\s*(\d+)\s*x\s*(\d+)", re.IGNORECASE)
+_TOKEN = re.compile(r"<(x|y|loc)_?(\d{1,9})>", re.IGNORECASE)
+_SIZE = re.compile(r"size\s*=\s*([1-9]\d{0,8})\s*x\s*([1-9]\d{0,8})\b", re.IGNORECASE)
+_LARGEST = 1e12
+"""A coordinate beyond is no coordinate: its areas would no longer be numbers."""
 
 
 def intersection_over_union(first: Box, second: Box) -> float:
@@ -82,6 +84,8 @@ class BoxReader:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if self.bins < 1:
             raise ValueError(f"bins must be positive, got {self.bins}")
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise ValueError(f"image_size must be positive, got {self.image_size}")
 
     def read(self, text: str, size: tuple[int, int] | None = None) -> Box | None:
         """Return the first box of a text, or None where there is none.
@@ -130,7 +134,9 @@ class BoxReader:
             values = [float(number) for number in found]
         except ValueError:
             return None  # a strict field that is no number
-        return (values[0], values[1], values[2], values[3]) if len(values) == 4 else None
+        if len(values) != 4 or not all(abs(value) <= _LARGEST for value in values):  # nan: no
+            return None
+        return values[0], values[1], values[2], values[3]
 
     def _scale(self, numbers: Box, text: str, size: tuple[int, int] | None) -> tuple[float, float]:
         """Return what to divide x and y by."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from dmole.models.rows import rows_per_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = logging.getLogger("dmole")
 
 
 class Backbone(nn.Module):
@@ -185,6 +188,8 @@ class PretrainedBackbone(Backbone):
 
         source = _resolve(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if trust_remote_code:
+            log.warning("trust_remote_code is on: code of %s runs on this machine", name_or_path)
         if revision is not None:
             options["revision"] = revision
         try:
@@ -192,10 +197,24 @@ class PretrainedBackbone(Backbone):
             if attn_implementation is not None:
                 options["attn_implementation"] = attn_implementation
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
-        except OSError as error:
-            first = str(error).strip().splitlines()[0]
-            raise ValueError(f"cannot load the base model {name_or_path!r}: {first}") from error
+        except (OSError, ValueError) as error:
+            reason = _why_not(source, name_or_path, error)
+            raise ValueError(f"cannot load the base model {name_or_path!r}: {reason}") from error
         super().__init__(model, processor, patterns)
+
+
+def _why_not(source: str, name: str, error: Exception) -> str:
+    """Return in one line why a base model could not be loaded."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own; trust_remote_code: true would run it on this machine"
+    if Path(source).exists():
+        return first
+    if name.startswith((".", "/", "~")):
+        return "there is no such folder"
+    if "connect" in first or "offline" in str(error).lower():
+        return f"{name} is neither a folder nor in the local cache, and the hub is out of reach"
+    return first
 
 
 def _resolve(name_or_path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -115,12 +116,29 @@ def to_markdown(table: Table, groups: Group) -> str:
     lines = [" | ".join(header), " | ".join(["---", *["---:"] * (len(header) - 1)])]
     for method, row in table.items():
         cells = [_cell(name, *row[name]) for name in COLUMNS]
-        lines.append(" | ".join([method, str(len(groups[method])), *cells]))
+        lines.append(" | ".join([escape_markdown(method), str(len(groups[method])), *cells]))
     body = "\n".join(f"| {line} |" for line in lines)
     return (
         f"{body}\n\nMean ± standard deviation over runs; percent, percentage points.\n\n"
-        + "".join(f"- {name}: {definition}\n" for name, definition in _definitions(groups).items())
+        + "".join(
+            f"- {name}: {escape_markdown(definition)}\n"
+            for name, definition in _definitions(groups).items()
+        )
     )
+
+
+_SPECIAL = re.compile(r"([\\`|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:]))")
+"""What begins code, a cell, a tag, an entity or the address of a link."""
+
+
+def escape_markdown(text: str) -> str:
+    r"""Return a text that Markdown shows as it is: no markup, no HTML, one line.
+
+    Example:
+        >>> escape_markdown("a|b <script>")
+        'a\\|b \\<script>'
+    """
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
 def _definitions(groups: Group) -> dict[str, str]:

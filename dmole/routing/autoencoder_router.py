@@ -231,7 +231,7 @@ class AutoencoderRouter(Router):
         index = read_index(Path(folder), type(self).__name__)
         names = [task["name"] for task in index["tasks"]]
         tensors = {name: read_tensors(Path(folder), name) for name in names}
-        self.load_state_dict({"kind": index["kind"], "tasks": tensors})
+        self.load_state_dict({"kind": index.get("kind"), "tasks": tensors})
 
     def _kind(self) -> dict[str, Any]:
         """What a saved router must agree with to be continued."""

@@ -106,5 +106,31 @@ class AutoencoderBank:
             try:
                 self._heldout[task] = rest.pop("losses_heldout")
                 self._weights[task] = Weights(**rest, relu=relu, sigmoid=sigmoid)
-            except (KeyError, TypeError) as error:
+                _check_shapes(self._weights[task], self._heldout[task], self._preprocessor)
+            except (KeyError, TypeError, ValueError) as error:
+                self._preprocessor, self._weights, self._heldout = Preprocessor(), {}, {}
                 raise ValueError(f"router of task {task}: {error}") from error
+
+
+def _check_shapes(weights: Weights, heldout: Tensor, preprocessor: Preprocessor) -> None:
+    """Refuse tensors that are not those of one reconstructor of finite numbers."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors().items()}
+    if len(shapes["w_enc"]) != 2:
+        raise ValueError(f"tensor w_enc has shape {shapes['w_enc']}")
+    hidden, width = shapes["w_enc"]
+    wanted = {"b_enc": (hidden,), "w_dec": (width, hidden), "b_dec": (width,)}
+    tensors = {**weights.tensors(), "losses_heldout": heldout}
+    if preprocessor.mean is not None and preprocessor.std is not None:
+        tensors |= {"mean": preprocessor.mean, "std": preprocessor.std}
+        shapes |= {name: tuple(tensors[name].shape) for name in ("mean", "std")}
+        wanted |= {"mean": (width,), "std": (width,)}
+        if not (preprocessor.std > 0).all():
+            raise ValueError("tensor std is not positive")
+    for name, shape in wanted.items():
+        if shapes[name] != shape:
+            raise ValueError(f"tensor {name} has shape {shapes[name]}, expected {shape}")
+    if heldout.ndim != 1 or not len(heldout):
+        raise ValueError(f"tensor losses_heldout has shape {tuple(heldout.shape)}")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise ValueError(f"tensor {name} holds a number that is not finite")

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dmole.files import atomic_path, write_json
+from dmole.files import check_name, write_json
+from dmole.tensor_files import read_tensor_file, write_tensor_file
 
 INDEX = "router.json"
 FORMAT = 1
@@ -32,29 +31,30 @@ def read_index(folder: Path, router: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found, version = content["router"], content["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read router {path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"cannot read router {path}: it is no index of a router") from error
     if version != FORMAT:
         raise ValueError(f"router {path} has format {version}, expected {FORMAT}")
     if found != router:
         raise ValueError(f"router {path} was saved by {found}, not by {router}")
+    tasks = content.get("tasks")
+    if not isinstance(tasks, list) or not all(isinstance(t, dict) and "name" in t for t in tasks):
+        raise ValueError(f"router {path}: 'tasks' must be a list of objects with a name")
     return dict(content)
 
 
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Write ``<name>.safetensors``."""
-    with atomic_path(folder / f"{name}.safetensors") as temporary:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+    write_tensor_file(folder / f"{check_name(name, 'router task')}.safetensors", tensors)
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Return the tensors of ``<name>.safetensors``.
 
     Raises:
-        ValueError: If the file is missing or damaged.
+        ValueError: If the file is missing or damaged, or the name leads out of the folder.
     """
-    path = folder / f"{name}.safetensors"
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"cannot read router file {path}: {error}") from error
+    name = check_name(name, f"router {folder / INDEX}: task name")
+    return read_tensor_file(folder / f"{name}.safetensors")

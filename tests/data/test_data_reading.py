@@ -144,7 +144,7 @@ def test_cut_off_image_is_refused_with_its_name(folder: Path, size: int):
         (talk("<image><image>", "a", image="pics/a.png"), "has 1 images and 2 <image>"),
         (talk("<image>", "a", image=["pics/a.png"] * 2), "has 2 images and 1 <image>"),
         (talk("q", "a", image="pics/c.png"), "image .*c.png does not exist"),
-        (talk("q", "a", image="pics"), "image .*pics does not exist"),
+        (talk("q", "a", image="pics"), "image .*pics is not a file"),
         (talk("q", "a", image="../a.png"), "must be relative to .* without '..'"),
         (talk("q", "a", image="/etc/hostname"), "'/etc/hostname' must be relative to"),
         (talk("q", "a", image=3), "'image' must be a path or a list of paths, got 3"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
@@ -155,3 +156,20 @@ def test_a_checkpoint_of_something_else_is_refused(recipe, copied_run, tmp_path)
 def test_a_missing_checkpoint_is_named(recipe, tmp_path):
     with pytest.raises(ValueError, match=r"there is no checkpoint .*nowhere"):
         recipe().build(tmp_path).fit(tmp_path / "nowhere")
+
+
+def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumable(
+    fit_words, quick_run, tmp_path, capsys, digests
+):
+    adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e30}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"model": {"optimizer": adamw}}))
+    assert main(fit_words(tmp_path / "runs", "--config", str(tmp_path / "own.yaml"))) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "the loss is nan at step 1 of expert 'paint'" in line
+    assert "paint/train/paint-train-0-" in line
+    run = tmp_path / "runs" / "small" / "version_0"
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["done"] == [[0, "evaluate"]]
+    assert main(fit_words(tmp_path / "runs", "--ckpt_path", str(run))) == 0
+    assert digests(run) == digests(quick_run)

@@ -145,15 +145,105 @@ def test_missing_and_damaged_files_are_named(folder, tmp_path):
         load_expert(make_library(), "b", tmp_path / "nowhere")
     config_only = shutil.copytree(folder, tmp_path / "config_only")
     (config_only / "adapter_model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"cannot read expert .*config_only"):
+    with pytest.raises(ValueError, match=r"cannot read .*config_only"):
         load_expert(make_library(), "b", config_only)
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(ValueError, match="cannot read expert"):
+    with pytest.raises(ValueError, match=r"cannot read .*adapter_model.safetensors"):
         load_expert(make_library(), "b", folder)
     (folder / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot read expert"):
         load_expert(make_library(), "b", folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 10**9}, "layer [xy] has rank . in its tensors, 1000000000 in adapter_config.json"),
+        ({"r": None}, "layer [xy] has rank . in its tensors, None"),
+        ({"rank_pattern": {"y": 4}}, "layer [xy] has rank"),
+        ({"rank_pattern": [1]}, "rank_pattern must hold keys and values"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number, got nan"),
+        ({"lora_alpha": "8"}, "lora_alpha must be a finite number, got '8'"),
+        ({"alpha_pattern": {"y": float("inf")}}, "lora_alpha must be a finite number, got inf"),
+    ],
+    ids=str,
+)
+def test_sizes_that_the_tensors_do_not_have_are_refused(folder, changes, message):
+    edit_config(folder, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_expert(make_library(), "b", folder)
+
+
+def test_an_empty_tensor_that_claims_a_billion_ranks_takes_no_memory(folder):
+    edit_tensors(
+        folder,
+        lambda t: t.update(
+            {
+                PREFIX + "x.lora_A.weight": torch.empty(10**9, 0),
+                PREFIX + "x.lora_B.weight": torch.empty(0, 10**9),
+            }
+        ),
+    )
+    edit_config(folder, rank_pattern={"x": 10**9, "y": 3})
+    library = make_library()
+    with pytest.raises(ValueError, match="rank 1000000000 is larger than layer x"):
+        load_expert(library, "b", folder)
+    assert library.names == ()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.full((3, 2), float("nan")), "x.lora_B.weight holds a number that is not finite"),
+        (torch.ones(3, 2, dtype=torch.int64), "shape .*int64"),
+        (torch.ones(3), "has shape"),
+    ],
+    ids=["nan", "whole numbers", "one axis"],
+)
+def test_tensors_that_are_no_weights_are_refused(folder, tensor, message):
+    edit_tensors(folder, lambda t: t.update({PREFIX + "x.lora_B.weight": tensor}))
+    with pytest.raises(ValueError, match=message):
+        load_expert(make_library(), "b", folder)
+
+
+def test_a_bit_flipped_anywhere_in_the_tensors_is_noticed(folder):
+    file = folder / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    data = 8 + int.from_bytes(whole[:8], "little")
+    for place in range(data, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
+            load_expert(make_library(), "b", folder)
+
+
+def test_a_bit_flipped_in_the_header_is_noticed_or_changes_nothing(folder):
+    file = folder / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    reference = make_library()
+    load_expert(reference, "a", folder)
+    loaded = 0
+    for place in range(8 + int.from_bytes(whole[:8], "little")):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 7
+        file.write_bytes(damaged)
+        library = make_library()
+        try:
+            load_expert(library, "a", folder)
+        except ValueError:
+            continue
+        loaded += 1
+        assert library.digest("a") == reference.digest("a")
+    assert loaded < 40  # only the remarks may change unnoticed
+
+
+def test_a_file_without_digest_as_peft_writes_it_is_loaded(folder):
+    edit_tensors(folder, lambda t: None)
+    library = make_library()
+    load_expert(library, "b", folder)
+    assert library.names == ("b",)
 
 
 def rank_of(i):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -188,3 +189,26 @@ def test_a_model_that_is_not_there_is_named_in_one_line():
     with pytest.raises(ValueError, match="cannot load the base model '/nowhere/at/all'") as caught:
         PretrainedBackbone("/nowhere/at/all")
     assert "\n" not in str(caught.value)
+
+
+def test_code_of_a_model_runs_only_if_asked_and_says_so(monkeypatch, caplog):
+    asked = []
+    for kind in ("AutoProcessor", "AutoModelForImageTextToText"):
+        monkeypatch.setattr(f"transformers.{kind}.from_pretrained", refuse_to_load(asked))
+    monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
+    with caplog.at_level("INFO", logger="dmole"):
+        for options in ({}, {"trust_remote_code": True}):
+            with pytest.raises(ValueError, match="cannot load the base model 'a/b'"):
+                PretrainedBackbone("a/b", **options)
+    assert asked == [False, True]
+    assert [record.getMessage() for record in caplog.records] == [
+        "trust_remote_code is on: code of a/b runs on this machine"
+    ]
+
+
+def refuse_to_load(asked):
+    def load(source, trust_remote_code, **options):
+        asked.append(trust_remote_code)
+        raise OSError("not here")
+
+    return load

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dmole.metrics import summarize, write_matrix
 from dmole.report import compare, load_run
+from dmole.report.compare import escape_markdown
 
 NAMES = ["color", "count"]
 
@@ -163,3 +165,31 @@ def test_runs_of_one_name_and_other_settings_are_not_averaged(
         (folder / "config.yaml").write_text(config)
     with pytest.raises(ValueError, match=r"both called 'same' but differ in model\.alpha"):
         compare(runs[:2], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("D-MoLE, rank 8 (ours)", "D-MoLE, rank 8 (ours)"),
+        ("R[S,i] - R[s_i,i], s_i < S", "R[S,i] - R[s_i,i], s_i < S"),
+        ("a|b", "a\\|b"),
+        ("a\n| x | y |", "a \\| x \\| y \\|"),
+        ("<script>alert(1)</script>", "\\<script>alert(1)\\</script>"),
+        ("<!-- x", "\\<!-- x"),
+        ("[x](javascript:alert(1))", "[x\\](javascript:alert(1))"),
+        ("&lt;script&gt;", "\\&lt;script\\&gt;"),
+        ("`x`", "\\`x\\`"),
+        ("\\|", "\\\\\\|"),
+    ],
+)
+def test_a_name_is_shown_as_it_is_and_cannot_leave_its_cell(text: str, shown: str) -> None:
+    assert escape_markdown(text) == shown
+
+
+def test_a_run_whose_name_is_markup_stays_in_its_row(runs: list[Path], tmp_path: Path) -> None:
+    for run in runs[:2]:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["trainer"] = {"name": "<img src=x onerror=y>|\n# head"}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = compare(runs, tmp_path / "out").splitlines()
+    assert lines[2].startswith("| \\<img src=x onerror=y>\\| # head | 2 |")
