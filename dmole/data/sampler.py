@@ -20,8 +20,9 @@ class TrainBatchSampler(Sampler[list[int]]):
     """Batches of indices, shuffled anew each epoch and shared among ranks.
 
     The order follows from (seed, stage, epoch) alone, never from a global generator. Every rank
-    has the same number of batches of the same sizes; where samples do not divide evenly the first
-    of the shuffled order are used again, so no rank waits for another.
+    has the same number of batches of the same sizes; where samples do not divide evenly, some of
+    the last step are used again, so no rank waits for another. Without these repeats a step is the
+    same for any number of ranks that share the same global batch.
 
     Args:
         lengths: Approximate length of each sample; batches are made of similar ones. ``None``
@@ -77,14 +78,19 @@ class TrainBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of this rank from `start` on."""
         for step in self._steps()[self.start :]:
-            yield step[self._rank :: self._num_replicas]
+            missing = -len(step) % self._num_replicas  # none but in the last step
+            padded = step + (step * self._num_replicas)[:missing]
+            yield padded[self._rank :: self._num_replicas]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the last sample of this rank's last batch is also another rank's."""
+        return 0 < self._size % self._num_replicas <= self._rank
 
     def _steps(self) -> list[list[int]]:
         """Return the samples of each step, those of all ranks together."""
         generator = torch.Generator().manual_seed(derive_seed(self._seed, self.stage, self.epoch))
         order = torch.randperm(self._size, generator=generator).tolist()
-        missing = -self._size % self._num_replicas
-        order += [order[index % self._size] for index in range(missing)]
         width = self._batch_size * self._num_replicas
         if self._lengths is None:
             return [order[begin : begin + width] for begin in range(0, len(order), width)]
