@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
+from dmole.cli import main
 from dmole.data import Task
+from dmole.data.sampler import TrainBatchSampler
 from dmole.metrics import read_matrix
 from dmole.routing import SharedRouter
 
@@ -217,12 +220,16 @@ def test_the_samples_of_all_ranks_are_counted_and_repeats_among_them(two_ranks):
     assert [lap["samples"] for lap in timing["phases"] if lap["phase"] == "train"] == [8, 20]
 
 
-def test_a_rank_whose_batch_has_no_image_does_not_hang(recipe, tmp_path):
+@pytest.mark.parametrize("size", [4, 3])
+def test_a_rank_whose_batch_has_no_image_or_no_label_does_not_hang(recipe, tmp_path, size):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
     turns = [{"from": "human", "value": "what ?"}, {"from": "gpt", "value": "red"}]
+    # of three, the first rank ends with a text alone, the second with a repeat of it
+    last = list(TrainBatchSampler(3, 1, stage=1, num_replicas=2))[-1][0]
     items = [
-        {"id": str(i), "conversations": turns} | ({"image": "a.png"} if i % 2 else {})
-        for i in range(4)
+        {"id": str(i), "conversations": turns}
+        | ({"image": "a.png"} if (i % 2 if size == 4 else i != last) else {})
+        for i in range(size)
     ]
     (tmp_path / "a.json").write_text(json.dumps(items))
     file = str(tmp_path / "a.json")
@@ -246,16 +253,50 @@ def test_strategies_that_end_their_processes_after_a_stage_are_refused(recipe, t
         spawned.build(tmp_path)
 
 
+LAUNCHERS = {
+    "lightning": ["-m"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"],
+}
+
+
+def uneven_words(fit_words: Callable[..., list[str]], folder: Path, batch_size: int) -> list[str]:
+    tasks = [
+        {"name": task.name, "train": task.train, "test": task.test, "max_new_tokens": 3}
+        for task in TASKS
+    ]
+    path = folder / "uneven.yaml"
+    path.write_text(yaml.safe_dump({"data": {"tasks": tasks, "batch_size": batch_size}}))
+    return fit_words(folder, "--config", str(path), "--model.dropout", "0")
+
+
+@pytest.fixture(scope="module")
+def one_process(fit_words, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one_process")
+    assert main(uneven_words(fit_words, folder, 4)) == 0
+    return folder / "small" / "version_0"
+
+
 @pytest.mark.slow
-def test_the_command_line_starts_two_processes_by_itself(fit_words, quick_run, tmp_path, rows):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_started_processes_give_what_one_gives(
+    fit_words, one_process, tmp_path, rows, launcher
+):
     flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    command = [sys.executable, "-m", "dmole", *fit_words(tmp_path, *flags)]
+    words = [*LAUNCHERS[launcher], "dmole", *uneven_words(fit_words, tmp_path, 2), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, timeout=600, env=environment, capture_output=True)
+    subprocess.run(
+        [sys.executable, *words], check=True, timeout=600, env=environment, capture_output=True
+    )
     run = tmp_path / "small" / "version_0"
-    ours, theirs = (rows(folder / "allocation.csv") for folder in (run, quick_run))
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    ours, theirs = (rows(folder / "allocation.csv") for folder in (run, one_process))
     keys = ("stage", "task", "layer", "expert", "rank")
     assert [[row[k] for k in keys] for row in ours] == [[row[k] for k in keys] for row in theirs]
+    for name in ("evaluation_matrix.csv", "oracle_matrix.csv", "routing.csv"):
+        assert (run / name).read_text() == (one_process / name).read_text()
+    others = expert_tensors(one_process)
+    for key, tensor in expert_tensors(run).items():
+        assert_close(tensor, others[key], rtol=1e-3, atol=1e-4, msg=key)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(content["done"]) == 7
 
