@@ -210,6 +210,20 @@ def test_two_ranks_learn_like_one(two_ranks, one_rank):
         assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
+def test_two_ranks_that_recompute_activations_learn_the_same(recipe, two_ranks, tmp_path):
+    mine = recipe(
+        tasks=TASKS,
+        data={"batch_size": 2},
+        trainer=TWO_RANKS | CLIPPED,
+        devices=2,
+        model={"dropout": 0.0, "activation_checkpointing": True},
+    )
+    _, states = fit_on_two_ranks(lambda: mine.build(tmp_path))
+    assert states[0].keys() == two_ranks[1][0].keys()
+    for key, tensor in states[0].items():
+        assert (tensor == two_ranks[1][0][key]).all(), key
+
+
 def test_two_ranks_score_like_one(two_ranks, one_rank):
     for name in ("evaluation_matrix.csv", "oracle_matrix.csv", "routing.csv"):
         assert (two_ranks[0] / name).read_text() == (one_rank / name).read_text()
