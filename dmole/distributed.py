@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -29,6 +30,29 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if is_distributed():
         dist.all_reduce(tensor)
     return tensor
+
+
+def weigh_by_tokens(loss: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return a rank's share of the loss and the loss of the batches of all ranks.
+
+    .. math:: L_r' = \frac{R\, n_r}{\sum_i n_i} L_r, \qquad
+        \frac{1}{R} \sum_r L_r' = \frac{\sum_r n_r L_r}{\sum_r n_r}
+
+    The mean of the shares, which is what distributed training takes of their gradients, is the
+    mean over the tokens of all ranks. In one process both are the loss as it is.
+
+    Args:
+        loss: Mean over the rank's own tokens, scalar; anything finite where it has none.
+        tokens: How many they are, scalar.
+
+    Returns:
+        The share, with the graph of ``loss``, and the whole, without.
+    """
+    if not is_distributed():
+        return loss, loss.detach()
+    sums = torch.stack((loss.detach().float() * tokens, tokens.float()))
+    weighted, count = sum_over_ranks(sums)
+    return loss * (dist.get_world_size() * tokens / count), weighted / count
 
 
 def broadcast(value: T) -> T:

@@ -136,7 +136,8 @@ def run_predict(words: list[str]) -> None:
     else:
         prompts = [{"prompt": options.prompt, "image": options.image}]
     cli = _from_config(read_config(options.run), overrides)
-    predictor = Predictor(cli.model, cli.datamodule, options.run)
+    precision = cli.trainer.precision_plugin.forward_context  # the matrix's
+    predictor = Predictor(cli.model, cli.datamodule, options.run, precision)
     answers = predictor(prompts, options.max_new_tokens)
     if options.output is not None:
         write_json(options.output, answers)

@@ -11,6 +11,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from dmole.allocation import Allocation, Allocator, Unit, build_units
+from dmole.data.labels import answer_tokens
+from dmole.distributed import weigh_by_tokens
 from dmole.experts import ExpertLibrary, Gates, View
 from dmole.experts.library import seed_from
 from dmole.models.backbone import Backbone
@@ -170,7 +172,8 @@ class ContinualModule(LightningModule):
         current = self.current_expert if phase == "train" else None
         wanted = self.router.needs(phase, current, self.experts)
         embeddings = self.embed(batch) if wanted else None
-        return self.router.route(embeddings, batch.task_names, phase, current, self.experts)
+        with torch.autocast(self.device.type, enabled=False):  # the same at any precision
+            return self.router.route(embeddings, batch.task_names, phase, current, self.experts)
 
     def embed(self, batch: Batch) -> Tensor:
         """Return what the router sees of the samples, ``(B, D)`` fp32 on the CPU."""
@@ -189,19 +192,32 @@ class ContinualModule(LightningModule):
     def base_loss(self, batch: Batch) -> Tensor:
         """Return the bare base model's loss on a batch, for scoring its layers."""
         with self.library.context.use(None):
-            return self.backbone.loss(batch.inputs, _labels(batch))
+            return self.backbone.loss(batch.inputs, labels_of(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of the current expert (and partners) on the batch."""
-        gates = self.make_gates(self.route(batch).gates, batch)
-        with self.library.context.use(gates):
-            loss = self.backbone.loss(batch.inputs, _labels(batch))
-        if not torch.isfinite(loss):
+        """Return the loss of the current expert (and partners) on the batch.
+
+        Several processes together train on the mean over the answer tokens of all of them, as one
+        process would on their joint batch. Under ``accumulate_grad_batches`` micro-batches weigh
+        alike, whatever their tokens: how many the later ones have is not known yet.
+        Where experts have dropout, each rank draws its own.
+        """
+        tokens = answer_tokens(labels_of(batch))
+        loss = torch.zeros((), device=tokens.device)
+        if tokens:  # a rank whose only sample is a repeat has none
+            gates = self.make_gates(self.route(batch).gates, batch)
+            with self.library.context.use(gates):
+                loss = self.backbone.loss(batch.inputs, labels_of(batch))
+        loss, whole = weigh_by_tokens(loss, tokens)
+        if not torch.isfinite(whole):
+            culprit = "another rank has the samples"
+            if not torch.isfinite(loss):
+                culprit = f"samples: {', '.join(sample_keys(batch))}"
             raise ValueError(
-                f"the loss is {loss.item()} at step {self.global_step} of expert "
-                f"{self.current_expert!r}; samples: {', '.join(sample_keys(batch))}"
+                f"the loss is {whole.item()} at step {self.global_step} of expert "
+                f"{self.current_expert!r}; {culprit}"
             )
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.sample_ids))
+        self.log("train/loss", whole, prog_bar=True, batch_size=len(batch.sample_ids))
         return loss + self._anchor()
 
     def _anchor(self) -> Tensor:
@@ -301,7 +317,8 @@ class ContinualModule(LightningModule):
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
 
-def _labels(batch: Batch) -> Tensor:
+def labels_of(batch: Batch) -> Tensor:
+    """Return a batch's labels; `ValueError` where it has none."""
     if batch.labels is None:
         raise ValueError("a batch without labels cannot be trained on")
     return batch.labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from dmole.files import check_name
 from dmole.routing import gate_set_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from dmole.data import ContinualDataModule
     from dmole.module import ContinualModule
@@ -31,13 +33,22 @@ class Predictor:
         model: A module with the run's base model; receives experts and router.
         data: Makes the batches.
         run: The run folder.
+        precision: Makes the context to answer in: a trainer's ``precision_plugin.forward_context``
+            answers as its evaluation does. By default that of full precision.
 
     Raises:
         ValueError: If the run folder lacks a part, or it does not fit the model.
     """
 
-    def __init__(self, model: ContinualModule, data: ContinualDataModule, run: Path) -> None:
+    def __init__(
+        self,
+        model: ContinualModule,
+        data: ContinualDataModule,
+        run: Path,
+        precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._model = model
+        self._precision = precision
         self._data = data
         data.attach_processor(model.backbone.processor, model.backbone.context_length)
         load_run(model, run)
@@ -63,7 +74,9 @@ class Predictor:
         results: list[dict[str, Any]] = []
         with torch.no_grad():
             for batch in loader:
-                answers = self._model.answer(move_data_to_device(batch, self._model.device))
+                batch = move_data_to_device(batch, self._model.device)
+                with self._precision():
+                    answers = self._model.answer(batch)
                 for text, gate_set in zip(answers.texts, answers.gate_sets, strict=True):
                     prompt = prompts[len(results)]
                     image = prompt.get("image")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -30,6 +29,7 @@ from dmole.metrics import build_metric
 from dmole.predictor import load_run
 from dmole.reliability.session import Session
 from dmole.routing import AutoencoderRouter
+from dmole.strategies import check_precision, check_strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,6 +46,7 @@ HARMLESS = (
     ".*smaller than the logging interval.*",  # short stages are common in a sequence
     ".*module\\(s\\) in eval mode at the start of training.*",  # the base model is frozen
     ".*across ranks is zero.*",  # every answer is known already
+    ".*`lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",  # 16-mixed skipped a first step
     ".*treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
 )
 """Warnings of Lightning that say nothing to a user of a sequence."""
@@ -83,7 +84,7 @@ class ContinualTrainer(Trainer):
             sequence decides: epochs belong to the tasks.
 
     Raises:
-        ValueError: If the strategy starts new processes for every stage.
+        ValueError: If strategy or precision would give wrong numbers, see `dmole.strategies`.
     """
 
     def __init__(
@@ -124,8 +125,8 @@ class ContinualTrainer(Trainer):
             use_distributed_sampler=False,  # the loader shards by itself, and resumes exactly
             **kwargs,
         )
-        if isinstance(self.strategy.launcher, _MultiProcessingLauncher):
-            raise ValueError("a sequence needs its processes to last: use trainer.strategy ddp")
+        check_strategy(self.strategy)
+        check_precision(self.precision_plugin)
         self.stream = stream or SequentialStream()
         self.incremental_evaluation = incremental_evaluation
         self.clock = Clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator, score_gradients
+from dmole.data import Turn
 from dmole.experts import Gates
 from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter, OracleRouter
@@ -231,7 +233,10 @@ def test_router_embeddings_are_float32_under_autocast_and_do_not_see_gates():
 
 
 def fit(module, samples, steps=2, **kwargs):
-    batches = [make_batch(module.backbone, samples)] * steps
+    return run_trainer(module, [make_batch(module.backbone, samples)] * steps, **kwargs)
+
+
+def run_trainer(module, batches, **kwargs):
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -298,6 +303,148 @@ def test_dropout_draws_depend_on_seed_and_expert_and_not_on_what_ran_before(imag
 
     first, same = train(1), train(2)
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+
+
+def gradients(module, batch, weight=1.0):
+    (module.training_step(batch, 0) * weight).backward()
+    found = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+    for parameter in module.parameters():
+        parameter.grad = None
+    return found
+
+
+def ready(**kwargs):
+    """Return a module that trains expert ``b`` beside a frozen one, without a trainer."""
+    module = detached(make_module(router=AllExpertsRouter(), **kwargs))
+    for name in ("a", "b"):
+        add(module, name)
+        randomize(module.library, name, 0.1)
+    return module
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_recomputed_activations_give_the_same_gradients(dtype, autocast, images):
+    found = []
+    for checkpointing in (False, True):
+        module = ready(activation_checkpointing=checkpointing).train()
+        module.backbone.model.to(dtype)  # the experts too
+        for name in ("a", "b"):
+            for _, parameter in module.library.parameters(name):
+                parameter.data = parameter.data.float()
+        batch = make_batch(module.backbone, images)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            found.append(gradients(module, batch))
+    assert found[0].keys() == found[1].keys()
+    for key, gradient in found[0].items():
+        assert gradient.dtype == torch.float32
+        assert gradient.any()
+        assert torch.equal(gradient, found[1][key])
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_experts_on_a_half_precision_base_stay_in_float32_and_their_answers_to_the_bit(
+    autocast, images
+):
+    backbone = make_backbone("llava")
+    backbone.model.to(torch.bfloat16)
+    module = ContinualModule(backbone, UniformAllocator(rank=2), OracleRouter(), dropout=0.0)
+    detached(module)
+    add(module, "a")
+    randomize(module.library, "a", 0.1)
+    batch = make_batch(backbone, images)
+
+    def logits():
+        gates = torch.zeros(3, len(module.experts))
+        gates[:, 0] = 1.0
+        with (
+            torch.no_grad(),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
+            module.library.context.use(module.make_gates(gates, batch)),
+        ):
+            return backbone.model(**batch.inputs, use_cache=False).logits
+
+    before = logits()
+    add(module, "b")
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = gradients(module, batch)
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+    randomize(module.library, "b", 0.1)
+    assert torch.equal(logits(), before)
+    assert {p.dtype for name in "ab" for _, p in module.library.parameters(name)} == {torch.float32}
+
+
+def test_the_parts_of_a_batch_weigh_by_their_answer_tokens(monkeypatch):
+    """Two ranks, one after the other: the mean of their gradients is that of the joint batch."""
+    module = ready()
+    samples = make_samples((1, 0, 2))
+    joint = make_batch(module.backbone, samples)
+    parts = [make_batch(module.backbone, part) for part in (samples[:1], samples[1:])]
+    whole = gradients(module, joint)
+    loss = module.logged["train/loss"]
+    sums = torch.zeros(2)
+    monkeypatch.setattr("dmole.distributed.is_distributed", lambda: True)
+    monkeypatch.setattr("dmole.distributed.dist.get_world_size", lambda: 2)
+
+    def note(tensor):
+        sums.add_(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr("dmole.distributed.sum_over_ranks", note)
+    for part in parts:
+        gradients(module, part)
+    monkeypatch.setattr("dmole.distributed.sum_over_ranks", lambda tensor: sums)
+    shares = [gradients(module, part, 0.5) for part in parts]
+    assert_close(module.logged["train/loss"], loss)
+    for key, gradient in whole.items():
+        assert_close(shares[0][key] + shares[1][key], gradient, rtol=1e-4, atol=1e-6)
+
+
+def sgd_step(samples, *, parts=1, **trainer):
+    """Return how far one step of SGD moves the expert, the batch in one or more parts."""
+    module = make_module(
+        warmup=0.0, schedule="constant", optimizer=lambda params: torch.optim.SGD(params, lr=1.0)
+    )
+    add(module, "a")
+    randomize(module.library, "a", 0.1)
+    before = {key: p.detach().clone() for key, p in module.state_dict().items()}
+    size = len(samples) // parts
+    batches = [
+        make_batch(module.backbone, samples[i : i + size]) for i in range(0, len(samples), size)
+    ]
+    run_trainer(module, batches, accumulate_grad_batches=parts, **trainer)
+    return {key: p - before[key] for key, p in module.state_dict().items()}
+
+
+@warnings_ignored
+def test_accumulated_parts_of_equal_tokens_step_like_the_whole():
+    samples = [
+        replace(sample, turns=(sample.turns[0], Turn("assistant", "red")))
+        for sample in make_samples((1, 0, 2, 1))
+    ]
+    whole, parts = sgd_step(samples), sgd_step(samples, parts=2)
+    for key, move in whole.items():
+        assert move.any()
+        assert_close(parts[key], move, rtol=1e-3, atol=1e-5)
+
+
+@warnings_ignored
+def test_gradients_are_clipped_by_the_norm_over_the_expert_alone(images):
+    free, clipped = sgd_step(images), sgd_step(images, gradient_clip_val=0.01)
+    norm = torch.stack([move.norm() for move in free.values()]).norm()
+    assert norm > 0.02
+    for key, move in clipped.items():
+        assert_close(move, free[key] * 0.01 / norm, rtol=1e-3, atol=1e-7)
+
+
+def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_too(images, monkeypatch):
+    module = ready()
+    batch = make_batch(module.backbone, images)
+    monkeypatch.setattr(
+        "dmole.module.weigh_by_tokens", lambda loss, tokens: (loss, torch.tensor(math.nan))
+    )
+    with pytest.raises(ValueError, match="loss is nan at step 0 of expert 'b'; another rank has"):
+        module.training_step(batch, 0)
 
 
 def test_the_schedule_of_a_stage_spans_its_own_epochs():

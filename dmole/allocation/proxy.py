@@ -18,7 +18,7 @@ def score_gradients(
     model: nn.Module,
     parameters: Mapping[str, Sequence[nn.Parameter]],
     batches: Iterable[Any],
-    loss_fn: Callable[[Any], Tensor],
+    loss_fn: Callable[[Any], Tensor | Iterable[Tensor]],
     *,
     reduction: Reduction = "sum",
     all_reduce: AllReduce | None = None,
@@ -35,7 +35,8 @@ def score_gradients(
         model: Holds all parameters; those outside the units are frozen for the pass.
         parameters: Parameters per unit name; no parameter in two units.
         batches: Handed to ``loss_fn`` one by one.
-        loss_fn: Returns the scalar loss of a batch.
+        loss_fn: Returns the scalar loss of a batch; or, for a batch too large for one pass, its
+            summands, each of which is differentiated before the next is asked for.
         reduction: ``sum``: norm of the summed gradient (above); ``mean``: of the mean gradient;
             ``mean_batch_norm``: mean of the norms per batch; ``fisher``: mean of the squared
             norms per batch, the trace of the empirical Fisher matrix over batches.
@@ -58,14 +59,20 @@ def score_gradients(
     meter = _GradientMeter(parameters, summed=reduction in ("sum", "mean"))
     with _only_trainable(model, meter.tensors), meter.attached(), torch.enable_grad():
         for index, batch in enumerate(batches):
-            loss = loss_fn(batch)
-            if not torch.isfinite(loss).all():
-                raise ValueError(f"proxy score: loss of batch {index} is {loss.tolist()}")
-            if loss.requires_grad:  # else no unit takes part, and all scores stay None
-                loss.backward()  # type: ignore[no-untyped-call]
-            del loss
+            losses = loss_fn(batch)
+            meter.split = not isinstance(losses, Tensor)
+            for loss in [losses] if isinstance(losses, Tensor) else losses:
+                _backward(loss, index)
+            del losses
             meter.close_batch(index)
     return meter.scores(reduction, all_reduce)
+
+
+def _backward(loss: Tensor, batch: int) -> None:
+    if not torch.isfinite(loss).all():
+        raise ValueError(f"proxy score: loss of batch {batch} is {loss.tolist()}")
+    if loss.requires_grad:  # else no unit takes part, and all scores stay None
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 class _GradientMeter:
@@ -76,10 +83,12 @@ class _GradientMeter:
         self.tensors = [tensor for unit in self.units for tensor in parameters[unit]]
         self.owners = [unit for unit in self.units for _ in parameters[unit]]
         self.summed = summed
+        self.split = False  # whether the running batch comes in parts
         self.batches = 0
         self.counts = [0] * len(self.tensors)
         self.kept: list[Tensor | None] = [None] * len(self.tensors)  # sum or (norms, squares)
         self.fresh: dict[int, Tensor] = {}  # norms of the running batch
+        self.parts: dict[int, Tensor] = {}  # its gradients so far, where their norm is wanted
         seen: dict[int, str] = {}
         for tensor, unit in zip(self.tensors, self.owners, strict=True):
             if id(tensor) in seen:
@@ -107,21 +116,33 @@ class _GradientMeter:
             assert parameter.grad is not None  # the hook runs right after it was written
             gradient = parameter.grad.detach().float()
             parameter.grad = None
-            norm = torch.linalg.vector_norm(gradient)
-            self.fresh[index] = norm
-            self.counts[index] += 1
-            kept = self.kept[index]
-            new = gradient if self.summed else torch.stack((norm, norm.square()))
-            if kept is None:
-                self.kept[index] = new.clone()
+            if self.split and not self.summed:
+                known = self.parts.get(index)
+                self.parts[index] = gradient.clone() if known is None else known.add_(gradient)
             else:
-                kept.add_(new)
+                self._keep(index, gradient)
 
         return read
+
+    def _keep(self, index: int, gradient: Tensor) -> None:
+        """Add a gradient, or its norm, to what is kept of a tensor."""
+        norm = torch.linalg.vector_norm(gradient)
+        known = self.fresh.get(index)
+        self.fresh[index] = norm if known is None else known + norm  # finite if all of them are
+        self.counts[index] += 1
+        new = gradient if self.summed else torch.stack((norm, norm.square()))
+        kept = self.kept[index]
+        if kept is None:
+            self.kept[index] = new.clone()
+        else:
+            kept.add_(new)
 
     def close_batch(self, batch: int) -> None:
         """Count the batch; refuse it if one of its gradients was not finite."""
         self.batches += 1
+        for index, gradient in self.parts.items():
+            self._keep(index, gradient)
+        self.parts.clear()
         for index, norm in self.fresh.items():
             if not math.isfinite(norm.item()):
                 raise ValueError(

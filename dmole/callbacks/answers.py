@@ -42,6 +42,19 @@ class AnswerBook:
             if (key, _identified(plan[key], digests)) not in self._texts
         ]
 
+    def keep_only(self, plans: Iterable[Mapping[str, GateSet]], digests: Mapping[str, str]) -> None:
+        """Forget the answers under all gate sets but those that are in use now.
+
+        Else they would grow with the square of the tasks. A sample that comes back to an earlier
+        gate set is answered again, with the same result.
+
+        Args:
+            plans: Gate sets of samples: those of the router and of the oracle, say.
+            digests: Digest of each expert's tensors.
+        """
+        used = {(key, _identified(gates, digests)) for plan in plans for key, gates in plan.items()}
+        self._texts = {place: text for place, text in self._texts.items() if place in used}
+
     def clear(self) -> None:
         """Forget all answers."""
         self._texts.clear()

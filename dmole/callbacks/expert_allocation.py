@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from dmole.allocation import Allocation, expert_parameters, score_gradients
 from dmole.callbacks.base import ContinualCallback, parts
+from dmole.data.labels import answer_tokens
 from dmole.distributed import broadcast, gather_objects, sum_over_ranks
 from dmole.experts import save_expert
 from dmole.files import write_csv, write_json
 from dmole.models.embedder import eval_mode
+from dmole.module import labels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from dmole.data import Batch
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 
@@ -139,8 +144,8 @@ def plan_allocation(
             scores = score_gradients(
                 module.backbone.model,
                 parameters,
-                _on_device(trainer.interruption.until_requested(batches), device),
-                module.base_loss,
+                trainer.interruption.until_requested(batches),
+                functools.partial(_proxy_losses, module, device),
                 reduction=allocator.reduction,
                 all_reduce=sum_over_ranks,
             )
@@ -148,8 +153,22 @@ def plan_allocation(
     return allocator.allocate(expert, units, scores, first=not module.library.names)
 
 
-def _on_device(batches: Iterable[Any], device: torch.device) -> Iterable[Any]:
-    return (move_data_to_device(batch, device) for batch in batches)
+def _proxy_losses(
+    module: ContinualModule, device: torch.device, parts: Sequence[Batch]
+) -> Tensor | Iterator[Tensor]:
+    """Return the loss of a proxy batch, or its summands where it comes in parts.
+
+    Each part weighs by its answer tokens, so that the sum is the mean over all of them. One part
+    at a time is on the device.
+    """
+    if len(parts) == 1:
+        return module.base_loss(move_data_to_device(parts[0], device))
+    tokens = [int(answer_tokens(labels_of(part))) for part in parts]
+    total = sum(tokens)
+    return (
+        module.base_loss(move_data_to_device(part, device)) * (own / total)
+        for part, own in zip(parts, tokens, strict=True)
+    )
 
 
 def _agreed(plan: Allocation) -> Allocation:

@@ -60,6 +60,7 @@ class RouterFitting(ContinualCallback):
                     self.fits[expert] = fit
                     log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
             module.router.load_state_dict(broadcast(module.router.state_dict()))
+            module.embedder.cache.forget(*(f"{t}/train/" for t in trainer.current_stage.tasks))
         if trainer.is_global_zero:
             module.router.save(trainer.run_dir / "router")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -262,8 +263,11 @@ class ContinualDataModule(LightningDataModule):
             samples, self.collator, batches=batches, generation=generation, **self._options
         )
 
-    def proxy_batches(self, name: str, fraction: float, seed: int) -> Iterable[Batch]:
+    def proxy_batches(self, name: str, fraction: float, seed: int) -> Iterator[list[Batch]]:
         """Return a random part of a task's training batches, at least one.
+
+        A proxy batch has the size of a training step on all ranks, so that the choice depends on
+        the global batch size alone. It comes in parts that each fit on one device.
 
         Args:
             name: The task.
@@ -271,22 +275,36 @@ class ContinualDataModule(LightningDataModule):
             seed: Seed of the choice.
 
         Returns:
-            This rank's share of the batches; a rank may have none.
+            The parts of each of this rank's batches; a rank may have none.
 
         Raises:
             ValueError: If the fraction is out of range.
         """
         items = self.train_items([name])
         rank, num_replicas = _rank()
-        chosen = random_batches(
-            len(items), self.stage_batch_size([name]), fraction, derive_seed(seed, name)
-        )[rank::num_replicas]
-        return sequential_loader(
-            items, self.collator, batches=chosen, generation=False, **self._options
+        size = self.stage_batch_size([name])
+        chosen = random_batches(len(items), size * num_replicas, fraction, derive_seed(seed, name))[
+            rank::num_replicas
+        ]
+        parts = [split_batches(batch, size) for batch in chosen]
+        loader = sequential_loader(
+            items,
+            self.collator,
+            batches=[part for batch in parts for part in batch],
+            generation=False,
+            **self._options,
         )
+        return _grouped(loader, [len(batch) for batch in parts])
 
     def _all_answered(self, task: str, samples: Sequence[Sample]) -> bool:
         return all(f"{task}/test/{sample.id}" in self._answered for sample in samples)
+
+
+def _grouped(batches: Iterable[Any], sizes: Sequence[int]) -> Iterator[list[Batch]]:
+    """Yield the next so many of the batches as one list, for each size."""
+    iterator = iter(batches)
+    for size in sizes:
+        yield list(itertools.islice(iterator, size))
 
 
 def _rank() -> tuple[int, int]:

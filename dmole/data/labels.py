@@ -13,6 +13,16 @@ IGNORED = -100
 """Label of tokens without loss, as cross entropy in torch and transformers has it."""
 
 
+def answer_tokens(labels: Tensor) -> Tensor:
+    """Return how many tokens of a batch the loss is the mean over, a scalar.
+
+    Args:
+        labels: ``(B, T)``, `IGNORED` where no loss is wanted. A token is predicted from the one
+            before it, so the label of the first position never counts.
+    """
+    return (labels[:, 1:] != IGNORED).sum()
+
+
 def answer_labels(
     inputs: dict[str, Tensor], offsets: Tensor, rendered: list[Rendered], tokenizer: Any
 ) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dmole.data.collate import Batch, Collator, Item
+from dmole.data.labels import IGNORED
 from dmole.data.sampler import TrainBatchSampler
 
 
@@ -33,6 +35,8 @@ class Items(Dataset[Item]):
 
 class ResumableLoader(DataLoader[Item]):
     """A data loader that Lightning can save and restore within an epoch.
+
+    A sample that a rank gets only to fill its last batch has no labels, so it does not count.
 
     Lightning finds `state_dict` and `load_state_dict` by name. The length is that of the whole
     epoch, also after resuming, because progress is counted from its beginning.
@@ -78,9 +82,18 @@ class ResumableLoader(DataLoader[Item]):
         try:
             for batch in super().__iter__():
                 self._taken += 1
-                yield cast(Batch, batch)
+                last = self._taken == len(self)
+                yield _without_last_answer(batch) if last and self._order.repeats else batch
         finally:
             self._order.start = 0
+
+
+def _without_last_answer(batch: Batch) -> Batch:
+    """Return a batch whose last sample takes no part in the loss."""
+    assert batch.labels is not None  # a training batch
+    labels = batch.labels.clone()
+    labels[-1] = IGNORED
+    return replace(batch, labels=labels)
 
 
 def train_loader(

@@ -24,8 +24,9 @@ class TrainBatchSampler(Sampler[list[int]]):
     """Batches of indices, shuffled anew each epoch and shared among ranks.
 
     The order follows from (seed, stage, epoch) alone, never from a global generator. Every rank
-    has the same number of batches of the same sizes; where samples do not divide evenly the first
-    of the shuffled order are used again, so no rank waits for another.
+    has the same number of batches of the same sizes; where samples do not divide evenly, some of
+    the last step are used again, so no rank waits for another. Without these repeats a step is the
+    same for any number of ranks that share the same global batch.
 
     Args:
         lengths: Approximate length of each sample; batches are made of similar ones. ``None``
@@ -82,9 +83,17 @@ class TrainBatchSampler(Sampler[list[int]]):
         """Yield the batches of this rank from `start` on."""
         order, steps = self._order()
         width = self._batch_size * self._num_replicas
-        for step in steps[self.start :]:
-            begin = int(step) * width
-            yield order[begin + self._rank : begin + width : self._num_replicas].tolist()
+        for index in steps[self.start :]:
+            begin = int(index) * width
+            step = order[begin : begin + width].tolist()
+            missing = -len(step) % self._num_replicas  # none but in the last step
+            padded = step + (step * self._num_replicas)[:missing]
+            yield padded[self._rank :: self._num_replicas]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the last sample of this rank's last batch is also another rank's."""
+        return 0 < self._size % self._num_replicas <= self._rank
 
     def _order(self) -> tuple[_Indices, _Indices]:
         """Return the samples, those of a step side by side, and the order of the steps.
@@ -93,7 +102,6 @@ class TrainBatchSampler(Sampler[list[int]]):
         """
         generator = torch.Generator().manual_seed(derive_seed(self._seed, self.stage, self.epoch))
         order = torch.randperm(self._size, generator=generator).numpy()
-        order = np.resize(order, self._size + -self._size % self._num_replicas)  # begins again
         width = self._batch_size * self._num_replicas
         steps = np.arange(math.ceil(len(order) / width))
         if self._lengths is None:

@@ -109,6 +109,13 @@ class EmbeddingCache:
             return torch.empty(0, next(iter(self._rows.values())).shape[0] if self._rows else 0)
         return torch.stack([self._rows[key] for key in ids])
 
+    def forget(self, *prefixes: str) -> None:
+        """Drop the rows of all ids that begin with one of the prefixes.
+
+        What is asked for again is computed again, with the same result.
+        """
+        self._rows = {k: row for k, row in self._rows.items() if not k.startswith(prefixes)}
+
     def state_dict(self) -> dict[str, Any]:
         """Return ``{"ids": list, "rows": (N, D)}``."""
         ids = list(self._rows)

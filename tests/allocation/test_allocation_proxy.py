@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -108,6 +108,44 @@ def test_a_gradient_that_is_not_finite_names_unit_and_batch():
 
     with pytest.raises(ValueError, match="unit line in batch 0 is not finite"):
         score(model, loss_fn=loss)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "mean_batch_norm", "fisher"])
+def test_a_batch_in_parts_scores_like_a_whole_one(reduction: str):
+    model = Line()
+    asked: list[bool] = []
+
+    def in_parts(batch: tuple[float, float]) -> Iterator[Tensor]:
+        for weight in (0.25, 0.5, 0.25):
+            asked.append(all(p.grad is None for p in (model.a, model.b)))
+            yield weight * model.loss(batch)
+
+    assert score(model, loss_fn=in_parts, reduction=reduction) == score(model, reduction=reduction)
+    assert asked == [True] * 6  # nothing is kept of a part but what the reduction needs
+
+
+@pytest.mark.parametrize("reduction", ["sum", "fisher"])
+def test_a_gradient_that_is_not_finite_in_one_part_names_unit_and_batch(reduction: str):
+    model = Line()
+
+    def in_parts(batch: tuple[float, float]) -> Iterator[Tensor]:
+        yield (model.a - 2.0).sqrt().sum()  # value 0, slope infinite
+        yield model.loss(batch)
+
+    with pytest.raises(ValueError, match="unit line in batch 0 is not finite"):
+        score(model, loss_fn=in_parts, reduction=reduction)
+
+
+def test_a_loss_that_is_not_finite_in_a_later_part_names_the_batch():
+    model = Line()
+
+    def in_parts(batch: tuple[float, float]) -> Iterator[Tensor]:
+        yield model.loss(batch)
+        yield math.nan * model.loss(batch)
+
+    with pytest.raises(ValueError, match="loss of batch 0 is nan"):
+        score(model, loss_fn=in_parts)
+    assert model.a.grad is None
 
 
 def test_scores_are_taken_even_where_gradients_are_off():

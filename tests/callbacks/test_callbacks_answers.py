@@ -31,3 +31,15 @@ def test_a_saved_book_knows_the_same_answers(book: AnswerBook):
     assert other.missing(["x", "y"], PLAN, BEFORE) == []
     book.clear()
     assert book.missing(["x", "y"], PLAN, BEFORE) == [0, 1]
+
+
+def test_only_answers_under_gate_sets_in_use_are_kept(book: AnswerBook):
+    book.put("x", ("a",), BEFORE, "green")
+    book.put("x", ("b",), BEFORE, "pink")
+    now = {"a": "1", "b": "other"}  # b went on training
+    routed, oracle = {"x": ("a",), "y": ("b",)}, {"x": ("a", "b"), "y": ()}
+    book.keep_only([routed, oracle], now)
+    assert len(book.state_dict()) == 2
+    assert book.get("x", ("a",), now) == "green"
+    assert book.get("y", (), now) == "blue"
+    assert book.missing(["x", "y"], PLAN, BEFORE) == [0]

@@ -186,7 +186,7 @@ def test_proxy_batches_are_a_seeded_part_of_the_task(root: Path, llava: Any, fra
     data = make(root, llava, batch_size=2)
 
     def served(seed: int) -> list[list[str]]:
-        return [batch.sample_ids for batch in data.proxy_batches("a", fraction, seed)]
+        return [part.sample_ids for (part,) in data.proxy_batches("a", fraction, seed)]
 
     batches = served(0)
     assert len(batches) == max(1, math.ceil(fraction * 5))
@@ -196,14 +196,20 @@ def test_proxy_batches_are_a_seeded_part_of_the_task(root: Path, llava: Any, fra
     assert len(set(flat)) == len(flat)
 
 
-def test_ranks_share_the_proxy_batches(root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch):
-    data = make(root, llava, batch_size=2)
-    whole = [batch.sample_ids for batch in data.proxy_batches("a", 0.5, 0)]
-    shares = []
+def test_ranks_share_the_proxy_batches_of_the_same_global_size(
+    root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
+):
+    data = make(root, llava, batch_size=4)
+    whole = [part.sample_ids for (part,) in data.proxy_batches("a", 1.0, 0)]
+    assert [len(batch) for batch in whole] == [4, 4, 2]
+    data = make(root, llava, batch_size=1)
+    shares = {}
     for rank in range(4):
         pretend_ranks(monkeypatch, rank, 4)
-        shares.append([batch.sample_ids for batch in data.proxy_batches("a", 0.5, 0)])
-    assert [batch for share in shares for batch in share] == whole
+        shares[rank] = list(data.proxy_batches("a", 1.0, 0))
+    assert all(len(part) == 1 for share in shares.values() for batch in share for part in batch)
+    ids = [[part.sample_ids[0] for part in batch] for share in shares.values() for batch in share]
+    assert ids == whole
     assert shares[3] == []
 
 

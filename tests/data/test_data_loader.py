@@ -48,6 +48,19 @@ def test_loader_goes_on_exactly_where_it_stopped(collator: Collator, workers: in
     assert ids(second) == whole  # the next pass is a whole one
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_that_only_fills_the_last_batch_has_no_labels(collator: Collator, workers: int):
+    def answers(rank: int, taken: int) -> list[list[bool]]:
+        sampler = TrainBatchSampler(5, 2, rank=rank, num_replicas=2)
+        loader = train_loader(ITEMS[:5], collator, sampler, num_workers=workers)
+        loader.load_state_dict({"taken": taken, "epoch": 0, "stage": 0})
+        return [(batch.labels != -100).any(dim=1).tolist() for batch in loader]
+
+    assert answers(0, 0) == [[True, True], [True]]
+    assert answers(1, 0) == [[True, True], [False]]
+    assert answers(1, 1) == [[False]]
+
+
 def test_an_extra_iterator_does_no_harm(collator: Collator):
     loader = make_loader(collator)
     whole = ids(loader)

@@ -51,6 +51,22 @@ def test_ranks_have_equal_batches_and_share_all_samples(size: int, replicas: int
     assert sum(counts.values()) == -(-size // replicas) * replicas
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("size", [50, 51, 53, 1, 8])
+def test_without_repeats_a_step_is_the_same_for_any_number_of_ranks(size: int, grouped: bool):
+    lengths = [index * 7 % 11 for index in range(size)] if grouped else None
+    one = list(TrainBatchSampler(size, 4, lengths=lengths))
+    ranks = [
+        TrainBatchSampler(size, 1, lengths=lengths, rank=rank, num_replicas=4) for rank in range(4)
+    ]
+    for step, parts in enumerate(zip(*ranks, strict=True)):
+        kept = [
+            part[: len(part) - (sampler.repeats and step == len(one) - 1)]
+            for sampler, part in zip(ranks, parts, strict=True)
+        ]
+        assert sorted(index for part in kept for index in part) == sorted(one[step])
+
+
 def test_order_follows_from_seed_stage_and_epoch_alone():
     def order(seed: int, stage: int, epoch: int) -> list[int]:
         torch.manual_seed(len(seen))

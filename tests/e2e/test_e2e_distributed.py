@@ -15,11 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
+from dmole.cli import main
 from dmole.data import Task
+from dmole.data.sampler import TrainBatchSampler
 from dmole.metrics import read_matrix
 from dmole.routing import SharedRouter
 
@@ -27,16 +32,34 @@ SECONDS = 120
 """A hanging collective operation fails the test after this time."""
 
 TWO_RANKS = {"strategy": "ddp"}
-# an odd number of test samples, and fewer than ranks
+# The last step has 3 samples of 4, or 1: then the second rank has nothing but a repeat.
+# An odd number of test samples, and fewer than ranks.
 TASKS = [
     Task(
         name,
-        train=f"synthetic://{name}/train?size=8",
-        test=f"synthetic://{name}/test?size={size}",
+        train=f"synthetic://{name}/train?size={train}",
+        test=f"synthetic://{name}/test?size={test}",
         max_new_tokens=3,
+        epochs=epochs,
     )
-    for name, size in (("paint", 5), ("count", 1))
+    for name, train, test, epochs in (("paint", 7, 5, 1), ("count", 9, 1, 2))
 ]
+EQUAL = {"model": {"dropout": 0.0}}
+"""With dropout each rank has its own draws."""
+
+
+class Losses(ContinualCallback):
+    """Writes the logged loss of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, *args):
+        self.values.append(float(trainer.callback_metrics["train/loss"]))
+
+    def on_sequence_end(self, trainer, module):
+        if trainer.is_global_zero:
+            (trainer.run_dir / "losses.json").write_text(json.dumps(self.values))
 
 
 def free_port() -> str:
@@ -88,17 +111,38 @@ def fit_on_two_ranks(build: Callable[[], Any]) -> tuple[Path, dict[int, dict[str
     return found[0][0], {rank: state for rank, (_, state) in found.items()}
 
 
+# clipped well below the norms that occur, so that clipping by a rank's own norm would show
+CLIPPED = {"gradient_clip_val": 0.05}
+
+
 @pytest.fixture(scope="module")
 def two_ranks(recipe, tmp_path_factory) -> tuple[Path, dict[int, dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ddp")
-    mine = recipe(tasks=TASKS, data={"batch_size": 2}, trainer=TWO_RANKS, devices=2)
+    mine = recipe(
+        tasks=TASKS,
+        data={"batch_size": 2},
+        trainer=TWO_RANKS | CLIPPED,
+        devices=2,
+        callbacks=[Losses()],
+        **EQUAL,
+    )
     return fit_on_two_ranks(lambda: mine.build(folder))
 
 
 @pytest.fixture(scope="module")
 def one_rank(recipe, tmp_path_factory) -> Path:
-    mine = recipe(tasks=TASKS, data={"batch_size": 2})
+    mine = recipe(
+        tasks=TASKS, data={"batch_size": 4}, trainer=CLIPPED, callbacks=[Losses()], **EQUAL
+    )
     return mine.build(tmp_path_factory.mktemp("single")).fit()
+
+
+def expert_tensors(run: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.parent.name}/{key}": tensor
+        for path in sorted((run / "experts").glob("*/*.safetensors"))
+        for key, tensor in load_file(path).items()
+    }
 
 
 def gate_sets(run: Path, stage: int) -> dict[str, str]:
@@ -149,17 +193,57 @@ def test_two_ranks_route_like_one(two_ranks, one_rank):
         assert gate_sets(two_ranks[0], stage) == gate_sets(one_rank, stage)
 
 
-def test_the_samples_of_all_ranks_are_counted(two_ranks):
+def test_two_ranks_lose_like_one_at_every_step(two_ranks, one_rank):
+    ours, theirs = (
+        json.loads((run / "losses.json").read_text()) for run in (two_ranks[0], one_rank)
+    )
+    assert len(ours) == 2 + 2 * 3
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_two_ranks_learn_like_one(two_ranks, one_rank):
+    ours, theirs = (expert_tensors(run) for run in (two_ranks[0], one_rank))
+    assert ours.keys() == theirs.keys()
+    assert any(tensor.abs().max() > 1e-3 for key, tensor in ours.items() if "lora_B" in key)
+    for key, tensor in ours.items():
+        # Adam divides a first gradient by its own size: rounding near 0 counts in full
+        assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_two_ranks_that_recompute_activations_learn_the_same(recipe, two_ranks, tmp_path):
+    mine = recipe(
+        tasks=TASKS,
+        data={"batch_size": 2},
+        trainer=TWO_RANKS | CLIPPED,
+        devices=2,
+        model={"dropout": 0.0, "activation_checkpointing": True},
+    )
+    _, states = fit_on_two_ranks(lambda: mine.build(tmp_path))
+    assert states[0].keys() == two_ranks[1][0].keys()
+    for key, tensor in states[0].items():
+        assert (tensor == two_ranks[1][0][key]).all(), key
+
+
+def test_two_ranks_score_like_one(two_ranks, one_rank):
+    for name in ("evaluation_matrix.csv", "oracle_matrix.csv", "routing.csv"):
+        assert (two_ranks[0] / name).read_text() == (one_rank / name).read_text()
+
+
+def test_the_samples_of_all_ranks_are_counted_and_repeats_among_them(two_ranks):
     timing = json.loads((two_ranks[0] / "timing.json").read_text())
-    assert [lap["samples"] for lap in timing["phases"] if lap["phase"] == "train"] == [8, 8]
+    assert [lap["samples"] for lap in timing["phases"] if lap["phase"] == "train"] == [8, 20]
 
 
-def test_a_rank_whose_batch_has_no_image_does_not_hang(recipe, tmp_path):
+@pytest.mark.parametrize("size", [4, 3])
+def test_a_rank_whose_batch_has_no_image_or_no_label_does_not_hang(recipe, tmp_path, size):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
     turns = [{"from": "human", "value": "what ?"}, {"from": "gpt", "value": "red"}]
+    # of three, the first rank ends with a text alone, the second with a repeat of it
+    last = list(TrainBatchSampler(3, 1, stage=1, num_replicas=2))[-1][0]
     items = [
-        {"id": str(i), "conversations": turns} | ({"image": "a.png"} if i % 2 else {})
-        for i in range(4)
+        {"id": str(i), "conversations": turns}
+        | ({"image": "a.png"} if (i % 2 if size == 4 else i != last) else {})
+        for i in range(size)
     ]
     (tmp_path / "a.json").write_text(json.dumps(items))
     file = str(tmp_path / "a.json")
@@ -183,16 +267,50 @@ def test_strategies_that_end_their_processes_after_a_stage_are_refused(recipe, t
         spawned.build(tmp_path)
 
 
+LAUNCHERS = {
+    "lightning": ["-m"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"],
+}
+
+
+def uneven_words(fit_words: Callable[..., list[str]], folder: Path, batch_size: int) -> list[str]:
+    tasks = [
+        {"name": task.name, "train": task.train, "test": task.test, "max_new_tokens": 3}
+        for task in TASKS
+    ]
+    path = folder / "uneven.yaml"
+    path.write_text(yaml.safe_dump({"data": {"tasks": tasks, "batch_size": batch_size}}))
+    return fit_words(folder, "--config", str(path), "--model.dropout", "0")
+
+
+@pytest.fixture(scope="module")
+def one_process(fit_words, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one_process")
+    assert main(uneven_words(fit_words, folder, 4)) == 0
+    return folder / "small" / "version_0"
+
+
 @pytest.mark.slow
-def test_the_command_line_starts_two_processes_by_itself(fit_words, quick_run, tmp_path, rows):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_started_processes_give_what_one_gives(
+    fit_words, one_process, tmp_path, rows, launcher
+):
     flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    command = [sys.executable, "-m", "dmole", *fit_words(tmp_path, *flags)]
+    words = [*LAUNCHERS[launcher], "dmole", *uneven_words(fit_words, tmp_path, 2), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, timeout=600, env=environment, capture_output=True)
+    subprocess.run(
+        [sys.executable, *words], check=True, timeout=600, env=environment, capture_output=True
+    )
     run = tmp_path / "small" / "version_0"
-    ours, theirs = (rows(folder / "allocation.csv") for folder in (run, quick_run))
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    ours, theirs = (rows(folder / "allocation.csv") for folder in (run, one_process))
     keys = ("stage", "task", "layer", "expert", "rank")
     assert [[row[k] for k in keys] for row in ours] == [[row[k] for k in keys] for row in theirs]
+    for name in ("evaluation_matrix.csv", "oracle_matrix.csv", "routing.csv"):
+        assert (run / name).read_text() == (one_process / name).read_text()
+    others = expert_tensors(one_process)
+    for key, tensor in expert_tensors(run).items():
+        assert_close(tensor, others[key], rtol=1e-3, atol=1e-4, msg=key)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(content["done"]) == 7
 

@@ -171,6 +171,28 @@ def test_a_fit_depends_on_seed_and_task_alone():
     assert not torch.equal(first.losses_heldout, other.losses_heldout)
 
 
+@pytest.mark.parametrize("reconstructor", ["pca", "mlp_linear", "mlp_sigmoid"])
+def test_fit_and_routing_are_the_same_to_the_bit_under_autocast(reconstructor: str):
+    options = {"reconstructor": reconstructor, "standardize": False, "max_epochs": 5}
+    data = {task: cluster(task, 50) for task in TASKS}
+    rows, names = mixed_batch()
+    plain, mixed = (AutoencoderRouter(components=4, **options) for _ in range(2))  # type: ignore[arg-type]
+    for task in TASKS:
+        plain.fit(task, data[task])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for task in TASKS:
+            mixed.fit(task, data[task])
+        found = mixed.route(rows, names, "test", None, TASKS)
+    expected = plain.route(rows, names, "test", None, TASKS)
+    assert found.order == expected.order
+    assert found.losses is not None
+    assert expected.losses is not None
+    assert found.losses.dtype == torch.float32
+    assert torch.equal(found.losses, expected.losses)
+    for task in TASKS:
+        assert mixed.threshold(task) == plain.threshold(task)
+
+
 @pytest.mark.parametrize("standardize", [True, False])
 def test_a_saved_router_routes_alike_and_thresholds_stay_open(tmp_path: Path, standardize: bool):
     router = fitted(standardize=standardize)

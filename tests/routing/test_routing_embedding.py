@@ -73,3 +73,14 @@ def test_the_cache_names_what_is_wrong():
         cache.add(["b"], torch.full((1, 3), torch.nan))
     with pytest.raises(KeyError, match="sample z"):
         cache.get_many(["z"])
+
+
+def test_forgotten_rows_are_missing_and_others_stay():
+    cache = EmbeddingCache()
+    ids = ["a/train/0", "a/test/0", "ab/train/0"]
+    cache.add(ids, torch.arange(6.0).reshape(3, 2))
+    cache.forget("a/train/", "none/train/")
+    assert cache.missing(ids) == ["a/train/0"]
+    assert cache.get_many(ids[1:]).tolist() == [[2, 3], [4, 5]]
+    cache.forget()
+    assert len(cache) == 2
