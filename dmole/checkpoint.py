@@ -7,19 +7,13 @@ within the stage that trains: the current expert, its optimizer, the place in th
 from __future__ import annotations
 
 import logging
-import pickle
-import re
 import secrets
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-
 from dmole._version import __version__
 from dmole.clock import Lap
-from dmole.files import atomic_path
+from dmole.reliability.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.reliability.run_folder import LAST
 
 if TYPE_CHECKING:
@@ -28,18 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
-FORMAT = 2
 Done = set[tuple[int, str]]
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes Lightning's checkpoints so that the old one stays until the new one is whole."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        """Write a checkpoint."""
-        save_atomically(checkpoint, Path(path))
 
 
 class SequenceCheckpoint:
@@ -76,7 +59,7 @@ class SequenceCheckpoint:
             "laps": [vars(lap) for lap in trainer.clock.laps],
             "parameters": trainer.clock.parameters,
         }
-        save_atomically(content, trainer.run_dir / LAST)
+        save_checkpoint(content, trainer.run_dir / LAST)
         if (trainer.current_stage.index, "train") in done:
             stage_file(trainer.run_dir / LAST).unlink(missing_ok=True)
 
@@ -115,8 +98,9 @@ class SequenceCheckpoint:
                 ones it was made with; the message says which.
         """
         content = read_checkpoint(file)
-        if "done" not in content:
+        if "stage" in content:
             raise ValueError(f"{file} holds one stage only: name its run folder instead")
+        _require(content, _PHASE_PARTS, file)
         _compare(content["fingerprints"], self._fingerprint(trainer, module), file)
         if content["code"] != __version__:
             log.warning("%s was made by dmole %s, this is %s", file, content["code"], __version__)
@@ -142,6 +126,7 @@ class SequenceCheckpoint:
         if not file.is_file():
             return None
         content = read_checkpoint(file)
+        _require(content, _STAGE_PARTS, file)
         if content["run"] != self._run or (content["stage"], "train") in done:
             return None  # of a stage that has been finished since
         if content["world_size"] != trainer.world_size:
@@ -175,73 +160,23 @@ def stage_file(last: Path) -> Path:
     return last.with_name("stage.ckpt")
 
 
-def save_atomically(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; the old one stays until the new one is whole.
-
-    Raises:
-        OSError: If it cannot be written, for want of space for instance; names the file.
-    """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # its writer closes the archive, which fails once more
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from error
-            raise
+_PHASE_PARTS = (
+    *("code", "run", "done", "fingerprints", "architecture", "versions", "state_dict", "router"),
+    *("callbacks", "sequence", "progress", "laps", "parameters"),
+)
+_STAGE_PARTS = ("run", "stage", "world_size", "architecture", "callbacks", "parameters")
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Return a checkpoint's content; nothing in it is executed.
-
-    Raises:
-        ValueError: If the file is missing, damaged, or no checkpoint of a sequence.
-    """
-    if not file.is_file():
-        raise ValueError(f"there is no checkpoint {file}")
-    try:
-        _verify(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # the message of torch recommends to load it with its code
-        found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
-        named = f" ({found[1]})" if found else ""
-        raise ValueError(
-            f"cannot read checkpoint {file}: it holds more than tensors and plain values{named}, "
-            "and nothing of a checkpoint is ever run"
-        ) from error
-    except Exception as error:  # torch raises half a dozen kinds for damaged files
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot read checkpoint {file}: {first}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
-    return content
+def _require(content: dict[str, Any], keys: tuple[str, ...], file: Path) -> None:
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise ValueError(f"{file} is no whole checkpoint: it lacks {', '.join(missing)}")
 
 
 def _load_callbacks(trainer: ContinualTrainer, states: dict[str, Any]) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
-
-
-def _verify(file: Path) -> None:
-    """Refuse a damaged file: torch compares none of the checksums it writes.
-
-    Raises:
-        ValueError: If the file is no archive as torch writes it, or a part is not what it was.
-    """
-    if not zipfile.is_zipfile(file):
-        raise ValueError("it is cut short, or no checkpoint")
-    with zipfile.ZipFile(file) as archive:
-        parts = archive.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-            raise ValueError("it is compressed, which torch never does")
-        if any(part.external_attr or part.is_dir() for part in parts):
-            raise ValueError("it holds folders, whose content torch takes for read")
-        if sum(part.file_size for part in parts) > file.stat().st_size:
-            raise ValueError("its parts claim more than the file holds")
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"it is damaged in {damaged}")
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], file: Path) -> None:

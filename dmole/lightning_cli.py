@@ -138,6 +138,7 @@ def run_predict(words: list[str]) -> None:
     cli = _from_config(read_config(options.run), overrides)
     precision = cli.trainer.precision_plugin.forward_context  # the matrix's
     predictor = Predictor(cli.model, cli.datamodule, options.run, precision)
+    cli.model.to(cli.trainer.strategy.root_device)
     answers = predictor(prompts, options.max_new_tokens)
     if options.output is not None:
         write_json(options.output, answers)

@@ -287,11 +287,11 @@ class ContinualModule(LightningModule):
     # -- state -----------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the experts' tensors alone; the frozen base model is never saved."""
+        """Return the experts' tensors alone, uncopied; the frozen base model is never saved."""
         return {
             f"{name}/{key}": tensor
             for name in self.library.names
-            for key, tensor in self.library.state_dict(name).items()
+            for key, tensor in self.library.tensors(name).items()
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -21,12 +21,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from dmole.callbacks import EvaluationMatrix, StageCheckpoint, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.checkpoint import AtomicCheckpointIO, SequenceCheckpoint
+from dmole.checkpoint import SequenceCheckpoint
 from dmole.clock import Clock
 from dmole.data.stream import SequentialStream, Stage, Stream
 from dmole.files import write_json
 from dmole.metrics import build_metric
 from dmole.predictor import load_run
+from dmole.reliability.checkpoint_file import AtomicCheckpointIO
 from dmole.reliability.session import Session
 from dmole.routing import AutoencoderRouter
 from dmole.strategies import check_precision, check_strategy

@@ -166,13 +166,14 @@ class EvaluationMatrix(ContinualCallback):
         """Score the answers, append the row, write the files."""
         stage = trainer.current_stage.index
         self._grow(trainer)
-        seen = trainer.seen_tasks()
+        oracle: dict[str, GateSet] = {}
+        for task in trainer.seen_tasks():
+            oracle |= self._own(trainer, task)
         for column, task in enumerate(trainer.data.task_names):
             score = self._score(trainer, module, task, self.gate_plan)
             self.matrix[stage, column] = score.value
-            if task in seen:
-                own = self._own(trainer, task)
-                self.oracle[stage, column] = self._score(trainer, module, task, own).value
+            if task in trainer.seen_tasks():
+                self.oracle[stage, column] = self._score(trainer, module, task, oracle).value
             self._count(trainer, stage, task)
             if trainer.is_global_zero:
                 self._write_predictions(trainer, module, task, score)
@@ -180,6 +181,7 @@ class EvaluationMatrix(ContinualCallback):
         log.info("scores: %s", self._row_text(trainer, stage))
         if trainer.is_global_zero:
             self._write(trainer, module)
+        self.answers.keep_only([self.gate_plan, oracle], self._digests)
 
     def _grow(self, trainer: ContinualTrainer) -> None:
         shape = (len(trainer.plan) + 1, len(trainer.data.task_names))

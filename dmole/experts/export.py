@@ -34,7 +34,7 @@ def save_expert(library: ExpertLibrary, name: str, folder: Path, base_model: str
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{_PREFIX}{path}.{_PARTS[part]}.weight": tensor.float().cpu()
-        for key, tensor in library.state_dict(name).items()
+        for key, tensor in library.tensors(name).items()
         for path, _, part in (key.rpartition("."),)
     }
     write_tensor_file(folder / "adapter_model.safetensors", tensors)

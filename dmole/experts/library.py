@@ -140,18 +140,22 @@ class ExpertLibrary:
     def digest(self, name: str) -> str:
         """Return the sha256 of one expert's tensors: it changes if anything of the expert does."""
         digest = hashlib.sha256()
-        for key, tensor in sorted(self.state_dict(name).items()):
+        for key, tensor in sorted(self.tensors(name).items()):
             digest.update(key.encode())
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def state_dict(self, name: str) -> dict[str, Tensor]:
-        """Return copies of one expert's tensors, keyed ``<linear>.lora_a`` and ``.lora_b``."""
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Return one expert's tensors themselves, ``<linear>.lora_a`` and ``.lora_b``."""
         tensors = {}
         for path, expert in self.experts(name):
-            tensors[f"{path}.lora_a"] = expert.lora_a.detach().clone()
-            tensors[f"{path}.lora_b"] = expert.lora_b.detach().clone()
+            tensors[f"{path}.lora_a"] = expert.lora_a.detach()
+            tensors[f"{path}.lora_b"] = expert.lora_b.detach()
         return tensors
+
+    def state_dict(self, name: str) -> dict[str, Tensor]:
+        """Return copies of one expert's tensors, keyed ``<linear>.lora_a`` and ``.lora_b``."""
+        return {key: tensor.clone() for key, tensor in self.tensors(name).items()}
 
     def load_state_dict(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Fill one expert with saved tensors.
@@ -159,7 +163,7 @@ class ExpertLibrary:
         Raises:
             ValueError: If a tensor is missing, unknown or of another shape; names it.
         """
-        mine = self.state_dict(name)
+        mine = self.tensors(name)
         for key in sorted(mine.keys() ^ tensors.keys()):
             side = "is missing" if key in mine else "is unknown to the model"
             raise ValueError(f"expert {name!r}: tensor {key} {side}")

@@ -15,11 +15,11 @@ import torch
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
-from dmole.checkpoint import read_checkpoint
 from dmole.cli import main
 from dmole.data import Task
 from dmole.data.stream import SequentialStream
 from dmole.reliability import Interrupted
+from dmole.reliability.checkpoint_file import read_checkpoint
 from dmole.routing import SharedRouter
 
 TASKS = [

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 import torch
 
-from dmole.checkpoint import FORMAT, read_checkpoint
+from dmole.reliability.checkpoint_file import FORMAT, read_checkpoint
 
 
 class Code:
