@@ -216,6 +216,8 @@ def _decode(text: str, at: int, name: str) -> tuple[Any, int]:
     except RecursionError:
         raise ValueError(f"{name}: is nested too deeply") from None
     except ValueError as error:
+        if "integer string conversion" in str(error):  # Python's guard against slow conversions
+            raise ValueError(f"{name}: holds a number of more than 4300 digits") from error
         raise ValueError(f"{name}: {error}") from error
     return value, end
 

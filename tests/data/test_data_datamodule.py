@@ -121,7 +121,7 @@ def test_large_files_are_served_as_small_ones_are(
         data = make(root, llava, num_workers=workers)
         data.set_stage(1, ["a", "b"])
         loaders = [data.train_dataloader(), *data.test_dataloader()]
-        loaders.append(data.proxy_batches("b", 0.5, 1))
+        loaders += data.proxy_batches("b", 0.5, 1)
         return [batch.sample_ids for loader in loaders for batch in loader]
 
     small = served()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(
+    derandomize=True, max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -61,6 +64,10 @@ def test_every_list_is_read_as_json_reads_it_wherever_the_pieces_are_cut(
     assert repr(with_pieces(size, write(folder, "x.jsonl", lines))) == repr(items)
 
 
+STRICTER = "one object|half of a surrogate pair"
+"""What json accepts and a data file may not hold."""
+
+
 @FEW
 @given(data=st.data(), size=st.integers(1, 40))
 def test_every_damage_is_found_where_json_finds_it(
@@ -76,12 +83,19 @@ def test_every_damage_is_found_where_json_finds_it(
         expected = json.loads(text)
     except json.JSONDecodeError as error:
         place = f"{path}: broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
-        with pytest.raises(ValueError, match=r"broken JSON|one object") as caught:
+        with pytest.raises(ValueError, match=rf"broken JSON|{STRICTER}") as caught:
             with_pieces(size, path)
-        assert str(caught.value) == place or "one object" in str(caught.value)
-    else:
-        if isinstance(expected, list):
-            assert repr(with_pieces(size, path)) == repr(expected)
+        assert str(caught.value) == place or re.search(STRICTER, str(caught.value))
+        return
+    if not isinstance(expected, list):
+        return
+    try:
+        got = with_pieces(size, path)
+    except ValueError as error:
+        if not re.search(STRICTER, str(error)):
+            raise
+        return
+    assert repr(got) == repr(expected)
 
 
 def test_numbers_and_constants_are_those_of_json(tmp_path: Path):
@@ -135,7 +149,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
         ("x.json", '[{"a": 1, "b": 2, "a": 3}]', "item 0: has the key 'a' twice in one object"),
         ("x.jsonl", "[" * 100_000, "item 0: is nested too deeply"),
         ("x.json", "[" * 100_000, "item 0: is nested too deeply"),
-        ("x.json", "[" + "1" * 5000 + "]", "item 0: Exceeds the limit"),
+        ("x.json", "[" + "1" * 5000 + "]", "item 0: holds a number of more than 4300 digits"),
         ("x.json", b'["ab\xff"]', "is not UTF-8 text: byte 0xff at position 4: invalid start"),
         ("x.json", b'\xef\xbb\xbf["\xe2\x82', "is not UTF-8 text: byte 0xe2 at position 5: unexp"),
         ("x.jsonl", b"\xff\xfe[\x00", "is not UTF-8 text: byte 0xff at position 0"),

@@ -236,8 +236,8 @@ def faulty_file(content: Any) -> dict[str, Any]:
         ([item(conversations=[])], "train.json: item 0 (id 'a'): 'conversations'"),
         ("", "train.json: broken JSON at line 1"),
         (json.dumps([item()])[:-9], "train.json: broken JSON at line 1"),
-        ("[" * 100_000, "train.json: broken JSON"),
-        (f"[{'1' * 5000}]", "train.json: broken JSON"),
+        ("[" * 100_000, "train.json: item 0: is nested too deeply"),
+        (f"[{'1' * 5000}]", "train.json: item 0: holds a number of more than 4300 digits"),
         (["a"], "train.json: item 0 is a string, not an object"),
         ([{"id": "q", "text": "what ?"}], "train.json: item 0 (id 'q'): has no 'answer'"),
         (
@@ -253,7 +253,7 @@ def faulty_file(content: Any) -> dict[str, Any]:
                     ]
                 )
             ],
-            "train.json: item 0 (id 'a'): text holds '\\ud800', half of a character",
+            "train.json: item 0: holds '\\ud800', half of a surrogate pair",
         ),
         (
             [item(image="http://x.org/a.png")],

@@ -22,7 +22,6 @@ LEVELS: dict[str, Level] = {
     "image_bomb": "error",
     "too_long": "error",
     "chat_template": "error",
-    "large_image": "warning",
     "will_be_cut": "warning",
     "shared_question": "warning",
     "shared_image": "warning",

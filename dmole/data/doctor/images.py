@@ -140,20 +140,16 @@ def picture_hash(path: Path) -> tuple[int | None, Fault | None]:
     The hash is made of the SHA-256 of the RGB pixels, so the same picture is recognised in
     another lossless format or with other metadata; a recompressed one is another picture.
     """
-    fault = None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")  # Pillow's remarks on odd files are not faults
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd files are not faults
         try:
             picture = FileImage(path).load()
-        except Image.DecompressionBombError as error:
-            return None, ("image_bomb", f"image {path}: {error}")
         except ValueError as error:
-            return None, ("unreadable_image", str(error))
-        except Exception as error:  # decoders of broken files raise whatever they stumble on
-            reason = f"{type(error).__name__}: {error}"
-            return None, ("unreadable_image", f"cannot read image {path}: {reason}")
-    if any(issubclass(entry.category, Image.DecompressionBombWarning) for entry in caught):
-        fault = "large_image", f"image {path} has {picture.width}x{picture.height} pixels"
+            bomb = isinstance(error.__cause__, _TOO_LARGE)
+            return None, ("image_bomb" if bomb else "unreadable_image", str(error))
     digest = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
     digest.update(picture.tobytes())
-    return int.from_bytes(digest.digest()[:8], "little"), fault
+    return int.from_bytes(digest.digest()[:8], "little"), None
+
+
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
