@@ -1,0 +1,97 @@
+"""A fault of one process ends all of them, soon, and says what it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 30
+"""All processes must be gone by then."""
+
+FAULTY = """
+import os
+import signal
+import time
+from pathlib import Path
+
+from dmole.callbacks import ContinualCallback
+
+
+class Fails(ContinualCallback):
+    def __init__(self, rank: int, phase: str, killed: bool, note: str) -> None:
+        self.rank, self.phase, self.killed, self.note = rank, phase, killed, note
+
+    def _fail(self, trainer):
+        if (trainer.global_rank, trainer.phase) == (self.rank, self.phase):
+            Path(self.note).write_text(str(time.time()))
+            if self.killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError(f"the disk of rank {self.rank} is gone")
+
+    def on_train_batch_end(self, trainer, *args):
+        self._fail(trainer)
+
+    def on_test_batch_end(self, trainer, *args):
+        if trainer.current_stage.index:
+            self._fail(trainer)
+
+    def on_stage_trained(self, trainer, module):
+        self._fail(trainer)
+"""
+
+LAUNCHERS = {
+    "lightning": ["-m"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"],
+}
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of processes that name a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+        except (OSError, ValueError):
+            continue  # no process, or gone by now
+        if entry.name.isdigit() and any(str(folder) in word for word in words):
+            found.append(" ".join(words))
+    return found
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(
+    ("rank", "phase"), [(1, "train"), (0, "train"), (1, "evaluate"), (0, "router")]
+)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_all_processes_end_soon_after_one_has_failed(
+    fit_words, tmp_path, launcher, rank, phase, killed
+):
+    (tmp_path / "faulty.py").write_text(FAULTY, encoding="utf-8")
+    note, said = tmp_path / "note", tmp_path / "said"
+    callback = {"rank": rank, "phase": phase, "killed": killed, "note": str(note)}
+    flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4"]
+    flags += [f"--trainer.callbacks+={{class_path: faulty.Fails, init_args: {callback}}}"]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with said.open("wb") as output:
+        done = subprocess.run(
+            [sys.executable, *LAUNCHERS[launcher], "dmole", *fit_words(tmp_path, *flags)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+            timeout=300,
+        )
+    assert note.exists(), said.read_text()
+    while processes_of(tmp_path) and time.time() - float(note.read_text()) < SECONDS:
+        time.sleep(0.2)
+    assert not processes_of(tmp_path)
+    assert time.time() - float(note.read_text()) < SECONDS
+    assert done.returncode != 0
+    if not killed:
+        assert f"the disk of rank {rank} is gone" in said.read_text()
