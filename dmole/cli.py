@@ -23,6 +23,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             answers, with the experts that gave them
   compare   RUN [RUN ...] [--output DIR]
             one table and one picture of several runs
+  score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
+            score a file of predictions as the benchmark's authors do, and without their quirks
   data make-example DIR
             real images of installed packages as tasks, for configs/real.yaml
 
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "predict": _predict,
         "compare": _compare,
+        "score": _score,
         "data": _data,
     }
     if words[0] not in verbs:
@@ -105,6 +108,12 @@ def _compare(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="result folder")
     options = parser.parse_args(words[1:])
     compare(options.runs, options.output)
+
+
+def _score(words: list[str]) -> None:
+    from dmole.scoring.command import run_score
+
+    run_score(words[1:])
 
 
 def _data(words: list[str]) -> None:

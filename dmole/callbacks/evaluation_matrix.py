@@ -233,9 +233,7 @@ class EvaluationMatrix(ContinualCallback):
                     "gate_set": gate_set_name(self.gate_plan[f"{task}/test/{sample.id}"]),
                 }
                 | score.of_sample(place, sample.metadata)
-                for place, (sample, value) in enumerate(
-                    zip(samples, score.per_sample, strict=True)
-                )
+                for place, (sample, value) in enumerate(zip(samples, score.per_sample, strict=True))
             ),
         )
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmole.metrics import CIDEr, Contains, ExactMatch, IoU, TaskMetric, VQASoft, build_metric
-from dmole.metrics.captions import cider, resolve_tokenizer, tokenize_python
+from dmole.metrics.captions import cider
+from dmole.metrics.tokenizers import resolve_tokenizer, tokenize_python
 from dmole.metrics.vqa import CONTRACTIONS, normalize_answer, soft_accuracy
 
 NAMES = ["cider", "contains", "exact_match", "iou", "vqa_soft"]

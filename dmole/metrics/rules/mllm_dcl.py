@@ -62,11 +62,13 @@ def science(prediction: str, answer: str, image: str, question: str) -> float:
         question: The question.
 
     Example:
-        >>> science("Ohio, Utah", "ohio, utah", "MapQA_1.png", "Which states are red?")
+        >>> science("Ohio, Iowa", "ohio, utah", "MapQA_1.png", "Which states are red?")
         0.5
         >>> science("Utah, Ohio", "ohio, utah", "MapQA_1.png", "Which states are red?")
-        1.0
+        0.0
     """
+    if REFUSAL in prediction:
+        return 0.0
     text, target = prediction.lower(), answer.lower()
     if image.startswith(_EXACT_SOURCES):
         return float(text == target)
@@ -80,7 +82,7 @@ def science_corrected(prediction: str, answer: str, image: str, question: str) -
     """Return the same score with names compared whole and tidied.
 
     Example:
-        >>> science_corrected("Ohio, Utah", "ohio, utah", "MapQA_1.png", "Which states are red?")
+        >>> science_corrected("Utah, Ohio", "ohio, utah", "MapQA_1.png", "Which states are red?")
         1.0
     """
     if image.startswith(_EXACT_SOURCES):
@@ -178,12 +180,14 @@ SCI = Rule(
     published=_science,
     corrected=_science_corrected,
     does="by the image's file name: AI2D, TQA, VQA, SciVerse equal in lower case; others by the "
-    "question: 'Which states' gives the share of the gold list found, else the answer occurs",
+    "question: 'Which states' gives the share of the gold list found, else the answer occurs; "
+    "'Unanswerable' is wrong",
     fixes=(
         "the names of a list are trimmed: 'ohio, utah' is found in 'utah, ohio'",
         "a name that the gold list repeats counts once",
         "'which states' is found in any case",
         "elsewhere only whole words count; margins and a final period are ignored",
+        _REFUSAL_FIX,
     ),
     source=_FOLDER + "eval_sci.py",
     needs=("image", "question"),
