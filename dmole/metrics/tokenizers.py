@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +10,10 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+
+from dmole.metrics.treebank import tokenize_python
+
+__all__ = ["Tokenizer", "coco_folder", "resolve_tokenizer", "tokenize", "tokenize_ptb"]
 
 Tokenizer = Literal["ptb", "python"]
 
@@ -21,14 +24,6 @@ PTB_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 # so brackets survive as "-lrb-"; published CIDEr figures contain them.
 _DROPPED = "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;"
 _PTB_PUNCTUATION = frozenset(_DROPPED.split())
-
-_TITLES = r"(?:mr|mrs|ms|dr|st|jr|sr|vs|etc)\."
-_ACRONYM = r"(?:[^\W\d_]\.){2,}"
-_NUMBER = r"\d+(?:[.,:/]\d+)*(?:[^\W\d_]+)?"
-_WORD = r"[^\W\d_]\w*(?:[-&']\w+)*"
-_TOKEN = re.compile(rf"{_TITLES}|{_ACRONYM}|{_NUMBER}|{_WORD}|[$£€%#&@+=*()\[\]{{}}]")
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_SUFFIX = re.compile(r"^(.+?)(n't|'(?:s|re|ve|ll|d|m))$")
 
 
 def resolve_tokenizer(choice: Literal["auto", "ptb", "python"]) -> Tokenizer:
@@ -45,25 +40,6 @@ def resolve_tokenizer(choice: Literal["auto", "ptb", "python"]) -> Tokenizer:
     if choice == "auto":
         return "ptb" if java else "python"
     return choice
-
-
-def tokenize_python(text: str) -> str:
-    """Return lower-cased words separated by spaces, without punctuation and without Java.
-
-    Keeps hyphenated words, acronyms (u.s.), times and decimals whole, splits off currency signs
-    and the endings ``n't 's 're 've 'll 'd 'm`` as the Penn Treebank does, spells brackets out
-    as COCO evaluation leaves them, drops the rest. Agrees with the Java tokenizer on ordinary
-    captions but not on every text, so the metric records which tokenizer ran.
-
-    Example:
-        >>> tokenize_python("The boy's father can't pay $5.00!")
-        "the boy 's father ca n't pay $ 5.00"
-    """
-    tokens: list[str] = []
-    for token in _TOKEN.findall(text.lower().replace("\u2019", "'")):
-        ending = _SUFFIX.match(token)
-        tokens.extend(ending.groups() if ending else (_BRACKETS.get(token, token),))
-    return " ".join(tokens)
 
 
 def tokenize_ptb(texts: Sequence[str]) -> list[str]:

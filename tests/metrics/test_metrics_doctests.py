@@ -19,7 +19,7 @@ MODULES = [
     "rules.mllm_dcl",
     "rules.rule",
     "rules.text_distance",
-    "tokenizers",
+    "treebank",
     "vqa",
 ]
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dmole.metrics import CIDEr, Contains, ExactMatch, IoU, TaskMetric, VQASoft, build_metric
 from dmole.metrics.captions import cider
-from dmole.metrics.tokenizers import resolve_tokenizer, tokenize_python
+from dmole.metrics.tokenizers import resolve_tokenizer
+from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.vqa import CONTRACTIONS, normalize_answer, soft_accuracy
 
 NAMES = ["cider", "contains", "exact_match", "iou", "vqa_soft"]
@@ -166,7 +167,18 @@ def test_ptb_without_java_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("A red-haired man, 10:30 p.m.!", "a red-haired man 10:30 p.m."),
         ("can't (maybe)", "ca n't -lrb- maybe -rrb-"),
         ("$5.00 at St. Mary's", "$ 5.00 at st. mary 's"),
-        ("!!! --", ""),
+        ("!!! -- ?", "!!!"),
+        ("Gonna rock 'n' roll, y'all", "gon na rock 'n' roll y' all"),
+        ("He'd've paid \u20ac20 or \u00a33.50", "he 'd 've paid $ 20 or # 3.50"),
+        ("red/blue 5-year-old at 10:30pm", "red/blue 5-year-old at 10:30 pm"),
+        ("AT&T, at&t; C++ #tag me@x.org", "at&t at & t c++ #tag me@x.org"),
+        ("Dr. Lee vs. No. 5 etc. it sat.", "dr. lee vs. no. 5 etc. it sat"),
+        ("\u201cIt\u2019s 1\u00bd\u201d :) \U0001f44d", "it 's 1 1/2 :-rrb-"),
+        (
+            "\u4e1c\u4eac \u041c\u043e\u0441\u043a\u0432\u0430",
+            "\u4e1c\u4eac \u043c\u043e\u0441\u043a\u0432\u0430",
+        ),
+        ("\ud800 x_y _", "\ud800 x_y _"),
     ],
 )
 def test_the_own_tokenizer_splits_like_the_treebank(text: str, tokens: str) -> None:
