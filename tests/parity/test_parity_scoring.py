@@ -150,17 +150,17 @@ def test_cider_with_ptb_equals_coco_evaluation(load: Load) -> None:
     assert score.value == pytest.approx(data["aggregate"]["CIDEr_x100"], abs=1e-4)
 
 
-def test_the_own_tokenizer_equals_the_java_one_on_every_recorded_caption(load: Load) -> None:
-    # but for the last text: only at the end of its input does Java part "a." into two
+def test_the_own_tokenizer_equals_the_java_one_on_the_recorded_captions(load: Load) -> None:
+    # but for two that end in "a.": Java reads that by the first word of the caption after it
     data = load("captions_coco")
     items = data["items"]
     pairs = [(item["pred"], item["official"]["pred_tokenised"]) for item in items]
     for item in items:
         official = item["official"]["references_tokenised"]
         pairs += zip(item["references"], official, strict=True)
-    last = pairs.pop()
-    assert last[0].endswith(" a.")
-    assert [tokenize_python(text) for text, _ in pairs] == [tokens for _, tokens in pairs]
+    others = [text for text, tokens in pairs if tokenize_python(text) != tokens]
+    assert len(others) == 2
+    assert all(text.endswith(" a.") for text in others)
     score = CIDEr("python").score([i["pred"] for i in items], [i["references"] for i in items])
     assert score.value == pytest.approx(data["aggregate"]["CIDEr_x100"], abs=0.05)
 
