@@ -23,10 +23,10 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             answers, with the experts that gave them
   compare   RUN [RUN ...] [--output DIR]
             one table and one picture of several runs
-  score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
-            score a file of predictions as the benchmark's authors do, and without their quirks
   data make-example DIR
             real images of installed packages as tasks, for configs/real.yaml
+  score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
+            score a file of predictions as the benchmark's authors do, and without their quirks
 
   dmole fit --help         every setting, with its default
   dmole fit --config quickstart.yaml --print_config
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "predict": _predict,
         "compare": _compare,
-        "score": _score,
         "data": _data,
+        "score": _score,
     }
     if words[0] not in verbs:
         print(f"dmole: no verb {words[0]!r}; there are {', '.join(verbs)}", file=sys.stderr)

@@ -162,7 +162,7 @@ def test_the_own_tokenizer_equals_the_java_one_on_the_recorded_captions(load: Lo
     assert len(others) == 2
     assert all(text.endswith(" a.") for text in others)
     score = CIDEr("python").score([i["pred"] for i in items], [i["references"] for i in items])
-    assert score.value == pytest.approx(data["aggregate"]["CIDEr_x100"], abs=0.05)
+    assert score.value == pytest.approx(data["aggregate"]["CIDEr_x100"], abs=0.5)
 
 
 @needs_java
