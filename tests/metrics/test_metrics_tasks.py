@@ -3,17 +3,19 @@ from __future__ import annotations
 import copy
 import pickle
 import shutil
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmole.metrics import CIDEr, Contains, ExactMatch, IoU, TaskMetric, VQASoft, build_metric
-from dmole.metrics.captions import cider
-from dmole.metrics.tokenizers import resolve_tokenizer
+from dmole.metrics.captions import cider, score_captions
+from dmole.metrics.tokenizers import resolve_tokenizer, tokenize_ptb
 from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.vqa import CONTRACTIONS, normalize_answer, soft_accuracy
 
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java on the path")
 NAMES = ["cider", "contains", "exact_match", "iou", "vqa_soft"]
 ANSWERS = ["a red ball on [0.1, 0.1, 0.5, 0.5]", "a blue dog at [0.2, 0.2, 0.6, 0.6]"]
 
@@ -203,3 +205,43 @@ def test_a_reference_without_a_box_is_a_fault_of_the_data() -> None:
         IoU().score(["[0, 0, 1, 1]"], [["left"]])
     with pytest.raises(ValueError, match=r"threshold must be in 0..1, got 50"):
         IoU(threshold=50)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=60), st.lists(st.text(max_size=40), min_size=1, max_size=3))
+def test_any_caption_has_finite_scores(prediction: str, references: list[str]) -> None:
+    names = ("bleu", "rouge_l", "cider")
+    found = score_captions([prediction, "a dog"], [references, ["a dog runs"]], "python", names)
+    for name, (value, per_sample) in found.items():
+        most = 10.0 if name == "cider" else 1.0
+        for score in (value, *per_sample):
+            assert 0.0 <= score <= most + 1e-9, name
+
+
+@pytest.mark.parametrize("unit", ["a", "a ", "\u00bd", "+-", "x's", "<a", "1.", "a.", "\ud800"])
+def test_ten_thousand_characters_of_a_caption_take_no_time(unit: str) -> None:
+    text = (unit * 10_000)[:10_000]
+    start = time.process_time()
+    found = score_captions([text], [[text]], "python", ("bleu", "rouge_l", "cider"))
+    assert found["rouge_l"][0] == pytest.approx(1.0)
+    assert time.process_time() - start < 2.0
+
+
+@needs_java
+def test_the_java_tokenizer_takes_any_text_line_by_line() -> None:
+    texts = [
+        "",
+        "\ud800 a",
+        "a\nb\r\nc",
+        "\u2028x\x85y",
+        "\x00",
+        " ",
+        "\U0001f44d",
+        "a" * 10_000,
+        "",
+    ]
+    tokens = tokenize_ptb(texts)
+    assert len(tokens) == len(texts)
+    assert tokens[2] == "a b c"
+    assert tokens[3] == "x y"
+    assert tokens[7] == "a" * 10_000
