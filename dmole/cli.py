@@ -27,6 +27,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             real images of installed packages as tasks, for configs/real.yaml
   data check --config FILE ... [--json FILE] [--processes N] [--no_images] [--no_tokens]
             every item, image and length of the tasks' files, before anything is trained
+  score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
+            score a file of predictions as the benchmark's authors do, and without their quirks
 
   dmole fit --help         every setting, with its default
   dmole fit --config quickstart.yaml --print_config
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "predict": _predict,
         "compare": _compare,
         "data": _data,
+        "score": _score,
     }
     if words[0] not in verbs:
         print(f"dmole: no verb {words[0]!r}; there are {', '.join(verbs)}", file=sys.stderr)
@@ -117,6 +120,12 @@ def _compare(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="result folder")
     options = parser.parse_args(words[1:])
     compare(options.runs, options.output)
+
+
+def _score(words: list[str]) -> None:
+    from dmole.scoring.command import run_score
+
+    run_score(words[1:])
 
 
 def _data(words: list[str]) -> int | None:

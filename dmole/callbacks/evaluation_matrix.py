@@ -19,7 +19,7 @@ from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
 from dmole.files import write_csv, write_json, write_lines
-from dmole.metrics import build_metric, summarize, write_matrix
+from dmole.metrics import build_metric, scoring_facts, summarize, write_matrix
 from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
 from dmole.routing import gate_set_name
@@ -47,6 +47,7 @@ class EvaluationMatrix(ContinualCallback):
         routing: ``(stage, true task, gate set, count)`` of every evaluated stage.
         gate_plan: Gate set of every test sample at the last evaluation.
         losses: Reconstruction losses of the test samples then, by expert and true task.
+        scores: Each task's scores at the last evaluation, under all profiles of its metric.
     """
 
     def __init__(self, avg_scope: str = "all") -> None:
@@ -60,6 +61,7 @@ class EvaluationMatrix(ContinualCallback):
         self.answers = AnswerBook()
         self._journal = AnswerJournal()
         self.losses: dict[str, dict[str, list[float]]] = {}
+        self.scores: dict[str, TaskScore] = {}
         self._fresh: list[Answers] = []
         self._digests: dict[str, str] = {}
 
@@ -172,6 +174,7 @@ class EvaluationMatrix(ContinualCallback):
         for column, task in enumerate(trainer.data.task_names):
             score = self._score(trainer, module, task, self.gate_plan)
             self.matrix[stage, column] = score.value
+            self.scores[task] = score
             if task in trainer.seen_tasks():
                 self.oracle[stage, column] = self._score(trainer, module, task, oracle).value
             self._count(trainer, stage, task)
@@ -199,7 +202,8 @@ class EvaluationMatrix(ContinualCallback):
         samples = trainer.data.test_samples(task)
         texts = [self._answer(module, task, sample, plan) for sample in samples]
         metric = build_metric(trainer.data.task(task).metric)
-        return metric.score(texts, [sample.references for sample in samples])
+        facts = [sample.metadata for sample in samples]
+        return metric.score(texts, [sample.references for sample in samples], facts)
 
     def _answer(
         self, module: ContinualModule, task: str, sample: Sample, plan: dict[str, GateSet]
@@ -242,7 +246,8 @@ class EvaluationMatrix(ContinualCallback):
                     "score": value,
                     "gate_set": gate_set_name(self.gate_plan[f"{task}/test/{sample.id}"]),
                 }
-                for sample, value in zip(samples, score.per_sample, strict=True)
+                | score.of_sample(place, sample.metadata)
+                for place, (sample, value) in enumerate(zip(samples, score.per_sample, strict=True))
             ),
         )
 
@@ -265,6 +270,7 @@ class EvaluationMatrix(ContinualCallback):
         tasks_of = [[index[task] for task in stage.tasks] for stage in trainer.learned()]
         scope: Any = self.avg_scope
         content = summarize(self.matrix[:rows], names, scope, task_of_stage=tasks_of)
+        content |= scoring_facts(self.scores)
         content["oracle"] = summarize(self.oracle[:rows], names, scope, task_of_stage=tasks_of)
         if module.router.needs_embeddings:
             content["routing"] = self._rates(trainer)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
@@ -78,12 +79,15 @@ class Sample:
             test samples end with the user turn that is to be answered.
         images: In the order of the placeholders in the text.
         references: Accepted answers (test samples only).
+        metadata: What else the item says that a metric may need, such as the size of its image
+            or its choices (test samples only). It does not tell samples apart.
     """
 
     id: str
     turns: tuple[Turn, ...]
     images: tuple[ImageSource, ...] = ()
     references: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def prompt(self) -> str:

@@ -1,6 +1,6 @@
 """Task metrics (how well one test set is answered) and continual metrics (over stages)."""
 
-from dmole.metrics.base import TaskMetric, TaskScore
+from dmole.metrics.base import ProfileScore, TaskMetric, TaskScore, scoring_facts
 from dmole.metrics.continual import (
     accuracy,
     average,
@@ -12,23 +12,40 @@ from dmole.metrics.continual import (
     transfer,
 )
 from dmole.metrics.matrix_file import read_matrix, write_matrix
+from dmole.metrics.registry import build_metric, metric_of_task
+from dmole.metrics.rule_metrics import (
+    MultichoiceInBatches,
+    ProfiledMetric,
+    RuleMetric,
+    UCITCaption,
+)
 from dmole.metrics.summary import summarize
 from dmole.metrics.task_metrics import (
+    BLEU4,
+    METEOR,
+    ROUGEL,
     CIDEr,
     Contains,
     ExactMatch,
     IoU,
     VQASoft,
-    build_metric,
 )
 
 __all__ = [
+    "BLEU4",
+    "METEOR",
+    "ROUGEL",
     "CIDEr",
     "Contains",
     "ExactMatch",
     "IoU",
+    "MultichoiceInBatches",
+    "ProfileScore",
+    "ProfiledMetric",
+    "RuleMetric",
     "TaskMetric",
     "TaskScore",
+    "UCITCaption",
     "VQASoft",
     "accuracy",
     "average",
@@ -37,7 +54,9 @@ __all__ = [
     "forgetting",
     "last",
     "mean_average_accuracy",
+    "metric_of_task",
     "read_matrix",
+    "scoring_facts",
     "seen_means",
     "summarize",
     "transfer",

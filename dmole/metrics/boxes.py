@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,7 +12,7 @@ BoxFormat = Literal["auto", "unit", "percent", "permille", "pixels", "tokens"]
 BoxOrder = Literal["xyxy", "yxyx"]
 BoxParser = Literal["bracket", "strict", "numbers"]
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GAP = r"\s*[,;\s]\s*"
 _FOUR = _GAP.join([rf"({_NUMBER})\s*%?"] * 4)
 _BRACKET = re.compile(rf"[\[(]\s*{_FOUR}\s*[,;]?\s*[\])]")
@@ -37,9 +38,8 @@ def intersection_over_union(first: Box, second: Box) -> float:
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(width, 0.0) * max(height, 0.0)
-    if shared == 0.0:
-        return 0.0
-    return shared / (_area(first) + _area(second) - shared)
+    joint = _area(first) + _area(second) - shared
+    return shared / joint if shared > 0.0 and math.isfinite(joint) else 0.0
 
 
 def _area(box: Box) -> float:
@@ -128,6 +128,8 @@ class BoxReader:
         if self.parser == "numbers":
             found = _ANY_NUMBER.findall(text)[:4]
         else:
+            if self.parser == "bracket":
+                text = " ".join(text.split())  # long runs of blanks would take the pattern long
             match = (_STRICT if self.parser == "strict" else _BRACKET).search(text)
             found = list(match.groups()) if match else []
         try:

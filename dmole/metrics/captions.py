@@ -1,112 +1,92 @@
-"""CIDEr of captions, and the two tokenizers it can count words with."""
+"""Caption metrics over whole sets: BLEU, ROUGE-L, METEOR and CIDEr as in COCO evaluation."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Sequence
 
-Tokenizer = Literal["ptb", "python"]
+import numpy as np
 
-PTB_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
+from dmole.metrics.distance import common_subsequence
+from dmole.metrics.meteor import meteor
+from dmole.metrics.tokenizers import Tokenizer, resolve_tokenizer, tokenize
 
-# What COCO evaluation drops. The list is upper-case where the tokenizer's output is lower-case,
-# so brackets survive as "-lrb-"; published CIDEr figures contain them.
-_DROPPED = "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;"
-_PTB_PUNCTUATION = frozenset(_DROPPED.split())
+__all__ = ["SetScore", "bleu", "cider", "resolve_tokenizer", "rouge_l", "score_captions"]
 
-_TITLES = r"(?:mr|mrs|ms|dr|st|jr|sr|vs|etc)\."
-_ACRONYM = r"(?:[^\W\d_]\.){2,}"
-_NUMBER = r"\d+(?:[.,:/]\d+)*(?:[^\W\d_]+)?"
-_WORD = r"[^\W\d_]\w*(?:[-&']\w+)*"
-_TOKEN = re.compile(rf"{_TITLES}|{_ACRONYM}|{_NUMBER}|{_WORD}|[$£€%#&@+=*()\[\]{{}}]")
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_SUFFIX = re.compile(r"^(.+?)(n't|'(?:s|re|ve|ll|d|m))$")
+SetScore = tuple[float, list[float]]
+"""A figure of the whole set and one of each sample."""
+
+_ROUGE_BETA = 1.2
 
 
-def resolve_tokenizer(choice: Literal["auto", "ptb", "python"]) -> Tokenizer:
-    """Return the tokenizer to use: "auto" is PTB where Java is on the path, else our own.
+def _by_place(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    accepted = {place: list(texts) for place, texts in enumerate(references)}
+    return accepted, {place: [text] for place, text in enumerate(predictions)}
 
-    Raises:
-        ValueError: If the choice is unknown, or "ptb" is asked for without Java.
+
+def cider_of_tokens(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> SetScore:
+    """Return CIDEr-D (0..10) of texts whose tokens are separated by spaces."""
+    from pycocoevalcap.cider.cider import Cider  # captions alone need it, it loads slowly
+
+    value, per_sample = Cider().compute_score(*_by_place(predictions, references))
+    return float(value), [float(score) for score in per_sample]
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[SetScore]:
+    """Return BLEU-1 to BLEU-4 (0..1) of texts whose tokens are separated by spaces.
+
+    The figure of the set is that of the summed counts, with the brevity penalty of the closest
+    reference lengths; it is not the mean of the samples.
+
+    Source:
+        Papineni et al., 2002, https://aclanthology.org/P02-1040 (as in COCO evaluation).
     """
-    if choice not in ("auto", "ptb", "python"):
-        raise ValueError(f"tokenizer must be 'auto', 'ptb' or 'python', got {choice!r}")
-    java = shutil.which("java") is not None
-    if choice == "ptb" and not java:
-        raise ValueError("tokenizer 'ptb' needs a Java runtime, but no `java` is on the path")
-    if choice == "auto":
-        return "ptb" if java else "python"
-    return choice
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    values, per_sample = Bleu(4).compute_score(*_by_place(predictions, references), verbose=0)
+    return [
+        (float(value), [float(score) for score in scores])
+        for value, scores in zip(values, per_sample, strict=True)
+    ]
 
 
-def tokenize_python(text: str) -> str:
-    """Return lower-cased words separated by spaces, without punctuation and without Java.
+def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> SetScore:
+    """Return ROUGE-L (0..1) of texts whose tokens are separated by spaces.
 
-    Keeps hyphenated words, acronyms (u.s.), times and decimals whole, splits off currency signs
-    and the endings ``n't 's 're 've 'll 'd 'm`` as the Penn Treebank does, spells brackets out
-    as COCO evaluation leaves them, drops the rest. Agrees with the Java tokenizer on ordinary
-    captions but not on every text, so the metric records which tokenizer ran.
+    Best precision and best recall over the references are combined, recall weighing 1.2 times.
+
+    Source:
+        Lin, 2004, https://aclanthology.org/W04-1013 (as in COCO evaluation).
 
     Example:
-        >>> tokenize_python("The boy's father can't pay $5.00!")
-        "the boy 's father ca n't pay $ 5.00"
+        >>> rouge_l(["a cat sits"], [["a cat sits"]])
+        (1.0, [1.0])
     """
-    tokens: list[str] = []
-    for token in _TOKEN.findall(text.lower().replace("\u2019", "'")):
-        ending = _SUFFIX.match(token)
-        tokens.extend(ending.groups() if ending else (_BRACKETS.get(token, token),))
-    return " ".join(tokens)
+    pairs = zip(predictions, references, strict=True)
+    scores = [_rouge(text, accepted) for text, accepted in pairs]
+    return float(np.mean(scores)), scores
 
 
-def tokenize_ptb(texts: Sequence[str]) -> list[str]:
-    """Return texts as the Stanford PTB tokenizer splits them, lower-cased, without punctuation.
-
-    One Java process serves the whole list (seconds for 25,000 captions).
-
-    Raises:
-        ValueError: If Java fails, or answers with another number of lines.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "texts.txt"
-        # no newline at the end: COCO evaluation has none, and it decides how a final "a." is read
-        source.write_text("\n".join(" ".join(text.split()) for text in texts), "utf-8")
-        program = ["java", "-cp", str(_ptb_jar()), "edu.stanford.nlp.process.PTBTokenizer"]
-        options = ["-encoding", "UTF-8", "-preserveLines", "-lowerCase"]
-        done = subprocess.run([*program, *options, str(source)], capture_output=True, check=False)
-    lines = done.stdout.decode().split("\n")[: len(texts)]
-    if done.returncode or len(lines) != len(texts):
-        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"the PTB tokenizer failed on {len(texts)} texts: {reason}")
-    return [" ".join(w for w in line.split() if w not in _PTB_PUNCTUATION) for line in lines]
-
-
-@lru_cache(maxsize=1)
-def _ptb_jar() -> Path:
-    spec = find_spec("pycocoevalcap")
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError("package pycocoevalcap, which holds the PTB tokenizer, is not installed")
-    return Path(next(iter(spec.submodule_search_locations))) / PTB_JAR
-
-
-def tokenize(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """Return texts as words separated by spaces."""
-    if tokenizer == "ptb":
-        return tokenize_ptb(texts)
-    return [tokenize_python(text) for text in texts]
+def _rouge(text: str, accepted: Sequence[str]) -> float:
+    words = text.split(" ")
+    precision = recall = 0.0
+    for reference in accepted:
+        target = reference.split(" ")
+        shared = common_subsequence(target, words)
+        precision = max(precision, shared / len(words))
+        recall = max(recall, shared / len(target))
+    if not precision or not recall:
+        return 0.0
+    weight = _ROUGE_BETA**2
+    return (1 + weight) * precision * recall / (recall + weight * precision)
 
 
 def cider(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
     tokenizer: Tokenizer = "python",
-) -> tuple[float, list[float]]:
+) -> SetScore:
     """Return CIDEr of a whole set and of each sample (0..10, published figures are x 100).
 
     Word weights (inverse document frequency) come from the references of the set itself: a
@@ -125,10 +105,42 @@ def cider(
         >>> cider(["a cat", "a red dog"], [["a cat"], ["a dog"]])[1][0]
         5.0
     """
-    from pycocoevalcap.cider.cider import Cider  # captions alone need it, it loads slowly
+    return score_captions(predictions, references, tokenizer, ("cider",))["cider"]
 
+
+def score_captions(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+    names: Sequence[str],
+) -> dict[str, SetScore]:
+    """Return caption metrics by name; the texts are tokenized once.
+
+    Args:
+        predictions: One caption per sample.
+        references: Reference captions per sample.
+        tokenizer: How to find words.
+        names: Some of ``bleu`` (gives bleu_1 to bleu_4), ``meteor``, ``rouge_l``, ``cider``.
+
+    Returns:
+        ``cider`` in 0..10, the others in 0..1.
+
+    Raises:
+        ValueError: If METEOR or the tokenizer needs a Java that is not there.
+    """
     words = iter(tokenize([text for texts in references for text in texts], tokenizer))
-    accepted = {place: [next(words) for _ in texts] for place, texts in enumerate(references)}
-    predicted = {place: [text] for place, text in enumerate(tokenize(predictions, tokenizer))}
-    value, per_sample = Cider().compute_score(accepted, predicted)
-    return float(value), [float(score) for score in per_sample]
+    accepted = [[next(words) for _ in texts] for texts in references]
+    predicted = tokenize(predictions, tokenizer)
+    single: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], SetScore]] = {
+        "meteor": meteor,
+        "rouge_l": rouge_l,
+        "cider": cider_of_tokens,
+    }
+    scores: dict[str, SetScore] = {}
+    for name in names:
+        if name == "bleu":
+            found = bleu(predicted, accepted)
+            scores |= {f"bleu_{order}": score for order, score in enumerate(found, start=1)}
+        else:
+            scores[name] = single[name](predicted, accepted)
+    return scores

@@ -1,11 +1,11 @@
-"""The task metrics a config can name. The arithmetic is in the modules they import."""
+"""The task metrics that belong to no benchmark. The arithmetic is in the modules they import."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
-from dmole.metrics.base import References, TaskMetric, TaskScore, mean_score
+from dmole.metrics.base import Item, TaskMetric, TaskScore, mean_score
 from dmole.metrics.boxes import (
     BoxFormat,
     BoxOrder,
@@ -14,25 +14,25 @@ from dmole.metrics.boxes import (
     intersection_over_union,
     read_size,
 )
-from dmole.metrics.captions import cider, resolve_tokenizer
+from dmole.metrics.captions import score_captions
 from dmole.metrics.matching import contains, exact_match
+from dmole.metrics.meteor import require_meteor
+from dmole.metrics.tokenizers import resolve_tokenizer
 from dmole.metrics.vqa import soft_accuracy
 
 
 class ExactMatch(TaskMetric):
     """Share of answers equal to an accepted one, trimmed and ignoring case."""
 
-    def _score(self, predictions: Sequence[str], references: References) -> TaskScore:
-        pairs = zip(predictions, references, strict=True)
-        return mean_score([exact_match(text, accepted) for text, accepted in pairs])
+    def _score(self, items: Sequence[Item]) -> TaskScore:
+        return mean_score([exact_match(item.text, item.references) for item in items])
 
 
 class VQASoft(TaskMetric):
     """Mean support of the answers by several human ones (VQA accuracy)."""
 
-    def _score(self, predictions: Sequence[str], references: References) -> TaskScore:
-        pairs = zip(predictions, references, strict=True)
-        return mean_score([soft_accuracy(text, accepted) for text, accepted in pairs])
+    def _score(self, items: Sequence[Item]) -> TaskScore:
+        return mean_score([soft_accuracy(item.text, item.references) for item in items])
 
 
 class Contains(TaskMetric):
@@ -46,13 +46,12 @@ class Contains(TaskMetric):
         super().__init__()
         self.refusal = refusal
 
-    def _score(self, predictions: Sequence[str], references: References) -> TaskScore:
-        pairs = zip(predictions, references, strict=True)
-        return mean_score([contains(text, accepted, self.refusal) for text, accepted in pairs])
+    def _score(self, items: Sequence[Item]) -> TaskScore:
+        return mean_score([contains(item.text, item.references, self.refusal) for item in items])
 
 
-class CIDEr(TaskMetric):
-    """CIDEr x 100 of captions, over the whole set (see `dmole.metrics.captions.cider`).
+class CaptionMetric(TaskMetric):
+    """A figure of COCO evaluation x 100, over the whole set. Its details name the tokenizer.
 
     Args:
         tokenizer: "ptb" (Java, comparable with published figures), "python", or "auto", which is
@@ -62,13 +61,52 @@ class CIDEr(TaskMetric):
         ValueError: If the tokenizer is unknown or needs a Java that is not there.
     """
 
+    figure: ClassVar[tuple[str, str]]
+    """Name to ask `score_captions` for, and name in its answer."""
+
     def __init__(self, tokenizer: Literal["auto", "ptb", "python"] = "auto") -> None:
         super().__init__()
         self.tokenizer_name = resolve_tokenizer(tokenizer)
 
-    def _score(self, predictions: Sequence[str], references: References) -> TaskScore:
-        value, per_sample = cider(predictions, references, self.tokenizer_name)
-        return TaskScore(100.0 * value, [100.0 * score for score in per_sample])
+    def _score(self, items: Sequence[Item]) -> TaskScore:
+        asked, name = self.figure
+        texts, references = [item.text for item in items], [item.references for item in items]
+        found = score_captions(texts, references, self.tokenizer_name, (asked,))
+        value, per_sample = found[name]
+        details: dict[str, float | str] = {"tokenizer": self.tokenizer_name}
+        return TaskScore(100.0 * value, [100.0 * score for score in per_sample], details)
+
+
+class CIDEr(CaptionMetric):
+    """CIDEr x 100 of captions (see `dmole.metrics.captions.cider`); it may exceed 100."""
+
+    figure = ("cider", "cider")
+
+
+class BLEU4(CaptionMetric):
+    """BLEU-4 of captions, of the summed counts of the set."""
+
+    figure = ("bleu", "bleu_4")
+
+
+class ROUGEL(CaptionMetric):
+    """ROUGE-L of captions."""
+
+    figure = ("rouge_l", "rouge_l")
+
+
+class METEOR(CaptionMetric):
+    """METEOR of captions, by its Java program.
+
+    Raises:
+        ValueError: If there is no Java on the path.
+    """
+
+    figure = ("meteor", "meteor")
+
+    def __init__(self, tokenizer: Literal["auto", "ptb", "python"] = "auto") -> None:
+        super().__init__(tokenizer)
+        require_meteor()
 
 
 class IoU(TaskMetric):
@@ -133,39 +171,8 @@ class IoU(TaskMetric):
             return False
         return overlap >= self.threshold if self.inclusive else overlap > self.threshold
 
-    def _score(self, predictions: Sequence[str], references: References) -> TaskScore:
-        pairs = zip(predictions, references, strict=True)
-        overlaps = [self.overlap(text, accepted) for text, accepted in pairs]
+    def _score(self, items: Sequence[Item]) -> TaskScore:
+        overlaps = [self.overlap(item.text, item.references) for item in items]
         mean_iou = 100.0 * sum(overlap or 0.0 for overlap in overlaps) / len(overlaps)
         hits = [float(self._accepts(overlap)) for overlap in overlaps]
         return mean_score(hits, {"mean_iou": mean_iou})
-
-
-METRICS: dict[str, type[TaskMetric]] = {
-    "cider": CIDEr,
-    "contains": Contains,
-    "exact_match": ExactMatch,
-    "iou": IoU,
-    "vqa_soft": VQASoft,
-}
-
-
-def build_metric(spec: str | TaskMetric) -> TaskMetric:
-    """Return the metric of a name with its default settings, or the metric itself.
-
-    Args:
-        spec: One of "cider", "contains", "exact_match", "iou", "vqa_soft", or an instance, which
-            a config writes as `class_path` and `init_args`.
-
-    Raises:
-        ValueError: If the name is unknown; the message lists those there are.
-
-    Example:
-        >>> build_metric("exact_match").score(["Red"], [["red"]]).value
-        100.0
-    """
-    if isinstance(spec, TaskMetric):
-        return spec
-    if spec not in METRICS:
-        raise ValueError(f"unknown metric {spec!r}, expected one of {', '.join(sorted(METRICS))}")
-    return METRICS[spec]()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from dmole.metrics.base import Profile
+
 ARTICLES = frozenset({"a", "an", "the"})
 
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
@@ -25,19 +27,25 @@ _CONTRACTED_FORMS = """
     you'd've you'll you're you've
 """
 
-CONTRACTIONS = {
+_FULL_CONTRACTIONS = {
     form[:place] + form[place + 1 :]: form
     for form in _CONTRACTED_FORMS.split()
     for place, letter in enumerate(form)
     if letter == "'"
-} | {"somebody'd": "somebodyd"}  # the one entry of the standard table that goes the other way
+} | {"somebodyd": "somebody'd"}
+
+# the one entry of the standard table that goes the other way
+CONTRACTIONS = {form: full for form, full in _FULL_CONTRACTIONS.items() if form != "somebodyd"} | {
+    "somebody'd": "somebodyd"
+}
 
 _SYMBOLS = ';/[]"{}()=+\\_-><@`!'
 _PERIOD = re.compile(r"\.(?!\d)")
+_PERIOD_OUTSIDE_NUMBERS = re.compile(r"(?<!\d)\.|\.(?!\d)")
 _MOST_PERIODS = 32  # the published code removes no more than these from one answer
 
 
-def normalize_answer(text: str) -> str:
+def normalize_answer(text: str, profile: Profile = "published") -> str:
     """Return an answer in the form in which VQA answers are compared.
 
     Lower case; no commas or question marks; a possessive ``'s`` set apart; symbols removed where
@@ -46,32 +54,41 @@ def normalize_answer(text: str) -> str:
 
     Args:
         text: Any answer.
+        profile: "corrected" keeps periods between digits only and removes all others, not just
+            32; keeps articles where nothing else is left; and writes "somebody'd" so.
 
     Source:
-        The normalizer of the EvalAI VQA challenge, as used by TextVQA, CoIN and D-MoLE, with its
-        limit of 32 removed periods.
+        The normalizer of the EvalAI VQA challenge, as used by TextVQA, CoIN and D-MoLE.
 
     Example:
         >>> normalize_answer("The two dogs, maybe.")
         '2 dogs maybe'
     """
+    corrected = profile == "corrected"
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     text = text.strip().replace("\n", " ").replace("\t", " ").strip()
-    words = _strip_symbols(text).lower().split()
+    words = _strip_symbols(text, corrected).lower().split()
     digits = [NUMBERS.get(word, word) for word in words]
-    return " ".join(CONTRACTIONS.get(word, word) for word in digits if word not in ARTICLES)
+    kept = [word for word in digits if word not in ARTICLES]
+    if corrected:
+        return " ".join(_FULL_CONTRACTIONS.get(word, word) for word in kept or digits)
+    return " ".join(CONTRACTIONS.get(word, word) for word in kept)
 
 
-def _strip_symbols(text: str) -> str:
+def _strip_symbols(text: str, corrected: bool) -> str:
     """Remove or blank symbols, judging each by the text before any was touched."""
     stripped = text
     for symbol in _SYMBOLS:
         touches_space = f"{symbol} " in text or f" {symbol}" in text
         stripped = stripped.replace(symbol, "" if touches_space else " ")
+    if corrected:
+        return _PERIOD_OUTSIDE_NUMBERS.sub("", stripped)
     return _PERIOD.sub("", stripped, count=_MOST_PERIODS)
 
 
-def soft_accuracy(prediction: str, references: Sequence[str]) -> float:
+def soft_accuracy(
+    prediction: str, references: Sequence[str], profile: Profile = "published"
+) -> float:
     r"""Return how far the human answers support the prediction, in 0..1.
 
     .. math:: \frac{1}{n} \sum_{j=1}^{n}
@@ -85,6 +102,7 @@ def soft_accuracy(prediction: str, references: Sequence[str]) -> float:
     Args:
         prediction: The answer to judge; normalized here.
         references: ``n`` human answers; normalized here.
+        profile: How answers are normalized, see `normalize_answer`.
 
     Source:
         Antol et al., 2015, https://arxiv.org/abs/1505.00468, and the EvalAI evaluation.
@@ -93,9 +111,9 @@ def soft_accuracy(prediction: str, references: Sequence[str]) -> float:
         >>> soft_accuracy("Two", ["2"] * 3 + ["three"] * 7)
         0.9
     """
-    answer = normalize_answer(prediction)
+    answer = normalize_answer(prediction, profile)
     count = len(references)
-    matches = sum(normalize_answer(reference) == answer for reference in references)
+    matches = sum(normalize_answer(reference, profile) == answer for reference in references)
     if count == 1:
         return float(matches)
     enough = min(3, count - 1)

@@ -5,7 +5,23 @@ import importlib
 
 import pytest
 
-MODULES = ["boxes", "captions", "continual", "matching", "matrix", "task_metrics", "vqa"]
+MODULES = [
+    "boxes",
+    "captions",
+    "continual",
+    "distance",
+    "matching",
+    "matrix",
+    "registry",
+    "rules.choice",
+    "rules.coin",
+    "rules.grounding",
+    "rules.mllm_dcl",
+    "rules.rule",
+    "rules.text_distance",
+    "treebank",
+    "vqa",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -3,15 +3,19 @@ from __future__ import annotations
 import copy
 import pickle
 import shutil
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmole.metrics import CIDEr, Contains, ExactMatch, IoU, TaskMetric, VQASoft, build_metric
-from dmole.metrics.captions import cider, resolve_tokenizer, tokenize_python
+from dmole.metrics.captions import cider, score_captions
+from dmole.metrics.tokenizers import resolve_tokenizer, tokenize_ptb
+from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.vqa import CONTRACTIONS, normalize_answer, soft_accuracy
 
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java on the path")
 NAMES = ["cider", "contains", "exact_match", "iou", "vqa_soft"]
 ANSWERS = ["a red ball on [0.1, 0.1, 0.5, 0.5]", "a blue dog at [0.2, 0.2, 0.6, 0.6]"]
 
@@ -165,7 +169,18 @@ def test_ptb_without_java_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("A red-haired man, 10:30 p.m.!", "a red-haired man 10:30 p.m."),
         ("can't (maybe)", "ca n't -lrb- maybe -rrb-"),
         ("$5.00 at St. Mary's", "$ 5.00 at st. mary 's"),
-        ("!!! --", ""),
+        ("!!! -- ?", "!!!"),
+        ("Gonna rock 'n' roll, y'all", "gon na rock 'n' roll y' all"),
+        ("He'd've paid \u20ac20 or \u00a33.50", "he 'd 've paid $ 20 or # 3.50"),
+        ("red/blue 5-year-old at 10:30pm", "red/blue 5-year-old at 10:30 pm"),
+        ("AT&T, at&t; C++ #tag me@x.org", "at&t at & t c++ #tag me@x.org"),
+        ("Dr. Lee vs. No. 5 etc. it sat.", "dr. lee vs. no. 5 etc. it sat"),
+        ("\u201cIt\u2019s 1\u00bd\u201d :) \U0001f44d", "it 's 1 1/2 :-rrb-"),
+        (
+            "\u4e1c\u4eac \u041c\u043e\u0441\u043a\u0432\u0430",
+            "\u4e1c\u4eac \u043c\u043e\u0441\u043a\u0432\u0430",
+        ),
+        ("\ud800 x_y _", "\ud800 x_y _"),
     ],
 )
 def test_the_own_tokenizer_splits_like_the_treebank(text: str, tokens: str) -> None:
@@ -190,3 +205,43 @@ def test_a_reference_without_a_box_is_a_fault_of_the_data() -> None:
         IoU().score(["[0, 0, 1, 1]"], [["left"]])
     with pytest.raises(ValueError, match=r"threshold must be in 0..1, got 50"):
         IoU(threshold=50)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=60), st.lists(st.text(max_size=40), min_size=1, max_size=3))
+def test_any_caption_has_finite_scores(prediction: str, references: list[str]) -> None:
+    names = ("bleu", "rouge_l", "cider")
+    found = score_captions([prediction, "a dog"], [references, ["a dog runs"]], "python", names)
+    for name, (value, per_sample) in found.items():
+        most = 10.0 if name == "cider" else 1.0
+        for score in (value, *per_sample):
+            assert 0.0 <= score <= most + 1e-9, name
+
+
+@pytest.mark.parametrize("unit", ["a", "a ", "\u00bd", "+-", "x's", "<a", "1.", "a.", "\ud800"])
+def test_ten_thousand_characters_of_a_caption_take_no_time(unit: str) -> None:
+    text = (unit * 10_000)[:10_000]
+    start = time.process_time()
+    found = score_captions([text], [[text]], "python", ("bleu", "rouge_l", "cider"))
+    assert found["rouge_l"][0] == pytest.approx(1.0)
+    assert time.process_time() - start < 2.0
+
+
+@needs_java
+def test_the_java_tokenizer_takes_any_text_line_by_line() -> None:
+    texts = [
+        "",
+        "\ud800 a",
+        "a\nb\r\nc",
+        "\u2028x\x85y",
+        "\x00",
+        " ",
+        "\U0001f44d",
+        "a" * 10_000,
+        "",
+    ]
+    tokens = tokenize_ptb(texts)
+    assert len(tokens) == len(texts)
+    assert tokens[2] == "a b c"
+    assert tokens[3] == "x y"
+    assert tokens[7] == "a" * 10_000

@@ -1,0 +1,1 @@
+"""Scoring files of predictions, our own and those of the benchmarks' code."""

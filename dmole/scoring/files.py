@@ -1,0 +1,194 @@
+"""Reads predictions and references in the forms the benchmarks write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmole.data.formats import read_answers, read_metadata
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of a predictions file.
+
+    Args:
+        id: Its sample.
+        text: The answer given.
+        references: Accepted answers, where the line itself holds them.
+        metadata: What else the line says that a metric may need.
+    """
+
+    id: str
+    text: str
+    references: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one sample should have been answered."""
+
+    id: str
+    references: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_predictions(path: Path) -> list[Answer]:
+    """Read a predictions file: JSON lines, or a JSON list of the same objects.
+
+    A line is one of ours (``id, prediction, references``) or CoIN's (``question_id, text,
+    prompt``).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty or malformed; the message names the entry.
+    """
+    answers = [_answer(entry, f"{path}: entry {n}") for n, entry in enumerate(_entries(path), 1)]
+    if not answers:
+        raise ValueError(f"{path}: holds no predictions")
+    return answers
+
+
+def _answer(entry: Any, place: str) -> Answer:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{place} is no object")
+    number = entry.get("id", entry.get("question_id"))
+    text = entry.get("prediction", entry.get("text"))
+    if number is None or not isinstance(text, str):
+        raise ValueError(
+            f"{place} must have an 'id' or 'question_id' and a 'prediction' or 'text'; "
+            f"its keys are {', '.join(entry) or 'none'}"
+        )
+    metadata = entry.get("metadata")
+    metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    if isinstance(entry.get("prompt"), str):
+        metadata.setdefault("question", entry["prompt"])
+    references = entry.get("references", [])
+    if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
+        raise ValueError(f"{place}: 'references' must be a list of strings")
+    return Answer(str(number), text, tuple(references), metadata)
+
+
+def read_targets(path: Path) -> list[Target]:
+    """Read a references file.
+
+    It is one of: a test file (a JSON list or JSON lines of questions, or of conversations whose
+    last turn is the answer); COCO captions (``images`` and ``annotations`` with captions); VQA
+    annotations (``annotations`` or ``data`` with ten ``answers`` each); an object of questions by
+    id, as GQA's (unbalanced ones are left out) and ScienceQA's (those of the test split, if
+    ``pid_splits.json`` lies beside it).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty or malformed, or two entries have one id; the message names
+            the entry.
+    """
+    targets = []
+    seen: set[str] = set()
+    for number, entry in enumerate(_questions(path), start=1):
+        target = _target(entry, f"{path}: entry {number}", number)
+        if target.id in seen:
+            raise ValueError(f"{path}: entry {number} repeats the id {target.id!r}")
+        seen.add(target.id)
+        targets.append(target)
+    if not targets:
+        raise ValueError(f"{path}: holds no references")
+    return targets
+
+
+def _target(entry: Any, place: str, number: int) -> Target:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{place} is no object")
+    key = entry.get("question_id", entry.get("id", number - 1))
+    try:
+        references = _references(entry)
+        if not references:
+            raise ValueError("has no answer")
+        return Target(str(key), references, read_metadata(entry))
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{place} (id {key!r}) is malformed: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{place} (id {key!r}): {error}") from error
+
+
+def _references(entry: dict[str, Any]) -> tuple[str, ...]:
+    if "conversations" in entry:
+        return (str(entry["conversations"][-1]["value"]),)
+    if "answers" in entry:
+        return tuple(_text(answer) for answer in entry["answers"])
+    if "bbox" in entry and "answer" not in entry:
+        return (str(entry["bbox"]),)
+    return read_answers(entry)
+
+
+def _text(answer: Any) -> str:
+    return str(answer["answer"] if isinstance(answer, dict) else answer)
+
+
+def _questions(path: Path) -> Iterator[Any]:
+    """Yield the entries of a references file as questions of one form."""
+    content = _content(path)
+    if isinstance(content, list):
+        yield from content
+    elif "images" in content and "annotations" in content:
+        yield from _captions(path, content)
+    elif isinstance(content.get("annotations", content.get("data")), list):
+        yield from content.get("annotations", content.get("data"))
+    else:
+        yield from _by_id(path, content)
+
+
+def _captions(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        texts: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            texts[annotation["image_id"]].append(str(annotation["caption"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no COCO captions: {error!r}") from error
+    for number, captions in texts.items():
+        yield {"question_id": number, "answers": captions}
+
+
+def _by_id(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    splits = path.parent / "pid_splits.json"
+    names = list(content)
+    has_choices = any(isinstance(each, dict) and "choices" in each for each in content.values())
+    if has_choices and splits.is_file():
+        names = [str(name) for name in _content(splits).get("test", [])]
+    for name in names:
+        entry = content.get(name)
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}: holds no question with the id {name!r}")
+        if entry.get("isBalanced") is not False:
+            yield {"question_id": name, **entry}
+
+
+def _entries(path: Path) -> list[Any]:
+    content = _content(path)
+    return content if isinstance(content, list) else [content]
+
+
+def _content(path: Path) -> Any:
+    """Return what a file of JSON or of JSON lines holds, the latter as a list."""
+    if not path.is_file():
+        raise FileNotFoundError(f"file {path} does not exist")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text: {error}") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [_parse(line, f"{path}: line {number}") for number, line in lines]
+
+
+def _parse(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: broken JSON at column {error.colno}: {error.msg}") from error
