@@ -7,7 +7,6 @@ gives the hidden states that the router embeds. Knows nothing of experts or task
 from __future__ import annotations
 
 import hashlib
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
+from dmole.models.families import family_of
+from dmole.models.processors import load_processor
 from dmole.models.rows import rows_per_sample
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Backbone(nn.Module):
         self.model.eval()
         self.processor = processor
         self.parts: Parts = discover(model, patterns)
+        self._family = family_of(model.config)
+        self._family.prepare(model)
         self.name_or_path = str(getattr(model.config, "name_or_path", ""))
 
     @property
@@ -50,8 +53,7 @@ class Backbone(nn.Module):
     def vision_width(self) -> int:
         """Width of the vision tower's hidden states."""
         config: Any = self.model.config
-        vision = config.vision_config  # Qwen2-VL's `hidden_size` is the width behind its merger
-        return int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+        return self._family.vision_width(config.vision_config)
 
     @property
     def context_length(self) -> int | None:
@@ -116,27 +118,24 @@ class Backbone(nn.Module):
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def vision_rows(self, inputs: dict[str, Tensor], image_counts: Tensor) -> Tensor:
-        """Return ``(B,)``: rows of the vision tower that belong to each sample."""
-        return rows_per_sample(self.model.config, inputs, image_counts)
+    def vision_rows(
+        self, inputs: dict[str, Tensor], image_counts: Tensor, beams: int = 1
+    ) -> Tensor:
+        """Return ``(B,)``: rows of the vision tower that belong to each sample.
+
+        Args:
+            inputs: What the processor made of the samples.
+            image_counts: ``(B,)`` images of each sample.
+            beams: Width of the beam search that the rows are counted for.
+        """
+        rows = rows_per_sample(self.model.config, inputs, image_counts)
+        return rows * beams if self._family.beams_reach_vision else rows
 
     @torch.no_grad()
     def vision_hidden(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the last hidden states of the vision tower, ``(rows, tokens, width)``."""
-        caught: list[Tensor] = []
-
-        def catch(module: nn.Module, args: Any, output: Any) -> None:
-            hidden = getattr(output, "last_hidden_state", output)
-            caught.append(hidden if isinstance(hidden, Tensor) else hidden[0])
-
-        handle = self.model.get_submodule(self.parts.vision).register_forward_hook(catch)
-        try:
-            features: Any = self.model.get_image_features
-            known = inspect.signature(features).parameters
-            features(**{key: value for key, value in inputs.items() if key in known})
-        finally:
-            handle.remove()
-        return caught[-1]
+        tower = self.model.get_submodule(self.parts.vision)
+        return self._family.vision_hidden(self.model, tower, inputs)
 
     @torch.no_grad()
     def text_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -181,14 +180,14 @@ class PretrainedBackbone(Backbone):
         trust_remote_code: bool = False,
         patterns: Patterns | None = None,
     ) -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         source = _resolve(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if revision is not None:
             options["revision"] = revision
         try:
-            processor = AutoProcessor.from_pretrained(source, **options)
+            processor = load_processor(source, **options)
             if attn_implementation is not None:
                 options["attn_implementation"] = attn_implementation
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
