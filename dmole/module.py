@@ -115,7 +115,7 @@ class ContinualModule(LightningModule):
             backbone.checkpoint_activations(self.library.context.for_checkpointing)
 
     def _view_of(self, path: str) -> View:
-        return "language" if self.backbone.parts.module_of(path) == "language" else "vision"
+        return self.backbone.parts.module_of(path)
 
     @property
     def experts(self) -> tuple[str, ...]:

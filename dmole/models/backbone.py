@@ -141,7 +141,8 @@ class Backbone(nn.Module):
     def text_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the language model's last hidden states for text alone, ``(B, T, width)``."""
         language = self.model.get_submodule(self.parts.language)
-        out = language(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        mask = self._family.text_mask(self.model, attention_mask)
+        out = language(input_ids=input_ids, attention_mask=mask, use_cache=False)
         hidden: Tensor = out.last_hidden_state
         return hidden
 

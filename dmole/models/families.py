@@ -41,6 +41,11 @@ def vision_size(config: Any) -> int:
     return int(getattr(config, "embed_dim", None) or config.hidden_size)
 
 
+def padding_mask(model: Any, mask: Tensor) -> Tensor:
+    """Return the attention mask of a text alone, from its padding mask ``(B, T)``: that itself."""
+    return mask
+
+
 def nothing(model: nn.Module) -> None:
     """Leave a model as it is."""
 
@@ -52,6 +57,7 @@ class Family:
     Args:
         vision_hidden: Hidden states of the vision tower.
         vision_width: Width of those, from the config of the vision tower.
+        text_mask: Attention mask with which the language model reads a question alone.
         prepare: Changes the model once, after it was loaded.
         beams_reach_vision: Whether a beam search shows each beam to the vision tower again;
             elsewhere the images are read once, before the beams exist.
@@ -59,8 +65,22 @@ class Family:
 
     vision_hidden: VisionHidden = caught_hidden
     vision_width: Callable[[Any], int] = vision_size
+    text_mask: Callable[[Any, Tensor], Tensor] = padding_mask
     prepare: Callable[[nn.Module], None] = nothing
     beams_reach_vision: bool = False
+
+
+def _both_ways(model: Any, mask: Tensor) -> Tensor:
+    """Return a ``(B, 1, T, T)`` mask in which every token sees all that are not padding.
+
+    PaliGemma reads a question in both directions. Without token types transformers does so only
+    where a batch has no padding, and an embedding would depend on the batch mates.
+    """
+    if "flash" in str(model.config._attn_implementation):
+        return mask  # which reads both ways with padding too
+    hidden = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
+    hidden = hidden.masked_fill(mask == 0, torch.finfo(model.dtype).min)
+    return hidden[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
 
 
 def _mllama_hidden(model: Any, tower: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -99,6 +119,7 @@ def _prepare_mllama(model: nn.Module) -> None:
 
 
 FAMILIES: dict[str, Family] = {
+    "paligemma": Family(text_mask=_both_ways),
     "mllama": Family(
         vision_hidden=_mllama_hidden,
         vision_width=lambda config: int(config.vision_output_dim),
