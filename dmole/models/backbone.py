@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
 from dmole.models.families import family_of
-from dmole.models.processors import load_processor
+from dmole.models.processors import load_processor, set_image_settings
+from dmole.models.quantization import Quantization, quantization_config
 from dmole.models.rows import rows_per_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 class Backbone(nn.Module):
@@ -77,10 +78,20 @@ class Backbone(nn.Module):
         return shapes
 
     def linear_parameters(self, path: str) -> list[nn.Parameter]:
-        """Return weight and bias of the base model's linear at a path, wrapped or not."""
+        """Return weight and bias of the base model's linear at a path, wrapped or not.
+
+        Raises:
+            ValueError: If they are quantized: such weights have no gradient to score.
+        """
         linear: Any = self.model.get_submodule(path)
         base = getattr(linear, "base", linear)
-        return list(base.parameters(recurse=False))
+        parameters = list(base.parameters(recurse=False))
+        if not all(parameter.is_floating_point() for parameter in parameters):
+            raise ValueError(
+                f"the weight of {path} is quantized and has no gradient, so layers cannot be "
+                "scored: use dmole.allocation.UniformAllocator"
+            )
+        return parameters
 
     def checkpoint_activations(self, context_fn: Callable[[], Any]) -> None:
         """Recompute activations in the backward pass, within the contexts the function returns."""
@@ -167,6 +178,9 @@ class PretrainedBackbone(Backbone):
         revision: Commit, branch or tag on the hub.
         trust_remote_code: Run code that the model's folder brings along. Off unless asked.
         patterns: Overrides of the discovery of parts, for families it does not know.
+        quantization: Load the linears of the base model with ``8bit`` or ``4bit`` weights; needs
+            the extra ``quantized``. Layers of such a model cannot be scored by their gradients.
+        image_settings: Settings of the image processor to replace, for instance ``max_pixels``.
 
     Raises:
         ValueError: If the model cannot be loaded; the message names it.
@@ -180,6 +194,8 @@ class PretrainedBackbone(Backbone):
         revision: str | None = None,
         trust_remote_code: bool = False,
         patterns: Patterns | None = None,
+        quantization: Quantization | None = None,
+        image_settings: dict[str, Any] | None = None,
     ) -> None:
         from transformers import AutoModelForImageTextToText
 
@@ -187,11 +203,15 @@ class PretrainedBackbone(Backbone):
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if revision is not None:
             options["revision"] = revision
+        more: dict[str, Any] = {"dtype": dtype}
+        if attn_implementation is not None:
+            more["attn_implementation"] = attn_implementation
+        if quantization is not None:
+            more["quantization_config"] = quantization_config(quantization, dtype)
         try:
             processor = load_processor(source, **options)
-            if attn_implementation is not None:
-                options["attn_implementation"] = attn_implementation
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
+            set_image_settings(processor, image_settings or {})
+            model = AutoModelForImageTextToText.from_pretrained(source, **options, **more)
         except OSError as error:
             first = str(error).strip().splitlines()[0]
             raise ValueError(f"cannot load the base model {name_or_path!r}: {first}") from error

@@ -6,6 +6,7 @@ where torchvision is absent such a processor is built of its image and text part
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 _EXTRAS = {"torchvision": "torchvision", "num2words": "smolvlm"}
@@ -40,6 +41,31 @@ def load_processor(source: str, **options: Any) -> Any:
                     f"pip install 'dmole[{extra}]'"
                 ) from error
         raise ValueError(f"cannot load the processor of {source!r}: {text}") from error
+
+
+def set_image_settings(processor: Any, settings: Mapping[str, Any]) -> None:
+    """Replace settings of a processor's image part, for instance ``max_pixels``.
+
+    Args:
+        processor: The processor, changed in place.
+        settings: Arguments of its image processor.
+
+    Raises:
+        ValueError: If the image processor knows no such setting; the message lists those it has.
+    """
+    images = processor.image_processor
+    known = sorted(images.valid_kwargs.__annotations__)
+    for name in settings:
+        if name not in known:
+            raise ValueError(
+                f"image setting {name!r} is unknown to {type(images).__name__}, which has "
+                f"{', '.join(known)}"
+            )
+    own = {key: value for key, value in images.to_dict().items() if key in known}
+    processor.image_processor = type(images)(**{**own, **settings})
+    # what a processor class sets for every call would win over its image processor
+    fixed = getattr(processor, "images_kwargs", {})
+    processor.images_kwargs = {key: settings.get(key, value) for key, value in fixed.items()}
 
 
 def _video_class(source: str, options: dict[str, Any]) -> type | None:
