@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
 from dmole.models.families import family_of
 from dmole.models.processors import load_processor, set_image_settings
-from dmole.models.quantization import Quantization, quantization_config
+from dmole.models.quantization import Quantization, entries, quantization_config
 from dmole.models.rows import rows_per_sample
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Backbone(nn.Module):
     def parameter_count(self) -> int:
         """Return the number of parameters of the base model, experts not counted."""
         named = self.model.named_parameters()
-        return sum(p.numel() for name, p in named if ".experts.task_" not in name)
+        return sum(entries(p) for name, p in named if ".experts.task_" not in name)
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return ``(in_features, out_features)`` of every linear of the layers, by full path."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 Quantization = Literal["8bit", "4bit"]
 
 
@@ -36,3 +39,9 @@ def quantization_config(quantization: Quantization, dtype: str) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def entries(parameter: Tensor) -> int:
+    """Return the number of weights of a parameter; 4-bit ones are packed two in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else torch.Size(state.shape).numel()
