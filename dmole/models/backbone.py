@@ -20,7 +20,7 @@ from dmole.models.quantization import Quantization, entries, quantization_config
 from dmole.models.rows import rows_per_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 
 class Backbone(nn.Module):

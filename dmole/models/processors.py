@@ -95,7 +95,8 @@ def without_video(processor: type) -> type:
 
     def from_parts(cls: Any, *args: Any, **kwargs: Any) -> list[Any]:
         # the constructor still has a place for the video part
-        parts = dict(zip(kept, base._get_arguments_from_pretrained.__func__(cls, *args, **kwargs)))
+        made = base._get_arguments_from_pretrained.__func__(cls, *args, **kwargs)
+        parts = dict(zip(kept, made, strict=True))
         return [parts.get(name) for name in attributes]
 
     def reduce(self: Any) -> Any:  # a class made on the fly has no name that pickle could find
@@ -114,6 +115,6 @@ def without_video(processor: type) -> type:
 
 
 def _revive(base: type, state: dict[str, Any]) -> Any:
-    made = object.__new__(without_video(base))
+    made: Any = object.__new__(without_video(base))
     made.__dict__.update(state)
     return made

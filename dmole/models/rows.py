@@ -68,7 +68,7 @@ def _llava_onevision(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
 
 def _padded_tiles(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
     """Idefics: ``(samples, most tiles, channels, height, width)``; tiles of zeros are padding."""
-    real = (inputs["pixel_values"] != 0).flatten(2).any(dim=-1).cpu()
+    real: Tensor = (inputs["pixel_values"] != 0).flatten(2).any(dim=-1).cpu()
     if not real.any():  # the model then keeps the first tile
         real[0, 0] = True
     return real.sum(dim=1)
@@ -78,7 +78,7 @@ def _by_tokens(setting: str) -> RowCount:
     """Return the rule where each row becomes a fixed number of image tokens of the sample."""
 
     def rows(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
-        found = (inputs["input_ids"] == config.image_token_id).sum(dim=1).cpu()
+        found: Tensor = (inputs["input_ids"] == config.image_token_id).sum(dim=1).cpu()
         return found // int(getattr(config, setting))
 
     return rows

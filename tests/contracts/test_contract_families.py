@@ -120,7 +120,9 @@ def test_experts_of_one_module_alone_tell_the_samples_apart(fresh, mix, module):
     first, second = logits(fresh, batch)
     assert (first - second).abs().max() > 1e-3
     for row, name in enumerate("ab"):
-        assert_close((first, second)[row], logits(fresh, batch_of(fresh, samples[:1], name))[0], **CLOSE)
+        assert_close(
+            (first, second)[row], logits(fresh, batch_of(fresh, samples[:1], name))[0], **CLOSE
+        )
 
 
 def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(fresh, mix):
@@ -215,7 +217,9 @@ def test_experts_change_the_answers(taught, mix):
     assert first != taught.answer(batch_of(taught, samples, "bbb")).texts
 
 
-def test_saved_experts_answer_the_same_on_a_model_loaded_anew(taught, family, folders, mix, tmp_path):
+def test_saved_experts_answer_the_same_on_a_model_loaded_anew(
+    taught, family, folders, mix, tmp_path
+):
     batch = batch_of(taught, make_samples(mix))
     for name in "ab":
         save_expert(taught.library, name, tmp_path / name, "base")

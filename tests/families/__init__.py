@@ -6,15 +6,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from families.models import FAMILIES, WIDTH, make_model
-from families.processors import make_processor
 
 from dmole.data.collate import Batch, Collator
 from dmole.data.sample import ArrayImage, Sample, Turn
 from dmole.models import Backbone
+from families.models import FAMILIES, WIDTH, make_model
+from families.processors import make_processor
+
+__all__ = [
+    "ANSWERS",
+    "FAMILIES",
+    "MODEL_FAMILIES",
+    "QUESTIONS",
+    "WIDTH",
+    "all_linears",
+    "make_backbone",
+    "make_batch",
+    "make_image",
+    "make_model",
+    "make_processor",
+    "make_samples",
+    "randomize",
+]
 
 MODEL_FAMILIES = ["llava", "llava_next", "idefics3"]
 """One vision row an image; one a tile; one a tile with padding. All see images at random init."""
+
 
 def make_backbone(family: str, vision_feature_layer: int | None = None) -> Backbone:
     processor = make_processor(family)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+
 from families.processors import PINPOINTS
 
 WIDTH = 32
@@ -117,7 +118,10 @@ def _options(family: str, image: int, tokenizer: Any) -> dict[str, Any]:
     token = tokenizer.convert_tokens_to_ids
     more: dict[str, dict[str, Any]] = {
         "llava_next": {"image_grid_pinpoints": PINPOINTS},
-        "llava_onevision": {"image_grid_pinpoints": PINPOINTS, "video_token_index": token("<video>")},
+        "llava_onevision": {
+            "image_grid_pinpoints": PINPOINTS,
+            "video_token_index": token("<video>"),
+        },
         "internvl": {"image_seq_length": 4},
         "idefics3": {"scale_factor": 1},
         "smolvlm": {"scale_factor": 1},
@@ -144,11 +148,15 @@ def make_model(family: str, processor: Any, vision_feature_layer: int | None = N
     Gates and projections that start at zero would make gemma3 and mllama blind to images.
     """
     tokenizer = processor.tokenizer
-    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
+    ids = {
+        f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")
+    }
     image = tokenizer.convert_tokens_to_ids("<image>")
     options = _options(family, image, tokenizer)
     if family in ("llava", "llava_next"):
-        options["vision_feature_layer"] = -1 if vision_feature_layer is None else vision_feature_layer
+        options["vision_feature_layer"] = (
+            -1 if vision_feature_layer is None else vision_feature_layer
+        )
     text = {"vocab_size": len(tokenizer), **_TEXT, **ids, **_LANGUAGE.get(family, {})}
     if "qwen" not in family and family not in ("gemma3", "mllama"):
         text.setdefault("model_type", "llama")

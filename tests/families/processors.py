@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import Any
 
 import transformers
-from families.text import TEMPLATES, make_tokenizer
 
 from dmole.models.processors import without_video
+from families.text import TEMPLATES, make_tokenizer
 
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]
 SQUARE = {"height": 16, "width": 16}
@@ -24,7 +24,12 @@ _TILES = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
 # family -> (module of the image processor, its class, its settings, settings of the processor)
 _RECIPES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "llava": ("clip", "CLIP", _CROPPED, _LLAVA),
-    "llava_next": ("llava_next", "LlavaNext", {"image_grid_pinpoints": PINPOINTS, **_CROPPED}, _LLAVA),
+    "llava_next": (
+        "llava_next",
+        "LlavaNext",
+        {"image_grid_pinpoints": PINPOINTS, **_CROPPED},
+        _LLAVA,
+    ),
     "idefics3": ("idefics3", "Idefics3", _TILES, {"image_seq_len": 4}),
     "smolvlm": ("smolvlm", "SmolVLM", _TILES, {"image_seq_len": 4}),
     "paligemma": ("siglip", "Siglip", {"size": SQUARE, "image_seq_length": 4}, {}),

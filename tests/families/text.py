@@ -118,7 +118,9 @@ def make_tokenizer(family: str = "llava", **kwargs: Any) -> Any:
         show_progress=False,
     )
     backend.train_from_iterator(LINES, trainer)
-    named = NAMED.get(family, {"image_token": "<image>"} | ({} if old else {"video_token": "<video>"}))
+    named = NAMED.get(
+        family, {"image_token": "<image>"} | ({} if old else {"video_token": "<video>"})
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",

@@ -43,7 +43,7 @@ def test_a_processor_that_could_read_videos_is_loaded_for_images(qwen):
 
 @pytest.mark.usefixtures("no_torchvision")
 def test_the_files_of_older_repositories_are_read(qwen, tmp_path):
-    """Published models keep image settings in a file of their own, with a name that ends in Fast."""
+    """Published models keep image settings in a file of their own, and another name."""
     for file in qwen.iterdir():
         if file.name != "processor_config.json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -62,7 +62,9 @@ def test_a_processor_without_video_can_be_sent_to_a_worker_and_saved(tmp_path):
     processor = make_processor("internvl")
     copy = pickle.loads(pickle.dumps(processor))
     assert type(copy).__name__ == "InternVLProcessor"
-    assert torch.equal(collate(copy).inputs["pixel_values"], collate(processor).inputs["pixel_values"])
+    assert torch.equal(
+        collate(copy).inputs["pixel_values"], collate(processor).inputs["pixel_values"]
+    )
     copy.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "processor_config.json").read_text())["image_seq_length"] == 4
 
@@ -103,7 +105,9 @@ def test_what_a_processor_lacks_is_said_in_one_line(monkeypatch, text, message):
 def test_image_settings_change_the_number_of_image_tokens(qwen):
     small = PretrainedBackbone(str(qwen), image_settings={"max_pixels": 128})
     large = PretrainedBackbone(str(qwen), image_settings={"max_pixels": 1024})
-    counts = [make_batch(b, make_samples((1,))).inputs["pixel_values"].shape[0] for b in (small, large)]
+    counts = [
+        make_batch(b, make_samples((1,))).inputs["pixel_values"].shape[0] for b in (small, large)
+    ]
     assert counts[0] < counts[1]
 
 
