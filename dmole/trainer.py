@@ -158,12 +158,15 @@ class ContinualTrainer(Trainer):
 
         Raises:
             ValueError: If the data has a fault, the run folder exists, model or trainer have
-                learned before, or the checkpoint does not fit model and data.
+                learned before, the allocator needs scores of a quantized base model, or the
+                checkpoint does not fit model and data.
         """
         if datamodule is None:
             raise ValueError("fit needs a datamodule with the tasks")
         if model.library.names or self.clock.laps:
             raise ValueError("a sequence needs a new module and a new trainer; these have learned")
+        if model.allocator.needs_scores:
+            model.backbone.check_scorable()
         self._begin(model, datamodule)
         done = self._resume(model, ckpt_path)
         self._connect(model)

@@ -93,6 +93,15 @@ class Backbone(nn.Module):
             )
         return parameters
 
+    def check_scorable(self) -> None:
+        """Make sure that all layers have gradients to be scored by.
+
+        Raises:
+            ValueError: If one is quantized.
+        """
+        for path in self.linear_shapes():
+            self.linear_parameters(path)
+
     def checkpoint_activations(self, context_fn: Callable[[], Any]) -> None:
         """Recompute activations in the backward pass, within the contexts the function returns."""
         options = {"use_reentrant": False, "context_fn": context_fn}

@@ -95,7 +95,7 @@ def _mllama(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
     if len(found) > 1:
         raise ValueError(
             f"an mllama batch holds samples with {found[0]} and {found[-1]} images, whose answers "
-            "would depend on each other; set batch_size and eval_batch_size of the task to 1"
+            "would depend on each other; set data.batch_size and data.eval_batch_size to 1"
         )
     return torch.full_like(counts, inputs["pixel_values"].shape[1])
 

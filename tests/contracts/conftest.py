@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 from families import FAMILIES, randomize
+from families.modules import add_expert, make_module
 from families.saved import save_family
-
-from dmole.allocation import UniformAllocator
-from dmole.models import PretrainedBackbone
-from dmole.module import ContinualModule
-from dmole.routing import OracleRouter
 
 MIXES = {"paligemma": (1, 2, 1), "mllama": (1, 0, 1)}
 """Images of three samples of a batch, where a family cannot take one, none and two."""
@@ -61,17 +57,3 @@ def taught(family, folders):
         randomize(module.library, name)
     module.library.train_only(None)
     return module
-
-
-def make_module(folder, **options):
-    backbone = PretrainedBackbone(str(folder))
-    allocator = UniformAllocator(rank=2)
-    return ContinualModule(
-        backbone, allocator, OracleRouter(), dropout=0.0, projector_experts=True, **options
-    )
-
-
-def add_expert(module, name):
-    plan = module.allocator.allocate(name, module.units(), None, not module.library.names)
-    module.add_expert(plan)
-    module.train_expert(name, 1, plan)

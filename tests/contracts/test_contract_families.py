@@ -6,16 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from contracts.conftest import add_expert, make_module
 from families import ANSWERS, make_batch, make_samples, randomize
+from families.modules import add_expert, batch_of, logits, make_module
 from torch import nn
 from torch.testing import assert_close
 
 from dmole.allocation import SensitivityAllocator, score_gradients
-from dmole.data.collate import Collator
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
-from dmole.routing.routers import route_by_name
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # logits are around 10, embeddings around 1
 VISION_BLOCKS = {"mllama": 3}
@@ -29,20 +27,6 @@ VISION_LINEARS = {
     "qwen3_vl": {"qkv", "proj", "linear_fc1", "linear_fc2"},
 }
 CLIP_LINEARS = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
-
-
-def batch_of(module, samples, tasks=("a", "b", "a")):
-    """Collate samples, each of the task whose expert it shall use."""
-    items = list(zip(samples, tasks, strict=False))
-    generation = samples[0].turns[-1].role == "user"
-    return Collator(module.backbone.processor)(items, generation=generation)
-
-
-def logits(module, batch):
-    order = [(task,) for task in batch.task_names]
-    gates = module.make_gates(route_by_name(order, module.experts).gates, batch)
-    with module.library.context.use(gates), torch.no_grad():
-        return module.backbone.model(**batch.inputs, use_cache=False).logits
 
 
 def loss_step(module, batch):

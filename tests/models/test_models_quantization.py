@@ -11,9 +11,14 @@ from families.saved import save_family
 from torch import nn
 from torch.testing import assert_close
 
+from dmole.allocation import SensitivityAllocator
+from dmole.data import ContinualDataModule, Task
 from dmole.experts import ExpertLibrary, Gates
 from dmole.models import PretrainedBackbone
 from dmole.models import quantization as module
+from dmole.module import ContinualModule
+from dmole.routing import OracleRouter
+from dmole.trainer import ContinualTrainer
 
 
 class PackedLinear(nn.Linear):
@@ -69,6 +74,16 @@ def test_scoring_a_quantized_layer_is_refused_with_what_to_use_instead(packed):
     path = all_linears(packed)[0]
     with pytest.raises(ValueError, match=r"weight of model\.vision.* is quantized.*Uniform"):
         packed.linear_parameters(path)
+
+
+def test_a_fit_that_needs_scores_stops_before_anything_is_computed(packed, tmp_path):
+    learner = ContinualModule(packed, SensitivityAllocator(), OracleRouter())
+    trainer = ContinualTrainer(default_root_dir=str(tmp_path), accelerator="cpu")
+    data = ContinualDataModule([Task("paint", "synthetic://paint/train", "synthetic://paint/test")])
+    with pytest.raises(ValueError, match="is quantized"):
+        trainer.fit(learner, datamodule=data)
+    assert list(tmp_path.iterdir()) == []
+    make_backbone("llava").check_scorable()
 
 
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):
