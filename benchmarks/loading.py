@@ -73,6 +73,8 @@ def main() -> None:
         runs = [{mode: load(mode, folder) for mode in order} for order in orders]
     finally:
         shutil.rmtree(folder)
+    for run in runs:
+        print({mode: round(found["seconds"], 3) for mode, found in sorted(run.items())})
     for key in ("seconds", "megabytes"):
         plain, ours = (statistics.median(run[mode][key] for run in runs) for mode in MODES)
         print(f"{key:>10}: transformers {plain:.3f}, dmole {ours:.3f}, ratio {ours / plain:.3f}")

@@ -219,7 +219,8 @@ class PretrainedBackbone(Backbone):
             more["quantization_config"] = quantization_config(quantization, dtype)
         try:
             processor = load_processor(source, **options)
-            set_image_settings(processor, image_settings or {})
+            if image_settings:
+                set_image_settings(processor, image_settings)
             model = AutoModelForImageTextToText.from_pretrained(source, **options, **more)
         except OSError as error:
             first = str(error).strip().splitlines()[0]
