@@ -117,7 +117,7 @@ class ContinualModule(LightningModule):
             backbone.checkpoint_activations(self.library.context.for_checkpointing)
 
     def _view_of(self, path: str) -> View:
-        return "language" if self.backbone.parts.module_of(path) == "language" else "vision"
+        return self.backbone.parts.module_of(path)
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -180,11 +180,11 @@ class ContinualModule(LightningModule):
         with self.library.context.use(None):
             return self.embedder(batch)
 
-    def make_gates(self, gates: Tensor, batch: Batch) -> Gates | None:
+    def make_gates(self, gates: Tensor, batch: Batch, beams: int = 1) -> Gates | None:
         """Bind gate weights ``(B, E)`` to a batch; None where there is no expert yet."""
         if not self.experts:
             return None
-        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts)
+        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, beams)
         return Gates(self.experts, gates, rows)
 
     # -- steps -----------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class ContinualModule(LightningModule):
             order = [self.gate_plan[key] for key in keys]
         else:
             order = self.route(batch).order
-        gates = self.make_gates(route_by_name(order, self.experts).gates, batch)
+        gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
         with self.library.context.use(gates):
             texts = self.backbone.generate(batch.inputs, self._longest(batch), self.beams)
         return Answers(keys, texts, order)

@@ -182,7 +182,8 @@ class ContinualTrainer(Trainer):
 
         Raises:
             ValueError: If the data has a fault, the run folder exists or is in use, model or
-                trainer have learned before, or the checkpoint does not fit model and data.
+                trainer have learned before, the allocator needs scores of a quantized base model,
+                or the checkpoint does not fit model and data.
             Interrupted: If a signal asked the run to end; it can be gone on with.
             PeerError: If another process failed.
         """
@@ -190,6 +191,8 @@ class ContinualTrainer(Trainer):
             raise ValueError("fit needs a datamodule with the tasks")
         if model.library.names or self.clock.laps:
             raise ValueError("a sequence needs a new module and a new trainer; these have learned")
+        if model.allocator.needs_scores:
+            model.backbone.check_scorable()
         self._begin(model, datamodule)
         with self._session.opened(model, ckpt_path) as checkpoint:
             self._learn(model, checkpoint)

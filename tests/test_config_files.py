@@ -16,6 +16,7 @@ from dmole.config_files import (
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
 METHODS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("methods/*.yaml"))
+MODELS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("models/*.yaml"))
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_name_cannot_leave_the_shipped_folder(elsewhere):
 
 
 def test_every_config_of_the_checkout_is_listed():
-    assert shipped_configs() == sorted(str(path) for path in [*WHOLE, *METHODS])
+    assert shipped_configs() == sorted(str(path) for path in [*WHOLE, *METHODS, *MODELS])
 
 
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"], ["-c", "{}"]])
@@ -83,7 +84,7 @@ def test_a_fault_is_laid_to_the_last_file_that_has_the_key(tmp_path):
 
 
 def test_every_yaml_of_the_checkout_is_a_mapping():
-    for name in [*WHOLE, *METHODS]:
+    for name in [*WHOLE, *METHODS, *MODELS]:
         assert read_settings(SHIPPED / name)
 
 

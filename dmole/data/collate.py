@@ -132,6 +132,7 @@ class Collator:
         if not generation:
             labels = answer_labels(inputs, offsets, rendered, self._tokenizer)
             _check_answers(labels, samples)
+            self._renderer.style.mark(inputs, labels, IGNORED)
         inputs, labels = self._limit(inputs, labels, samples)
         return Batch(
             inputs=inputs,

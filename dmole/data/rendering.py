@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dmole.data.prompt_styles import PlainStyle, style_of
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 
@@ -35,9 +36,9 @@ class Rendered:
 class ChatRenderer:
     r"""Renders conversations with the processor's chat template.
 
-    Processors without a template get the form of LLaVA-1.5,
-    ``USER: <image>\n question ASSISTANT: answer</s>``. A template that puts no special token
-    behind an answer would teach a model never to stop: there the end-of-sequence token is added.
+    Processors without a template get the style of their model, see
+    :mod:`dmole.data.prompt_styles`. A template that puts no special token behind an answer would
+    teach a model never to stop: there the end-of-sequence token is added.
 
     Args:
         processor: A transformers processor with a tokenizer.
@@ -49,6 +50,7 @@ class ChatRenderer:
     def __init__(self, processor: Any) -> None:
         self._processor = processor
         self._tokenizer = processor.tokenizer
+        self.style = PlainStyle() if self._has_template() else style_of(processor)
         self.image_token: str = getattr(processor, "image_token", IMAGE_PLACEHOLDER)
         if self._tokenizer.eos_token is None:
             raise ValueError("the tokenizer has no eos_token, so an answer has no end")
@@ -70,6 +72,7 @@ class ChatRenderer:
                 image token as text, or the template does not keep the answers as they are.
         """
         self._check_images(sample)
+        self.style.check(sample)
         full = self._template(sample.turns, generation)
         text, copied, answers = "", 0, []
         for position, turn in enumerate(sample.turns):
@@ -80,7 +83,10 @@ class ChatRenderer:
                 answers.append(Answer(answer.start + shift, answer.end + shift, answer.end_token))
                 text += full[copied : answer.end] + answer.end_token
                 copied = resume
-        return Rendered(text + full[copied:], tuple(answers))
+        text += full[copied:]
+        if generation:  # the answer of a training text stands before what the processor adds
+            text = text.removesuffix(self.style.added)
+        return Rendered(text, tuple(answers))
 
     def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[Answer, int]:
         """Find the end token of the answer in ``full[start:stop]`` and where to go on after it."""
@@ -129,21 +135,17 @@ class ChatRenderer:
             # the template of a language model knows no parts
             owner, content = self._tokenizer, self._inline
         else:
-            return self._plain(turns, generation)
+            end_token = self._tokenizer.eos_token
+            return self.style.write(turns, generation, self.image_token, end_token)
         messages = [{"role": turn.role, "content": content(turn.text)} for turn in turns]
         text: str = owner.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=generation
         )
         return text
 
-    def _plain(self, turns: tuple[Turn, ...], generation: bool) -> str:
-        text = "".join(
-            f"USER: {self._inline(turn.text)} "
-            if turn.role == "user"
-            else f"ASSISTANT: {turn.text}{self._tokenizer.eos_token}"
-            for turn in turns
-        )
-        return text + "ASSISTANT:" if generation else text
+    def _has_template(self) -> bool:
+        owners = (self._processor, self._tokenizer)
+        return any(getattr(owner, "chat_template", None) for owner in owners)
 
     def _inline(self, text: str) -> str:
         return text.replace(IMAGE_PLACEHOLDER, self.image_token)

@@ -16,8 +16,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-View = Literal["vision", "language"]
-"""Side of the model a layer sits on: its rows are images, tiles or patches, or text sequences."""
+View = Literal["vision", "projector", "language"]
+"""Side of the model a layer sits on: its rows are images, tiles or patches, or text sequences.
+
+A projector may see several rows of the vision tower as one, as where patches are merged."""
 
 
 class Gates:
@@ -103,13 +105,22 @@ class Gates:
         if counts is None:
             counts = torch.ones(samples, dtype=torch.long)
         counts = counts.to(self.weights.device)
+        if view == "projector":
+            counts = _merged(counts, rows)
         if int(counts.sum()) != rows:
             raise ValueError(
-                f"the vision tower sees {rows} rows, but the {samples} samples have "
+                f"the {view} sees {rows} rows, but the {samples} samples have "
                 f"{int(counts.sum())}; this model family needs its own vision row count"
             )
         weights = self.weights if self.weights.ndim == 2 else self.weights.amax(dim=1)
         return weights.repeat_interleave(counts, dim=0)
+
+
+def _merged(counts: Tensor, rows: int) -> Tensor:
+    """Divide the rows of each sample by how many of them became one, if that is a whole number."""
+    total = int(counts.sum())
+    factor = total // rows if rows and total % rows == 0 else 1
+    return counts // factor if not (counts % factor).any() else counts
 
 
 class GateContext:

@@ -7,7 +7,6 @@ gives the hidden states that the router embeds. Knows nothing of experts or task
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
+from dmole.models.families import family_of
+from dmole.models.processors import load_processor, set_image_settings
+from dmole.models.quantization import Quantization, entries, quantization_config
 from dmole.models.rows import rows_per_sample
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Backbone(nn.Module):
         self.model.eval()
         self.processor = processor
         self.parts: Parts = discover(model, patterns)
+        self._family = family_of(model.config)
+        self._family.prepare(model)
         self.name_or_path = str(getattr(model.config, "name_or_path", ""))
 
     @property
@@ -53,8 +57,7 @@ class Backbone(nn.Module):
     def vision_width(self) -> int:
         """Width of the vision tower's hidden states."""
         config: Any = self.model.config
-        vision = config.vision_config  # Qwen2-VL's `hidden_size` is the width behind its merger
-        return int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+        return self._family.vision_width(config.vision_config)
 
     @property
     def context_length(self) -> int | None:
@@ -66,7 +69,7 @@ class Backbone(nn.Module):
     def parameter_count(self) -> int:
         """Return the number of parameters of the base model, experts not counted."""
         named = self.model.named_parameters()
-        return sum(p.numel() for name, p in named if ".experts.task_" not in name)
+        return sum(entries(p) for name, p in named if ".experts.task_" not in name)
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return ``(in_features, out_features)`` of every linear of the layers, by full path."""
@@ -78,10 +81,29 @@ class Backbone(nn.Module):
         return shapes
 
     def linear_parameters(self, path: str) -> list[nn.Parameter]:
-        """Return weight and bias of the base model's linear at a path, wrapped or not."""
+        """Return weight and bias of the base model's linear at a path, wrapped or not.
+
+        Raises:
+            ValueError: If they are quantized: such weights have no gradient to score.
+        """
         linear: Any = self.model.get_submodule(path)
         base = getattr(linear, "base", linear)
-        return list(base.parameters(recurse=False))
+        parameters = list(base.parameters(recurse=False))
+        if not all(parameter.is_floating_point() for parameter in parameters):
+            raise ValueError(
+                f"the weight of {path} is quantized and has no gradient, so layers cannot be "
+                "scored: use dmole.allocation.UniformAllocator"
+            )
+        return parameters
+
+    def check_scorable(self) -> None:
+        """Make sure that all layers have gradients to be scored by.
+
+        Raises:
+            ValueError: If one is quantized.
+        """
+        for path in self.linear_shapes():
+            self.linear_parameters(path)
 
     def checkpoint_activations(self, context_fn: Callable[[], Any]) -> None:
         """Recompute activations in the backward pass, within the contexts the function returns."""
@@ -119,33 +141,31 @@ class Backbone(nn.Module):
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def vision_rows(self, inputs: dict[str, Tensor], image_counts: Tensor) -> Tensor:
-        """Return ``(B,)``: rows of the vision tower that belong to each sample."""
-        return rows_per_sample(self.model.config, inputs, image_counts)
+    def vision_rows(
+        self, inputs: dict[str, Tensor], image_counts: Tensor, beams: int = 1
+    ) -> Tensor:
+        """Return ``(B,)``: rows of the vision tower that belong to each sample.
+
+        Args:
+            inputs: What the processor made of the samples.
+            image_counts: ``(B,)`` images of each sample.
+            beams: Width of the beam search that the rows are counted for.
+        """
+        rows = rows_per_sample(self.model.config, inputs, image_counts)
+        return rows * beams if self._family.beams_reach_vision else rows
 
     @torch.no_grad()
     def vision_hidden(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the last hidden states of the vision tower, ``(rows, tokens, width)``."""
-        caught: list[Tensor] = []
-
-        def catch(module: nn.Module, args: Any, output: Any) -> None:
-            hidden = getattr(output, "last_hidden_state", output)
-            caught.append(hidden if isinstance(hidden, Tensor) else hidden[0])
-
-        handle = self.model.get_submodule(self.parts.vision).register_forward_hook(catch)
-        try:
-            features: Any = self.model.get_image_features
-            known = inspect.signature(features).parameters
-            features(**{key: value for key, value in inputs.items() if key in known})
-        finally:
-            handle.remove()
-        return caught[-1]
+        tower = self.model.get_submodule(self.parts.vision)
+        return self._family.vision_hidden(self.model, tower, inputs)
 
     @torch.no_grad()
     def text_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the language model's last hidden states for text alone, ``(B, T, width)``."""
         language = self.model.get_submodule(self.parts.language)
-        out = language(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        mask = self._family.text_mask(self.model, attention_mask)
+        out = language(input_ids=input_ids, attention_mask=mask, use_cache=False)
         hidden: Tensor = out.last_hidden_state
         return hidden
 
@@ -170,6 +190,9 @@ class PretrainedBackbone(Backbone):
         revision: Commit, branch or tag on the hub.
         trust_remote_code: Run code that the model's folder brings along. Off unless asked.
         patterns: Overrides of the discovery of parts, for families it does not know.
+        quantization: Load the linears of the base model with ``8bit`` or ``4bit`` weights; needs
+            the extra ``quantized``. Layers of such a model cannot be scored by their gradients.
+        image_settings: Settings of the image processor to replace, for instance ``max_pixels``.
 
     Raises:
         ValueError: If the model cannot be loaded; the message names it.
@@ -183,8 +206,10 @@ class PretrainedBackbone(Backbone):
         revision: str | None = None,
         trust_remote_code: bool = False,
         patterns: Patterns | None = None,
+        quantization: Quantization | None = None,
+        image_settings: dict[str, Any] | None = None,
     ) -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         source = _resolve(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -192,14 +217,19 @@ class PretrainedBackbone(Backbone):
             log.warning("trust_remote_code is on: code of %s runs on this machine", name_or_path)
         if revision is not None:
             options["revision"] = revision
+        more: dict[str, Any] = {"dtype": dtype}
+        if attn_implementation is not None:
+            more["attn_implementation"] = attn_implementation
+        if quantization is not None:
+            more["quantization_config"] = quantization_config(quantization, dtype)
         try:
-            processor = AutoProcessor.from_pretrained(source, **options)
-            if attn_implementation is not None:
-                options["attn_implementation"] = attn_implementation
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
+            processor = load_processor(source, **options)
+            model = AutoModelForImageTextToText.from_pretrained(source, **options, **more)
         except (OSError, ValueError) as error:
             reason = _why_not(source, name_or_path, error)
             raise ValueError(f"cannot load the base model {name_or_path!r}: {reason}") from error
+        if image_settings:
+            set_image_settings(processor, image_settings)
         super().__init__(model, processor, patterns)
 
 

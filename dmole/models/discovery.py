@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import nn
+
+Module = Literal["vision", "projector", "language"]
+"""One of the three parts of a model."""
 
 _VISION = re.compile(r"(^|\.)(vision_tower|vision_model|visual)$")
 _LANGUAGE = re.compile(r"(^|\.)(language_model|text_model)$")
@@ -66,7 +70,7 @@ class Parts:
     language: str
     layers: tuple[LayerSpec, ...] = field(default=())
 
-    def module_of(self, path: str) -> str:
+    def module_of(self, path: str) -> Module:
         """Return ``vision``, ``projector`` or ``language`` for the path of a submodule.
 
         Raises:
@@ -74,9 +78,10 @@ class Parts:
         """
         if any(_inside(path, root) for root in self.projector):
             return "projector"
-        for module, root in (("vision", self.vision), ("language", self.language)):
-            if _inside(path, root):
-                return module
+        if _inside(path, self.vision):
+            return "vision"
+        if _inside(path, self.language):
+            return "language"
         raise ValueError(f"layer {path!r} is in no part of the model")
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+Inputs = dict[str, Tensor]
+RowCount = Callable[[Any, Inputs, Tensor], Tensor]
+"""Maps config, processed batch and images of each sample ``(B,)`` to rows of each ``(B,)``."""
 
-def rows_per_sample(config: Any, inputs: dict[str, Tensor], image_counts: Tensor) -> Tensor:
+
+def rows_per_sample(config: Any, inputs: Inputs, image_counts: Tensor) -> Tensor:
     """Count the vision tower's rows (images, tiles or packed patches) of every sample.
 
     Args:
-        config: Configuration of the transformers model.
+        config: Configuration of the transformers model; its ``model_type`` picks the rule.
         inputs: What the processor made of the batch.
         image_counts: ``(B,)`` images of each sample.
 
@@ -23,22 +28,76 @@ def rows_per_sample(config: Any, inputs: dict[str, Tensor], image_counts: Tensor
         ValueError: If the family's layout of pixel values is not known.
     """
     counts = image_counts.cpu()
-    pixels = inputs.get("pixel_values")
-    if pixels is None:
+    if inputs.get("pixel_values") is None:
         return torch.zeros_like(counts)
-    if "image_grid_thw" in inputs:  # Qwen-VL: patches of all images packed along one axis
-        return _group(inputs["image_grid_thw"].prod(-1).cpu(), counts)
-    if config.model_type == "llava_next":
-        return _group(_llava_next_tiles(config, inputs["image_sizes"]), counts)
-    if pixels.ndim == 5 and pixels.shape[0] == counts.shape[0]:
-        # Idefics: (samples, most tiles, channels, height, width); tiles of zeros are padding
-        return (pixels != 0).flatten(2).any(dim=-1).sum(dim=1).cpu()
-    if pixels.shape[0] == int(counts.sum()):
+    return ROWS.get(config.model_type, _unknown)(config, inputs, counts)
+
+
+def _unknown(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
+    """Take what leaves no doubt: packed patches with their grid, or one row an image."""
+    if "image_grid_thw" in inputs:
+        return _patches(config, inputs, counts)
+    return _images(config, inputs, counts)
+
+
+def _images(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
+    pixels = inputs["pixel_values"]
+    if pixels.ndim == 4 and pixels.shape[0] == int(counts.sum()):
         return counts
     raise ValueError(
         f"cannot tell which of the {pixels.shape[0]} vision rows of a {config.model_type} model "
         f"belong to which of {counts.shape[0]} samples"
     )
+
+
+def _patches(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
+    """Qwen-VL: the patches of all images are packed along one axis."""
+    return _group(inputs["image_grid_thw"].prod(-1).cpu(), counts)
+
+
+def _llava_next(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
+    return _group(_grid_tiles(config, inputs["image_sizes"]), counts)
+
+
+def _llava_onevision(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
+    """LLaVA-OneVision cuts an image into tiles only where it is the sample's only one."""
+    tiles = _grid_tiles(config, inputs["image_sizes"])
+    alone = (counts == 1).repeat_interleave(counts)
+    return _group(torch.where(alone, tiles, 1), counts)
+
+
+def _padded_tiles(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
+    """Idefics: ``(samples, most tiles, channels, height, width)``; tiles of zeros are padding."""
+    real: Tensor = (inputs["pixel_values"] != 0).flatten(2).any(dim=-1).cpu()
+    if not real.any():  # the model then keeps the first tile
+        real[0, 0] = True
+    return real.sum(dim=1)
+
+
+def _by_tokens(setting: str) -> RowCount:
+    """Return the rule where each row becomes a fixed number of image tokens of the sample."""
+
+    def rows(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
+        found: Tensor = (inputs["input_ids"] == config.image_token_id).sum(dim=1).cpu()
+        return found // int(getattr(config, setting))
+
+    return rows
+
+
+def _mllama(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
+    """Mllama: each sample has as many rows as the one with most images; a row holds its tiles.
+
+    Raises:
+        ValueError: If samples with images differ in their number. Their tokens before the first
+            image look at the padding images, so an answer would depend on the batch mates.
+    """
+    found = sorted(set(counts[counts > 0].tolist()))
+    if len(found) > 1:
+        raise ValueError(
+            f"an mllama batch holds samples with {found[0]} and {found[-1]} images, whose answers "
+            "would depend on each other; set data.batch_size and data.eval_batch_size to 1"
+        )
+    return torch.full_like(counts, inputs["pixel_values"].shape[1])
 
 
 def _group(rows_per_image: Tensor, counts: Tensor) -> Tensor:
@@ -47,7 +106,8 @@ def _group(rows_per_image: Tensor, counts: Tensor) -> Tensor:
     return torch.zeros_like(counts).index_add_(0, owner, rows_per_image.to(counts.dtype))
 
 
-def _llava_next_tiles(config: Any, image_sizes: Tensor) -> Tensor:
+def _grid_tiles(config: Any, image_sizes: Tensor) -> Tensor:
+    """Return the tiles of each image and its thumbnail, ``(images,)``."""
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
     tiles = [
@@ -59,3 +119,20 @@ def _llava_next_tiles(config: Any, image_sizes: Tensor) -> Tensor:
         for size in image_sizes.tolist()
     ]
     return torch.tensor(tiles)
+
+
+ROWS: dict[str, RowCount] = {
+    "llava": _images,
+    "paligemma": _images,
+    "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
+    "qwen2_vl": _patches,
+    "qwen2_5_vl": _patches,
+    "qwen3_vl": _patches,
+    "idefics3": _padded_tiles,
+    "smolvlm": _padded_tiles,
+    "internvl": _by_tokens("image_seq_length"),
+    "gemma3": _by_tokens("mm_tokens_per_image"),
+    "mllama": _mllama,
+}
+"""Rule of each family, by the ``model_type`` of its config."""

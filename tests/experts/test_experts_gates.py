@@ -315,3 +315,16 @@ def test_activation_checkpointing_gives_equal_gradients_though_the_context_is_le
     assert any(gradient.abs().max() > 0 for gradient in plain)
     for one, other in zip(plain, checkpointed, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_projector_may_see_merged_rows_but_a_tower_may_not():
+    gates = Gates(["a", "b"], torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([8, 4]))
+    mask = gates.rank_mask("projector", ["a", "b"], [1, 1], torch.zeros(3, 5))
+    assert mask.tolist() == [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    assert gates.rank_mask("projector", ["a"], [1], torch.zeros(12, 5)).sum() == 8
+    with pytest.raises(ValueError, match="vision sees 3 rows"):
+        gates.rank_mask("vision", ["a"], [1], torch.zeros(3, 5))
+    for rows in (2, 5):  # 12 rows are no whole groups of each sample
+        gates = Gates(["a"], torch.tensor([[1.0], [0.0]]), torch.tensor([7, 5]))
+        with pytest.raises(ValueError, match=f"projector sees {rows} rows"):
+            gates.rank_mask("projector", ["a"], [1], torch.zeros(rows, 5))

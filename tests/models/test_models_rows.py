@@ -70,3 +70,56 @@ def test_a_layout_nobody_knows_is_refused():
     inputs = {"pixel_values": torch.zeros(7, 3, 8, 8)}
     with pytest.raises(ValueError, match="which of the 7 vision rows of a new_family model"):
         rows_per_sample(config("new_family"), inputs, COUNTS)
+
+
+def test_a_family_nobody_knows_is_taken_at_its_word_only_without_doubt():
+    grid = torch.tensor([[1, 2, 2], [1, 2, 3], [1, 2, 4]])
+    packed = {"pixel_values": torch.zeros(18, 12), "image_grid_thw": grid}
+    assert rows_per_sample(config("new_family"), packed, COUNTS).tolist() == [10, 0, 8]
+    images = {"pixel_values": torch.zeros(3, 3, 8, 8)}
+    assert rows_per_sample(config("new_family"), images, COUNTS).tolist() == [2, 0, 1]
+    tiles = {"pixel_values": torch.ones(3, 5, 3, 8, 8)}  # three samples, or three images?
+    with pytest.raises(ValueError, match="which of the 3 vision rows of a new_family model"):
+        rows_per_sample(config("new_family"), tiles, COUNTS)
+
+
+def test_onevision_cuts_only_images_that_are_alone():
+    grids = SimpleNamespace(
+        model_type="llava_onevision",
+        image_grid_pinpoints=[[16, 32]],
+        vision_config=SimpleNamespace(image_size=16),
+    )
+    inputs = {
+        "pixel_values": torch.zeros(3, 3, 3, 16, 16),
+        "image_sizes": torch.tensor([[20, 30]] * 3),
+    }
+    assert rows_per_sample(grids, inputs, COUNTS).tolist() == [2, 0, 3]
+
+
+def test_tiles_are_counted_by_the_image_tokens_they_become():
+    tiles = SimpleNamespace(model_type="internvl", image_token_id=7, image_seq_length=2)
+    ids = torch.tensor([[7] * 4 + [1] * 4, [1] * 8, [0, 0, 7, 7, 1, 7, 7, 1]])
+    inputs = {"pixel_values": torch.zeros(4, 3, 8, 8), "input_ids": ids}
+    assert rows_per_sample(tiles, inputs, COUNTS).tolist() == [2, 0, 2]
+
+
+def test_blank_tiles_alone_leave_the_one_that_the_model_keeps():
+    inputs = {"pixel_values": torch.zeros(2, 3, 3, 2, 2)}
+    assert rows_per_sample(config("idefics3"), inputs, torch.tensor([1, 1])).tolist() == [1, 0]
+
+
+def test_mllama_samples_with_unlike_numbers_of_images_are_refused():
+    inputs = {"pixel_values": torch.zeros(3, 2, 4, 3, 8, 8)}
+    assert rows_per_sample(config("mllama"), inputs, torch.tensor([2, 0, 2])).tolist() == [2, 2, 2]
+    with pytest.raises(ValueError, match="mllama batch holds samples with 1 and 2 images"):
+        rows_per_sample(config("mllama"), inputs, COUNTS)
+
+
+def test_mllama_rows_are_there_once_for_each_beam():
+    backbone = make_backbone("mllama")
+    inputs = {"pixel_values": torch.zeros(2, 1, 2, 3, 16, 16)}
+    counts = torch.tensor([1, 0])
+    assert backbone.vision_rows(inputs, counts, beams=3).tolist() == [3, 3]
+    llava = make_backbone("llava")
+    images = {"pixel_values": torch.zeros(1, 3, 16, 16)}
+    assert llava.vision_rows(images, counts, beams=3).tolist() == [1, 0]

@@ -1,0 +1,59 @@
+"""One tiny model of every family, saved and loaded once, and one with two experts on it."""
+
+from __future__ import annotations
+
+import pytest
+from families import FAMILIES, randomize
+from families.modules import add_expert, make_module
+from families.saved import save_family
+
+MIXES = {"paligemma": (1, 2, 1), "mllama": (1, 0, 1)}
+"""Images of three samples of a batch, where a family cannot take one, none and two."""
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Return a function that gives the folder of a family's model, made when first asked for."""
+    root, made = tmp_path_factory.mktemp("families"), {}
+
+    def folder(family):
+        if family not in made:
+            made[family] = save_family(family, root / family)
+        return made[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def mix(family):
+    return MIXES.get(family, (1, 0, 2))
+
+
+@pytest.fixture(scope="session")
+def bare(family, folders):
+    return make_module(folders(family))
+
+
+@pytest.fixture
+def fresh(bare):
+    """A module without experts; those that a test adds are gone after it."""
+    yield bare
+    for name in bare.library.names:
+        bare.library.remove(name)
+    bare.library.train_only(None)
+
+
+@pytest.fixture(scope="session")
+def taught(family, folders):
+    """A module with the experts ``a`` and ``b`` on every linear; tests leave it as it is."""
+    module = make_module(folders(family))
+    for name in "ab":
+        add_expert(module, name)
+        randomize(module.library, name)
+    module.library.train_only(None)
+    return module

@@ -1,0 +1,40 @@
+"""A module on a tiny model of a family, and what it makes of samples."""
+
+from __future__ import annotations
+
+import torch
+
+from dmole.allocation import UniformAllocator
+from dmole.data.collate import Collator
+from dmole.models import PretrainedBackbone
+from dmole.module import ContinualModule
+from dmole.routing import OracleRouter
+from dmole.routing.routers import route_by_name
+
+
+def make_module(folder, **options):
+    backbone = PretrainedBackbone(str(folder))
+    allocator = UniformAllocator(rank=2)
+    return ContinualModule(
+        backbone, allocator, OracleRouter(), dropout=0.0, projector_experts=True, **options
+    )
+
+
+def add_expert(module, name):
+    plan = module.allocator.allocate(name, module.units(), None, not module.library.names)
+    module.add_expert(plan)
+    module.train_expert(name, 1, plan)
+
+
+def batch_of(module, samples, tasks=("a", "b", "a")):
+    """Collate samples, each of the task whose expert it shall use."""
+    items = list(zip(samples, tasks, strict=False))
+    generation = samples[0].turns[-1].role == "user"
+    return Collator(module.backbone.processor)(items, generation=generation)
+
+
+def logits(module, batch):
+    order = [(task,) for task in batch.task_names]
+    gates = module.make_gates(route_by_name(order, module.experts).gates, batch)
+    with module.library.context.use(gates), torch.no_grad():
+        return module.backbone.model(**batch.inputs, use_cache=False).logits

@@ -1,0 +1,16 @@
+"""Tiny models in folders, as `PretrainedBackbone` loads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from families.models import make_model
+from families.processors import make_processor
+
+
+def save_family(family: str, folder: Path) -> Path:
+    """Write model and processor of a family and return the folder."""
+    processor = make_processor(family)
+    make_model(family, processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

@@ -1,0 +1,124 @@
+"""Loading processors without the packages that only videos need."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+import transformers.models.smolvlm.processing_smolvlm as smolvlm
+from families import make_batch, make_processor, make_samples
+from families.saved import save_family
+
+from dmole.data.collate import Collator
+from dmole.models import PretrainedBackbone
+from dmole.models import processors as loading
+from dmole.models.processors import load_processor, set_image_settings, without_video
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return save_family("qwen2_vl", tmp_path_factory.mktemp("qwen2_vl"))
+
+
+def collate(processor):
+    return Collator(processor)([(s, "t") for s in make_samples((1, 0, 2))], generation=False)
+
+
+@pytest.fixture
+def no_torchvision(monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_torchvision")
+def test_a_processor_that_could_read_videos_is_loaded_for_images(qwen):
+    processor = load_processor(str(qwen))
+    assert type(processor).__name__ == "Qwen2VLProcessor"
+    assert isinstance(processor, __import__("transformers").Qwen2VLProcessor)
+    expected = collate(make_processor("qwen2_vl")).inputs
+    for key, value in collate(processor).inputs.items():
+        assert torch.equal(value, expected[key])
+
+
+@pytest.mark.usefixtures("no_torchvision")
+def test_the_files_of_older_repositories_are_read(qwen, tmp_path):
+    """Published models keep image settings in a file of their own, and another name."""
+    for file in qwen.iterdir():
+        if file.name != "processor_config.json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    whole = json.loads((qwen / "processor_config.json").read_text())
+    images = whole["image_processor"] | {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "processor_class": "Qwen2VLProcessor",
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(images))
+    expected = collate(load_processor(str(qwen))).inputs
+    for key, value in collate(load_processor(str(tmp_path))).inputs.items():
+        assert torch.equal(value, expected[key])
+
+
+def test_a_processor_without_video_can_be_sent_to_a_worker_and_saved(tmp_path):
+    processor = make_processor("internvl")
+    copy = pickle.loads(pickle.dumps(processor))
+    assert type(copy).__name__ == "InternVLProcessor"
+    assert torch.equal(
+        collate(copy).inputs["pixel_values"], collate(processor).inputs["pixel_values"]
+    )
+    copy.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "processor_config.json").read_text())["image_seq_length"] == 4
+
+
+def test_only_the_video_part_is_left_out():
+    assert make_processor("llava_onevision").get_attributes() == ["image_processor", "tokenizer"]
+    base = type(make_processor("smolvlm")).__mro__[1]
+    assert base.get_attributes() == ["image_processor", "tokenizer", "video_processor"]
+    assert without_video(base).get_attributes() == ["image_processor", "tokenizer"]
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch):
+    save_family("smolvlm", tmp_path)
+    monkeypatch.setattr(smolvlm, "num2words", None)
+    with pytest.raises(ValueError, match=r"needs the package num2words: pip install 'dmole\[smol"):
+        PretrainedBackbone(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("X requires the Torchvision\nlibrary", r"package torchvision: pip install 'dmole\[torch"),
+        ("X requires\nsentencepiece", "cannot load the processor of 'a/b': X requires sentencep"),
+    ],
+)
+def test_what_a_processor_lacks_is_said_in_one_line(monkeypatch, text, message):
+    class Lacking:
+        @staticmethod
+        def from_pretrained(*_, **__):
+            raise ImportError(text)
+
+    monkeypatch.setattr(loading, "_video_class", lambda *_: Lacking)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_processor("a/b")
+    assert "\n" not in str(caught.value)
+
+
+def test_image_settings_change_the_number_of_image_tokens(qwen):
+    small = PretrainedBackbone(str(qwen), image_settings={"max_pixels": 128})
+    large = PretrainedBackbone(str(qwen), image_settings={"max_pixels": 1024})
+    counts = [
+        make_batch(b, make_samples((1,))).inputs["pixel_values"].shape[0] for b in (small, large)
+    ]
+    assert counts[0] < counts[1]
+
+
+def test_image_settings_win_over_what_a_processor_class_sets_for_every_call():
+    processor = make_processor("internvl")
+    assert collate(processor).inputs["pixel_values"].shape[0] > 3
+    set_image_settings(processor, {"crop_to_patches": False})
+    assert collate(processor).inputs["pixel_values"].shape[0] == 3
+    assert type(processor).images_kwargs["crop_to_patches"]  # other processors are as before
+
+
+def test_an_unknown_image_setting_is_answered_with_those_there_are(qwen):
+    with pytest.raises(ValueError, match=r"'max_pixel' is unknown to Qwen2VL.*max_pixels, merge_s"):
+        PretrainedBackbone(str(qwen), image_settings={"max_pixel": 128})
