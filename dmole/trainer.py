@@ -243,7 +243,7 @@ class ContinualTrainer(Trainer):
         for task in datamodule.tasks:
             _check_metric(task)
         model.answer_lengths = {task.name: task.max_new_tokens for task in datamodule.tasks}
-        self.plan = self.stream.stages(datamodule.task_names)
+        self.plan = self.stream.stages(datamodule.training_task_names)
 
     def _connect(self, model: ContinualModule) -> None:
         """Connect processes that were started for us: a resumed phase may need them at once."""

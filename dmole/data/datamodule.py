@@ -90,6 +90,11 @@ class ContinualDataModule(LightningDataModule):
         """Names of all tasks, in the order given."""
         return self._store.task_names
 
+    @property
+    def training_task_names(self) -> list[str]:
+        """Names of the tasks that are learned, in the order given; the others are only scored."""
+        return self._store.training_task_names
+
     def task(self, name: str) -> Task:
         """Return the task of a name; `ValueError` if there is none."""
         return self._store.task(name)
@@ -264,7 +269,12 @@ class ContinualDataModule(LightningDataModule):
         )
 
     def _items(self, names: Sequence[str]) -> list[Item]:
-        return [(sample, name) for name in names for sample in self.train_samples(name)]
+        return [
+            (sample, name)
+            for name in names
+            for _ in range(self.task(name).repeat)
+            for sample in self.train_samples(name)
+        ]
 
 
 def _rank() -> tuple[int, int]:

@@ -1,0 +1,142 @@
+"""Opens the files of a task: which they are, how they are written, what their items are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmole.data.formats import ItemReader, Split, sample_id
+from dmole.data.images import ImageRoot
+from dmole.data.layouts.dmole_eval import is_meta, meta_items
+from dmole.data.layouts.paths import find_path
+from dmole.data.layouts.prompts import worded
+from dmole.data.layouts.registry import LAYOUTS, Layout
+from dmole.data.layouts.source import Numbered, Source
+from dmole.data.reading import SYNTHETIC_SCHEME, read_samples
+from dmole.data.sample import Sample
+from dmole.data.task import Task
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """The data of one split of a task, found but not yet read.
+
+    Args:
+        path: The file or folder.
+        image_root: Folder of the images.
+        items: Items in the form that `ItemReader` reads, questions worded as the task says.
+    """
+
+    path: Path
+    image_root: Path
+    items: Numbered
+
+
+def open_task(task: Task, split: Split, data_root: Path) -> TaskFile:
+    """Find the files of a task and begin to read them.
+
+    Args:
+        task: The task; its source must not be synthetic.
+        split: Which of its sources.
+        data_root: Folder that the paths are relative to.
+
+    Raises:
+        FileNotFoundError: If a file or folder is missing.
+        ValueError: If format and side files do not go together, or a prompt is missing. Faults of
+            the content come while it is read.
+    """
+    layout = layout_of(task)
+    pattern = task.train if split == "train" else task.test
+    assert pattern is not None  # such tasks were refused
+    path = find_path(data_root, pattern, "data file")
+    root = path.parent if path.is_file() else path
+    if task.image_root is not None:
+        root = find_path(data_root, task.image_root, f"task {task.name!r}: image folder")
+    return TaskFile(path, root, _items(task, layout, split, path, data_root))
+
+
+def layout_of(task: Task) -> Layout:
+    """Return the layout of a task.
+
+    Raises:
+        ValueError: If the format is unknown, or lacks a side file or the prompt.
+    """
+    if task.format not in LAYOUTS:
+        known = ", ".join(sorted(LAYOUTS))
+        raise ValueError(f"task {task.name!r}: unknown format {task.format!r}, there are {known}")
+    layout = LAYOUTS[task.format]
+    try:
+        layout.check_side_files(task.side_files)
+    except ValueError as error:
+        raise ValueError(f"task {task.name!r}: format {task.format!r} {error}") from error
+    if layout.wants_prompt and task.prompt is None:
+        raise ValueError(f"task {task.name!r}: format {task.format!r} needs a prompt")
+    return layout
+
+
+def _items(task: Task, layout: Layout, split: Split, path: Path, data_root: Path) -> Numbered:
+    if split == "train" and is_meta(path):
+        items = meta_items(path, data_root)
+    else:
+        side_files = {
+            name: find_path(data_root, pattern, f"task {task.name!r}: side file {name!r}")
+            for name, pattern in task.side_files.items()
+            if split == "test"
+        }
+        items = layout.items(Source(path, split, side_files))
+    prompt = task.prompt if task.prompt is not None else layout.prompt
+    counts: Counter[str] = Counter()
+    renamed = layout.published or (split == "train" and is_meta(path))
+    for index, item in items:
+        if prompt is not None:
+            try:
+                item = worded(item, prompt)
+            except ValueError as error:
+                name = sample_id(item, index)
+                raise ValueError(f"{path}: item {index} (id {name!r}): {error}") from error
+        if renamed:
+            name = sample_id(item, index)
+            counts[name] += 1
+            item = item | {"id": name if counts[name] == 1 else f"{name}#{counts[name]}"}
+        yield index, item
+
+
+def read_task(task: Task, split: Split, data_root: Path) -> list[Sample]:
+    """Read all samples of a split of a task.
+
+    Ids that repeat in a published file get a number: ``7``, ``7#2``, ``7#3``.
+
+    Args:
+        task: The task.
+        split: Which of its sources.
+        data_root: Folder that its paths are relative to.
+
+    Raises:
+        FileNotFoundError: If a file or an image is missing.
+        ValueError: If a file is malformed or empty, or ids repeat that must not. The message names
+            file and item.
+    """
+    source = task.train if split == "train" else task.test
+    assert source is not None  # such tasks were refused
+    if source.startswith(SYNTHETIC_SCHEME):
+        return read_samples(source, split, None, task.prompt_suffix)
+    opened = open_task(task, split, data_root)
+    reader = ItemReader(split, ImageRoot(opened.image_root), task.prompt_suffix)
+    samples: list[Sample] = []
+    seen: dict[str, int] = {}
+    for index, item in opened.items:
+        try:
+            sample = reader.read(item, index)
+        except (ValueError, FileNotFoundError) as error:
+            message = f"{opened.path}: item {index} (id {sample_id(item, index)!r}): {error}"
+            raise type(error)(message) from error
+        if sample.id in seen:
+            raise ValueError(
+                f"{opened.path}: items {seen[sample.id]} and {index} have the same id {sample.id!r}"
+            )
+        seen[sample.id] = index
+        samples.append(sample)
+    if not samples:
+        raise ValueError(f"{opened.path}: holds no items")
+    return samples

@@ -1,0 +1,237 @@
+"""Reads the items of a data file one after the other, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_PIECE = 1 << 20  # bytes taken from the file at a time
+_SUFFIXES = (".json", ".jsonl")
+_SPACE = re.compile(r"[ \t\n\r]*")
+# an error this near the end of the text may come from the cut: the longest token without a
+# quotation mark at its start is an escaped pair, \uXXXX\uXXXX
+_TOKEN = 16
+
+
+def stream_items(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the items of a data file with their positions, counted from 0.
+
+    Only the item at hand and a piece of the text are in memory. Numbers and constants are those
+    of the ``json`` module, ``NaN`` and ``Infinity`` included; what has no one meaning (a key twice
+    in an object, half a character) is refused.
+
+    Args:
+        path: A ``.json`` file, which holds one list, or a ``.jsonl`` file, an item a line; blank
+            lines are skipped. A byte order mark is skipped too.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not UTF-8 text, is broken, or holds no list. The message is one
+            line that names the file and the line and column, or the item.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"data file {path} must end in .json or .jsonl")
+    if not path.is_file():
+        raise FileNotFoundError(f"data file {path} does not exist")
+    pieces = _pieces(path)
+    yield from enumerate(_lines(pieces, path) if path.suffix == ".jsonl" else _list(pieces, path))
+
+
+def kind_of(value: Any) -> str:
+    """Return the JSON name of a value's type, an object's with its first keys."""
+    if isinstance(value, dict):
+        keys = ", ".join(map(repr, list(value)[:3]))
+        return f"an object (keys {keys}{', ...' if len(value) > 3 else ''})"
+    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _pieces(path: Path) -> Iterator[str]:
+    """Yield the text of a file in pieces; every kind of line end becomes a newline."""
+    utf8 = codecs.getincrementaldecoder("utf-8")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+    with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        data = b"unread"
+        while data:
+            start = file.tell() - len(utf8.getstate()[0])
+            data = file.read(_PIECE)
+            try:
+                yield decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                raise ValueError(
+                    f"{path}: is not UTF-8 text: byte 0x{byte:02x} at position "
+                    f"{start + error.start}: {error.reason}"
+                ) from error
+
+
+def _lines(pieces: Iterator[str], path: Path) -> Iterator[Any]:
+    index = 0
+    for number, line in enumerate(_split(pieces), start=1):
+        if line.strip():
+            try:
+                value, end = _decode(line, _after_space(line, 0), f"{path}: item {index}")
+                if _after_space(line, end) < len(line):
+                    raise json.JSONDecodeError("Extra data", line, _after_space(line, end))
+            except json.JSONDecodeError as error:
+                raise _broken(path, number, error.colno, error.msg) from error
+            yield value
+            index += 1
+
+
+def _split(pieces: Iterator[str]) -> Iterator[str]:
+    """Yield the lines; unlike `str.splitlines` only newlines part them, as JSON wants it."""
+    begun: list[str] = []
+    for piece in pieces:
+        first, *others = piece.split("\n")
+        begun.append(first)
+        for line in others:
+            yield "".join(begun)
+            begun = [line]
+    yield "".join(begun)
+
+
+def _list(pieces: Iterator[str], path: Path) -> Iterator[Any]:
+    window = _Window(pieces, path)
+    if window.peek() != "[":
+        raise window.not_a_list()
+    window.at += 1
+    index = 0
+    more = window.peek() != "]"
+    while more:
+        yield window.value(index)
+        index += 1
+        more = window.peek() == ","
+        if more:
+            window.at += 1
+            window.peek()
+    if window.peek() != "]":
+        raise window.broken("Expecting ',' delimiter")
+    window.at += 1
+    if window.peek():
+        raise window.broken("Extra data")
+
+
+class _Window:
+    """The part of a text that is being read.
+
+    Args:
+        pieces: The text.
+        path: Where it is from.
+
+    Attributes:
+        at: Position in the part of what is read next.
+    """
+
+    def __init__(self, pieces: Iterator[str], path: Path) -> None:
+        self._pieces = pieces
+        self._path = path
+        self._text = ""
+        self._ended = False
+        self._line, self._column = 1, 1  # of the first character of the part
+        self.at = 0
+
+    def peek(self) -> str:
+        """Go to the next character that is not white space and return it, or nothing."""
+        self.at = _after_space(self._text, self.at)
+        while self.at == len(self._text) and not self._ended:
+            self._grow()
+            self.at = _after_space(self._text, self.at)
+        return self._text[self.at : self.at + 1]
+
+    def value(self, index: int) -> Any:
+        """Return the value that begins here, and go behind it."""
+        while True:
+            try:
+                value, end = _decode(self._text, self.at, f"{self._path}: item {index}")
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos + _TOKEN > len(self._text)
+                if self._ended or not cut:
+                    self.at = error.pos
+                    raise self.broken(error.msg) from error
+            else:
+                if self._ended or end < len(self._text):  # else a number may go on
+                    self.at = end
+                    return value
+            self._grow()
+
+    def broken(self, reason: str) -> ValueError:
+        """Return the error of a text that is wrong here."""
+        line, column = self._place()
+        return _broken(self._path, line, column, reason)
+
+    def not_a_list(self) -> ValueError:
+        """Return the error of a text that begins as something else."""
+        kind = "an object"
+        if self.peek() != "{" or self._ended or len(self._text) < _PIECE:
+            kind = kind_of(self.value(0))
+        if self.peek() and kind != "an object":
+            return self.broken("Extra data")
+        return ValueError(f"{self._path}: must hold a list of items, but holds {kind}")
+
+    def _grow(self) -> None:
+        """Drop what was read and take in at least as much again as is left."""
+        self._line, self._column = self._place()
+        parts = [self._text[self.at :]]
+        self.at, wanted = 0, len(parts[0])
+        while not self._ended and wanted >= 0:
+            piece = next(self._pieces, None)
+            self._ended = piece is None
+            parts.append(piece or "")
+            wanted -= len(parts[-1])
+        self._text = "".join(parts)
+
+    def _place(self) -> tuple[int, int]:
+        """Return line and column of the position."""
+        newlines = self._text.count("\n", 0, self.at)
+        if not newlines:
+            return self._line, self._column + self.at
+        return self._line + newlines, self.at - self._text.rindex("\n", 0, self.at)
+
+
+def _after_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    assert match is not None  # it matches nothing, too
+    return match.end()
+
+
+def _decode(text: str, at: int, name: str) -> tuple[Any, int]:
+    """Return the value that begins at a position, and where it ends."""
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+        if text.find("\\ud", at, end) >= 0 or text.find("\\uD", at, end) >= 0:
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError:
+        raise
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"{name}: holds {half!r}, half of a surrogate pair") from error
+    except RecursionError:
+        raise ValueError(f"{name}: is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return value, end
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of its keys and values, of which ``json`` would drop repeated ones."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"has the key {twice!r} twice in one object")
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _broken(path: Path, line: int, column: int, reason: str) -> ValueError:
+    return ValueError(f"{path}: broken JSON at line {line} column {column}: {reason}")
