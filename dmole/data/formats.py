@@ -20,6 +20,10 @@ _ROLES: dict[str, Role] = {
 }
 
 
+_READ = frozenset({"id", "conversations", "text", "answer"})
+"""Keys that are in the sample itself; the others are its metadata."""
+
+
 @dataclass(frozen=True)
 class ItemReader:
     """Reads the items of one file.
@@ -59,6 +63,7 @@ class ItemReader:
             turns=_place_images(self._add_suffix(turns), len(images)),
             images=images,
             references=references,
+            metadata={key: item[key] for key in item if key not in _READ} if references else {},
         )
 
     def _conversation(self, value: Any) -> tuple[list[Turn], tuple[str, ...]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
@@ -80,12 +81,14 @@ class Sample:
             test samples end with the user turn that is to be answered.
         images: In the order of the placeholders in the text.
         references: Accepted answers (test samples only).
+        metadata: What else a scoring rule may ask of the sample, such as ``choices`` or ``size``.
     """
 
     id: str
     turns: tuple[Turn, ...]
     images: tuple[ImageSource, ...] = ()
     references: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prompt(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from dmole.metrics import TaskMetric
 
@@ -24,6 +25,7 @@ class Task:
         test: Test samples, given in the same ways.
         image_root: Folder the image paths in the files are relative to, alternatives allowed; by
             default the folder of the file that names them.
+        test_image_root: The same for the test file, where that is another folder.
         format: How the files are written; a name of `dmole.data.layouts.LAYOUTS`.
         side_files: Further files that the format reads, by name, such as ``problems`` and
             ``splits`` of ``scienceqa``; alternatives allowed.
@@ -45,6 +47,7 @@ class Task:
     train: str | None = None
     test: str | None = None
     image_root: str | None = None
+    test_image_root: str | None = None
     format: str = "auto"
     side_files: dict[str, str] = field(default_factory=dict)
     metric: str | TaskMetric = "exact_match"
@@ -100,7 +103,7 @@ def _validate(task: Task) -> None:
 
 def _validate_order(tasks: Sequence[Task]) -> None:
     # figures and BWT go by the order of the columns: those never learned stand behind the others
-    for before, task in zip(tasks, tasks[1:], strict=False):
+    for before, task in pairwise(tasks):
         if before.eval_only and not task.eval_only:
             raise ValueError(f"task {task.name!r} must stand before {before.name!r}, an eval_only")
     if tasks[0].eval_only:

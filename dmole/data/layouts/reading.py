@@ -12,7 +12,7 @@ from dmole.data.layouts.dmole_eval import is_meta, meta_items
 from dmole.data.layouts.paths import find_path
 from dmole.data.layouts.prompts import worded
 from dmole.data.layouts.registry import LAYOUTS, Layout
-from dmole.data.layouts.source import Numbered, Source
+from dmole.data.layouts.source import Numbered, Source, question_of
 from dmole.data.reading import SYNTHETIC_SCHEME, read_samples
 from dmole.data.sample import Sample
 from dmole.data.task import Task
@@ -51,8 +51,11 @@ def open_task(task: Task, split: Split, data_root: Path) -> TaskFile:
     assert pattern is not None  # such tasks were refused
     path = find_path(data_root, pattern, "data file")
     root = path.parent if path.is_file() else path
-    if task.image_root is not None:
-        root = find_path(data_root, task.image_root, f"task {task.name!r}: image folder")
+    images = task.image_root
+    if split == "test" and task.test_image_root is not None:
+        images = task.test_image_root
+    if images is not None:
+        root = find_path(data_root, images, f"task {task.name!r}: image folder")
     return TaskFile(path, root, _items(task, layout, split, path, data_root))
 
 
@@ -89,6 +92,8 @@ def _items(task: Task, layout: Layout, split: Split, path: Path, data_root: Path
     counts: Counter[str] = Counter()
     renamed = layout.published or (split == "train" and is_meta(path))
     for index, item in items:
+        if "text" in item and "question" not in item:
+            item = item | {"question": question_of(item)}  # rules may ask for it
         if prompt is not None:
             try:
                 item = worded(item, prompt)

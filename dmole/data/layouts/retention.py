@@ -77,8 +77,8 @@ def mmmu_items(source: Source) -> Numbered:
 
     Keys ``id, question, options, answer`` and ``image_1`` to ``image_7`` (paths). ``options`` is a
     list, or the text of one as on the hub; without options the answer is open. Images stand before
-    the question, in their order; the marks ``<image 1>`` in the text are left as they are. Items get
-    a key ``form``: the options, if there are any, and LLaVA-1.5's request for a letter or a word.
+    the question, in their order; the marks ``<image 1>`` in the text are left as they are. Items
+    get a key ``form``: the options, if any, and LLaVA-1.5's request for a letter or a word.
 
     Source:
         Yue et al., 2024, https://arxiv.org/abs/2311.16502.
