@@ -25,6 +25,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             one table and one picture of several runs
   data make-example DIR
             real images of installed packages as tasks, for configs/real.yaml
+  data init BENCHMARK DIR [--miniature]
+            the folders of coin, ucit, mllm_dcl or cmit, and where to obtain what goes there
 
   dmole fit --help         every setting, with its default
   dmole fit --config quickstart.yaml --print_config
@@ -120,7 +122,19 @@ def _data(words: list[str]) -> None:
     make.add_argument("--train_size", type=int, default=1500, help="most train samples a task")
     make.add_argument("--test_size", type=int, default=250, help="most test samples a task")
     make.add_argument("--seed", type=int, default=0, help="draws the samples")
+    init = verbs.add_parser("init", help="the folders of a benchmark and a guide to fill them")
+    init.add_argument("benchmark", help="coin, ucit, mllm_dcl or cmit")
+    init.add_argument("output", type=Path, help="folder to write; must be absent or empty")
+    init.add_argument("--miniature", action="store_true", help="fill it with a few tiny samples")
+    init.add_argument("--force", action="store_true", help="add what is missing to the folder")
     options = parser.parse_args(words[1:])
+    if options.verb == "init":
+        from dmole.data.layouts.init import init_benchmark
+
+        flags = {"miniature": options.miniature, "force": options.force}
+        made = init_benchmark(options.benchmark, options.output, **flags)
+        print(f"{options.output}: {len(made)} folders made; {options.output / 'README.md'} goes on")
+        return
     tasks = make_example(
         options.output,
         train_size=options.train_size,

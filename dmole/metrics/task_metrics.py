@@ -16,6 +16,7 @@ from dmole.metrics.boxes import (
 )
 from dmole.metrics.captions import cider, resolve_tokenizer
 from dmole.metrics.matching import contains, exact_match
+from dmole.metrics.retention_metrics import MME, MMMU, POPE
 from dmole.metrics.vqa import soft_accuracy
 
 
@@ -146,6 +147,9 @@ METRICS: dict[str, type[TaskMetric]] = {
     "contains": Contains,
     "exact_match": ExactMatch,
     "iou": IoU,
+    "mme": MME,
+    "mmmu": MMMU,
+    "pope": POPE,
     "vqa_soft": VQASoft,
 }
 
@@ -154,8 +158,8 @@ def build_metric(spec: str | TaskMetric) -> TaskMetric:
     """Return the metric of a name with its default settings, or the metric itself.
 
     Args:
-        spec: One of "cider", "contains", "exact_match", "iou", "vqa_soft", or an instance, which
-            a config writes as `class_path` and `init_args`.
+        spec: One of "cider", "contains", "exact_match", "iou", "mme", "mmmu", "pope", "vqa_soft",
+            or an instance, which a config writes as `class_path` and `init_args`.
 
     Raises:
         ValueError: If the name is unknown; the message lists those there are.

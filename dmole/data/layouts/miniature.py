@@ -163,7 +163,9 @@ def write_ucit(writer: Writer) -> None:
                 items.append(made(n, image, text, *given, **more))
             writer.json(f"{task}/{train_name if split == 'train' else 'test_3000'}.json", items)
         if captions:
-            writer.json(f"{task}/val_coco_type_3000.json", coco_captions(writer, f"{task}_{{}}.jpg"))
+            writer.json(
+                f"{task}/val_coco_type_3000.json", coco_captions(writer, f"{task}_{{}}.jpg")
+            )
 
 
 def coco_captions(writer: Writer, pattern: str, key: str = "file_name") -> dict[str, Any]:

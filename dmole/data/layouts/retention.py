@@ -38,7 +38,7 @@ def mme_items(source: Source) -> Numbered:
 
     A line is the image's name, the question and the answer, with tabs between them; a fourth
     column, the place of predictions in MME's own tool, is not read. Images lie in
-    ``<image_root>/<sub-task>/``.
+    ``<image_root>/<sub-task>/``. The answer names the image, because accuracy+ goes by images.
 
     Source:
         Fu et al., 2023, https://arxiv.org/abs/2306.13394, ``eval_tool``.
@@ -64,9 +64,7 @@ def mme_items(source: Source) -> Numbered:
                     "question_id": f"{path.stem}/{number}",
                     "image": f"{path.stem}/{image}",
                     "text": question,
-                    "answer": answer,
-                    "group": f"{path.stem}/{image}",
-                    "subtask": path.stem,
+                    "answer": f"{answer} image={path.stem}/{image}",
                 },
             )
             position += 1
