@@ -74,7 +74,6 @@ def validate_tasks(tasks: Sequence[Task]) -> None:
     """
     if not tasks:
         raise ValueError("no task is given")
-    _validate_order(tasks)
     seen: dict[str, str] = {}
     for task in tasks:
         _validate(task)
@@ -82,6 +81,7 @@ def validate_tasks(tasks: Sequence[Task]) -> None:
         if key in seen:
             raise ValueError(f"two tasks have the name {task.name!r} (the other: {seen[key]!r})")
         seen[key] = task.name
+    _validate_order(tasks)
 
 
 def _validate(task: Task) -> None:

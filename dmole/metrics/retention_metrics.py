@@ -17,7 +17,9 @@ COGNITION = (
 )
 
 _NOTE = re.compile(r"^(\w+) image=(.+)$", re.DOTALL)
-_LETTER = re.compile(r"(?<!\w)\(?([A-Z])\)?(?!\w)(?!['’])")
+# "A cat" and "I think" begin with words, not with options
+_FIRST = re.compile(r"\(?([A-Z])(?:[).:,]|$)")
+_LONE = re.compile(r"(?<![\w'])(A(?!\w| [a-z])|[B-HJ-Z](?!\w))")
 _PARTS = re.compile(r"[.\s,]+")
 
 
@@ -53,13 +55,13 @@ def pope_answer(text: str) -> str:
 
 
 def option_answer(text: str) -> str | None:
-    """Return the letter an answer begins with, else the first one that stands alone in it.
+    """Return the letter an answer begins with, else the first capital that stands alone in it.
 
     Example:
         >>> option_answer("(B) a cat"), option_answer("The answer is C."), option_answer("cat")
         ('B', 'C', None)
     """
-    found = _LETTER.match(text.strip()) or _LETTER.search(text)
+    found = _FIRST.match(text.strip()) or _LONE.search(text)
     return found[1] if found else None
 
 

@@ -48,15 +48,15 @@ GUIDES: dict[str, Guide] = {
             "GQA images and `testdev_balanced_questions.json` (Stanford, GQA download page): "
             "`cl_dataset/GQA/`.",
             "TextVQA images and `TextVQA_0.5.1_val.json` (textvqa.org): `cl_dataset/TextVQA/`.",
-            "ScienceQA images, `problems.json`, `pid_splits.json` (repository lupantech/ScienceQA): "
-            "`cl_dataset/ScienceQA/`.",
+            "ScienceQA images, `problems.json`, `pid_splits.json` (repository "
+            "lupantech/ScienceQA): `cl_dataset/ScienceQA/`.",
             "VizWiz images (vizwiz.org, VQA challenge): `cl_dataset/VizWiz/`.",
             "ImageNet ILSVRC (image-net.org, needs an account): `cl_dataset/ImageNet/`.",
             "OCR-VQA images (ocr-vqa.github.io): `cl_dataset/OCR-VQA/images/`.",
         ),
         notes=(
-            "Most image addresses in OCR-VQA's own list are dead (CoIN issue 31, LLaVA pull request "
-            "1458): take the archive that CoIN's README links to instead.",
+            "Most image addresses in OCR-VQA's own list are dead (CoIN issue 31, LLaVA pull "
+            "request 1458): take the archive that CoIN's README links to instead.",
             "`Instruction_Original` and `Instruction_Type1`, and instructions without "
             "`playground/`, are found as well.",
             "Image names inside the instructions are relative to `cl_dataset`.",

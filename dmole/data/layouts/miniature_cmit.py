@@ -60,18 +60,10 @@ def _vizwiz(writer: Writer) -> None:
 def _skvg(writer: Writer) -> None:
     text = "Based on the knowledge it is red.\nWhere is <ref>the color</ref>?"
     _train(writer, "sk-vg", "train", text, "[[100, 200, 600, 800]]")
-    rows = []
-    for row in _rows(writer, "sk-vg", lambda n: None):
-        rows.append(
-            {
-                "image": row["image"],
-                "sent": "the color",
-                "knowledge": "the picture has one color",
-                "bbox": [3, 6, 19, 26],
-                "width": _SIDE,
-                "height": _SIDE,
-            }
-        )
+    phrase = {"sent": "the color", "knowledge": "the picture has one color"}
+    place = {"bbox": [3, 6, 19, 26], "width": _SIDE, "height": _SIDE}
+    images = [row["image"] for row in _rows(writer, "sk-vg", lambda n: None)]
+    rows = [{"image": image} | phrase | place for image in images]
     writer.lines("data/sk-vg/test.jsonl", rows)
 
 

@@ -22,7 +22,7 @@ def worded(item: Item, prompt: str) -> Item:
         ValueError: If the prompt names a key that the item lacks.
 
     Example:
-        >>> worded({"question": "<image>\\nWhat?", "answer": "x"}, "{question} One word.")["text"]
+        >>> worded({"question": "What? <image>", "answer": "x"}, "{question} One word.")["text"]
         'What? One word.'
     """
     if "conversations" in item:

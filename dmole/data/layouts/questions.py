@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -107,10 +109,9 @@ def vizwiz_items(source: Source) -> Numbered:
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise ValueError(f"{path}: must hold a list of objects, but holds {kind_of(content)}")
-    entries = index_by(content, "image", path)
+    known = _Answers(path, index_by(content, "image", path), _human_answers)
     for index, item in source.items():
-        name = PurePosixPath(str(item.get("image", ""))).name
-        yield index, _answered(source, index, item, name, entries, path, _human_answers)
+        yield index, known.of(source, index, item, PurePosixPath(str(item.get("image", ""))).name)
 
 
 def _human_answers(entry: Item) -> Any:
@@ -130,45 +131,44 @@ def gqa_items(source: Source) -> Numbered:
         yield from source.items()
         return
     path = source.side_files["questions"]
-    entries = read_object(path)
+    known = _Answers(path, read_object(path), lambda entry: entry.get("answer"))
     for index, item in source.items():
         qid = _question_id(source, index, item)
-        found = _answered(source, index, item, qid, entries, path, lambda e: e.get("answer"))
-        if entries[qid].get("isBalanced", True):
+        found = known.of(source, index, item, qid)
+        if known.entries[qid].get("isBalanced", True):
             yield index, found
 
 
-def _with_answers(source: Source, key: str, answers: Any) -> Numbered:
+def _with_answers(source: Source, key: str, answers: Callable[[Item], Any]) -> Numbered:
     if source.split == "train":
         yield from source.items()
         return
     path = source.side_files["annotations"]
-    entries = index_by(read_object(path, key)[key], "question_id", path)
+    known = _Answers(path, index_by(read_object(path, key)[key], "question_id", path), answers)
     for index, item in source.items():
-        qid = _question_id(source, index, item)
-        yield index, _answered(source, index, item, qid, entries, path, answers)
+        yield index, known.of(source, index, item, _question_id(source, index, item))
 
 
-def _answered(  # noqa: PLR0913 - the error names them all
-    source: Source,
-    index: int,
-    item: Item,
-    name: str,
-    entries: dict[str, Any],
-    path: Path,
-    answers: Any,
-) -> Item:
-    """Return a question with the answers of its entry."""
-    entry = entries.get(name)
-    if not isinstance(entry, dict):
-        raise source.fault(index, item, f"{name!r} is not in {path}")
-    found = answers(entry)
-    if not found:
-        raise source.fault(index, item, f"{name!r} has no answer in {path}")
-    try:
-        return as_question(item) | {"answer": found}
-    except ValueError as error:
-        raise source.fault(index, item, str(error)) from error
+@dataclass(frozen=True)
+class _Answers:
+    """The answers of a side file: entries by name, and how an entry tells its answers."""
+
+    path: Path
+    entries: dict[str, Any]
+    answers: Callable[[Item], Any]
+
+    def of(self, source: Source, index: int, item: Item, name: str) -> Item:
+        """Return a question with the answers of the entry of a name."""
+        entry = self.entries.get(name)
+        if not isinstance(entry, dict):
+            raise source.fault(index, item, f"{name!r} is not in {self.path}")
+        found = self.answers(entry)
+        if not found:
+            raise source.fault(index, item, f"{name!r} has no answer in {self.path}")
+        try:
+            return as_question(item) | {"answer": found}
+        except ValueError as error:
+            raise source.fault(index, item, str(error)) from error
 
 
 def _question_id(source: Source, index: int, item: Item) -> str:

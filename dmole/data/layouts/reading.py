@@ -36,6 +36,8 @@ class TaskFile:
 def open_task(task: Task, split: Split, data_root: Path) -> TaskFile:
     """Find the files of a task and begin to read them.
 
+    A task may be tested on its train file; that is read as a train file then, without side files.
+
     Args:
         task: The task; its source must not be synthetic.
         split: Which of its sources.
@@ -49,6 +51,8 @@ def open_task(task: Task, split: Split, data_root: Path) -> TaskFile:
     layout = layout_of(task)
     pattern = task.train if split == "train" else task.test
     assert pattern is not None  # such tasks were refused
+    if pattern == task.train:
+        split = "train"
     path = find_path(data_root, pattern, "data file")
     root = path.parent if path.is_file() else path
     images = task.image_root
