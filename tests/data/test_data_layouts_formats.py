@@ -414,7 +414,7 @@ def test_a_missing_side_file_is_named(root):
 @pytest.mark.parametrize("form", sorted(set(LAYOUTS) - {"mme"}))
 def test_every_format_refuses_an_item_that_is_no_object(root, form):
     layout = LAYOUTS[form]
-    side = dict.fromkeys(layout.required, {"data": [], "annotations": []})
+    side = {key: {"data": [], "annotations": []} for key in layout.required}
     message = fault(root, form, [3], side=side, prompt="x")
     assert "test.json: " in message
 
@@ -422,7 +422,7 @@ def test_every_format_refuses_an_item_that_is_no_object(root, form):
 @pytest.mark.parametrize("form", ["coin", "scienceqa", "gqa", "choices", "skvg", "textvqa"])
 def test_every_format_trains_on_conversations(root, form):
     layout = LAYOUTS[form]
-    side = {name: "not-read.json" for name in layout.required}
+    side = dict.fromkeys(layout.required, "not-read.json")
     file = write(root, "train.json", [talk(1), talk(2)])
     task = Task("t", train=file, test=file, format=form, side_files=side, prompt="no {such} key")
     samples = read_task(task, "train", root)
