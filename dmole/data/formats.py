@@ -20,8 +20,8 @@ _ROLES: dict[str, Role] = {
 }
 
 
-_READ = frozenset({"id", "conversations", "text", "answer"})
-"""Keys that are in the sample itself; the others are its metadata."""
+METADATA_KEYS = ("question_id", "image", "size", "width", "height", "choices", "answer_index")
+"""What a metric may need to know of an item beside its answer."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ItemReader:
             turns=_place_images(self._add_suffix(turns), len(images)),
             images=images,
             references=references,
-            metadata={key: item[key] for key in item if key not in _READ} if references else {},
+            metadata=read_metadata(item) if self.split == "test" else {},
         )
 
     def _conversation(self, value: Any) -> tuple[list[Turn], tuple[str, ...]]:
@@ -86,7 +86,7 @@ class ItemReader:
         if not isinstance(text, str):
             raise ValueError(f"'text' must be a string, got {type(text).__name__}")
         question = Turn("user", text.replace(IMAGE_PLACEHOLDER, "").strip())
-        answers = _answers(item)
+        answers = read_answers(item)
         if self.split == "train":
             answer = next(answer for answer in answers if answer.strip())
             return [question, Turn("assistant", answer)], ()
@@ -110,6 +110,19 @@ def sample_id(item: Mapping[str, Any], index: int) -> str:
     return str(index)
 
 
+def read_metadata(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a metric may need: the keys `METADATA_KEYS` and the text of the question."""
+    metadata = {key: item[key] for key in METADATA_KEYS if item.get(key) is not None}
+    if isinstance(item.get("answer"), int) and "choices" in item:
+        metadata.setdefault("answer_index", item["answer"])
+    question = item.get("text", item.get("question"))
+    if "conversations" in item:
+        question = item["conversations"][-2]["value"]  # the last turn is the answer
+    if isinstance(question, str):
+        metadata["question"] = question
+    return metadata
+
+
 def _turn(entry: Any, position: int) -> Turn:
     if not isinstance(entry, dict) or not {"from", "value"} <= entry.keys():
         raise ValueError(f"turn {position} must be an object with the keys 'from' and 'value'")
@@ -125,19 +138,33 @@ def _turn(entry: Any, position: int) -> Turn:
     return Turn(role, entry["value"])
 
 
-def _answers(item: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the accepted answers; a box given as numbers is written as text."""
+def read_answers(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the accepted answers of a question.
+
+    A box given as numbers is written as text; the index of a choice becomes its letter.
+
+    Raises:
+        ValueError: If there is none or it is of another form.
+    """
     value = item.get("answer", item.get("answer_bbox"))
     if value is None:
         raise ValueError("has no 'answer'")
     if "answer" not in item and isinstance(value, list):
         value = str(value)
+    if isinstance(value, int) and not isinstance(value, bool) and item.get("choices"):
+        value = _letter(value, item["choices"])
     answers = [value] if isinstance(value, str) else value
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"'answer' must be a string or a list of strings, got {value!r}")
     if not any(answer.strip() for answer in answers):  # one human of ten may have said nothing
         raise ValueError("the answer is empty")
     return tuple(answers)
+
+
+def _letter(index: int, choices: Any) -> str:
+    if not isinstance(choices, list) or not 0 <= index < len(choices) <= 26:
+        raise ValueError(f"'answer' {index} is not the index of one of the 'choices' {choices!r}")
+    return chr(ord("A") + index)
 
 
 def _image_names(value: Any) -> Sequence[str]:

@@ -81,14 +81,15 @@ class Sample:
             test samples end with the user turn that is to be answered.
         images: In the order of the placeholders in the text.
         references: Accepted answers (test samples only).
-        metadata: What else a scoring rule may ask of the sample, such as ``choices`` or ``size``.
+        metadata: What else the item says that a metric may need, such as the size of its image
+            or its choices (test samples only). It does not tell samples apart.
     """
 
     id: str
     turns: tuple[Turn, ...]
     images: tuple[ImageSource, ...] = ()
     references: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def prompt(self) -> str:

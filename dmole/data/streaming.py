@@ -157,7 +157,7 @@ class _Window:
                     self.at = error.pos
                     raise self.broken(error.msg) from error
             else:
-                if self._ended or end < len(self._text):  # else a number may go on
+                if self._ended or end + 2 < len(self._text):  # else a number may go on: 1 as 1e+2
                     self.at = end
                     return value
             self._grow()
@@ -169,11 +169,11 @@ class _Window:
 
     def not_a_list(self) -> ValueError:
         """Return the error of a text that begins as something else."""
-        kind = "an object"
-        if self.peek() != "{" or self._ended or len(self._text) < _PIECE:
+        kind = "an object"  # a large one is not read only to list its keys
+        if self.peek() != "{" or self._path.stat().st_size <= _PIECE:
             kind = kind_of(self.value(0))
-        if self.peek() and kind != "an object":
-            return self.broken("Extra data")
+            if self.peek():
+                return self.broken("Extra data")
         return ValueError(f"{self._path}: must hold a list of items, but holds {kind}")
 
     def _grow(self) -> None:

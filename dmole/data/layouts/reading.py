@@ -12,7 +12,7 @@ from dmole.data.layouts.dmole_eval import is_meta, meta_items
 from dmole.data.layouts.paths import find_path
 from dmole.data.layouts.prompts import worded
 from dmole.data.layouts.registry import LAYOUTS, Layout
-from dmole.data.layouts.source import Numbered, Source, question_of
+from dmole.data.layouts.source import Numbered, Source
 from dmole.data.reading import SYNTHETIC_SCHEME, read_samples
 from dmole.data.sample import Sample
 from dmole.data.task import Task
@@ -26,11 +26,13 @@ class TaskFile:
         path: The file or folder.
         image_root: Folder of the images.
         items: Items in the form that `ItemReader` reads, questions worded as the task says.
+        plain: Whether they are those of the file, unchanged.
     """
 
     path: Path
     image_root: Path
     items: Numbered
+    plain: bool
 
 
 def open_task(task: Task, split: Split, data_root: Path) -> TaskFile:
@@ -60,7 +62,13 @@ def open_task(task: Task, split: Split, data_root: Path) -> TaskFile:
         images = task.test_image_root
     if images is not None:
         root = find_path(data_root, images, f"task {task.name!r}: image folder")
-    return TaskFile(path, root, _items(task, layout, split, path, data_root))
+    prompt = task.prompt if task.prompt is not None else layout.prompt
+    if split == "train" and is_meta(path):
+        items, published = meta_items(path, data_root), True
+    else:
+        items, published = _layout_items(task, layout, split, path, data_root), layout.published
+    plain = not published and prompt is None
+    return TaskFile(path, root, items if plain else _changed(items, path, prompt, published), plain)
 
 
 def layout_of(task: Task) -> Layout:
@@ -82,30 +90,28 @@ def layout_of(task: Task) -> Layout:
     return layout
 
 
-def _items(task: Task, layout: Layout, split: Split, path: Path, data_root: Path) -> Numbered:
-    if split == "train" and is_meta(path):
-        items = meta_items(path, data_root)
-    else:
-        side_files = {
-            name: find_path(data_root, pattern, f"task {task.name!r}: side file {name!r}")
-            for name, pattern in task.side_files.items()
-            if split == "test"
-        }
-        items = layout.items(Source(path, split, side_files))
-    prompt = task.prompt if task.prompt is not None else layout.prompt
+def _layout_items(
+    task: Task, layout: Layout, split: Split, path: Path, data_root: Path
+) -> Numbered:
+    side_files = {
+        name: find_path(data_root, pattern, f"task {task.name!r}: side file {name!r}")
+        for name, pattern in task.side_files.items()
+        if split == "test"
+    }
+    return layout.items(Source(path, split, side_files))
+
+
+def _changed(items: Numbered, path: Path, prompt: str | None, numbered: bool) -> Numbered:
+    """Word the questions, and give ids that repeat a number."""
     counts: Counter[str] = Counter()
-    renamed = layout.published or (split == "train" and is_meta(path))
     for index, item in items:
-        if "text" in item and "question" not in item:
-            item = item | {"question": question_of(item)}  # rules may ask for it
+        name = sample_id(item, index)
         if prompt is not None:
             try:
                 item = worded(item, prompt)
             except ValueError as error:
-                name = sample_id(item, index)
                 raise ValueError(f"{path}: item {index} (id {name!r}): {error}") from error
-        if renamed:
-            name = sample_id(item, index)
+        if numbered:
             counts[name] += 1
             item = item | {"id": name if counts[name] == 1 else f"{name}#{counts[name]}"}
         yield index, item
@@ -131,6 +137,8 @@ def read_task(task: Task, split: Split, data_root: Path) -> list[Sample]:
     if source.startswith(SYNTHETIC_SCHEME):
         return read_samples(source, split, None, task.prompt_suffix)
     opened = open_task(task, split, data_root)
+    if opened.plain:
+        return read_samples(str(opened.path), split, opened.image_root, task.prompt_suffix)
     reader = ItemReader(split, ImageRoot(opened.image_root), task.prompt_suffix)
     samples: list[Sample] = []
     seen: dict[str, int] = {}
