@@ -27,6 +27,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             real images of installed packages as tasks, for configs/real.yaml
   data check --config FILE ... [--json FILE] [--processes N] [--no_images] [--no_tokens]
             every item, image and length of the tasks' files, before anything is trained
+  data init BENCHMARK DIR [--miniature]
+            the folders of coin, ucit, mllm_dcl or cmit, and where to obtain what goes there
   score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
             score a file of predictions as the benchmark's authors do, and without their quirks
 
@@ -133,11 +135,11 @@ def _data(words: list[str]) -> int | None:
         from dmole.data_check import run_check
 
         return run_check(words[2:])
-    _example(words)
+    _make_data(words)
     return None
 
 
-def _example(words: list[str]) -> None:
+def _make_data(words: list[str]) -> None:
     from pathlib import Path
 
     from dmole.arguments import ArgumentParser
@@ -151,7 +153,19 @@ def _example(words: list[str]) -> None:
     make.add_argument("--test_size", type=int, default=250, help="most test samples a task")
     make.add_argument("--seed", type=int, default=0, help="draws the samples")
     verbs.add_parser("check", help="every item, image and length of the tasks' files")
+    init = verbs.add_parser("init", help="the folders of a benchmark and a guide to fill them")
+    init.add_argument("benchmark", help="coin, ucit, mllm_dcl or cmit")
+    init.add_argument("output", type=Path, help="folder to write; must be absent or empty")
+    init.add_argument("--miniature", action="store_true", help="fill it with a few tiny samples")
+    init.add_argument("--force", action="store_true", help="add what is missing to the folder")
     options = parser.parse_args(words[1:])
+    if options.verb == "init":
+        from dmole.data.layouts.init import init_benchmark
+
+        flags = {"miniature": options.miniature, "force": options.force}
+        made = init_benchmark(options.benchmark, options.output, **flags)
+        print(f"{options.output}: {len(made)} folders made; {options.output / 'README.md'} goes on")
+        return
     tasks = make_example(
         options.output,
         train_size=options.train_size,

@@ -101,6 +101,8 @@ def run_evaluate(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, help="folder for the results; must not exist")
     options, overrides = parser.parse_known_args(words)
     config = read_config(options.run)
+    if options.split == "train":  # those that are only scored have no such samples
+        config["data"]["tasks"] = [t for t in config["data"]["tasks"] if not t.get("eval_only")]
     for task in config["data"]["tasks"]:
         if not task.get(options.split):
             raise ValueError(f"task {task['name']!r} has no {options.split} files")

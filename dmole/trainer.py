@@ -281,7 +281,7 @@ class ContinualTrainer(Trainer):
         for task in datamodule.tasks:
             _check_metric(task)
         model.answer_lengths = {task.name: task.max_new_tokens for task in datamodule.tasks}
-        self.plan = self.stream.stages(datamodule.task_names)
+        self.plan = self.stream.stages(datamodule.training_task_names)
 
     # -- phases ----------------------------------------------------------------------------
 

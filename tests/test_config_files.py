@@ -15,6 +15,7 @@ from dmole.config_files import (
 
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
+OVERLAYS = [Path("retention.yaml")]  # add to a benchmark
 METHODS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("methods/*.yaml"))
 MODELS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("models/*.yaml"))
 
@@ -94,10 +95,14 @@ def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     own = ["--config", str(SHIPPED / name)]
-    base = ["--config", str(SHIPPED / "quickstart.yaml")] if name in METHODS else []
+    part = name in METHODS or name in OVERLAYS
+    base = ["--config", str(SHIPPED / "quickstart.yaml")] if part else []
+    # the base models of the benchmarks would be downloaded
     flags = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    flags += ["--model.backbone.init_args.name_or_path", "tiny"]
     cli = ContinualCLI([*base, *own, *flags], run=False)
     assert cli.datamodule.task_names
+    assert cli.datamodule.training_task_names
     assert cli.trainer.stream.stages(cli.datamodule.task_names) is not None
     wanted = read_settings(SHIPPED / name).get("model", {}).get("router", {})
     if wanted:

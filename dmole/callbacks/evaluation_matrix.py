@@ -20,6 +20,7 @@ from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
 from dmole.files import write_csv, write_json, write_lines
 from dmole.metrics import build_metric, scoring_facts, summarize, write_matrix
+from dmole.metrics.retention import retention
 from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
 from dmole.routing import gate_set_name
@@ -265,13 +266,17 @@ class EvaluationMatrix(ContinualCallback):
     def metrics(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
         """Return the content of metrics.json for the stages evaluated so far."""
         rows = trainer.current_stage.index + 1
-        names = list(trainer.data.task_names)
+        names = list(trainer.data.training_task_names)  # the first columns
         index = {name: i for i, name in enumerate(names)}
         tasks_of = [[index[task] for task in stage.tasks] for stage in trainer.learned()]
         scope: Any = self.avg_scope
-        content = summarize(self.matrix[:rows], names, scope, task_of_stage=tasks_of)
+        learned, oracle = self.matrix[:rows, : len(names)], self.oracle[:rows, : len(names)]
+        content = summarize(learned, names, scope, task_of_stage=tasks_of)
         content |= scoring_facts(self.scores)
-        content["oracle"] = summarize(self.oracle[:rows], names, scope, task_of_stage=tasks_of)
+        content["oracle"] = summarize(oracle, names, scope, task_of_stage=tasks_of)
+        kept = list(trainer.data.task_names)[len(names) :]
+        if kept:
+            content["retention"] = retention(self.matrix[:rows, len(names) :], kept)
         if module.router.needs_embeddings:
             content["routing"] = self._rates(trainer)
         return content

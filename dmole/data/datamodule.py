@@ -93,6 +93,11 @@ class ContinualDataModule(LightningDataModule):
         """Names of all tasks, in the order given."""
         return self._store.task_names
 
+    @property
+    def training_task_names(self) -> list[str]:
+        """Names of the tasks that are learned, in the order given; the others are only scored."""
+        return self._store.training_task_names
+
     def task(self, name: str) -> Task:
         """Return the task of a name; `ValueError` if there is none."""
         return self._store.task(name)
@@ -106,8 +111,12 @@ class ContinualDataModule(LightningDataModule):
         return self._store.samples(name, "test")
 
     def train_items(self, names: Sequence[str]) -> TaskItems:
-        """Return the training samples of some tasks, each with the name of its task."""
-        return TaskItems([(name, self._store.samples(name, "train")) for name in names])
+        """Return the training samples of some tasks, each with the name of its task.
+
+        Those of a task with ``repeat`` come so many times.
+        """
+        often = [name for name in names for _ in range(self.task(name).repeat)]
+        return TaskItems([(name, self._store.samples(name, "train")) for name in often])
 
     def epochs(self, stage_tasks: Sequence[str]) -> int:
         """Return the passes over a stage's data: the most any of its tasks asks for."""

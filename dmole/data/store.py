@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmole.data.formats import Split
-from dmole.data.reading import SYNTHETIC_SCHEME, open_samples
+from dmole.data.layouts import layout_of, open_task_samples
 from dmole.data.sequences import Samples
 from dmole.data.task import Task, validate_tasks
 
@@ -26,6 +26,8 @@ class SampleStore:
 
     def __init__(self, tasks: Sequence[Task], data_root: Path) -> None:
         validate_tasks(tasks)
+        for task in tasks:
+            layout_of(task)  # refuses a format without its side files
         self._tasks = {task.name: task for task in tasks}
         self._root = data_root.expanduser()
         self._samples: dict[tuple[str, Split], Samples] = {}
@@ -34,6 +36,14 @@ class SampleStore:
     def task_names(self) -> list[str]:
         """Names of all tasks, in the order given."""
         return list(self._tasks)
+
+    @property
+    def training_task_names(self) -> list[str]:
+        """Names of the tasks that are learned, in the order given."""
+        return [name for name, task in self._tasks.items() if not task.eval_only]
+
+    def _splits(self, name: str) -> tuple[Split, ...]:
+        return ("test",) if self._tasks[name].eval_only else SPLITS
 
     def task(self, name: str) -> Task:
         """Return the task of a name.
@@ -53,13 +63,7 @@ class SampleStore:
             ValueError: If a file is malformed or empty, or ids repeat.
         """
         if (name, split) not in self._samples:
-            task = self.task(name)
-            source = task.train if split == "train" else task.test
-            assert source is not None  # tasks without were refused
-            root = None if task.image_root is None else self._resolve(task.image_root)
-            if not source.startswith(SYNTHETIC_SCHEME):
-                source = str(self._resolve(source))
-            self._samples[name, split] = open_samples(source, split, root, task.prompt_suffix)
+            self._samples[name, split] = open_task_samples(self.task(name), split, self._root)
         return self._samples[name, split]
 
     def check(self, *, decode_images: bool) -> None:
@@ -73,7 +77,7 @@ class SampleStore:
             ValueError: If a file is malformed or empty, ids repeat, or an image cannot be read.
         """
         for name in self._tasks:
-            for split in SPLITS:
+            for split in self._splits(name):
                 samples = self.samples(name, split)
                 for sample in samples if decode_images else ():
                     for image in sample.images:
@@ -85,9 +89,6 @@ class SampleStore:
         Of an image file its size in bytes is part of it, which tells most changed pictures.
         """
         return {
-            name: {split: self.samples(name, split).fingerprint() for split in SPLITS}
+            name: {split: self.samples(name, split).fingerprint() for split in self._splits(name)}
             for name in self._tasks
         }
-
-    def _resolve(self, path: str) -> Path:
-        return self._root / Path(path).expanduser()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from dmole.metrics import TaskMetric
 
@@ -19,10 +20,15 @@ class Task:
         name: Unique name; it becomes a folder and a state-dict key, so letters, digits, ``_``
             and ``-`` only, beginning with a letter or digit.
         train: Training samples: a ``.json`` or ``.jsonl`` file, or
-            ``synthetic://<generator>/<split>?size=N[&seed=S]``.
+            ``synthetic://<generator>/<split>?size=N[&seed=S]``. Braces hold alternatives, as in a
+            shell, and the first file that exists is taken: ``CLEVR{,-Math}/{train_4w,train}.json``.
         test: Test samples, given in the same ways.
-        image_root: Folder the image paths in the files are relative to; by default the folder of
-            the file that names them.
+        image_root: Folder the image paths in the files are relative to, alternatives allowed; by
+            default the folder of the file that names them.
+        test_image_root: The same for the test file, where that is another folder.
+        format: How the files are written; a name of `dmole.data.layouts.LAYOUTS`.
+        side_files: Further files that the format reads, by name, such as ``problems`` and
+            ``splits`` of ``scienceqa``; alternatives allowed.
         metric: Name of a task metric, or a metric object.
         epochs: Passes over the training samples.
         batch_size: Samples per device and training step; by default the data module's.
@@ -31,18 +37,30 @@ class Task:
             form of the answer.
         benchmark: Published task, such as ``UCIT/IconQA``, whose split sizes ``dmole data check``
             expects; by default every one of this name that it knows.
+        prompt: Wording of items that are questions rather than conversations, such as
+            ``"{question} Answer in one word."``. Braces hold keys of the item; ``{question}`` is
+            its question without image placeholders, ``{options}`` its choices, a letter each.
+        repeat: How often each training sample occurs in an epoch.
+        eval_only: Whether the task is never trained on: a column of the evaluation matrix that
+            tells what the base model's abilities have become, outside AVG, Last and BWT.
     """
 
     name: str
     train: str | None = None
     test: str | None = None
     image_root: str | None = None
+    test_image_root: str | None = None
+    format: str = "auto"
+    side_files: dict[str, str] = field(default_factory=dict)
     metric: str | TaskMetric = "exact_match"
     epochs: int = 1
     batch_size: int | None = None
     max_new_tokens: int = 32
     prompt_suffix: str = ""
     benchmark: str | None = None
+    prompt: str | None = None
+    repeat: int = 1
+    eval_only: bool = False
 
 
 def validate_tasks(tasks: Sequence[Task]) -> None:
@@ -54,7 +72,8 @@ def validate_tasks(tasks: Sequence[Task]) -> None:
     Raises:
         ValueError: If there is none, two share a name (also when only the case differs, because
             names become folders), a name holds other characters than allowed, a file is not
-            given, or a number is below one.
+            given, a number is below one, or no task, or one behind an ``eval_only`` task, is to
+            be learned.
     """
     if not tasks:
         raise ValueError("no task is given")
@@ -65,6 +84,7 @@ def validate_tasks(tasks: Sequence[Task]) -> None:
         if key in seen:
             raise ValueError(f"two tasks have the name {task.name!r} (the other: {seen[key]!r})")
         seen[key] = task.name
+    _validate_order(tasks)
 
 
 def _validate(task: Task) -> None:
@@ -73,10 +93,21 @@ def _validate(task: Task) -> None:
             f"task name {task.name!r} must be letters, digits, '_' or '-', "
             "beginning with a letter or digit"
         )
-    for split in ("train", "test"):
+    if task.eval_only and task.train:
+        raise ValueError(f"task {task.name!r} is eval_only: it cannot have train data")
+    for split in ("test",) if task.eval_only else ("train", "test"):
         if not getattr(task, split):
             raise ValueError(f"task {task.name!r} has no {split} data")
-    for key in ("epochs", "batch_size", "max_new_tokens"):
+    for key in ("epochs", "batch_size", "max_new_tokens", "repeat"):
         value = getattr(task, key)
         if value is not None and value < 1:
             raise ValueError(f"task {task.name!r}: {key} must be at least 1, got {value}")
+
+
+def _validate_order(tasks: Sequence[Task]) -> None:
+    # figures and BWT go by the order of the columns: those never learned stand behind the others
+    for before, task in pairwise(tasks):
+        if before.eval_only and not task.eval_only:
+            raise ValueError(f"task {task.name!r} must stand before {before.name!r}, an eval_only")
+    if tasks[0].eval_only:
+        raise ValueError("there is nothing to learn: every task is eval_only")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from dmole.metrics.base import PROFILES, Profile, TaskMetric
+from dmole.metrics.retention_metrics import MME, MMMU, POPE
 from dmole.metrics.rule_metrics import MultichoiceInBatches, ProfiledMetric, RuleMetric, UCITCaption
 from dmole.metrics.rules import RULES
 from dmole.metrics.task_metrics import (
@@ -26,6 +27,9 @@ GENERAL: dict[str, Callable[[], TaskMetric]] = {
     "exact_match": ExactMatch,
     "iou": IoU,
     "meteor": METEOR,
+    "mme": MME,
+    "mmmu": MMMU,
+    "pope": POPE,
     "rouge_l": ROUGEL,
     "vqa_soft": VQASoft,
 }

@@ -304,3 +304,23 @@ def test_the_models_context_is_the_limit_where_none_is_set(
     data = make(root, max_length=max_length)
     data.attach_processor(llava, 40)
     assert data.collator.max_length == limit
+
+
+def test_a_repeated_task_serves_each_sample_so_often_in_an_epoch(root: Path, llava: Any):
+    task = Task("a", train="a/train.json", test="a/test.json", repeat=3)
+    data = ContinualDataModule([task], data_root=str(root), batch_size=1)
+    data.attach_processor(llava)
+    data.set_stage(1, ["a"])
+    served = [batch.sample_ids[0] for batch in data.train_dataloader()]
+    assert sorted(served) == sorted([f"train{i}" for i in range(10)] * 3)
+    assert len(data.train_samples("a")) == 10
+
+
+def test_tasks_that_are_only_scored_are_not_learned(root: Path):
+    kept = Task("kept", test="b/test.json", eval_only=True)
+    tasks = [Task("a", train="a/train.json", test="a/test.json"), kept]
+    data = ContinualDataModule(tasks, data_root=str(root))
+    assert data.task_names == ["a", "kept"]
+    assert data.training_task_names == ["a"]
+    data.check()
+    assert set(data.fingerprint()["kept"]) == {"test"}

@@ -28,6 +28,13 @@ def test_good_tasks_pass():
         ([replace(GOOD, epochs=0)], "task 'vqa': epochs must be at least 1, got 0"),
         ([replace(GOOD, batch_size=-1)], "task 'vqa': batch_size must be at least 1, got -1"),
         ([replace(GOOD, max_new_tokens=0)], "task 'vqa': max_new_tokens must be at least 1"),
+        ([replace(GOOD, repeat=0)], "task 'vqa': repeat must be at least 1, got 0"),
+        ([replace(GOOD, eval_only=True)], "task 'vqa' is eval_only: it cannot have train data"),
+        ([replace(GOOD, train=None, eval_only=True)], "nothing to learn: every task is eval_only"),
+        (
+            [GOOD, Task("kept", test="x", eval_only=True), replace(GOOD, name="later")],
+            "task 'later' must stand before 'kept'",
+        ),
     ],
 )
 def test_bad_tasks_are_refused_in_one_line(tasks: list[Task], message: str):

@@ -1,0 +1,89 @@
+"""How many items the splits of the benchmarks have, as published; for checking what one has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """A published number of items.
+
+    Args:
+        items: The number.
+        source: Where it is stated.
+        of: What is counted, where it is not the items of the file.
+    """
+
+    items: int
+    source: str
+    of: str = "items"
+
+
+_META = "gcd19/D-MoLE shell/dmole/*.json, length"
+_UCIT = "Ghy0501/HiDe-LLaVA README.md, file names"
+_IMAGES = "images of the file"
+
+SIZES: dict[str, dict[str, dict[str, Size]]] = {
+    "coin": {
+        # CoIN states no counts in its repository, and users count otherwise (HiDe-LLaVA issue 1):
+        # these are the official splits that its test files are made of
+        "ScienceQA": {"test": Size(4241, "lupantech/ScienceQA, split test")},
+        "TextVQA": {"test": Size(5000, "textvqa.org, version 0.5.1, split val")},
+        "GQA": {"test": Size(12578, "GQA, testdev balanced")},
+        "VizWiz": {"test": Size(4319, "vizwiz.org, split val")},
+    },
+    "ucit": {
+        "ImageNet-R": {"test": Size(3000, _UCIT)},
+        "ArxivQA": {"train": Size(40000, _UCIT), "test": Size(3000, _UCIT)},
+        "VizWiz-Cap": {"test": Size(3000, _UCIT)},
+        "IconQA": {"test": Size(3000, _UCIT)},
+        "CLEVR-Math": {"train": Size(40000, _UCIT), "test": Size(3000, _UCIT)},
+        "Flickr30k": {"train": Size(40000, _UCIT), "test": Size(3000, _UCIT)},
+    },
+    "mllm_dcl": {},  # neither repository states counts
+    "cmit": {
+        "VizWiz-Cap": {
+            "train": Size(117155, _META),
+            "test": Size(7750, "vizwiz.org, captions, split val", _IMAGES),
+        },
+        "SK-VG": {"train": Size(23404, _META)},
+        "TextCaps": {
+            "train": Size(109765, _META),
+            "test": Size(3166, "textvqa.org, TextCaps, split val", _IMAGES),
+        },
+        "IconQA": {"train": Size(18946, f"{_META}; repeated 5 times in an epoch")},
+        "OCR-VQA": {"train": Size(166043, _META)},
+        "Flickr30k": {
+            "train": Size(145000, _META),
+            "test": Size(1000, "Karpathy's split of Flickr30k, test", _IMAGES),
+        },
+        "VizWiz": {
+            "train": Size(20523, _META),
+            "test": Size(4319, "vizwiz.org, split val"),
+        },
+        "KVQA": {"train": Size(146408, _META)},
+        "PMC-VQA": {
+            "train": Size(176948, _META),
+            "test": Size(2000, "xmcmic/PMC-VQA, test_clean"),
+        },
+    },
+}
+"""Sizes by benchmark (the name of its config), task (as its config names it) and split.
+
+Only what a repository, a file or the data set's own authors state is here. A number may be that of
+a version: a difference is a question, not an error.
+"""
+
+
+def published_size(benchmark: str, task: str, split: str) -> Size | None:
+    """Return a published size, None where none is known.
+
+    Raises:
+        KeyError: If the benchmark is unknown.
+
+    Example:
+        >>> published_size("cmit", "IconQA", "train").items
+        18946
+    """
+    return SIZES[benchmark].get(task, {}).get(split)

@@ -1,0 +1,109 @@
+"""The benchmarks' configs are run from the command line, in miniature, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dmole.cli import main
+from dmole.data.layouts.init import init_benchmark
+from dmole.metrics import build_metric
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TINY = {"name_or_path": "tiny", "dtype": "float32"}
+
+
+def known(metric: str) -> str:
+    """Return a metric, or exact match where the rule of the benchmark is not installed."""
+    try:
+        build_metric(metric)
+    except ValueError:
+        return "exact_match"
+    return metric
+
+
+def tasks_of(name: str, key: str, count: int | None = None) -> list[dict[str, Any]]:
+    text = (CONFIGS / name).read_text(encoding="utf-8")
+    tasks = yaml.safe_load(text)["data"][key][:count]
+    return [
+        task | {"max_new_tokens": 2, "epochs": 1, "metric": known(task["metric"])} for task in tasks
+    ]
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Callable[..., Path]:
+    """Run a benchmark's config on its miniature, with as many of its tasks, and return the run."""
+
+    def run(name: str, count: int | None = None, *, retention: int = 0) -> Path:
+        init_benchmark(name, tmp_path / "data", miniature=True)
+        tasks = tasks_of(f"{name}.yaml", "tasks", count)
+        more = tasks_of("retention.yaml", "tasks+", retention)
+        small = {
+            "trainer": {
+                "default_root_dir": str(tmp_path / "runs"),
+                "accelerator": "cpu",
+                "devices": 1,
+                "precision": "32-true",
+                "accumulate_grad_batches": 1,
+                "enable_progress_bar": False,
+                "callbacks": [{"class_path": "conftest.NoFigures"}],
+            },
+            "model": {
+                "backbone": {"class_path": "dmole.models.PretrainedBackbone", "init_args": TINY},
+                "allocator": {
+                    "class_path": "dmole.allocation.SensitivityAllocator",
+                    "init_args": {"rank": 2},
+                },
+                "activation_checkpointing": False,
+            },
+            "data": {"num_workers": 0, "max_length": None, "batch_size": 4, "tasks": tasks + more},
+        }
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump(small), encoding="utf-8")
+        words = ["--config", str(CONFIGS / f"{name}.yaml"), "--config", str(path)]
+        assert main(["fit", *words, "--data.data_root", str(tmp_path / "data")]) == 0
+        return next((tmp_path / "runs").glob("*/version_0"))
+
+    return run
+
+
+def test_coin_is_learned_in_its_order(fit, rows):
+    run = fit("coin", 2)
+    matrix = rows(run / "evaluation_matrix.csv")
+    assert list(matrix[0]) == ["stage", "ScienceQA", "TextVQA"]
+    assert len(matrix) == 3
+    assert all(row["TextVQA"] for row in matrix)
+    (line, *_) = (run / "predictions" / "stage_2" / "TextVQA.jsonl").read_text().splitlines()
+    assert len(json.loads(line)["references"]) == 10
+
+
+def test_cmit_keeps_retention_out_of_its_figures(fit, rows):
+    run = fit("cmit", 2, retention=2)
+    matrix = rows(run / "evaluation_matrix.csv")
+    assert list(matrix[0]) == ["stage", "VizWiz-Cap", "SK-VG", "MME", "POPE-random"]
+    assert all(row["MME"] and row["POPE-random"] for row in matrix)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert list(metrics["per_task"]) == ["VizWiz-Cap", "SK-VG"]
+    assert list(metrics["retention"]["per_task"]) == ["MME", "POPE-random"]
+    last = (float(matrix[-1]["VizWiz-Cap"]) + float(matrix[-1]["SK-VG"])) / 2
+    assert metrics["Last"] == pytest.approx(last)
+    assert {row["task"] for row in rows(run / "allocation.csv")} == {"VizWiz-Cap", "SK-VG"}
+    assert main(["compare", str(run), "--output", str(run / "compared")]) == 0
+    out = run / "again"
+    assert main(["evaluate", str(run), "--split", "train", "--output", str(out)]) == 0
+    assert list(rows(out / "evaluation_matrix.csv")[0]) == ["stage", "VizWiz-Cap", "SK-VG"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cmit", "coin", "mllm_dcl", "ucit"])
+def test_a_whole_benchmark_is_learned_with_retention(fit, rows, name):
+    run = fit(name, retention=5)
+    expected = tasks_of(f"{name}.yaml", "tasks") + tasks_of("retention.yaml", "tasks+")
+    matrix = rows(run / "evaluation_matrix.csv")
+    assert list(matrix[0])[1:] == [task["name"] for task in expected]
+    assert all(value for row in matrix for value in row.values())
