@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dmole.metrics import build_metric
 from dmole.metrics.boxes import BoxReader
-from dmole.metrics.captions import tokenize_python
+from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.task_metrics import CIDEr, IoU
 from dmole.metrics.vqa import normalize_answer
 
