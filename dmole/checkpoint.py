@@ -195,13 +195,19 @@ def _settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str, s
         if not name.startswith("_") and name not in _STATE and isinstance(value, _PLAIN)
     }
     for task in trainer.data.tasks:
-        for key in ("epochs", "batch_size", "max_new_tokens", "prompt_suffix"):
+        for key in _TASK_SETTINGS:
             settings[f"{key} of task {task.name}"] = str(getattr(task, key))
+        files = sorted(task.side_files.items())
+        settings[f"side_files of task {task.name}"] = str(files)
     settings["data seed"] = str(trainer.data.seed)
     settings["batch size"] = f"{trainer.data.batch_size} x {trainer.accumulate_grad_batches}"
     return settings
 
 
+_TASK_SETTINGS = (
+    *("format", "prompt", "prompt_suffix", "test_image_root", "eval_only"),
+    *("epochs", "repeat", "batch_size", "max_new_tokens"),
+)
 _PLAIN = (bool, int, float, str, tuple)
 _STATE = {"training", "stage_epochs", "stage_steps", "current_expert", "visible_experts"}
 """Attributes of the module that change as it learns."""

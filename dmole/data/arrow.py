@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from array import array
 from bisect import bisect_right
@@ -20,7 +21,14 @@ import pyarrow as pa
 from dmole.data.images import ImageRoot
 from dmole.data.sample import Sample, Turn
 from dmole.data.sampler import approximate_length
-from dmole.data.sequences import Lengths, Samples, content_bytes, digest_sizes, join_digests
+from dmole.data.sequences import (
+    Lengths,
+    Samples,
+    content_bytes,
+    digest_sizes,
+    join_digests,
+    metadata_text,
+)
 
 _TEXTS = pa.list_(pa.large_string())
 _SCHEMA = pa.schema(
@@ -29,6 +37,7 @@ _SCHEMA = pa.schema(
         "turns": _TEXTS,  # user first, then alternating
         "images": _TEXTS,  # names as the data file has them
         "references": _TEXTS,
+        "metadata": pa.large_string(),  # a JSON object
         "length": pa.int32(),
     }
 )
@@ -43,7 +52,7 @@ class Seal:
 
     Args:
         crc32: Check sum of the file.
-        content: SHA-256 of ids, texts and references.
+        content: SHA-256 of ids, texts, references and metadata.
     """
 
     crc32: int
@@ -63,7 +72,7 @@ class ArrowSamples(Samples):
         file: The Arrow file.
         source: Data file it was made from, for error messages.
         images: Where the images are.
-        content: SHA-256 of ids, texts and references.
+        content: SHA-256 of ids, texts, references and metadata.
 
     Raises:
         ValueError: If the file cannot be mapped or holds something else.
@@ -93,16 +102,15 @@ class ArrowSamples(Samples):
         for batch in self._batches:
             for start in range(0, batch.num_rows, _READ_ROWS):
                 columns = [column.to_pylist() for column in batch.slice(start, _READ_ROWS).columns]
-                for id_, turns, images, references, _ in zip(*columns, strict=True):
-                    yield self._sample(id_, turns, images, references)
+                for *fields, _ in zip(*columns, strict=True):
+                    yield self._sample(*fields)
 
     def at(self, index: int) -> Sample:
         """Return the sample at an index that is within range."""
         part = bisect_right(self._ends, index)
         batch = self._batches[part]
         row = index - self._ends[part] + batch.num_rows
-        id_, turns, images, references = (batch.column(i)[row].as_py() for i in range(4))
-        return self._sample(id_, turns, images, references)
+        return self._sample(*(batch.column(i)[row].as_py() for i in range(5)))
 
     def lengths(self) -> Lengths:
         """Return the approximate length of each sample, ``(N,)``."""
@@ -134,13 +142,14 @@ class ArrowSamples(Samples):
         self._ends: list[int] = list(accumulate(batch.num_rows for batch in self._batches))
 
     def _sample(
-        self, id_: str, turns: list[str], images: list[str], references: list[str]
+        self, id_: str, turns: list[str], images: list[str], references: list[str], metadata: str
     ) -> Sample:
         return Sample(
             id=id_,
             turns=tuple(Turn(_ROLES[i % 2], text) for i, text in enumerate(turns)),  # type: ignore[arg-type]
             images=tuple(map(self._images.locate, images)),
             references=tuple(references),
+            metadata=json.loads(metadata),
         )
 
     def _image_sizes(self, part: int) -> npt.NDArray[np.int64]:
@@ -220,18 +229,19 @@ def _batches(
     rows: Iterable[tuple[Sample, Sequence[str]]], content: Any, hashes: array[int]
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches of the rows, adding each to the digest and its id to the hashes."""
-    columns: tuple[list[Any], ...] = ([], [], [], [], [])
+    columns: tuple[list[Any], ...] = tuple([] for _ in _SCHEMA)
     characters = 0
     for sample, names in rows:
         content.update(content_bytes(sample))
         hashes.append(int.from_bytes(hashlib.blake2b(sample.id.encode(), digest_size=8).digest()))
         turns = [turn.text for turn in sample.turns]
-        row = (sample.id, turns, list(names), sample.references, approximate_length(sample))
+        texts = (sample.id, turns, list(names), sample.references, metadata_text(sample))
+        row = (*texts, approximate_length(sample))
         for column, value in zip(columns, row, strict=True):
             column.append(value)
-        characters += sum(map(len, turns)) + sum(map(len, sample.references))
+        characters += sum(map(len, turns)) + sum(map(len, sample.references)) + len(texts[-1])
         if len(columns[0]) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
             yield pa.record_batch(list(columns), schema=_SCHEMA)
-            columns, characters = ([], [], [], [], []), 0
+            columns, characters = tuple([] for _ in _SCHEMA), 0
     if columns[0]:
         yield pa.record_batch(list(columns), schema=_SCHEMA)

@@ -20,7 +20,7 @@ from dmole.files import atomic_path, write_json
 log = logging.getLogger("dmole")
 
 VARIABLE = "DMOLE_CACHE"
-_FORMAT = 1  # of the Arrow file; a new one leaves the old files unused
+_FORMAT = 2  # of the Arrow file; a new one leaves the old files unused
 
 
 def cache_folder() -> Path:

@@ -137,7 +137,7 @@ class ContinualDataModule(LightningDataModule):
             ValueError: If a file is malformed or empty, or ids repeat.
         """
         self._store.check(decode_images=self.verify_images)
-        for name in self.task_names:
+        for name in self.training_task_names:
             warn_of_leakage(name, self.train_samples(name), self.test_samples(name))
 
     def fingerprint(self) -> dict[str, dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from abc import abstractmethod
 from bisect import bisect_right
@@ -33,7 +34,7 @@ class Samples(Sequence[Sample]):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a SHA-256 of ids, texts, references and the sizes of the image files in bytes.
+        """Return a SHA-256 of ids, texts, references, metadata and the image files' sizes in bytes.
 
         It follows from the samples alone, not from where they are held.
         """
@@ -119,7 +120,13 @@ class TaskItems(Sequence[Item]):
 def content_bytes(sample: Sample) -> bytes:
     """Return what a fingerprint reads of a sample; of its images only how many there are."""
     turns = [(turn.role, turn.text) for turn in sample.turns]
-    return repr((sample.id, turns, len(sample.images), sample.references)).encode()
+    facts = metadata_text(sample)
+    return repr((sample.id, turns, len(sample.images), sample.references, facts)).encode()
+
+
+def metadata_text(sample: Sample) -> str:
+    """Return the metadata of a sample as JSON, the same for every order of its keys."""
+    return json.dumps(dict(sample.metadata), sort_keys=True)
 
 
 def digest_sizes(sizes: Iterable[npt.NDArray[np.int64]]) -> str:

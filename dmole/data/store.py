@@ -13,6 +13,11 @@ from dmole.data.task import Task, validate_tasks
 SPLITS: tuple[Split, Split] = ("train", "test")
 
 
+def splits_of(task: Task) -> tuple[Split, ...]:
+    """Return the splits that a task has: one that is never trained on has no training samples."""
+    return ("test",) if task.eval_only else SPLITS
+
+
 class SampleStore:
     """The samples of some tasks.
 
@@ -41,9 +46,6 @@ class SampleStore:
     def training_task_names(self) -> list[str]:
         """Names of the tasks that are learned, in the order given."""
         return [name for name, task in self._tasks.items() if not task.eval_only]
-
-    def _splits(self, name: str) -> tuple[Split, ...]:
-        return ("test",) if self._tasks[name].eval_only else SPLITS
 
     def task(self, name: str) -> Task:
         """Return the task of a name.
@@ -76,8 +78,8 @@ class SampleStore:
             FileNotFoundError: If a file or an image is missing.
             ValueError: If a file is malformed or empty, ids repeat, or an image cannot be read.
         """
-        for name in self._tasks:
-            for split in self._splits(name):
+        for name, task in self._tasks.items():
+            for split in splits_of(task):
                 samples = self.samples(name, split)
                 for sample in samples if decode_images else ():
                     for image in sample.images:
@@ -89,6 +91,6 @@ class SampleStore:
         Of an image file its size in bytes is part of it, which tells most changed pictures.
         """
         return {
-            name: {split: self.samples(name, split).fingerprint() for split in self._splits(name)}
-            for name in self._tasks
+            name: {split: self.samples(name, split).fingerprint() for split in splits_of(task)}
+            for name, task in self._tasks.items()
         }

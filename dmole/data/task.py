@@ -35,7 +35,7 @@ class Task:
         max_new_tokens: Longest answer generated in evaluation, in tokens.
         prompt_suffix: Text put directly behind each question, such as an instruction on the
             form of the answer.
-        benchmark: Published task, such as ``UCIT/IconQA``, whose split sizes ``dmole data check``
+        benchmark: Published task, such as ``ucit/IconQA``, whose split sizes ``dmole data check``
             expects; by default every one of this name that it knows.
         prompt: Wording of items that are questions rather than conversations, such as
             ``"{question} Answer in one word."``. Braces hold keys of the item; ``{question}`` is

@@ -60,17 +60,17 @@ TASKS: dict[str, str] = {
     "mllm_dcl/AD": "mllm_dcl_ad",
     "mllm_dcl/Sci": "mllm_dcl_sci",
     "mllm_dcl/Fin": "mllm_dcl_fin",
-    "dmole/VizWiz-Cap": "cider",
-    "dmole/SK-VG": "dmole_grounding",
-    "dmole/TextCaps": "cider",
-    "dmole/IconQA": "dmole_multichoice",
-    "dmole/OCR-VQA": "dmole_exact",
-    "dmole/Flickr30k": "cider",
-    "dmole/VizWiz": "dmole_vizwiz",
-    "dmole/KVQA": "dmole_exact",
-    "dmole/PMC-VQA": "dmole_multichoice",
+    "cmit/VizWiz-Cap": "cider",
+    "cmit/SK-VG": "dmole_grounding",
+    "cmit/TextCaps": "cider",
+    "cmit/IconQA": "dmole_multichoice",
+    "cmit/OCR-VQA": "dmole_exact",
+    "cmit/Flickr30k": "cider",
+    "cmit/VizWiz": "dmole_vizwiz",
+    "cmit/KVQA": "dmole_exact",
+    "cmit/PMC-VQA": "dmole_multichoice",
 }
-"""The metric of each task of the known benchmarks."""
+"""The metric of each task of the known benchmarks, by the names of their configs."""
 
 
 def build_metric(spec: str | TaskMetric, profile: Profile | None = None) -> TaskMetric:

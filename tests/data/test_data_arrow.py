@@ -80,6 +80,8 @@ def files(folder: Path) -> list[str]:
 def assert_same(mapped: Samples, listed: Samples) -> None:
     assert isinstance(mapped, ArrowSamples)
     assert list(mapped) == list(listed)
+    assert [sample.metadata for sample in mapped] == [sample.metadata for sample in listed]
+    assert mapped[-1].metadata == listed[-1].metadata
     assert [mapped[i] for i in range(-len(listed), len(listed))] == list(listed) * 2
     assert mapped[1::2] == listed[1::2]
     assert mapped.lengths().tolist() == [approximate_length(sample) for sample in listed]

@@ -12,7 +12,7 @@ from dmole.data.doctor.compare import find_shared
 from dmole.data.doctor.findings import LEVELS, Finding, Findings
 from dmole.data.doctor.images import picture_hash
 from dmole.data.doctor.pool import run_jobs
-from dmole.data.doctor.published import published_sizes, size_mismatch
+from dmole.data.layouts.published import published_sizes, size_mismatch
 
 
 def test_few_answers_are_counted_exactly():
@@ -88,10 +88,12 @@ def test_sizes_fit_if_those_of_one_benchmark_do():
     assert size_mismatch({"train": 145000, "test": 7}, published) == {}
     assert size_mismatch({"train": 40000, "test": 3000}, published) == {}
     assert size_mismatch({"train": 1, "test": 2}, published) == {
-        "train": "145000 (D-MoLE/Flickr30k)",
-        "test": "3000 (UCIT/Flickr30k)",
+        "train": "40000 (ucit/Flickr30k) or 145000 (cmit/Flickr30k)",
+        "test": "3000 (ucit/Flickr30k)",
     }
     assert published_sizes("mine") == {}
+    assert "test" not in published_sizes("TextCaps")["cmit/TextCaps"]
+    assert published_sizes("TextCaps", by_image=True)["cmit/TextCaps"]["test"] == 3166
     assert size_mismatch({"train": 1}, {}) == {}
 
 

@@ -16,6 +16,7 @@ from dmole.data.layouts.guides import GUIDES
 from dmole.data.layouts.init import init_benchmark
 from dmole.data.layouts.published import SIZES, published_size
 from dmole.data.store import SampleStore
+from dmole.metrics.registry import metric_of_task
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BENCHMARKS = sorted(GUIDES)
@@ -103,9 +104,10 @@ def test_a_benchmark_that_is_not_there_is_told_with_the_places_looked_at(tmp_pat
     assert "\n" not in message
 
 
-def test_the_metric_of_a_task_is_that_of_its_benchmark():
-    for name, prefix in (("coin", "coin_"), ("ucit", "ucit_"), ("mllm_dcl", "mllm_dcl_")):
-        assert all(task["metric"].startswith(prefix) for task in tasks_of(name))
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_metric_of_a_task_is_that_which_score_takes_for_it(name):
+    for task in tasks_of(name):
+        assert task["metric"] == metric_of_task(f"{name}/{task['name']}")
 
 
 # -- dmole data init ---------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dmole.metrics import build_metric
 from dmole.metrics.boxes import BoxReader
-from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.task_metrics import CIDEr, IoU
+from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.vqa import normalize_answer
 
 FUZZ = settings(derandomize=True, max_examples=60, deadline=None, database=None)

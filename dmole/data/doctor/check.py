@@ -13,7 +13,6 @@ from dmole.data.doctor.compare import compare_images, compare_texts
 from dmole.data.doctor.findings import Finding, Findings, count_level
 from dmole.data.doctor.images import ImageReport, examine_images
 from dmole.data.doctor.pool import run_jobs
-from dmole.data.doctor.published import published_sizes, size_mismatch
 from dmole.data.doctor.source import Source
 from dmole.data.doctor.texts import TextReport, examine_texts
 from dmole.data.doctor.tokens import (
@@ -25,8 +24,9 @@ from dmole.data.doctor.tokens import (
     load_processor,
 )
 from dmole.data.formats import Split
+from dmole.data.layouts.published import published_sizes, size_mismatch
 from dmole.data.reading import SYNTHETIC_SCHEME
-from dmole.data.store import SPLITS
+from dmole.data.store import splits_of
 from dmole.data.synthetic.tasks import parse_address
 from dmole.data.task import Task
 
@@ -113,16 +113,17 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
         OSError: If a process died.
         ValueError: If a task names an unknown benchmark.
     """
-    published = {task.name: published_sizes(task.name, task.benchmark) for task in tasks}
+    published = {task.name: _published(task) for task in tasks}
     general = Findings(options.limit)
     options = _with_model(options, general)
     sources = [
-        _source(task, split, data_root.expanduser())
+        Source.of(task, split, data_root.expanduser())
         for task in tasks
-        for split in SPLITS
+        for split in splits_of(task)
         if generated_size(task, split) is None
     ]
-    splits = {(s.texts.source.task, s.texts.source.split): s for s in _examine(sources, options)}
+    examined = _examine(sources, options)
+    splits = {(s.texts.source.task.name, s.texts.source.split): s for s in examined}
     for task in tasks:
         pair = splits.get((task.name, "train")), splits.get((task.name, "test"))
         if pair[0] is not None and pair[1] is not None:
@@ -133,6 +134,11 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
         if "test" in texts:
             _check_balance(texts["test"])
     return DataReport(tasks, splits, options, general)
+
+
+def _published(task: Task) -> dict[str, Any]:
+    by_image = task.format == "coco_captions"
+    return dict(published_sizes(task.name, task.benchmark, by_image=by_image))
 
 
 def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
@@ -165,12 +171,6 @@ def generated_size(task: Task, split: Split) -> int | None:
     """
     address = address_of(task, split)
     return parse_address(address).size if address.startswith(SYNTHETIC_SCHEME) else None
-
-
-def _source(task: Task, split: Split, root: Path) -> Source:
-    path = root / Path(address_of(task, split)).expanduser()
-    folder = None if task.image_root is None else root / Path(task.image_root).expanduser()
-    return Source(task.name, split, path, folder or path.parent, task.prompt_suffix)
 
 
 def _examine(sources: Sequence[Source], options: CheckOptions) -> list[SplitReport]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from array import array
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def examine_images(
     """
     report = ImageReport(source, Findings(limit))
     # the suffix is put behind each question of a training sample but the last of a test sample
-    reader = TolerantReader(replace(source, prompt_suffix=""))
+    reader = TolerantReader(source.without_suffix())
     album = Album(decode=decode)
     number, parts = part
     for index, item in source.valid_items(tick):

@@ -9,7 +9,7 @@ from typing import Any
 from dmole.data.doctor.check import DataReport, SplitReport, address_of, generated_size
 from dmole.data.doctor.findings import LEVELS, Finding, one_line
 from dmole.data.formats import Split
-from dmole.data.store import SPLITS
+from dmole.data.store import splits_of
 from dmole.data.task import Task
 
 FORMAT = 1
@@ -31,7 +31,7 @@ def as_json(report: DataReport) -> dict[str, Any]:
         "tasks": [
             {
                 "name": task.name,
-                "splits": {split: _split_json(report, task, split) for split in SPLITS},
+                "splits": {split: _split_json(report, task, split) for split in splits_of(task)},
             }
             for task in report.tasks
         ],
@@ -114,7 +114,7 @@ def histogram(lengths: Counter[int], limit: int | None = None) -> list[tuple[int
 
 def as_text(report: DataReport) -> str:
     """Return a report as a table of the files and a list of what is wrong, a line each."""
-    rows = [_row(report, task, split) for task in report.tasks for split in SPLITS]
+    rows = [_row(report, task, split) for task in report.tasks for split in splits_of(task)]
     rows.insert(0, ("task", "split", "items", "images", "tokens", "most frequent answers"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = [

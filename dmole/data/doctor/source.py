@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dmole.data.doctor.findings import Finding, one_line
 from dmole.data.formats import ItemReader, Split, image_names, sample_id
 from dmole.data.images import ImageRoot
+from dmole.data.layouts import alternatives, open_task
 from dmole.data.sample import FileImage, Sample
 from dmole.data.streaming import stream_items
+from dmole.data.task import Task
 
 Tick = Callable[[int], None]
 """Is told now and then how many more items were gone through."""
@@ -25,18 +27,38 @@ class Source:
     """The file of a task and split.
 
     Args:
-        task: Name of the task.
+        task: The task.
         split: What the file is for.
+        data_root: Folder that the task's paths are relative to.
         path: The file.
         image_root: Folder of the images.
-        prompt_suffix: Text put behind each question.
+        plain: Whether the items are those of the file, unchanged.
+        fault: Why the file cannot be read at all, None where it can.
     """
 
-    task: str
+    task: Task
     split: Split
+    data_root: Path
     path: Path
     image_root: Path
-    prompt_suffix: str = ""
+    plain: bool = True
+    fault: str | None = None
+
+    @classmethod
+    def of(cls, task: Task, split: Split, data_root: Path) -> Source:
+        """Return the file of a task; where there is none, the one that was looked for first."""
+        try:
+            opened = open_task(task, split, data_root)
+        except (ValueError, OSError) as error:
+            address = task.train if split == "train" else task.test
+            assert address is not None  # tasks without were refused
+            path = data_root / Path(alternatives(address)[0]).expanduser()
+            return cls(task, split, data_root, path, path.parent, fault=str(error))
+        return cls(task, split, data_root, opened.path, opened.image_root, opened.plain)
+
+    def without_suffix(self) -> Source:
+        """Return the same file with nothing put behind its questions."""
+        return replace(self, task=replace(self.task, prompt_suffix=""))
 
     def finding(
         self, kind: str, message: str, item: int | None = None, id: str | None = None
@@ -46,17 +68,31 @@ class Source:
         text = one_line(message).removeprefix(f"{one_line(str(self.path))}: ")
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST - 3]}..."
-        return Finding(kind, text, self.task, self.split, one_line(str(self.path)), item, name)
+        return Finding(kind, text, self.task.name, self.split, one_line(str(self.path)), item, name)
 
     def items(self, tick: Tick | None = None) -> Iterator[tuple[int, Any]]:
-        """Yield position and content of each item, as `stream_items` does."""
+        """Yield position and content of each item.
+
+        Those of a plain file come whatever they are; in other formats the first fault ends them.
+
+        Raises:
+            ValueError: If the file, or a side file, is broken.
+            OSError: If one cannot be read.
+        """
         index = -1
-        for index, item in stream_items(self.path):
+        for index, item in self._contents():
             yield index, item
             if tick is not None and index % _TICK == _TICK - 1:
                 tick(_TICK)
         if tick is not None:
             tick((index + 1) % _TICK)
+
+    def _contents(self) -> Iterator[tuple[int, Any]]:
+        if self.fault is not None:
+            raise ValueError(self.fault)
+        if self.plain:
+            return stream_items(self.path)
+        return open_task(self.task, self.split, self.data_root).items
 
     def valid_items(self, tick: Tick | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the items that are objects; end quietly where the file is broken.
@@ -95,7 +131,7 @@ class TolerantReader:
     def __init__(self, source: Source) -> None:
         self._root = ImageRoot(source.image_root)
         unchecked = UncheckedRoot(source.image_root)
-        self._reader = ItemReader(source.split, unchecked, source.prompt_suffix)
+        self._reader = ItemReader(source.split, unchecked, source.task.prompt_suffix)
 
     def read(self, item: dict[str, Any], index: int) -> Sample:
         """Return the sample of an item; its images are not looked for.

@@ -65,14 +65,15 @@ def load_processor(model: BaseModel) -> Any:
     Raises:
         ValueError: If it cannot be loaded or has no end-of-sequence token; names the model.
     """
-    from transformers import AutoProcessor
+    from dmole.models import processors
 
     try:
-        processor = AutoProcessor.from_pretrained(model.source, **model.options)
+        processor = processors.load_processor(model.source, **model.options)
         ChatRenderer(processor)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"cannot load the processor of {model.source!r}: {reason}") from error
+        prefix = f"cannot load the processor of {model.source!r}: "
+        raise ValueError(prefix + reason.removeprefix(prefix)) from error
     return processor
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from dmole.data.formats import Split
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ _META = "gcd19/D-MoLE shell/dmole/*.json, length"
 _UCIT = "Ghy0501/HiDe-LLaVA README.md, file names"
 _IMAGES = "images of the file"
 
-SIZES: dict[str, dict[str, dict[str, Size]]] = {
+SIZES: dict[str, dict[str, dict[Split, Size]]] = {
     "coin": {
         # CoIN states no counts in its repository, and users count otherwise (HiDe-LLaVA issue 1):
         # these are the official splits that its test files are made of
@@ -76,7 +80,7 @@ a version: a difference is a question, not an error.
 """
 
 
-def published_size(benchmark: str, task: str, split: str) -> Size | None:
+def published_size(benchmark: str, task: str, split: Split) -> Size | None:
     """Return a published size, None where none is known.
 
     Raises:
@@ -87,3 +91,70 @@ def published_size(benchmark: str, task: str, split: str) -> Size | None:
         18946
     """
     return SIZES[benchmark].get(task, {}).get(split)
+
+
+def published_sizes(
+    task: str, benchmark: str | None = None, *, by_image: bool = False
+) -> dict[str, dict[Split, int]]:
+    """Return the published split sizes of a task, by benchmark.
+
+    Args:
+        task: Name of the task. Case, ``-`` and ``_`` do not matter.
+        benchmark: ``<benchmark>/<task>`` to name the one that is meant; by default all that have
+            a task of the name.
+        by_image: Whether the items are read an image each, so that numbers of images hold too.
+
+    Returns:
+        Sizes by ``<benchmark>/<task>``; empty where none is known.
+
+    Raises:
+        ValueError: If ``benchmark`` is given and not known.
+
+    Example:
+        >>> published_sizes("pmc_vqa")
+        {'cmit/PMC-VQA': {'train': 176948, 'test': 2000}}
+    """
+    wanted = _plain(benchmark or task)
+    found = {
+        f"{group}/{name}": {
+            split: size.items for split, size in sizes.items() if by_image or size.of == "items"
+        }
+        for group, tasks in SIZES.items()
+        for name, sizes in tasks.items()
+        if wanted == (_plain(name) if benchmark is None else _plain(f"{group}/{name}"))
+    }
+    if benchmark is not None and not found:
+        known = ", ".join(f"{group}/{name}" for group, tasks in SIZES.items() for name in tasks)
+        raise ValueError(f"task {task!r}: unknown benchmark {benchmark!r}; known are {known}")
+    return found
+
+
+def size_mismatch(
+    found: Mapping[Split, int], published: Mapping[str, Mapping[Split, int]]
+) -> dict[Split, str]:
+    """Say which splits have none of the published sizes.
+
+    A name that several benchmarks share fits if all sizes known of one of them do.
+
+    Args:
+        found: Items of each split.
+        published: Sizes by benchmark and task.
+
+    Returns:
+        For each split that does not fit the sizes expected; empty where the data fit.
+    """
+    wrong = {
+        name: [split for split, size in sizes.items() if split in found and found[split] != size]
+        for name, sizes in published.items()
+    }
+    if any(not splits for splits in wrong.values()):
+        return {}
+    expected: dict[Split, list[str]] = {}
+    for name, splits in wrong.items():
+        for split in splits:
+            expected.setdefault(split, []).append(f"{published[name][split]} ({name})")
+    return {split: " or ".join(sizes) for split, sizes in expected.items()}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_]", "", name).casefold()
