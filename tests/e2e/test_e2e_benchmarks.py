@@ -14,7 +14,7 @@ from dmole.cli import main
 from dmole.data.layouts.init import init_benchmark
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-TINY = {"name_or_path": "tiny", "dtype": "float32"}
+TINY = {"name_or_path": "tiny"}  # with the dtype and precision of the config
 
 
 def tasks_of(name: str, key: str, count: int | None = None) -> list[dict[str, Any]]:
@@ -36,18 +36,16 @@ def fit(tmp_path: Path) -> Callable[..., Path]:
                 "default_root_dir": str(tmp_path / "runs"),
                 "accelerator": "cpu",
                 "devices": 1,
-                "precision": "32-true",
                 "accumulate_grad_batches": 1,
                 "enable_progress_bar": False,
                 "callbacks": [{"class_path": "conftest.NoFigures"}],
             },
             "model": {
-                "backbone": {"class_path": "dmole.models.PretrainedBackbone", "init_args": TINY},
+                "backbone": {"init_args": TINY},
                 "allocator": {
                     "class_path": "dmole.allocation.SensitivityAllocator",
                     "init_args": {"rank": 2},
                 },
-                "activation_checkpointing": False,
             },
             "data": {"num_workers": 0, "max_length": None, "batch_size": 4, "tasks": tasks + more},
         }
@@ -68,6 +66,9 @@ def test_coin_is_learned_in_its_order(fit, rows):
     assert all(row["TextVQA"] for row in matrix)
     (line, *_) = (run / "predictions" / "stage_2" / "TextVQA.jsonl").read_text().splitlines()
     assert len(json.loads(line)["references"]) == 10
+    config = yaml.safe_load((run / "config.yaml").read_text())  # what is small is not the types
+    assert config["trainer"]["precision"] == "bf16-mixed"
+    assert config["model"]["backbone"]["init_args"]["dtype"] == "bfloat16"
 
 
 def test_cmit_keeps_retention_out_of_its_figures(fit, rows):

@@ -193,7 +193,7 @@ def test_a_model_that_is_not_there_is_named_in_one_line():
 
 def test_code_of_a_model_runs_only_if_asked_and_says_so(monkeypatch, caplog):
     asked = []
-    for kind in ("AutoProcessor", "AutoModelForImageTextToText"):
+    for kind in ("AutoConfig", "AutoProcessor", "AutoModelForImageTextToText"):
         monkeypatch.setattr(f"transformers.{kind}.from_pretrained", refuse_to_load(asked))
     monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
     with caplog.at_level("INFO", logger="dmole"):
