@@ -17,6 +17,7 @@ from dmole.reliability.checkpoint_file import FORMAT, read_checkpoint, save_chec
 from dmole.reliability.run_folder import LAST
 
 if TYPE_CHECKING:
+    from dmole.data import Task
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 
@@ -195,13 +196,16 @@ def _settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str, s
         if not name.startswith("_") and name not in _STATE and isinstance(value, _PLAIN)
     }
     for task in trainer.data.tasks:
-        for key in _TASK_SETTINGS:
-            settings[f"{key} of task {task.name}"] = str(getattr(task, key))
-        files = sorted(task.side_files.items())
-        settings[f"side_files of task {task.name}"] = str(files)
+        settings |= task_settings(task)
     settings["data seed"] = str(trainer.data.seed)
     settings["batch size"] = f"{trainer.data.batch_size} x {trainer.accumulate_grad_batches}"
     return settings
+
+
+def task_settings(task: Task) -> dict[str, str]:
+    """Return what the numbers of a task depend on beside its samples, as texts."""
+    settings = {f"{key} of task {task.name}": str(getattr(task, key)) for key in _TASK_SETTINGS}
+    return settings | {f"side_files of task {task.name}": str(sorted(task.side_files.items()))}
 
 
 _TASK_SETTINGS = (

@@ -232,6 +232,18 @@ def test_fingerprint_follows_the_texts(root: Path):
     assert after["b"] == before["b"]
 
 
+def test_fingerprint_follows_what_metrics_need_beside_the_answer(root: Path):
+    path = root / "a" / "test.json"
+    items = json.loads(path.read_text())
+    before = make(root).fingerprint()
+    for change in ({"choices": ["x", "y"]}, {"size": [4, 3]}, {"size": [3, 4]}):
+        path.write_text(json.dumps([items[0] | change, *items[1:]]))
+        after = make(root).fingerprint()
+        assert after["a"]["test"] != before["a"]["test"]
+        assert after["a"]["train"] == before["a"]["train"]
+        before = after
+
+
 def test_check_finds_bad_data_of_any_task(root: Path):
     make(root).check()
     (root / "b" / "test.json").write_text("[]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,13 @@ def test_cmit_keeps_retention_out_of_its_figures(fit, rows):
     assert list(rows(out / "evaluation_matrix.csv")[0]) == ["stage", "VizWiz-Cap", "SK-VG"]
 
 
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cmit", "coin", "mllm_dcl", "ucit"])
+@pytest.mark.parametrize(
+    "name", ["cmit", "coin", "mllm_dcl", pytest.param("ucit", marks=needs_java)]
+)
 def test_a_whole_benchmark_is_learned_with_retention(fit, rows, name):
     run = fit(name, retention=5)
     expected = tasks_of(f"{name}.yaml", "tasks") + tasks_of("retention.yaml", "tasks+")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
+from dmole.checkpoint import task_settings
 from dmole.cli import main
 from dmole.data import Task
 from dmole.data.stream import SequentialStream
@@ -116,6 +118,33 @@ def test_a_run_of_other_data_is_not_resumed(recipe, copied_run, tmp_path):
     other = recipe(tasks=["paint", longer]).build(tmp_path)
     with pytest.raises(ValueError, match=r"was made with another data of count; it cannot be"):
         other.fit(copied_run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("repeat", 2),
+        ("prompt", "{question} Be brief."),
+        ("format", "choices"),
+        ("test_image_root", "elsewhere"),
+        ("max_new_tokens", 4),
+    ],
+)
+def test_a_run_of_a_task_with_another_setting_is_not_resumed(
+    recipe, copied_run, tmp_path, key, value
+):
+    before = recipe().build(tmp_path).data.task("count")
+    other = recipe(tasks=["paint", replace(before, **{key: value})]).build(tmp_path)
+    with pytest.raises(ValueError, match=f"was made with another {key} of task count; it cannot"):
+        other.fit(copied_run)
+
+
+def test_side_files_are_a_setting_whatever_their_order():
+    def setting(**files: str) -> str:
+        return task_settings(Task("t", side_files=files))["side_files of task t"]
+
+    assert setting(a="1", b="2") == setting(b="2", a="1")
+    assert setting(a="1", b="2") != setting(a="1", b="3")
 
 
 def test_a_run_of_other_order_is_not_resumed(recipe, copied_run, tmp_path):

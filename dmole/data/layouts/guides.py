@@ -22,7 +22,7 @@ class Guide:
     notes: tuple[str, ...]
 
 
-_SIZES = "`dmole.data.layouts.published` holds the sizes that are published."
+_SIZES = "`dmole data check` examines all files and compares their sizes with the published ones."
 
 GUIDES: dict[str, Guide] = {
     "coin": Guide(
@@ -128,5 +128,6 @@ def readme(name: str) -> str:
     notes = "".join(f"- {line}\n" for line in (*guide.notes, _SIZES))
     return (
         f"# {guide.title}\n\n## What to obtain\n{parts}\n## What to know\n{notes}\n## Then\n"
+        f"    dmole data check --config {name}.yaml --data.data_root <this folder>\n"
         f"    dmole fit --config {name}.yaml --data.data_root <this folder>\n"
     )
