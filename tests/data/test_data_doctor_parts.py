@@ -94,6 +94,8 @@ def test_sizes_fit_if_those_of_one_benchmark_do():
     assert published_sizes("mine") == {}
     assert "test" not in published_sizes("TextCaps")["cmit/TextCaps"]
     assert published_sizes("TextCaps", by_image=True)["cmit/TextCaps"]["test"] == 3166
+    assert published_sizes("mine", "coin/GQA") == {"coin/GQA": {"test": 12578}}
+    assert published_sizes("mine", "coin/ImageNet") == {}  # of which nobody states a size
     assert size_mismatch({"train": 1}, {}) == {}
 
 

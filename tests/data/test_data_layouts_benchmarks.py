@@ -177,7 +177,8 @@ def test_an_interrupted_miniature_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_published_sizes_are_of_tasks_that_the_configs_have():
     assert sorted(SIZES) == BENCHMARKS
     for name, sizes in SIZES.items():
-        assert set(sizes) <= {task["name"] for task in tasks_of(name)}
+        assert set(sizes) == {task["name"] for task in tasks_of(name)}
+        assert all(task["benchmark"] == f"{name}/{task['name']}" for task in tasks_of(name))
         for splits in sizes.values():
             assert set(splits) <= {"train", "test"}
             assert all(size.items > 0 and size.source for size in splits.values())

@@ -36,6 +36,7 @@ SIZES: dict[str, dict[str, dict[Split, Size]]] = {
         "TextVQA": {"test": Size(5000, "textvqa.org, version 0.5.1, split val")},
         "GQA": {"test": Size(12578, "GQA, testdev balanced")},
         "VizWiz": {"test": Size(4319, "vizwiz.org, split val")},
+        **{name: {} for name in ("ImageNet", "Grounding", "VQAv2", "OCR-VQA")},
     },
     "ucit": {
         "ImageNet-R": {"test": Size(3000, _UCIT)},
@@ -45,7 +46,8 @@ SIZES: dict[str, dict[str, dict[Split, Size]]] = {
         "CLEVR-Math": {"train": Size(40000, _UCIT), "test": Size(3000, _UCIT)},
         "Flickr30k": {"train": Size(40000, _UCIT), "test": Size(3000, _UCIT)},
     },
-    "mllm_dcl": {},  # neither repository states counts
+    # neither repository states counts
+    "mllm_dcl": {name: {} for name in ("RS", "Med", "AD", "Sci", "Fin")},
     "cmit": {
         "VizWiz-Cap": {
             "train": Size(117155, _META),
@@ -126,7 +128,7 @@ def published_sizes(
     if benchmark is not None and not found:
         known = ", ".join(f"{group}/{name}" for group, tasks in SIZES.items() for name in tasks)
         raise ValueError(f"task {task!r}: unknown benchmark {benchmark!r}; known are {known}")
-    return found
+    return {name: sizes for name, sizes in found.items() if sizes}
 
 
 def size_mismatch(
