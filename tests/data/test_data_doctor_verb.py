@@ -157,6 +157,8 @@ def test_what_stops_the_check_is_one_line(write, capsys, words, culprit):
 
 @pytest.fixture
 def warnings_logged(write, caplog, monkeypatch) -> Callable[[], list[str]]:
+    # the command line gives the log a handler of its own; what is caught comes from the root
+    monkeypatch.setattr(logging.getLogger("dmole"), "handlers", [])
     monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
 
     def logged() -> list[str]:

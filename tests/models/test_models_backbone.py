@@ -195,6 +195,8 @@ def test_code_of_a_model_runs_only_if_asked_and_says_so(monkeypatch, caplog):
     asked = []
     for kind in ("AutoConfig", "AutoProcessor", "AutoModelForImageTextToText"):
         monkeypatch.setattr(f"transformers.{kind}.from_pretrained", refuse_to_load(asked))
+    # the command line gives the log a handler of its own; what is caught comes from the root
+    monkeypatch.setattr(logging.getLogger("dmole"), "handlers", [])
     monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
     with caplog.at_level("INFO", logger="dmole"):
         for options in ({}, {"trust_remote_code": True}):
