@@ -6,11 +6,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from dmole.distributed import broadcast
+from dmole.reliability.peers import watch_parent
 from dmole.reliability.run_folder import LAST, claim_run, find_run
 
 if TYPE_CHECKING:
@@ -74,18 +75,21 @@ def agree_on_opening(environment: object, decide: Callable[[], Opening], rank: i
     """
     if isinstance(environment, LightningEnvironment) and environment.local_rank() > 0:
         # started by the first process, behind its decision
-        return _decode(os.environ[_HANDED_OVER])
-    text = _encode(decide()) if rank == 0 else ""
-    text = broadcast(text)
-    os.environ[_HANDED_OVER] = text  # for processes that are yet to be started
-    return _decode(text)
+        handed_over = json.loads(os.environ[_HANDED_OVER])
+        watch_parent(handed_over["process"])
+        return _decode(handed_over)
+    own = _encode(decide()) if rank == 0 else None
+    decided = broadcast(own)
+    assert decided is not None  # rank 0's
+    os.environ[_HANDED_OVER] = json.dumps(decided)  # for processes that are yet to be started
+    return _decode(decided)
 
 
-def _encode(opening: Opening) -> str:
-    checkpoint = opening.checkpoint
-    return json.dumps([str(opening.run), None if checkpoint is None else str(checkpoint)])
+def _encode(opening: Opening) -> dict[str, Any]:
+    checkpoint = None if opening.checkpoint is None else str(opening.checkpoint)
+    return {"run": str(opening.run), "checkpoint": checkpoint, "process": os.getpid()}
 
 
-def _decode(text: str) -> Opening:
-    run, checkpoint = json.loads(text)
-    return Opening(Path(run), None if checkpoint is None else Path(checkpoint))
+def _decode(values: dict[str, Any]) -> Opening:
+    checkpoint = values["checkpoint"]
+    return Opening(Path(values["run"]), None if checkpoint is None else Path(checkpoint))
