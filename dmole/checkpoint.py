@@ -15,9 +15,9 @@ from dmole._version import __version__
 from dmole.clock import Lap
 from dmole.reliability.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.reliability.run_folder import LAST
+from dmole.reliability.settings import run_settings
 
 if TYPE_CHECKING:
-    from dmole.data import Task
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 
@@ -36,6 +36,7 @@ class SequenceCheckpoint:
 
     def __init__(self) -> None:
         self._fingerprints: dict[str, Any] | None = None
+        self._settings: dict[str, str] | None = None
         self._run = secrets.token_hex(8)
 
     def save(self, trainer: ContinualTrainer, module: ContinualModule, done: Done) -> None:
@@ -50,6 +51,7 @@ class SequenceCheckpoint:
             "run": self._run,
             "done": sorted([stage, phase] for stage, phase in done),
             "fingerprints": self._fingerprint(trainer, module),
+            "settings": self._settings_of(trainer, module),
             "architecture": module.library.architecture(),
             "versions": dict(module.library.versions),
             "state_dict": module.state_dict(),
@@ -103,6 +105,13 @@ class SequenceCheckpoint:
             raise ValueError(f"{file} holds one stage only: name its run folder instead")
         _require(content, _PHASE_PARTS, file)
         _compare(content["fingerprints"], self._fingerprint(trainer, module), file)
+        changed = _differing(content["settings"], self._settings_of(trainer, module))
+        if changed and not trainer.accept_changes:
+            raise ValueError(
+                f"{file} was made with another {changed[0]}; trainer.accept_changes goes on with it"
+            )
+        for name in changed:
+            log.warning("goes on with another %s", name)
         if content["code"] != __version__:
             log.warning("%s was made by dmole %s, this is %s", file, content["code"], __version__)
         self._run = content["run"]
@@ -143,6 +152,12 @@ class SequenceCheckpoint:
         trainer.clock.parameters = content["parameters"]
         return file
 
+    def _settings_of(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, str]:
+        """Return the settings as they were before anything was learned."""
+        if self._settings is None:
+            self._settings = run_settings(trainer, module)
+        return self._settings
+
     def _fingerprint(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
         if self._fingerprints is None:
             self._fingerprints = {
@@ -151,7 +166,6 @@ class SequenceCheckpoint:
                 "order of tasks": list(trainer.data.task_names),
                 "router": type(module.router).__name__,
                 **{f"data of {k}": v for k, v in trainer.data.fingerprint().items()},
-                **_settings(trainer, module),
             }
         return self._fingerprints
 
@@ -162,7 +176,17 @@ def stage_file(last: Path) -> Path:
 
 
 _PHASE_PARTS = (
-    *("code", "run", "done", "fingerprints", "architecture", "versions", "state_dict", "router"),
+    *(
+        "code",
+        "run",
+        "done",
+        "fingerprints",
+        "settings",
+        "architecture",
+        "versions",
+        "state_dict",
+        "router",
+    ),
     *("callbacks", "sequence", "progress", "laps", "parameters"),
 )
 _STAGE_PARTS = ("run", "stage", "world_size", "architecture", "callbacks", "parameters")
@@ -181,40 +205,13 @@ def _load_callbacks(trainer: ContinualTrainer, states: dict[str, Any]) -> None:
 
 
 def _compare(saved: dict[str, Any], current: dict[str, Any], file: Path) -> None:
-    for name in sorted(saved.keys() | current.keys()):
-        if saved.get(name) != current.get(name):
-            raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
+    for name in _differing(saved, current):
+        raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
 
 
-def _settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str, str]:
-    """Return what else the numbers depend on, as texts."""
-    owners = {"model": module, "allocator": module.allocator, "router": module.router}
-    settings = {
-        f"{owner} setting {name!r}": str(value)
-        for owner, thing in owners.items()
-        for name, value in vars(thing).items()
-        if not name.startswith("_") and name not in _STATE and isinstance(value, _PLAIN)
-    }
-    for task in trainer.data.tasks:
-        settings |= task_settings(task)
-    settings["data seed"] = str(trainer.data.seed)
-    settings["batch size"] = f"{trainer.data.batch_size} x {trainer.accumulate_grad_batches}"
-    return settings
-
-
-def task_settings(task: Task) -> dict[str, str]:
-    """Return what the numbers of a task depend on beside its samples, as texts."""
-    settings = {f"{key} of task {task.name}": str(getattr(task, key)) for key in _TASK_SETTINGS}
-    return settings | {f"side_files of task {task.name}": str(sorted(task.side_files.items()))}
-
-
-_TASK_SETTINGS = (
-    *("format", "prompt", "prompt_suffix", "test_image_root", "eval_only"),
-    *("epochs", "repeat", "batch_size", "max_new_tokens"),
-)
-_PLAIN = (bool, int, float, str, tuple)
-_STATE = {"training", "stage_epochs", "stage_steps", "current_expert", "visible_experts"}
-"""Attributes of the module that change as it learns."""
+def _differing(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    names = sorted(saved.keys() | current.keys())
+    return [name for name in names if saved.get(name) != current.get(name)]
 
 
 def _progress(trainer: ContinualTrainer) -> dict[str, Any]:

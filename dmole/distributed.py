@@ -55,6 +55,20 @@ def weigh_by_tokens(loss: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return loss * (dist.get_world_size() * tokens / count), weighted / count
 
 
+def max_over_ranks(value: int, device: torch.device) -> int:
+    """Return the largest of all ranks' values.
+
+    Args:
+        value: Ours.
+        device: Where the ranks exchange tensors.
+    """
+    if not is_distributed():
+        return value
+    box = torch.tensor(value, device=device)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
+
+
 def broadcast(value: T) -> T:
     """Return rank 0's value on every rank."""
     if not is_distributed():

@@ -58,17 +58,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
     usual = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
     try:
-        yield temporary
+        with faults_name(path):
+            yield temporary
         _flush(temporary)
         temporary.chmod(usual)  # some writers put a private file of their own in its place
         temporary.replace(path)
         _flush(path.parent)  # else the new name may be lost with the power
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def faults_name(path: Path) -> Iterator[None]:
+    """Let faults of the system in the body of a ``with`` statement name a file.
+
+    A full disk does not say by itself what was being written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def remove_parts(folder: Path) -> None:

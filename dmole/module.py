@@ -112,7 +112,7 @@ class ContinualModule(LightningModule):
         self.visible_experts: int | None = None
         self.library = ExpertLibrary(backbone.model, self._view_of, dropout, seed)
         self.embedder = Embedder(backbone)
-        self._optimizer = optimizer
+        self.make_optimizer = optimizer
         if activation_checkpointing:
             backbone.checkpoint_activations(self.library.context.for_checkpointing)
 
@@ -170,15 +170,21 @@ class ContinualModule(LightningModule):
         """Choose the experts of each sample: current and partner in training, else the router's."""
         phase: Phase = "test" if batch.labels is None else "train"
         current = self.current_expert if phase == "train" else None
+        again = phase == "test" or self.stage_epochs > 1  # else no sample comes a second time
         wanted = self.router.needs(phase, current, self.experts)
-        embeddings = self.embed(batch) if wanted else None
+        embeddings = self.embed(batch, remember=again) if wanted else None
         with torch.autocast(self.device.type, enabled=False):  # the same at any precision
             return self.router.route(embeddings, batch.task_names, phase, current, self.experts)
 
-    def embed(self, batch: Batch) -> Tensor:
-        """Return what the router sees of the samples, ``(B, D)`` fp32 on the CPU."""
+    def embed(self, batch: Batch, *, remember: bool = True) -> Tensor:
+        """Return what the router sees of the samples, ``(B, D)`` fp32 on the CPU.
+
+        Args:
+            batch: The samples.
+            remember: Whether to keep their embeddings for the next time.
+        """
         with self.library.context.use(None):
-            return self.embedder(batch)
+            return self.embedder(batch, remember=remember)
 
     def make_gates(self, gates: Tensor, batch: Batch, beams: int = 1) -> Gates | None:
         """Bind gate weights ``(B, E)`` to a batch; None where there is no expert yet."""
@@ -260,7 +266,7 @@ class ContinualModule(LightningModule):
             (self.backbone.parts.module_of(path), parameter)
             for path, parameter in self.library.parameters(str(self.current_expert))
         )
-        optimizer = self._optimizer(groups)
+        optimizer = self.make_optimizer(groups)
         # Lightning counts the epochs of all stages so far; the schedule is this stage's alone
         steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
         steps = self.stage_steps = round(steps_per_epoch * self.stage_epochs)

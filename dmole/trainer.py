@@ -24,7 +24,7 @@ from dmole.callbacks.expert_allocation import describe_allocation, plan_allocati
 from dmole.checkpoint import SequenceCheckpoint
 from dmole.clock import Clock
 from dmole.data.stream import SequentialStream, Stage, Stream
-from dmole.files import write_json
+from dmole.files import remove_parts, write_json
 from dmole.metrics import build_metric
 from dmole.predictor import load_run
 from dmole.reliability.checkpoint_file import AtomicCheckpointIO
@@ -81,6 +81,9 @@ class ContinualTrainer(Trainer):
         plugins: Plugins of Lightning, such as a cluster environment.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within a stage's
             training; 0 saves there on a signal only. After each phase the run is saved anyway.
+        accept_changes: Go on with a checkpoint although a setting that changes the numbers, such
+            as the learning rate, is another; each is logged. Base model, data and order of tasks
+            must be the same in any case.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence decides: epochs belong to the tasks.
 
@@ -99,6 +102,7 @@ class ContinualTrainer(Trainer):
         loggers: list[Logger] | None = None,
         plugins: list[Any] | None = None,
         checkpoint_every_n_steps: int = 100,
+        accept_changes: bool = False,
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
@@ -130,6 +134,7 @@ class ContinualTrainer(Trainer):
         check_precision(self.precision_plugin)
         self.stream = stream or SequentialStream()
         self.incremental_evaluation = incremental_evaluation
+        self.accept_changes = accept_changes
         self.clock = Clock()
         self.sequence_checkpoint = SequenceCheckpoint()
         self.plan: list[Stage] = []
@@ -160,10 +165,6 @@ class ContinualTrainer(Trainer):
         """Whether a signal asked the run to end."""
         return self._session.interruption
 
-    def watch_peers(self) -> None:
-        """Watch the other processes, if there are any; called when they are connected."""
-        self._session.peers.start()
-
     # -- verbs -----------------------------------------------------------------------------
 
     def fit(  # type: ignore[override]
@@ -193,8 +194,11 @@ class ContinualTrainer(Trainer):
             raise ValueError("a sequence needs a new module and a new trainer; these have learned")
         if model.allocator.needs_scores:
             model.backbone.check_scorable()
-        self._begin(model, datamodule)
-        with self._session.opened(model, ckpt_path) as checkpoint:
+
+        def prepare() -> None:
+            self._begin(model, datamodule)
+
+        with self._session.opened(model, ckpt_path, prepare) as checkpoint:
             self._learn(model, checkpoint)
         log.info("results are in %s", self.run_dir)
 
@@ -203,6 +207,9 @@ class ContinualTrainer(Trainer):
         done: set[tuple[int, str]] = set()
         if checkpoint is not None:
             done, self._stage_checkpoint = self.sequence_checkpoint.load(self, model, checkpoint)
+            log.info("goes on with %s", self.run_dir)
+            if self.is_global_zero:
+                remove_parts(self.run_dir)  # of the process that was killed
         else:
             self.sequence_checkpoint.save(self, model, done)  # from now on there is a way back
         for stage in [BEFORE_TRAINING, *self.plan]:

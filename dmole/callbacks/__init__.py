@@ -7,7 +7,6 @@ from dmole.callbacks.curriculum import Curriculum
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.callbacks.expert_inspector import ExpertInspector
-from dmole.callbacks.peer_watching import PeerWatching
 from dmole.callbacks.progress import StageProgressBar
 from dmole.callbacks.router_fitting import RouterFitting
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
@@ -33,7 +32,6 @@ def default_callbacks(callbacks: list[Callback], *, progress_bar: bool) -> list[
         progress_bar: Whether a progress bar is wanted.
     """
     standard: list[type[Callback]] = [
-        PeerWatching,
         ExpertAllocation,
         RouterFitting,
         EvaluationMatrix,

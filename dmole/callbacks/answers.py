@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dmole.files import atomic_path, faults_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 GateSet = tuple[str, ...]
 """Experts of a sample, best first; empty is the base model."""
@@ -103,19 +105,17 @@ class AnswerJournal:
         Returns:
             The answers that are known already, by sample.
         """
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-        complete = lines[:-1]  # the last one is empty, or was cut by the end of the process
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._digests = path, digests
-        if not complete or json.loads(complete[0]) != name:
-            path.write_text(json.dumps(name) + "\n", encoding="utf-8")
-            return {}
-        path.write_text("".join(line + "\n" for line in complete), encoding="utf-8")
+        header, *batches = _whole_lines(path) or [None]
         known: dict[str, str] = {}
-        for line in complete[1:]:
-            batch = [(key, text, gates) for key, text, gates in json.loads(line)]
+        kept: list[Any] = [name]
+        for batch in batches if header == name else ():
             if all(k in plan and gates == self._gates(plan[k]) for k, _, gates in batch):
                 known |= {key: text for key, text, _ in batch}
+                kept.append(batch)
+        with atomic_path(path) as temporary:
+            lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+            temporary.write_text("".join(lines), encoding="utf-8")
         return known
 
     def add(self, keys: Sequence[str], texts: Sequence[str], gate_sets: Sequence[GateSet]) -> None:
@@ -124,13 +124,20 @@ class AnswerJournal:
             raise RuntimeError("the journal is not open")
         gates = map(self._gates, gate_sets)
         batch = [list(entry) for entry in zip(keys, texts, gates, strict=True)]
-        with self._path.open("a", encoding="utf-8") as file:
+        with faults_name(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(batch, ensure_ascii=False) + "\n")
-
-    def remove(self) -> None:
-        """Delete the file: its answers are saved elsewhere by now."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
 
     def _gates(self, gate_set: GateSet) -> list[list[str]]:
         return sorted([name, digest] for name, digest in _identified(gate_set, self._digests))
+
+
+def _whole_lines(path: Path) -> list[Any]:
+    """Return the lines of a journal, without what a sudden end left of the last ones."""
+    lines: list[Any] = []
+    if path.is_file():
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break  # the answers of this batch and those after it are generated again
+    return lines

@@ -76,7 +76,8 @@ class EvaluationMatrix(ContinualCallback):
         self.prepare(sequence, module)
         plan = module.gate_plan
         name = f"stage {sequence.current_stage.index} {sequence.evaluation_pass}"
-        path = sequence.run_dir / "checkpoints" / f"answers_{trainer.global_rank}.jsonl"
+        file = f"answers_{sequence.evaluation_pass}_{trainer.global_rank}.jsonl"
+        path = sequence.run_dir / "checkpoints" / file
         known = self._journal.open(path, name, plan, self._digests)
         gate_sets = [plan[key] for key in known]
         self._fresh = [Answers(list(known), list(known.values()), gate_sets)]
@@ -291,8 +292,10 @@ class EvaluationMatrix(ContinualCallback):
         return routing_rates(self.routing, owner, learned_at)
 
     def on_sequence_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
-        """Remove the journal of the last pass."""
-        self._journal.remove()
+        """Remove the journals of the last passes."""
+        if trainer.is_global_zero:
+            for path in (trainer.run_dir / "checkpoints").glob("answers_*.jsonl"):
+                path.unlink(missing_ok=True)
 
     # -- state -----------------------------------------------------------------------------
 

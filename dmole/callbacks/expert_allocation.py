@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import logging
 from typing import TYPE_CHECKING, Any
@@ -177,9 +178,14 @@ def _agreed(plan: Allocation) -> Allocation:
     Raises:
         RuntimeError: If they differ: then ranks saw different data or scores.
     """
-    chosen = broadcast(plan.to_json())
-    own = {entry.layer for entry in plan.experts}
-    theirs = {entry.layer for entry in Allocation.from_json(chosen).experts}
-    if not all(gather_objects(own == theirs)):
+    if len(set(gather_objects(_digest(plan)))) > 1:
         raise RuntimeError(f"the ranks disagree where expert {plan.task!r} belongs")
-    return Allocation.from_json(chosen)
+    return Allocation.from_json(broadcast(plan.to_json()))
+
+
+def _digest(plan: Allocation) -> str:
+    """Return a hash of what a plan decides; scores may differ between machines by rounding."""
+    decided = [(entry.layer, entry.expert, entry.rank) for entry in plan.entries]
+    return hashlib.sha256(
+        repr((plan.task, sorted(plan.budget.items()), decided)).encode()
+    ).hexdigest()

@@ -39,11 +39,12 @@ class StageCheckpoint(ContinualCallback):
         self.every_n_steps = every_n_steps
         self._restored: dict[str, Any] | None = None
         self._last_step = 0
+        self._saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on counting time and samples where the checkpoint was made."""
         sequence, _, _ = parts(trainer, pl_module)
-        self._last_step = trainer.global_step
+        self._last_step = self._saved_step = trainer.global_step
         if self._restored is not None:
             sequence.samples_trained = self._restored["samples"]
             sequence.clock.carry("train", self._restored["seconds"])
@@ -74,10 +75,11 @@ class StageCheckpoint(ContinualCallback):
             return  # gradients are being accumulated, and they are not part of a checkpoint
         self._last_step = step
         stop = sequence.interruption.agreed(trainer.strategy)
-        if trainer.is_last_batch:
-            return  # Lightning's counters are between two epochs; the next step will do
-        if stop or (self.every_n_steps and step % self.every_n_steps == 0):
+        if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
+            return  # the stage is trained, and saved as a whole
+        if stop or 0 < self.every_n_steps <= step - self._saved_step:
             sequence.sequence_checkpoint.save_stage(sequence, module)
+            self._saved_step = step
         if stop:
             sequence.interruption.end()
 

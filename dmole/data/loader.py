@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -143,3 +144,6 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
 def _start_worker(worker: int) -> None:
     # the tokenizer's threads do not survive the fork; it warns unless told not to use any
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # a cluster signals every process of a job; our parent decides when we end
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -37,13 +37,26 @@ class Embedder:
         self._backbone = backbone
         self.cache = EmbeddingCache()
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """Return the embeddings of a batch, ``(B, D)`` fp32 on the CPU."""
+    def __call__(self, batch: Batch, *, remember: bool = True) -> Tensor:
+        """Return the embeddings of a batch, ``(B, D)`` fp32 on the CPU.
+
+        Args:
+            batch: The samples.
+            remember: Whether to keep them for the next time.
+        """
         keys = sample_keys(batch)
-        if self.cache.missing(keys):
-            # one pass for all is simpler than a partial batch, and as fast
-            self.cache.add(keys, self._embed(batch))
-        return self.cache.get_many(keys)
+        missing = set(self.cache.missing(keys))
+        if not missing:
+            return self.cache.get_many(keys)
+        # one pass for all is simpler than a partial batch, and as fast
+        rows = self._embed(batch).cpu()
+        if remember:
+            self.cache.add(keys, rows)
+            return self.cache.get_many(keys)
+        known = [i for i, key in enumerate(keys) if key not in missing]
+        if known:
+            rows[known] = self.cache.get_many([keys[i] for i in known])
+        return rows
 
     @torch.no_grad()
     def _embed(self, batch: Batch) -> Tensor:

@@ -6,11 +6,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from dmole.distributed import broadcast
+from dmole.distributed import broadcast, is_distributed
+from dmole.reliability.peers import watch_parent
 from dmole.reliability.run_folder import LAST, claim_run, find_run
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def decide_opening(root: Path, name: str, version: int | None, ckpt_path: str | 
         file = path / LAST if path.is_dir() else path
         if not file.is_file():
             raise ValueError(f"there is no checkpoint {file}")
+        if file.resolve().parent.name != LAST.parent.name:
+            raise ValueError(f"{file} lies in no run folder: put it into <run>/{LAST.parent}")
         return Opening(file.resolve().parents[1], file)
     return Opening(claim_run(root, name, version))
 
@@ -72,20 +75,27 @@ def agree_on_opening(environment: object, decide: Callable[[], Opening], rank: i
         decide: Makes the decision; called on the first process alone.
         rank: Our global rank.
     """
-    if isinstance(environment, LightningEnvironment) and environment.local_rank() > 0:
-        # started by the first process, behind its decision
-        return _decode(os.environ[_HANDED_OVER])
-    text = _encode(decide()) if rank == 0 else ""
-    text = broadcast(text)
-    os.environ[_HANDED_OVER] = text  # for processes that are yet to be started
-    return _decode(text)
+    started = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
+    if started and not is_distributed():
+        # by the first process, behind its decision
+        if _HANDED_OVER not in os.environ:
+            raise ValueError("LOCAL_RANK is set, but by no launcher: use torchrun, or unset it")
+        handed_over = json.loads(os.environ.pop(_HANDED_OVER))
+        watch_parent(handed_over["process"])
+        return _decode(handed_over)
+    own = _encode(decide()) if rank == 0 else None
+    decided = broadcast(own)
+    assert decided is not None  # rank 0's
+    if not is_distributed():
+        os.environ[_HANDED_OVER] = json.dumps(decided)  # for processes that are yet to be started
+    return _decode(decided)
 
 
-def _encode(opening: Opening) -> str:
-    checkpoint = opening.checkpoint
-    return json.dumps([str(opening.run), None if checkpoint is None else str(checkpoint)])
+def _encode(opening: Opening) -> dict[str, Any]:
+    checkpoint = None if opening.checkpoint is None else str(opening.checkpoint)
+    return {"run": str(opening.run), "checkpoint": checkpoint, "process": os.getpid()}
 
 
-def _decode(text: str) -> Opening:
-    run, checkpoint = json.loads(text)
-    return Opening(Path(run), None if checkpoint is None else Path(checkpoint))
+def _decode(values: dict[str, Any]) -> Opening:
+    checkpoint = values["checkpoint"]
+    return Opening(Path(values["run"]), None if checkpoint is None else Path(checkpoint))

@@ -70,7 +70,7 @@ class PeerWatch:
         try:
             rank, message = json.loads(self._store.compare_set(_FAULT, "", mine))
         except RuntimeError:  # dist.DistStoreError among them: rank 0 is gone with its store
-            return error
+            return PeerError(f"the connection to rank 0 is lost ({_one_line(error)})")
         timer = threading.Timer(_LAST_WAY_OUT, os._exit, (1,))
         timer.daemon = True
         timer.start()
@@ -99,6 +99,30 @@ class PeerWatch:
         if not self._stopped.is_set():
             os.write(2, f"dmole: rank {self._rank} ends: {message}\n".encode())
             os._exit(1)
+
+
+def watch_parent(parent: int) -> None:
+    """End this process soon after the one that started it, however that one ends.
+
+    Before the processes are connected there is nothing else to tell: we would wait for the
+    other half an hour.
+
+    Args:
+        parent: Process that started this one.
+
+    Raises:
+        PeerError: If it is gone already.
+    """
+    if os.getppid() != parent:
+        raise PeerError("the process that started this one is gone")
+    threading.Thread(target=_leave_with, args=(parent,), name="dmole-parent", daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PERIOD)
+    os.write(2, b"dmole: the process that started this one is gone\n")
+    os._exit(1)
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
+from dmole.distributed import max_over_ranks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""In the order of their weight: where ranks got different ones, the last counts."""
 
 
 class Interrupted(Exception):  # noqa: N818 - a request that was met, not an error
@@ -52,6 +55,7 @@ class Interruption:
         self.signum: int | None = None
         self._owner = os.getpid()
         self._kill_children: Callable[[int], None] = lambda signum: None
+        self._ranked: list[int] = list(HANDLED)
 
     @property
     def requested(self) -> bool:
@@ -73,8 +77,8 @@ class Interruption:
         self._owner = os.getpid()
         self._kill_children = kill_children
         requeue = getattr(environment, "requeue_signal", None)
-        numbers = {*HANDLED, *([requeue] if requeue is not None else [])}
-        before = {number: signal.signal(number, self._note) for number in numbers}
+        self._ranked = [*HANDLED, *([requeue] if requeue is not None else [])]
+        before = {number: signal.signal(number, self._note) for number in set(self._ranked)}
         try:
             yield
         finally:
@@ -124,8 +128,15 @@ class Interruption:
         raise Interrupted(self.signum or signal.SIGTERM)
 
     def agreed(self, strategy: Strategy) -> bool:
-        """Return whether any process was asked to end; all of them call this alike."""
-        return bool(strategy.reduce_boolean_decision(self.requested, all=False))
+        """Return whether any process was asked to end; all of them call this alike.
+
+        All of them then know the same signal.
+        """
+        own = 0 if self.signum is None else 1 + self._ranked.index(self.signum)
+        weight = max_over_ranks(own, strategy.root_device)
+        if weight:
+            self.signum = self._ranked[weight - 1]
+        return weight > 0
 
 
 def requeue(environment: object, signum: int) -> str:

@@ -45,10 +45,15 @@ def test_answers_of_other_passes_or_experts_are_not_taken(tmp_path, name, plan, 
     assert set(AnswerJournal().open(path, name, plan, digests)) == left
 
 
-def test_a_journal_that_is_done_with_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("damage", [b"\0\0\0\n", b"[[1, 2]\n", b"\xff\n"])
+def test_what_lies_behind_a_damaged_line_is_answered_again(tmp_path, damage):
     path = tmp_path / "answers.jsonl"
-    written(path).remove()
-    assert not path.exists()
+    written(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], damage, *lines[2:]]))
+    assert set(AnswerJournal().open(path, "stage 1 routed", PLAN, DIGESTS)) == {"a", "b"}
+    path.write_bytes(damage + b"".join(lines))
+    assert AnswerJournal().open(path, "stage 1 routed", PLAN, DIGESTS) == {}
 
 
 def test_a_journal_that_is_not_open_takes_nothing():

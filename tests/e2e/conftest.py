@@ -189,3 +189,21 @@ def run_digests(run: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def digests() -> Callable[[Path], dict[str, str]]:
     return run_digests
+
+
+def find_processes(folder: Path) -> list[str]:
+    """Return the command lines of processes that name a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+        except (OSError, ValueError):
+            continue  # no process, or gone by now
+        if entry.name.isdigit() and any(str(folder) in word for word in words):
+            found.append(" ".join(words))
+    return found
+
+
+@pytest.fixture(scope="session")
+def processes_of() -> Callable[[Path], list[str]]:
+    return find_processes

@@ -380,15 +380,15 @@ def holds(content: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
-        (Path.unlink, "there is no checkpoint last.ckpt"),
-        (lambda file: file.write_bytes(b""), "cannot read checkpoint last.ckpt: it is cut short"),
-        (lambda file: file.write_text("text"), "cannot read checkpoint last.ckpt: it is cut short"),
-        (cut, "cannot read checkpoint last.ckpt: it is cut short"),
-        (flip, "cannot read checkpoint last.ckpt: it is damaged in "),
+        (Path.unlink, "there is no checkpoint own/checkpoints/last.ckpt"),
+        (lambda file: file.write_bytes(b""), "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"),
+        (lambda file: file.write_text("text"), "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"),
+        (cut, "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"),
+        (flip, "cannot read checkpoint own/checkpoints/last.ckpt: it is damaged in "),
         (holds(Code()), "last.ckpt: it holds more than tensors and plain values (posix.mkdir)"),
         (
             lambda file: file.write_bytes(pickle.dumps(Code())),
-            "cannot read checkpoint last.ckpt: it is cut short, or no checkpoint",
+            "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short, or no checkpoint",
         ),
         (
             holds({"state_dict": {"w": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}),
@@ -405,10 +405,17 @@ def holds(content: Any) -> Callable[[Path], None]:
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_cannot_be_resumed_says_why(fault, quick_run, change, culprit):
-    shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", "last.ckpt")
-    change(Path("last.ckpt"))
-    assert culprit in fault(None, "--ckpt_path", "last.ckpt")
+    file = Path("own") / "checkpoints" / "last.ckpt"
+    file.parent.mkdir(parents=True)
+    shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", file)
+    change(file)
+    assert culprit in fault(None, "--ckpt_path", str(file))
     assert not Path("mark").exists()
+
+
+def test_a_checkpoint_outside_a_run_folder_is_refused(fault, quick_run):
+    shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", "last.ckpt")
+    assert "last.ckpt lies in no run folder" in fault(None, "--ckpt_path", "last.ckpt")
 
 
 def test_a_run_folder_without_a_checkpoint_is_named(fault):

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -52,26 +51,13 @@ LAUNCHERS = {
 }
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of processes that name a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-        except (OSError, ValueError):
-            continue  # no process, or gone by now
-        if entry.name.isdigit() and any(str(folder) in word for word in words):
-            found.append(" ".join(words))
-    return found
-
-
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize(
     ("rank", "phase"), [(1, "train"), (0, "train"), (1, "evaluate"), (0, "router")]
 )
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_all_processes_end_soon_after_one_has_failed(
-    fit_words, tmp_path, launcher, rank, phase, killed
+    fit_words, processes_of, tmp_path, launcher, rank, phase, killed
 ):
     (tmp_path / "faulty.py").write_text(FAULTY, encoding="utf-8")
     note, said = tmp_path / "note", tmp_path / "said"

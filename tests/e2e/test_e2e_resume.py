@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 
-from dmole.allocation import UniformAllocator
+from dmole.allocation import SensitivityAllocator, UniformAllocator
 from dmole.callbacks import ContinualCallback
-from dmole.checkpoint import task_settings
 from dmole.cli import main
 from dmole.data import Task
 from dmole.data.stream import SequentialStream
-from dmole.routing import SharedRouter
+from dmole.reliability.settings import task_settings
+from dmole.routing import AutoencoderRouter, SharedRouter
 
 
 class CutError(Exception):
@@ -200,5 +200,39 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
     run = tmp_path / "runs" / "small" / "version_0"
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["done"] == [[0, "evaluate"]]
-    assert main(fit_words(tmp_path / "runs", "--ckpt_path", str(run))) == 0
+    words = fit_words(tmp_path / "runs", "--ckpt_path", str(run))
+    assert main(words) == 1
+    assert "was made with another setting 'optimizer'; trainer.accept_changes" in (
+        capsys.readouterr().err
+    )
+    assert main([*words, "--trainer.accept_changes", "true"]) == 0
+    assert "goes on with another setting 'optimizer'" in capsys.readouterr().out
     assert digests(run) == digests(quick_run)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"model": {"dropout": 0.3}}, "setting 'dropout'"),
+        ({"model": {"warmup": 0.3}}, "model setting 'warmup'"),
+        ({"curriculum": "online"}, "Curriculum setting 'mode'"),
+        ({"trainer": {"gradient_clip_val": 0.5}}, "setting 'trainer.gradient_clip_val'"),
+        ({"data": {"group_by_length": False}}, "setting 'data.group_by_length'"),
+        ({"data": {"max_length": 90}}, "setting 'data.max_length'"),
+        ({"allocator": lambda: SensitivityAllocator(rank=2)}, "allocator setting 'rank'"),
+        ({"router": lambda: AutoencoderRouter(components=3)}, "router setting '.*components'"),
+        ({"router": lambda: AutoencoderRouter(threshold_scale=2.0)}, "router setting 'threshold"),
+    ],
+)
+def test_a_setting_that_changes_the_numbers_is_named(recipe, copied_run, tmp_path, change, name):
+    other = recipe(**change).build(tmp_path)
+    with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes goes on"):
+        other.fit(copied_run)
+
+
+def test_settings_without_effect_may_change(recipe, copied_run, plain_run, tmp_path, digests):
+    other = recipe(
+        data={"num_workers": 1, "eval_batch_size": 3}, trainer={"checkpoint_every_n_steps": 7}
+    )
+    other.build(tmp_path).fit(copied_run)
+    assert digests(copied_run) == digests(plain_run)

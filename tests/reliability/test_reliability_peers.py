@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import torch.distributed as dist
 
 from dmole.distributed import gather_objects
 from dmole.reliability import PeerError, PeerWatch
+from dmole.reliability.peers import watch_parent
 
 SECONDS = 30
 """All processes must be gone by then; one that hangs would stay for half an hour."""
@@ -101,3 +104,33 @@ def test_a_single_process_has_nobody_to_watch():
     watch.start()
     assert watch.announce(error) is error
     assert issubclass(PeerError, ValueError)
+
+
+STARTED = """
+import os, sys, time
+from dmole.reliability.peers import watch_parent
+watch_parent(os.getppid())
+print("watching", flush=True)
+time.sleep(300)
+"""
+STARTER = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid)
+"""
+
+
+def test_a_process_ends_soon_after_the_one_that_started_it():
+    words = [sys.executable, "-W", "ignore", "-c", STARTER, STARTED]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    child = Path("/proc") / done.stdout.strip()
+    deadline = time.monotonic() + SECONDS
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not child.exists()
+
+
+def test_a_process_whose_starter_is_gone_already_does_not_begin():
+    with pytest.raises(PeerError, match="that started this one is gone"):
+        watch_parent(os.getppid() + 1)
