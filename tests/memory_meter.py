@@ -21,7 +21,7 @@ class PeakBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self._known: dict[int, Any] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         old = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if _is_tensor(t)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):

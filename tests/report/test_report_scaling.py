@@ -21,7 +21,7 @@ from dmole.report.scaling import Load
 from dmole.routing import OracleRouter
 from dmole.routing.autoencoder import PCAReconstructor, parameter_count
 
-BATCH = 8
+BATCH = 4
 
 
 class Setting:
