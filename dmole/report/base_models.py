@@ -70,7 +70,8 @@ SMOLLM2 = BaseModel(
     name="tiny tower + SmolLM2-135M",
     vision=TINY.vision,
     language=_llama(576, 30, 9, 3, 1536),
-    projector=2 * 512 + _two_linears(512, 1152, 0) + (576 + 1) * 576,
+    # norm, linear with gate (twice as wide), linear
+    projector=2 * 512 + (512 + 1) * 1152 + (576 + 1) * 576,
     vocabulary=49153,
     tied=True,
     patches=65,

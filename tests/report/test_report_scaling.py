@@ -284,6 +284,31 @@ def test_what_the_proxy_pass_keeps_of_gradients_is_the_difference_of_its_reducti
     assert peaks["sum"] - peaks["fisher"] == pytest.approx(kept, rel=0.02)
 
 
+def test_the_proxy_pass_recomputes_nothing():
+    peaks = []
+    for recompute in (False, True):
+        setting = Setting(recompute=recompute)
+        with PeakBytes() as meter:
+            setting.score("fisher")
+        peaks.append(meter.peak)
+    assert peaks[0] == peaks[1]
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.5, 1.2, 1.5), (1.0, 1.4, 1.8)])
+def test_experts_without_mixed_precision_keep_copies_of_their_inputs(share, low, high):
+    kept = []
+    for mixed in (True, False):
+        setting = Setting("bfloat16", share)
+        setting.mixed = mixed
+        setting.add_expert()
+        if not mixed:
+            setting.batch.inputs["pixel_values"] = setting.batch.inputs["pixel_values"].bfloat16()
+        with saved_bytes(setting.module.backbone.model.parameters()) as total:
+            setting.loss()
+        kept.append(total())
+    assert low < kept[1] / kept[0] < high
+
+
 # -- work ---------------------------------------------------------------------------------------
 
 

@@ -136,7 +136,7 @@ def assemble(language: Any, tokenizer: Any) -> tuple[Any, Any]:
 
 def _text_settings(config: Any, vocabulary: int) -> dict[str, Any]:
     """Return the language model's settings without those of the file it was read from."""
-    known = config.to_dict()
+    known: dict[str, Any] = config.to_dict()
     for key in ("quantization_config", "_name_or_path", "transformers_version"):
         known.pop(key, None)
     return known | {"vocab_size": vocabulary}
