@@ -179,9 +179,11 @@ def test_the_assembled_model_still_speaks_and_has_the_shape_reckoned_with(folder
     backbone = PretrainedBackbone(str(folder))
     assert backbone.parameter_count() == scaling.base_parameters(SMOLLM2)
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    own = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    ours = backbone.processor.apply_chat_template(question, add_generation_prompt=True)
-    assert ours == own  # without pictures a prompt is SmolLM2's own
+    more = [*question, {"role": "assistant", "content": "Paris."}, *question]
+    for chat in (question, more, [{"role": "system", "content": "Be brief."}, *more]):
+        own = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ours = backbone.processor.apply_chat_template(chat, add_generation_prompt=True)
+        assert ours == own  # without pictures a prompt is SmolLM2's own
     sample = Sample("a", (Turn("user", "What is the capital of France?"),))
     batch = Collator(backbone.processor)([(sample, "t")], generation=True)
     assert "Paris" in backbone.generate(batch.inputs, 12)[0]
