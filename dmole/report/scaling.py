@@ -204,8 +204,7 @@ def training_activation_bytes(model: BaseModel, load: Load, *, recompute: bool =
         recompute: Activation checkpointing: the inputs of all blocks, and one block as a whole.
     """
     total = largest = 0
-    towers = (model.vision, model.language)
-    for tower, tokens in zip(towers, lengths(model, load), strict=True):
+    for tower, tokens in zip((model.vision, model.language), lengths(model, load), strict=True):
         chosen = expert_blocks(tower, load.share)
         bare, full = (
             block_activation_bytes(
