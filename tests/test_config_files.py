@@ -95,6 +95,8 @@ def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
     own = ["--config", str(SHIPPED / name)]
     base = ["--config", str(SHIPPED / "quickstart.yaml")] if name in METHODS else []
     flags = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    # the other base models have to be made or fetched first
+    flags += ["--model.backbone.init_args.name_or_path", "tiny"]
     cli = ContinualCLI([*base, *own, *flags], run=False)
     assert cli.datamodule.task_names
     assert cli.trainer.stream.stages(cli.datamodule.task_names) is not None
