@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dmole.data.doctor.published import PUBLISHED
+
 from dmole.report.base_models import LARGE
 from dmole.report.scaling import (
     FP32,
