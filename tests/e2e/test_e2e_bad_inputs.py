@@ -377,13 +377,16 @@ def holds(content: Any) -> Callable[[Path], None]:
     return lambda file: torch.save(content, file)
 
 
+CUT_SHORT = "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"
+
+
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
         (Path.unlink, "there is no checkpoint own/checkpoints/last.ckpt"),
-        (lambda file: file.write_bytes(b""), "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"),
-        (lambda file: file.write_text("text"), "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"),
-        (cut, "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"),
+        (lambda file: file.write_bytes(b""), CUT_SHORT),
+        (lambda file: file.write_text("text"), CUT_SHORT),
+        (cut, CUT_SHORT),
         (flip, "cannot read checkpoint own/checkpoints/last.ckpt: it is damaged in "),
         (holds(Code()), "last.ckpt: it holds more than tensors and plain values (posix.mkdir)"),
         (
