@@ -68,6 +68,7 @@ class SequenceCheckpoint:
 
     def save_stage(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Write ``stage.ckpt`` within a stage's training; all ranks call it alike."""
+        # Lightning's flag says what is saved: with the optimizer. How it is read is another one
         trainer.save_checkpoint(stage_file(trainer.run_dir / LAST), weights_only=False)
 
     def stage_content(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What keeps a run from being lost: signals, faults of other processes, the run folder's lock."""
 
 from dmole.reliability.peers import PeerError, PeerWatch
-from dmole.reliability.run_folder import RunLock, claim_run, find_run, is_run
+from dmole.reliability.run_folder import RunLock, claim_run, find_run
 from dmole.reliability.signals import Interrupted, Interruption
 
 __all__ = [
@@ -12,5 +12,4 @@ __all__ = [
     "RunLock",
     "claim_run",
     "find_run",
-    "is_run",
 ]

@@ -14,11 +14,6 @@ LAST = Path("checkpoints") / "last.ckpt"
 """Where a run folder keeps the state of its last finished phase."""
 
 
-def is_run(folder: Path) -> bool:
-    """Return whether a folder holds a run that can be gone on with."""
-    return (folder / LAST).is_file()
-
-
 def find_run(root: Path, name: str, version: int | None) -> Path | None:
     """Return the newest run folder of a name that has a checkpoint, None where there is none.
 
@@ -29,7 +24,7 @@ def find_run(root: Path, name: str, version: int | None) -> Path | None:
     """
     versions = _versions(root / name) if version is None else [version]
     folders = (root / name / f"version_{number}" for number in sorted(versions, reverse=True))
-    return next(filter(is_run, folders), None)
+    return next((folder for folder in folders if (folder / LAST).is_file()), None)
 
 
 def claim_run(root: Path, name: str, version: int | None) -> Path:

@@ -100,7 +100,6 @@ def test_labels_of_a_sample_alone_are_the_same(processor: Any, samples: list[Sam
         check_labels(processor, [sample])
 
 
-@pytest.mark.skipif(not TINY.is_dir(), reason="the tiny model is not built")
 def test_labels_fit_the_tiny_model(samples: list[Sample]):
     from transformers import AutoProcessor
 

@@ -157,6 +157,9 @@ def gate_sets(run: Path, stage: int) -> dict[str, str]:
 def test_two_ranks_leave_one_run_folder_with_every_test_sample_once(two_ranks):
     run, _ = two_ranks
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    # events.out.tfevents.<time>.<host>.<process>.<number>: rank 0 alone writes them
+    writers = {path.name.split(".")[-2] for path in run.glob("events.out.tfevents.*")}
+    assert len(writers) == 1
     matrix, names = read_matrix(run / "evaluation_matrix.csv")
     assert matrix.shape == (3, 2)
     for task, size in zip(names, (5, 1), strict=True):

@@ -236,3 +236,16 @@ def test_settings_without_effect_may_change(recipe, copied_run, plain_run, tmp_p
     )
     other.build(tmp_path).fit(copied_run)
     assert digests(copied_run) == digests(plain_run)
+
+
+def test_another_version_of_the_code_is_said_and_gone_on_with(
+    fit_words, quick_run, tmp_path, capsys, digests
+):
+    run = tmp_path / "small" / "version_0"
+    shutil.copytree(quick_run, run)
+    file = run / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    torch.save(content | {"code": "0.0.1"}, file)
+    assert main(fit_words(tmp_path, "--ckpt_path", "last")) == 0
+    assert "last.ckpt was made by dmole 0.0.1, this is" in capsys.readouterr().out
+    assert digests(run) == digests(quick_run)
