@@ -4,9 +4,11 @@ from dmole.experts.export import load_expert, save_expert
 from dmole.experts.gates import GateContext, Gates, View
 from dmole.experts.library import ExpertLibrary
 from dmole.experts.lora import LoRAExpert, RoutedLinear
+from dmole.experts.shape import ExpertShape
 
 __all__ = [
     "ExpertLibrary",
+    "ExpertShape",
     "GateContext",
     "Gates",
     "LoRAExpert",

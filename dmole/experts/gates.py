@@ -8,6 +8,7 @@ every layer is the base model's.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -22,6 +23,24 @@ View = Literal["vision", "projector", "language"]
 A projector may see several rows of the vision tower as one, as where patches are merged."""
 
 
+@dataclass(frozen=True)
+class MixingRecord:
+    """What a layer that mixes experts by token did with the tokens it saw.
+
+    Args:
+        path: The layer.
+        probabilities: ``(M, N)`` of the router for each valid token, float32, with its graph.
+        weights: ``(M, N)`` that the experts were multiplied with.
+        output: ``(rows, out)`` mean over valid tokens of what the common expert added, where the
+            mixing has one.
+    """
+
+    path: str
+    probabilities: Tensor
+    weights: Tensor
+    output: Tensor | None = None
+
+
 class Gates:
     """Weights of the experts for every sample of one batch.
 
@@ -30,13 +49,24 @@ class Gates:
         weights: ``(B, E)``, or per token ``(B, S, E)`` for layers of the language view.
         vision_rows: ``(B,)`` how many rows of the vision tower belong to each sample (images,
             tiles, or packed patches). ``None`` means one row a sample.
+        token_mask: ``(B, S)`` 1 where the language model sees a token, 0 where it sees padding.
+        recording: Whether layers that mix experts by token note what they did in ``records``.
+
+    Attributes:
+        records: What mixing layers did in this forward, in the order of the model.
+        decisions: What a layer decides once for a whole ``generate``, by its path.
 
     Raises:
         ValueError: If the shapes do not fit together.
     """
 
     def __init__(
-        self, experts: Sequence[str], weights: Tensor, vision_rows: Tensor | None = None
+        self,
+        experts: Sequence[str],
+        weights: Tensor,
+        vision_rows: Tensor | None = None,
+        token_mask: Tensor | None = None,
+        recording: bool = False,
     ) -> None:
         if weights.ndim not in (2, 3) or weights.shape[-1] != len(experts):
             raise ValueError(
@@ -50,6 +80,10 @@ class Gates:
         self.experts = tuple(experts)
         self.weights = weights
         self.vision_rows = vision_rows
+        self.token_mask = token_mask
+        self.recording = recording
+        self.records: list[MixingRecord] = []
+        self.decisions: dict[str, Tensor] = {}
         columns = weights.detach().reshape(-1, len(self.experts)).cpu()
         self._index = {name: column for column, name in enumerate(self.experts)}
         self.live = frozenset(n for n, i in self._index.items() if bool(columns[:, i].any()))
@@ -86,6 +120,20 @@ class Gates:
         if mask.ndim == 2:  # per sample: the same for all positions between rows and channels
             mask = mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), mask.shape[1])
         return mask
+
+    def valid_tokens(self, view: View, x: Tensor) -> Tensor | None:
+        """Return ``(rows, tokens)``, True where ``x`` holds no padding; None where all are valid.
+
+        Only sequences of the language model are padded, and not what it generates.
+        """
+        mask = self.token_mask
+        if view != "language" or mask is None or x.ndim != 3 or x.shape[1] != mask.shape[1]:
+            return None
+        return mask.bool().repeat_interleave(x.shape[0] // mask.shape[0], dim=0).to(x.device)
+
+    def row_weights(self, view: View, name: str, x: Tensor) -> Tensor:
+        """Return the weight of one expert for each row that a layer sees, ``(rows,)``."""
+        return self._expanded(view, x)[..., self._index[name]]
 
     def _expanded(self, view: View, x: Tensor) -> Tensor:
         """Repeat the samples' weights to the rows a layer sees."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from dmole.experts.gates import GateContext, View
 from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
+from dmole.experts.shape import ExpertShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from dmole.experts.lora import ChannelMixing
 
 
 class ExpertLibrary:
@@ -24,6 +28,7 @@ class ExpertLibrary:
         view_of: Maps the full path of a linear to the side of the model it sits on.
         dropout: Dropout on the experts' input while training.
         seed: Together with expert name and layer it fixes the initial weights of an expert.
+        mixing: Weighs the experts' channels token by token; None leaves it to the gates.
     """
 
     def __init__(
@@ -32,14 +37,16 @@ class ExpertLibrary:
         view_of: Callable[[str], View],
         dropout: float = 0.0,
         seed: int = 0,
+        mixing: ChannelMixing | None = None,
     ) -> None:
         self.model = model
+        self._mixing = mixing
         self.context = GateContext()
         self.dropout = dropout
         self.seed = seed
         self._view_of = view_of
         self._layers: dict[str, RoutedLinear] = {}
-        self._architecture: dict[str, dict[str, list[float]]] = {}
+        self._architecture: dict[str, dict[str, ExpertShape]] = {}
         self.versions: dict[str, int] = {}
 
     @property
@@ -48,7 +55,7 @@ class ExpertLibrary:
         return tuple(self._architecture)
 
     def add(self, name: str, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> None:
-        """Give the named expert one low-rank update in each of the given linears.
+        """Give the named expert one plain low-rank update in each of the given linears.
 
         Args:
             name: Name of the new expert.
@@ -56,24 +63,36 @@ class ExpertLibrary:
             alphas: Scaling numerator by full path of the linear.
 
         Raises:
+            ValueError: As :meth:`place`.
+        """
+        self.place(name, {path: ExpertShape(rank, alphas[path]) for path, rank in ranks.items()})
+
+    def place(self, name: str, shapes: Mapping[str, ExpertShape]) -> None:
+        """Give the named expert an update of any form in each of the given linears.
+
+        Args:
+            name: Name of the new expert.
+            shapes: Form of the update by full path of the linear.
+
+        Raises:
             ValueError: If the name is taken, nothing is allocated, a path is no linear, a rank
                 is larger than the linear or a scaling is not finite.
         """
         if name in self._architecture:
             raise ValueError(f"there is already an expert called {name!r}")
-        if not ranks:
+        if not shapes:
             raise ValueError(
                 f"the allocation of {name!r} is empty: a task needs at least one expert"
             )
         experts = {}
-        for path, rank in ranks.items():
-            _check_size(name, path, rank, alphas[path], self._base(path))
-        for path, rank in ranks.items():
+        for path, shape in shapes.items():
+            _check_size(name, path, shape, self._base(path))
+        for path, shape in shapes.items():
             generator = torch.Generator().manual_seed(seed_from(self.seed, name, path))
-            experts[path] = LoRAExpert(self._base(path), rank, alphas[path], generator)
+            experts[path] = LoRAExpert(self._base(path), shape, generator)
         for path, expert in experts.items():  # all of them are possible
             self._wrapped(path).experts[expert_key(name)] = expert
-        self._architecture[name] = {path: [ranks[path], alphas[path]] for path in ranks}
+        self._architecture[name] = dict(shapes)
 
     def remove(self, name: str) -> None:
         """Delete an expert; a linear without experts becomes the base model's again."""
@@ -92,16 +111,19 @@ class ExpertLibrary:
     def parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield ``(path of the linear, parameter)`` of one expert."""
         for path, expert in self.experts(name):
-            yield path, expert.lora_a
-            yield path, expert.lora_b
+            for parameter in expert.parameters():
+                yield path, parameter
 
-    def train_only(self, name: str | None) -> None:
-        """Let gradients reach the named expert and nothing else of the model (None: nothing)."""
+    def train_only(self, *names: str | None) -> None:
+        """Let gradients reach the named experts and nothing else of the model (None: nothing)."""
         self.model.requires_grad_(False)
-        if name is not None:
+        for name in names:
+            if name is None:
+                continue
             self.versions[name] = self.versions.get(name, 0) + 1  # its draws differ each time
-            for _, parameter in self.parameters(name):
-                parameter.requires_grad_(True)
+            for _, expert in self.experts(name):
+                for parameter in expert.trainable():
+                    parameter.requires_grad_(True)
 
     def count(self, name: str) -> int:
         """Return the number of parameters of one expert."""
@@ -113,8 +135,14 @@ class ExpertLibrary:
             expert.to(device)
 
     def architecture(self) -> dict[str, dict[str, list[float]]]:
-        """Return ``{expert: {linear: [rank, alpha]}}``, enough to rebuild the empty experts."""
-        return {name: dict(layers) for name, layers in self._architecture.items()}
+        """Return ``{expert: {linear: numbers}}``, enough to rebuild the empty experts.
+
+        The numbers are rank and alpha, see :meth:`ExpertShape.to_list`.
+        """
+        return {
+            name: {path: shape.to_list() for path, shape in shapes.items()}
+            for name, shapes in self._architecture.items()
+        }
 
     def rebuild(self, architecture: Mapping[str, Mapping[str, list[float]]]) -> None:
         """Make the experts of a saved architecture; those already present must agree with it.
@@ -127,13 +155,9 @@ class ExpertLibrary:
             if name not in architecture:
                 raise ValueError(f"the checkpoint knows no expert called {name!r}")
         for name, layers in architecture.items():
-            wanted = {path: [int(rank), float(alpha)] for path, (rank, alpha) in layers.items()}
+            wanted = {path: ExpertShape.from_list(numbers) for path, numbers in layers.items()}
             if name not in self._architecture:
-                self.add(
-                    name,
-                    {path: int(rank) for path, (rank, _) in wanted.items()},
-                    {path: alpha for path, (_, alpha) in wanted.items()},
-                )
+                self.place(name, wanted)
             elif self._architecture[name] != wanted:
                 raise ValueError(f"expert {name!r} has another shape in the checkpoint")
 
@@ -146,12 +170,12 @@ class ExpertLibrary:
         return digest.hexdigest()
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Return one expert's tensors themselves, ``<linear>.lora_a`` and ``.lora_b``."""
-        tensors = {}
-        for path, expert in self.experts(name):
-            tensors[f"{path}.lora_a"] = expert.lora_a.detach()
-            tensors[f"{path}.lora_b"] = expert.lora_b.detach()
-        return tensors
+        """Return one expert's tensors themselves, ``<linear>.lora_a`` and so on."""
+        return {
+            f"{path}.{key}": tensor.detach()
+            for path, expert in self.experts(name)
+            for key, tensor in [*expert.named_parameters(), *expert.named_buffers()]
+        }
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
         """Return copies of one expert's tensors, keyed ``<linear>.lora_a`` and ``.lora_b``."""
@@ -173,9 +197,30 @@ class ExpertLibrary:
                     f"expert {name!r}: tensor {key} has shape {tuple(tensors[key].shape)}, "
                     f"the model wants {tuple(parameter.shape)}"
                 )
-        for path, expert in self.experts(name):
-            expert.lora_a.data.copy_(tensors[f"{path}.lora_a"])
-            expert.lora_b.data.copy_(tensors[f"{path}.lora_b"])
+        for key, parameter in mine.items():
+            parameter.copy_(tensors[key])
+
+    @contextmanager
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Compute with other values of some parameters for the body of a ``with`` statement.
+
+        Args:
+            tensors: Values by ``<expert>/<linear>.<tensor>``, such as an earlier state.
+        """
+        parameters = {
+            f"{name}/{path}.{key}": parameter
+            for name in {key.partition("/")[0] for key in tensors}
+            for path, expert in self.experts(name)
+            for key, parameter in expert.named_parameters()
+        }
+        kept = {key: parameters[key].data for key in tensors if key in parameters}
+        try:
+            for key in kept:
+                parameters[key].data = tensors[key].to(kept[key].device)
+            yield
+        finally:
+            for key, data in kept.items():
+                parameters[key].data = data
 
     def _base(self, path: str) -> nn.Linear:
         if path in self._layers:
@@ -191,20 +236,21 @@ class ExpertLibrary:
     def _wrapped(self, path: str) -> RoutedLinear:
         if path not in self._layers:
             base = self._base(path)
-            layer = RoutedLinear(base, self.context, self._view_of(path), self.dropout)
+            view = self._view_of(path)
+            layer = RoutedLinear(base, self.context, view, self.dropout, self._mixing, path)
             layer.train(base.training)
             self.model.set_submodule(path, layer)
             self._layers[path] = layer
         return self._layers[path]
 
 
-def _check_size(name: str, path: str, rank: int, alpha: float, base: nn.Linear) -> None:
+def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> None:
     """Refuse an expert that would be larger than its layer before memory is taken for it."""
     most = max(base.in_features, base.out_features)
-    if rank > most:
-        raise ValueError(f"expert {name!r}: rank {rank} is larger than layer {path} ({most})")
-    if not math.isfinite(alpha):
-        raise ValueError(f"expert {name!r}: alpha {alpha} of layer {path} is not finite")
+    if shape.rank > most:
+        raise ValueError(f"expert {name!r}: rank {shape.rank} is larger than layer {path} ({most})")
+    if not math.isfinite(shape.alpha):
+        raise ValueError(f"expert {name!r}: alpha {shape.alpha} of layer {path} is not finite")
 
 
 def seed_from(*parts: object) -> int:

@@ -15,44 +15,89 @@ as one concatenated low-rank product of those that are live in the batch or bein
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from dmole.experts.gates import GateContext, View
+    from collections.abc import Iterator, Mapping
+
+    from dmole.experts.gates import GateContext, Gates, View
+    from dmole.experts.shape import ExpertShape
+
+
+class ChannelMixing(Protocol):
+    """What weighs channels by token; the kinds are in `dmole.routing.mixing`."""
+
+    def __call__(
+        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+    ) -> dict[str, Tensor]:
+        """Return weights by expert, ``(rows, ..., N)``; each covers ``channels / N`` channels."""
 
 
 class LoRAExpert(nn.Module):
-    """One expert in one layer: ``lora_b @ lora_a`` scaled by ``alpha / rank``.
+    """One expert in one layer: ``lora_b @ lora_a`` scaled by ``alpha / rank``, maybe a router.
 
     Args:
         base: The layer it adds to.
-        rank: Rank ``r`` of the update.
-        alpha: Numerator of the scaling.
-        generator: Source of the initial ``lora_a`` (Kaiming uniform with ``a = sqrt(5)``);
-            ``lora_b`` starts at zero, so a new expert changes nothing.
+        shape: Form of its tensors.
+        generator: Source of the initial ``lora_a`` and router (Kaiming uniform with
+            ``a = sqrt(5)``); the up-projections start at zero, so a new expert changes nothing.
 
     Source:
         Hu et al. 2022, https://arxiv.org/abs/2106.09685, section 4.1.
     """
 
-    def __init__(
-        self, base: nn.Linear, rank: int, alpha: float, generator: torch.Generator
-    ) -> None:
+    def __init__(self, base: nn.Linear, shape: ExpertShape, generator: torch.Generator) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"the rank of an expert must be at least 1, got {rank}")
-        self.rank = rank
-        self.alpha = alpha
-        self.scaling = alpha / rank
-        lora_a = torch.empty(rank, base.in_features)  # drawn on the CPU: the same on every device
-        nn.init.kaiming_uniform_(lora_a, a=math.sqrt(5), generator=generator)
+        if shape.rank < (1 if shape.branches else 0):
+            raise ValueError(f"the rank of an expert must be at least 1, got {shape.rank}")
+        self.shape = shape
+        self.rank = shape.rank
+        self.alpha = shape.alpha
+        self.scaling = shape.alpha / shape.rank if shape.rank else 0.0
         device = base.weight.device
-        self.lora_a = nn.Parameter(lora_a.to(device))
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+        if shape.rank:
+            self.lora_a = _drawn(shape.rank, base.in_features, generator, device)
+        for name in self._up_names():
+            zeros = torch.zeros(base.out_features, shape.rank, device=device)
+            self.register_parameter(name, nn.Parameter(zeros))
+        if shape.heads:
+            self.router = _drawn(shape.heads, base.in_features, generator, device)
+        if shape.branches > 1:
+            self.register_buffer("frozen", torch.zeros(shape.branches, device=device))
+
+    def _up_names(self) -> list[str]:
+        """Return the names of the up-projections; branches are parameters of their own."""
+        several = [f"lora_b_{index}" for index in range(self.shape.branches)]
+        return ["lora_b"] if self.shape.branches == 1 else several
+
+    @property
+    def up(self) -> Tensor:
+        """All up-projections side by side, ``(out_features, channels)``."""
+        parts = [getattr(self, name) for name in self._up_names()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def trainable(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that its training may change: all but frozen branches."""
+        frozen = self.frozen.tolist() if self.shape.branches > 1 else [0.0]
+        still = {name for name, off in zip(self._up_names(), frozen, strict=False) if off}
+        yield from (p for name, p in self.named_parameters() if name not in still)
+
+    @property
+    def learning(self) -> bool:
+        """Whether gradients reach it."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+
+def _drawn(
+    rows: int, columns: int, generator: torch.Generator, device: torch.device
+) -> nn.Parameter:
+    weight = torch.empty(rows, columns)  # drawn on the CPU: the same on every device
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+    return nn.Parameter(weight.to(device))
 
 
 class RoutedLinear(nn.Module):
@@ -63,6 +108,7 @@ class RoutedLinear(nn.Module):
         context: Holds the gates of the running forward.
         view: Whether the rows of the input are the vision tower's or the language model's.
         dropout: Probability of dropping an entry of the experts' input while training.
+        mixing: Weighs the experts' channels token by token, beside the gates of the samples.
 
     Source:
         D-MoLE (https://arxiv.org/abs/2506.11672): base output plus the plain sum of the active
@@ -70,14 +116,22 @@ class RoutedLinear(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Linear, context: GateContext, view: View, dropout: float = 0.0
+        self,
+        base: nn.Linear,
+        context: GateContext,
+        view: View,
+        dropout: float = 0.0,
+        mixing: ChannelMixing | None = None,
+        path: str = "",
     ) -> None:
         super().__init__()
         self.base = base
         self.view = view
         self.dropout = nn.Dropout(dropout)
         self.experts = nn.ModuleDict()
+        self.path = path
         self._context = context
+        self._mixing = mixing
 
     @property
     def weight(self) -> Tensor:
@@ -124,19 +178,24 @@ class RoutedLinear(nn.Module):
         # a trainable expert is computed even where no sample uses it: its parameters must be in
         # the graph of every rank, or distributed training waits for gradients that never come
         training = torch.is_grad_enabled()
-        names = [
-            name
+        experts = {
+            name: self.expert(name)
             for name in self.names
-            if name in gates.live or (training and self.expert(name).lora_a.requires_grad)
-        ]
-        if not names:
+            if name in gates.live or (training and self.expert(name).learning)
+        }
+        low_rank = [name for name, expert in experts.items() if expert.rank]
+        if not low_rank:
             return out
-        experts = [self.expert(name) for name in names]
-        low = self._down(x, experts)  # (rows, ..., sum of ranks)
-        mask = gates.rank_mask(self.view, names, [expert.rank for expert in experts], x)
+        low = self._down(x, [experts[name] for name in low_rank])  # (rows, ..., channels)
+        channels = [experts[name].shape.channels for name in low_rank]
+        mask = gates.rank_mask(self.view, low_rank, channels, x)
         if mask is not None:
             low = low * mask.to(low.dtype)
-        return out + _linear(low, _joined_up(experts)).to(out.dtype)
+        if self._mixing is not None:
+            weights = self._mixing(self, x, experts, gates)
+            low = low * _joined_weights(weights, experts, low_rank, low)
+        up = [experts[name].up for name in low_rank]
+        return out + flat_linear(low, up[0] if len(up) == 1 else torch.cat(up, dim=1)).to(out.dtype)
 
     def _down(self, x: Tensor, experts: list[LoRAExpert]) -> Tensor:
         """Project the input to the channels of all given experts, each already scaled."""
@@ -144,12 +203,21 @@ class RoutedLinear(nn.Module):
         x = self.dropout(x)
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(lora_a.dtype)
-        low = _linear(x, lora_a)
+        low = flat_linear(x, lora_a)
         scalings = {expert.scaling for expert in experts}
         if len(scalings) == 1:
-            return low * scalings.pop()
-        channels = [expert.scaling for expert in experts for _ in range(expert.rank)]
-        return low * torch.tensor(channels, device=low.device, dtype=low.dtype)
+            low = low * scalings.pop()
+        else:
+            channels = [expert.scaling for expert in experts for _ in range(expert.rank)]
+            low = low * torch.tensor(channels, device=low.device, dtype=low.dtype)
+        if all(expert.shape.branches == 1 for expert in experts):
+            return low
+        parts = low.split([expert.rank for expert in experts], dim=-1)
+        tiled = [
+            torch.cat([part] * expert.shape.branches, dim=-1)
+            for part, expert in zip(parts, experts, strict=True)
+        ]
+        return torch.cat(tiled, dim=-1)
 
 
 _PREFIX = "task_"  # a task may be called "train" or "keys", which no submodule can
@@ -160,8 +228,8 @@ def expert_key(name: str) -> str:
     return _PREFIX + name
 
 
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply with the rows flattened to one axis.
+def flat_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply ``(..., in)`` with ``(out, in)``, the rows flattened to one axis.
 
     With more axes torch picks the kernel by whether the weight is trainable, and an expert's
     answers would change in their last bits when it is frozen.
@@ -169,7 +237,17 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _joined_up(experts: list[LoRAExpert]) -> Tensor:
-    if len(experts) == 1:
-        return experts[0].lora_b
-    return torch.cat([expert.lora_b for expert in experts], dim=1)
+def _joined_weights(
+    weights: Mapping[str, Tensor], experts: Mapping[str, LoRAExpert], names: list[str], low: Tensor
+) -> Tensor:
+    """Return one factor a channel, ``(rows, ..., channels)``; 1 for experts that are not mixed."""
+    parts = []
+    for name in names:
+        width = experts[name].shape.channels
+        found = weights.get(name)
+        parts.append(
+            low.new_ones(*low.shape[:-1], width)
+            if found is None
+            else found.to(low.dtype).repeat_interleave(width // found.shape[-1], dim=-1)
+        )
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from dmole.experts import ExpertLibrary, GateContext, Gates, LoRAExpert, RoutedLinear
+from dmole.experts import (
+    ExpertLibrary,
+    ExpertShape,
+    GateContext,
+    Gates,
+    LoRAExpert,
+    RoutedLinear,
+)
 from dmole.experts.lora import expert_key
 
 RANKS = {"a": 2, "b": 3, "c": 1}
@@ -21,7 +28,7 @@ def routed(dropout=0.0, bias=True, view="language", dtype=torch.float32):
     layer.base.requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for name, rank in RANKS.items():
-        expert = LoRAExpert(layer.base, rank, ALPHAS[name], generator)
+        expert = LoRAExpert(layer.base, ExpertShape(rank, ALPHAS[name]), generator)
         expert.lora_b.data = torch.randn(5, rank, generator=generator)
         layer.experts[expert_key(name)] = expert
     return layer
@@ -142,7 +149,7 @@ def test_dropout_acts_on_the_experts_input_alone_and_only_in_training():
 
 
 def test_initial_weights_have_the_spread_of_kaiming_uniform():
-    expert = LoRAExpert(nn.Linear(64, 5), 8, 16.0, torch.Generator().manual_seed(0))
+    expert = LoRAExpert(nn.Linear(64, 5), ExpertShape(8, 16.0), torch.Generator().manual_seed(0))
     bound = 1 / math.sqrt(64)  # a = sqrt(5)
     assert expert.scaling == 2.0
     assert expert.lora_a.shape == (8, 64)
@@ -153,7 +160,7 @@ def test_initial_weights_have_the_spread_of_kaiming_uniform():
 
 def test_a_rank_below_one_is_refused():
     with pytest.raises(ValueError, match="rank of an expert must be at least 1, got 0"):
-        LoRAExpert(nn.Linear(4, 4), 0, 16.0, torch.Generator())
+        LoRAExpert(nn.Linear(4, 4), ExpertShape(0, 16.0), torch.Generator())
 
 
 def test_a_base_in_half_precision_keeps_its_dtype_and_the_experts_theirs():
