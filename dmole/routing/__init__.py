@@ -8,6 +8,7 @@ from dmole.routing.autoencoder import (
     parameter_count,
 )
 from dmole.routing.autoencoder_router import AutoencoderRouter
+from dmole.routing.balance import load_balance, soft_load_balance
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 from dmole.routing.gates import (
     batch_vote,
@@ -25,12 +26,22 @@ from dmole.routing.routers import (
     Routing,
     SharedRouter,
 )
+from dmole.routing.token_gates import (
+    DenseGate,
+    EntropyGate,
+    TokenGate,
+    TokenWeights,
+    TopKGate,
+    normalized_entropy,
+)
 from dmole.routing.trained import MLPReconstructor
 
 __all__ = [
     "AllExpertsRouter",
     "AutoencoderRouter",
+    "DenseGate",
     "EmbeddingCache",
+    "EntropyGate",
     "MLPReconstructor",
     "OracleRouter",
     "PCAReconstructor",
@@ -41,15 +52,21 @@ __all__ = [
     "RouterFit",
     "Routing",
     "SharedRouter",
+    "TokenGate",
+    "TokenWeights",
+    "TopKGate",
     "Weights",
     "batch_vote",
     "choose_partner",
     "combine",
     "gate_set_name",
     "gates_from_order",
+    "load_balance",
     "masked_max_pool",
     "normalize_rows",
+    "normalized_entropy",
     "parameter_count",
     "quantile_table",
     "select_experts",
+    "soft_load_balance",
 ]
