@@ -73,13 +73,13 @@ class SequenceCheckpoint:
 
     def stage_content(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
         """Return what a checkpoint within a stage needs beyond Lightning's own."""
-        name = str(module.current_expert)
+        shapes = module.library.architecture()
         return {
             "format": FORMAT,
             "run": self._run,
             "stage": trainer.current_stage.index,
             "world_size": trainer.world_size,
-            "architecture": {name: module.library.architecture()[name]},
+            "architecture": {name: shapes[name] for name in module.training_experts},
             "parameters": trainer.clock.parameters,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from dmole.allocation import Allocation, Allocator, Unit, build_units
 from dmole.data.labels import answer_tokens
 from dmole.distributed import weigh_by_tokens
-from dmole.experts import ExpertLibrary, Gates, View
+from dmole.experts import ExpertLibrary, ExpertShape, Gates, View
 from dmole.experts.library import seed_from
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
@@ -24,11 +25,12 @@ from dmole.optimization import (
     parameter_groups,
     scaled_learning_rates,
 )
+from dmole.regularizers.base import Regularizer, Step
 from dmole.routing import Router, Routing
 from dmole.routing.routers import Phase, route_by_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dmole.data import Batch
 
@@ -72,6 +74,7 @@ class ContinualModule(LightningModule):
         beams: Width of the beam search when answering; 1 is greedy.
         projector_experts: Whether the projector may hold experts; its layers count in the
             language model's budget.
+        regularizers: Extra terms of the training loss.
         seed: Fixes the initial weights of the experts.
     """
 
@@ -88,6 +91,7 @@ class ContinualModule(LightningModule):
         activation_checkpointing: bool = False,
         beams: int = 1,
         projector_experts: bool = False,
+        regularizers: list[Regularizer] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -108,9 +112,14 @@ class ContinualModule(LightningModule):
         self.allocation: Allocation | None = None
         self.stage_epochs = 1
         self.stage_steps = 0
+        self.stage_tasks: tuple[str, ...] = ()
         self.current_expert: str | None = None
         self.visible_experts: int | None = None
-        self.library = ExpertLibrary(backbone.model, self._view_of, dropout, seed)
+        self.library = ExpertLibrary(
+            backbone.model, self._view_of, dropout, seed, mixing=router.mixing
+        )
+        self.regularizers = torch.nn.ModuleList(regularizers or [])
+        router.set_vision_width(backbone.vision_width)
         self.embedder = Embedder(backbone)
         self.make_optimizer = optimizer
         if activation_checkpointing:
@@ -133,34 +142,85 @@ class ContinualModule(LightningModule):
             for layer in self.backbone.layers
             if self.projector_experts or layer.module != "projector"
         ]
-        return build_units(layers, self.backbone.linear_shapes(), self.allocator.unit)
+        return build_units(
+            layers, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
+        )
+
+    def expert_shapes(self, allocation: Allocation) -> dict[str, ExpertShape]:
+        """Return the form that an allocation's expert has in each linear.
+
+        Raises:
+            ValueError: If a layer gets several experts and the router does not mix them.
+        """
+        name, mixing = allocation.task, self.router.mixing
+        shapes = {}
+        for entry in allocation.experts:
+            if mixing is None and entry.mixture > 1:
+                raise ValueError(
+                    f"the allocator gives {entry.mixture} experts to {entry.layer}, which "
+                    f"{type(self.router).__name__} does not mix: use dmole.routing.TokenRouter"
+                )
+            shape = (
+                ExpertShape(entry.rank, self.alpha)
+                if mixing is None
+                else mixing.shape(
+                    entry.rank, self.alpha, entry.mixture, common=name == self.router.common
+                )
+            )
+            shapes |= dict.fromkeys(entry.linears, shape)
+        return shapes
+
+    def count_parameters(self, allocation: Allocation) -> int:
+        """Return the number of parameters of an allocation's expert."""
+        sizes = self.backbone.linear_shapes()
+        shapes = self.expert_shapes(allocation)
+        return sum(shape.count(*sizes[path]) for path, shape in shapes.items())
 
     def add_expert(self, allocation: Allocation) -> None:
         """Place the experts of an allocation on the model, untrained."""
-        ranks = allocation.ranks()
-        self.library.add(allocation.task, ranks, dict.fromkeys(ranks, self.alpha))
+        self.library.place(allocation.task, self.expert_shapes(allocation))
 
-    def train_expert(self, name: str, epochs: int, allocation: Allocation | None = None) -> None:
-        """Make one expert the only thing that trains.
+    @property
+    def training_experts(self) -> tuple[str, ...]:
+        """The experts in training: the stage's own and the one all stages share, if any."""
+        own = () if self.current_expert is None else (self.current_expert,)
+        common = self.router.common
+        return (*own, common) if own and common in self.library.names else own  # type: ignore[return-value]
+
+    def train_expert(
+        self,
+        name: str,
+        epochs: int,
+        allocation: Allocation | None = None,
+        tasks: Sequence[str] = (),
+    ) -> None:
+        """Make one expert, and the one all stages share, the only things that train.
 
         Args:
             name: The expert.
             epochs: Length of the stage; the learning rate's schedule spans it.
             allocation: The plan that placed the expert in this stage, None for an older one.
+            tasks: Tasks of the stage.
         """
-        self.current_expert = name
         self.allocation = allocation
         self.stage_epochs = epochs
         self.update_scale = {}
-        self.library.train_only(name)
+        versions = self.library.versions
+        versions[name] = versions.get(name, 0) + 1  # its draws differ each time
+        self.focus(name, tasks)
+
+    def focus(self, name: str, tasks: Sequence[str]) -> None:
+        """Let gradients reach the experts of a stage, whether or not it trains now."""
+        self.current_expert = name
+        self.stage_tasks = tuple(tasks)
+        self.library.train_only(*self.training_experts)
 
     def training_modules(self) -> tuple[str, ...]:
         """Return the modules (vision, projector, language) in which the current expert sits."""
-        if self.current_expert is None:
-            return ()
         found = {
             self.backbone.parts.module_of(path)
-            for path, _ in self.library.experts(self.current_expert)
+            for name in self.training_experts
+            for path, _ in self.library.experts(name)
         }
         return tuple(module for module in MODULES if module in found)
 
@@ -186,12 +246,15 @@ class ContinualModule(LightningModule):
         with self.library.context.use(None):
             return self.embedder(batch, remember=remember)
 
-    def make_gates(self, gates: Tensor, batch: Batch, beams: int = 1) -> Gates | None:
+    def make_gates(
+        self, gates: Tensor, batch: Batch, beams: int = 1, *, recording: bool = False
+    ) -> Gates | None:
         """Bind gate weights ``(B, E)`` to a batch; None where there is no expert yet."""
         if not self.experts:
             return None
         rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, beams)
-        return Gates(self.experts, gates, rows)
+        mask = batch.inputs.get("attention_mask")
+        return Gates(self.experts, gates, rows, mask, recording)
 
     # -- steps -----------------------------------------------------------------------------
 
@@ -209,11 +272,9 @@ class ContinualModule(LightningModule):
         Where experts have dropout, each rank draws its own.
         """
         tokens = answer_tokens(labels_of(batch))
-        loss = torch.zeros((), device=tokens.device)
+        loss, step = torch.zeros((), device=tokens.device), None
         if tokens:  # a rank whose only sample is a repeat has none
-            gates = self.make_gates(self.route(batch).gates, batch)
-            with self.library.context.use(gates):
-                loss = self.backbone.loss(batch.inputs, labels_of(batch))
+            loss, step = self.compute_step(batch)
         loss, whole = weigh_by_tokens(loss, tokens)
         if not torch.isfinite(whole):
             culprit = "another rank has the samples"
@@ -224,7 +285,54 @@ class ContinualModule(LightningModule):
                 f"{self.current_expert!r}; {culprit}"
             )
         self.log("train/loss", whole, prog_bar=True, batch_size=len(batch.sample_ids))
-        return loss + self._anchor()
+        return loss + self._penalties(step, tokens) + self._anchor()
+
+    def compute_step(self, batch: Batch) -> tuple[Tensor, Step]:
+        """Return the loss of a batch under its experts in training, and what led to it."""
+        labels = labels_of(batch)
+        recording = any(term.records for term in self._terms())
+        gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
+
+        def forward() -> Tensor:
+            quiet = self.make_gates(gates.weights, batch) if gates is not None else None
+            with self.library.context.use(quiet):
+                return self.backbone.outputs(batch.inputs).logits
+
+        with self.library.context.use(gates):
+            output = self.backbone.outputs(batch.inputs, labels)
+        step = Step(
+            library=self.library,
+            experts=self.training_experts,
+            stage_tasks=self.stage_tasks,
+            batch=batch,
+            labels=labels,
+            gates=gates,
+            logits=output.logits,
+            forward=forward,
+            embed=functools.partial(self.embed, batch, remember=self.stage_epochs > 1),
+            number=self._trainer.global_step if self._trainer is not None else 0,
+        )
+        return output.loss, step
+
+    def _terms(self) -> list[Regularizer]:
+        return [term for term in self.regularizers if isinstance(term, Regularizer)]
+
+    def _penalties(self, step: Step | None, tokens: Tensor) -> Tensor:
+        """Return the sum of the regularizers' terms, and log each."""
+        total = torch.zeros((), device=tokens.device)
+        for term in self._terms():
+            value = total.new_zeros(()) if step is None else term(step)
+            if term.per_token:
+                value, _ = weigh_by_tokens(value, tokens)
+            name = type(term).__name__
+            if not torch.isfinite(value):
+                raise ValueError(
+                    f"{name} is {value.item()} at step {self.global_step} of expert "
+                    f"{self.current_expert!r}"
+                )
+            self.log(f"train/{name}", value.detach(), batch_size=1)
+            total = total + value
+        return total
 
     def _anchor(self) -> Tensor:
         """Return a zero that every trainable parameter takes part in.
@@ -264,8 +372,12 @@ class ContinualModule(LightningModule):
         """Return the optimizer over named groups (vision, projector, language) and its schedule."""
         groups = parameter_groups(
             (self.backbone.parts.module_of(path), parameter)
-            for path, parameter in self.library.parameters(str(self.current_expert))
+            for name in self.training_experts
+            for path, parameter in self.library.parameters(name)
+            if parameter.requires_grad
         )
+        if extra := list(self.regularizers.parameters()):
+            groups.append({"name": "regularizer", "params": extra})
         optimizer = self.make_optimizer(groups)
         # Lightning counts the epochs of all stages so far; the schedule is this stage's alone
         steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
@@ -293,34 +405,46 @@ class ContinualModule(LightningModule):
     # -- state -----------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the experts' tensors alone, uncopied; the frozen base model is never saved."""
-        return {
+        """Return tensors of experts and regularizers, uncopied; never the frozen base model's."""
+        experts = {
             f"{name}/{key}": tensor
             for name in self.library.names
             for key, tensor in self.library.tensors(name).items()
         }
+        return experts | {
+            f"{_REGULARIZER}{index}/{key}": tensor
+            for index, term in enumerate(self._terms())
+            for key, tensor in term.tensors().items()
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the current expert alone: the others are frozen, and saved after their stages."""
-        prefix = f"{self.current_expert}/"
+        """Keep what trains alone: the other experts are frozen, and saved after their stages."""
+        prefixes = (*(f"{name}/" for name in self.training_experts), _REGULARIZER)
         tensors = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in tensors.items() if k.startswith(prefix)}
+        checkpoint["state_dict"] = {k: v for k, v in tensors.items() if k.startswith(prefixes)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the frozen experts from where they are."""
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Fill the experts; every tensor must be there and fit.
+        """Fill experts and regularizers; every tensor must be there and fit.
 
         Raises:
             ValueError: If one is missing, unknown or of another shape.
         """
         for name in self.library.names:
-            prefix = f"{name}/"
-            own = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-            self.library.load_state_dict(name, own)
+            self.library.load_state_dict(name, _below(f"{name}/", state_dict))
+        for index, term in enumerate(self._terms()):
+            term.load_tensors(_below(f"{_REGULARIZER}{index}/", state_dict))
         return torch.nn.modules.module._IncompatibleKeys([], [])
+
+
+_REGULARIZER = "@regularizer/"  # no expert's name begins so
+
+
+def _below(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def labels_of(batch: Batch) -> Tensor:

@@ -235,10 +235,10 @@ class ContinualTrainer(Trainer):
         self._begin(model, datamodule)
         plans: dict[str, Allocation] = {}
         for stage in self.plan:
-            if stage.expert not in plans:
-                plan = plan_allocation(self, model, stage.expert, stage.tasks)
-                plans[stage.expert] = plan
-                print(describe_allocation(plan))
+            for name in filter(None, (model.router.common, stage.expert)):
+                if name not in plans:
+                    plan = plans[name] = plan_allocation(self, model, name, stage.tasks)
+                    print(describe_allocation(plan, model.count_parameters(plan)))
         return plans
 
     def evaluate(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
 from dmole.allocation.budget import split_budget, spread_evenly, total_budget, tower_of
+from dmole.allocation.depth import experts_by_depth
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
 from dmole.allocation.proxy import Reduction
 
@@ -21,6 +23,8 @@ class Allocator(ABC):
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
         modules: Towers that may get experts. The projector, where the model offers its
             linears, belongs to ``language``.
+        targets: Regular expression to be found in the path of a linear that may hold experts,
+            such as ``attn|attention``; empty is all.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -40,6 +44,7 @@ class Allocator(ABC):
         unit: UnitKind = "block",
         budget_fraction: float = 0.5,
         modules: Sequence[str] = ("vision", "language"),
+        targets: str = "",
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
@@ -54,6 +59,7 @@ class Allocator(ABC):
         self.unit: UnitKind = unit
         self.budget_fraction = budget_fraction
         self.modules = tuple(modules)
+        self.targets = check_pattern(targets)
 
     @abstractmethod
     def allocate(
@@ -94,6 +100,7 @@ class Allocator(ABC):
         *,
         scores: Scores | None = None,
         difficulty: Mapping[str, float] | None = None,
+        mixture: Mapping[str, int] | None = None,
     ) -> Allocation:
         entries = tuple(
             AllocationEntry(
@@ -104,6 +111,7 @@ class Allocator(ABC):
                 rank=self.rank if unit.name in chosen else 0,
                 linears=unit.linears,
                 parameters=unit.parameters,
+                mixture=(mixture or {}).get(unit.name, 1),
             )
             for unit in units
         )
@@ -125,6 +133,8 @@ class UniformAllocator(Allocator):
         modules: Towers that may get experts.
         first_task_only: Allocate for the first task and nothing afterwards, for methods that
             keep training one adapter.
+        targets: Regular expression of the linears that may hold experts; empty is all.
+        experts: Experts of this rank side by side in each unit, for routers that mix them.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -141,9 +151,20 @@ class UniformAllocator(Allocator):
         budget_fraction: float = 1.0,
         modules: Sequence[str] = ("vision", "language"),
         first_task_only: bool = False,
+        targets: str = "",
+        experts: int = 1,
     ) -> None:
-        super().__init__(rank=rank, unit=unit, budget_fraction=budget_fraction, modules=modules)
+        super().__init__(
+            rank=rank,
+            unit=unit,
+            budget_fraction=budget_fraction,
+            modules=modules,
+            targets=targets,
+        )
+        if experts < 1:
+            raise ValueError(f"experts must be at least 1, got {experts}")
         self.first_task_only = first_task_only
+        self.experts = experts
 
     def allocate(
         self, task: str, units: Sequence[Unit], scores: Scores | None, first: bool
@@ -159,4 +180,55 @@ class UniformAllocator(Allocator):
         caps = {tower: len(pool) for tower, pool in pools.items()}
         budget = split_budget({tower: float(n) for tower, n in caps.items()}, total, caps=caps)
         chosen = {name for tower, k in budget.items() for name in spread_evenly(pools[tower], k)}
-        return self._plan(task, units, chosen, scores=scores)
+        return self._plan(task, units, chosen, scores=scores, mixture=self._mixture(units))
+
+    def _mixture(self, units: Sequence[Unit]) -> dict[str, int]:
+        """Return the number of experts of each unit."""
+        return dict.fromkeys((unit.name for unit in units), self.experts)
+
+
+class DepthAllocator(UniformAllocator):
+    """Give every block experts, more or fewer by its depth in its tower.
+
+    Args:
+        counts: Experts of a block by its relative depth, from the first layers to the last;
+            ``[2, 4, 6, 8]`` gives the first quarter of the layers 2 each.
+        rank: Rank of each expert.
+        modules: Towers that may get experts.
+        targets: Regular expression of the linears that may hold experts; empty is all.
+
+    Raises:
+        ValueError: If a count is below one.
+
+    Source:
+        MoLA, 2024, https://arxiv.org/abs/2402.08562, its "inverted triangle"; how the four groups
+        stretch to towers of other depths than 32 is ours.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int] = (2, 4, 6, 8),
+        *,
+        rank: int = 8,
+        modules: Sequence[str] = ("vision", "language"),
+        targets: str = "",
+    ) -> None:
+        super().__init__(rank=rank, modules=modules, targets=targets)
+        experts_by_depth(counts, len(counts))  # refuses what makes no sense
+        self.counts = tuple(counts)
+
+    def _mixture(self, units: Sequence[Unit]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for module in dict.fromkeys(unit.module for unit in units):
+            names = [unit.name for unit in units if unit.module == module]
+            found |= zip(names, experts_by_depth(self.counts, len(names)), strict=True)
+        return found
+
+
+def check_pattern(pattern: str) -> str:
+    """Return a regular expression; `ValueError` if it is none."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"targets {pattern!r} is no regular expression: {error}") from error
+    return pattern

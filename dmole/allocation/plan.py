@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -56,6 +57,7 @@ class AllocationEntry:
         rank: Rank of the expert, 0 without one.
         linears: Full module paths of the unit's linears.
         parameters: Parameters of an expert of rank 1 here.
+        mixture: Experts of that rank side by side, for routers that mix them.
     """
 
     module: str
@@ -65,6 +67,7 @@ class AllocationEntry:
     rank: int
     linears: tuple[str, ...]
     parameters: int
+    mixture: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Allocation:
                 "layer": entry.layer,
                 "score": "" if entry.score is None else entry.score,
                 "expert": int(entry.expert),
-                "rank": entry.rank,
+                "rank": entry.rank * entry.mixture,
             }
             for entry in self.entries
         ]
@@ -148,12 +151,15 @@ class Allocation:
 
 
 def expert_parameters(allocation: Allocation) -> int:
-    """Return the number of trainable parameters the plan's experts hold."""
-    return sum(entry.rank * entry.parameters for entry in allocation.experts)
+    """Return the number of parameters of the plan's low-rank updates, routers not counted."""
+    return sum(entry.rank * entry.mixture * entry.parameters for entry in allocation.experts)
 
 
 def build_units(
-    layers: Sequence[Layer], features: Mapping[str, tuple[int, int]], unit: UnitKind = "block"
+    layers: Sequence[Layer],
+    features: Mapping[str, tuple[int, int]],
+    unit: UnitKind = "block",
+    targets: str = "",
 ) -> list[Unit]:
     """Return the units of a model, in its own order.
 
@@ -161,9 +167,11 @@ def build_units(
         layers: Blocks of the model.
         features: ``(in_features, out_features)`` per linear, keyed by full module path.
         unit: ``block`` joins all linears of a layer, ``linear`` takes each on its own.
+        targets: Regular expression to be found in the path of a linear that may hold experts.
 
     Raises:
-        ValueError: If ``unit`` is neither, a layer has no linear or one has no known shape.
+        ValueError: If ``unit`` is neither, a layer has no linear or one has no known shape, or
+            ``targets`` fits none.
     """
     if unit not in ("block", "linear"):
         raise ValueError(f"unit must be 'block' or 'linear', got {unit!r}")
@@ -174,9 +182,14 @@ def build_units(
         missing = [linear for linear in layer.linears if linear not in features]
         if missing:
             raise ValueError(f"layer {layer.name}: shape of linear {missing[0]} is unknown")
-        groups = [layer.linears] if unit == "block" else [(linear,) for linear in layer.linears]
+        fitting = tuple(path for path in layer.linears if re.search(targets, path))
+        if not fitting:
+            continue
+        groups = [fitting] if unit == "block" else [(linear,) for linear in fitting]
         for linears in groups:
             name = layer.name if unit == "block" else linears[0]
             size = sum(sum(features[linear]) for linear in linears)
             units.append(Unit(name, layer.module, linears, size))
+    if not units:
+        raise ValueError(f"no linear of the model fits targets {targets!r}")
     return units

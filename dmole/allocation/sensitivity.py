@@ -39,6 +39,8 @@ class SensitivityAllocator(Allocator):
         max_parameters: Cap on the expert parameters of one task. The lowest-scored of the
             chosen units are dropped until the rest fit.
         seed: Draws among exact ties, the same for every task.
+        targets: Regular expression of the linears that are scored and may hold experts; the
+            release takes those of attention alone. Empty is all.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -63,8 +65,15 @@ class SensitivityAllocator(Allocator):
         curriculum: bool = True,
         max_parameters: int | None = None,
         seed: int = 42,
+        targets: str = "",
     ) -> None:
-        super().__init__(rank=rank, unit=unit, budget_fraction=budget_fraction, modules=modules)
+        super().__init__(
+            rank=rank,
+            unit=unit,
+            budget_fraction=budget_fraction,
+            modules=modules,
+            targets=targets,
+        )
         if not 0 < proxy_fraction <= 1:
             raise ValueError(f"proxy_fraction must be in (0, 1], got {proxy_fraction}")
         if not 0 <= vision_floor <= 1:

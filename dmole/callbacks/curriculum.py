@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import sum_over_ranks
 from dmole.files import write_csv
+from dmole.optimization import MODULES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,7 +112,7 @@ class Curriculum(ContinualCallback):
             return
         for group in optimizer.param_groups:
             squares = [p.grad.float().pow(2).sum() for p in group["params"] if p.grad is not None]
-            if squares:
+            if squares and group["name"] in MODULES:
                 norm = float(sum_over_ranks(torch.stack(squares).sum()).sqrt())
                 if not math.isfinite(norm):
                     continue  # mixed precision overflowed; the step is skipped

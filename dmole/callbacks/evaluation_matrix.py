@@ -92,7 +92,8 @@ class EvaluationMatrix(ContinualCallback):
         if routed:
             self.losses = {}
         for task in tasks:
-            plan |= self._routed(sequence, module, task) if routed else self._own(sequence, task)
+            own = self._routed if routed else self._own
+            plan |= own(sequence, module, task)
         if routed:
             self.gate_plan = plan
             if not sequence.incremental_evaluation:
@@ -128,10 +129,13 @@ class EvaluationMatrix(ContinualCallback):
                     self.losses.setdefault(expert, {}).setdefault(task, []).extend(column.tolist())
         return plan
 
-    def _own(self, trainer: ContinualTrainer, task: str) -> dict[str, GateSet]:
-        """Return the gate sets that use the expert of the task's own last stage alone."""
+    def _own(
+        self, trainer: ContinualTrainer, module: ContinualModule, task: str
+    ) -> dict[str, GateSet]:
+        """Return the gate sets that the task's own last stage was trained with."""
         expert = next(s.expert for s in reversed(trainer.learned()) if task in s.tasks)
-        return dict.fromkeys(_keys(trainer, task), (expert,))
+        own = module.router.own(expert, module.experts)
+        return dict.fromkeys(_keys(trainer, task), own)
 
     # -- the test loop ---------------------------------------------------------------------
 
@@ -172,7 +176,7 @@ class EvaluationMatrix(ContinualCallback):
         self._grow(trainer)
         oracle: dict[str, GateSet] = {}
         for task in trainer.seen_tasks():
-            oracle |= self._own(trainer, task)
+            oracle |= self._own(trainer, module, task)
         for column, task in enumerate(trainer.data.task_names):
             score = self._score(trainer, module, task, self.gate_plan)
             self.matrix[stage, column] = score.value

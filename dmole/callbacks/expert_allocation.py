@@ -13,7 +13,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from dmole.allocation import Allocation, expert_parameters, score_gradients
+from dmole.allocation import Allocation, score_gradients
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.data.labels import answer_tokens
 from dmole.distributed import broadcast, gather_objects, sum_over_ranks
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from dmole.trainer import ContinualTrainer
 
 log = logging.getLogger("dmole")
+
+COMMON = 0
+"""Key of the plan of the expert that all stages share."""
 
 HEADER = ("stage", "task", "module", "layer", "score", "expert", "rank")
 
@@ -51,17 +54,27 @@ class ExpertAllocation(ContinualCallback):
             return
         sequence, module, data = parts(trainer, pl_module)
         current = sequence.current_stage
-        if current.expert not in module.library.names:
+        for name, key in ((module.router.common, COMMON), (current.expert, current.index)):
+            if name is None or name in module.library.names:
+                continue
             with sequence.timed("allocate"):
-                own = plan_allocation(sequence, module, current.expert, current.tasks)
-                plan = self.allocations[current.index] = _agreed(own)
+                own = plan_allocation(sequence, module, name, current.tasks)
+                plan = self.allocations[key] = _agreed(own)
                 module.add_expert(plan)
             self._report(sequence, module, plan)
         plan_of_stage = self.allocations.get(current.index)
-        module.train_expert(current.expert, data.epochs(current.tasks), plan_of_stage)
+        epochs = data.epochs(current.tasks)
+        module.train_expert(current.expert, epochs, plan_of_stage, current.tasks)
+        count = sum(p.numel() for p in module.backbone.parameters() if p.requires_grad)
+        sequence.clock.parameters.setdefault("trainable", {})[current.expert] = count
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of ``allocation.csv``."""
+        plans = self.allocations.items()
+        return [row for index, plan in plans for row in plan.rows(max(1, index))]
 
     def _report(self, trainer: ContinualTrainer, module: ContinualModule, plan: Allocation) -> None:
-        count = expert_parameters(plan)
+        count = module.count_parameters(plan)
         shares = ", ".join(f"{tower} {share:.0%}" for tower, share in plan.difficulty.items())
         log.info(
             "expert %s: %s; %d parameters%s",
@@ -70,11 +83,9 @@ class ExpertAllocation(ContinualCallback):
             count,
             f" (difficulty: {shares})" if shares else "",
         )
-        trainer.clock.parameters.setdefault("trainable", {})[plan.task] = count
         trainer.clock.parameters["base"] = module.backbone.parameter_count()
         if trainer.is_global_zero:
-            rows = [row for index, a in self.allocations.items() for row in a.rows(index)]
-            write_csv(trainer.run_dir / "allocation.csv", HEADER, rows)
+            write_csv(trainer.run_dir / "allocation.csv", HEADER, self.rows())
 
     def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Say at the start that there are no experts yet, so that any run folder can be read."""
@@ -85,8 +96,9 @@ class ExpertAllocation(ContinualCallback):
     def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Write the trained expert as a PEFT adapter, and the order of all experts."""
         if trainer.is_global_zero:
-            folder, name = trainer.run_dir / "experts", trainer.current_stage.expert
-            save_expert(module.library, name, folder / name, module.backbone.name_or_path)
+            folder, base = trainer.run_dir / "experts", module.backbone.name_or_path
+            for name in module.training_experts:
+                save_expert(module.library, name, folder / name, base)
             write_json(folder / "experts.json", list(module.library.names))
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,14 +110,15 @@ class ExpertAllocation(ContinualCallback):
         self.allocations = {int(k): Allocation.from_json(v) for k, v in state_dict.items()}
 
 
-def describe_allocation(plan: Allocation) -> str:
+def describe_allocation(plan: Allocation, parameters: int) -> str:
     """Return a plan as a table of text: layers, scores, experts, and what they cost."""
-    lines = [f"expert {plan.task}: {expert_parameters(plan)} parameters"]
+    lines = [f"expert {plan.task}: {parameters} parameters"]
     for tower, share in plan.difficulty.items():
         lines.append(f"  {tower}: difficulty {share:.1%}, budget {plan.budget[tower]}")
     for entry in plan.entries:
         score = "no gradient" if entry.score is None else f"{entry.score:.4g}"
-        mark = f"rank {entry.rank}" if entry.expert else "-"
+        several = f"{entry.mixture} x " if entry.mixture > 1 else ""
+        mark = f"{several}rank {entry.rank}" if entry.expert else "-"
         lines.append(f"  {entry.layer:<24} {score:>12}  {mark}")
     return "\n".join(lines)
 

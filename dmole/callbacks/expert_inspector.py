@@ -75,9 +75,8 @@ class ExpertInspector(ContinualCallback):
         self, trainer: ContinualTrainer, module: ContinualModule, table: EvaluationMatrix
     ) -> None:
         stage = trainer.current_stage.index
-        plans = _find(trainer, ExpertAllocation).allocations
-        if plans:
-            rows = [row for index, plan in plans.items() for row in plan.rows(index)]
+        rows = _find(trainer, ExpertAllocation).rows()
+        if rows:
             self._show(
                 trainer, "allocation", figures.allocation_heatmap(rows, "Layers that got experts")
             )

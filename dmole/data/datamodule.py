@@ -256,7 +256,12 @@ class ContinualDataModule(LightningDataModule):
         return loaders
 
     def embedding_loader(
-        self, samples: Sequence[Item], *, generation: bool = False, shard: bool = False
+        self,
+        samples: Sequence[Item],
+        *,
+        generation: bool = False,
+        shard: bool = False,
+        batch_size: int | None = None,
     ) -> DataLoader[Item]:
         """Return a loader of given samples in their order, for embedding or scoring.
 
@@ -265,9 +270,11 @@ class ContinualDataModule(LightningDataModule):
                 need ``generation``.
             generation: Whether batches are prompts, padded on the left and without labels.
             shard: Whether a rank gets its share only, rather than all samples.
+            batch_size: Samples in a batch; None takes that of evaluation.
         """
         rank, num_replicas = _rank() if shard else (0, 1)
-        batches = split_batches(range(len(samples)), self.eval_batch_size, rank, num_replicas)
+        size = batch_size or self.eval_batch_size
+        batches = split_batches(range(len(samples)), size, rank, num_replicas)
         return sequential_loader(
             samples, self.collator, batches=batches, generation=generation, **self._options
         )

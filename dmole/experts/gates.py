@@ -140,15 +140,34 @@ class Gates:
         rows = x.shape[0]
         key = (view, rows)
         if key not in self._rows:
-            self._rows[key] = self._repeat(view, rows).to(x.device)
+            weights = self.weights
+            if view != "language" and weights.ndim == 3:
+                weights = weights.amax(dim=1)
+            self._rows[key] = self._repeat(weights, view, rows).to(x.device)
         return self._rows[key]
 
-    def _repeat(self, view: View, rows: int) -> Tensor:
+    def first_tokens(self, view: View, x: Tensor) -> Tensor:
+        """Return the first valid token of each row, ``(rows, width)``.
+
+        Where a vision tower packs the patches of all samples into one axis, that is the first
+        patch of the same sample.
+        """
+        if x.ndim == 2:
+            samples = torch.arange(self.weights.shape[0], device=self.weights.device)
+            owner = self._repeat(samples, view, x.shape[0])
+            return x[torch.searchsorted(owner, owner).to(x.device)]
+        valid = self.valid_tokens(view, x)
+        if valid is None:
+            return x[:, 0]
+        return x[torch.arange(x.shape[0], device=x.device), valid.int().argmax(dim=1)]
+
+    def _repeat(self, values: Tensor, view: View, rows: int) -> Tensor:
+        """Repeat something of the samples, ``(B, ...)``, to the rows of a layer."""
         samples = self.weights.shape[0]
         if view == "language":
             if rows % samples:
                 raise ValueError(f"{rows} language rows cannot be split over {samples} samples")
-            return self.weights.repeat_interleave(rows // samples, dim=0)  # beams
+            return values.repeat_interleave(rows // samples, dim=0)  # beams
         counts = self.vision_rows
         if counts is None:
             counts = torch.ones(samples, dtype=torch.long)
@@ -160,8 +179,7 @@ class Gates:
                 f"the {view} sees {rows} rows, but the {samples} samples have "
                 f"{int(counts.sum())}; this model family needs its own vision row count"
             )
-        weights = self.weights if self.weights.ndim == 2 else self.weights.amax(dim=1)
-        return weights.repeat_interleave(counts, dim=0)
+        return values.repeat_interleave(counts, dim=0)
 
 
 def _merged(counts: Tensor, rows: int) -> Tensor:

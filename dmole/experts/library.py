@@ -120,7 +120,6 @@ class ExpertLibrary:
         for name in names:
             if name is None:
                 continue
-            self.versions[name] = self.versions.get(name, 0) + 1  # its draws differ each time
             for _, expert in self.experts(name):
                 for parameter in expert.trainable():
                     parameter.requires_grad_(True)

@@ -119,8 +119,18 @@ class Backbone(nn.Module):
             inputs: What the processor made of the samples.
             labels: ``(B, T)`` token ids, -100 where no loss is wanted.
         """
-        loss: Tensor = self.model(**inputs, labels=labels, use_cache=False).loss
+        loss: Tensor = self.outputs(inputs, labels).loss
         return loss
+
+    def outputs(self, inputs: dict[str, Tensor], labels: Tensor | None = None) -> Any:
+        """Return the model's output: ``logits`` ``(B, T, V)``, with labels the mean ``loss`` too.
+
+        Args:
+            inputs: What the processor made of the samples.
+            labels: ``(B, T)`` token ids, -100 where no loss is wanted.
+        """
+        more = {} if labels is None else {"labels": labels}
+        return self.model(**inputs, **more, use_cache=False)
 
     @torch.no_grad()
     def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, beams: int = 1) -> list[str]:

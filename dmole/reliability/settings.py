@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from dmole.trainer import ContinualTrainer
 
 _PLAIN = (bool, int, float, str, tuple)
-_STATE = {"training", "stage_epochs", "stage_steps", "current_expert", "visible_experts"}
+_STATE = {
+    *("training", "stage_epochs", "stage_steps", "stage_tasks"),
+    *("current_expert", "visible_experts"),
+}
 """Attributes of the module that change as it learns."""
 
 _OF_TASK = (
@@ -40,6 +43,9 @@ def run_settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str
     for prefix, thing in (("model", module), ("allocator", module.allocator)):
         settings |= {f"{prefix} setting {n!r}": v for n, v in _public(thing)}
     settings |= {f"router setting {name!r}": value for name, value in _nested(module.router)}
+    for term in module.regularizers:
+        kind = type(term).__name__
+        settings |= {f"{kind} setting {n!r}": v for n, v in _nested(term) if n != "training"}
     for name in _OF_TRAINER:
         settings[f"setting 'trainer.{name}'"] = str(getattr(trainer, name))
     for name in _OF_DATA:

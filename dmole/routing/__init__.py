@@ -17,6 +17,8 @@ from dmole.routing.gates import (
     gates_from_order,
     select_experts,
 )
+from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
+from dmole.routing.mixture_routers import CommonExpertRouter, KeyRouter, TokenRouter
 from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_table
 from dmole.routing.routers import (
     AllExpertsRouter,
@@ -34,15 +36,21 @@ from dmole.routing.token_gates import (
     TopKGate,
     normalized_entropy,
 )
+from dmole.routing.token_gates import DenseGate, EntropyGate, TokenGate, TopKGate
 from dmole.routing.trained import MLPReconstructor
 
 __all__ = [
     "AllExpertsRouter",
     "AutoencoderRouter",
+    "BranchMixing",
+    "CommonExpertRouter",
+    "CommonMixing",
     "DenseGate",
     "EmbeddingCache",
     "EntropyGate",
+    "KeyRouter",
     "MLPReconstructor",
+    "Mixing",
     "OracleRouter",
     "PCAReconstructor",
     "Preprocessor",
@@ -53,6 +61,8 @@ __all__ = [
     "Routing",
     "SharedRouter",
     "TokenGate",
+    "TokenMixing",
+    "TokenRouter",
     "TokenWeights",
     "TopKGate",
     "Weights",

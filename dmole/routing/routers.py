@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from dmole.routing.gates import gate_set_name, gates_from_order
 from dmole.routing.storage import read_index, write_index
+
+if TYPE_CHECKING:
+    from dmole.routing.mixing import Mixing
 
 Phase = Literal["train", "test"]
 
@@ -57,6 +60,10 @@ class Router(ABC):
 
     needs_embeddings: bool = False
     """Whether the router is fitted to, and routes by, embeddings."""
+    mixing: Mixing | None = None
+    """How layers weigh the experts they hold; None adds them up under the gates alone."""
+    common: str | None = None
+    """Name of an expert that trains in every stage beside the stage's own."""
 
     @abstractmethod
     def route(
@@ -83,6 +90,18 @@ class Router(ABC):
     def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
         """Return whether :meth:`route` will read the embeddings."""
         return self.needs_embeddings
+
+    def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
+        """Return the experts that a task was trained with: the oracle's gate set.
+
+        Args:
+            expert: Name of the task's own expert.
+            experts: All experts, in the order they were added.
+        """
+        return (expert,)
+
+    def set_vision_width(self, width: int) -> None:
+        """Say where the text half of an embedding begins; called once, with the base model's."""
 
     def fit(
         self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
@@ -171,6 +190,10 @@ class SharedRouter(Router):
 
 class AllExpertsRouter(Router):
     """Sum all experts for every sample; in training the current one comes first."""
+
+    def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
+        """Return the task's expert and all before it, on top of which it was trained."""
+        return tuple(experts[: list(experts).index(expert) + 1])
 
     def route(
         self,

@@ -1,0 +1,83 @@
+"""Around each stage: let the regularizers prepare for it and remember what it left."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+
+from dmole.callbacks.base import ContinualCallback, parts
+from dmole.data.sampler import derive_seed
+from dmole.models.embedder import eval_mode
+from dmole.regularizers.base import Regularizer, StageView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dmole.data import Batch
+    from dmole.module import ContinualModule
+    from dmole.trainer import ContinualTrainer
+
+log = logging.getLogger("dmole")
+
+
+class Regularization(ContinualCallback):
+    """Calls the module's regularizers before and after the training of a stage.
+
+    Acts in ``setup``, when the stage's experts are in place and the model is not yet wrapped for
+    distributed training, so that parameters of regularizers are part of the wrap.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare the regularizers, and count what they train."""
+        if stage != "fit":
+            return
+        sequence, module, _ = parts(trainer, pl_module)
+        terms = _terms(module)
+        for term in terms:
+            term.before_stage(_view(sequence, module))
+        if extra := sum(p.numel() for term in terms for p in term.parameters()):
+            sequence.clock.parameters["trainable"][sequence.current_stage.expert] += extra
+
+    def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+        """Let the regularizers look back; the process may be another than the one that trained."""
+        stage, terms = trainer.current_stage, _terms(module)
+        module.focus(stage.expert, stage.tasks)
+        if not terms:
+            return
+        module.to(trainer.strategy.root_device)
+        with eval_mode(module.backbone):
+            for term in terms:
+                term.after_stage(_view(trainer, module))
+        trainer.interruption.check(trainer.strategy)
+
+
+def _terms(module: ContinualModule) -> list[Regularizer]:
+    return [term for term in module.regularizers if isinstance(term, Regularizer)]
+
+
+def _view(trainer: ContinualTrainer, module: ContinualModule) -> StageView:
+    stage, data = trainer.current_stage, trainer.data
+
+    def samples(count: int, batch_size: int) -> Iterator[Batch]:
+        items = data.train_items(stage.tasks)
+        generator = torch.Generator().manual_seed(derive_seed(module.seed, "sample", stage.index))
+        chosen = torch.randperm(len(items), generator=generator)[:count].sort().values.tolist()
+        loader = data.embedding_loader(
+            [items[index] for index in chosen], shard=True, batch_size=batch_size
+        )
+        for batch in trainer.interruption.until_requested(loader):
+            yield move_data_to_device(batch, trainer.strategy.root_device)
+
+    return StageView(
+        library=module.library,
+        experts=module.training_experts,
+        index=stage.index,
+        tasks=stage.tasks,
+        all_tasks=tuple(data.training_task_names),
+        samples=samples,
+        step=module.compute_step,
+    )

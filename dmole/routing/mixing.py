@@ -1,0 +1,218 @@
+"""How a layer weighs its experts by what it sees: token by token, or once a sequence.
+
+The gates of a batch say which experts a sample may use at all; a mixing says how much of each,
+from small routers that sit in the layers and are trained with the experts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dmole.experts.gates import MixingRecord
+from dmole.experts.lora import flat_linear
+from dmole.experts.shape import ExpertShape
+from dmole.routing.token_gates import TokenGate, TopKGate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dmole.experts.gates import Gates
+    from dmole.experts.lora import LoRAExpert, RoutedLinear
+
+
+class Mixing(ABC):
+    """Weighs the channels of a layer's experts."""
+
+    @abstractmethod
+    def shape(self, rank: int, alpha: float, experts: int, *, common: bool) -> ExpertShape:
+        """Return the form of an expert in one layer.
+
+        Args:
+            rank: Rank of one low-rank update.
+            alpha: Numerator of its scaling ``alpha / rank``.
+            experts: Updates side by side that the allocation grants the layer.
+            common: Whether this is the expert that all tasks share.
+
+        Raises:
+            ValueError: If the mixing cannot use so many.
+        """
+
+    @abstractmethod
+    def __call__(
+        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+    ) -> dict[str, Tensor]:
+        """Return weights by expert, ``(rows, ..., N)``; each covers ``channels / N`` channels."""
+
+
+class TokenMixing(Mixing):
+    r"""Experts side by side, weighed for each token by a router in the layer.
+
+    .. math:: y = W x + s \sum_i g_i(x) B_i A_i x, \qquad g = \text{gate}(\text{softmax}(W_g x))
+
+    A layer with a single expert has no router and is plain LoRA.
+
+    Args:
+        gate: From the router's logits to weights.
+
+    Source:
+        CoIN, 2024, https://arxiv.org/abs/2403.08350 (dense gate, authors' code); MoLA, 2024,
+        https://arxiv.org/abs/2402.08562 (top-k gate, authors' code). ``A`` starts Kaiming uniform
+        here; CoIN's code draws it from N(0, 0.01^2).
+    """
+
+    def __init__(self, gate: TokenGate) -> None:
+        self.gate = gate
+
+    def shape(self, rank: int, alpha: float, experts: int, *, common: bool) -> ExpertShape:
+        """Return ``experts`` updates side by side; see :meth:`Mixing.shape`."""
+        heads = experts if experts > 1 else 0
+        return ExpertShape(rank * experts, alpha * experts, heads=heads)
+
+    def __call__(
+        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+    ) -> dict[str, Tensor]:
+        """Return the gate's weights of every expert that has a router."""
+        weights = {}
+        for name, expert in experts.items():
+            if not expert.shape.heads:
+                continue
+            found = self.gate(_logits(x, expert))
+            weights[name] = found.weights
+            if gates.recording:
+                _record(layer, x, gates, found.probabilities, found.weights)
+        return weights
+
+
+class CommonMixing(Mixing):
+    r"""One expert that all tasks share beside the task's own, weighed against it by token.
+
+    .. math:: y = W x + b_0 s B_0 A_0 x + b_1 s B_t A_t x, \qquad b = \text{softmax}(G x)
+
+    Source:
+        MoE-CL, 2025, https://arxiv.org/abs/2509.18133. There each expert is a whole feed-forward
+        block and the two outputs are mixed; mixing in each linear is our cheaper variant.
+    """
+
+    def shape(self, rank: int, alpha: float, experts: int, *, common: bool) -> ExpertShape:
+        """Return one update, with the router where it is common; see :meth:`Mixing.shape`."""
+        _refuse_several(self, experts)
+        return ExpertShape(rank, alpha, heads=2 if common else 0)
+
+    def __call__(
+        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+    ) -> dict[str, Tensor]:
+        """Return the weight of the common expert and that of the others."""
+        shared = {name: expert for name, expert in experts.items() if expert.shape.heads}
+        weights = {}
+        for name, expert in shared.items():
+            both = _logits(x, expert).softmax(dim=-1)
+            weights = {other: both[..., 1:] for other in experts if other != name}
+            weights[name] = both[..., :1]
+            if gates.recording:
+                output = flat_linear(flat_linear(_pooled(layer, x, gates), expert.lora_a), expert.up)
+                _record(layer, x, gates, both, both, output * expert.scaling)
+        return weights
+
+
+class BranchMixing(Mixing):
+    r"""One shared trunk, several branches, and for each task a router that picks among them.
+
+    .. math:: y = W x + s \sum_{i \in \text{top-}k(p)} p_i B_i A x, \qquad
+        p = \text{softmax}(W_r^t x_0)
+
+    with :math:`x_0` the first token of the sequence: one decision a sequence and layer. In a causal
+    language model that token sees no other, so that there the choice follows the task alone.
+
+    Args:
+        top_k: Branches of a decision.
+        renormalize: Whether their weights sum to 1.
+
+    Source:
+        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, from secondary text, since the code is
+        not public; whether weights are renormalised is not known.
+    """
+
+    def __init__(self, top_k: int = 2, renormalize: bool = False) -> None:
+        self.gate = TopKGate(top_k, renormalize)
+
+    def shape(self, rank: int, alpha: float, experts: int, *, common: bool) -> ExpertShape:
+        """Return trunk and branches, or a task's router; see :meth:`Mixing.shape`."""
+        if common:
+            return ExpertShape(rank, alpha, branches=experts)
+        return ExpertShape(0, alpha, branches=0, heads=experts)
+
+    def __call__(
+        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+    ) -> dict[str, Tensor]:
+        """Return the branches' weights: what the router of each row's task says."""
+        routers = {name: expert for name, expert in experts.items() if expert.shape.heads}
+        decided = self._decide(layer, x, routers, gates)
+        spread = decided.reshape(len(decided), *[1] * (x.ndim - 2), decided.shape[-1])
+        weights = spread.expand(*x.shape[:-1], decided.shape[-1])
+        return {name: weights for name, expert in experts.items() if not expert.shape.heads}
+
+    def _decide(
+        self, layer: RoutedLinear, x: Tensor, routers: Mapping[str, LoRAExpert], gates: Gates
+    ) -> Tensor:
+        """Return ``(rows, N)``; while answering, what was decided on the prompt stays."""
+        if layer.path in gates.decisions:
+            return gates.decisions[layer.path]
+        first = gates.first_tokens(layer.view, x)
+        total = first.new_zeros(())
+        for name, expert in routers.items():
+            found = self.gate(_logits(first, expert))
+            on = gates.row_weights(layer.view, name, x)[:, None] if name in gates.live else 0.0
+            total = total + found.weights * on
+            if gates.recording:
+                gates.records.append(MixingRecord(layer.path, found.probabilities, found.weights))
+        if not torch.is_grad_enabled():
+            gates.decisions[layer.path] = total
+        return total
+
+
+def _logits(x: Tensor, expert: LoRAExpert) -> Tensor:
+    """Return the router's logits ``(..., N)`` in float32, at any precision of the model."""
+    with torch.autocast(x.device.type, enabled=False):
+        return flat_linear(x.float(), expert.router.float())
+
+
+def _record(
+    layer: RoutedLinear,
+    x: Tensor,
+    gates: Gates,
+    probabilities: Tensor,
+    weights: Tensor,
+    output: Tensor | None = None,
+) -> None:
+    """Note what the router said of the tokens that are no padding."""
+    flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (probabilities, weights)]
+    valid = gates.valid_tokens(layer.view, x)
+    if valid is not None:
+        flat = [tensor[valid.reshape(-1)] for tensor in flat]
+    gates.records.append(MixingRecord(layer.path, flat[0], flat[1], output))
+
+
+def _pooled(layer: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
+    """Return the mean over each row's valid tokens, ``(rows, width)``.
+
+    An update is linear, so that its output on the mean is the mean of its outputs.
+    """
+    if x.ndim == 2:
+        return x
+    valid = gates.valid_tokens(layer.view, x)
+    if valid is None:
+        return x.mean(dim=1)
+    weight = valid.to(x.dtype)[..., None]
+    return (x * weight).sum(dim=1) / weight.sum(dim=1)
+
+
+def _refuse_several(mixing: Mixing, experts: int) -> None:
+    if experts != 1:
+        raise ValueError(
+            f"{type(mixing).__name__} takes one expert a layer and task, the allocator gives "
+            f"{experts}: set its experts to 1"
+        )

@@ -1,0 +1,209 @@
+"""Routers of experts that are mixed within the layers, and of experts that tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmole.files import check_name
+from dmole.routing.mixing import Mixing, TokenMixing
+from dmole.routing.routers import (
+    Phase,
+    Router,
+    RouterFit,
+    Routing,
+    SharedRouter,
+    current_column,
+    route_by_name,
+)
+from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
+from dmole.routing.task_keys import fit_key, key_scores
+from dmole.routing.token_gates import TokenGate
+
+
+class TokenRouter(SharedRouter):
+    """Use one shared mixture for every sample; its layers choose among their experts by token.
+
+    Args:
+        gate: From the logits of a layer's router to the weights of its experts.
+        expert: Name of the shared mixture; None takes the oldest.
+    """
+
+    def __init__(self, gate: TokenGate, expert: str | None = None) -> None:
+        super().__init__(expert)
+        self.mixing: Mixing = TokenMixing(gate)
+
+
+class CommonExpertRouter(Router):
+    """Use one expert that all tasks share beside those that another router chooses.
+
+    The shared expert goes on training in every stage. Where the other router chooses nothing, the
+    base model answers.
+
+    Args:
+        router: Chooses the task's expert.
+        mixing: Weighs the two against each other in the layers.
+        common: Name of the shared expert.
+    """
+
+    def __init__(self, router: Router, mixing: Mixing, common: str = "common") -> None:
+        self.router = router
+        self.mixing = mixing
+        self.common = check_name(common, "common")
+
+    @property
+    def needs_embeddings(self) -> bool:  # type: ignore[override]
+        """Whether the other router is fitted to embeddings."""
+        return self.router.needs_embeddings
+
+    def set_vision_width(self, width: int) -> None:
+        """Hand on where the embedding's second half begins."""
+        self.router.set_vision_width(width)
+
+    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
+        """Return whether the other router will read the embeddings."""
+        return self.router.needs(phase, current, self._others(experts))
+
+    def route(
+        self,
+        embeddings: Tensor | None,
+        task_names: Sequence[str],
+        phase: Phase,
+        current: str | None,
+        experts: Sequence[str],
+    ) -> Routing:
+        """Return the experts of each sample; see :meth:`Router.route`."""
+        others = self._others(experts)
+        routing = self.router.route(embeddings, task_names, phase, current, others)
+        order = [(*names, self.common) if names else () for names in routing.order]
+        return route_by_name(order, experts, self._losses(routing.losses, others, experts))
+
+    def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
+        """Return the task's expert and the shared one."""
+        return (*self.router.own(expert, self._others(experts)), self.common)
+
+    def _others(self, experts: Sequence[str]) -> list[str]:
+        return [name for name in experts if name != self.common]
+
+    def _losses(
+        self, losses: Tensor | None, others: Sequence[str], experts: Sequence[str]
+    ) -> Tensor | None:
+        if losses is None:
+            return None
+        wide = losses.new_full((len(losses), len(experts)), float("inf"))
+        wide[:, [list(experts).index(name) for name in others]] = losses
+        return wide
+
+    def fit(
+        self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
+    ) -> RouterFit | None:
+        """Fit the other router; see :meth:`Router.fit`."""
+        return self.router.fit(task, embeddings, generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the other router learned."""
+        return self.router.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.router.load_state_dict(state)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the other router."""
+        self.router.save(folder)
+
+    def load(self, folder: str | Path) -> None:
+        """Take over what :meth:`save` wrote."""
+        self.router.load(folder)
+
+
+class KeyRouter(Router):
+    r"""Use the expert of the task whose keys are nearest, one key for images and one for text.
+
+    .. math:: \hat t = \arg\max_t \cos(e_{img}, k_{img}^t) + \cos(e_{txt}, k_{txt}^t)
+
+    Every sample gets an expert, those of tasks not yet learned too.
+
+    Source:
+        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, from secondary text. Keys are trained
+        there to raise their cosine; with frozen encoders the best key has a closed form, which is
+        taken here. Which encoders, and that the two cosines are summed, are inferred: ours are the
+        base model's own, as for the autoencoders.
+    """
+
+    needs_embeddings = True
+
+    def __init__(self) -> None:
+        self._vision_width: int | None = None
+        self._keys: dict[str, Tensor] = {}
+
+    def set_vision_width(self, width: int) -> None:
+        """Say where the second half of an embedding begins."""
+        self._vision_width = width
+
+    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
+        """Return whether there are keys to compare with: not in training."""
+        return phase == "test" and any(name in self._keys for name in experts)
+
+    def fit(self, task: str, embeddings: Tensor, generator: torch.Generator | None = None) -> None:
+        """Compute the task's keys; see :meth:`Router.fit`."""
+        width = self._split()
+        halves = (embeddings[:, :width], embeddings[:, width:])
+        self._keys[task] = torch.cat([fit_key(half) for half in halves])
+
+    def route(
+        self,
+        embeddings: Tensor | None,
+        task_names: Sequence[str],
+        phase: Phase,
+        current: str | None,
+        experts: Sequence[str],
+    ) -> Routing:
+        """Return the experts of each sample; see :meth:`Router.route`."""
+        if phase == "train":
+            name = experts[current_column(current, experts)]
+            return route_by_name([(name,)] * len(task_names), experts)
+        known = [name for name in experts if name in self._keys]
+        if not known:
+            return route_by_name([()] * len(task_names), experts)
+        if embeddings is None or len(embeddings) != len(task_names):
+            got = None if embeddings is None else tuple(embeddings.shape)
+            raise ValueError(f"expected {len(task_names)} embeddings, got {got}")
+        keys, width = torch.stack([self._keys[name] for name in known]), self._split()
+        scores = key_scores(embeddings[:, :width], keys[:, :width]) + key_scores(
+            embeddings[:, width:], keys[:, width:]
+        )
+        best = scores.argmax(dim=1).tolist()
+        return route_by_name([(known[column],) for column in best], experts)
+
+    def _split(self) -> int:
+        if self._vision_width is None:
+            raise RuntimeError("the key router does not know the width of the vision tower")
+        return self._vision_width
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the keys by task."""
+        return {"keys": dict(self._keys)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
+        if set(state) - {"keys"}:
+            raise ValueError(f"the state holds {sorted(state)}, a KeyRouter has keys alone")
+        self._keys = dict(state.get("keys", {}))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the keys, one file a task."""
+        for task, key in self._keys.items():
+            write_tensors(Path(folder), task, {"key": key})
+        tasks = [{"name": task} for task in self._keys]
+        write_index(Path(folder), {"router": type(self).__name__, "tasks": tasks})
+
+    def load(self, folder: str | Path) -> None:
+        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
+        index = read_index(Path(folder), type(self).__name__)
+        names = [task["name"] for task in index["tasks"]]
+        self._keys = {name: read_tensors(Path(folder), name)["key"] for name in names}
