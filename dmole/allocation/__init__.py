@@ -11,6 +11,7 @@ from dmole.allocation.budget import (
     total_budget,
     tower_of,
 )
+from dmole.allocation.depth import experts_by_depth
 from dmole.allocation.plan import (
     Allocation,
     AllocationEntry,
@@ -30,6 +31,7 @@ __all__ = [
     "Unit",
     "build_units",
     "expert_parameters",
+    "experts_by_depth",
     "normalize_scores",
     "round_half_up",
     "score_gradients",

@@ -28,6 +28,7 @@ from dmole.routing.routers import (
     Routing,
     SharedRouter,
 )
+from dmole.routing.task_keys import fit_key, key_scores
 from dmole.routing.token_gates import (
     DenseGate,
     EntropyGate,
@@ -69,8 +70,10 @@ __all__ = [
     "batch_vote",
     "choose_partner",
     "combine",
+    "fit_key",
     "gate_set_name",
     "gates_from_order",
+    "key_scores",
     "load_balance",
     "masked_max_pool",
     "normalize_rows",

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.testing import assert_close
 
+from dmole.allocation import experts_by_depth
+from dmole.regularizers import overlap
 from dmole.routing import (
     DenseGate,
     EntropyGate,
@@ -140,3 +142,26 @@ def test_entropy_gate_and_its_loss_equal_the_official_ones(fixtures_dir: Path, i
         balance = soft_load_balance(out.probabilities, tensors["weights"], counted)
         loss = case["dyn_coef"] * entropy.mean() + case["aux_coef"] * balance
         assert loss.item() == pytest.approx(case[f"loss_{which}"], rel=1e-5)
+
+
+def test_a_tower_of_32_has_the_official_numbers_of_experts(fixtures_dir: Path):
+    file = fixtures_dir / "baselines" / "mola_linear.json"
+    recorded = json.loads(file.read_text(encoding="utf-8"))
+    assert experts_by_depth([2, 4, 6, 8], 32) == recorded["default_number_experts"]
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_overlap_and_its_gradient_equal_the_three_official_ones(fixtures_dir: Path, index: int):
+    cases = load_cases(fixtures_dir, "olora_penalty")
+    assert len(cases) == 8
+    case, tensors = cases[index]
+    total = 0.0
+    for layer in range(case["layers"]):
+        experts = [tensors[f"layer{layer}.A{task}"] for task in range(case["current"] + 1)]
+        current, past = experts[-1].clone().requires_grad_(), torch.cat(experts[:-1])
+        penalty = overlap(current, past)
+        penalty.backward()
+        assert_close(current.grad, tensors[f"layer{layer}.grad_A_current"], **CLOSE)
+        total += penalty.item()
+    for source in ("official", "prism", "mcitlib"):
+        assert total == pytest.approx(case[f"{source}_abs_sum"], rel=1e-5)

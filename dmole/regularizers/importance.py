@@ -1,0 +1,134 @@
+"""How much a replayed sample counts, and the gradient that learns it. Pure maths, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def importance_weights(scores: Tensor, strengths: Tensor) -> Tensor:
+    r"""Return the weights of the losses of ``n`` replayed samples.
+
+    .. math:: w_i = n \, s_i \, \mathrm{softmax}(u)_i
+
+    Equal scores and strengths of 1 give weights of 1, so that untrained weights are plain replay.
+
+    Args:
+        scores: The :math:`u` of the samples, shape ``(n,)``.
+        strengths: The :math:`s_i \ge 0` of each sample's task, shape ``(n,)``. A softplus of the
+            learnt parameter makes them; the published relu is dead once it is below zero.
+
+    Returns:
+        Shape ``(n,)``, float32 or wider.
+
+    Raises:
+        ValueError: If the shapes do not fit together.
+
+    Source:
+        BiGNAS, 2025, https://arxiv.org/abs/2504.07102 (authors' code); the factor :math:`n` and
+        the use for replayed samples are ours.
+
+    Example:
+        >>> importance_weights(torch.zeros(3), torch.tensor([1.0, 1.0, 0.5]))
+        tensor([1.0000, 1.0000, 0.5000])
+    """
+    if scores.ndim != 1 or strengths.shape != scores.shape:
+        raise ValueError(
+            f"expected scores (n,) and strengths (n,), "
+            f"got {tuple(scores.shape)} and {tuple(strengths.shape)}"
+        )
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return len(scores) * strengths * scores.softmax(dim=0, dtype=wide)
+
+
+def first_order_hypergradient(
+    validation: Sequence[Tensor], samples: Sequence[Sequence[Tensor]], step: float
+) -> Tensor:
+    r"""Return how the validation loss changes with the weight of each sample's loss.
+
+    .. math::
+        \theta' = \theta - \eta \sum_i w_i \nabla \ell_i(\theta), \qquad
+        \frac{\partial L_{\text{val}}(\theta')}{\partial w_i}
+        = -\eta \, \langle \nabla L_{\text{val}}(\theta'), \nabla \ell_i(\theta) \rangle
+
+    Taken at :math:`\theta` itself the gradient of the validation loss makes it first-order. With
+    :func:`neumann_series` of that gradient instead it looks further ahead.
+
+    Args:
+        validation: Gradient of the validation loss, one tensor per parameter.
+        samples: Gradient of each of the ``n`` samples' losses, unweighted, in the same order.
+        step: Learning rate :math:`\eta` of the inner step.
+
+    Returns:
+        Shape ``(n,)``, float32 or wider; negative where a sample helps.
+
+    Raises:
+        ValueError: If a sample has other parameters than the validation loss.
+
+    Source:
+        BiGNAS, 2025, https://arxiv.org/abs/2504.07102, with no term of its series (the
+        alignment form is ours).
+
+    Example:
+        >>> g = torch.ones(2)
+        >>> first_order_hypergradient([g], [[g], [-g]], step=0.5)
+        tensor([-1.,  1.])
+    """
+    products = [-step * _inner(validation, gradient) for gradient in samples]
+    return torch.stack(products) if products else torch.zeros(0)
+
+
+def neumann_series(
+    hvp: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    vector: Sequence[Tensor],
+    step: float,
+    terms: int = 3,
+) -> list[Tensor]:
+    r"""Return a vector times a truncated inverse Hessian, up to the factor :math:`\eta`.
+
+    .. math:: \sum_{k=0}^{K} (I - \eta H)^k v \; \longrightarrow \; (\eta H)^{-1} v
+
+    Args:
+        hvp: Returns the product of the Hessian :math:`H` of the inner loss and a vector.
+        vector: The :math:`v`, one tensor per parameter.
+        step: The :math:`\eta`, below 2 over the largest eigenvalue for the series to converge.
+        terms: The :math:`K`; 0 returns the vector and calls nothing.
+
+    Returns:
+        New tensors of the shapes of ``vector``.
+
+    Raises:
+        ValueError: If ``terms`` is negative.
+
+    Source:
+        BiGNAS, 2025, https://arxiv.org/abs/2504.07102, after Lorraine et al., 2020,
+        https://arxiv.org/abs/1911.02590.
+
+    Example:
+        >>> neumann_series(lambda v: [2 * v[0]], [torch.ones(1)], step=0.25, terms=1)
+        [tensor([1.5000])]
+    """
+    if terms < 0:
+        raise ValueError(f"terms must be at least 0, got {terms}")
+    power = [part.clone() for part in vector]
+    total = list(power)
+    for _ in range(terms):
+        power = [p - step * h for p, h in zip(power, hvp(power), strict=True)]
+        total = [t + p for t, p in zip(total, power, strict=True)]
+    return total
+
+
+def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """Inner product over all parameters, at least float32."""
+    if [part.shape for part in one] != [part.shape for part in other]:
+        raise ValueError(
+            f"a sample has gradients of shapes {[tuple(p.shape) for p in other]}, "
+            f"the validation loss {[tuple(p.shape) for p in one]}"
+        )
+    total = torch.zeros(())
+    for a, b in zip(one, other, strict=True):
+        wide = torch.promote_types(a.dtype, torch.float32)
+        total = total.to(a.device) + (a.to(wide) * b.to(wide)).sum()
+    return total

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = ["adversarial", "distillation", "elastic", "importance", "orthogonality"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_the_docstrings_hold(name: str):
+    result = doctest.testmod(importlib.import_module(f"dmole.regularizers.{name}"))
+    assert result.attempted
+    assert result.failed == 0
