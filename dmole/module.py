@@ -153,7 +153,7 @@ class ContinualModule(LightningModule):
             ValueError: If a layer gets several experts and the router does not mix them.
         """
         name, mixing = allocation.task, self.router.mixing
-        shapes = {}
+        shapes: dict[str, ExpertShape] = {}
         for entry in allocation.experts:
             if mixing is None and entry.mixture > 1:
                 raise ValueError(
@@ -185,7 +185,7 @@ class ContinualModule(LightningModule):
         """The experts in training: the stage's own and the one all stages share, if any."""
         own = () if self.current_expert is None else (self.current_expert,)
         common = self.router.common
-        return (*own, common) if own and common in self.library.names else own  # type: ignore[return-value]
+        return (*own, common) if own and common in self.library.names else own
 
     def train_expert(
         self,
@@ -296,7 +296,8 @@ class ContinualModule(LightningModule):
         def forward() -> Tensor:
             quiet = self.make_gates(gates.weights, batch) if gates is not None else None
             with self.library.context.use(quiet):
-                return self.backbone.outputs(batch.inputs).logits
+                logits: Tensor = self.backbone.outputs(batch.inputs).logits
+            return logits
 
         with self.library.context.use(gates):
             output = self.backbone.outputs(batch.inputs, labels)
@@ -310,7 +311,7 @@ class ContinualModule(LightningModule):
             logits=output.logits,
             forward=forward,
             embed=functools.partial(self.embed, batch, remember=self.stage_epochs > 1),
-            number=self._trainer.global_step if self._trainer is not None else 0,
+            number=self.global_step,
         )
         return output.loss, step
 
@@ -394,6 +395,11 @@ class ContinualModule(LightningModule):
         """Step with each module's learning rate scaled by the curriculum."""
         with scaled_learning_rates(optimizer, self.update_scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Let the regularizers act between two batches."""
+        for term in self._terms():
+            term.after_step()
 
     def on_train_start(self) -> None:
         """Switch dropout on, and let its draws depend on seed, expert and rank alone."""

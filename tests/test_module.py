@@ -100,7 +100,8 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(value, images, monkeyp
     module = detached(make_module(), step=17)
     add(module, "colors")
     batch = make_batch(module.backbone, images)
-    monkeypatch.setattr(module.backbone, "loss", lambda *_: torch.tensor(value))
+    output = SimpleNamespace(loss=torch.tensor(value), logits=torch.zeros(1, 1, 1))
+    monkeypatch.setattr(module.backbone, "outputs", lambda *_: output)
     pattern = f"loss is {value} at step 17 of expert 'colors'; samples: colors/train/s0, .*s1, .*s2"
     with pytest.raises(ValueError, match=pattern):
         module.training_step(batch, 0)

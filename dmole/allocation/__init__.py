@@ -1,6 +1,6 @@
 """Where a new task gets experts: proxy scores, budgets and the allocators that combine them."""
 
-from dmole.allocation.allocators import Allocator, UniformAllocator
+from dmole.allocation.allocators import Allocator, DepthAllocator, UniformAllocator
 from dmole.allocation.budget import (
     normalize_scores,
     round_half_up,
@@ -26,6 +26,7 @@ __all__ = [
     "Allocation",
     "AllocationEntry",
     "Allocator",
+    "DepthAllocator",
     "SensitivityAllocator",
     "UniformAllocator",
     "Unit",

@@ -1,4 +1,8 @@
-"""Experts as PEFT adapters: ``PeftModel.from_pretrained(base, run/experts/<task>)`` loads them."""
+"""Experts as PEFT adapters: ``PeftModel.from_pretrained(base, run/experts/<task>)`` loads them.
+
+Experts with routers or branches are no LoRA that PEFT knows: they are kept as ``mixture.json`` and
+``mixture.safetensors``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from dmole.experts.shape import ExpertShape
 from dmole.files import write_json
 from dmole.tensor_files import read_tensor_file, write_tensor_file
 
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
     from dmole.experts.library import ExpertLibrary
 
 _PREFIX = "base_model.model."
+MIXTURE = "mixture.json"
+"""File that tells the layers of an expert that PEFT cannot hold."""
 _PARTS = {"lora_a": "lora_A", "lora_b": "lora_B"}
 
 
@@ -32,6 +39,11 @@ def save_expert(library: ExpertLibrary, name: str, folder: Path, base_model: str
         base_model: Name or path of the base model, noted in the config.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    architecture = library.architecture()[name]
+    if any(len(numbers) > 2 for numbers in architecture.values()):
+        write_tensor_file(folder / "mixture.safetensors", library.state_dict(name))
+        write_json(folder / MIXTURE, {"base_model": base_model, "layers": architecture})
+        return
     tensors = {
         f"{_PREFIX}{path}.{_PARTS[part]}.weight": tensor.float().cpu()
         for key, tensor in library.tensors(name).items()
@@ -48,6 +60,9 @@ def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
         ValueError: If a file is missing, the adapter is no plain LoRA or its tensors do not fit
             the model; names it. The library is then as it was.
     """
+    if (folder / MIXTURE).is_file():
+        _load_mixture(library, name, folder)
+        return
     config = _read_config(folder)
     saved = read_tensor_file(folder / "adapter_model.safetensors")
     tensors: dict[str, Tensor] = {}
@@ -62,6 +77,22 @@ def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
     alphas = _alphas(config, folder)
     _check_ranks(config, ranks, folder)
     library.add(name, ranks, {path: alphas(path) for path in ranks})
+    try:
+        library.load_state_dict(name, tensors)
+    except ValueError:
+        library.remove(name)
+        raise
+
+
+def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
+    path = folder / MIXTURE
+    try:
+        layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
+        shapes = {str(layer): ExpertShape.from_list(numbers) for layer, numbers in layers.items()}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot read expert {path}: {error!r}") from error
+    tensors = read_tensor_file(folder / "mixture.safetensors")
+    library.place(name, shapes)
     try:
         library.load_state_dict(name, tensors)
     except ValueError:

@@ -200,6 +200,19 @@ class ExpertLibrary:
             parameter.copy_(tensors[key])
 
     @contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Drop nothing for the body of a ``with`` statement, and draw nothing either."""
+        dropouts = [layer.dropout for layer in self._layers.values()]
+        modes = [dropout.training for dropout in dropouts]
+        try:
+            for dropout in dropouts:
+                dropout.eval()
+            yield
+        finally:
+            for dropout, mode in zip(dropouts, modes, strict=True):
+                dropout.train(mode)
+
+    @contextmanager
     def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """Compute with other values of some parameters for the body of a ``with`` statement.
 

@@ -67,7 +67,8 @@ class LoRAExpert(nn.Module):
         if shape.heads:
             self.router = _drawn(shape.heads, base.in_features, generator, device)
         if shape.branches > 1:
-            self.register_buffer("frozen", torch.zeros(shape.branches, device=device))
+            self.frozen = nn.Buffer(torch.zeros(shape.branches, device=device))
+            self.trunk_frozen = nn.Buffer(torch.zeros(1, device=device))
 
     def _up_names(self) -> list[str]:
         """Return the names of the up-projections; branches are parameters of their own."""
@@ -82,8 +83,11 @@ class LoRAExpert(nn.Module):
 
     def trainable(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that its training may change: all but frozen branches."""
-        frozen = self.frozen.tolist() if self.shape.branches > 1 else [0.0]
-        still = {name for name, off in zip(self._up_names(), frozen, strict=False) if off}
+        still = set()
+        if self.shape.branches > 1:
+            flags = [*self.trunk_frozen.tolist(), *self.frozen.tolist()]
+            names = ["lora_a", *self._up_names()]
+            still = {name for name, off in zip(names, flags, strict=True) if off}
         yield from (p for name, p in self.named_parameters() if name not in still)
 
     @property
@@ -212,7 +216,7 @@ class RoutedLinear(nn.Module):
             low = low * torch.tensor(channels, device=low.device, dtype=low.dtype)
         if all(expert.shape.branches == 1 for expert in experts):
             return low
-        parts = low.split([expert.rank for expert in experts], dim=-1)
+        parts = torch.split(low, [expert.rank for expert in experts], dim=-1)
         tiled = [
             torch.cat([part] * expert.shape.branches, dim=-1)
             for part, expert in zip(parts, experts, strict=True)

@@ -1,16 +1,31 @@
-"""What rival methods add to the loss so that earlier tasks last. Pure functions, no model."""
+"""What rival methods add to the loss so that earlier tasks last: the maths and the terms."""
 
-from dmole.regularizers.adversarial import masked_mean, reverse_gradient
-from dmole.regularizers.distillation import distillation
-from dmole.regularizers.elastic import elastic_penalty, merge_importance
+from dmole.regularizers.adversarial import AdversarialTask, masked_mean, reverse_gradient
+from dmole.regularizers.base import Regularizer, StageView, Step
+from dmole.regularizers.branches import BranchFreezing
+from dmole.regularizers.distillation import Distillation, distillation
+from dmole.regularizers.elastic import ElasticWeights, elastic_penalty, merge_importance
 from dmole.regularizers.importance import (
     first_order_hypergradient,
     importance_weights,
     neumann_series,
 )
-from dmole.regularizers.orthogonality import normalized_overlap, overlap
+from dmole.regularizers.mixture import LoadBalance, RouterEntropy
+from dmole.regularizers.orthogonality import Orthogonality, normalized_overlap, overlap
+from dmole.regularizers.replay_importance import ReplayImportance
 
 __all__ = [
+    "AdversarialTask",
+    "BranchFreezing",
+    "Distillation",
+    "ElasticWeights",
+    "LoadBalance",
+    "Orthogonality",
+    "Regularizer",
+    "ReplayImportance",
+    "RouterEntropy",
+    "StageView",
+    "Step",
     "distillation",
     "elastic_penalty",
     "first_order_hypergradient",

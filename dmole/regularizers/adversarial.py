@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from dmole.regularizers.base import Regularizer, StageView, Step
 
 
 def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
@@ -75,3 +80,87 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     total = x.masked_fill(~counts, 0.0).sum(dim=1, dtype=wide)
     return (total / counts.sum(dim=1).clamp_min(1)).to(x.dtype)
+
+
+class AdversarialTask(Regularizer):
+    r"""Strips the common expert of what tells the tasks apart, by a classifier it must fool.
+
+    .. math:: \min_D L_{adv}, \quad \min_{\theta} L - w L_{adv}, \qquad
+        L_{adv} = \mathrm{CE}(D(\text{mean of the common expert's output}), t)
+
+    in one step, by reversing the gradient between expert and classifier. In a purely sequential
+    stream a stage shows the classifier a single task, so that it soon answers that one always and
+    the adversary carries little; replay changes that.
+
+    Args:
+        coefficient: The :math:`w`; 0 leaves the experts' gradients as they are.
+        targets: Regular expression of the layers whose common expert is looked at; they must be
+            the language model's.
+        seed: Draws the classifiers.
+
+    Raises:
+        ValueError: If the coefficient is negative.
+
+    Source:
+        MoE-CL, 2025, https://arxiv.org/abs/2509.18133. The code takes the cross-entropy of
+        probabilities that were soft-maxed before, which flattens its gradient; logits here.
+    """
+
+    records = True
+
+    def __init__(
+        self, coefficient: float = 1.0, targets: str = "down_proj$", seed: int = 0
+    ) -> None:
+        super().__init__()
+        if coefficient < 0:
+            raise ValueError(f"coefficient must not be negative, got {coefficient}")
+        re.compile(targets)
+        self.coefficient = coefficient
+        self.targets = targets
+        self.seed = seed
+        self.classifiers = nn.ModuleList()
+        self._places: dict[str, int] = {}
+        self._tasks: tuple[str, ...] = ()
+
+    def before_stage(self, stage: StageView) -> None:
+        """Make the classifiers in the first stage, one a layer and each over all tasks."""
+        common = stage.experts[-1]
+        widths = {
+            path: expert.up.shape[0]
+            for path, expert in stage.library.experts(common)
+            if expert.shape.heads and re.search(self.targets, path)
+        }
+        if not widths:
+            raise ValueError(
+                f"AdversarialTask: no common expert is mixed in a layer of {self.targets!r}; it "
+                "needs a CommonExpertRouter with CommonMixing"
+            )
+        self._places = {path: place for place, path in enumerate(widths)}
+        self._tasks = stage.all_tasks
+        if not len(self.classifiers):
+            generator = torch.Generator().manual_seed(self.seed)
+            self._build(list(widths.values()), len(stage.all_tasks))
+            for parameter in self.classifiers.parameters():
+                nn.init.normal_(parameter.data, std=0.02, generator=generator)
+            self.to(next(iter(stage.parameters().values())).device)
+
+    def _build(self, widths: Sequence[int], tasks: int) -> None:
+        self.classifiers = nn.ModuleList(nn.Linear(width, tasks) for width in widths)
+
+    def build_parameters(self, saved: Mapping[str, Tensor]) -> None:
+        """Make classifiers of the saved shapes; see :class:`Regularizer`."""
+        shapes = [value.shape for name, value in sorted(saved.items()) if name.endswith("weight")]
+        if not len(self.classifiers) and shapes:
+            self._build([shape[1] for shape in shapes], shapes[0][0])
+
+    def forward(self, step: Step) -> Tensor:
+        """Return the classifiers' mean loss, reversed for the experts; see :class:`Regularizer`."""
+        names = step.batch.task_names
+        truth = torch.tensor([self._tasks.index(name) for name in names], device=step.labels.device)
+        losses = []
+        for record in step.gates.records if step.gates is not None else ():
+            if record.path in self._places and record.output is not None:
+                features = reverse_gradient(record.output.float(), self.coefficient)
+                logits = self.classifiers[self._places[record.path]](features)
+                losses.append(cross_entropy(logits, truth))
+        return torch.stack(losses).mean() if losses else step.logits.new_zeros(())

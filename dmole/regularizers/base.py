@@ -90,6 +90,9 @@ class Regularizer(nn.Module, ABC):
     def forward(self, step: Step) -> Tensor:
         """Return the term, a scalar with its coefficient; zero where it does not apply."""
 
+    def after_step(self) -> None:
+        """Act between two training batches; all ranks call it."""
+
     def after_stage(self, stage: StageView) -> None:
         """Remember what the coming stages need of the one just trained; all ranks call it."""
 

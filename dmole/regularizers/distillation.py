@@ -1,12 +1,15 @@
-"""Keeping the answers of an earlier model on the inputs of a new task. Pure maths, no model."""
+"""Keeping the answers of an earlier model on the inputs of a new task."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from dmole.regularizers.base import Regularizer, StageView, Step
 
 IGNORED = -100
 """Label of a token that no loss counts."""
@@ -85,3 +88,61 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (difference,) = ctx.saved_tensors
         return (grad * difference).to(ctx.dtype), None, None
+
+
+class Distillation(Regularizer):
+    r"""Keeps the answers to the current task's inputs near those before the stage (LwF).
+
+    .. math:: \lambda T^2 \, \mathrm{KL}(\text{before} \,\|\, \text{now})
+
+    on the answer tokens. The teacher is the same model with the values that the experts in
+    training had when the stage began, so that no second base model is held. In the first stage
+    there is nothing to keep.
+
+    Args:
+        coefficient: The :math:`\lambda`; 0 leaves the loss as it is.
+        temperature: The :math:`T`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        Learning without Forgetting, 2016, https://arxiv.org/abs/1606.09282, on a LoRA adapter. The
+        coefficients that D-MoLE's authors used for this baseline are not published.
+    """
+
+    per_token = True
+
+    def __init__(self, coefficient: float = 1.0, temperature: float = 2.0) -> None:
+        super().__init__()
+        if coefficient < 0 or temperature <= 0:
+            raise ValueError(
+                f"coefficient must not be negative and temperature be positive, got {coefficient} "
+                f"and {temperature}"
+            )
+        self.coefficient = coefficient
+        self.temperature = temperature
+        self._teacher: dict[str, Tensor] = {}
+
+    def before_stage(self, stage: StageView) -> None:
+        """Keep the values that the experts have now."""
+        named = stage.parameters() if stage.index > 1 else {}
+        self._teacher = {name: value.detach().clone() for name, value in named.items()}
+
+    def forward(self, step: Step) -> Tensor:
+        """Return the weighted divergence; see :class:`Regularizer`."""
+        if not self.coefficient or not self._teacher:
+            return step.logits.new_zeros(())
+        library = step.library
+        with torch.no_grad(), library.replaced(self._teacher), library.without_dropout():
+            teacher = step.forward()
+        found = distillation(step.logits, teacher, step.labels, self.temperature)
+        return self.coefficient * found
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """Return the teacher."""
+        return dict(self._teacher)
+
+    def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a saved teacher."""
+        self._teacher = {name: value.clone() for name, value in tensors.items()}

@@ -1,4 +1,4 @@
-"""Holding parameters near where earlier tasks left them. Pure functions, no model."""
+"""Holding parameters near where earlier tasks left them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from dmole.distributed import sum_over_ranks
+from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
 
 
 def elastic_penalty(
@@ -90,3 +93,105 @@ def _check_shape(name: str, one: Tensor, other: Tensor) -> None:
 
 def _widened(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class ElasticWeights(Regularizer):
+    r"""Holds the shared adapter near its values after each task, as far as they mattered (EWC).
+
+    .. math:: \frac{\lambda}{2} \sum_{k<t} \sum_p F_{k,p} (\theta_p - \theta^*_{k,p})^2, \qquad
+        F_{k,p} = \mathbb{E}_x [(\partial \ell(x) / \partial \theta_p)^2]
+
+    Gradients are taken sample by sample: those of a batch's mean would make the importance smaller
+    by about the size of the batch.
+
+    Args:
+        coefficient: The :math:`\lambda`; 0 leaves the loss as it is.
+        samples: Training samples of a stage that the importance is measured on.
+        online: Keep one anchor, the last task's, and one decaying importance for all tasks.
+        decay: Factor on the old importance at each task, for ``online``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        Elastic weight consolidation, 2017, https://arxiv.org/abs/1612.00796; online form of
+        Progress & Compress, 2018, https://arxiv.org/abs/1805.06370. The coefficients that
+        D-MoLE's authors used are not published.
+    """
+
+    def __init__(
+        self,
+        coefficient: float = 5000.0,
+        samples: int = 200,
+        online: bool = False,
+        decay: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if coefficient < 0 or samples < 1 or not 0 <= decay <= 1:
+            raise ValueError(
+                f"coefficient must not be negative, samples at least 1 and decay in [0, 1], got "
+                f"{coefficient}, {samples} and {decay}"
+            )
+        self.coefficient = coefficient
+        self.samples = samples
+        self.online = online
+        self.decay = decay
+        self._anchors: list[dict[str, Tensor]] = []
+        self._importance: list[dict[str, Tensor]] = []
+
+    def forward(self, step: Step) -> Tensor:
+        """Return the weighted penalty over all earlier tasks; see :class:`Regularizer`."""
+        total = step.logits.new_zeros((), dtype=torch.float32)
+        if not self.coefficient or not self._anchors:
+            return total
+        own = training_parameters(step.library, step.experts)
+        for anchors, importance in zip(self._anchors, self._importance, strict=True):
+            total = total + elastic_penalty(own, _on(anchors, own), _on(importance, own))
+        return self.coefficient * total
+
+    def after_stage(self, stage: StageView) -> None:
+        """Measure the importance of the stage just trained."""
+        own = stage.parameters()
+        total = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in own.items()}
+        count = 0
+        for batch in stage.samples(self.samples, 1):
+            loss, _ = stage.step(batch)
+            count += 1
+            found = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
+            for name, gradient in zip(own, found, strict=True):
+                if gradient is not None:
+                    total[name] += gradient.float() ** 2
+        device = next(iter(own.values())).device
+        counted = sum_over_ranks(torch.tensor(float(count), device=device))
+        mean = {name: (sum_over_ranks(value) / counted).cpu() for name, value in total.items()}
+        anchors = {name: value.detach().clone().cpu() for name, value in own.items()}
+        if self.online:
+            before = self._importance[0] if self._importance else {}
+            self._anchors = [anchors]
+            self._importance = [merge_importance(before, mean, self.decay)]
+        else:
+            self._anchors.append(anchors)
+            self._importance.append(mean)
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """Return anchors and importance of all tasks."""
+        kinds = (("anchor", self._anchors), ("importance", self._importance))
+        return {
+            f"{index}/{kind}/{name}": tensor
+            for kind, tables in kinds
+            for index, table in enumerate(tables)
+            for name, tensor in table.items()
+        }
+
+    def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over saved anchors and importance."""
+        tables: dict[str, dict[int, dict[str, Tensor]]] = {"anchor": {}, "importance": {}}
+        for key, tensor in tensors.items():
+            index, kind, name = key.split("/", 2)
+            tables[kind].setdefault(int(index), {})[name] = tensor.clone()
+        self._anchors = [tables["anchor"][i] for i in sorted(tables["anchor"])]
+        self._importance = [tables["importance"][i] for i in sorted(tables["importance"])]
+
+
+def _on(table: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(like[name].device) for name, tensor in table.items()}

@@ -1,12 +1,15 @@
-"""How far the rows of a new expert overlap those of the past ones. Pure functions, no model."""
+"""How far the rows of a new expert overlap those of the past ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from dmole.regularizers.base import Regularizer, Step, training_parameters
 
 
 def overlap(current: Tensor, past: Tensor) -> Tensor:
@@ -82,3 +85,70 @@ def _products(current: Tensor, past: Tensor) -> Tensor:
 
 def _widened(rows: Tensor) -> Tensor:
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+class Orthogonality(Regularizer):
+    r"""Pushes the down-projection of a new expert away from those of earlier ones (O-LoRA).
+
+    Args:
+        coefficient: Weight of the overlap; 0 leaves the loss as it is.
+        form: ``sum`` of absolute products over all layers and earlier experts, as published, or
+            ``normalized``: the mean over layers and pairs of a number in [0, 1], which does not
+            grow with rank, width, layers or tasks.
+        l2: Weight of the sum of Frobenius norms of the new expert's matrices.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        O-LoRA, 2023, https://arxiv.org/abs/2310.14152 (authors' code: absolute values, ``A`` only);
+        the normalized form is ours.
+    """
+
+    def __init__(
+        self,
+        coefficient: float = 0.5,
+        form: Literal["sum", "normalized"] = "sum",
+        l2: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if coefficient < 0 or l2 < 0:
+            raise ValueError(f"coefficients must not be negative, got {coefficient} and {l2}")
+        if form not in ("sum", "normalized"):
+            raise ValueError(f"form must be 'sum' or 'normalized', got {form!r}")
+        self.coefficient = coefficient
+        self.form = form
+        self.l2 = l2
+
+    def forward(self, step: Step) -> Tensor:
+        """Return the weighted overlap; see :class:`Regularizer`."""
+        total = step.logits.new_zeros((), dtype=torch.float32)
+        pairs = self._pairs(step) if self.coefficient else []
+        found = [
+            normalized_overlap(new, old)
+            if self.form == "normalized"
+            else overlap(new, torch.cat(list(old)))
+            for new, old in pairs
+        ]
+        if found:
+            joined = torch.stack(found)
+            over = joined.mean() if self.form == "normalized" else joined.sum()
+            total = total + self.coefficient * over
+        if self.l2:
+            own = training_parameters(step.library, step.experts).values()
+            total = total + self.l2 * torch.stack([p.float().norm() for p in own]).sum()
+        return total
+
+    def _pairs(self, step: Step) -> list[tuple[Tensor, list[Tensor]]]:
+        """Return the new down-projection and the earlier ones of each layer that has both."""
+        past: dict[str, list[Tensor]] = {}
+        for name in step.library.names:
+            if name not in step.experts:
+                for path, expert in step.library.experts(name):
+                    past.setdefault(path, []).append(expert.lora_a.detach())
+        return [
+            (expert.lora_a, past[path])
+            for name in step.experts
+            for path, expert in step.library.experts(name)
+            if path in past
+        ]

@@ -44,8 +44,8 @@ def run_settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str
         settings |= {f"{prefix} setting {n!r}": v for n, v in _public(thing)}
     settings |= {f"router setting {name!r}": value for name, value in _nested(module.router)}
     for term in module.regularizers:
-        kind = type(term).__name__
-        settings |= {f"{kind} setting {n!r}": v for n, v in _nested(term) if n != "training"}
+        name = type(term).__name__
+        settings |= {f"{name} setting {n!r}": v for n, v in _nested(term) if n != "training"}
     for name in _OF_TRAINER:
         settings[f"setting 'trainer.{name}'"] = str(getattr(trainer, name))
     for name in _OF_DATA:

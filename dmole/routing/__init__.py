@@ -37,7 +37,6 @@ from dmole.routing.token_gates import (
     TopKGate,
     normalized_entropy,
 )
-from dmole.routing.token_gates import DenseGate, EntropyGate, TokenGate, TopKGate
 from dmole.routing.trained import MLPReconstructor
 
 __all__ = [

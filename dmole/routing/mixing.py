@@ -113,7 +113,9 @@ class CommonMixing(Mixing):
             weights = {other: both[..., 1:] for other in experts if other != name}
             weights[name] = both[..., :1]
             if gates.recording:
-                output = flat_linear(flat_linear(_pooled(layer, x, gates), expert.lora_a), expert.up)
+                output = flat_linear(
+                    flat_linear(_pooled(layer, x, gates), expert.lora_a), expert.up
+                )
                 _record(layer, x, gates, both, both, output * expert.scaling)
         return weights
 

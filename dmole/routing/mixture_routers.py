@@ -62,6 +62,7 @@ class CommonExpertRouter(Router):
 
     def set_vision_width(self, width: int) -> None:
         """Hand on where the embedding's second half begins."""
+        super().set_vision_width(width)
         self.router.set_vision_width(width)
 
     def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
@@ -79,12 +80,13 @@ class CommonExpertRouter(Router):
         """Return the experts of each sample; see :meth:`Router.route`."""
         others = self._others(experts)
         routing = self.router.route(embeddings, task_names, phase, current, others)
-        order = [(*names, self.common) if names else () for names in routing.order]
+        common = str(self.common)
+        order = [(*names, common) if names else () for names in routing.order]
         return route_by_name(order, experts, self._losses(routing.losses, others, experts))
 
     def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
         """Return the task's expert and the shared one."""
-        return (*self.router.own(expert, self._others(experts)), self.common)
+        return (*self.router.own(expert, self._others(experts)), str(self.common))
 
     def _others(self, experts: Sequence[str]) -> list[str]:
         return [name for name in experts if name != self.common]
@@ -138,12 +140,7 @@ class KeyRouter(Router):
     needs_embeddings = True
 
     def __init__(self) -> None:
-        self._vision_width: int | None = None
         self._keys: dict[str, Tensor] = {}
-
-    def set_vision_width(self, width: int) -> None:
-        """Say where the second half of an embedding begins."""
-        self._vision_width = width
 
     def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
         """Return whether there are keys to compare with: not in training."""
@@ -181,9 +178,9 @@ class KeyRouter(Router):
         return route_by_name([(known[column],) for column in best], experts)
 
     def _split(self) -> int:
-        if self._vision_width is None:
+        if self.vision_width is None:
             raise RuntimeError("the key router does not know the width of the vision tower")
-        return self._vision_width
+        return self.vision_width
 
     def state_dict(self) -> dict[str, Any]:
         """Return the keys by task."""

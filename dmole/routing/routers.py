@@ -62,6 +62,8 @@ class Router(ABC):
     """Whether the router is fitted to, and routes by, embeddings."""
     mixing: Mixing | None = None
     """How layers weigh the experts they hold; None adds them up under the gates alone."""
+    vision_width: int | None = None
+    """Dimensions of an embedding that come from the vision tower, the first ones."""
     common: str | None = None
     """Name of an expert that trains in every stage beside the stage's own."""
 
@@ -102,6 +104,7 @@ class Router(ABC):
 
     def set_vision_width(self, width: int) -> None:
         """Say where the text half of an embedding begins; called once, with the base model's."""
+        self.vision_width = width
 
     def fit(
         self, task: str, embeddings: Tensor, generator: torch.Generator | None = None

@@ -1,0 +1,71 @@
+"""Freezing the branches that a task used most."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from dmole.distributed import sum_over_ranks
+from dmole.regularizers.base import Regularizer, StageView, Step
+
+
+class BranchFreezing(Regularizer):
+    """Freezes in every layer the branches that the stage's samples used most; adds no loss.
+
+    Later tasks may still choose frozen branches. Once all of a layer are frozen, they can choose
+    among frozen ones alone, and only routers (and the trunk) go on learning there.
+
+    Args:
+        top_k: Branches that a stage freezes in each layer.
+        samples: Training samples of the stage that are counted.
+        freeze_trunk: Freeze the shared down-projection after the first stage too. Otherwise it
+            goes on moving, and with it what frozen branches compute.
+
+    Raises:
+        ValueError: If a number is below one.
+
+    Source:
+        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, from secondary text. Whether the trunk
+        is frozen is not known; that frozen branches may all be used up is left open there, and
+        going on with them is our policy.
+    """
+
+    records = True
+
+    def __init__(self, top_k: int = 2, samples: int = 500, freeze_trunk: bool = False) -> None:
+        super().__init__()
+        if top_k < 1 or samples < 1:
+            raise ValueError(f"top_k and samples must be at least 1, got {top_k} and {samples}")
+        self.top_k = top_k
+        self.samples = samples
+        self.freeze_trunk = freeze_trunk
+
+    def forward(self, step: Step) -> Tensor:
+        """Return zero: what is frozen needs no penalty."""
+        return step.logits.new_zeros(())
+
+    @torch.no_grad()
+    def after_stage(self, stage: StageView) -> None:
+        """Count which branches the stage's samples use and freeze the first of them."""
+        common = dict(stage.library.experts(stage.experts[-1]))
+        branched = {path: expert for path, expert in common.items() if expert.shape.branches > 1}
+        if not branched:
+            raise ValueError(
+                "BranchFreezing: no layer has branches; it needs a CommonExpertRouter with "
+                "BranchMixing, and an allocator that gives several experts"
+            )
+        counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+        for batch in stage.samples(self.samples, 8):
+            _, step = stage.step(batch)
+            for record in step.gates.records if step.gates is not None else ():
+                counts[record.path] = (
+                    counts[record.path] + (record.weights != 0).float().sum(0).cpu()
+                )
+        for path, expert in branched.items():
+            used = counts[path] if path in counts else torch.zeros(expert.shape.branches)
+            used = sum_over_ranks(used.to(expert.frozen.device))
+            expert.frozen[used.argsort(descending=True, stable=True)[: self.top_k]] = 1.0
+            if self.freeze_trunk:
+                expert.trunk_frozen.fill_(1.0)

@@ -1,0 +1,218 @@
+"""Learning how much each replayed sample counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize, softplus
+
+from dmole.data.sampler import derive_seed
+from dmole.distributed import gather_objects
+from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
+from dmole.regularizers.importance import first_order_hypergradient, importance_weights
+
+_EVEN = math.log(math.e - 1)  # softplus of it is 1: all weights start at 1
+
+
+class ReplayImportance(Regularizer):
+    r"""Weighs replayed samples so that learning from them lowers the loss on held-out ones.
+
+    .. math:: w_i = n \, \mathrm{softplus}(\rho_{task(i)}) \, \mathrm{softmax}(u(z_i))
+
+    over the ``n`` replayed samples of a batch, with a small network ``u`` of the router's
+    embedding ``z``. Every few steps ``u`` and ``rho`` follow the first-order hypergradient, the
+    inner product of a sample's gradient with the held-out loss's. Held-out are training samples
+    whose id falls into a share by its hash; they are never learned from, and no test sample is.
+
+    Args:
+        every: Optimizer steps between two updates of the weights; 0 leaves them at 1.
+        heldout: Share of the training samples that is held out.
+        objective: Which held-out samples count: those of the ``current`` tasks, as published, or
+            of all ``seen`` ones.
+        hidden: Width of the network.
+        learning_rate: Of network and strengths, under Adam.
+        seed: Draws the network and the held-out samples.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        BiGNAS, 2025, https://arxiv.org/abs/2504.07102: its importance weights by auxiliary
+        learning alone, in first-order form, for replayed samples, which is ours. Its search of
+        graph networks does not transfer.
+    """
+
+    per_token = True
+
+    def __init__(
+        self,
+        every: int = 20,
+        heldout: float = 0.1,
+        objective: Literal["current", "seen"] = "current",
+        hidden: int = 16,
+        learning_rate: float = 1e-2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if every < 0 or hidden < 1 or not 0 <= heldout < 1 or learning_rate <= 0:
+            raise ValueError(
+                f"every must not be negative, hidden at least 1, heldout in [0, 1) and "
+                f"learning_rate positive, got {every}, {hidden}, {heldout} and {learning_rate}"
+            )
+        if objective not in ("current", "seen"):
+            raise ValueError(f"objective must be 'current' or 'seen', got {objective!r}")
+        self.every = every
+        self.heldout = heldout
+        self.objective = objective
+        self.hidden = hidden
+        self.learning_rate = learning_rate
+        self.seed = seed
+        self._tasks: tuple[str, ...] = ()
+        self._learner: _Learner | None = None
+        self._saved: dict[str, Tensor] = {}
+        self._gradients: list[Tensor] | None = None
+
+    def before_stage(self, stage: StageView) -> None:
+        """Learn the names of the tasks."""
+        self._tasks = stage.all_tasks
+
+    def forward(self, step: Step) -> Tensor:
+        """Return what the weights change of the mean loss; see :class:`Regularizer`."""
+        losses, counts = sample_losses(step.logits, step.labels)
+        names = step.batch.task_names
+        replayed = torch.tensor([name not in step.stage_tasks for name in names])
+        held = torch.tensor([self._is_held(sample) for sample in step.batch.sample_ids])
+        weights = torch.ones(len(names))
+        chosen = (replayed & ~held).nonzero().flatten()
+        if self.every and len(chosen):
+            found = self._weigh(step, chosen)
+            weights[chosen] = found.detach()
+            if step.number % self.every == 0:
+                outer = held if self.objective == "seen" else held & ~replayed
+                self._note(step, found, losses / counts.clamp_min(1), chosen, outer)
+        weights[held] = 0.0
+        change = (weights.to(losses.device) - 1.0) * losses
+        return change.sum() / counts.sum()
+
+    def _is_held(self, sample: str) -> bool:
+        return derive_seed(self.seed, "heldout", sample) % 10_000 < self.heldout * 10_000
+
+    def _weigh(self, step: Step, chosen: Tensor) -> Tensor:
+        """Return the weights of the replayed samples, with the graph to the learner."""
+        embeddings = normalize(step.embed()[chosen])
+        if self._learner is None:
+            self._learner = _Learner(self, embeddings.shape[1], len(self._tasks))
+            self._learner.load(self._saved)
+        places = [self._tasks.index(step.batch.task_names[int(row)]) for row in chosen]
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            return self._learner.weights(embeddings, torch.tensor(places))
+
+    def _note(
+        self,
+        step: Step,
+        weights: Tensor,
+        losses: Tensor,
+        chosen: Tensor,
+        outer: Tensor,
+    ) -> None:
+        """Keep the learner's gradient of this batch, where it holds held-out samples."""
+        if not outer.any() or self._learner is None:
+            return
+        own = list(training_parameters(step.library, step.experts).values())
+
+        def gradient(loss: Tensor) -> list[Tensor]:
+            found = torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)
+            pairs = zip(found, own, strict=True)
+            return [torch.zeros_like(p) if g is None else g for g, p in pairs]
+
+        validation = gradient(losses[outer.to(losses.device)].mean())
+        samples = [gradient(losses[row]) for row in chosen.tolist()]
+        slope = first_order_hypergradient(validation, samples, step=1.0).cpu()
+        self._gradients = self._learner.gradient((slope * weights).sum())
+
+    def after_step(self) -> None:
+        """Let the weights follow the mean gradient of all ranks that have one."""
+        found = [g for g in gather_objects(self._gradients) if g is not None]
+        self._gradients = None
+        if found and self._learner is not None:
+            self._learner.follow(
+                [torch.stack(parts).mean(dim=0) for parts in zip(*found, strict=True)]
+            )
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """Return the learner and its optimizer."""
+        return self._saved if self._learner is None else self._learner.tensors()
+
+    def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a saved learner; it is made when the first embedding tells its width."""
+        self._saved = {name: tensor.clone() for name, tensor in tensors.items()}
+        self._learner = None
+
+
+class _Learner:
+    """Network, strengths and optimizer, kept out of the module: they train by themselves."""
+
+    def __init__(self, settings: ReplayImportance, width: int, tasks: int) -> None:
+        generator = torch.Generator().manual_seed(settings.seed)
+        scale = 1 / math.sqrt(width)
+        first = torch.empty(settings.hidden, width).uniform_(-scale, scale, generator=generator)
+        self._named = {
+            "first": nn.Parameter(first),
+            "second": nn.Parameter(torch.zeros(settings.hidden)),  # all scores start alike
+            "strength": nn.Parameter(torch.full((tasks,), _EVEN)),
+        }
+        self._optimizer = torch.optim.Adam(self._named.values(), lr=settings.learning_rate)
+
+    def weights(self, rows: Tensor, places: Tensor) -> Tensor:
+        scores = (rows @ self._named["first"].T).relu() @ self._named["second"]
+        return importance_weights(scores, softplus(self._named["strength"])[places])
+
+    def gradient(self, loss: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(loss, list(self._named.values())))
+
+    def follow(self, gradients: list[Tensor]) -> None:
+        for parameter, gradient in zip(self._named.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        state = self._optimizer.state_dict()["state"]
+        moments = {
+            f"{index}/{name}": torch.as_tensor(value)
+            for index, entry in state.items()
+            for name, value in entry.items()
+        }
+        return {name: p.detach() for name, p in self._named.items()} | moments
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        if not tensors:
+            return
+        for name, parameter in self._named.items():
+            parameter.data.copy_(tensors[name])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key not in self._named:
+                index, _, name = key.partition("/")
+                state.setdefault(int(index), {})[name] = tensor.clone()
+        whole = self._optimizer.state_dict()
+        self._optimizer.load_state_dict({**whole, "state": state})
+
+
+def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each sample's summed cross-entropy and number of answer tokens, both ``(B,)``.
+
+    Args:
+        logits: ``(B, T, V)``; those at a position predict the next token.
+        labels: ``(B, T)``, -100 where no loss is wanted.
+    """
+    shifted, wanted = logits[:, :-1], labels[:, 1:]
+    valid = wanted != -100
+    rows = valid.nonzero()[:, 0]
+    each = cross_entropy(shifted[valid].float(), wanted[valid], reduction="none")
+    total = each.new_zeros(len(labels)).index_add(0, rows, each)
+    return total, valid.sum(dim=1)
