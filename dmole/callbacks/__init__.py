@@ -8,6 +8,7 @@ from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.callbacks.expert_inspector import ExpertInspector
 from dmole.callbacks.progress import StageProgressBar
+from dmole.callbacks.replay_record import ReplayRecord
 from dmole.callbacks.router_fitting import RouterFitting
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
 
@@ -17,6 +18,7 @@ __all__ = [
     "EvaluationMatrix",
     "ExpertAllocation",
     "ExpertInspector",
+    "ReplayRecord",
     "RouterFitting",
     "StageCheckpoint",
     "StageProgressBar",
@@ -33,6 +35,7 @@ def default_callbacks(callbacks: list[Callback], *, progress_bar: bool) -> list[
     """
     standard: list[type[Callback]] = [
         ExpertAllocation,
+        ReplayRecord,
         RouterFitting,
         EvaluationMatrix,
         ExpertInspector,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dmole.data import Batch
+    from dmole.data.stream import Stage
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 
@@ -53,7 +54,7 @@ class ExpertAllocation(ContinualCallback):
         current = sequence.current_stage
         if current.expert not in module.library.names:
             with sequence.timed("allocate"):
-                own = plan_allocation(sequence, module, current.expert, current.tasks)
+                own = plan_allocation(sequence, module, current)
                 plan = self.allocations[current.index] = _agreed(own)
                 module.add_expert(plan)
             self._report(sequence, module, plan)
@@ -110,19 +111,17 @@ def describe_allocation(plan: Allocation) -> str:
     return "\n".join(lines)
 
 
-def plan_allocation(
-    trainer: ContinualTrainer, module: ContinualModule, expert: str, tasks: Sequence[str]
-) -> Allocation:
-    """Return where a new expert goes, without adding it.
+def plan_allocation(trainer: ContinualTrainer, module: ContinualModule, stage: Stage) -> Allocation:
+    """Return where a stage's new expert goes, without adding it.
 
-    The scores come from the bare base model and the tasks' train data alone, so the plan does
-    not depend on the order of the tasks.
+    The scores come from the bare base model and the data that arrives in the stage alone, without
+    what is replayed, so where stages have sharp boundaries the plan does not depend on the order
+    of the tasks.
 
     Args:
         trainer: Has data, device and the other ranks.
         module: Holds base model and allocator.
-        expert: Name of the new expert.
-        tasks: Tasks it will be trained on.
+        stage: Names expert and tasks.
 
     Raises:
         Interrupted: If the run was asked to end.
@@ -138,8 +137,8 @@ def plan_allocation(
             for unit in units
         }
         batches = itertools.chain.from_iterable(
-            trainer.data.proxy_batches(task, allocator.proxy_fraction, module.seed)
-            for task in tasks
+            trainer.data.proxy_batches(stage, task, allocator.proxy_fraction, module.seed)
+            for task in stage.tasks
         )
         with eval_mode(module.backbone):
             scores = score_gradients(
@@ -151,7 +150,7 @@ def plan_allocation(
                 all_reduce=sum_over_ranks,
             )
         trainer.interruption.check(trainer.strategy)
-    return allocator.allocate(expert, units, scores, first=not module.library.names)
+    return allocator.allocate(stage.expert, units, scores, first=not module.library.names)
 
 
 def _proxy_losses(
