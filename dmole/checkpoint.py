@@ -15,7 +15,7 @@ from dmole._version import __version__
 from dmole.clock import Lap
 from dmole.reliability.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.reliability.run_folder import LAST
-from dmole.reliability.settings import run_settings
+from dmole.reliability.settings import run_settings, stream_settings
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -166,6 +166,7 @@ class SequenceCheckpoint:
                 "order of stages": [[s.name, s.expert, *s.tasks] for s in trainer.plan],
                 "order of tasks": list(trainer.data.task_names),
                 "router": type(module.router).__name__,
+                **stream_settings(trainer.stream),
                 **{f"data of {k}": v for k, v in trainer.data.fingerprint().items()},
             }
         return self._fingerprints

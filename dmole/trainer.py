@@ -237,7 +237,7 @@ class ContinualTrainer(Trainer):
         for stage in self.plan:
             for name in filter(None, (model.router.common, stage.expert)):
                 if name not in plans:
-                    plan = plans[name] = plan_allocation(self, model, name, stage.tasks)
+                    plan = plans[name] = plan_allocation(self, model, stage, name)
                     print(describe_allocation(plan, model.count_parameters(plan)))
         return plans
 
@@ -289,6 +289,8 @@ class ContinualTrainer(Trainer):
             _check_metric(task)
         model.answer_lengths = {task.name: task.max_new_tokens for task in datamodule.tasks}
         self.plan = self.stream.stages(datamodule.training_task_names)
+        for stage in self.plan:
+            datamodule.stage_items(stage)  # a buffer too small is found now
 
     # -- phases ----------------------------------------------------------------------------
 
@@ -310,7 +312,7 @@ class ContinualTrainer(Trainer):
 
     def _train(self, model: ContinualModule) -> None:
         stage = self.current_stage
-        self.data.set_stage(stage.index, stage.tasks)
+        self.data.set_stage(stage)
         # Lightning's epoch counter is never reset
         self.fit_loop.max_epochs = self.current_epoch + self.data.epochs(stage.tasks)
         checkpoint, self._stage_checkpoint = self._stage_checkpoint, None

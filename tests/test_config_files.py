@@ -17,6 +17,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
 OVERLAYS = [Path("retention.yaml")]  # add to a benchmark
 METHODS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("methods/*.yaml"))
+STREAMS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("streams/*.yaml"))
 MODELS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("models/*.yaml"))
 
 
@@ -47,7 +48,7 @@ def test_a_name_cannot_leave_the_shipped_folder(elsewhere):
 
 
 def test_every_config_of_the_checkout_is_listed():
-    assert shipped_configs() == sorted(str(path) for path in [*WHOLE, *METHODS, *MODELS])
+    assert shipped_configs() == sorted(str(path) for path in [*WHOLE, *METHODS, *STREAMS, *MODELS])
 
 
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"], ["-c", "{}"]])
@@ -85,17 +86,17 @@ def test_a_fault_is_laid_to_the_last_file_that_has_the_key(tmp_path):
 
 
 def test_every_yaml_of_the_checkout_is_a_mapping():
-    for name in [*WHOLE, *METHODS, *MODELS]:
+    for name in [*WHOLE, *METHODS, *STREAMS, *MODELS]:
         assert read_settings(SHIPPED / name)
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *METHODS], ids=str)
+@pytest.mark.parametrize("name", [*WHOLE, *METHODS, *STREAMS], ids=str)
 def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
     from dmole.lightning_cli import ContinualCLI
 
     monkeypatch.chdir(tmp_path)
     own = ["--config", str(SHIPPED / name)]
-    part = name in METHODS or name in OVERLAYS
+    part = name in [*METHODS, *STREAMS, *OVERLAYS]
     base = ["--config", str(SHIPPED / "quickstart.yaml")] if part else []
     # the base models of the benchmarks would be downloaded
     flags = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -109,3 +110,20 @@ def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
         router = type(cli.model.router)
         assert wanted["class_path"].rpartition(".")[2] == router.__name__
     assert list(tmp_path.iterdir()) == []  # building writes nothing
+
+
+@pytest.mark.parametrize(
+    ("method", "shared"), [("dmole", None), ("seq_ft", "shared"), ("replay", "shared")]
+)
+def test_a_stream_replaces_that_of_any_method_and_keeps_its_expert(
+    method, shared, tmp_path, monkeypatch
+):
+    from dmole.data.stream import BlurredStream
+    from dmole.lightning_cli import ContinualCLI
+
+    monkeypatch.chdir(tmp_path)
+    names = ["quickstart.yaml", f"methods/{method}.yaml", "streams/blurred.yaml"]
+    words = [word for name in names for word in ("--config", str(SHIPPED / name))]
+    stream = ContinualCLI(words, run=False).trainer.stream
+    assert isinstance(stream, BlurredStream)
+    assert (stream.beta, stream.shared_expert) == (0.2, shared)

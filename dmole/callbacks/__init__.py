@@ -9,6 +9,7 @@ from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.callbacks.expert_inspector import ExpertInspector
 from dmole.callbacks.progress import StageProgressBar
 from dmole.callbacks.regularization import Regularization
+from dmole.callbacks.replay_record import ReplayRecord
 from dmole.callbacks.router_fitting import RouterFitting
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
 
@@ -19,6 +20,7 @@ __all__ = [
     "ExpertAllocation",
     "ExpertInspector",
     "Regularization",
+    "ReplayRecord",
     "RouterFitting",
     "StageCheckpoint",
     "StageProgressBar",
@@ -36,6 +38,7 @@ def default_callbacks(callbacks: list[Callback], *, progress_bar: bool) -> list[
     standard: list[type[Callback]] = [
         ExpertAllocation,
         Regularization,
+        ReplayRecord,
         RouterFitting,
         EvaluationMatrix,
         ExpertInspector,

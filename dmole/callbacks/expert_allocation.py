@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dmole.data import Batch
+    from dmole.data.stream import Stage
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 
@@ -58,7 +59,7 @@ class ExpertAllocation(ContinualCallback):
             if name is None or name in module.library.names:
                 continue
             with sequence.timed("allocate"):
-                own = plan_allocation(sequence, module, name, current.tasks)
+                own = plan_allocation(sequence, module, current, name)
                 plan = self.allocations[key] = _agreed(own)
                 module.add_expert(plan)
             self._report(sequence, module, plan)
@@ -124,18 +125,19 @@ def describe_allocation(plan: Allocation, parameters: int) -> str:
 
 
 def plan_allocation(
-    trainer: ContinualTrainer, module: ContinualModule, expert: str, tasks: Sequence[str]
+    trainer: ContinualTrainer, module: ContinualModule, stage: Stage, expert: str
 ) -> Allocation:
     """Return where a new expert goes, without adding it.
 
-    The scores come from the bare base model and the tasks' train data alone, so the plan does
-    not depend on the order of the tasks.
+    The scores come from the bare base model and the data that arrives in the stage alone, without
+    what is replayed, so where stages have sharp boundaries the plan does not depend on the order
+    of the tasks.
 
     Args:
         trainer: Has data, device and the other ranks.
         module: Holds base model and allocator.
-        expert: Name of the new expert.
-        tasks: Tasks it will be trained on.
+        stage: Has the tasks that the expert will be trained on first.
+        expert: Name of the expert: the stage's own, or one that all stages share.
 
     Raises:
         Interrupted: If the run was asked to end.
@@ -151,8 +153,8 @@ def plan_allocation(
             for unit in units
         }
         batches = itertools.chain.from_iterable(
-            trainer.data.proxy_batches(task, allocator.proxy_fraction, module.seed)
-            for task in tasks
+            trainer.data.proxy_batches(stage, task, allocator.proxy_fraction, module.seed)
+            for task in stage.tasks
         )
         with eval_mode(module.backbone):
             scores = score_gradients(

@@ -63,7 +63,7 @@ def _view(trainer: ContinualTrainer, module: ContinualModule) -> StageView:
     stage, data = trainer.current_stage, trainer.data
 
     def samples(count: int, batch_size: int) -> Iterator[Batch]:
-        items = data.train_items(stage.tasks)
+        items = data.arriving_items(stage)
         generator = torch.Generator().manual_seed(derive_seed(module.seed, "sample", stage.index))
         chosen = torch.randperm(len(items), generator=generator)[:count].sort().values.tolist()
         loader = data.embedding_loader(

@@ -25,7 +25,10 @@ log = logging.getLogger("dmole")
 
 
 class RouterFitting(ContinualCallback):
-    """Embeds a sample of each task's train data and fits the router to it after the stage.
+    """Embeds a sample of each stage's train data and fits the router to it after the stage.
+
+    Replayed samples take no part: the learner knows that they are not of the new task. Samples of
+    neighbors in a blurred stage do, since a learner without task labels could not tell.
 
     Args:
         embedding_samples: Most train samples of a stage that the router is fitted to.
@@ -60,14 +63,15 @@ class RouterFitting(ContinualCallback):
                     self.fits[expert] = fit
                     log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
             module.router.load_state_dict(broadcast(module.router.state_dict()))
-            module.embedder.cache.forget(*(f"{t}/train/" for t in trainer.current_stage.tasks))
+            # a stage may draw from any task
+            names = trainer.data.training_task_names
+            module.embedder.cache.forget(*(f"{name}/train/" for name in names))
         if trainer.is_global_zero:
             module.router.save(trainer.run_dir / "router")
 
     def _embeddings(self, trainer: ContinualTrainer, module: ContinualModule) -> Tensor:
         """Return the embeddings of the stage's sample, ``(N, D)``, the same on every rank."""
-        data = trainer.data
-        items = data.train_items(trainer.current_stage.tasks)
+        items = trainer.data.arriving_items(trainer.current_stage)
         indices = list(range(min(len(items), self.embedding_samples)))
         if len(items) > self.embedding_samples:
             generator = torch.Generator().manual_seed(self.seed)

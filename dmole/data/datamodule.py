@@ -23,6 +23,7 @@ from dmole.data.sampler import (
 )
 from dmole.data.sequences import TaskItems
 from dmole.data.store import SampleStore
+from dmole.data.stream import Stage
 from dmole.data.task import Task
 
 
@@ -84,7 +85,7 @@ class ContinualDataModule(LightningDataModule):
         self.verify_images = verify_images
         self._options = {"num_workers": num_workers, "pin_memory": pin_memory}
         self._collator: Collator | None = None
-        self._stage: tuple[int, tuple[str, ...]] | None = None
+        self._stage: Stage | None = None
         self._pending: dict[str, list[int]] | None = None
         self._answered: frozenset[str] = frozenset()
 
@@ -110,13 +111,22 @@ class ContinualDataModule(LightningDataModule):
         """Return a task's test samples; they are read once."""
         return self._store.samples(name, "test")
 
-    def train_items(self, names: Sequence[str]) -> TaskItems:
-        """Return the training samples of some tasks, each with the name of its task.
+    def stage_items(self, stage: Stage) -> TaskItems:
+        """Return what a stage trains on in an epoch: what arrives, and what is replayed.
 
-        Those of a task with ``repeat`` come so many times.
+        Samples of a task with ``repeat`` come so many times. A sample whose task is not among the
+        stage's is replayed or of a neighbor.
         """
-        often = [name for name in names for _ in range(self.task(name).repeat)]
-        return TaskItems([(name, self._store.samples(name, "train")) for name in often])
+        draw = (stage.tasks, self._store, self.seed)
+        return self._store.items([*stage.draw.arriving(*draw), *stage.draw.replayed(*draw)])
+
+    def arriving_items(self, stage: Stage) -> TaskItems:
+        """Return what a stage trains on in an epoch, without what is replayed."""
+        return self._store.items(stage.draw.arriving(stage.tasks, self._store, self.seed))
+
+    def replayed_items(self, stage: Stage) -> TaskItems:
+        """Return the samples of earlier stages that a stage trains on again."""
+        return self._store.items(stage.draw.replayed(stage.tasks, self._store, self.seed))
 
     def epochs(self, stage_tasks: Sequence[str]) -> int:
         """Return the passes over a stage's data: the most any of its tasks asks for."""
@@ -165,19 +175,20 @@ class ContinualDataModule(LightningDataModule):
             raise RuntimeError("the data module has no processor: call attach_processor first")
         return self._collator
 
-    def set_stage(self, stage: int, task_names: Sequence[str]) -> None:
+    def set_stage(self, stage: Stage) -> None:
         """Choose whose training data the next `train_dataloader` serves.
 
         Args:
-            stage: Number of the stage; part of the seed of the order.
-            task_names: One task, or several whose samples are mixed.
+            stage: The stage; its number is part of the seed of the order.
 
         Raises:
-            ValueError: If no task or an unknown one is named.
+            ValueError: If it has no task or an unknown one.
         """
-        if not task_names:
-            raise ValueError(f"stage {stage} has no task")
-        self._stage = stage, tuple(self.task(name).name for name in task_names)
+        if not stage.tasks:
+            raise ValueError(f"stage {stage.index} has no task")
+        for name in stage.tasks:
+            self.task(name)
+        self._stage = stage
 
     def set_pending(self, pending: Mapping[str, Sequence[int]]) -> None:
         """Choose which test samples `test_dataloader` serves.
@@ -216,15 +227,14 @@ class ContinualDataModule(LightningDataModule):
         """
         if self._stage is None:
             raise RuntimeError("the data module has no stage: call set_stage first")
-        stage, names = self._stage
-        items = self.train_items(names)
+        items = self.stage_items(self._stage)
         rank, num_replicas = _rank()
         sampler = TrainBatchSampler(
             len(items),
-            self.stage_batch_size(names),
+            self.stage_batch_size(self._stage.tasks),
             lengths=items.lengths() if self.group_by_length else None,
             seed=self.seed,
-            stage=stage,
+            stage=self._stage.index,
             rank=rank,
             num_replicas=num_replicas,
         )
@@ -279,14 +289,17 @@ class ContinualDataModule(LightningDataModule):
             samples, self.collator, batches=batches, generation=generation, **self._options
         )
 
-    def proxy_batches(self, name: str, fraction: float, seed: int) -> Iterator[list[Batch]]:
-        """Return a random part of a task's training batches, at least one.
+    def proxy_batches(
+        self, stage: Stage, name: str, fraction: float, seed: int
+    ) -> Iterator[list[Batch]]:
+        """Return a random part of what arrives in a stage for one of its tasks, at least a batch.
 
         A proxy batch has the size of a training step on all ranks, so that the choice depends on
         the global batch size alone. It comes in parts that each fit on one device.
 
         Args:
-            name: The task.
+            stage: The stage.
+            name: One of its tasks.
             fraction: Share of the task's batches, rounded up, in (0, 1].
             seed: Seed of the choice.
 
@@ -296,7 +309,7 @@ class ContinualDataModule(LightningDataModule):
         Raises:
             ValueError: If the fraction is out of range.
         """
-        items = self.train_items([name])
+        items = self._store.items(stage.draw.arriving((name,), self._store, self.seed))
         rank, num_replicas = _rank()
         size = self.stage_batch_size([name])
         chosen = random_batches(len(items), size * num_replicas, fraction, derive_seed(seed, name))[

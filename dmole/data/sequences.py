@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dmole.data.collate import Item
-from dmole.data.sample import FileImage, Sample
+from dmole.data.sample import ArrayImage, FileImage, ImageSource, Sample
 from dmole.data.sampler import approximate_length
 
 Lengths = npt.NDArray[np.int32]
+Numbers = npt.NDArray[np.int64]
 
 
 class Samples(Sequence[Sample]):
@@ -38,6 +39,10 @@ class Samples(Sequence[Sample]):
 
         It follows from the samples alone, not from where they are held.
         """
+
+    def stored_bytes(self) -> Numbers:
+        """Return the bytes that each sample takes, ``(N,)``: its images and turns."""
+        return np.fromiter(map(_stored_bytes, self), np.int64, len(self))
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -82,14 +87,41 @@ class SampleList(Samples):
         return join_digests(content.hexdigest(), digest_sizes([np.array(sizes, np.int64)]))
 
 
+class Selection:
+    """Some samples of a task in a given order.
+
+    Args:
+        samples: The samples of the task.
+        indices: Which of them; one may come more than once.
+    """
+
+    def __init__(self, samples: Samples, indices: Numbers) -> None:
+        self._samples = samples
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self.at, range(len(self)))
+
+    def at(self, index: int) -> Sample:
+        """Return the sample at an index that is within range."""
+        return self._samples.at(int(self._indices[index]))
+
+    def lengths(self) -> Lengths:
+        """Return the approximate length of each sample, ``(N,)``."""
+        return self._samples.lengths()[self._indices]
+
+
 class TaskItems(Sequence[Item]):
     """The samples of some tasks one after the other, each with the name of its task.
 
     Args:
-        parts: Names of the tasks and their samples.
+        parts: Names of the tasks and their samples, all or some.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, Samples]]) -> None:
+    def __init__(self, parts: Sequence[tuple[str, Samples | Selection]]) -> None:
         self._parts = list(parts)
         self._ends = list(accumulate(len(samples) for _, samples in self._parts))
 
@@ -115,6 +147,19 @@ class TaskItems(Sequence[Item]):
         part = bisect_right(self._ends, index)
         name, samples = self._parts[part]
         return samples.at(index - self._ends[part] + len(samples)), name
+
+
+def _stored_bytes(sample: Sample) -> int:
+    text = sum(len(turn.text.encode()) for turn in sample.turns)
+    return text + sum(map(_image_bytes, sample.images))
+
+
+def _image_bytes(image: ImageSource) -> int:
+    """Return the size of a file, and of any other picture that of its pixels."""
+    if isinstance(image, FileImage):
+        return os.stat(image.path).st_size
+    pixels = image.array if isinstance(image, ArrayImage) else np.asarray(image.load())
+    return pixels.nbytes
 
 
 def content_bytes(sample: Sample) -> bytes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmole.data.draws import Part
 from dmole.data.formats import Split
 from dmole.data.layouts import layout_of, open_task_samples
-from dmole.data.sequences import Samples
+from dmole.data.sequences import Numbers, Samples, Selection, TaskItems
 from dmole.data.task import Task, validate_tasks
 
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -36,6 +37,7 @@ class SampleStore:
         self._tasks = {task.name: task for task in tasks}
         self._root = data_root.expanduser()
         self._samples: dict[tuple[str, Split], Samples] = {}
+        self._bytes: dict[str, Numbers] = {}
 
     @property
     def task_names(self) -> list[str]:
@@ -67,6 +69,29 @@ class SampleStore:
         if (name, split) not in self._samples:
             self._samples[name, split] = open_task_samples(self.task(name), split, self._root)
         return self._samples[name, split]
+
+    def train_size(self, name: str) -> int:
+        """Return the number of a task's training samples."""
+        return len(self.samples(name, "train"))
+
+    def repeat(self, name: str) -> int:
+        """Return how often each training sample of a task occurs in an epoch."""
+        return self.task(name).repeat
+
+    def stored_bytes(self, name: str) -> Numbers:
+        """Return the bytes that each training sample of a task takes; they are counted once."""
+        if name not in self._bytes:
+            self._bytes[name] = self.samples(name, "train").stored_bytes()
+        return self._bytes[name]
+
+    def items(self, parts: Sequence[Part]) -> TaskItems:
+        """Return training samples, each with the name of its task."""
+        chosen: list[tuple[str, Samples | Selection]] = []
+        for part in parts:
+            samples = self.samples(part.task, "train")
+            some = None if part.indices is None else Selection(samples, part.indices)
+            chosen.append((part.task, samples if some is None else some))
+        return TaskItems(chosen)
 
     def check(self, *, decode_images: bool) -> None:
         """Read all samples of all tasks.

@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from dmole.data import Task
+    from dmole.data.stream import Stream
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 
@@ -57,6 +58,12 @@ def run_settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str
         if kind.__module__.startswith("dmole.") and kind.__name__ not in _WITHOUT_EFFECT:
             settings |= {f"{kind.__name__} setting {n!r}": v for n, v in _public(callback)}
     return settings
+
+
+def stream_settings(stream: Stream) -> dict[str, str]:
+    """Return what the samples of the stages follow from beside their tasks, as texts."""
+    settings = {f"stream setting {name!r}": value for name, value in _public(stream)}
+    return settings | {"stream": type(stream).__name__}
 
 
 def task_settings(task: Task) -> dict[str, str]:

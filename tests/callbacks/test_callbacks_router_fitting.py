@@ -33,7 +33,7 @@ def test_the_sample_drawn_is_that_of_a_whole_list_and_no_other_is_touched(
     drawn: list[Any] = []
     monkeypatch.setattr(router_fitting, "embed_samples", lambda *given: drawn.extend(given[2]))
     trainer: Any = SimpleNamespace(
-        data=SimpleNamespace(train_items=lambda names: TaskItems([(n, parts[n]) for n in names])),
+        data=SimpleNamespace(arriving_items=lambda s: TaskItems([(n, parts[n]) for n in s.tasks])),
         current_stage=SimpleNamespace(tasks=("a", "b")),
         strategy=SimpleNamespace(root_device="cpu"),
     )

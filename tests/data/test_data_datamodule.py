@@ -11,6 +11,7 @@ from PIL import Image
 
 from dmole.data import datamodule as module
 from dmole.data.datamodule import ContinualDataModule
+from dmole.data.stream import Stage
 from dmole.data.task import Task
 
 
@@ -44,6 +45,10 @@ def make(root: Path, processor: Any = None, **options: Any) -> ContinualDataModu
     return data
 
 
+def stage(index: int, *names: str) -> Stage:
+    return Stage(index, "-".join(names), names, "expert")
+
+
 @pytest.fixture
 def llava(processors: dict[str, Any]) -> Any:
     return processors["llava"]
@@ -74,7 +79,7 @@ def test_unknown_task_is_named(root: Path):
         with pytest.raises(ValueError, match="there is no task 'c', only a, b"):
             call("c")
     with pytest.raises(ValueError, match="there is no task 'c'"):
-        data.set_stage(1, ["a", "c"])
+        data.set_stage(stage(1, "a", "c"))
     with pytest.raises(ValueError, match="there is no task 'c'"):
         data.set_pending({"c": [0]})
 
@@ -83,17 +88,17 @@ def test_loaders_need_processor_and_stage(root: Path, llava: Any):
     data = make(root)
     with pytest.raises(RuntimeError, match="no stage: call set_stage first"):
         data.train_dataloader()
-    data.set_stage(1, ["a"])
+    data.set_stage(stage(1, "a"))
     with pytest.raises(RuntimeError, match="no processor: call attach_processor first"):
         data.train_dataloader()
     with pytest.raises(ValueError, match="stage 1 has no task"):
-        data.set_stage(1, [])
+        data.set_stage(stage(1))
 
 
 def test_stage_decides_what_is_served(root: Path, llava: Any):
     data = make(root, llava)
-    for stage, names in ((1, ["a"]), (2, ["b"]), (3, ["a", "b"])):
-        data.set_stage(stage, names)
+    for index, names in ((1, ["a"]), (2, ["b"]), (3, ["a", "b"])):
+        data.set_stage(stage(index, *names))
         batches = list(data.train_dataloader())
         served = sorted(
             (task, sample)
@@ -106,9 +111,9 @@ def test_stage_decides_what_is_served(root: Path, llava: Any):
 
 def test_order_differs_between_stages_and_seeds(root: Path, llava: Any):
     orders = set()
-    for seed, stage in ((0, 1), (0, 2), (1, 1)):
+    for seed, index in ((0, 1), (0, 2), (1, 1)):
         data = make(root, llava, seed=seed)
-        data.set_stage(stage, ["a"])
+        data.set_stage(stage(index, "a"))
         orders.add(tuple(i for batch in data.train_dataloader() for i in batch.sample_ids))
     assert len(orders) == 3
 
@@ -119,9 +124,9 @@ def test_large_files_are_served_as_small_ones_are(
 ):
     def served() -> list[list[str]]:
         data = make(root, llava, num_workers=workers)
-        data.set_stage(1, ["a", "b"])
+        data.set_stage(stage(1, "a", "b"))
         loaders = [data.train_dataloader(), *data.test_dataloader()]
-        loaders += data.proxy_batches("b", 0.5, 1)
+        loaders += data.proxy_batches(stage(2, "b"), "b", 0.5, 1)
         return [batch.sample_ids for loader in loaders for batch in loader]
 
     small = served()
@@ -136,7 +141,7 @@ def test_epochs_and_batch_size_of_a_mixed_stage(root: Path, llava: Any):
     assert (data.epochs(["a"]), data.epochs(["b"]), data.epochs(["a", "b"])) == (1, 3, 3)
     sizes = [data.stage_batch_size(names) for names in (["a"], ["b"], ["a", "b"])]
     assert sizes == [3, 4, 3]
-    data.set_stage(1, ["a"])
+    data.set_stage(stage(1, "a"))
     assert [len(batch) for batch in data.train_dataloader()] == [3, 3, 3, 1]
 
 
@@ -186,7 +191,9 @@ def test_proxy_batches_are_a_seeded_part_of_the_task(root: Path, llava: Any, fra
     data = make(root, llava, batch_size=2)
 
     def served(seed: int) -> list[list[str]]:
-        return [part.sample_ids for (part,) in data.proxy_batches("a", fraction, seed)]
+        return [
+            part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), "a", fraction, seed)
+        ]
 
     batches = served(0)
     assert len(batches) == max(1, math.ceil(fraction * 5))
@@ -200,13 +207,13 @@ def test_ranks_share_the_proxy_batches_of_the_same_global_size(
     root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
 ):
     data = make(root, llava, batch_size=4)
-    whole = [part.sample_ids for (part,) in data.proxy_batches("a", 1.0, 0)]
+    whole = [part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), "a", 1.0, 0)]
     assert [len(batch) for batch in whole] == [4, 4, 2]
     data = make(root, llava, batch_size=1)
     shares = {}
     for rank in range(4):
         pretend_ranks(monkeypatch, rank, 4)
-        shares[rank] = list(data.proxy_batches("a", 1.0, 0))
+        shares[rank] = list(data.proxy_batches(stage(1, "a"), "a", 1.0, 0))
     assert all(len(part) == 1 for share in shares.values() for batch in share for part in batch)
     ids = [[part.sample_ids[0] for part in batch] for share in shares.values() for batch in share]
     assert ids == whole
@@ -216,7 +223,7 @@ def test_ranks_share_the_proxy_batches_of_the_same_global_size(
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])
 def test_bad_proxy_fraction_is_refused(root: Path, llava: Any, fraction: float):
     with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\]"):
-        make(root, llava).proxy_batches("a", fraction, 0)
+        make(root, llava).proxy_batches(stage(1, "a"), "a", fraction, 0)
 
 
 def test_fingerprint_follows_the_texts(root: Path):
@@ -279,7 +286,7 @@ def test_lightning_moves_a_batch(root: Path, llava: Any):
     from lightning.fabric.utilities import move_data_to_device
 
     data = make(root, llava)
-    data.set_stage(1, ["a"])
+    data.set_stage(stage(1, "a"))
     batch = next(iter(data.train_dataloader()))
     moved = move_data_to_device(batch, torch.device("meta"))
     for tensors in (moved.inputs, moved.question):
@@ -322,7 +329,7 @@ def test_a_repeated_task_serves_each_sample_so_often_in_an_epoch(root: Path, lla
     task = Task("a", train="a/train.json", test="a/test.json", repeat=3)
     data = ContinualDataModule([task], data_root=str(root), batch_size=1)
     data.attach_processor(llava)
-    data.set_stage(1, ["a"])
+    data.set_stage(stage(1, "a"))
     served = [batch.sample_ids[0] for batch in data.train_dataloader()]
     assert sorted(served) == sorted([f"train{i}" for i in range(10)] * 3)
     assert len(data.train_samples("a")) == 10
