@@ -159,6 +159,12 @@ class SequenceCheckpoint:
             self._settings = run_settings(trainer, module)
         return self._settings
 
+    def identity(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
+        """Return the SHA-256 of the base model and of each task's samples by split."""
+        known = self._fingerprint(trainer, module)
+        data = {name: known[f"data of {name}"] for name in trainer.data.task_names}
+        return {"base": known["base model"], "data": data}
+
     def _fingerprint(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, Any]:
         if self._fingerprints is None:
             self._fingerprints = {

@@ -21,8 +21,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             the matrix of a finished run again, on other data or with other thresholds
   predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
             answers, with the experts that gave them
-  compare   RUN [RUN ...] [--output DIR]
-            one table and one picture of several runs
+  compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
+            tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR
             real images of installed packages as tasks, for configs/real.yaml
   data check --config FILE ... [--json FILE] [--processes N] [--no_images] [--no_tokens]
@@ -116,12 +116,21 @@ def _compare(words: list[str]) -> None:
 
     from dmole.arguments import ArgumentParser
     from dmole.report.compare import compare
+    from dmole.report.identity import CHECKS
 
     parser = ArgumentParser("dmole compare", description="Several runs side by side.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders; seeds of a method group")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="result folder")
+    parser.add_argument(
+        "--allow",
+        action="extend",
+        default=[],
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        metavar="WHAT[,WHAT]",
+        help=f"compare runs although they differ in: {', '.join(CHECKS)}",
+    )
     options = parser.parse_args(words[1:])
-    compare(options.runs, options.output)
+    compare(options.runs, options.output, options.allow)
 
 
 def _score(words: list[str]) -> None:

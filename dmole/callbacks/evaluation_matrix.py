@@ -284,6 +284,7 @@ class EvaluationMatrix(ContinualCallback):
             content["retention"] = retention(self.matrix[:rows, len(names) :], kept)
         if module.router.needs_embeddings:
             content["routing"] = self._rates(trainer)
+        content["fingerprints"] = trainer.sequence_checkpoint.identity(trainer, module)
         return content
 
     def _rates(self, trainer: ContinualTrainer) -> dict[str, float | None]:

@@ -1,176 +1,99 @@
-"""Several runs side by side: a table, its data, a figure."""
+"""Several runs side by side: tables, their data, figures."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from dmole.files import atomic_path, write_csv
-from dmole.metrics.continual import seen_means
-from dmole.metrics.matrix import Array
-from dmole.report.figures import comparison_figure, save_figure
-from dmole.report.runs import Run, first_difference, load_run
-
-COLUMNS: dict[str, Callable[[Run], float]] = {
-    "Last": lambda run: run.figure("Last"),
-    "AVG": lambda run: run.figure("AVG"),
-    "BWT": lambda run: run.figure("BWT"),
-    "oracle BWT": lambda run: run.oracle_bwt,
-    "MAA": lambda run: run.figure("MAA"),
-    "Forgetting": lambda run: run.figure("Forgetting"),
-    "trainable parameters per task": lambda run: run.trainable_per_task,
-    "seconds": lambda run: run.seconds,
-}
-"""What the table shows of a run, in this order."""
-
-COUNTS = ("trainable parameters per task", "seconds")
-"""Columns written as whole numbers with thousands apart."""
-
-Group = Mapping[str, Sequence[Run]]
-Table = dict[str, dict[str, tuple[float, float]]]
+from dmole.files import atomic_path
+from dmole.report.figures import save_figure
+from dmole.report.grids import summary_grid, task_grids
+from dmole.report.identity import advantages, check_alike, check_repeat, same_tasks
+from dmole.report.method_figures import method_figures
+from dmole.report.notes import make_notes
+from dmole.report.runs import Run, load_run
+from dmole.report.tables import (
+    summary_latex,
+    task_latex,
+    to_markdown,
+    write_summary_csv,
+    write_task_csv,
+)
 
 
-def compare(run_dirs: Sequence[str | Path], output: str | Path) -> str:
+def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[str] = ()) -> str:
     """Compare runs, grouped by method; runs of one method are taken as repeats (seeds).
 
-    Writes ``comparison.md``, ``comparison.csv`` and ``comparison.png`` and prints the table.
+    Writes ``comparison.md``, ``.csv``, ``.tex`` and ``.png``, ``per_task.csv`` and ``.tex``,
+    ``forgetting.png`` and ``accuracy_parameters.png``, and prints the Markdown.
 
     Args:
         run_dirs: Run folders.
         output: Folder to write to; made where missing.
+        allow: Differences to put up with, of `dmole.report.identity.CHECKS`.
 
     Returns:
-        The Markdown table.
+        The Markdown.
 
     Raises:
         FileNotFoundError: If a run folder or a file in it is missing.
-        ValueError: If there is no run, a run is named twice, or runs differ in their tasks.
+        ValueError: If there is no run, a run is named twice, or runs do not belong in one table.
     """
-    groups = group_runs([load_run(folder) for folder in run_dirs])
-    table = tabulate(groups)
-    text = to_markdown(table, groups)
+    runs = [load_run(folder) for folder in run_dirs]
+    check_folders(runs)
+    mixed = check_alike(runs, allow)
+    groups = group_runs(runs)
+    given = {method: advantages(group[0]) for method, group in groups.items()}
+    apart = [method for method, texts in given.items() if texts]
+    grid, by_task = summary_grid(groups, apart), task_grids(groups, apart)
+    notes = make_notes(groups, grid, given, mixed)
+    text = to_markdown(grid, by_task.values(), notes)
     output = Path(output)
-    with atomic_path(output / "comparison.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    _write_csv(output / "comparison.csv", table, groups)
-    curves = {method: np.stack(c) for method, runs in groups.items() if (c := _curves(runs))}
-    bars = {method: {n: row[n] for n in ("Last", "BWT")} for method, row in table.items()}
-    save_figure(comparison_figure(curves, bars), output / "comparison.png")
+    tables = [task_latex(name, each, notes) for name, each in by_task.items()]
+    _write(output / "comparison.md", text)
+    _write(output / "comparison.tex", summary_latex(grid, notes))
+    _write(output / "per_task.tex", "\n".join(tables))
+    write_summary_csv(output / "comparison.csv", grid, notes)
+    write_task_csv(output / "per_task.csv", by_task, notes)
+    for name, figure in method_figures(groups, grid, notes).items():
+        (output / name).unlink(missing_ok=True)  # of an earlier comparison
+        if figure is not None:
+            save_figure(figure, output / name)
     print(text)
     return text
 
 
-def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return runs by method, in order of appearance.
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_folders(runs: Sequence[Run]) -> None:
+    """Refuse to compare nothing, one run with itself, or runs of other tasks.
 
     Raises:
         ValueError: If there is no run, a folder comes twice, or tasks differ between runs.
     """
     if not runs:
         raise ValueError("no run to compare")
-    groups: dict[str, list[Run]] = {}
     folders = set()
     for run in runs:
         if run.folder.resolve() in folders:
             raise ValueError(f"run {run.folder} is given twice")
-        if run.task_names != runs[0].task_names:
-            ours, theirs = ", ".join(run.task_names), ", ".join(runs[0].task_names)
-            raise ValueError(f"tasks differ: {run.folder} has {ours}; {runs[0].folder} {theirs}")
+        same_tasks(runs[0], run)
         folders.add(run.folder.resolve())
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return runs by method, in order of appearance.
+
+    Raises:
+        ValueError: If runs of one method differ in more than their seed.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
         group = groups.setdefault(run.method, [])
-        if group and (key := first_difference(group[0].config, run.config)):
-            raise ValueError(
-                f"{run.folder} and {group[0].folder} are both called {run.method!r} but differ in "
-                f"{key}; give one another trainer.name"
-            )
+        if group:
+            check_repeat(group[0], run)
         group.append(run)
     return groups
-
-
-def tabulate(groups: Group) -> Table:
-    """Return mean and sample standard deviation of each column by method.
-
-    The mean is NaN if one run lacks the figure; the deviation is NaN for a single run.
-    """
-    return {
-        method: {
-            name: _mean_and_spread([read(run) for run in runs]) for name, read in COLUMNS.items()
-        }
-        for method, runs in groups.items()
-    }
-
-
-def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    numbers = np.asarray(values, dtype=np.float64)
-    spread = float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
-    return float(numbers.mean()), spread
-
-
-def to_markdown(table: Table, groups: Group) -> str:
-    """Return the table as Markdown, with what its numbers mean below it."""
-    header = ["method", "runs", *COLUMNS]
-    lines = [" | ".join(header), " | ".join(["---", *["---:"] * (len(header) - 1)])]
-    for method, row in table.items():
-        cells = [_cell(name, *row[name]) for name in COLUMNS]
-        lines.append(" | ".join([escape_markdown(method), str(len(groups[method])), *cells]))
-    body = "\n".join(f"| {line} |" for line in lines)
-    return (
-        f"{body}\n\nMean ± standard deviation over runs; percent, percentage points.\n\n"
-        + "".join(
-            f"- {name}: {escape_markdown(definition)}\n"
-            for name, definition in _definitions(groups).items()
-        )
-    )
-
-
-_SPECIAL = re.compile(r"([\\`|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:]))")
-"""What begins code, a cell, a tag, an entity or the address of a link."""
-
-
-def escape_markdown(text: str) -> str:
-    r"""Return a text that Markdown shows as it is: no markup, no HTML, one line.
-
-    Example:
-        >>> escape_markdown("a|b <script>")
-        'a\\|b \\<script>'
-    """
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
-
-
-def _definitions(groups: Group) -> dict[str, str]:
-    """Return how the figures shown are defined, as the first run states it."""
-    first = next(iter(groups.values()))[0]
-    stated = first.metrics.get("definitions") or {}
-    return {name: str(stated[name]) for name in COLUMNS if name in stated}
-
-
-def _cell(name: str, mean: float, spread: float) -> str:
-    if math.isnan(mean):
-        return "n/a"
-    if name in COUNTS:
-        return f"{mean:,.0f}" if math.isnan(spread) else f"{mean:,.0f} ± {spread:,.0f}"
-    return f"{mean:.2f}" if math.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
-
-
-def _write_csv(path: Path, table: Table, groups: Group) -> None:
-    """Write means and deviations exactly; missing ones are empty."""
-    header = ["method", "runs", *(f"{name}{end}" for name in COLUMNS for end in ("", " sd"))]
-    rows = []
-    for method, row in table.items():
-        cells = {"method": method, "runs": str(len(groups[method]))}
-        for name, pair in row.items():
-            for end, value in zip(("", " sd"), pair, strict=True):
-                cells[name + end] = "" if math.isnan(value) else repr(value)
-        rows.append(cells)
-    write_csv(path, header, rows)
-
-
-def _curves(runs: Sequence[Run]) -> list[Array]:
-    """Return the runs' mean scores on seen tasks, none without stages or if these differ."""
-    curves = [seen_means(run.matrix, run.task_of_stage) for run in runs]
-    lengths = {len(curve) for curve in curves}
-    return curves if len(lengths) == 1 and lengths != {0} else []

@@ -60,23 +60,77 @@ class Run:
         new = seen[1:] & ~seen[:-1]
         return [np.flatnonzero(row).tolist() for row in new]
 
+    def of_task(self, name: str, task: str) -> float:
+        """Return a figure of one task (percent), NaN where it is missing or does not apply."""
+        return _number(((self.metrics.get("per_task") or {}).get(task) or {}).get(name))
+
+    def oracle(self, name: str) -> float:
+        """Return a figure under oracle gates, NaN where it is missing."""
+        return _number((self.metrics.get("oracle") or {}).get(name))
+
     @property
     def oracle_bwt(self) -> float:
         """BWT under oracle gates, NaN where it is missing; exactly 0 if no expert changed."""
-        return _number((self.metrics.get("oracle") or {}).get("BWT"))
+        return self.oracle("BWT")
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What ``timing.json`` says of parameters."""
+        return self.timing.get("parameters") or {}
 
     @property
     def trainable_per_task(self) -> float:
         """Mean number of trainable parameters a task, NaN where ``timing.json`` has none."""
-        trainable = (self.timing.get("parameters") or {}).get("trainable")
+        trainable = self.parameters.get("trainable")
         if isinstance(trainable, Mapping):
             return float(np.mean([float(n) for n in trainable.values()])) if trainable else np.nan
         return _number(trainable)
 
     @property
+    def active_added(self) -> float:
+        """Parameters an average test sample uses beyond the base model, NaN where missing."""
+        return _number(self.parameters.get("active")) - _number(self.parameters.get("base"))
+
+    @property
     def seconds(self) -> float:
         """Wall-clock time of the whole run in seconds, NaN where it is missing."""
         return _number(self.timing.get("seconds"))
+
+    @property
+    def tasks_to_learn(self) -> list[str]:
+        """Tasks that have continual figures: all but those that are only scored."""
+        learned = self.metrics.get("per_task") or {}
+        return [task for task in self.task_names if task in learned] or self.task_names
+
+    @property
+    def learned_tasks(self) -> list[str]:
+        """Tasks learned by the last stage; all of them where the folder cannot tell."""
+        if len(self.matrix) == 1:
+            stream = (self.section("trainer").get("stream") or {}).get("class_path")
+            none_wanted = stream is None or "ZeroShot" in str(stream)
+            return self.tasks_to_learn if none_wanted else []
+        if self.oracle_matrix is None:
+            return self.tasks_to_learn
+        seen = dict(zip(self.task_names, ~np.isnan(self.oracle_matrix[-1]), strict=True))
+        return [task for task in self.tasks_to_learn if seen[task]]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return ``trainer``, ``model`` or ``data`` of the config, plain or of a ``class_path``."""
+        content = self.config.get(name)
+        content = content if isinstance(content, dict) else {}
+        inner = content.get("init_args") if "class_path" in content else content
+        return inner if isinstance(inner, dict) else {}
+
+    @property
+    def task_configs(self) -> dict[str, dict[str, Any]]:
+        """Settings of each task, by name."""
+        tasks = self.section("data").get("tasks")
+        rows = [task for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
+        return {str(task.get("name")): task for task in rows}
+
+    def fingerprint(self, name: str) -> Any:
+        """Return the digest of ``base``, those of ``data`` by task and split, None if not noted."""
+        return (self.metrics.get("fingerprints") or {}).get(name)
 
 
 def load_run(run_dir: str | Path) -> Run:

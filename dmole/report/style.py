@@ -51,8 +51,12 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def line_style(position: int) -> tuple[str, str]:
-    """Return color and marker of the n-th line; both change, so that neither is needed alone."""
-    return COLORS[position % len(COLORS)], MARKERS[position % len(MARKERS)]
+    """Return color and marker of the n-th line; both change, so that neither is needed alone.
+
+    The first 49 pairs differ.
+    """
+    again = position // len(COLORS)
+    return COLORS[position % len(COLORS)], MARKERS[(position + again) % len(MARKERS)]
 
 
 def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:

@@ -198,7 +198,12 @@ def test_compare_makes_a_table_and_a_picture(quick_run, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {
         "comparison.md",
         "comparison.csv",
+        "comparison.tex",
         "comparison.png",
+        "per_task.csv",
+        "per_task.tex",
+        "forgetting.png",
+        "accuracy_parameters.png",
     }
 
 

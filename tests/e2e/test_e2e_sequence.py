@@ -131,6 +131,11 @@ def test_the_router_has_a_file_and_a_threshold_for_each_task(quick_run):
 def test_the_metrics_follow_from_the_matrices(quick_run):
     metrics = json.loads((quick_run / "metrics.json").read_text(encoding="utf-8"))
     oracle, rates = metrics.pop("oracle"), metrics.pop("routing")
+    digests = metrics.pop("fingerprints")
+    assert digests["base"] == PretrainedBackbone("tiny").fingerprint()
+    assert {task: set(splits) for task, splits in digests["data"].items()} == {
+        task: {"train", "test"} for task in TASKS
+    }
     assert set(rates) == {"own_first", "rejected", "foreign_too", "unseen_accepted"}
     order = [[0], [1]]
     for content, file in ((metrics, "evaluation_matrix.csv"), (oracle, "oracle_matrix.csv")):

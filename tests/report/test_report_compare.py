@@ -3,43 +3,16 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from dmole.metrics import summarize, write_matrix
 from dmole.report import compare, load_run
-from dmole.report.compare import escape_markdown
 
 NAMES = ["color", "count"]
-
-
-def make_run(folder: Path, name: str, matrix: list[list[float]], seed: int = 0) -> Path:
-    """Write a run folder as a finished run leaves it."""
-    oracle = [[math.nan, math.nan], [matrix[-1][0], math.nan], [matrix[-1][0], matrix[-1][1]]]
-    write_matrix(folder / "evaluation_matrix.csv", matrix, NAMES)
-    write_matrix(folder / "oracle_matrix.csv", oracle, NAMES)
-    metrics = summarize(matrix, NAMES) | {"oracle": summarize(oracle, NAMES)}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    timing: dict[str, Any] = {
-        "seconds": 100.0 + seed,
-        "parameters": {"trainable": {"color": 1000, "count": 3000}},
-    }
-    (folder / "timing.json").write_text(json.dumps(timing))
-    config = f"seed_everything: {seed}\ntrainer:\n  name: {name}\n"
-    (folder / "config.yaml").write_text(config)
-    return folder
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> list[Path]:
-    return [
-        make_run(tmp_path / "d" / "version_0", "dmole", [[0, 0], [90, 5], [88, 70]], 1),
-        make_run(tmp_path / "d" / "version_1", "dmole", [[0, 0], [92, 5], [92, 72]], 2),
-        make_run(tmp_path / "s" / "version_0", "seq-ft", [[0, 0], [90, 5], [40, 75]], 1),
-    ]
 
 
 def test_a_run_is_read_from_its_folder(runs: list[Path]) -> None:
@@ -47,6 +20,10 @@ def test_a_run_is_read_from_its_folder(runs: list[Path]) -> None:
     assert (run.method, run.seed, run.task_names) == ("dmole", 1, NAMES)
     assert run.figure("Last") == 79.0
     assert run.oracle_bwt == 0.0
+    assert run.oracle("Last") == 79.0
+    assert run.of_task("BWT", "color") == -2.0
+    assert math.isnan(run.of_task("BWT", "count"))
+    assert run.active_added == 1500.0
     assert run.trainable_per_task == 2000.0
     assert run.seconds == 101.0
     assert run.task_of_stage == [[0], [1]]
@@ -107,12 +84,22 @@ def test_comparing_writes_a_table_data_and_a_figure(
     assert (tmp_path / "out" / "comparison.md").read_text() == text
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
     lines = text.splitlines()
-    assert lines[0].startswith("| method | runs | Last | AVG | BWT | oracle BWT | MAA |")
-    assert lines[2].startswith("| dmole | 2 | 80.50 ± 2.12 |")
-    assert "| -1.00 ± 1.41 | 0.00 ± 0.00 |" in lines[2]
-    assert lines[3].startswith("| seq-ft | 1 | 57.50 |")
-    assert lines[3].endswith("| 2,000 | 101 |")
-    assert "- BWT: mean_i (R[S,i] - R[s_i,i])" in text
+    assert lines[0] == (
+        "| method | runs | Last | AVG | BWT | MAA | Forgetting | oracle Last | oracle BWT "
+        "| trainable parameters per task | active added parameters | seconds |"
+    )
+    # Last 79 and 82; AVG (89 + 37.5) / 2 and (92 + 38.5) / 2; BWT -2 and 0; MAA (90 + 79) / 2 and
+    # (92 + 82) / 2; the sample deviation of two numbers is their distance by the root of 2
+    assert lines[2] == (
+        "| dmole | 2 | **80.50 ± 2.12** | **64.25 ± 1.41** | **-1.00 ± 1.41** | **85.75 ± 1.77** "
+        "| **1.00 ± 1.41** | 80.50 ± 2.12 | 0.00 ± 0.00 | 2,000 | 1,500 | 102 ± 1 |"
+    )
+    assert lines[3] == (
+        "| seq-ft | 1 | 57.50 | 52.50 | -50.00 | 73.75 | 50.00 | 57.50 | 0.00 "
+        "| 2,000 | 1,500 | 101 |"
+    )
+    assert "- BWT: mean_i (R[S,i] - R[s_i,i]); tasks learned before the last stage; div" in text
+    assert "; the 50,000 of the base model not counted\n" in text
 
 
 def test_the_data_keeps_exact_numbers_and_leaves_missing_ones_empty(
@@ -144,7 +131,9 @@ def test_zero_shot_and_joint_runs_can_be_compared(runs: list[Path], tmp_path: Pa
         (folder / "metrics.json").write_text(json.dumps(summarize(matrix, NAMES)))
     (runs[1] / "config.yaml").write_text("trainer: {name: zero-shot}")
     assert load_run(runs[2]).task_of_stage == [[0, 1]]
-    assert "| zero-shot | 1 | 15.00 | 15.00 | n/a |" in compare(runs, tmp_path)
+    text = compare(runs, tmp_path)
+    assert "| zero-shot | 1 | 15.00 | 15.00 | n/a | n/a | n/a |" in text
+    assert "- AVG (zero-shot): mean_i mean_t R[t,i]; no stage was trained: row 0" in text
 
 
 def test_runs_that_cannot_be_compared_are_refused(runs: list[Path], tmp_path: Path) -> None:
@@ -167,25 +156,6 @@ def test_runs_of_one_name_and_other_settings_are_not_averaged(
         compare(runs[:2], tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("D-MoLE, rank 8 (ours)", "D-MoLE, rank 8 (ours)"),
-        ("R[S,i] - R[s_i,i], s_i < S", "R[S,i] - R[s_i,i], s_i < S"),
-        ("a|b", "a\\|b"),
-        ("a\n| x | y |", "a \\| x \\| y \\|"),
-        ("<script>alert(1)</script>", "\\<script>alert(1)\\</script>"),
-        ("<!-- x", "\\<!-- x"),
-        ("[x](javascript:alert(1))", "[x\\](javascript:alert(1))"),
-        ("&lt;script&gt;", "\\&lt;script\\&gt;"),
-        ("`x`", "\\`x\\`"),
-        ("\\|", "\\\\\\|"),
-    ],
-)
-def test_a_name_is_shown_as_it_is_and_cannot_leave_its_cell(text: str, shown: str) -> None:
-    assert escape_markdown(text) == shown
-
-
 def test_a_run_whose_name_is_markup_stays_in_its_row(runs: list[Path], tmp_path: Path) -> None:
     for run in runs[:2]:
         config = yaml.safe_load((run / "config.yaml").read_text())
@@ -193,3 +163,81 @@ def test_a_run_whose_name_is_markup_stays_in_its_row(runs: list[Path], tmp_path:
         (run / "config.yaml").write_text(yaml.safe_dump(config))
     lines = compare(runs, tmp_path / "out").splitlines()
     assert lines[2].startswith("| \\<img src=x onerror=y>\\| # head | 2 |")
+
+
+def test_tasks_have_tables_and_exact_data_of_their_own(runs: list[Path], tmp_path: Path) -> None:
+    text = compare(runs, tmp_path)
+    _, _, last = text.partition("### Last of each task\n\n")
+    assert last.splitlines()[:4] == [
+        "| method | runs | color | count |",
+        "| --- | ---: | ---: | ---: |",
+        "| dmole | 2 | **90.00 ± 2.83** | 71.00 ± 1.41 |",
+        "| seq-ft | 1 | 40.00 | **75.00** |",
+    ]
+    _, _, forgetting = text.partition("### Forgetting of each task\n\n")
+    assert "| dmole | 2 | **1.00 ± 1.41** | n/a |" in forgetting  # the lowest is the best
+    with (tmp_path / "per_task.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["task"]) for row in rows] == [
+        (method, task) for method in ("dmole", "seq-ft") for task in NAMES
+    ]
+    assert {k: rows[0][k] for k in ("runs", "Last", "Last sd", "AVG", "BWT", "Forgetting")} == {
+        "runs": "2",
+        "Last": "90.0",
+        "Last sd": repr(math.sqrt(8)),
+        "AVG": "90.5",
+        "BWT": "-1.0",
+        "Forgetting": "1.0",
+    }
+    assert [rows[1]["BWT"], rows[1]["BWT sd"], rows[2]["Last sd"]] == ["", "", ""]
+
+
+def test_a_method_told_the_task_is_marked_and_never_best(
+    make_run: Callable[..., Path], runs: list[Path], tmp_path: Path
+) -> None:
+    routed = {"router": {"class_path": "dmole.routing.OracleRouter"}}
+    stream = {"name": "joint", "stream": {"class_path": "dmole.data.stream.JointStream"}}
+    known = make_run(tmp_path / "k", "known", [[0, 0], [99, 0], [99, 98]], config={"model": routed})
+    joint = make_run(tmp_path / "j", "joint", [[0, 0], [97, 96]], config={"trainer": stream})
+    write_matrix(joint / "oracle_matrix.csv", [[math.nan] * 2, [97, 96]], NAMES)
+    text = compare([*runs, known, joint], tmp_path / "out")
+    assert "| known† | 1 | 98.50 |" in text
+    assert "| joint‡ | 1 | 96.50 |" in text
+    assert "| dmole | 2 | **80.50 ± 2.12** |" in text
+    assert "ties included, methods marked † ‡ apart." in text
+    assert "† task identity given at test." in text
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        notes = [row["note"] for row in csv.DictReader(file)]
+    assert notes == ["", "", "task identity given at test", "trained on all tasks at once"]
+
+
+def test_a_single_method_has_no_best(runs: list[Path], tmp_path: Path) -> None:
+    text = compare(runs[:2], tmp_path)
+    assert "**" not in text
+    assert "Bold" not in text
+
+
+def test_retention_is_a_column_where_it_was_scored(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    kept = {"retention": {"change": -3.25, "per_task": {}, "definition": "mean_i of x"}}
+    runs = [
+        make_run(tmp_path / name, name, [[0, 0], [90, 5], [88, 70]], metrics=extra)
+        for name, extra in (("a", kept), ("b", {}))
+    ]
+    text = compare(runs, tmp_path / "out")
+    assert "| retention change |" in text
+    assert "| -3.25 |" in text
+    assert "- retention change: mean_i of x\n" in text
+
+
+def test_without_trained_parameters_an_older_picture_goes(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "accuracy_parameters.png").write_text("of an earlier comparison")
+    text = compare([make_run(tmp_path / "z", "zero-shot", [[10, 20]])], out)
+    assert "| zero-shot | 1 | 15.00 | 15.00 | n/a | n/a | n/a | n/a | n/a | n/a | 1,500 |" in text
+    assert not (out / "accuracy_parameters.png").exists()
+    assert (out / "forgetting.png").is_file()

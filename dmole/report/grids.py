@@ -1,0 +1,147 @@
+"""Tables as numbers: means and deviations over seeds, and the best of each column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from dmole.report.columns import COLUMNS, PER_TASK, Group
+
+Pair = tuple[float, float]
+"""Mean and sample standard deviation."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of methods and figures.
+
+    Args:
+        title: What it shows.
+        columns: Heads of the columns.
+        rows: Mean and deviation by method and column.
+        best: Cells, as method and column, that are the best of their column.
+        whole: Columns written as whole numbers.
+    """
+
+    title: str
+    columns: list[str]
+    rows: dict[str, dict[str, Pair]]
+    best: set[tuple[str, str]] = field(default_factory=set)
+    whole: frozenset[str] = frozenset()
+
+
+def mean_and_spread(values: Sequence[float]) -> Pair:
+    """Return mean and sample standard deviation (divisor n - 1).
+
+    Returns:
+        The mean is NaN if one value is; the deviation is NaN for a single value.
+
+    Example:
+        >>> mean_and_spread([79.0, 83.0])
+        (81.0, 2.8284271247461903)
+        >>> mean_and_spread([79.0])
+        (79.0, nan)
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    spread = float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
+    return float(numbers.mean()), spread
+
+
+def shown(mean: float, *, whole: bool = False) -> str:
+    """Return a mean as tables print it; zero has no sign.
+
+    Example:
+        >>> shown(-0.001), shown(91648.4, whole=True)
+        ('0.00', '91,648')
+    """
+    return f"{round(mean) + 0:,}" if whole else f"{round(mean, 2) + 0.0:.2f}"
+
+
+def best_of(
+    cells: Mapping[str, float], better: Literal["high", "low"], apart: Iterable[str] = ()
+) -> set[str]:
+    """Return the methods with the best mean, as printed, so that ties are all best.
+
+    Args:
+        cells: Mean by method; NaN takes no part.
+        better: Which end is better.
+        apart: Methods that take no part, as they were given more than the others.
+
+    Returns:
+        Empty where fewer than two methods have the figure: nothing was compared.
+
+    Example:
+        >>> sorted(best_of({"a": 1.001, "b": 1.0, "c": 0.9}, "high"))
+        ['a', 'b']
+    """
+    apart = set(apart)
+    known = {
+        method: round(mean, 2) + 0.0
+        for method, mean in cells.items()
+        if method not in apart and not math.isnan(mean)
+    }
+    if len(known) < 2:
+        return set()
+    winner = (max if better == "high" else min)(known.values())
+    return {method for method, mean in known.items() if mean == winner}
+
+
+def summary_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
+    """Return all figures of the methods: mean and deviation over their runs.
+
+    Args:
+        groups: Runs by method.
+        apart: Methods that cannot be best.
+    """
+    pairs = {
+        column.name: {m: mean_and_spread([column.read(r) for r in g]) for m, g in groups.items()}
+        for column in COLUMNS
+    }
+    columns = [
+        column
+        for column in COLUMNS
+        if not column.optional or not all(map(math.isnan, _means(pairs[column.name]).values()))
+    ]
+    best = {
+        (method, column.name)
+        for column in columns
+        if column.better
+        for method in best_of(_means(pairs[column.name]), column.better, apart)
+    }
+    names = [column.name for column in columns]
+    rows = {method: {name: pairs[name][method] for name in names} for method in groups}
+    whole = frozenset(column.name for column in columns if column.whole)
+    return Grid("Comparison", names, rows, best, whole)
+
+
+def task_grids(groups: Group, apart: Iterable[str] = ()) -> dict[str, Grid]:
+    """Return a table for each of `PER_TASK`, with a column a task.
+
+    Args:
+        groups: Runs by method.
+        apart: Methods that cannot be best.
+    """
+    tasks = next(iter(groups.values()))[0].tasks_to_learn
+    grids = {}
+    for name, better in PER_TASK.items():
+        rows = {
+            method: {
+                task: mean_and_spread([run.of_task(name, task) for run in runs]) for task in tasks
+            }
+            for method, runs in groups.items()
+        }
+        best = {
+            (method, task)
+            for task in tasks
+            for method in best_of({m: row[task][0] for m, row in rows.items()}, better, apart)
+        }
+        grids[name] = Grid(f"{name} of each task", tasks, rows, best)
+    return grids
+
+
+def _means(pairs: Mapping[str, Pair]) -> dict[str, float]:
+    return {method: mean for method, (mean, _) in pairs.items()}

@@ -1,0 +1,96 @@
+"""What stands around the numbers of a comparison: definitions, footnotes, what was allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dmole.report.columns import COLUMNS, Group
+from dmole.report.grids import Grid
+
+SIGNS = ("†", "‡", "§")
+"""Signs of footnotes, in this order."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What stands around the numbers.
+
+    Args:
+        runs: Number of runs by method.
+        given: What each method was given that a continual learner is not, one text each.
+        mixed: What differs between the runs and was allowed.
+        definitions: What each figure is, by its name: texts and the methods each holds for; the
+            first, of most methods, names none.
+        scoring: How the tasks are scored.
+    """
+
+    runs: Mapping[str, int]
+    given: Mapping[str, Sequence[str]]
+    mixed: Sequence[str]
+    definitions: Mapping[str, Mapping[str, Sequence[str]]]
+    scoring: str
+
+    @property
+    def signs(self) -> dict[str, str]:
+        """Footnote sign of each text in `given` that occurs."""
+        texts = dict.fromkeys(text for given in self.given.values() for text in given)
+        return dict(zip(texts, SIGNS, strict=False))
+
+    def sign(self, method: str) -> str:
+        """Return the signs behind a method's name."""
+        return "".join(self.signs[text] for text in self.given.get(method, ()))
+
+
+def make_notes(
+    groups: Group, grid: Grid, given: Mapping[str, Sequence[str]], mixed: Sequence[str]
+) -> Notes:
+    """Collect what belongs to the tables of some runs."""
+    first = next(iter(groups.values()))[0]
+    metrics = {t: c["metric"] for t, c in first.task_configs.items() if c.get("metric")}
+    scoring = ", ".join(f"{task} by {_metric_name(metric)}" for task, metric in metrics.items())
+    definitions: dict[str, dict[str, list[str]]] = {}
+    for column in COLUMNS:
+        texts: dict[str, list[str]] = {}
+        for method, runs in groups.items() if column.name in grid.columns else ():
+            text = column.define(runs[0])
+            if text and not math.isnan(grid.rows[method][column.name][0]):
+                texts.setdefault(str(text), []).append(method)
+        ordered = sorted(texts, key=lambda text: -len(texts[text]))
+        if ordered:
+            others = {text: texts[text] for text in ordered[1:]}
+            definitions[column.name] = {ordered[0]: [], **others}
+    counts = {method: len(runs) for method, runs in groups.items()}
+    return Notes(counts, given, mixed, definitions, scoring)
+
+
+def _metric_name(metric: object) -> str:
+    return str(metric.get("class_path", metric)) if isinstance(metric, dict) else str(metric)
+
+
+def statements(notes: Notes, *, bold: bool) -> list[str]:
+    """Return what is said of a table's numbers, without the definitions."""
+    said = ["Mean ± sample standard deviation over runs; percent, percentage points."]
+    signs = " ".join(notes.signs.values())
+    if bold:
+        without = f", methods marked {signs} apart" if signs else ""
+        said.append(
+            "Bold: the best mean of a column as printed, ties included"
+            f"{without}. Never bold: oracle figures, which need the task's identity, and costs."
+        )
+    said += [f"{sign} {text}." for text, sign in notes.signs.items()]
+    said += [f"Not alike, and allowed: {text}." for text in notes.mixed]
+    if notes.scoring:
+        said.append(f"Scored: {notes.scoring}.")
+    return said
+
+
+def definition_lines(notes: Notes, only: Sequence[str] | None = None) -> list[str]:
+    """Return one line a figure, and one more for methods that compute it otherwise."""
+    return [
+        f"{name}{' (' + ', '.join(methods) + ')' if methods else ''}: {text}"
+        for name, texts in notes.definitions.items()
+        if only is None or name in only
+        for text, methods in texts.items()
+    ]

@@ -1,0 +1,182 @@
+"""Tables of a comparison as Markdown, LaTeX and CSV, with what their numbers mean."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from dmole.files import write_csv
+from dmole.report.grids import Grid, Pair, shown
+from dmole.report.notes import Notes, definition_lines, statements
+
+OF_A_TASK = "Of a task: the figure without its mean over tasks; n/a where it does not apply."
+
+
+# -- Markdown ----------------------------------------------------------------------------------
+
+_SPECIAL = re.compile(
+    r"([\\`|*~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_]))"
+)
+"""What begins code, a cell, emphasis, a tag, an entity or the address of a link."""
+
+
+def escape_markdown(text: str) -> str:
+    r"""Return a text that Markdown shows as it is: no markup, no HTML, one line.
+
+    Example:
+        >>> escape_markdown("a|b <script>")
+        'a\\|b \\<script>'
+    """
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def markdown_grid(grid: Grid, notes: Notes) -> str:
+    """Return the table alone."""
+    header = ["method", "runs", *map(escape_markdown, grid.columns)]
+    lines = [" | ".join(header), " | ".join(["---", *["---:"] * (len(header) - 1)])]
+    for method in grid.rows:
+        cells = _cells(grid, method, "{} ± {}", lambda text: f"**{text}**")
+        name = escape_markdown(method) + notes.sign(method)
+        lines.append(" | ".join([name, str(notes.runs[method]), *cells]))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def to_markdown(grid: Grid, task_grids: Iterable[Grid], notes: Notes) -> str:
+    """Return all tables, with what their numbers mean below the first one."""
+    grids = list(task_grids)
+    said = statements(notes, bold=any(each.best for each in (grid, *grids)))
+    parts = [
+        markdown_grid(grid, notes),
+        "".join(f"{escape_markdown(line)}  \n" for line in said),
+        "".join(f"- {escape_markdown(line)}\n" for line in definition_lines(notes)),
+    ]
+    parts += [f"### {each.title}\n\n{markdown_grid(each, notes)}" for each in grids]
+    return "\n".join([*(part for part in parts if part), OF_A_TASK + "\n"])
+
+
+def _cells(grid: Grid, method: str, both: str, bold: Callable[[str], str]) -> list[str]:
+    """Return a row's cells; ``both`` joins mean and deviation."""
+    texts = []
+    for name in grid.columns:
+        text = _cell(*grid.rows[method][name], both=both, whole=name in grid.whole)
+        texts.append(bold(text) if (method, name) in grid.best else text)
+    return texts
+
+
+def _cell(mean: float, spread: float, *, both: str, whole: bool) -> str:
+    if math.isnan(mean):
+        return "n/a"
+    text = shown(mean, whole=whole)
+    if math.isnan(spread) or (whole and round(spread) == 0):
+        return text
+    return both.format(text, shown(spread, whole=whole))
+
+
+# -- LaTeX -------------------------------------------------------------------------------------
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': r"\textquotedbl{}",
+    "-": "-{}",  # two would become a dash
+    "[": "{[}",  # would be the argument of the end of the row before
+    "]": "{]}",
+    "*": "{*}",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "§": r"\S{}",
+} | {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def escape_latex(text: str) -> str:
+    r"""Return a text that LaTeX prints as it is, on one line.
+
+    Example:
+        >>> escape_latex("seq_ft: 50% & more")
+        'seq\\_ft: 50\\% \\& more'
+    """
+    words = " ".join(text.split())
+    return "".join(
+        _LATEX.get(character, character) for character in words if character.isprintable()
+    )
+
+
+def latex_grid(grid: Grid, notes: Notes) -> str:
+    """Return the ``tabular`` alone."""
+    lines = [r"\begin{tabular}{l" + "r" * (len(grid.columns) + 1) + "}", r"\toprule"]
+    lines.append(" & ".join(["method", "runs", *map(escape_latex, grid.columns)]) + r" \\")
+    lines.append(r"\midrule")
+    for method in grid.rows:
+        cells = _cells(grid, method, r"{} $\pm$ {}", lambda text: rf"\textbf{{{text}}}")
+        cells = [re.sub(r"-(?=\d)", "$-$", cell) for cell in cells]
+        name = escape_latex(method + notes.sign(method))
+        lines.append(" & ".join([name, str(notes.runs[method]), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def summary_latex(grid: Grid, notes: Notes) -> str:
+    """Return the table of all figures for LaTeX."""
+    return _latex_table(grid, "tab:comparison", notes, definition_lines(notes))
+
+
+def task_latex(name: str, grid: Grid, notes: Notes) -> str:
+    """Return the table of one figure by task for LaTeX."""
+    said = [*definition_lines(notes, [name]), OF_A_TASK]
+    return _latex_table(grid, f"tab:{name.lower()}_by_task", notes, said)
+
+
+def _latex_table(grid: Grid, label: str, notes: Notes, said: list[str]) -> str:
+    """Return a table no wider than the page, with what its numbers mean below it."""
+    lines = [*statements(notes, bold=bool(grid.best)), *said]
+    below = "\\par\n".join(map(escape_latex, lines))
+    return (
+        "% needs \\usepackage{booktabs,adjustbox}\n"
+        "\\begin{table*}\n\\centering\n"
+        f"\\caption{{{escape_latex(grid.title)}.}}\n\\label{{{label}}}\n"
+        "\\begin{adjustbox}{max width=\\textwidth}\n"
+        f"{latex_grid(grid, notes)}\n"
+        "\\end{adjustbox}\n"
+        f"\\par\\smallskip\n\\begin{{minipage}}{{\\textwidth}}\\footnotesize\n{below}\n"
+        "\\end{minipage}\n\\end{table*}\n"
+    )
+
+
+# -- CSV ---------------------------------------------------------------------------------------
+
+
+def write_summary_csv(path: Path, grid: Grid, notes: Notes) -> None:
+    """Write means and deviations exactly; missing ones are empty."""
+    names = [f"{name}{end}" for name in grid.columns for end in ("", " sd")]
+    rows = []
+    for method, row in grid.rows.items():
+        head = {"method": method, "runs": str(notes.runs[method])}
+        given = {"note": "; ".join(notes.given.get(method, ()))}
+        rows.append(head | _numbers(row) | given)
+    write_csv(path, ["method", "runs", *names, "note"], rows)
+
+
+def write_task_csv(path: Path, grids: Mapping[str, Grid], notes: Notes) -> None:
+    """Write one row a method and task, with mean and deviation of each figure exactly."""
+    names = [f"{name}{end}" for name in grids for end in ("", " sd")]
+    rows = []
+    for method, runs in notes.runs.items():
+        for task in next(iter(grids.values())).columns:
+            head = {"method": method, "runs": str(runs), "task": task}
+            rows.append(head | _numbers({n: grid.rows[method][task] for n, grid in grids.items()}))
+    write_csv(path, ["method", "runs", "task", *names], rows)
+
+
+def _numbers(row: Mapping[str, Pair]) -> dict[str, str]:
+    return {
+        name + end: "" if math.isnan(value) else repr(value)
+        for name, pair in row.items()
+        for end, value in zip(("", " sd"), pair, strict=True)
+    }

@@ -1,0 +1,44 @@
+"""The sweeps of docs/compare.md name settings that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dmole.cli import main
+from dmole.report.identity import CHECKS
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+
+
+def sweeps() -> list[list[str]]:
+    """Return the words of each fit on the page, with 4 as rank, 0.5 as budget and 1 as seed."""
+    text = PAGE.replace("\\\n", " ").replace("$((2 * rank))", "8")
+    for name, value in (("rank", "4"), ("budget", "0.5"), ("seed", "1")):
+        text = text.replace(f"${name}", value)
+    return [shlex.split(line)[1:] for line in re.findall(r"^ +dmole fit.*", text, re.MULTILINE)]
+
+
+def test_the_sweeps_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = []
+    for words in sweeps():
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--print_config"])
+        assert ended.value.code in (0, None)
+        printed = capsys.readouterr().out
+        configs.append(yaml.safe_load(printed[printed.index("seed_everything") :]))
+    rank, budget = configs
+    assert rank["trainer"]["name"] == "dmole_r4"
+    assert rank["model"]["alpha"] == 2 * rank["model"]["allocator"]["init_args"]["rank"] == 8
+    assert rank["seed_everything"] == 1
+    assert budget["trainer"]["name"] == "dmole_b0.5"
+    assert budget["model"]["allocator"]["init_args"]["budget_fraction"] == 0.5
+
+
+def test_every_check_that_can_be_allowed_is_on_the_page() -> None:
+    _, _, table = PAGE.partition("| `--allow` |")
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(CHECKS)
