@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 RUNS ?= runs
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
-.PHONY: setup smollm2 demo test test-all lint type bench bench-large clean
+.PHONY: setup smollm2 demo results search test test-all lint type bench bench-large clean
 
 setup: $(READY)
 
@@ -29,6 +29,14 @@ demo: $(READY)
 	{ wait $$other || { cat $(VENV)/demo_seq_ft.log; exit 1; }; }
 	$(BIN)/dmole compare $$(ls -dt $(RUNS)/demo_dmole/version_* | head -1) \
 	  $$(ls -dt $(RUNS)/demo_seq_ft/version_* | head -1) --output $(RUNS)/demo
+
+# the table of docs/results.md: every method, three seeds; hours, and can be stopped and started
+results: $(READY)
+	$(BIN)/python benchmarks/results.py
+
+# the hyperparameters of that table, on a validation slice
+search: $(READY)
+	$(BIN)/python benchmarks/results.py search
 
 test: $(READY)
 	$(BIN)/python -m pytest -q

@@ -14,7 +14,7 @@ from torch import Tensor
 from dmole.allocation import Allocation, Allocator, Unit, build_units
 from dmole.data.labels import answer_tokens
 from dmole.distributed import weigh_by_tokens
-from dmole.experts import ExpertLibrary, ExpertShape, Gates, View
+from dmole.experts import ExpertLibrary, Gates, View
 from dmole.experts.library import seed_from
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
@@ -26,7 +26,9 @@ from dmole.optimization import (
     scaled_learning_rates,
 )
 from dmole.regularizers.base import Regularizer, Step
+from dmole.regularizers.terms import Terms
 from dmole.routing import Router, Routing
+from dmole.routing.placement import expert_shapes
 from dmole.routing.routers import Phase, route_by_name
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ class ContinualModule(LightningModule):
         self.library = ExpertLibrary(
             backbone.model, self._view_of, dropout, seed, mixing=router.mixing
         )
-        self.regularizers = torch.nn.ModuleList(regularizers or [])
+        self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
         self.embedder = Embedder(backbone)
         self.make_optimizer = optimizer
@@ -146,39 +148,16 @@ class ContinualModule(LightningModule):
             layers, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
         )
 
-    def expert_shapes(self, allocation: Allocation) -> dict[str, ExpertShape]:
-        """Return the form that an allocation's expert has in each linear.
-
-        Raises:
-            ValueError: If a layer gets several experts and the router does not mix them.
-        """
-        name, mixing = allocation.task, self.router.mixing
-        shapes: dict[str, ExpertShape] = {}
-        for entry in allocation.experts:
-            if mixing is None and entry.mixture > 1:
-                raise ValueError(
-                    f"the allocator gives {entry.mixture} experts to {entry.layer}, which "
-                    f"{type(self.router).__name__} does not mix: use dmole.routing.TokenRouter"
-                )
-            shape = (
-                ExpertShape(entry.rank, self.alpha)
-                if mixing is None
-                else mixing.shape(
-                    entry.rank, self.alpha, entry.mixture, common=name == self.router.common
-                )
-            )
-            shapes |= dict.fromkeys(entry.linears, shape)
-        return shapes
-
     def count_parameters(self, allocation: Allocation) -> int:
         """Return the number of parameters of an allocation's expert."""
         sizes = self.backbone.linear_shapes()
-        shapes = self.expert_shapes(allocation)
+        shapes = expert_shapes(allocation, self.router, self.alpha)
         return sum(shape.count(*sizes[path]) for path, shape in shapes.items())
 
     def add_expert(self, allocation: Allocation) -> None:
         """Place the experts of an allocation on the model, untrained."""
-        self.library.place(allocation.task, self.expert_shapes(allocation))
+        shapes = expert_shapes(allocation, self.router, self.alpha)
+        self.library.place(allocation.task, shapes)
 
     @property
     def training_experts(self) -> tuple[str, ...]:
@@ -285,12 +264,13 @@ class ContinualModule(LightningModule):
                 f"{self.current_expert!r}; {culprit}"
             )
         self.log("train/loss", whole, prog_bar=True, batch_size=len(batch.sample_ids))
-        return loss + self._penalties(step, tokens) + self._anchor()
+        extra = self.regularizers.total(step, tokens, functools.partial(self.log, batch_size=1))
+        return loss + extra + self._anchor()
 
     def compute_step(self, batch: Batch) -> tuple[Tensor, Step]:
         """Return the loss of a batch under its experts in training, and what led to it."""
         labels = labels_of(batch)
-        recording = any(term.records for term in self._terms())
+        recording = self.regularizers.records
         gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
 
         def forward() -> Tensor:
@@ -314,26 +294,6 @@ class ContinualModule(LightningModule):
             number=self.global_step,
         )
         return output.loss, step
-
-    def _terms(self) -> list[Regularizer]:
-        return [term for term in self.regularizers if isinstance(term, Regularizer)]
-
-    def _penalties(self, step: Step | None, tokens: Tensor) -> Tensor:
-        """Return the sum of the regularizers' terms, and log each."""
-        total = torch.zeros((), device=tokens.device)
-        for term in self._terms():
-            value = total.new_zeros(()) if step is None else term(step)
-            if term.per_token:
-                value, _ = weigh_by_tokens(value, tokens)
-            name = type(term).__name__
-            if not torch.isfinite(value):
-                raise ValueError(
-                    f"{name} is {value.item()} at step {self.global_step} of expert "
-                    f"{self.current_expert!r}"
-                )
-            self.log(f"train/{name}", value.detach(), batch_size=1)
-            total = total + value
-        return total
 
     def _anchor(self) -> Tensor:
         """Return a zero that every trainable parameter takes part in.
@@ -396,11 +356,6 @@ class ContinualModule(LightningModule):
         with scaled_learning_rates(optimizer, self.update_scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Let the regularizers act between two batches."""
-        for term in self._terms():
-            term.after_step()
-
     def on_train_start(self) -> None:
         """Switch dropout on, and let its draws depend on seed, expert and rank alone."""
         self.train()  # a model loaded from a folder comes in evaluation mode
@@ -418,9 +373,7 @@ class ContinualModule(LightningModule):
             for key, tensor in self.library.tensors(name).items()
         }
         return experts | {
-            f"{_REGULARIZER}{index}/{key}": tensor
-            for index, term in enumerate(self._terms())
-            for key, tensor in term.tensors().items()
+            f"{_REGULARIZER}{key}": tensor for key, tensor in self.regularizers.tensors().items()
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -441,8 +394,7 @@ class ContinualModule(LightningModule):
         """
         for name in self.library.names:
             self.library.load_state_dict(name, _below(f"{name}/", state_dict))
-        for index, term in enumerate(self._terms()):
-            term.load_tensors(_below(f"{_REGULARIZER}{index}/", state_dict))
+        self.regularizers.load_tensors(_below(_REGULARIZER, state_dict))
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
 

@@ -273,12 +273,17 @@ class ContinualTrainer(Trainer):
             model.router.threshold_scale = threshold_scale
         self.write_to(output)
         for stage in [BEFORE_TRAINING, *self.plan]:
-            used = {earlier.expert for earlier in self.plan[: stage.index]}
-            if used & {later.expert for later in self.plan[stage.index :]}:
+            used = self._experts_of(model, self.plan[: stage.index])
+            if used & self._experts_of(model, self.plan[stage.index :]):
                 continue  # those experts are another stage's by now
             self.current_stage, model.visible_experts = stage, len(used)
             self._run_phase(model, "evaluate")
         self._for_callbacks("on_sequence_end", model)
+
+    def _experts_of(self, model: ContinualModule, stages: Sequence[Stage]) -> set[str]:
+        """Return the experts that some stages train."""
+        common = {model.router.common} if stages and model.router.common else set()
+        return {stage.expert for stage in stages} | common
 
     def _begin(self, model: ContinualModule, datamodule: ContinualDataModule) -> None:
         """Bind model and data to the run and refuse what cannot work before anything is written."""

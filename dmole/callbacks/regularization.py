@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.data.sampler import derive_seed
 from dmole.models.embedder import eval_mode
-from dmole.regularizers.base import Regularizer, StageView
+from dmole.regularizers.base import StageView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,27 +36,31 @@ class Regularization(ContinualCallback):
         if stage != "fit":
             return
         sequence, module, _ = parts(trainer, pl_module)
-        terms = _terms(module)
+        terms = module.regularizers
         for term in terms:
             term.before_stage(_view(sequence, module))
         if extra := sum(p.numel() for term in terms for p in term.parameters()):
             sequence.clock.parameters["trainable"][sequence.current_stage.expert] += extra
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let the regularizers act between two batches, before a checkpoint is made."""
+        _, module, _ = parts(trainer, pl_module)
+        for term in module.regularizers:
+            term.after_step()
+
     def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Let the regularizers look back; the process may be another than the one that trained."""
-        stage, terms = trainer.current_stage, _terms(module)
+        stage, terms = trainer.current_stage, module.regularizers
         module.focus(stage.expert, stage.tasks)
-        if not terms:
+        if not len(terms):
             return
         module.to(trainer.strategy.root_device)
         with eval_mode(module.backbone):
             for term in terms:
                 term.after_stage(_view(trainer, module))
         trainer.interruption.check(trainer.strategy)
-
-
-def _terms(module: ContinualModule) -> list[Regularizer]:
-    return [term for term in module.regularizers if isinstance(term, Regularizer)]
 
 
 def _view(trainer: ContinualTrainer, module: ContinualModule) -> StageView:
