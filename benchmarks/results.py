@@ -140,7 +140,7 @@ def search_jobs(rows: Sequence[str]) -> dict[Job, tuple[str, Any]]:
     """Return the runs of the search, each with its row and value."""
     options = PLAN["search"]
     data = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))["data"]
-    tasks = data["tasks"][: options["tasks"]]
+    tasks = [task for task in data["tasks"] if task["name"] in options["tasks"]]
     for task in tasks:  # test samples have no part in the choice
         task["test"] = f"synthetic://{task['name']}/val?size={options['size']}"
     jobs = {}
