@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ class Job:
     method: str
     seed: int
     settings: dict[str, Any]
-    flags: list[str] = field(default_factory=list)
 
     def folder(self, runs: Path) -> Path:
         """Return its run folder."""
@@ -62,7 +61,7 @@ class Job:
         words = [sys.executable, "-m", "dmole", "fit", "--config", str(QUICKSTART)]
         words += ["--config", str(config), "--seed_everything", str(self.seed)]
         words += ["--trainer.name", self.name, "--trainer.version", str(self.seed)]
-        words += ["--trainer.default_root_dir", str(runs), *self.flags]
+        words += ["--trainer.default_root_dir", str(runs)]
         words += ["--trainer.enable_progress_bar", "false"]
         if (folder / "checkpoints" / "last.ckpt").is_file():
             words += ["--ckpt_path", str(folder)]
@@ -136,27 +135,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def search_jobs(rows: Sequence[str]) -> dict[Job, tuple[str, Any]]:
-    """Return the runs of the search, each with its row and value."""
+def search_jobs(rows: Sequence[str]) -> list[tuple[Job, Any]]:
+    """Return the runs of the search, each with the value it tries."""
     options = PLAN["search"]
     data = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))["data"]
     tasks = [task for task in data["tasks"] if task["name"] in options["tasks"]]
     for task in tasks:  # test samples have no part in the choice
         task["test"] = f"synthetic://{task['name']}/val?size={options['size']}"
-    jobs = {}
+    jobs = []
     for row in rows:
         for index, (value, settings) in enumerate(candidates(row)):
             whole = settings | {"data": {"tasks": tasks}}
-            job = Job(f"search_{row}_{index}", row, options["seed"], _Frozen(whole))
-            jobs[job] = (row, value)
+            job = Job(f"search_{row}_{index}", row, options["seed"], whole)
+            jobs.append((job, value))
     return jobs
-
-
-class _Frozen(dict[str, Any]):
-    """A mapping that can be part of a key."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
 
 
 def final_jobs(rows: Sequence[str], seeds: Sequence[int]) -> list[Job]:
@@ -175,11 +167,12 @@ def run_all(jobs: Sequence[Job], runs: Path, processes: int) -> None:
         raise SystemExit(f"{results.count(False)} runs failed; their logs are in {runs / 'logs'}")
 
 
-def write_search(jobs: dict[Job, tuple[str, Any]], runs: Path) -> None:
+def write_search(jobs: Sequence[tuple[Job, Any]], runs: Path) -> None:
     """Write every value that was tried and what it reached, the losing ones too."""
-    kept = [r for r in read_rows(SEARCH) if r["row"] not in {row for row, _ in jobs.values()}]
-    for job, (row, value) in jobs.items():
+    kept = [r for r in read_rows(SEARCH) if r["row"] not in {job.method for job, _ in jobs}]
+    for job, value in jobs:
         matrix, _ = read_matrix(job.folder(runs) / "evaluation_matrix.csv")
+        row = job.method
         key = PLAN["rows"][row]["vary"]
         scores = ";".join(f"{score:.1f}" for score in matrix[-1])
         last = f"{float(matrix[-1].mean()):.2f}"
@@ -216,7 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "search":
         jobs = search_jobs(options.rows)
-        run_all(list(jobs), options.runs, options.processes)
+        run_all([job for job, _ in jobs], options.runs, options.processes)
         write_search(jobs, options.runs)
         return
     final = final_jobs(options.rows, options.seeds)
