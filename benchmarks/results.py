@@ -2,6 +2,7 @@
 
     python benchmarks/results.py           # the table of docs/results.md (`make results`)
     python benchmarks/results.py search    # the search before it (`make search`)
+    python benchmarks/results.py sweep     # ranks and budgets of D-MoLE, one seed
 
 Each run is a process of its own with one thread, two at a time. What is finished is not run again,
 and what was cut goes on where it was, so both can be stopped and started at will. All seeds 0 come
@@ -157,6 +158,17 @@ def final_jobs(rows: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     return [Job(row, row, seed, settings[row]) for seed in seeds for row in rows]
 
 
+def sweep_jobs() -> list[Job]:
+    """Return the runs of the sweep: D-MoLE with some keys replaced."""
+    jobs = [Job("dmole", "dmole", PLAN["seeds"][0], method_settings("dmole"))]
+    for name, changes in PLAN["sweep"].items():
+        settings = method_settings("dmole")
+        for key, value in changes.items():
+            settings = replaced(settings, key, value)
+        jobs.append(Job(name, "dmole", PLAN["seeds"][0], settings))
+    return jobs
+
+
 def run_all(jobs: Sequence[Job], runs: Path, processes: int) -> None:
     """Run what is not finished, several at a time; end with an error if one fails."""
     todo = [job for job in jobs if not job.finished(runs)]
@@ -201,7 +213,9 @@ def write_tables(jobs: Sequence[Job], runs: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", default="table", choices=("table", "search", "write"))
+    parser.add_argument(
+        "what", nargs="?", default="table", choices=("table", "search", "sweep", "write")
+    )
     parser.add_argument("--rows", nargs="+", default=list(PLAN["rows"]), choices=PLAN["rows"])
     parser.add_argument("--seeds", nargs="+", type=int, default=PLAN["seeds"])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results")
@@ -211,6 +225,11 @@ def main() -> None:
         jobs = search_jobs(options.rows)
         run_all([job for job, _ in jobs], options.runs, options.processes)
         write_search(jobs, options.runs)
+        return
+    if options.what == "sweep":
+        sweep = sweep_jobs()
+        run_all(sweep, options.runs, options.processes)
+        compare([job.folder(options.runs) for job in sweep], OUTPUT / "sweep")
         return
     final = final_jobs(options.rows, options.seeds)
     if options.what == "table":

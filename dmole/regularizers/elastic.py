@@ -139,6 +139,18 @@ class ElasticWeights(Regularizer):
         self._anchors: list[dict[str, Tensor]] = []
         self._importance: list[dict[str, Tensor]] = []
 
+    def before_stage(self, stage: StageView) -> None:
+        """Make sure that the adapter with the anchors is the one that trains.
+
+        Raises:
+            ValueError: If the stage trains other parameters.
+        """
+        if self._anchors and self._anchors[-1].keys() != stage.parameters().keys():
+            raise ValueError(
+                "ElasticWeights holds one adapter that all stages go on training: give the stream "
+                "a shared_expert"
+            )
+
     def forward(self, step: Step) -> Tensor:
         """Return the weighted penalty over all earlier tasks; see :class:`Regularizer`."""
         total = step.logits.new_zeros((), dtype=torch.float32)
