@@ -34,6 +34,7 @@ PLAN = yaml.safe_load((ROOT / "benchmarks" / "results.yaml").read_text(encoding=
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 OUTPUT = ROOT / "docs" / "results"
 SEARCH = OUTPUT / "search.csv"
+WHAT = ("table", "search", "sweep", "write")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def chosen(row: str) -> dict[str, Any]:
     tried = list(candidates(row))
     if not tried:
         return method_settings(row)
-    scores = {r["value"]: float(r["Last"]) for r in read_rows(SEARCH) if r["row"] == row}
+    of = PLAN["rows"][row].get("like", row)
+    scores = {r["value"]: float(r["Last"]) for r in read_rows(SEARCH) if r["row"] == of}
     missing = [value for value, _ in tried if str(value) not in scores]
     if missing:
         raise SystemExit(f"{SEARCH}: {row} was not tried with {missing[0]}: make search")
@@ -144,7 +146,7 @@ def search_jobs(rows: Sequence[str]) -> list[tuple[Job, Any]]:
     for task in tasks:  # test samples have no part in the choice
         task["test"] = f"synthetic://{task['name']}/val?size={options['size']}"
     jobs = []
-    for row in rows:
+    for row in [row for row in rows if "like" not in PLAN["rows"][row]]:
         for index, (value, settings) in enumerate(candidates(row)):
             whole = settings | {"data": {"tasks": tasks}}
             job = Job(f"search_{row}_{index}", row, options["seed"], whole)
