@@ -268,9 +268,10 @@ class ContinualTrainer(Trainer):
         self._begin(model, datamodule)
         load_run(model, run)
         if threshold_scale is not None:
-            if not isinstance(model.router, AutoencoderRouter):
-                raise ValueError(f"a {type(model.router).__name__} has no thresholds to scale")
-            model.router.threshold_scale = threshold_scale
+            router = getattr(model.router, "router", model.router)  # behind a common expert
+            if not isinstance(router, AutoencoderRouter):
+                raise ValueError(f"a {type(router).__name__} has no thresholds to scale")
+            router.threshold_scale = threshold_scale
         self.write_to(output)
         for stage in [BEFORE_TRAINING, *self.plan]:
             used = self._experts_of(model, self.plan[: stage.index])

@@ -6,6 +6,7 @@ from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.curriculum import Curriculum
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
+from dmole.callbacks.expert_files import ExpertFiles
 from dmole.callbacks.expert_inspector import ExpertInspector
 from dmole.callbacks.progress import StageProgressBar
 from dmole.callbacks.regularization import Regularization
@@ -18,6 +19,7 @@ __all__ = [
     "Curriculum",
     "EvaluationMatrix",
     "ExpertAllocation",
+    "ExpertFiles",
     "ExpertInspector",
     "Regularization",
     "ReplayRecord",
@@ -38,6 +40,7 @@ def default_callbacks(callbacks: list[Callback], *, progress_bar: bool) -> list[
     standard: list[type[Callback]] = [
         ExpertAllocation,
         Regularization,
+        ExpertFiles,
         ReplayRecord,
         RouterFitting,
         EvaluationMatrix,

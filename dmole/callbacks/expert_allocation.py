@@ -17,8 +17,7 @@ from dmole.allocation import Allocation, score_gradients
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.data.labels import answer_tokens
 from dmole.distributed import broadcast, gather_objects, sum_over_ranks
-from dmole.experts import save_expert
-from dmole.files import write_csv, write_json
+from dmole.files import write_csv
 from dmole.models.embedder import eval_mode
 from dmole.module import labels_of
 
@@ -87,20 +86,6 @@ class ExpertAllocation(ContinualCallback):
         trainer.clock.parameters["base"] = module.backbone.parameter_count()
         if trainer.is_global_zero:
             write_csv(trainer.run_dir / "allocation.csv", HEADER, self.rows())
-
-    def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
-        """Say at the start that there are no experts yet, so that any run folder can be read."""
-        if trainer.is_global_zero and not trainer.current_stage.index:
-            write_json(trainer.run_dir / "experts" / "experts.json", [])
-            module.router.save(trainer.run_dir / "router")
-
-    def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
-        """Write the trained expert as a PEFT adapter, and the order of all experts."""
-        if trainer.is_global_zero:
-            folder, base = trainer.run_dir / "experts", module.backbone.name_or_path
-            for name in module.training_experts:
-                save_expert(module.library, name, folder / name, base)
-            write_json(folder / "experts.json", list(module.library.names))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plans, as JSON texts by stage."""

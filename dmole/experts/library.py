@@ -108,6 +108,10 @@ class ExpertLibrary:
         for path in self._architecture[name]:
             yield path, self._layers[path].expert(name)
 
+    def view(self, path: str) -> View:
+        """Return the side of the model that a linear with experts sits on."""
+        return self._layers[path].view
+
     def parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield ``(path of the linear, parameter)`` of one expert."""
         for path, expert in self.experts(name):
@@ -202,15 +206,13 @@ class ExpertLibrary:
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
         """Drop nothing for the body of a ``with`` statement, and draw nothing either."""
-        dropouts = [layer.dropout for layer in self._layers.values()]
-        modes = [dropout.training for dropout in dropouts]
+        training = [module for module in self.model.modules() if module.training]
         try:
-            for dropout in dropouts:
-                dropout.eval()
+            self.model.eval()
             yield
         finally:
-            for dropout, mode in zip(dropouts, modes, strict=True):
-                dropout.train(mode)
+            for module in training:
+                module.training = True
 
     @contextmanager
     def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """What rival methods add to the loss so that earlier tasks last: the maths and the terms."""
 
-from dmole.regularizers.adversarial import AdversarialTask, masked_mean, reverse_gradient
+from dmole.regularizers.adversarial import AdversarialTask, reverse_gradient
 from dmole.regularizers.base import Regularizer, StageView, Step
 from dmole.regularizers.branches import BranchFreezing
 from dmole.regularizers.distillation import Distillation, distillation
@@ -8,7 +8,6 @@ from dmole.regularizers.elastic import ElasticWeights, elastic_penalty, merge_im
 from dmole.regularizers.importance import (
     first_order_hypergradient,
     importance_weights,
-    neumann_series,
 )
 from dmole.regularizers.mixture import LoadBalance, RouterEntropy
 from dmole.regularizers.orthogonality import Orthogonality, normalized_overlap, overlap
@@ -30,9 +29,7 @@ __all__ = [
     "elastic_penalty",
     "first_order_hypergradient",
     "importance_weights",
-    "masked_mean",
     "merge_importance",
-    "neumann_series",
     "normalized_overlap",
     "overlap",
     "reverse_gradient",

@@ -1,4 +1,4 @@
-"""Parts of a game against a task classifier: a gradient that turns round, a masked mean."""
+"""Parts of a game against a task classifier: a gradient that turns round, the classifiers."""
 
 from __future__ import annotations
 
@@ -52,36 +52,6 @@ class _Reversal(torch.autograd.Function):
         return -ctx.scale * grad, None
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of each sample's tokens that count.
-
-    Args:
-        x: Shape ``(B, T, D)``.
-        mask: ``(B, T)`` true where a token counts.
-
-    Returns:
-        Shape ``(B, D)`` in the dtype of ``x``, summed in float32; zero where no token counts.
-
-    Raises:
-        ValueError: If the shapes do not fit together.
-
-    Source:
-        MoE-CL, 2025, https://arxiv.org/abs/2509.18133 (authors' code: mean over non-pad tokens).
-
-    Example:
-        >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
-        tensor([[2.]])
-    """
-    if x.ndim != 3 or mask.shape != x.shape[:2]:
-        raise ValueError(
-            f"expected x (B, T, D) and mask (B, T), got {tuple(x.shape)} and {tuple(mask.shape)}"
-        )
-    counts = mask.bool().unsqueeze(-1)  # (B, T, 1)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    total = x.masked_fill(~counts, 0.0).sum(dim=1, dtype=wide)
-    return (total / counts.sum(dim=1).clamp_min(1)).to(x.dtype)
-
-
 class AdversarialTask(Regularizer):
     r"""Strips the common expert of what tells the tasks apart, by a classifier it must fool.
 
@@ -94,8 +64,8 @@ class AdversarialTask(Regularizer):
 
     Args:
         coefficient: The :math:`w`; 0 leaves the experts' gradients as they are.
-        targets: Regular expression of the layers whose common expert is looked at; they must be
-            the language model's.
+        targets: Regular expression of the language model's layers whose common expert is looked
+            at.
         seed: Draws the classifiers.
 
     Raises:
@@ -124,11 +94,13 @@ class AdversarialTask(Regularizer):
 
     def before_stage(self, stage: StageView) -> None:
         """Make the classifiers in the first stage, one a layer and each over all tasks."""
-        common = stage.experts[-1]
+        common = stage.experts[-1] if len(stage.experts) > 1 else None
         widths = {
             path: expert.up.shape[0]
-            for path, expert in stage.library.experts(common)
-            if expert.shape.heads and re.search(self.targets, path)
+            for path, expert in (stage.library.experts(common) if common else ())
+            if expert.shape.heads
+            and re.search(self.targets, path)
+            and stage.library.view(path) == "language"
         }
         if not widths:
             raise ValueError(
@@ -145,11 +117,12 @@ class AdversarialTask(Regularizer):
             self.to(next(iter(stage.parameters().values())).device)
 
     def _build(self, widths: Sequence[int], tasks: int) -> None:
-        self.classifiers = nn.ModuleList(nn.Linear(width, tasks) for width in widths)
+        self.classifiers = nn.ModuleList(nn.Linear(width, tasks, bias=False) for width in widths)
 
     def build_parameters(self, saved: Mapping[str, Tensor]) -> None:
         """Make classifiers of the saved shapes; see :class:`Regularizer`."""
-        shapes = [value.shape for name, value in sorted(saved.items()) if name.endswith("weight")]
+        numbered = {int(name.split(".")[1]): value.shape for name, value in saved.items()}
+        shapes = [numbered[place] for place in sorted(numbered)]
         if not len(self.classifiers) and shapes:
             self._build([shape[1] for shape in shapes], shapes[0][0])
 

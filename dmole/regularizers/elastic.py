@@ -163,6 +163,8 @@ class ElasticWeights(Regularizer):
 
     def after_stage(self, stage: StageView) -> None:
         """Measure the importance of the stage just trained."""
+        if not self.coefficient:
+            return
         own = stage.parameters()
         total = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in own.items()}
         count = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,8 +53,7 @@ def first_order_hypergradient(
         \frac{\partial L_{\text{val}}(\theta')}{\partial w_i}
         = -\eta \, \langle \nabla L_{\text{val}}(\theta'), \nabla \ell_i(\theta) \rangle
 
-    Taken at :math:`\theta` itself the gradient of the validation loss makes it first-order. With
-    :func:`neumann_series` of that gradient instead it looks further ahead.
+    Taken at :math:`\theta` itself the gradient of the validation loss makes it first-order.
 
     Args:
         validation: Gradient of the validation loss, one tensor per parameter.
@@ -78,46 +77,6 @@ def first_order_hypergradient(
     """
     products = [-step * _inner(validation, gradient) for gradient in samples]
     return torch.stack(products) if products else torch.zeros(0)
-
-
-def neumann_series(
-    hvp: Callable[[Sequence[Tensor]], Sequence[Tensor]],
-    vector: Sequence[Tensor],
-    step: float,
-    terms: int = 3,
-) -> list[Tensor]:
-    r"""Return a vector times a truncated inverse Hessian, up to the factor :math:`\eta`.
-
-    .. math:: \sum_{k=0}^{K} (I - \eta H)^k v \; \longrightarrow \; (\eta H)^{-1} v
-
-    Args:
-        hvp: Returns the product of the Hessian :math:`H` of the inner loss and a vector.
-        vector: The :math:`v`, one tensor per parameter.
-        step: The :math:`\eta`, below 2 over the largest eigenvalue for the series to converge.
-        terms: The :math:`K`; 0 returns the vector and calls nothing.
-
-    Returns:
-        New tensors of the shapes of ``vector``.
-
-    Raises:
-        ValueError: If ``terms`` is negative.
-
-    Source:
-        BiGNAS, 2025, https://arxiv.org/abs/2504.07102, after Lorraine et al., 2020,
-        https://arxiv.org/abs/1911.02590.
-
-    Example:
-        >>> neumann_series(lambda v: [2 * v[0]], [torch.ones(1)], step=0.25, terms=1)
-        [tensor([1.5000])]
-    """
-    if terms < 0:
-        raise ValueError(f"terms must be at least 0, got {terms}")
-    power = [part.clone() for part in vector]
-    total = list(power)
-    for _ in range(terms):
-        power = [p - step * h for p, h in zip(power, hvp(power), strict=True)]
-        total = [t + p for t, p in zip(total, power, strict=True)]
-    return total
 
 
 def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:

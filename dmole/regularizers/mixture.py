@@ -11,7 +11,7 @@ from dmole.regularizers.base import Regularizer, Step
 from dmole.routing.balance import load_balance, soft_load_balance
 from dmole.routing.token_gates import EntropyKind, normalized_entropy
 
-Over = Literal["mean", "sum"]
+Over = Literal["mean", "sum", "pooled"]
 """How the terms of all routers become one."""
 
 
@@ -20,7 +20,8 @@ class _RouterTerm(Regularizer):
 
     Args:
         coefficient: Weight of the term; 0 leaves the loss as it is.
-        over: ``mean`` over routers, or their ``sum``.
+        over: ``mean`` over routers, their ``sum``, or ``pooled``: one term of all their tokens,
+            which needs routers of equal size.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -42,6 +43,14 @@ class _RouterTerm(Regularizer):
         records = step.gates.records if step.gates is not None else []
         if not self.coefficient or not records:
             return step.logits.new_zeros((), dtype=torch.float32)
+        if self.over == "pooled":
+            if len({record.weights.shape[1] for record in records}) > 1:
+                raise ValueError(f"{type(self).__name__}: pooled needs routers of equal size")
+            joined = (
+                torch.cat([record.probabilities for record in records]),
+                torch.cat([record.weights for record in records]),
+            )
+            return self.coefficient * self.measure(*joined)
         found = torch.stack([self.measure(r.probabilities, r.weights) for r in records])
         return self.coefficient * (found.mean() if self.over == "mean" else found.sum())
 
@@ -57,7 +66,7 @@ class LoadBalance(_RouterTerm):
 
     Args:
         coefficient: The :math:`c`; 0 leaves the loss as it is.
-        over: ``mean`` over routers, or their ``sum``.
+        over: ``mean`` over routers, their ``sum``, or ``pooled`` (DynMoLE).
         soft: Take the mean weight for :math:`f`, with its gradient, instead of the share of
             (token, slot) pairs.
 
@@ -81,7 +90,7 @@ class RouterEntropy(_RouterTerm):
 
     Args:
         coefficient: Weight; 0 leaves the loss as it is.
-        over: ``mean`` over routers, or their ``sum``.
+        over: ``mean`` over routers, their ``sum``, or ``pooled``.
         index: Index of the entropy; 1 is Shannon's.
         entropy: ``tsallis`` or ``renyi``.
 

@@ -93,8 +93,8 @@ class Orthogonality(Regularizer):
     Args:
         coefficient: Weight of the overlap; 0 leaves the loss as it is.
         form: ``sum`` of absolute products over all layers and earlier experts, as published, or
-            ``normalized``: the mean over layers and pairs of a number in [0, 1], which does not
-            grow with rank, width, layers or tasks.
+            ``normalized``: the mean over layers and pairs of the overlap of rows of length 1,
+            which does not grow with rank, width, layers or tasks.
         l2: Weight of the sum of Frobenius norms of the new expert's matrices.
 
     Raises:
@@ -143,12 +143,12 @@ class Orthogonality(Regularizer):
         """Return the new down-projection and the earlier ones of each layer that has both."""
         past: dict[str, list[Tensor]] = {}
         for name in step.library.names:
-            if name not in step.experts:
-                for path, expert in step.library.experts(name):
+            for path, expert in step.library.experts(name) if name not in step.experts else ():
+                if expert.rank:
                     past.setdefault(path, []).append(expert.lora_a.detach())
         return [
             (expert.lora_a, past[path])
             for name in step.experts
             for path, expert in step.library.experts(name)
-            if path in past
+            if expert.rank and path in past
         ]

@@ -93,7 +93,7 @@ class ReplayImportance(Regularizer):
             weights[chosen] = found.detach()
             if step.number % self.every == 0:
                 outer = held if self.objective == "seen" else held & ~replayed
-                self._note(step, found, losses / counts.clamp_min(1), chosen, outer)
+                self._note(step, found, losses, counts, chosen, outer)
         weights[held] = 0.0
         change = (weights.to(losses.device) - 1.0) * losses
         return change.sum() / counts.sum()
@@ -116,6 +116,7 @@ class ReplayImportance(Regularizer):
         step: Step,
         weights: Tensor,
         losses: Tensor,
+        counts: Tensor,
         chosen: Tensor,
         outer: Tensor,
     ) -> None:
@@ -129,8 +130,9 @@ class ReplayImportance(Regularizer):
             pairs = zip(found, own, strict=True)
             return [torch.zeros_like(p) if g is None else g for g, p in pairs]
 
-        validation = gradient(losses[outer.to(losses.device)].mean())
-        samples = [gradient(losses[row]) for row in chosen.tolist()]
+        there = outer.to(losses.device)
+        validation = gradient(losses[there].sum() / counts[there].sum())
+        samples = [gradient(losses[row] / counts.sum()) for row in chosen.tolist()]
         slope = first_order_hypergradient(validation, samples, step=1.0).cpu()
         self._gradients = self._learner.gradient((slope * weights).sum())
 

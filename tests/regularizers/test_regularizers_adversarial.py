@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from dmole.regularizers import masked_mean, reverse_gradient
+from dmole.regularizers import reverse_gradient
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
@@ -37,30 +37,3 @@ def test_the_gradient_of_the_gradient_is_turned_too():
     (first,) = torch.autograd.grad(reverse_gradient(x, 2.0).pow(3).sum(), x, create_graph=True)
     assert_close(first, -2 * 3 * x**2)
     assert first.requires_grad
-
-
-def test_pad_tokens_are_left_out_of_the_mean_and_get_no_gradient():
-    x = torch.randn(2, 4, 3, requires_grad=True)
-    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
-    mean = masked_mean(x, mask)
-    assert_close(mean, torch.stack([x[0, :2].mean(0), x[1, :3].mean(0)]))
-    mean.sum().backward()
-    assert torch.equal(x.grad.abs().sum(-1) > 0, mask.bool())
-
-
-def test_what_stands_in_pad_tokens_cannot_spoil_the_mean():
-    x = torch.tensor([[[1.0], [torch.nan]], [[torch.inf], [torch.nan]]])
-    mask = torch.tensor([[True, False], [False, False]])
-    assert masked_mean(x, mask).tolist() == [[1.0], [0.0]]
-
-
-def test_long_low_precision_rows_are_summed_in_float32():
-    x = torch.ones(1, 5000, 1).bfloat16()
-    mean = masked_mean(x, torch.ones(1, 5000, dtype=torch.bool))
-    assert mean.dtype == torch.bfloat16
-    assert mean.item() == 1
-
-
-def test_a_mask_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"got \(1, 2, 3\) and \(1, 3\)"):
-        masked_mean(torch.ones(1, 2, 3), torch.ones(1, 3))

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 from torch.testing import assert_close
 
-from dmole.regularizers import first_order_hypergradient, importance_weights, neumann_series
+from dmole.regularizers import first_order_hypergradient, importance_weights
 
 
 def test_untrained_weights_are_plain_replay():
@@ -68,36 +66,6 @@ def test_it_is_the_finite_difference_of_one_unrolled_step(step: float, at_the_st
         assert_close(found[index], (up - down) / 2e-4, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("terms", [0, 1, 3, 10])
-def test_a_quadratic_has_the_geometric_sum(terms: int):
-    step, curvature = 0.3, 2.0
-    (found,) = neumann_series(lambda v: [curvature * v[0]], [torch.ones(2)], step, terms)
-    rate = step * curvature
-    assert_close(found, torch.full((2,), (1 - (1 - rate) ** (terms + 1)) / rate))
-
-
-def test_many_terms_solve_for_the_inverse_hessian():
-    root = torch.randn(4, 4, dtype=torch.float64)
-    hessian = root @ root.T + torch.eye(4)
-    step = 1.0 / torch.linalg.matrix_norm(hessian, 2).item()
-    vector = torch.randn(4, dtype=torch.float64)
-
-    def hvp(v: Sequence[Tensor]) -> list[Tensor]:
-        joined = hessian @ torch.cat(list(v))
-        return [joined[:1], joined[1:]]
-
-    found = neumann_series(hvp, [vector[:1], vector[1:]], step, terms=5000)
-    assert_close(step * torch.cat(found), torch.linalg.solve(hessian, vector))
-
-
-def test_no_terms_ask_for_no_product_and_copy_the_vector():
-    vector = [torch.ones(2)]
-    (found,) = neumann_series(lambda v: pytest.fail("was called"), vector, 0.1, terms=0)
-    assert torch.equal(found, vector[0])
-    found += 1
-    assert vector[0].tolist() == [1, 1]
-
-
 def test_no_samples_have_no_gradient():
     assert first_order_hypergradient([torch.ones(1)], [], 0.1).shape == (0,)
 
@@ -107,5 +75,3 @@ def test_bad_arguments_are_refused():
         first_order_hypergradient([torch.ones(2)], [[torch.ones(3)]], 0.1)
     with pytest.raises(ValueError, match=r"got \(2,\) and \(3,\)"):
         importance_weights(torch.ones(2), torch.ones(3))
-    with pytest.raises(ValueError, match="terms must be at least 0, got -1"):
-        neumann_series(lambda v: v, [torch.ones(1)], 0.1, terms=-1)
