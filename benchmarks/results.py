@@ -151,6 +151,13 @@ def search_jobs(rows: Sequence[str]) -> list[tuple[Job, Any]]:
             whole = settings | {"data": {"tasks": tasks}}
             job = Job(f"search_{row}_{index}", row, options["seed"], whole)
             jobs.append((job, value))
+    shared = PLAN["shared"]
+    for row in [row for row in rows if row in shared["rows"]]:
+        for index, value in enumerate(shared["values"]):
+            whole = method_settings(row) | {"data": {"tasks": tasks}}
+            whole["model"]["optimizer"] = {"init_args": {shared["argument"]: value}}
+            job = Job(f"search_shared_{row}_{index}", f"shared_{row}", options["seed"], whole)
+            jobs.append((job, value))
     return jobs
 
 
@@ -187,7 +194,8 @@ def write_search(jobs: Sequence[tuple[Job, Any]], runs: Path) -> None:
     for job, value in jobs:
         matrix, _ = read_matrix(job.folder(runs) / "evaluation_matrix.csv")
         row = job.method
-        key = PLAN["rows"][row]["vary"]
+        spec = PLAN["rows"].get(row)
+        key = spec["vary"] if spec else f"model.optimizer.init_args.{PLAN['shared']['argument']}"
         scores = ";".join(f"{score:.1f}" for score in matrix[-1])
         last = f"{float(matrix[-1].mean()):.2f}"
         kept.append({"row": row, "key": key, "value": str(value), "Last": last, "last row": scores})
