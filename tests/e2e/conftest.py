@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from run_digests import run_digests
 
 from dmole.allocation import Allocator, SensitivityAllocator
 from dmole.callbacks import Curriculum, ExpertInspector
@@ -164,26 +163,6 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="session")
 def rows() -> Callable[[Path], list[dict[str, str]]]:
     return read_csv
-
-
-def tensor_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(load_file(path).items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def run_digests(run: Path) -> dict[str, str]:
-    """Return a digest of all a run learned and found out, by file."""
-    tensors = {
-        str(path.relative_to(run)): tensor_digest(path) for path in run.rglob("*.safetensors")
-    }
-    texts = [*run.glob("*.csv"), run / "metrics.json", *run.rglob("predictions/*/*.jsonl")]
-    return tensors | {
-        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in [*texts, run / "router" / "router.json"]
-    }
 
 
 @pytest.fixture(scope="session")

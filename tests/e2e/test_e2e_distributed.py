@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from two_ranks import become_rank, free_port
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
@@ -62,24 +62,9 @@ class Losses(ContinualCallback):
             (trainer.run_dir / "losses.json").write_text(json.dumps(self.values))
 
 
-def free_port() -> str:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
-
-
 def on_rank(rank: int, port: str, build: Callable[[], Any], answers: Any) -> None:
     """Fit as one of two processes that torchrun would have started."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "TORCHELASTIC_RUN_ID": "test",
-    }
+    become_rank(rank, port)
     try:
         sequence = build()
         run = sequence.fit()

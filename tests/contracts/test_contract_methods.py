@@ -1,0 +1,593 @@
+"""What every method of `configs/methods` must do, on tiny models of two families.
+
+A new method gets these tests for free; what it trains and remembers it has to write out below.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from method_runs import (
+    CONFIGS,
+    METHODS,
+    STEPS,
+    TASKS,
+    Builder,
+    CutAfter,
+    CutError,
+    assert_equal,
+    changed,
+    layers_of,
+    settings_of,
+)
+from run_digests import run_digests
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from two_ranks import become_rank, free_port
+
+from dmole.experts import ExpertShape
+from dmole.metrics import read_matrix
+from dmole.regularizers.base import StageView
+from dmole.reliability.checkpoint_file import read_checkpoint
+
+Linears = Mapping[str, tuple[int, int]]
+"""Inputs and outputs of linear layers by path."""
+
+SLOW_IDEFICS3 = ["llava", pytest.param("idefics3", marks=pytest.mark.slow)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its experts, and the layers they may sit on."""
+
+    method: str
+    family: str
+    folder: Path
+    experts: dict[str, torch.Tensor]
+    layers: dict[str, Linears]
+
+    @property
+    def linears(self) -> Linears:
+        return {path: size for linears in self.layers.values() for path, size in linears.items()}
+
+    def checkpoint(self) -> dict[str, Any]:
+        return read_checkpoint(self.folder / "checkpoints" / "last.ckpt")
+
+    def units(self) -> dict[str, list[str]]:
+        """Return the blocks or linears that each expert is on, as ``allocation.csv`` says."""
+        found: dict[str, list[str]] = {}
+        with (self.folder / "allocation.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                if int(row["rank"]):
+                    found.setdefault(row["task"], []).append(row["layer"])
+        return found
+
+    def linears_of(self, units: list[str]) -> Linears:
+        single = {path: {path: size} for path, size in self.linears.items()}
+        joined = {**self.layers, **single}
+        return {path: size for unit in units for path, size in joined[unit].items()}
+
+
+@pytest.fixture(scope="session")
+def builder():
+    return Builder()
+
+
+@pytest.fixture(scope="session")
+def runs(builder, folders, tmp_path_factory) -> Callable[[str, str], Run]:
+    """Return a function that gives the uninterrupted run of a method, made when first asked for."""
+    made: dict[tuple[str, str], Run] = {}
+
+    def run(method: str, family: str = "llava") -> Run:
+        if (method, family) not in made:
+            root = tmp_path_factory.mktemp(f"{method}_{family}")
+            built = builder.build(root, folders(family), method)
+            folder = built.fit()
+            made[method, family] = Run(
+                method, family, folder, built.experts(), layers_of(built.module)
+            )
+        return made[method, family]
+
+    return run
+
+
+@pytest.fixture(params=METHODS)
+def method(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["llava", "idefics3"])
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def run(runs, method, family) -> Run:
+    return runs(method, family)
+
+
+def stages_of(method: str) -> int:
+    return {"zero_shot": 0, "joint": 1}.get(method, len(TASKS))
+
+
+# -- training ------------------------------------------------------------------------------
+
+
+def test_two_tasks_are_learned_and_every_expert_is_written(run, builder, folders, tmp_path):
+    matrix, tasks = read_matrix(run.folder / "evaluation_matrix.csv")
+    assert tasks == list(TASKS)
+    assert matrix.shape == (stages_of(run.method) + 1, len(TASKS))
+    assert np.isfinite(matrix).all()
+    fresh = builder.build(tmp_path, folders(run.family), run.method)
+    fresh.module.library.rebuild(run.checkpoint()["architecture"])
+    untrained = fresh.experts()
+    assert untrained.keys() == run.experts.keys()
+    names = json.loads((run.folder / "experts" / "experts.json").read_text())
+    assert bool(names) == bool(stages_of(run.method))
+    for name in names:
+        own = {key: value for key, value in run.experts.items() if key.startswith(f"{name}/")}
+        assert any(not torch.equal(value, untrained[key]) for key, value in own.items()), name
+        (file,) = (run.folder / "experts" / name).glob("*.safetensors")
+        written = load_file(file)
+        assert sorted(t.shape for t in written.values()) == sorted(t.shape for t in own.values())
+
+
+def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[str]:
+    """Return what experts of given forms consist of, by their keys in a checkpoint."""
+    keys = set()
+    for name, layers in architecture.items():
+        for path, numbers in layers.items():
+            shape = ExpertShape.from_list(numbers)
+            parts = ["lora_a"] * bool(shape.rank) + ["router"] * bool(shape.heads)
+            if shape.branches == 1:
+                parts.append("lora_b")
+            elif shape.branches:
+                parts += [f"lora_b_{index}" for index in range(shape.branches)]
+                parts += ["frozen", "trunk_frozen"]
+            keys |= {f"{name}/{path}.{part}" for part in parts}
+    return keys
+
+
+@pytest.mark.parametrize("family", SLOW_IDEFICS3)
+def test_a_run_cut_in_its_last_stage_and_gone_on_with_ends_in_the_same_bytes(
+    run, builder, folders, tmp_path
+):
+    """The second run has the same seed, so that a repetition is tested too."""
+    last = stages_of(run.method)
+    if last:
+        cut = builder.build(tmp_path, folders(run.family), run.method)
+        cut.trainer.callbacks.insert(0, CutAfter(2 * STEPS))
+        with pytest.raises(CutError):
+            cut.fit()
+        content = read_checkpoint(cut.trainer.run_dir / "checkpoints" / "stage.ckpt")
+        assert content["stage"] == last
+        assert content["architecture"].keys() == set(cut.module.training_experts)
+        own = {key for key in content["state_dict"] if not key.startswith("@regularizer/")}
+        assert own == expert_keys(content["architecture"])
+    torch.manual_seed(99)  # a new process has drawn other numbers
+    resumed = builder.build(tmp_path, folders(run.family), run.method).fit("auto")
+    assert [path.name for path in resumed.parent.iterdir()] == ["version_0"]
+    assert run_digests(resumed) == run_digests(run.folder)
+
+
+def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(run, builder, folders, tmp_path):
+    built = builder.build(tmp_path, folders(run.family), run.method)
+    output = tmp_path / "again"
+    built.trainer.evaluate(built.module, built.data, run=run.folder, output=output)
+    (ours, _), (theirs, _) = (
+        read_matrix(folder / "evaluation_matrix.csv") for folder in (output, run.folder)
+    )
+    kept = ~np.isnan(ours).any(axis=1)
+    stages = [stage.expert for stage in built.trainer.plan]
+    trains_on = len(set(stages)) < len(stages) or built.module.router.common is not None
+    between = [not trains_on] * (len(kept) - 2)  # experts of these rows are others by now
+    assert kept.tolist() == [True, *between, True][: len(kept)]
+    np.testing.assert_array_equal(ours[kept], theirs[kept])
+    last = Path("predictions") / f"stage_{stages_of(run.method)}"
+    for task in TASKS:
+        texts = [(folder / last / f"{task}.jsonl").read_text() for folder in (output, run.folder)]
+        assert texts[0] == texts[1]
+
+
+# -- what is saved and what trains -----------------------------------------------------------
+
+
+def _sum(linears: Linears, cost: Callable[[int, int], int]) -> int:
+    return sum(cost(inputs, outputs) for inputs, outputs in linears.values())
+
+
+def _adapter(linears: Linears, stage: int = 1) -> int:
+    """LoRA of rank 5."""
+    return _sum(linears, lambda i, o: 5 * (i + o))
+
+
+def _classifiers(linears: Linears) -> int:
+    """MoE-CL: outputs of the language model's down_proj to the tasks, with a bias."""
+    down = {path: size for path, size in linears.items() if path.endswith("down_proj")}
+    return _sum(down, lambda _, o: (o + 1) * len(TASKS))
+
+
+EMBEDDING = 32 + 32
+"""Width of vision tower and language model."""
+
+REMEMBERED: dict[str, Callable[[Linears], int]] = {
+    "lwf_lora": _adapter,  # the teacher
+    "ewc_lora": lambda linears: 2 * len(TASKS) * _adapter(linears),  # anchors and importance
+    "ewc_lora_online": lambda linears: 2 * _adapter(linears),
+    "moe_cl": _classifiers,
+    "moe_cl_routed": _classifiers,
+    # a layer of 16 without bias, its read-out, a strength a task; no step of its optimizer yet
+    "replay_importance": lambda _: 16 * EMBEDDING + 16 + len(TASKS),
+}
+"""Numbers that the regularizers of a method keep; none where it is not named."""
+
+
+def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_of_the_base(run):
+    content = run.checkpoint()
+    state = content["state_dict"]
+    extra = {key for key in state if key.startswith("@regularizer/")}
+    assert state.keys() - extra == expert_keys(content["architecture"])
+    numbers = sum(state[key].numel() for key in extra)
+    assert numbers == REMEMBERED.get(run.method, lambda _: 0)(run.linears)
+
+
+def _dmole(linears: Linears, stage: int) -> int:
+    """LoRA of rank 8."""
+    return _sum(linears, lambda i, o: 8 * (i + o))
+
+
+def _three(linears: Linears, stage: int) -> int:
+    """Three experts of rank 1 side by side, and a router without bias."""
+    return _sum(linears, lambda i, o: 3 * (i + o) + 3 * i)
+
+
+def _six(linears: Linears, stage: int) -> int:
+    """DynMoLE: six experts of rank 1 on the MLP."""
+    return _sum(_mlp(linears), lambda i, o: 6 * (i + o) + 6 * i)
+
+
+def _by_depth(linears: Linears, stage: int) -> int:
+    """MoLA: the counts 2, 3, 4, 4 are 2 and 4 in towers of two blocks."""
+    count = {path: 2 if ".layers.0." in path else 4 for path in linears}
+    return sum(count[path] * (i + o) + count[path] * i for path, (i, o) in linears.items())
+
+
+def _branches(linears: Linears, stage: int) -> int:
+    """A trunk of rank 1, four branches less those frozen before, a router of the task's own."""
+    free = 4 - (stage - 1)
+    return _sum(linears, lambda i, o: i + free * o + 4 * i)
+
+
+def _common(linears: Linears, stage: int) -> int:
+    """MoE-CL: two experts of rank 3 on the MLP, a router over both, classifiers."""
+    return _sum(_mlp(linears), lambda i, o: 2 * 3 * (i + o) + 2 * i) + _classifiers(linears)
+
+
+def _mlp(linears: Linears) -> Linears:
+    return {path: size for path, size in linears.items() if ".mlp." in path}
+
+
+ONE_ADAPTER = (
+    *("seq_ft", "seq_ft_merge", "finetune", "joint", "lwf_lora", "ewc_lora", "ewc_lora_online"),
+    *("o_lora", "o_lora_normalized", "replay", "replay_importance"),
+)
+TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
+    **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
+    **dict.fromkeys(("dmole", "dmole_v3", "dmole_v4", "dmole_o_lora"), (_dmole, 2)),
+    **dict.fromkeys(("dmole_v1", "dmole_v2"), (_dmole, 1)),  # half of one tower
+    "dmole_release": (_dmole, 8),  # half of the linears of attention, four a block
+    "dense_mole": (_three, 4),
+    "sparse_mole": (_three, 4),
+    "mola": (_by_depth, 4),
+    "dynmole": (_six, 4),
+    "branchlora": (_branches, 4),
+    "moe_cl": (_common, 4),
+    "moe_cl_routed": (_common, 4),
+}
+"""Parameters that a stage trains on the linears of its units, and how many units have an expert.
+
+There are two blocks in each tower.
+"""
+
+
+def test_as_many_parameters_train_as_the_closed_form_says(run):
+    said = json.loads((run.folder / "timing.json").read_text())["parameters"]
+    if not stages_of(run.method):
+        assert "trainable" not in said
+        return
+    assert run.method in TRAINED, f"write out what {run.method} trains"
+    closed_form, units = TRAINED[run.method]
+    assert said["trainable"]
+    for stage, (name, count) in enumerate(said["trainable"].items(), start=1):
+        chosen = run.units()[name]
+        assert len(chosen) == len(set(chosen)) == units
+        assert count == closed_form(run.linears_of(chosen), stage), name
+
+
+BUDGET: int = yaml.safe_load((CONFIGS.parent / "benchmarks" / "results.yaml").read_text())["budget"]
+
+
+def test_no_method_trains_more_than_the_budget_in_a_stage_of_the_embedded_model(
+    builder, method, tmp_path
+):
+    built = builder.build(tmp_path, "tiny", method)
+    module, tasks = built.module, ("paint", "count", "read", "find", "caption")
+    stages = built.trainer.stream.stages(tasks)
+    if not stages:
+        assert method == "zero_shot"
+        return
+    stage, units = stages[0], module.units()
+    most = 0
+    for favored in ("vision", "language"):  # whatever the data may say
+        scores = {u.name: u.parameters * (1e6 if u.module == favored else 1.0) for u in units}
+        for name in filter(None, (module.router.common, stage.expert)):
+            first = not module.library.names
+            module.add_expert(module.allocator.allocate(name, units, scores, first))
+        module.train_expert(stage.expert, 1, None, stage.tasks)
+        for term in module.regularizers:
+            term.before_stage(
+                StageView(
+                    library=module.library,
+                    experts=module.training_experts,
+                    index=1,
+                    tasks=stage.tasks,
+                    all_tasks=tasks,
+                    samples=lambda *_: iter(()),
+                    step=module.compute_step,
+                )
+            )
+        most = max(most, sum(p.numel() for p in module.parameters() if p.requires_grad))
+        for name in module.library.names:
+            module.library.remove(name)
+    assert 0 < most <= BUDGET
+
+
+# -- two processes ---------------------------------------------------------------------------
+
+SECONDS = 120
+"""A hanging collective operation fails the test after this time."""
+
+
+def on_rank(rank: int, port: str, todo: Mapping[str, Callable[[], Any]], answers: Any) -> None:
+    """Fit method after method in one process group, as one of two processes."""
+    become_rank(rank, port)
+    for method, build in todo.items():
+        try:
+            built = build()
+            folder = built.fit()
+            plans = {key: plan for cb in built.trainer.callbacks for key, plan in plans_of(cb)}
+            state = {key: value.numpy() for key, value in built.module.state_dict().items()}
+            answers.put((method, rank, (folder, plans, state)))
+        except BaseException as error:
+            answers.put((method, rank, error))
+            raise
+
+
+def plans_of(callback: Any) -> list[tuple[int, str]]:
+    plans = getattr(callback, "allocations", {})
+    return [(key, plan.to_json()) for key, plan in plans.items()]
+
+
+@pytest.fixture(scope="session")
+def on_two_ranks(request, builder, folders, tmp_path_factory):
+    """Return a function that gives what both ranks of a family's runs found, by method."""
+    wanted = [
+        item.callspec.params
+        for item in request.session.items
+        if "on_two_ranks" in getattr(item, "fixturenames", ())
+    ]
+    done: dict[str, dict[str, dict[int, Any]]] = {}
+
+    def start(family: str) -> dict[str, dict[int, Any]]:
+        methods = [params["method"] for params in wanted if params["family"] == family]
+        root, folder = tmp_path_factory.mktemp(f"ranks_{family}"), folders(family)
+        for method in methods:
+            builder.parse(method)  # once, not in each process
+
+        def builds(method: str) -> Callable[[], Any]:
+            return lambda: builder.build(root, folder, method, ranks=2)
+
+        todo = {method: builds(method) for method in methods}
+        # forked, so that nothing is imported again
+        context = multiprocessing.get_context("fork")
+        answers, port = context.Queue(), free_port()
+        processes = [context.Process(target=on_rank, args=(r, port, todo, answers)) for r in (0, 1)]
+        for process in processes:
+            process.start()
+        found: dict[str, dict[int, Any]] = {method: {} for method in methods}
+        try:
+            for _ in range(2 * len(methods)):
+                method, rank, result = answers.get(timeout=SECONDS)
+                found[method][rank] = result
+                if isinstance(result, BaseException):
+                    break
+        finally:
+            for process in processes:
+                process.join(timeout=0 if any(len(f) < 2 for f in found.values()) else 10)
+                process.kill()
+        return found
+
+    def results(method: str, family: str) -> dict[int, Any]:
+        if family not in done:
+            done[family] = start(family)
+        return done[family][method]
+
+    return results
+
+
+@pytest.mark.parametrize("family", SLOW_IDEFICS3)
+def test_two_processes_end_with_the_same_experts_where_one_plan_put_them(
+    on_two_ranks, method, family
+):
+    found = on_two_ranks(method, family)
+    for result in found.values():
+        if isinstance(result, BaseException):
+            raise result
+    assert found.keys() == {0, 1}, "this or an earlier method hung or failed"
+    (folder, plans, state), (other_folder, other_plans, other_state) = found[0], found[1]
+    assert folder == other_folder
+    assert plans == other_plans
+    assert bool(plans) == bool(stages_of(method))
+    assert state.keys() == other_state.keys()
+    for key, tensor in state.items():
+        assert (tensor == other_state[key]).all(), key
+    trained = [tensor for key, tensor in state.items() if "lora_b" in key]
+    assert any(tensor.any() for tensor in trained) == bool(stages_of(method))
+    matrix, _ = read_matrix(folder / "evaluation_matrix.csv")
+    assert np.isfinite(matrix).all()
+
+
+# -- what a method is without what makes it one ------------------------------------------------
+
+COEFFICIENT = "model.regularizers.0.init_args.coefficient"
+OTHER_COEFFICIENT = "model.regularizers.1.init_args.coefficient"
+ALLOCATOR, ROUTER = "model.allocator.init_args", "model.router.init_args"
+GATE = f"{ROUTER}.gate.init_args"
+NO_DROPOUT = {"model.dropout": 0.0}
+
+
+@pytest.fixture(scope="session")
+def trained(builder, folders, runs, tmp_path_factory):
+    """Return a function that gives the experts that a changed method learns."""
+    made: dict[str, dict[str, torch.Tensor]] = {}
+
+    def experts(method: str, changes: Mapping[str, Any], tasks=TASKS) -> dict[str, torch.Tensor]:
+        if not changes and tasks == TASKS:
+            return runs(method).experts
+        key = repr((method, changes, tasks))
+        if key not in made:
+            root = tmp_path_factory.mktemp("trained")
+            built = builder.build(root, folders("llava"), method, changes, tasks=tasks)
+            made[key] = built.train()
+        return made[key]
+
+    return experts
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "other", "other_changes"),
+    [
+        ("lwf_lora", {COEFFICIENT: 0.0}, "seq_ft", {}),
+        ("ewc_lora", {COEFFICIENT: 0.0}, "seq_ft", {}),
+        ("ewc_lora_online", {COEFFICIENT: 0.0}, "seq_ft", {}),
+        ("o_lora", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
+        ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
+        ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
+        ("mola", {f"{ALLOCATOR}.counts": [3, 3, 3, 3]}, "sparse_mole", {}),
+        (
+            "sparse_mole",
+            {f"{GATE}.top_k": 3, f"{GATE}.renormalize": False, COEFFICIENT: 0.0},
+            "dense_mole",
+            {},
+        ),
+        (
+            "dynmole",
+            {f"{GATE}.keep_top_k": 6, COEFFICIENT: 0.0, OTHER_COEFFICIENT: 0.0},
+            "dense_mole",
+            {f"{ALLOCATOR}.experts": 6, f"{ALLOCATOR}.targets": "mlp"},
+        ),
+        (
+            "dense_mole",
+            {f"{ALLOCATOR}.experts": 1, f"{ALLOCATOR}.rank": 5, "model.alpha": 10},
+            "seq_ft",
+            {},
+        ),
+        (
+            "replay_importance",
+            {
+                "model.regularizers.0.init_args.every": 0,
+                "model.regularizers.0.init_args.heldout": 0.0,
+            },
+            "replay",
+            {},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_without_its_own_term_a_method_learns_what_a_plainer_one_does(
+    trained, method, changes, other, other_changes
+):
+    assert_equal(trained(method, changes), trained(other, other_changes))
+
+
+def test_the_likeliest_of_all_experts_renormalized_are_all_experts(trained):
+    ours = trained("sparse_mole", {f"{GATE}.top_k": 3, COEFFICIENT: 0.0})
+    theirs = trained("dense_mole", {})
+    assert ours.keys() == theirs.keys()
+    for key, tensor in ours.items():  # a sum of three probabilities is 1 but for its rounding
+        assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained):
+    alike = {
+        **NO_DROPOUT,  # its draws depend on the name of the stage's expert
+        "trainer.gradient_clip_val": None,  # the norm's rounding depends on the routers' zeros
+    }
+    one = {
+        f"{ALLOCATOR}.experts": 1,
+        f"{ROUTER}.mixing.init_args.top_k": 1,
+        "model.regularizers": [],  # freezing needs branches
+        **alike,
+    }
+    plain = {
+        "trainer.stream.init_args.shared_expert": "common",
+        f"{ALLOCATOR}.rank": 1,
+        "model.alpha": 2,
+        **alike,
+    }
+    ours = trained("branchlora", one)
+    routers = {key for key in ours if not key.startswith("common/")}
+    assert all(key.endswith(".router") for key in routers)
+    common = {key: tensor for key, tensor in ours.items() if key not in routers}
+    assert_equal(common, trained("seq_ft", plain))
+
+
+FIRST = ("paint",)
+SHARED = {"trainer.stream.init_args.shared_expert": "paint"}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("finetune", {}),
+        ("joint", {"trainer.stream.init_args.expert": "paint"}),
+        ("seq_ft_merge", {"model.dropout": 0.1}),
+        ("o_lora", {}),
+        ("o_lora_normalized", {}),
+        ("lwf_lora", SHARED),
+        ("ewc_lora", SHARED),
+        ("ewc_lora_online", SHARED),
+        ("replay", SHARED),
+        ("replay_importance", {**SHARED, "model.regularizers.0.init_args.heldout": 0.0}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_with_a_single_task_a_method_with_one_adapter_is_fine_tuning(trained, method, changes):
+    """Initial weights and dropout depend on the expert's name: all are given the same."""
+    assert_equal(trained(method, changes, FIRST), trained("seq_ft", SHARED, FIRST))
+
+
+def test_every_method_with_one_adapter_is_compared_on_a_single_task():
+    adapters = {
+        name
+        for name in METHODS
+        if settings_of(name)["model"].get("allocator", {}).get("init_args", {}).get("rank") == 5
+    }
+    assert adapters == set(ONE_ADAPTER)
+
+
+def test_changes_leave_the_settings_they_were_made_from():
+    before = settings_of("lwf_lora")
+    after = changed(before, {COEFFICIENT: 0.0})
+    assert before == settings_of("lwf_lora")
+    assert after["model"]["regularizers"][0]["init_args"]["coefficient"] == 0.0
