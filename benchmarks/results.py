@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "benchmarks" / "results.yaml").read_text(encoding="utf-8"))
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 OUTPUT = ROOT / "docs" / "results"
+PAGE = ROOT / "docs" / "results.md"
 SEARCH = OUTPUT / "search.csv"
 WHAT = ("table", "search", "sweep", "write")
 
@@ -199,14 +200,26 @@ def write_search(jobs: Sequence[tuple[Job, Any]], runs: Path) -> None:
         scores = ";".join(f"{score:.1f}" for score in matrix[-1])
         last = f"{float(matrix[-1].mean()):.2f}"
         kept.append({"row": row, "key": key, "value": str(value), "Last": last, "last row": scores})
-    write_csv(SEARCH, ("row", "key", "value", "Last", "last row"), kept)
+    header = ("row", "key", "value", "Last", "last row")
+    write_csv(SEARCH, header, kept)
+    lines = [header, ("---",) * len(header), *(tuple(row.values()) for row in kept)]
+    fill("search", "\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def fill(part: str, text: str) -> None:
+    """Replace a part of the page between its two marks."""
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {part} -->\n", f"<!-- end {part} -->"
+    head, _, rest = page.partition(begin)
+    _, _, tail = rest.partition(end)
+    PAGE.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}", encoding="utf-8")
 
 
 def write_tables(jobs: Sequence[Job], runs: Path) -> None:
     """Compare the runs and keep every matrix and one config a method beside the tables."""
     done = [job for job in jobs if job.finished(runs)]
     rows = sorted(done, key=lambda job: list(PLAN["rows"]).index(job.name))
-    compare([job.folder(runs) for job in rows], OUTPUT)
+    fill("table", compare([job.folder(runs) for job in rows], OUTPUT))
     scores = []
     for job in rows:
         matrix, tasks = read_matrix(job.folder(runs) / "evaluation_matrix.csv")
@@ -239,7 +252,7 @@ def main() -> None:
     if options.what == "sweep":
         sweep = sweep_jobs()
         run_all(sweep, options.runs, options.processes)
-        compare([job.folder(options.runs) for job in sweep], OUTPUT / "sweep")
+        fill("sweep", compare([job.folder(options.runs) for job in sweep], OUTPUT / "sweep"))
         return
     final = final_jobs(options.rows, options.seeds)
     if options.what == "table":
