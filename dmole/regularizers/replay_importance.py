@@ -24,12 +24,13 @@ class ReplayImportance(Regularizer):
     .. math:: w_i = n \, \mathrm{softplus}(\rho_{task(i)}) \, \mathrm{softmax}(u(z_i))
 
     over the ``n`` replayed samples of a batch, with a small network ``u`` of the router's
-    embedding ``z``. Every few steps ``u`` and ``rho`` follow the first-order hypergradient, the
+    embedding ``z``. Now and then ``u`` and ``rho`` follow the first-order hypergradient, the
     inner product of a sample's gradient with the held-out loss's. Held-out are training samples
     whose id falls into a share by its hash; they are never learned from, and no test sample is.
 
     Args:
-        every: Optimizer steps between two updates of the weights; 0 leaves them at 1.
+        every: Least optimizer steps between two updates of the weights; 0 leaves them at 1. An
+            update waits for a batch with replayed and with held-out samples.
         heldout: Share of the training samples that is held out.
         objective: Which held-out samples count: those of the ``current`` tasks, as published, or
             of all ``seen`` ones.
@@ -75,6 +76,7 @@ class ReplayImportance(Regularizer):
         self._learner: _Learner | None = None
         self._saved: dict[str, Tensor] = {}
         self._gradients: list[Tensor] | None = None
+        self._due = 0
 
     def before_stage(self, stage: StageView) -> None:
         """Learn the names of the tasks."""
@@ -91,7 +93,7 @@ class ReplayImportance(Regularizer):
         if self.every and len(chosen):
             found = self._weigh(step, chosen)
             weights[chosen] = found.detach()
-            if step.number % self.every == 0:
+            if step.number >= self._due:
                 outer = held if self.objective == "seen" else held & ~replayed
                 self._note(step, found, losses, counts, chosen, outer)
         weights[held] = 0.0
@@ -135,6 +137,7 @@ class ReplayImportance(Regularizer):
         samples = [gradient(losses[row] / counts.sum()) for row in chosen.tolist()]
         slope = first_order_hypergradient(validation, samples, step=1.0).cpu()
         self._gradients = self._learner.gradient((slope * weights).sum())
+        self._due = step.number + self.every
 
     def after_step(self) -> None:
         """Let the weights follow the mean gradient of all ranks that have one."""
@@ -146,12 +149,14 @@ class ReplayImportance(Regularizer):
             )
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """Return the learner and its optimizer."""
-        return self._saved if self._learner is None else self._learner.tensors()
+        """Return the learner, its optimizer and the step of its next update."""
+        learner = self._saved if self._learner is None else self._learner.tensors()
+        return {**learner, "due": torch.tensor(self._due)} if learner else {}
 
     def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a saved learner; it is made when the first embedding tells its width."""
         self._saved = {name: tensor.clone() for name, tensor in tensors.items()}
+        self._due = int(self._saved.pop("due", 0))
         self._learner = None
 
 
