@@ -283,18 +283,18 @@ class EvaluationMatrix(ContinualCallback):
         if kept:
             content["retention"] = retention(self.matrix[:rows, len(names) :], kept)
         if module.router.needs_embeddings:
-            content["routing"] = self._rates(trainer)
+            content["routing"] = self._rates(trainer, module)
         content["fingerprints"] = trainer.sequence_checkpoint.identity(trainer, module)
         return content
 
-    def _rates(self, trainer: ContinualTrainer) -> dict[str, float | None]:
+    def _rates(self, trainer: ContinualTrainer, module: ContinualModule) -> dict[str, float | None]:
         """Return how well the router keeps the tasks apart."""
         owner: dict[str, str] = {}
         learned_at: dict[str, int] = {}
         for stage in trainer.learned():
             owner |= dict.fromkeys(stage.tasks, stage.expert)
             learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
-        return routing_rates(self.routing, owner, learned_at)
+        return routing_rates(self.routing, owner, learned_at, module.router.common)
 
     def on_sequence_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
         """Remove the journals of the last passes."""

@@ -9,7 +9,10 @@ Count = tuple[int, str, str, int]
 
 
 def routing_rates(
-    counts: Iterable[Count], owner: Mapping[str, str], learned_at: Mapping[str, int]
+    counts: Iterable[Count],
+    owner: Mapping[str, str],
+    learned_at: Mapping[str, int],
+    common: str | None = None,
 ) -> dict[str, float | None]:
     """Return shares of test samples in percent; None where there are no such samples.
 
@@ -22,6 +25,7 @@ def routing_rates(
         counts: Rows of routing.csv.
         owner: Expert of each task.
         learned_at: Stage that learns each task.
+        common: Expert that all tasks share; it is nobody's and foreign to none.
 
     Example:
         >>> routing_rates([(1, "a", "a", 9), (1, "a", "base", 1)], {"a": "a"}, {"a": 1})
@@ -39,7 +43,9 @@ def routing_rates(
     return {
         "own_first": _share((names[0] == owner[task], n) for task, names, n in seen),
         "rejected": _share((names == ["base"], n) for _, names, n in seen),
-        "foreign_too": _share((bool({*names} - {owner[t], "base"}), n) for t, names, n in seen),
+        "foreign_too": _share(
+            (bool({*names} - {owner[t], common, "base"}), n) for t, names, n in seen
+        ),
         "unseen_accepted": _share(unseen),
     }
 

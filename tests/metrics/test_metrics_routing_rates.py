@@ -40,3 +40,10 @@ def test_rates_count_own_rejected_foreign_and_unseen_samples():
 def test_without_training_nothing_is_seen():
     rates = routing_rates([(0, "a", "base", 10)], OWNER, LEARNED)
     assert set(rates.values()) == {None}
+
+
+def test_an_expert_that_all_tasks_share_is_foreign_to_none():
+    counts = [(2, "a", "a+common", 3), (2, "b", "a+common", 1)]
+    rates = routing_rates(counts, {"a": "a", "b": "b"}, {"a": 1, "b": 2}, common="common")
+    assert rates["foreign_too"] == 25.0
+    assert rates["own_first"] == 75.0
