@@ -15,7 +15,8 @@ from dmole.allocation import SensitivityAllocator, score_gradients
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
 
-CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # logits are around 10, embeddings around 1
+# logits are around 10, embeddings around 1; processors differ in their matrix kernels
+CLOSE = {"rtol": 1e-3, "atol": 5e-3}
 VISION_BLOCKS = {"mllama": 3}
 PROJECTORS = {"gemma3": 0, "qwen3_vl": 2}
 LANGUAGE_LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
