@@ -16,7 +16,7 @@ from dmole.files import write_json
 from dmole.tensor_files import read_tensor_file, write_tensor_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -89,15 +89,36 @@ def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
     try:
         layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
         shapes = {str(layer): ExpertShape.from_list(numbers) for layer, numbers in layers.items()}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"cannot read expert {path}: {error!r}") from error
     tensors = read_tensor_file(folder / "mixture.safetensors")
+    found: dict[str, dict[str, Tensor]] = {layer: {} for layer in shapes}
+    for key, tensor in tensors.items():
+        layer, _, part = key.rpartition(".")
+        found.setdefault(layer, {})[part] = tensor
+    for layer, own in found.items():
+        if layer not in shapes or not _describes(layers[layer], shapes[layer], own):
+            raise ValueError(f"expert {path}: layer {layer} is not described as its tensors are")
     library.place(name, shapes)
     try:
         library.load_state_dict(name, tensors)
     except ValueError:
         library.remove(name)
         raise
+
+
+_UNREADABLE = (
+    *(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError),
+    OverflowError,
+)
+
+
+def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a layer's numbers are those of its tensors; takes no memory for them."""
+    rows = {key: len(tensor) for key, tensor in tensors.items() if tensor.ndim == 2}
+    ups = sum(key.startswith("lora_b") for key in rows)
+    sizes = (rows.get("lora_a", 0), ups, rows.get("router", 0))
+    return numbers == shape.to_list() and sizes == (shape.rank, shape.branches, shape.heads)
 
 
 _PLAIN = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "use_rslora": False}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
 
-from dmole.experts import ExpertLibrary, Gates, load_expert, save_expert
+from dmole.experts import ExpertLibrary, ExpertShape, Gates, load_expert, save_expert
 
 
 def make_library(seed=0):
@@ -285,3 +285,112 @@ def test_peft_gives_the_oracle_outputs_with_several_ranks(family, tmp_path):
             plain = peft.unload()
             assert (ours - base).abs().max() > 1e-2
             assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+# -- experts that PEFT cannot hold ------------------------------------------------------------
+
+MIXTURES = {
+    "side by side": {"x": ExpertShape(4, 8.0, heads=2), "y": ExpertShape(3, 9.0)},
+    "branches": {"x": ExpertShape(2, 4.0, branches=3), "y": ExpertShape(1, 2.0, branches=3)},
+    "router alone": {"x": ExpertShape(0, 4.0, branches=0, heads=3)},
+}
+
+
+def make_mixture(kind):
+    library = make_library()
+    library.place("m", MIXTURES[kind])
+    randomize(library, "m")
+    if kind == "branches":
+        for _, expert in library.experts("m"):
+            expert.frozen[1] = 1.0
+    return library
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    save_expert(make_mixture("branches"), "m", tmp_path / "m", "some/base")
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_a_mixture_comes_back_with_every_bit_its_shapes_and_what_is_frozen(kind, tmp_path):
+    source, target = make_mixture(kind), make_library(seed=5)
+    save_expert(source, "m", tmp_path / "m", "some/base")
+    names = sorted(path.name for path in (tmp_path / "m").iterdir())
+    assert names == ["mixture.json", "mixture.safetensors"]
+    assert json.loads((tmp_path / "m" / "mixture.json").read_text())["base_model"] == "some/base"
+    load_expert(target, "again", tmp_path / "m")
+    assert target.architecture()["again"] == source.architecture()["m"]
+    theirs = target.state_dict("again")
+    assert theirs.keys() == source.state_dict("m").keys()
+    for key, tensor in source.state_dict("m").items():
+        assert torch.equal(theirs[key], tensor)
+
+
+def edit_mixture(folder, change):
+    file = folder / "mixture.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.pop("layers"),
+        lambda c: c.update(layers=[1, 2]),
+        lambda c: c["layers"].update(x=[2, 4.0, 3]),
+        lambda c: c["layers"].update(x="2"),
+        lambda c: c["layers"].update(x=None),
+        lambda c: c["layers"].update(x=["two", 4.0, 3, 0]),
+        lambda c: c["layers"].update(x=[float("inf"), 4.0, 3, 0]),
+        lambda c: c["layers"].update(x=[2, float("nan"), 3, 0]),
+        lambda c: c["layers"].update(x=[2, 4.0, -3, 0]),
+        lambda c: c["layers"].update(x=[2, 4.0, 0, 0]),
+        lambda c: c["layers"].update(x=[2, 4.0, 10**9, 0]),
+        lambda c: c["layers"].update(x=[2, 4.0, 3, 10**9]),
+        lambda c: c["layers"].update(x=[10**9, 4.0, 3, 0]),
+        lambda c: c["layers"].update(x=[2.5, 4.0, 3, 0]),
+        lambda c: c["layers"].update(x=[1, 4.0, 3, 0]),
+        lambda c: c["layers"].update(x=[2, 4.0, 3, 1]),
+        lambda c: c["layers"].update(z=[2, 4.0, 3, 0]),
+        lambda c: c["layers"].pop("y"),
+        lambda c: c["layers"].clear(),
+    ],
+)
+def test_a_mixture_that_is_not_described_as_it_is_is_refused_by_file(mixture, change):
+    edit_mixture(mixture, change)
+    library = make_library()
+    with pytest.raises(ValueError, match=r"mixture\.json") as caught:
+        load_expert(library, "b", mixture)
+    assert "\n" not in str(caught.value)
+    assert library.names == ()
+    assert isinstance(library.model["x"], nn.Linear)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 10**5])
+def test_a_description_that_is_no_json_is_refused_by_file(mixture, text):
+    (mixture / "mixture.json").write_text(text)
+    with pytest.raises(ValueError, match=r"cannot read expert .*mixture\.json"):
+        load_expert(make_library(), "b", mixture)
+
+
+def test_missing_or_damaged_tensors_of_a_mixture_are_named(mixture):
+    file = mixture / "mixture.safetensors"
+    whole = file.read_bytes()
+    for damage in (whole[:40], whole[:-4] + bytes([whole[-4] ^ 1, *whole[-3:]])):
+        file.write_bytes(damage)
+        with pytest.raises(ValueError, match=r"mixture\.safetensors"):
+            load_expert(make_library(), "b", mixture)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"mixture\.safetensors"):
+        load_expert(make_library(), "b", mixture)
+
+
+def test_a_mixture_of_a_model_with_other_widths_is_refused_and_leaves_the_library(mixture):
+    other = ExpertLibrary(
+        nn.ModuleDict({"x": nn.Linear(5, 3), "y": nn.Linear(3, 5)}), lambda _: "language"
+    )
+    with pytest.raises(ValueError, match=r"tensor x\.lora_a has shape"):
+        load_expert(other, "b", mixture)
+    assert other.names == ()

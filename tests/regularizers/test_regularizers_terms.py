@@ -1,0 +1,472 @@
+"""The regularizers on a tiny model: what they are at the start, and whom their gradients reach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from families import make_backbone, make_samples, randomize
+from families.modules import batch_of
+from torch.nn.functional import cross_entropy, kl_div
+from torch.testing import assert_close
+
+from dmole.allocation import UniformAllocator
+from dmole.module import ContinualModule
+from dmole.regularizers import (
+    AdversarialTask,
+    BranchFreezing,
+    Distillation,
+    ElasticWeights,
+    LoadBalance,
+    Orthogonality,
+    ReplayImportance,
+    RouterEntropy,
+    StageView,
+    elastic_penalty,
+    normalized_overlap,
+    overlap,
+)
+from dmole.routing import (
+    AllExpertsRouter,
+    BranchMixing,
+    CommonExpertRouter,
+    CommonMixing,
+    OracleRouter,
+    SharedRouter,
+    TokenRouter,
+    TopKGate,
+    load_balance,
+    normalized_entropy,
+)
+
+TASKS = ("a", "b")
+IMAGES = (1, 0, 2, 1)
+
+
+def make_module(router, *terms, experts=1, dropout=0.0, names=("a",)):
+    allocator = UniformAllocator(rank=2, experts=experts)
+    module = ContinualModule(
+        make_backbone("llava"), allocator, router, dropout=dropout, regularizers=list(terms)
+    )
+    for name in (*filter(None, [router.common]), *names):
+        place(module, name)
+        randomize(module.library, name, 0.1)
+    module.train_expert(names[-1], 1, None, TASKS[:1])
+    return module
+
+
+def place(module, name):
+    plan = module.allocator.allocate(name, module.units(), None, not module.library.names)
+    module.add_expert(plan)
+
+
+def view(module, index=1, batches=()):
+    return StageView(
+        library=module.library,
+        experts=module.training_experts,
+        index=index,
+        tasks=module.stage_tasks,
+        all_tasks=TASKS,
+        samples=lambda count, size: iter(batches),
+        step=module.compute_step,
+    )
+
+
+def parameters(module):
+    return view(module).parameters()
+
+
+def gradients(value, named):
+    found = torch.autograd.grad(value, list(named.values()), retain_graph=True, allow_unused=True)
+    return {
+        name: torch.zeros_like(p) if g is None else g
+        for (name, p), g in zip(named.items(), found, strict=True)
+    }
+
+
+def one_by_one(module, tasks="aaaa"):
+    samples = make_samples(IMAGES)
+    return [batch_of(module, [sample], task) for sample, task in zip(samples, tasks, strict=True)]
+
+
+def whole(module, tasks="aaaa"):
+    return batch_of(module, make_samples(IMAGES), tasks)
+
+
+# -- distillation ---------------------------------------------------------------------------
+
+
+def test_distillation_and_its_gradient_are_exactly_zero_where_a_stage_starts():
+    term = Distillation(coefficient=3.0)
+    module = make_module(SharedRouter(), term)
+    term.before_stage(view(module, index=2))
+    _, step = module.compute_step(whole(module))
+    value = term(step)
+    assert value == 0
+    assert not any(bool(g.any()) for g in gradients(value, parameters(module)).values())
+
+
+def test_a_first_stage_has_nothing_to_distil():
+    term = Distillation()
+    module = make_module(SharedRouter(), term)
+    term.before_stage(view(module, index=1))
+    randomize(module.library, "a", 0.2)
+    _, step = module.compute_step(whole(module))
+    assert term(step) == 0
+    assert not term.tensors()
+
+
+def test_the_teacher_is_the_model_before_the_stage_whatever_the_student_drops():
+    term = Distillation(coefficient=1.0, temperature=2.0)
+    module = make_module(SharedRouter(), term, dropout=0.3)
+    module.eval()  # the base model has no dropout, the experts' is off
+    batch = whole(module)
+    with torch.no_grad():
+        _, step = module.compute_step(batch)
+    before = step.logits
+    term.before_stage(view(module, index=2))
+    for parameter in parameters(module).values():
+        parameter.data.add_(0.05)
+    module.train()
+    _, step = module.compute_step(batch)
+    drawn = torch.random.get_rng_state()
+    value = term(step)
+    assert torch.equal(torch.random.get_rng_state(), drawn)  # the teacher draws nothing
+    assert value == term(step)
+    counted = step.labels[:, 1:] != -100
+    ours, theirs = (
+        (logits[:, :-1][counted] / 2.0).log_softmax(-1) for logits in (step.logits, before)
+    )
+    expected = 4.0 * kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    assert_close(value, expected, rtol=1e-4, atol=1e-6)
+    assert value > 0
+
+
+# -- elastic weights --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_importance_is_the_mean_of_squared_gradients_of_single_samples(online):
+    term = ElasticWeights(coefficient=2.0, online=online)
+    module = make_module(SharedRouter(), term)
+    batches = one_by_one(module)
+    own = parameters(module)
+    expected = {name: torch.zeros_like(p) for name, p in own.items()}
+    for batch in batches:
+        for p in own.values():
+            p.grad = None
+        module.compute_step(batch)[0].backward()
+        for name, p in own.items():
+            if p.grad is not None:
+                expected[name] += p.grad**2 / len(batches)
+    term.after_stage(view(module, batches=batches))
+    found = term.extra_tensors()
+    assert len(found) == 2 * len(own)
+    for name, p in own.items():
+        assert torch.equal(found[f"0/anchor/{name}"], p.detach())
+        assert_close(found[f"0/importance/{name}"], expected[name], rtol=1e-4, atol=1e-9)
+    assert any(bool(importance.any()) for importance in expected.values())
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_elastic_weights_cost_nothing_at_the_anchor_and_the_closed_form_away_from_it(online):
+    term = ElasticWeights(coefficient=2.0, online=online)
+    module = make_module(SharedRouter(), term)
+    batches = one_by_one(module)
+    term.after_stage(view(module, batches=batches))
+    _, step = module.compute_step(batches[0])
+    own = parameters(module)
+    assert term(step) == 0
+    assert not any(bool(g.any()) for g in gradients(term(step), own).values())
+    found = term.extra_tensors()
+    anchors = {name: found[f"0/anchor/{name}"] for name in own}
+    importance = {name: found[f"0/importance/{name}"] for name in own}
+    for p in own.values():
+        p.data.add_(0.1)
+    assert_close(term(step), 2.0 * elastic_penalty(own, anchors, importance))
+    for name, gradient in gradients(term(step), own).items():
+        assert_close(gradient, 2.0 * importance[name] * (own[name] - anchors[name]).detach())
+
+
+def test_two_tasks_have_two_anchors_or_online_the_last_ones():
+    for online, count in ((False, 2), (True, 1)):
+        term = ElasticWeights(online=online, decay=0.5)
+        module = make_module(SharedRouter(), term)
+        batches = one_by_one(module)
+        term.after_stage(view(module, batches=batches))
+        first = {k: v.clone() for k, v in term.extra_tensors().items() if "importance" in k}
+        term.after_stage(view(module, index=2, batches=batches))
+        found = {k: v for k, v in term.extra_tensors().items() if "importance" in k}
+        assert len(found) == count * len(first)
+        if online:
+            for key, importance in found.items():
+                assert_close(importance, 1.5 * first[key])  # the same task again
+        other = ElasticWeights(online=online, decay=0.5)
+        other.load_tensors(term.tensors())
+        assert other.tensors().keys() == term.tensors().keys()
+        assert all(torch.equal(v, term.tensors()[k]) for k, v in other.tensors().items())
+
+
+# -- orthogonality ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["sum", "normalized"])
+def test_orthogonality_is_that_of_all_layers_and_reaches_the_new_down_projections_alone(form):
+    term = Orthogonality(coefficient=0.3, form=form)
+    module = make_module(AllExpertsRouter(), term, names=("a", "b", "c"))
+    library = module.library
+    _, step = module.compute_step(whole(module, "cccc"))
+    value = term(step)
+    layers = []
+    for path, expert in library.experts("c"):
+        past = [dict(library.experts(name))[path].lora_a for name in "ab"]
+        layers.append(
+            normalized_overlap(expert.lora_a, past)
+            if form == "normalized"
+            else overlap(expert.lora_a, torch.cat(past))
+        )
+    joined = torch.stack(layers)
+    expected = 0.3 * (joined.mean() if form == "normalized" else joined.sum())
+    assert_close(value, expected)
+    everyone = {
+        f"{name}/{path}.{key}": p
+        for name in "abc"
+        for path, expert in library.experts(name)
+        for key, p in expert.named_parameters()
+    }
+    for p in everyone.values():
+        p.requires_grad_(True)
+    found = gradients(term(step), everyone)
+    reached = {name for name, gradient in found.items() if gradient.any()}
+    assert reached == {n for n in everyone if n.startswith("c/") and n.endswith("lora_a")}
+
+
+def test_the_first_expert_has_nothing_to_be_orthogonal_to():
+    term = Orthogonality()
+    module = make_module(AllExpertsRouter(), term)
+    _, step = module.compute_step(whole(module))
+    assert term(step) == 0
+
+
+# -- routers within layers --------------------------------------------------------------------
+
+
+def left_padded(module, batch, count):
+    """Return a batch with more padding before every sample."""
+    pad = module.backbone.processor.tokenizer.pad_token_id
+    fill = {"input_ids": pad, "attention_mask": 0}
+
+    def wider(tensor, value):
+        return torch.cat([tensor.new_full((len(tensor), count), value), tensor], dim=1)
+
+    inputs = {
+        key: wider(value, fill[key]) if key in fill else value
+        for key, value in batch.inputs.items()
+    }
+    return replace(batch, inputs=inputs, labels=wider(batch.labels, -100))
+
+
+@pytest.mark.parametrize(
+    "term",
+    [LoadBalance(0.5), LoadBalance(0.5, "mean", soft=True), RouterEntropy(0.5, "sum")],
+    ids=["balance", "soft balance", "entropy"],
+)
+def test_terms_of_routers_do_not_count_padding(term):
+    module = make_module(TokenRouter(TopKGate(2)), term, experts=3, names=("shared",))
+    batch = whole(module)
+    values = [term(module.compute_step(each)[1]) for each in (batch, left_padded(module, batch, 7))]
+    assert values[0] > 0
+    assert_close(*values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("over", ["mean", "sum"])
+def test_terms_of_routers_are_those_of_what_each_layer_recorded(over):
+    terms = LoadBalance(0.5, over), RouterEntropy(0.25, over, index=1.3)
+    module = make_module(TokenRouter(TopKGate(2)), *terms, experts=3, names=("shared",))
+    _, step = module.compute_step(whole(module))
+    records = step.gates.records
+    assert len(records) == len(list(module.library.experts("shared")))
+    measured = (
+        torch.stack([load_balance(r.probabilities, r.weights) for r in records]),
+        torch.stack([normalized_entropy(r.probabilities, 1.3).mean() for r in records]),
+    )
+    for term, found in zip(terms, measured, strict=True):
+        joined = found.mean() if over == "mean" else found.sum()
+        assert_close(term(step), term.coefficient * joined)
+
+
+# -- the adversary ----------------------------------------------------------------------------
+
+
+def test_experts_climb_the_classifiers_loss_and_classifiers_descend_it():
+    weight = 0.7
+    term = AdversarialTask(coefficient=weight)
+    router = CommonExpertRouter(OracleRouter(), CommonMixing())
+    module = make_module(router, term, names=TASKS)
+    module.train_expert("b", 1, None, TASKS[1:])
+    term.before_stage(view(module))
+    _, step = module.compute_step(whole(module, "bbbb"))
+    own = parameters(module)
+    classifiers = dict(term.named_parameters())
+    records = [r for r in step.gates.records if r.path.endswith("down_proj")]
+    assert len(records) == len(term.classifiers) == 2
+    truth = torch.ones(len(IMAGES), dtype=torch.long)
+    plain = torch.stack(
+        [
+            cross_entropy(classifier(record.output), truth)
+            for record, classifier in zip(records, term.classifiers, strict=True)
+        ]
+    ).mean()
+    value = term(step)
+    assert_close(value, plain)
+    ours, theirs = gradients(value, own), gradients(plain, own)
+    assert any(bool(g.any()) for g in theirs.values())
+    for name, gradient in ours.items():
+        assert_close(gradient, -weight * theirs[name], rtol=1e-4, atol=1e-8)
+    theirs = gradients(plain, classifiers)
+    for name, gradient in gradients(value, classifiers).items():
+        assert torch.equal(gradient, theirs[name])
+        assert gradient.any()
+
+
+def test_classifiers_are_those_of_the_seed_and_stay_over_the_stages():
+    router = CommonExpertRouter(OracleRouter(), CommonMixing())
+    module = make_module(router, names=TASKS)
+    terms = [AdversarialTask(seed=seed) for seed in (1, 1, 2)]
+    for term in terms:
+        term.before_stage(view(module))
+    first, same, other = (term.tensors() for term in terms)
+    assert all(torch.equal(value, same[key]) for key, value in first.items())
+    assert not all(torch.equal(value, other[key]) for key, value in first.items())
+    kept = {key: value.clone() for key, value in first.items()}
+    terms[0].before_stage(view(module, index=2))
+    assert all(torch.equal(value, kept[key]) for key, value in terms[0].tensors().items())
+    empty = AdversarialTask(seed=5)
+    empty.load_tensors(kept)
+    assert all(torch.equal(value, kept[key]) for key, value in empty.tensors().items())
+
+
+# -- branches -------------------------------------------------------------------------------
+
+
+def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages():
+    term = BranchFreezing(top_k=1)
+    router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
+    module = make_module(router, term, experts=3)
+    randomize(module.library, "a", 1.0)
+    batches = one_by_one(module)
+    used = {}
+    for batch in batches:
+        for record in module.compute_step(batch)[1].gates.records:
+            hits = (record.weights != 0).sum(0)
+            used[record.path] = used.get(record.path, 0) + hits
+    term.after_stage(view(module, batches=batches))
+    common = dict(module.library.experts("common"))
+    for path, expert in common.items():
+        frozen = expert.frozen.nonzero().flatten().tolist()
+        assert len(frozen) == 1
+        assert used[path][frozen[0]] == used[path].max()
+        assert not expert.trunk_frozen
+    place(module, "b")
+    module.train_expert("b", 1, None, TASKS[1:])
+    trained = [p for p in module.parameters() if p.requires_grad]
+    before = {path: {k: v.clone() for k, v in e.named_parameters()} for path, e in common.items()}
+    optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        module.compute_step(whole(module, "bbbb"))[0].backward()
+        optimizer.step()
+    for path, expert in common.items():
+        (frozen,) = expert.frozen.nonzero().flatten().tolist()
+        for key, value in expert.named_parameters():
+            same = torch.equal(value, before[path][key])
+            assert same == (key == f"lora_b_{frozen}"), (path, key)
+
+
+def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_left():
+    term = BranchFreezing(top_k=2, freeze_trunk=True)
+    router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
+    module = make_module(router, term, experts=3)
+    batches = one_by_one(module)[:1]
+    term.after_stage(view(module, batches=batches))
+    module.focus("a", TASKS[:1])
+    common = dict(module.library.experts("common"))
+    assert not any(expert.lora_a.requires_grad for expert in common.values())
+    for expert in common.values():
+        expert.frozen.fill_(1.0)
+    module.focus("a", TASKS[:1])
+    assert not any(expert.learning for expert in common.values())
+    assert all(p.requires_grad for _, p in module.library.parameters("a"))
+    module.compute_step(batches[0])[0].backward()  # the task's routers go on
+
+
+def test_branch_freezing_without_branches_is_refused():
+    module = make_module(SharedRouter(), BranchFreezing())
+    with pytest.raises(ValueError, match="no layer has branches"):
+        module.regularizers[0].after_stage(view(module))
+
+
+# -- replay -----------------------------------------------------------------------------------
+
+
+def learner_of(term, module, steps):
+    """Let the weights follow some batches in which two samples are replayed."""
+    for number in range(steps):
+        batch = whole(module, "abba")  # the stage learns a
+        _, step = module.compute_step(batch)
+        term(replace(step, number=number))
+        term.after_step()
+
+
+def held(term, samples):
+    return [term._is_held(sample.id) for sample in samples]
+
+
+def seed_that_holds_out_a_current_sample():
+    for seed in range(1000):
+        term = ReplayImportance(every=1, heldout=0.4, seed=seed)
+        if held(term, make_samples(IMAGES)) == [True, False, False, False]:
+            return seed
+    raise AssertionError
+
+
+def test_weights_of_replayed_samples_start_at_one():
+    term = ReplayImportance(every=1, heldout=0.0)
+    module = make_module(SharedRouter(), term)
+    term.before_stage(view(module, index=2))
+    _, step = module.compute_step(whole(module, "abba"))
+    assert_close(term(step), torch.zeros(()), rtol=0, atol=1e-6)
+    for gradient in gradients(term(step), parameters(module)).values():
+        assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-6)
+
+
+def test_held_out_samples_are_never_learned_from():
+    term = ReplayImportance(every=0, heldout=0.4, seed=seed_that_holds_out_a_current_sample())
+    module = make_module(SharedRouter(), term)
+    term.before_stage(view(module, index=2))
+    loss, step = module.compute_step(whole(module, "abba"))
+    labels = step.labels[1:]  # all but the first, which is held out
+    logits = step.logits[1:, :-1].flatten(0, 1)
+    rest = cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    counted = (step.labels[:, 1:] != -100).sum()
+    assert_close(loss + term(step), rest / counted)
+
+
+def test_learned_weights_go_on_from_a_checkpoint_as_if_it_had_not_been_made():
+    seed = seed_that_holds_out_a_current_sample()
+    term, other = (ReplayImportance(every=1, heldout=0.4, seed=seed) for _ in range(2))
+    module = make_module(SharedRouter(), term)
+    term.before_stage(view(module, index=2))
+    learner_of(term, module, 2)
+    saved = {key: value.clone() for key, value in term.tensors().items()}
+    assert saved["extra/second"].any()  # it has learned
+    other.before_stage(view(module, index=2))
+    other.load_tensors(saved)
+    assert all(torch.equal(value, saved[key]) for key, value in other.tensors().items())
+    for one in (term, other):
+        learner_of(one, module, 1)
+    assert other.tensors().keys() == term.tensors().keys()
+    for key, value in term.tensors().items():
+        assert torch.equal(value, other.tensors()[key]), key
+    assert any(not torch.equal(value, saved[key]) for key, value in term.tensors().items())
