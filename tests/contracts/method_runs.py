@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from no_figures import NoFigures
 from torch import Tensor
 
 from dmole.callbacks import ContinualCallback, ExpertInspector
@@ -24,13 +25,6 @@ METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
 TASKS = ("paint", "count")
 STEPS = 2
 """Optimizer steps of a task: 8 samples in batches of 4."""
-
-
-class NoFigures(ExpertInspector):
-    """Logs the scalars of training; figures would take most of a short run's time."""
-
-    def on_evaluation_end(self, trainer: Any, module: Any) -> None:
-        pass
 
 
 class CutError(Exception):

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from no_figures import NoFigures
 from run_digests import run_digests
 
 from dmole.allocation import Allocator, SensitivityAllocator
-from dmole.callbacks import Curriculum, ExpertInspector
+from dmole.callbacks import Curriculum
 from dmole.cli import main
 from dmole.data import ContinualDataModule, Task
 from dmole.data.stream import Stream
@@ -23,13 +24,6 @@ from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, Router
 from dmole.trainer import ContinualTrainer
-
-
-class NoFigures(ExpertInspector):
-    """Logs the scalars of training; figures would take most of a short run's time."""
-
-    def on_evaluation_end(self, trainer: Any, module: Any) -> None:
-        pass
 
 
 def small_task(name: str, train_size: int = 8, test_size: int = 4, **options: Any) -> Task:

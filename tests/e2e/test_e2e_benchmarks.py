@@ -39,7 +39,7 @@ def fit(tmp_path: Path) -> Callable[..., Path]:
                 "devices": 1,
                 "accumulate_grad_batches": 1,
                 "enable_progress_bar": False,
-                "callbacks": [{"class_path": "conftest.NoFigures"}],
+                "callbacks": [{"class_path": "no_figures.NoFigures"}],
             },
             "model": {
                 "backbone": {"init_args": TINY},
