@@ -261,8 +261,9 @@ class ExpertLibrary:
 def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> None:
     """Refuse an expert that would be larger than its layer before memory is taken for it."""
     most = max(base.in_features, base.out_features)
-    if shape.rank > most:
-        raise ValueError(f"expert {name!r}: rank {shape.rank} is larger than layer {path} ({most})")
+    rank = shape.rank // max(1, shape.heads)  # of one of those side by side
+    if rank > most:
+        raise ValueError(f"expert {name!r}: rank {rank} is larger than layer {path} ({most})")
     if not math.isfinite(shape.alpha):
         raise ValueError(f"expert {name!r}: alpha {shape.alpha} of layer {path} is not finite")
 

@@ -212,9 +212,9 @@ def _adapter(linears: Linears, stage: int = 1) -> int:
 
 
 def _classifiers(linears: Linears) -> int:
-    """MoE-CL: outputs of the language model's down_proj to the tasks, with a bias."""
+    """MoE-CL: outputs of the language model's down_proj to the tasks, without bias."""
     down = {path: size for path, size in linears.items() if path.endswith("down_proj")}
-    return _sum(down, lambda _, o: (o + 1) * len(TASKS))
+    return _sum(down, lambda _, o: o * len(TASKS))
 
 
 EMBEDDING = 32 + 32
@@ -226,8 +226,8 @@ REMEMBERED: dict[str, Callable[[Linears], int]] = {
     "ewc_lora_online": lambda linears: 2 * _adapter(linears),
     "moe_cl": _classifiers,
     "moe_cl_routed": _classifiers,
-    # a layer of 16 without bias, its read-out, a strength a task; no step of its optimizer yet
-    "replay_importance": lambda _: 16 * EMBEDDING + 16 + len(TASKS),
+    # a layer of 16 without bias, its read-out, a strength a task, when to learn next; no step yet
+    "replay_importance": lambda _: 16 * EMBEDDING + 16 + len(TASKS) + 1,
 }
 """Numbers that the regularizers of a method keep; none where it is not named."""
 
@@ -509,7 +509,7 @@ def trained(builder, folders, runs, tmp_path_factory):
                 "model.regularizers.0.init_args.heldout": 0.0,
             },
             "replay",
-            {},
+            {"trainer.stream.init_args.share": 0.4},
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
