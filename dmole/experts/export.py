@@ -118,7 +118,8 @@ def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor
     rows = {key: len(tensor) for key, tensor in tensors.items() if tensor.ndim == 2}
     ups = sum(key.startswith("lora_b") for key in rows)
     sizes = (rows.get("lora_a", 0), ups, rows.get("router", 0))
-    return numbers == shape.to_list() and sizes == (shape.rank, shape.branches, shape.heads)
+    described = (shape.rank, shape.branches, shape.heads)
+    return math.isfinite(shape.alpha) and numbers == shape.to_list() and sizes == described
 
 
 _PLAIN = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "use_rslora": False}

@@ -24,7 +24,7 @@ from dmole.routing import (
     TopKGate,
 )
 
-IN, OUT, RANK, ALPHA, EXPERTS = 6, 5, 2, 3.0, 4
+IN, OUT, RANK, ALPHA, EXPERTS = 9, 5, 2, 3.0, 4
 SCALING = ALPHA / RANK
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
 
