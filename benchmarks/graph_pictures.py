@@ -16,7 +16,7 @@ from dmole.data.synthetic import GRAPH_TASKS, synthetic_samples
 
 def draw(output: Path) -> None:
     tasks = list(GRAPH_TASKS)
-    figure, axes = plt.subplots(2, len(tasks), figsize=(11, 7.4), layout="constrained")
+    figure, axes = plt.subplots(2, len(tasks), figsize=(11, 8.2), layout="constrained")
     for column, task in enumerate(tasks):
         axes[0][column].set_title(task, fontsize=12)
         for row, sample in enumerate(synthetic_samples(f"synthetic://{task}/train?size=2")):
@@ -24,7 +24,8 @@ def draw(output: Path) -> None:
             axis.imshow(sample.images[0].load(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             told, question = sample.prompt.removeprefix("task ").split(" question ")
-            lines = [*textwrap.wrap(told, 36), "", question, f"→ {sample.turns[-1].text}"]
+            lines = [*textwrap.wrap(told, 36), "", question]
+            lines += textwrap.wrap(f"→ {sample.turns[-1].text}", 36)
             axis.set_xlabel("\n".join(lines), fontsize=8, loc="left", family="monospace")
     figure.savefig(output, dpi=80)
 

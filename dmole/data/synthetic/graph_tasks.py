@@ -28,6 +28,8 @@ GRAPH_OPTIONS = {"json": 1, "picture": 1, "shots": 4}
 """Query keys of the graph tasks and their largest values; the smallest is 0, the default."""
 SHARES = {"train": range(4), "val": range(4, 6), "test": range(6, 8)}
 """The eighths of all graphs that a split draws from."""
+SIZE = 4, 3
+"""Nodes and edges of a graph whose shapes are at random."""
 LIKE, UNLIKE = 0.8, 0.2
 """Chance of an edge between nodes of one shape and of two, where edges join like to like."""
 
@@ -86,7 +88,7 @@ def graph_link(rng: random.Random) -> Problem:
     has more edges where the answer is yes.
     """
     while True:
-        graph = random_graph(rng, 5, 5)
+        graph = random_graph(rng, *SIZE)
         (first, second), (third, fourth) = edges = shuffled(rng, graph.edges)[:2]
         swapped = ((first, third), (second, fourth))
         names = {first, second, third, fourth}
@@ -96,7 +98,7 @@ def graph_link(rng: random.Random) -> Problem:
     if not linked:
         kept = [edge for edge in graph.edges if edge not in edges and edge[::-1] not in edges]
         graph = Graph(graph.nodes, shuffled(rng, [*kept, *swapped]))
-    return Problem(graph, f"is {first} near {second} ?", ("yes" if linked else "no",))
+    return Problem(graph, f"is there edge {first} {second} ?", ("yes" if linked else "no",))
 
 
 def graph_path(rng: random.Random) -> Problem:
@@ -106,7 +108,7 @@ def graph_path(rng: random.Random) -> Problem:
     """
     wanted = rng.randint(2, 3)
     while True:
-        graph = random_graph(rng, 6, 6)
+        graph = random_graph(rng, *SIZE)
         ends = list(permutations([node.name for node in graph.nodes], 2))
         pairs = [pair for pair in ends if len(graph.shortest_routes(*pair)[0]) == wanted]
         if pairs:
@@ -119,7 +121,7 @@ def graph_sub(rng: random.Random) -> Problem:
     """The edges of a node, in any order and direction; one to three, equally often."""
     wanted = rng.randint(1, 3)
     while True:
-        graph = random_graph(rng, 5, 5)
+        graph = random_graph(rng, *SIZE)
         names = [node.name for node in graph.nodes if len(graph.edges_at(node.name)) == wanted]
         if names:
             name = rng.choice(names)
