@@ -1,4 +1,4 @@
-"""Every method on the quickstart: search on a validation slice, final runs, tables and pictures.
+"""Every method on comparison.yaml: search on a validation slice, final runs, tables and pictures.
 
     python benchmarks/results.py           # the table of docs/results.md (`make results`)
     python benchmarks/results.py search    # the search before it (`make search`)
@@ -31,7 +31,7 @@ from dmole.report.compare import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "benchmarks" / "results.yaml").read_text(encoding="utf-8"))
-QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+COMPARISON = ROOT / "configs" / "comparison.yaml"
 OUTPUT = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 SEARCH = OUTPUT / "search.csv"
@@ -61,7 +61,7 @@ class Job:
         config = runs / "configs" / f"{self.name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
-        words = [sys.executable, "-m", "dmole", "fit", "--config", str(QUICKSTART)]
+        words = [sys.executable, "-m", "dmole", "fit", "--config", str(COMPARISON)]
         words += ["--config", str(config), "--seed_everything", str(self.seed)]
         words += ["--trainer.name", self.name, "--trainer.version", str(self.seed)]
         words += ["--trainer.default_root_dir", str(runs)]
@@ -142,7 +142,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def search_jobs(rows: Sequence[str]) -> list[tuple[Job, Any]]:
     """Return the runs of the search, each with the value it tries."""
     options = PLAN["search"]
-    data = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))["data"]
+    data = yaml.safe_load(COMPARISON.read_text(encoding="utf-8"))["data"]
     tasks = [task for task in data["tasks"] if task["name"] in options["tasks"]]
     for task in tasks:  # test samples have no part in the choice
         task["test"] = f"synthetic://{task['name']}/val?size={options['size']}"

@@ -16,6 +16,7 @@ from dmole.config_files import (
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
 OVERLAYS = [Path("retention.yaml")]  # add to a benchmark
+BENCHMARKS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("benchmarks/*.yaml"))
 METHODS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("methods/*.yaml"))
 STREAMS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("streams/*.yaml"))
 MODELS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("models/*.yaml"))
@@ -48,7 +49,9 @@ def test_a_name_cannot_leave_the_shipped_folder(elsewhere):
 
 
 def test_every_config_of_the_checkout_is_listed():
-    assert shipped_configs() == sorted(str(path) for path in [*WHOLE, *METHODS, *STREAMS, *MODELS])
+    assert shipped_configs() == sorted(
+        str(path) for path in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS]
+    )
 
 
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"], ["-c", "{}"]])
@@ -86,11 +89,11 @@ def test_a_fault_is_laid_to_the_last_file_that_has_the_key(tmp_path):
 
 
 def test_every_yaml_of_the_checkout_is_a_mapping():
-    for name in [*WHOLE, *METHODS, *STREAMS, *MODELS]:
+    for name in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS]:
         assert read_settings(SHIPPED / name)
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *METHODS, *STREAMS], ids=str)
+@pytest.mark.parametrize("name", [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS], ids=str)
 def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
     from dmole.lightning_cli import ContinualCLI
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dmole.distributed import sum_over_ranks
 from dmole.regularizers.base import Regularizer, StageView, Step
+
+if TYPE_CHECKING:
+    from dmole.experts import LoRAExpert
 
 
 class BranchFreezing(Regularizer):
@@ -42,6 +46,22 @@ class BranchFreezing(Regularizer):
         self.samples = samples
         self.freeze_trunk = freeze_trunk
 
+    def before_stage(self, stage: StageView) -> None:
+        """Make sure that there is something to freeze.
+
+        Raises:
+            ValueError: If no layer has branches.
+        """
+        if not self._branched(stage):
+            raise ValueError(
+                "BranchFreezing: no layer has branches; it needs a CommonExpertRouter with "
+                "BranchMixing, and an allocator that gives several experts"
+            )
+
+    def _branched(self, stage: StageView) -> dict[str, LoRAExpert]:
+        common = stage.library.experts(stage.experts[-1])
+        return {path: expert for path, expert in common if expert.shape.branches > 1}
+
     def forward(self, step: Step) -> Tensor:
         """Return zero: what is frozen needs no penalty."""
         return step.logits.new_zeros(())
@@ -49,13 +69,6 @@ class BranchFreezing(Regularizer):
     @torch.no_grad()
     def after_stage(self, stage: StageView) -> None:
         """Count which branches the stage's samples use and freeze the first of them."""
-        common = dict(stage.library.experts(stage.experts[-1]))
-        branched = {path: expert for path, expert in common.items() if expert.shape.branches > 1}
-        if not branched:
-            raise ValueError(
-                "BranchFreezing: no layer has branches; it needs a CommonExpertRouter with "
-                "BranchMixing, and an allocator that gives several experts"
-            )
         counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
         for batch in stage.samples(self.samples, 8):
             _, step = stage.step(batch)
@@ -63,7 +76,7 @@ class BranchFreezing(Regularizer):
                 counts[record.path] = (
                     counts[record.path] + (record.weights != 0).float().sum(0).cpu()
                 )
-        for path, expert in branched.items():
+        for path, expert in self._branched(stage).items():
             used = counts[path] if path in counts else torch.zeros(expert.shape.branches)
             used = sum_over_ranks(used.to(expert.frozen.device))
             expert.frozen[used.argsort(descending=True, stable=True)[: self.top_k]] = 1.0

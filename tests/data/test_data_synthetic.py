@@ -9,17 +9,27 @@ import pytest
 from transformers import AutoTokenizer
 
 from dmole.data.sample import IMAGE_PLACEHOLDER
-from dmole.data.synthetic import GENERATORS, SPLITS, parse_address, synthetic_samples
+from dmole.data.synthetic import GENERATORS, GRAPH_TASKS, SPLITS, parse_address, synthetic_samples
 from dmole.data.synthetic.questions import WORDINGS, ask_all
 from dmole.data.synthetic.scenes import dense_labels, random_scene, shape_scene, text_scene
 from dmole.data.synthetic.styles import FILLS, filled_mask
 from dmole.data.synthetic.world import CLASSES, COLOR_NAMES, Thing
 from dmole.models.tiny import TINY_PATH
 
-SINGLE_WORD_TASKS = ("count", "hollow", "paint", "read", "tally", "texture")
+ALL = sorted([*GENERATORS, *GRAPH_TASKS])
+SINGLE_WORD_TASKS = (
+    "count",
+    "hollow",
+    "paint",
+    "read",
+    "tally",
+    "texture",
+    "graph_node",
+    "graph_link",
+)
 
 
-@pytest.mark.parametrize("generator", sorted(GENERATORS))
+@pytest.mark.parametrize("generator", ALL)
 def test_the_same_address_gives_the_same_samples(generator):
     first = synthetic_samples(f"synthetic://{generator}/train?size=5&seed=3")
     second = synthetic_samples(f"synthetic://{generator}/train?size=5&seed=3")
@@ -34,7 +44,7 @@ def test_a_longer_list_begins_with_the_shorter_one():
     assert [sample.turns for sample in short] == [sample.turns for sample in long[:3]]
 
 
-@pytest.mark.parametrize("generator", sorted(GENERATORS))
+@pytest.mark.parametrize("generator", ALL)
 def test_splits_and_seeds_share_neither_ids_nor_pictures(generator):
     ids, pictures = [], []
     for split in SPLITS:
@@ -57,7 +67,7 @@ def test_training_samples_end_with_the_answer_and_test_samples_with_the_question
     assert trained.images[0].load().size == (64, 64)
 
 
-@pytest.mark.parametrize("generator", sorted(GENERATORS))
+@pytest.mark.parametrize("generator", ALL)
 def test_questions_survive_the_tokenizer_and_answers_are_made_of_known_words(generator):
     tokenizer = AutoTokenizer.from_pretrained(TINY_PATH)
     for sample in synthetic_samples(f"synthetic://{generator}/val?size=60"):
@@ -72,7 +82,7 @@ def test_questions_survive_the_tokenizer_and_answers_are_made_of_known_words(gen
 
 def test_no_task_answers_two_ways_to_one_question():
     answers: dict[tuple[bytes, str], str] = {}
-    for generator in sorted(GENERATORS):
+    for generator in ALL:
         for sample in synthetic_samples(f"synthetic://{generator}/val?size=100"):
             key = (sample.images[0].array.tobytes(), sample.prompt)
             assert answers.setdefault(key, sample.references[0]) == sample.references[0]
