@@ -35,6 +35,11 @@ COMPARISON = ROOT / "configs" / "comparison.yaml"
 OUTPUT = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 SEARCH = OUTPUT / "search.csv"
+PICTURES = {
+    "comparison": "Mean score on the tasks learned so far, and final scores",
+    "forgetting": "Each task's score after each stage, one panel a method",
+    "accuracy_parameters": "Final score by trainable parameters",
+}
 WHAT = ("table", "search", "sweep", "write")
 
 
@@ -219,7 +224,9 @@ def write_tables(jobs: Sequence[Job], runs: Path) -> None:
     """Compare the runs and keep every matrix and one config a method beside the tables."""
     done = [job for job in jobs if job.finished(runs)]
     rows = sorted(done, key=lambda job: list(PLAN["rows"]).index(job.name))
-    fill("table", compare([job.folder(runs) for job in rows], OUTPUT))
+    text = compare([job.folder(runs) for job in rows], OUTPUT)
+    pictures = "\n".join(f"![{what}](results/{name}.png)" for name, what in PICTURES.items())
+    fill("table", f"{text.strip()}\n\n{pictures}")
     scores = []
     for job in rows:
         matrix, tasks = read_matrix(job.folder(runs) / "evaluation_matrix.csv")
