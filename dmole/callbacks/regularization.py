@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from dmole.data import Batch
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
-
-log = logging.getLogger("dmole")
 
 
 class Regularization(ContinualCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal, get_args
 
 import torch
@@ -54,9 +55,9 @@ class _RouterTerm(Regularizer):
         found = torch.stack([self.measure(r.probabilities, r.weights) for r in records])
         return self.coefficient * (found.mean() if self.over == "mean" else found.sum())
 
+    @abstractmethod
     def measure(self, probabilities: Tensor, weights: Tensor) -> Tensor:
         """Return the term of one router, from ``(M, N)`` of its tokens."""
-        raise NotImplementedError
 
 
 class LoadBalance(_RouterTerm):
