@@ -54,10 +54,14 @@ def read_matrix(path: str | Path) -> tuple[npt.NDArray[np.float64], list[str]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no such matrix; the message names file and line.
+        ValueError: If the file is no such matrix; the message names the file, and
+            the line if it has one.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from error
     if not rows or rows[0][:1] != ["stage"] or len(rows[0]) < 2:
         raise ValueError(f"{path}, line 1: expected the header stage,<task names>")
     if len(rows) < 2:

@@ -88,12 +88,12 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return runs by method, in order of appearance.
 
     Raises:
-        ValueError: If runs of one method differ in more than their seed.
+        ValueError: If runs of one method differ in more than their seed, or not even in that.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         group = groups.setdefault(run.method, [])
-        if group:
-            check_repeat(group[0], run)
+        for other in group:
+            check_repeat(other, run)
         group.append(run)
     return groups

@@ -193,14 +193,16 @@ def check_repeat(first: Run, run: Run) -> None:
     """Refuse a run as a repeat of another if anything but the seed is another.
 
     Raises:
-        ValueError: If a setting differs, or the number of stages.
+        ValueError: If a setting differs, or the number of stages, or the seed is the same.
     """
-    both = f"{run.folder} and {first.folder} are both called {run.method!r} but"
+    both = f"{run.folder} and {first.folder} are both called {run.method!r}"
     if key := first_difference(first.config, run.config):
-        raise ValueError(f"{both} differ in {key}; give one another trainer.name")
+        raise ValueError(f"{both} but differ in {key}; give one another trainer.name")
     if len(run.matrix) != len(first.matrix):
         stages = f"{len(run.matrix) - 1} and {len(first.matrix) - 1} stages"
-        raise ValueError(f"{both} have {stages}: was each finished?")
+        raise ValueError(f"{both} but have {stages}: was each finished?")
+    if run.seed is not None and run.seed == first.seed:
+        raise ValueError(f"{both} and are of one seed, {run.seed}; give one of them only")
 
 
 def same_tasks(first: Run, run: Run) -> None:

@@ -51,7 +51,7 @@ def method_figures(groups: Group, grid: Grid, notes: Notes) -> dict[str, Figure 
     points = {
         names[method]: (row[PARAMETERS], row["Last"])
         for method, row in grid.rows.items()
-        if not math.isnan(row["Last"][0])
+        if not math.isnan(row["Last"][0] + row[PARAMETERS][0])
     }
     hollow = {names[method] for method in groups if notes.sign(method)}
     fates = {names[method]: fate_of(runs) for method, runs in groups.items()}

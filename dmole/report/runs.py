@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,13 @@ class Run:
 
     @property
     def trainable_per_task(self) -> float:
-        """Mean number of trainable parameters a task, NaN where ``timing.json`` has none."""
+        """Mean number of trainable parameters a task, 0 where no task trained any.
+
+        NaN where ``timing.json`` says nothing of them.
+        """
         trainable = self.parameters.get("trainable")
         if isinstance(trainable, Mapping):
-            return float(np.mean([float(n) for n in trainable.values()])) if trainable else np.nan
+            return float(np.mean([float(n) for n in trainable.values()])) if trainable else 0.0
         return _number(trainable)
 
     @property
@@ -162,8 +165,8 @@ def load_run(run_dir: str | Path) -> Run:
         task_names=names,
         matrix=matrix,
         oracle_matrix=oracle,
-        metrics=_read_json(_existing(folder, "metrics.json")),
-        timing=_read_json(_existing(folder, "timing.json")),
+        metrics=_read_metrics(_existing(folder, "metrics.json")),
+        timing=_read_timing(_existing(folder, "timing.json")),
         config=config,
     )
 
@@ -178,22 +181,54 @@ def _existing(folder: Path, name: str) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path}: {error}") from error
     return _mapping(path, content)
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """Read ``metrics.json``, in which what has a definition is a number or missing."""
+    metrics = _read_json(path)
+    for name in ("definitions", "per_task", "oracle", "scoring", "fingerprints"):
+        _mapping(path, metrics.get(name) or {}, name)
+    oracle = metrics.get("oracle") or {}
+    _check_numbers(path, metrics, metrics.get("definitions") or {})
+    _check_numbers(path, oracle, _mapping(path, oracle.get("definitions") or {}, "oracle"))
+    for task, figures in (metrics.get("per_task") or {}).items():
+        _check_numbers(path, _mapping(path, figures or {}, f"per_task of {task}"), figures or {})
+    return metrics
+
+
+def _read_timing(path: Path) -> dict[str, Any]:
+    timing = _read_json(path)
+    _check_numbers(path, timing, ["seconds"])
+    parameters = _mapping(path, timing.get("parameters") or {}, "parameters")
+    _check_numbers(path, parameters, ["active", "base"])
+    trainable = parameters.get("trainable")
+    trainable = trainable if isinstance(trainable, Mapping) else {"trainable": trainable}
+    _check_numbers(path, trainable, trainable)
+    return timing
+
+
+def _check_numbers(path: Path, figures: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        value = figures.get(name)
+        if not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+            raise ValueError(f"{path}: {name} must be a number or null, got {value!r}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     return _mapping(path, content)
 
 
-def _mapping(path: Path, content: Any) -> dict[str, Any]:
+def _mapping(path: Path, content: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected keys and values, got {type(content).__name__}")
+        where = f"{path}: {name}".rstrip(": ")
+        raise ValueError(f"{where}: expected keys and values, got {type(content).__name__}")
     return content
 
 

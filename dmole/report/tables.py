@@ -84,7 +84,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
-    '"': r"\textquotedbl{}",
+    '"': r"\char`\"{}",
     "-": "-{}",  # two would become a dash
     "[": "{[}",  # would be the argument of the end of the row before
     "]": "{]}",
@@ -138,7 +138,7 @@ def _latex_table(grid: Grid, label: str, notes: Notes, said: list[str]) -> str:
     lines = [*statements(notes, bold=bool(grid.best)), *said]
     below = "\\par\n".join(map(escape_latex, lines))
     return (
-        "% needs \\usepackage{booktabs,adjustbox}\n"
+        "% needs \\usepackage{booktabs,adjustbox}; beyond ASCII, xelatex or lualatex\n"
         "\\begin{table*}\n\\centering\n"
         f"\\caption{{{escape_latex(grid.title)}.}}\n\\label{{{label}}}\n"
         "\\begin{adjustbox}{max width=\\textwidth}\n"

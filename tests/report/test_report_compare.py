@@ -11,6 +11,10 @@ import yaml
 
 from dmole.metrics import summarize, write_matrix
 from dmole.report import compare, load_run
+from dmole.report.compare import group_runs
+from dmole.report.grids import summary_grid
+from dmole.report.method_figures import method_figures
+from dmole.report.notes import make_notes
 
 NAMES = ["color", "count"]
 
@@ -45,12 +49,51 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("metrics.json", "{"), ("metrics.json", "[]"), ("config.yaml", "a: [")],
+    [
+        ("metrics.json", b"{"),
+        ("metrics.json", b"[]"),
+        ("metrics.json", b"\xff"),
+        ("metrics.json", b'{"Last": "high", "definitions": {"Last": "a mean"}}'),
+        ("metrics.json", b'{"per_task": 5}'),
+        ("metrics.json", b'{"per_task": {"color": 5}}'),
+        ("metrics.json", b'{"per_task": {"color": {"Last": true}}}'),
+        ("metrics.json", b'{"oracle": {"BWT": [], "definitions": {"BWT": "a mean"}}}'),
+        ("timing.json", b'{"seconds": "long"}'),
+        ("timing.json", b'{"parameters": {"trainable": {"color": "many"}}}'),
+        ("config.yaml", b"a: ["),
+        ("config.yaml", b"a: \xff"),
+        ("evaluation_matrix.csv", b"stage,\xff"),
+    ],
 )
-def test_a_broken_file_is_named(runs: list[Path], name: str, text: str) -> None:
-    (runs[0] / name).write_text(text)
+def test_a_broken_file_is_named(runs: list[Path], name: str, text: bytes) -> None:
+    (runs[0] / name).write_bytes(text)
     with pytest.raises(ValueError, match=name):
         load_run(runs[0])
+
+
+def test_two_runs_of_one_seed_are_no_two_seeds(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    matrix = [[0, 0], [90, 5], [88, 70]]
+    folders = [make_run(tmp_path / str(i), "a", matrix, seed) for i, seed in enumerate((0, 1, 0))]
+    with pytest.raises(ValueError, match=r"2 and .*0 are both called 'a' and are of one seed, 0"):
+        compare(folders, tmp_path / "out")
+
+
+def test_a_method_of_unknown_size_is_not_drawn_as_one_that_trains_nothing(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    matrix = [[0, 0], [90, 5], [88, 70]]
+    folders = [make_run(tmp_path / name, name, matrix) for name in "ab"]
+    (folders[1] / "timing.json").write_text("{}")
+    groups = group_runs([load_run(folder) for folder in folders])
+    grid = summary_grid(groups, [])
+    figure = method_figures(groups, grid, make_notes(groups, grid, {}, []))[
+        "accuracy_parameters.png"
+    ]
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert "a" in words
+    assert not [word for word in words if word.startswith("b")]
 
 
 def test_an_oracle_matrix_of_another_shape_is_refused(runs: list[Path]) -> None:
@@ -238,6 +281,6 @@ def test_without_trained_parameters_an_older_picture_goes(
     out.mkdir()
     (out / "accuracy_parameters.png").write_text("of an earlier comparison")
     text = compare([make_run(tmp_path / "z", "zero-shot", [[10, 20]])], out)
-    assert "| zero-shot | 1 | 15.00 | 15.00 | n/a | n/a | n/a | n/a | n/a | n/a | 1,500 |" in text
+    assert "| zero-shot | 1 | 15.00 | 15.00 | n/a | n/a | n/a | n/a | n/a | 0 | 1,500 |" in text
     assert not (out / "accuracy_parameters.png").exists()
     assert (out / "forgetting.png").is_file()
