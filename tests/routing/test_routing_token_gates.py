@@ -65,6 +65,14 @@ def test_all_experts_kept_is_the_dense_gate():
         assert_close(TopKGate(4, renormalize)(logits).weights, DenseGate()(logits).weights)
 
 
+def test_a_top_p_of_one_is_the_dense_gate_however_the_sum_rounds():
+    probabilities = torch.randn(20_000, 6).softmax(dim=-1)
+    assert bool((probabilities.sort(descending=True).values.cumsum(-1) > 1).any())
+    for threshold in (0.9, 1.0):
+        gate = EntropyGate(top_p=1.0, threshold=threshold)
+        assert torch.equal(gate.weigh(probabilities), probabilities)
+
+
 def test_equal_logits_go_to_the_lower_columns():
     weights = TopKGate(2)(torch.zeros(3, 6)).weights
     assert_close(weights, torch.tensor([[0.5, 0.5, 0, 0, 0, 0]]).expand(3, 6))
