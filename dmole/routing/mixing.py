@@ -113,10 +113,7 @@ class CommonMixing(Mixing):
             weights = {other: both[..., 1:] for other in experts if other != name}
             weights[name] = both[..., :1]
             if gates.recording:
-                output = flat_linear(
-                    flat_linear(_pooled(layer, x, gates), expert.lora_a), expert.up
-                )
-                _record(layer, x, gates, both, both, output * expert.scaling)
+                _record(layer, x, gates, both, both, _mean_output(layer, x, expert, gates))
         return weights
 
 
@@ -198,11 +195,19 @@ def _record(
     gates.records.append(MixingRecord(layer.path, flat[0], flat[1], output))
 
 
-def _pooled(layer: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
-    """Return the mean over each row's valid tokens, ``(rows, width)``.
+def _mean_output(layer: RoutedLinear, x: Tensor, expert: LoRAExpert, gates: Gates) -> Tensor:
+    """Return the mean of what an expert adds to each row's valid tokens, ``(rows, out)`` float32.
 
-    An update is linear, so that its output on the mean is the mean of its outputs.
+    An update is linear, so that its output on the mean is the mean of its outputs. In half
+    precision the sum over a long sequence would overflow.
     """
+    with torch.autocast(x.device.type, enabled=False):
+        low = flat_linear(_pooled(layer, x.float(), gates), expert.lora_a.float())
+        return flat_linear(low, expert.up.float()) * expert.scaling
+
+
+def _pooled(layer: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
+    """Return the mean over each row's valid tokens, ``(rows, width)``."""
     if x.ndim == 2:
         return x
     valid = gates.valid_tokens(layer.view, x)

@@ -169,6 +169,18 @@ def test_the_common_and_the_own_expert_share_every_token():
     assert_close(record.output.double(), means, rtol=1e-5, atol=1e-5)
 
 
+def test_the_mean_over_a_long_sequence_stays_finite_in_half_precision():
+    library = make_library(CommonMixing(), common="common", experts=1)
+    library.model.half()
+    x = torch.full((1, 2048, IN), 50.0, dtype=torch.float16)  # sums to more than float16 holds
+    mask = torch.ones(1, 2048)
+    _, gates = forward(library, x, token_mask=mask, recording=True)
+    (record,) = gates.records
+    mean = update_of(library, "common", x[:, :1])[:, 0]
+    assert record.output.dtype == torch.float32
+    assert_close(record.output.double(), mean, rtol=1e-5, atol=1e-3)
+
+
 def test_several_experts_a_task_are_refused_beside_a_common_one():
     with pytest.raises(ValueError, match="CommonMixing takes one expert a layer and task"):
         CommonMixing().shape(RANK, ALPHA, 2, common=False)
