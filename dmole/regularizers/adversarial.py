@@ -63,7 +63,7 @@ class AdversarialTask(Regularizer):
     the adversary carries little; replay changes that.
 
     Args:
-        coefficient: The :math:`w`; 0 leaves the experts' gradients as they are.
+        coefficient: The :math:`w`; 0 trains no classifier either.
         targets: Regular expression of the language model's layers whose common expert is looked
             at.
         seed: Draws the classifiers.
@@ -73,7 +73,8 @@ class AdversarialTask(Regularizer):
 
     Source:
         MoE-CL, 2025, https://arxiv.org/abs/2509.18133. The code takes the cross-entropy of
-        probabilities that were soft-maxed before, which flattens its gradient; logits here.
+        probabilities that were soft-maxed before, which flattens its gradient; logits here, so
+        that a smaller coefficient than the published 1 does as much.
     """
 
     records = True
@@ -128,6 +129,8 @@ class AdversarialTask(Regularizer):
 
     def forward(self, step: Step) -> Tensor:
         """Return the classifiers' mean loss, reversed for the experts; see :class:`Regularizer`."""
+        if not self.coefficient:  # else classifiers' gradients would count in gradient clipping
+            return sum((p.sum() * 0.0 for p in self.parameters()), step.logits.new_zeros(()))
         names = step.batch.task_names
         truth = torch.tensor([self._tasks.index(name) for name in names], device=step.labels.device)
         losses = []
