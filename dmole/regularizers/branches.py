@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 class BranchFreezing(Regularizer):
     """Freezes in every layer the branches that the stage's samples used most; adds no loss.
 
+    Use is the sum of a branch's weights over the samples. Counting choices would not do: in a
+    causal language model sequences that begin alike all choose the same branches, equally often.
+    A branch that no sample used stays free.
+
     Later tasks may still choose frozen branches. Once all of a layer are frozen, they can choose
     among frozen ones alone, and only routers (and the trunk) go on learning there.
 
     Args:
-        top_k: Branches that a stage freezes in each layer.
+        top_k: Branches that a stage freezes in each layer, of those it used.
         samples: Training samples of the stage that are counted.
         freeze_trunk: Freeze the shared down-projection after the first stage too. Otherwise it
             goes on moving, and with it what frozen branches compute.
@@ -68,17 +72,16 @@ class BranchFreezing(Regularizer):
 
     @torch.no_grad()
     def after_stage(self, stage: StageView) -> None:
-        """Count which branches the stage's samples use and freeze the first of them."""
-        counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+        """Sum what the stage's samples weigh each branch with and freeze the heaviest."""
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
         for batch in stage.samples(self.samples, 8):
             _, step = stage.step(batch)
             for record in step.gates.records if step.gates is not None else ():
-                counts[record.path] = (
-                    counts[record.path] + (record.weights != 0).float().sum(0).cpu()
-                )
+                sums[record.path] = sums[record.path] + record.weights.float().sum(0).cpu()
         for path, expert in self._branched(stage).items():
-            used = counts[path] if path in counts else torch.zeros(expert.shape.branches)
+            used = sums[path] if path in sums else torch.zeros(expert.shape.branches)
             used = sum_over_ranks(used.to(expert.frozen.device))
-            expert.frozen[used.argsort(descending=True, stable=True)[: self.top_k]] = 1.0
+            heaviest = used.argsort(descending=True, stable=True)[: self.top_k]
+            expert.frozen[heaviest[used[heaviest] > 0]] = 1.0
             if self.freeze_trunk:
                 expert.trunk_frozen.fill_(1.0)
