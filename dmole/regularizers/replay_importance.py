@@ -24,9 +24,10 @@ class ReplayImportance(Regularizer):
     .. math:: w_i = n \, \mathrm{softplus}(\rho_{task(i)}) \, \mathrm{softmax}(u(z_i))
 
     over the ``n`` replayed samples of a batch, with a small network ``u`` of the router's
-    embedding ``z``. Now and then ``u`` and ``rho`` follow the first-order hypergradient, the
-    inner product of a sample's gradient with the held-out loss's. Held-out are training samples
-    whose id falls into a share by its hash; they are never learned from, and no test sample is.
+    embedding ``z``, scaled to unit mean square. Now and then ``u`` and ``rho`` follow the
+    first-order hypergradient, the inner product of a sample's gradient with the held-out loss's.
+    Held-out are training samples whose id falls into a share by its hash; they are never learned
+    from, and no test sample is.
 
     Args:
         every: Least optimizer steps between two updates of the weights; 0 leaves them at 1. An
@@ -75,7 +76,7 @@ class ReplayImportance(Regularizer):
         self._tasks: tuple[str, ...] = ()
         self._learner: _Learner | None = None
         self._saved: dict[str, Tensor] = {}
-        self._gradients: list[Tensor] | None = None
+        self._found: tuple[int, list[Tensor]] | None = None
         self._due = 0
 
     def before_stage(self, stage: StageView) -> None:
@@ -93,7 +94,7 @@ class ReplayImportance(Regularizer):
         if self.every and len(chosen):
             found = self._weigh(step, chosen)
             weights[chosen] = found.detach()
-            if step.number >= self._due:
+            if step.number >= self._due and self._found is None:
                 outer = held if self.objective == "seen" else held & ~replayed
                 self._note(step, found, losses, counts, chosen, outer)
         weights[held] = 0.0
@@ -106,12 +107,18 @@ class ReplayImportance(Regularizer):
     def _weigh(self, step: Step, chosen: Tensor) -> Tensor:
         """Return the weights of the replayed samples, with the graph to the learner."""
         embeddings = normalize(step.embed()[chosen])
-        if self._learner is None:
-            self._learner = _Learner(self, embeddings.shape[1], len(self._tasks))
-            self._learner.load(self._saved)
+        embeddings = embeddings * math.sqrt(embeddings.shape[1])
+        learner = self._made(embeddings.shape[1])
         places = [self._tasks.index(step.batch.task_names[int(row)]) for row in chosen]
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            return self._learner.weights(embeddings, torch.tensor(places))
+            return learner.weights(embeddings, torch.tensor(places))
+
+    def _made(self, width: int) -> _Learner:
+        """Return the learner, made for embeddings of a width at its first use."""
+        if self._learner is None:
+            self._learner = _Learner(self, width, len(self._tasks))
+            self._learner.load(self._saved)
+        return self._learner
 
     def _note(
         self,
@@ -136,17 +143,19 @@ class ReplayImportance(Regularizer):
         validation = gradient(losses[there].sum() / counts[there].sum())
         samples = [gradient(losses[row] / counts.sum()) for row in chosen.tolist()]
         slope = first_order_hypergradient(validation, samples, step=1.0).cpu()
-        self._gradients = self._learner.gradient((slope * weights).sum())
-        self._due = step.number + self.every
+        self._found = step.number, self._learner.gradient((slope * weights).sum())
 
     def after_step(self) -> None:
-        """Let the weights follow the mean gradient of all ranks that have one."""
-        found = [g for g in gather_objects(self._gradients) if g is not None]
-        self._gradients = None
-        if found and self._learner is not None:
-            self._learner.follow(
-                [torch.stack(parts).mean(dim=0) for parts in zip(*found, strict=True)]
-            )
+        """Let the weights follow the mean gradient of all ranks that have one, on every rank."""
+        found = [one for one in gather_objects(self._found) if one is not None]
+        self._found = None
+        if not found:
+            return
+        gradients = [gradient for _, gradient in found]
+        self._made(gradients[0][0].shape[1]).follow(
+            [torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)]
+        )
+        self._due = found[0][0] + self.every
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return the learner, its optimizer and the step of its next update."""

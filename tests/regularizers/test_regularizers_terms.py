@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from torch.testing import assert_close
 
 from dmole.allocation import UniformAllocator
+from dmole.experts.gates import MixingRecord
 from dmole.module import ContinualModule
 from dmole.regularizers import (
     AdversarialTask,
@@ -27,6 +30,7 @@ from dmole.regularizers import (
     normalized_overlap,
     overlap,
 )
+from dmole.regularizers import replay_importance as learned_replay
 from dmole.routing import (
     AllExpertsRouter,
     BranchMixing,
@@ -330,6 +334,19 @@ def test_experts_climb_the_classifiers_loss_and_classifiers_descend_it():
         assert gradient.any()
 
 
+def test_without_a_weight_the_adversary_changes_no_gradient_and_no_norm():
+    term = AdversarialTask(coefficient=0.0)
+    router = CommonExpertRouter(OracleRouter(), CommonMixing())
+    module = make_module(router, term, names=TASKS)
+    term.before_stage(view(module))
+    _, step = module.compute_step(whole(module, "aaaa"))
+    value = term(step)
+    assert value == 0
+    found = gradients(value, dict(term.named_parameters()))
+    assert len(found) == 2  # still in the graph, as distributed training wants
+    assert not any(gradient.any() for gradient in found.values())
+
+
 def test_classifiers_are_those_of_the_seed_and_stay_over_the_stages():
     router = CommonExpertRouter(OracleRouter(), CommonMixing())
     module = make_module(router, names=TASKS)
@@ -350,6 +367,35 @@ def test_classifiers_are_those_of_the_seed_and_stay_over_the_stages():
 # -- branches -------------------------------------------------------------------------------
 
 
+def test_of_branches_chosen_equally_often_the_heavier_is_frozen_and_unused_ones_never():
+    term = BranchFreezing(top_k=3)
+    router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
+    module = make_module(router, term, experts=4)
+    term.after_stage(view(module, batches=[]))
+    common = dict(module.library.experts("common"))
+    assert not any(expert.frozen.any() for expert in common.values())
+    # all tokens alike, as the first ones of sequences that begin alike are
+    batch = one_by_one(module)[0]
+    weights = torch.tensor([[0.0, 0.2, 0.0, 0.8]])
+
+    def same_choice(*_: object) -> tuple[None, Any]:
+        gates = SimpleNamespace(records=[MixingRecord(p, weights, weights) for p in common])
+        return None, SimpleNamespace(gates=gates)
+
+    stage = SimpleNamespace(
+        samples=lambda *_: [batch] * 3,
+        step=same_choice,
+        library=module.library,
+        experts=("a", "common"),
+    )
+    term.after_stage(stage)
+    assert all(expert.frozen.tolist() == [0, 1, 0, 1] for expert in common.values())
+    for expert in common.values():
+        expert.frozen.zero_()
+    BranchFreezing(top_k=1).after_stage(stage)
+    assert all(expert.frozen.tolist() == [0, 0, 0, 1] for expert in common.values())
+
+
 def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages():
     term = BranchFreezing(top_k=1)
     router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
@@ -359,8 +405,7 @@ def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages(
     used = {}
     for batch in batches:
         for record in module.compute_step(batch)[1].gates.records:
-            hits = (record.weights != 0).sum(0)
-            used[record.path] = used.get(record.path, 0) + hits
+            used[record.path] = used.get(record.path, 0) + record.weights.sum(0)
     term.after_stage(view(module, batches=batches))
     common = dict(module.library.experts("common"))
     for path, expert in common.items():
@@ -429,6 +474,41 @@ def seed_that_holds_out_a_current_sample():
         if held(term, make_samples(IMAGES)) == [True, False, False, False]:
             return seed
     raise AssertionError
+
+
+def test_a_rank_without_replayed_samples_follows_the_others(monkeypatch: pytest.MonkeyPatch):
+    seed = seed_that_holds_out_a_current_sample()
+    term, idle = (ReplayImportance(every=3, heldout=0.4, seed=seed) for _ in range(2))
+    module = make_module(SharedRouter(), term)
+    for one in (term, idle):
+        one.before_stage(view(module, index=2))
+    _, step = module.compute_step(whole(module, "abba"))
+    _, other = module.compute_step(whole(module, "aaaa"))
+    shared = []
+    monkeypatch.setattr(learned_replay, "gather_objects", lambda own: [own, *shared])
+    for number in range(5):
+        term(replace(step, number=number))
+        idle(replace(other, number=number))
+        assert idle._found is None
+        shared[:] = [term._found]
+        idle.after_step()
+        shared.clear()
+        term.after_step()
+        assert term._due == idle._due == number - number % 3 + 3
+    ours, theirs = term.tensors(), idle.tensors()
+    assert ours["extra/second"].any()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_twenty_updates_weigh_samples_noticeably():
+    learner = learned_replay._Learner(ReplayImportance(), 64, 1)
+    embeddings = 8 * torch.nn.functional.normalize(torch.randn(2, 64))
+    signal, places = torch.tensor([1.0, -1.0]), torch.tensor([0, 0])
+    for _ in range(20):
+        learner.follow(learner.gradient((signal * learner.weights(embeddings, places)).sum()))
+    low, high = learner.weights(embeddings, places).tolist()
+    assert high > 1.2 * low
 
 
 def test_weights_of_replayed_samples_start_at_one():
