@@ -95,7 +95,8 @@ def allocation_heatmap(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         if int(row["expert"]):
             experts.append(place)
     height = min(0.24, 14 / len(layers))  # inches a layer
-    figure = new_figure(2.8 + 0.95 * len(tasks), 1.6 + height * len(layers))
+    words = 2.1 + 0.07 * max(map(len, layers))  # inches beside the grid
+    figure = new_figure(words + 0.95 * len(tasks), 1.6 + height * len(layers))
     axes = figure.subplots()
     _grid(axes, _share_of_highest(scores), (tasks, layers), (0.0, 1.0), None)
     for y, x in experts:

@@ -85,6 +85,14 @@ def test_the_allocation_marks_exactly_the_experts() -> None:
     assert marks == [[[0.0, 0.0]], [[1.0, 1.0]]]
 
 
+def test_long_names_of_layers_leave_room_for_a_single_task(tmp_path: Path) -> None:
+    names = [f"model.vision_tower.encoder.layers.{i}.self_attn.out_proj" for i in range(4)]
+    rows = [{"task": "a", "module": "v", "layer": n, "score": 1, "expert": 1} for n in names]
+    figure = allocation_heatmap(rows, "Experts")
+    save_figure(figure, tmp_path / "a.png")  # warns where there is no room
+    assert figure.axes[0].get_window_extent().width > 50
+
+
 def test_the_routing_is_in_percent_of_each_task() -> None:
     figure = DRAWINGS["activation"]()
     assert words(figure) == ["75", "25", "-", "-"]
