@@ -80,13 +80,15 @@ class Run:
 
     @property
     def trainable_per_task(self) -> float:
-        """Mean number of trainable parameters a task, 0 where no task trained any.
+        """Mean number of trainable parameters a task, 0 where no stage was trained.
 
-        NaN where ``timing.json`` says nothing of them.
+        NaN where ``timing.json`` says nothing of parameters.
         """
         trainable = self.parameters.get("trainable")
+        if self.parameters and not trainable and len(self.matrix) == 1:
+            return 0.0
         if isinstance(trainable, Mapping):
-            return float(np.mean([float(n) for n in trainable.values()])) if trainable else 0.0
+            return float(np.mean([float(n) for n in trainable.values()])) if trainable else np.nan
         return _number(trainable)
 
     @property

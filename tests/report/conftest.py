@@ -39,12 +39,13 @@ def _make_run(
     write_matrix(folder / "oracle_matrix.csv", oracle, NAMES)
     content = summarize(matrix, NAMES, scope) | {"oracle": summarize(oracle, NAMES, scope)}
     (folder / "metrics.json").write_text(json.dumps(content | (metrics or {})))
-    parameters = {
-        "trainable": {"color": 1000, "count": 3000} if len(matrix) > 1 else {},
+    parameters: dict[str, Any] = {
         "base": 50_000,
         "total": 54_000,
         "active": 51_500.0,
     }
+    if len(matrix) > 1:
+        parameters["trainable"] = {"color": 1000, "count": 3000}
     timing = {"seconds": 100.0 + seed, "parameters": parameters}
     (folder / "timing.json").write_text(json.dumps(timing))
     settings = {"seed_everything": seed, "trainer": {"name": name}} | (config or {})
