@@ -96,10 +96,13 @@ def clear_unstarted(folder: Path) -> None:
     """Remove a run folder that was left before its first checkpoint.
 
     Raises:
-        ValueError: If a process is writing into it.
+        SystemExit: If a process is writing into it; names that one.
     """
     lock = RunLock(folder)
-    lock.acquire()
+    try:
+        lock.acquire()
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     shutil.rmtree(folder)
     lock.release()
 

@@ -73,8 +73,7 @@ class AdversarialTask(Regularizer):
 
     Source:
         MoE-CL, 2025, https://arxiv.org/abs/2509.18133. The code takes the cross-entropy of
-        probabilities that were soft-maxed before, which flattens its gradient; logits here, so
-        that a smaller coefficient than the published 1 does as much.
+        probabilities that were soft-maxed before, which flattens its gradient; logits here.
     """
 
     records = True

@@ -151,7 +151,7 @@ class EntropyGate(TokenGate):
         """Return the probabilities of the kept experts, zero elsewhere."""
         _check_enough("keep_top_k", self.keep_top_k, probabilities)
         ranked, order = probabilities.detach().sort(dim=-1, descending=True, stable=True)
-        first = ranked.cumsum(dim=-1) <= (self.top_p if self.top_p < 1 else 2)  # sums round
+        first = ranked.cumsum(dim=-1) <= (self.top_p if self.top_p < 1 else math.inf)  # rounding
         first[..., : self.keep_top_k] = True
         keep = torch.zeros_like(first).scatter(-1, order, first)
         if self.threshold < 1:
