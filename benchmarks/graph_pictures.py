@@ -27,7 +27,7 @@ def draw(output: Path) -> None:
             lines = [*textwrap.wrap(told, 36), "", question]
             lines += textwrap.wrap(f"→ {sample.turns[-1].text}", 36)
             axis.set_xlabel("\n".join(lines), fontsize=8, loc="left", family="monospace")
-    figure.savefig(output, dpi=80)
+    figure.savefig(output, dpi=80, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ Curves = Mapping[str, npt.ArrayLike]
 Bars = Mapping[str, Mapping[str, tuple[float, float]]]
 
 FEW = 7
-"""Methods up to which lines have a legend and bars stand upright."""
+"""Methods up to which spreads are shaded and bars stand upright."""
 
 
 def forgetting_curves(curves: Curves, title: str) -> Figure:
@@ -58,13 +58,12 @@ def draw_forgetting(axes: Axes, curves: Curves, title: str, height: float = 4.2)
         look: dict[str, Any] = {"linestyle": ":", "marker": ""} if across else {"marker": marker}
         stages = np.arange(1, runs.shape[1] + 1)
         width = 1.8 if few else 1.2
-        axes.plot(stages, middle, color=color, label=plain(name), linewidth=width, **look)
+        axes.plot(stages, middle, color=color, linewidth=width, **look)
         if few and len(runs) > 1:
             reach = runs.std(axis=0, ddof=1)
             low, high = middle - reach, middle + reach
             axes.fill_between(stages, low, high, color=color, alpha=0.15, linewidth=0)
-        value = f"{middle[-1]:.1f}"
-        text = value if few else f"{value}  {plain(name)}"
+        text = f"{middle[-1]:.1f}  {plain(name)}"  # a legend would cover lines
         ends.append((float(stages[-1]), float(middle[-1]), text, color))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.margins(y=0.12)
@@ -74,8 +73,6 @@ def draw_forgetting(axes: Axes, curves: Curves, title: str, height: float = 4.2)
     dress(axes, title, "stage", "mean score on seen tasks (%)")
     known = [end for end in ends if not math.isnan(end[1])]
     label_ends(axes, known, 72 * (height - 1.0), 8 if few else 7.5)
-    if few and len(curves) > 1:
-        axes.legend(fontsize=8.5, frameon=False)
 
 
 def comparison_bars(bars: Bars, title: str) -> Figure:

@@ -108,8 +108,8 @@ def test_names_are_shown_as_they_are() -> None:
     assert len(plain("x" * 99)) <= LONGEST
     figure = forgetting_curves({"$\\frac$": [1.0, 2.0], "_b": [3.0, 2.0]}, "Curves")
     figure_to_array(figure)
-    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert texts == [r"\$\frac\$", " _b"]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == [r"2.0  \$\frac\$", "2.0   _b"]
 
 
 def test_places_are_apart_and_near_to_those_wanted() -> None:
