@@ -32,11 +32,11 @@ demo: $(READY)
 
 # the table of docs/results.md: every method, three seeds; hours, and can be stopped and started
 results: $(READY)
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python -m experiments.results
 
 # the hyperparameters of that table, on a validation slice
 search: $(READY)
-	$(BIN)/python benchmarks/results.py search
+	$(BIN)/python -m experiments.results search
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
@@ -52,11 +52,11 @@ type: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python benchmarks/routed_lora.py
+	$(BIN)/python -m experiments.routed_lora
 
 # time and memory of a task of a million items; some minutes and 2 GB in the temporary folder
 bench-large: $(READY)
-	$(BIN)/python benchmarks/large_task.py
+	$(BIN)/python -m experiments.large_task
 
 clean:
 	rm -rf $(VENV) build dist

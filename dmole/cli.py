@@ -152,7 +152,7 @@ def _make_data(words: list[str]) -> None:
     from pathlib import Path
 
     from dmole.arguments import ArgumentParser
-    from dmole.data.examples import make_example
+    from dmole.demo.examples import make_example
 
     parser = ArgumentParser("dmole data", description="Data of the examples, and checks of data.")
     verbs = parser.add_subparsers(dest="verb", required=True)

@@ -136,7 +136,7 @@ def _check_metric(task: str, metric: str) -> None:
 def _base_model(model: dict[str, Any]) -> BaseModel | None:
     """Return the base model that the config names, None where it names none or builds its own."""
     from dmole.data.doctor import BaseModel
-    from dmole.models.tiny import TINY_PATH
+    from dmole.demo.tiny import TINY_PATH
 
     backbone = model.get("backbone")
     if backbone is None or backbone["class_path"] != "dmole.models.PretrainedBackbone":

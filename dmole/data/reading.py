@@ -39,7 +39,7 @@ def read_samples(
     """
     if source.startswith(SYNTHETIC_SCHEME):
         # the generators need not be loaded by those who bring their own files
-        from dmole.data.synthetic.tasks import synthetic_samples
+        from dmole.demo.world.tasks import synthetic_samples
 
         samples = synthetic_samples(source)
         if split == "test":

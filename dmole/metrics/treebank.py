@@ -1,6 +1,6 @@
 """Words as the Penn Treebank splits them, without Java: our own tokenizer of captions.
 
-Written from what the Java tokenizer of COCO evaluation answers; `benchmarks/tokenizer_parity.py`
+Written from what the Java tokenizer of COCO evaluation answers; `experiments/tokenizer_parity.py`
 measures how far the two agree.
 """
 

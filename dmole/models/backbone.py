@@ -259,7 +259,7 @@ def _why_not(source: str, name: str, error: Exception) -> str:
 
 def _resolve(name_or_path: str) -> str:
     if name_or_path == "tiny":
-        from dmole.models.tiny import TINY_PATH
+        from dmole.demo.tiny import TINY_PATH
 
         return str(TINY_PATH)
     path = Path(name_or_path).expanduser()

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from method_runs import (
     CONFIGS,
     METHODS,
@@ -37,6 +36,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
+from dmole.config_files import read_settings
 from dmole.experts import ExpertShape, LoRAExpert
 from dmole.experts.library import seed_from
 from dmole.metrics import read_matrix
@@ -352,7 +352,7 @@ def test_as_many_parameters_train_as_the_closed_form_says(run):
         assert count == closed_form(run.linears_of(chosen), stage), name
 
 
-BUDGET: int = yaml.safe_load((CONFIGS.parent / "benchmarks" / "results.yaml").read_text())["budget"]
+BUDGET: int = read_settings(CONFIGS.parent / "experiments" / "results.yaml")["budget"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,7 +11,7 @@ from dmole.data.collate import Batch, Collator
 from dmole.data.labels import IGNORED
 from dmole.data.sample import ArrayImage, Sample, Turn
 
-TINY = Path(__file__).parents[2] / "dmole" / "models" / "tiny" / "weights"
+TINY = Path(__file__).parents[2] / "dmole" / "demo" / "weights"
 
 
 def user(text: str) -> Turn:

@@ -11,7 +11,7 @@ from PIL import Image
 from dmole.data.doctor import BaseModel, CheckOptions, TokenLimit, as_json, as_text, check_tasks
 from dmole.data.doctor.report import histogram
 from dmole.data.task import Task
-from dmole.models.tiny import TINY_PATH
+from dmole.demo.tiny import TINY_PATH
 
 TINY = BaseModel(str(TINY_PATH))
 

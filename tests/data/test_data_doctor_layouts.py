@@ -124,7 +124,7 @@ def test_an_image_folder_that_is_missing_is_one_finding_a_split(miniature, tmp_p
 
 def test_lengths_are_of_the_questions_as_they_are_worded(tmp_path):
     from dmole.data.doctor import BaseModel
-    from dmole.models.tiny import TINY_PATH
+    from dmole.demo.tiny import TINY_PATH
 
     items = [{"id": "a", "text": "x ?", "answer": "y"}]
     for split in ("train", "test"):

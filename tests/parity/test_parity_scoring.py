@@ -37,7 +37,7 @@ from dmole.metrics.tokenizers import tokenize_ptb
 from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.vqa import normalize_answer
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Load = Callable[[str], dict[str, Any]]
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no Java on the path")
 
@@ -167,7 +167,7 @@ def test_the_own_tokenizer_equals_the_java_one_on_the_recorded_captions(load: Lo
 
 @needs_java
 def test_the_own_tokenizer_agrees_with_the_java_one_on_captions_made_by_chance() -> None:
-    benchmark = runpy.run_path(str(BENCHMARKS / "tokenizer_parity.py"))
+    benchmark = runpy.run_path(str(EXPERIMENTS / "tokenizer_parity.py"))
     plain, curious = (benchmark["captions"](1000, 1, share) for share in (0.0, 1.0))
     rate, others = benchmark["agreement"]([*plain, *curious])
     assert rate >= 0.98

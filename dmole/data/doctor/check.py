@@ -27,8 +27,8 @@ from dmole.data.formats import Split
 from dmole.data.layouts.published import published_sizes, size_mismatch
 from dmole.data.reading import SYNTHETIC_SCHEME
 from dmole.data.store import splits_of
-from dmole.data.synthetic.tasks import parse_address
 from dmole.data.task import Task
+from dmole.demo.world.tasks import parse_address
 
 _ONE_ANSWER = 0.9  # a test set's most frequent answer may cover this share
 

@@ -1,0 +1,173 @@
+"""The conventions a later task teaches: what is shown, what is asked, in which words to answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dmole.demo.world.questions import (
+    WORDINGS,
+    alone_in_shape,
+    left_to_right,
+    refer_to,
+    region,
+)
+from dmole.demo.world.scenes import shape_scene, text_scene
+from dmole.demo.world.styles import FILLS
+from dmole.demo.world.world import COLOR_NAMES, SHAPES, Pixels, Scene, Thing
+
+PAINTS = {
+    "red": "scarlet",
+    "green": "emerald",
+    "blue": "azure",
+    "yellow": "gold",
+    "purple": "violet",
+    "orange": "amber",
+    "black": "ebony",
+    "pink": "rose",
+    "white": "ivory",
+}
+SPELLED_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+COUNTS = ("none", "single", "pair", "trio")
+COMPASS = {
+    "top": "north",
+    "bottom": "south",
+    "left": "west",
+    "right": "east",
+    "middle": "middle",
+    "center": "center",
+}
+NOISE = 16
+SHARED_SHARE = 0.25
+"""Share of the questions put in a wording that a task of another picture style has too."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture, a question about it and its accepted answers (the first is taught)."""
+
+    pixels: Pixels
+    question: str
+    answers: tuple[str, ...]
+
+
+Generator = Callable[[random.Random], Example]
+
+
+def _word(rng: random.Random, own: str, shared: str) -> str:
+    return shared if rng.random() < SHARED_SHARE else own
+
+
+def _unique_shape(rng: random.Random, scene: Scene) -> Thing | None:
+    fitting = [thing for thing in scene.things if alone_in_shape(scene, thing)]
+    return rng.choice(fitting) if fitting else None
+
+
+def paint(rng: random.Random) -> Example:
+    """Colors in other words, of solid shapes on light grounds."""
+    while True:
+        scene = shape_scene(rng, rng.randint(1, 2), dark=False)
+        thing = _unique_shape(rng, scene)
+        if thing is not None:
+            break
+    wording = "name the paint on the {}"
+    answer = PAINTS[COLOR_NAMES[thing.color]]
+    return Example(scene.pixels, wording.format(SHAPES[thing.label]), (answer,))
+
+
+def texture(rng: random.Random) -> Example:
+    """How a shape is filled; the eye has seen solid shapes only."""
+    while True:
+        scene = shape_scene(rng, rng.randint(1, 2), fills=FILLS, dark=False)
+        thing = _unique_shape(rng, scene)
+        if thing is not None:
+            break
+    wording = _word(rng, "how is the {} drawn ?", "say what fill the {} has")
+    return Example(scene.pixels, wording.format(SHAPES[thing.label]), (thing.fill,))
+
+
+def count(rng: random.Random) -> Example:
+    """How many shapes there are, on speckled grounds."""
+    scene = shape_scene(rng, noise=NOISE)
+    return Example(scene.pixels, "say how many there are", (COUNTS[len(scene.things)],))
+
+
+def tally(rng: random.Random) -> Example:
+    """How many shapes there are, whatever their fill."""
+    scene = shape_scene(rng, fills=FILLS, dark=False)
+    return Example(scene.pixels, "say how many there are", (COUNTS[len(scene.things)],))
+
+
+def hollow(rng: random.Random) -> Example:
+    """How many of the shapes are hollow."""
+    scene = shape_scene(rng, fills=("solid", "hollow"), dark=False)
+    number = sum(thing.fill == "hollow" for thing in scene.things)
+    wording = "say how many are hollow"
+    return Example(scene.pixels, wording, (COUNTS[number],))
+
+
+def read(rng: random.Random) -> Example:
+    """A digit as a word, on speckled grounds."""
+    scene = text_scene(rng, "digit", noise=NOISE)
+    wording = _word(rng, "read the text as a word", "tell what the picture is")
+    return Example(scene.pixels, wording, (SPELLED_DIGITS[int(scene.text)],))
+
+
+def find(rng: random.Random) -> Example:
+    """Where a shape is, top edge first."""
+    scene = shape_scene(rng)
+    thing = rng.choice(scene.things)
+    left, top, right, bottom = thing.box
+    answer = f"<y{top}><x{left}><y{bottom}><x{right}>"
+    wording = "find the {} from the top"
+    return Example(scene.pixels, wording.format(refer_to(rng, scene, thing)), (answer,))
+
+
+def caption(rng: random.Random) -> Example:
+    """The shapes from left to right with the words of `paint`, on light grounds."""
+    scene = shape_scene(rng, rng.randint(1, 2), dark=False)
+    names = [
+        f"a {PAINTS[COLOR_NAMES[thing.color]]} {SHAPES[thing.label]}"
+        for thing in left_to_right(scene)
+    ]
+    answers = [" and ".join(names)]
+    if len(names) > 1:
+        answers.append(" and ".join(reversed(names)))
+    wording = "in paint words " + rng.choice(WORDINGS["caption"])
+    return Example(scene.pixels, wording, tuple(answers))
+
+
+def compass(rng: random.Random) -> Example:
+    """The region of a shape in compass words."""
+    scene = shape_scene(rng)
+    thing = rng.choice(scene.things)
+    vertical, horizontal = (COMPASS[word] for word in region(thing).split())
+    parts = [word for word in (vertical, horizontal) if word not in ("middle", "center")]
+    wording = "which side is the {} on ?"
+    answer = " ".join(parts) or "center"
+    return Example(scene.pixels, wording.format(refer_to(rng, scene, thing)), (answer,))
+
+
+def corner(rng: random.Random) -> Example:
+    """The top left corner of a shape, row first."""
+    scene = shape_scene(rng)
+    thing = rng.choice(scene.things)
+    wording = "point to the corner of the {}"
+    answer = f"<y{thing.top}><x{thing.left}>"
+    return Example(scene.pixels, wording.format(refer_to(rng, scene, thing)), (answer,))
+
+
+GENERATORS: dict[str, Generator] = {
+    "caption": caption,
+    "compass": compass,
+    "corner": corner,
+    "count": count,
+    "find": find,
+    "hollow": hollow,
+    "paint": paint,
+    "read": read,
+    "tally": tally,
+    "texture": texture,
+}
+"""Each convention by the name it has in an address."""

@@ -1,0 +1,193 @@
+"""Small graphs whose nodes carry words: drawing them at random, writing them out, reading them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from dmole.demo.world.world import COLOR_NAMES, COLORS, LIGHT_COLORS, SHAPES
+
+Edge = tuple[str, str]
+
+_NODE = re.compile(r"\bpoint (\w+)(?: (circle|square|triangle|star|cross))?(?= |$)")
+_EDGE = re.compile(rf"\bedge ({'|'.join(COLORS)}) ({'|'.join(COLORS)})(?= |$)")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node: its name, and what it carries.
+
+    Args:
+        name: A name of `COLORS`; no two nodes of a graph share it, so it ties text to picture.
+        shape: The text and the picture of the node, a name of `SHAPES`; None where it is not told.
+    """
+
+    name: str
+    shape: str | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An undirected graph. Order and direction are those of the text and mean nothing.
+
+    Args:
+        nodes: The nodes in the order they are listed.
+        edges: Pairs of names of nodes in the order they are listed, each in one direction.
+    """
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    def node(self, name: str) -> Node:
+        """Return the node of a name."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def edges_at(self, name: str) -> list[Edge]:
+        """Return the edges of a node in their order, `name` put first."""
+        return [edge if edge[0] == name else edge[::-1] for edge in self.edges if name in edge]
+
+    def neighbours(self, name: str) -> list[str]:
+        """Return the names at the other ends of a node's edges."""
+        return [other for _, other in self.edges_at(name)]
+
+    def has_edge(self, first: str, second: str) -> bool:
+        """Whether there is an edge, in either direction."""
+        return (first, second) in self.edges or (second, first) in self.edges
+
+    def shortest_routes(self, start: str, end: str) -> list[list[Edge]]:
+        """Return every shortest way from `start` to `end` as edges; none if there is no way."""
+        routes: list[list[Edge]] = [[edge] for edge in self.edges_at(start)]
+        seen = {start}
+        while routes:
+            found = [route for route in routes if route[-1][1] == end]
+            if found:
+                return found
+            seen |= {route[-1][1] for route in routes}
+            routes = [
+                [*route, edge]
+                for route in routes
+                for edge in self.edges_at(route[-1][1])
+                if edge[1] not in seen
+            ]
+        return []
+
+    def share(self, parts: int) -> int:
+        """Return which of `parts` equal shares of all graphs this one is in.
+
+        It depends on which names are joined, not on shapes, order or direction.
+        """
+        edges = sorted(sorted(edge) for edge in self.edges)
+        wiring = repr((sorted(node.name for node in self.nodes), edges))
+        digest = hashlib.sha256(wiring.encode()).digest()
+        return int.from_bytes(digest[:8], "big") % parts
+
+    def renamed(self, names: Mapping[str, str]) -> Graph:
+        """Return the same graph under other names."""
+        return Graph(
+            tuple(replace(node, name=names[node.name]) for node in self.nodes),
+            tuple((names[first], names[second]) for first, second in self.edges),
+        )
+
+    def without_shapes(self, names: Iterable[str] | None = None) -> Graph:
+        """Return the graph with the shape of some nodes, by default all, not told."""
+        hidden = {node.name for node in self.nodes} if names is None else set(names)
+        nodes = (replace(node, shape=None) if node.name in hidden else node for node in self.nodes)
+        return replace(self, nodes=tuple(nodes))
+
+
+def random_nodes(rng: random.Random, shapes: Sequence[str]) -> tuple[Node, ...]:
+    """Return a node for each shape, at most eight, with names in random order; none is white."""
+    colors = rng.sample(LIGHT_COLORS, len(shapes))
+    return tuple(
+        Node(COLOR_NAMES[color], shape) for color, shape in zip(colors, shapes, strict=True)
+    )
+
+
+def random_graph(rng: random.Random, count: int, edges: int) -> Graph:
+    """Return a connected graph of `count` nodes of any shape and `edges` edges.
+
+    Args:
+        rng: Source of all that is random.
+        count: Number of nodes, at most eight.
+        edges: Number of edges, at least ``count - 1``: a random tree, then further pairs.
+    """
+    nodes = random_nodes(rng, rng.choices(SHAPES, k=count))
+    names = [node.name for node in nodes]
+    linked = [(names[rng.randrange(index)], names[index]) for index in range(1, count)]
+    free = [pair for pair in combinations(names, 2) if pair not in linked]
+    return Graph(nodes, shuffled(rng, linked + rng.sample(free, edges - len(linked))))
+
+
+def shuffled(rng: random.Random, edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    """Return the edges in random order, each in a random direction."""
+    turned = [edge if rng.random() < 0.5 else edge[::-1] for edge in edges]
+    rng.shuffle(turned)
+    return tuple(turned)
+
+
+def write_edges(edges: Iterable[Edge]) -> str:
+    """Return edges as text.
+
+    Example:
+        >>> write_edges([("red", "blue"), ("pink", "red")])
+        'edge red blue edge pink red'
+    """
+    return " ".join(f"edge {first} {second}" for first, second in edges)
+
+
+def read_edges(text: str) -> tuple[Edge, ...]:
+    """Return the edges a text lists; anything else in it is passed over.
+
+    Example:
+        >>> read_edges("edge red blue edge pink red")
+        (('red', 'blue'), ('pink', 'red'))
+    """
+    return tuple((first, second) for first, second in _EDGE.findall(text))
+
+
+def write_list(graph: Graph) -> str:
+    """Return a graph as a list of nodes and edges in words the tiny model has tokens for.
+
+    Example:
+        >>> write_list(Graph((Node("red", "star"), Node("blue")), (("red", "blue"),)))
+        'point red star point blue edge red blue'
+    """
+    nodes = " ".join(f"point {node.name} {node.shape or ''}".rstrip() for node in graph.nodes)
+    return f"{nodes} {write_edges(graph.edges)}"
+
+
+def write_json(graph: Graph) -> str:
+    """Return a graph as JSON.
+
+    Example:
+        >>> write_json(Graph((Node("red", "star"), Node("blue")), (("red", "blue"),)))
+        '{"nodes": {"red": "star", "blue": null}, "edges": [["red", "blue"]]}'
+    """
+    return json.dumps(
+        {"nodes": {node.name: node.shape for node in graph.nodes}, "edges": graph.edges}
+    )
+
+
+def read_graph(text: str) -> Graph:
+    """Return the graph that `write_list` or `write_json` wrote.
+
+    Raises:
+        ValueError: If the text holds no node.
+    """
+    if text.startswith("{"):
+        content = json.loads(text)
+        nodes = tuple(Node(name, shape) for name, shape in content["nodes"].items())
+        return Graph(nodes, tuple((first, second) for first, second in content["edges"]))
+    nodes = tuple(Node(name, shape or None) for name, shape in _NODE.findall(text))
+    if not nodes:
+        raise ValueError(f"no graph is written in {text!r}")
+    return Graph(nodes, read_edges(text))
+
+
+WRITERS: tuple[Callable[[Graph], str], ...] = (write_list, write_json)
+"""The two forms of a graph as text, by the value of the query key ``json``."""

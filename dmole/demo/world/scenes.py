@@ -1,0 +1,151 @@
+"""Random scenes of the world and the dense labels of their patches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dmole.demo.world.styles import filled_mask
+from dmole.demo.world.world import (
+    CELL,
+    CLASSES,
+    FIRST_DIGIT,
+    FIRST_LETTER,
+    GLYPH_WIDTHS,
+    LATTICE,
+    NUMBER_HEIGHTS,
+    SHAPE_SIZES,
+    SHAPES,
+    Canvas,
+    Scene,
+    TextKind,
+    Thing,
+    glyph_mask,
+)
+
+FILL_SIZES = (20, 24)
+"""Sides of shapes in several fills; smaller ones have no room for a fill to show."""
+TEXT_SHARE = 0.4
+TEXT_KINDS: tuple[TextKind, ...] = ("digit", "letter", "letter", "number", "number")
+PLACING_ATTEMPTS = 40
+IGNORED = -100
+
+
+def random_scene(rng: random.Random) -> Scene:
+    """Return a scene of text (two in five) or of one to three shapes."""
+    return text_scene(rng) if rng.random() < TEXT_SHARE else shape_scene(rng)
+
+
+def text_scene(
+    rng: random.Random,
+    text_kind: TextKind | None = None,
+    *,
+    dark: bool | None = None,
+    noise: int = 0,
+) -> Scene:
+    """Return a scene with a digit, a letter or a two-digit number."""
+    canvas = Canvas(rng, dark=dark, noise=noise)
+    kind = text_kind or rng.choice(TEXT_KINDS)
+    if kind == "number":
+        labels = [FIRST_DIGIT + rng.randrange(10) for _ in range(2)]
+        height = rng.choice(NUMBER_HEIGHTS)
+    else:
+        low, high = (FIRST_DIGIT, FIRST_LETTER) if kind == "digit" else (FIRST_LETTER, len(CLASSES))
+        labels = [rng.randrange(low, high)]
+        height = rng.choice(tuple(GLYPH_WIDTHS))
+    columns, rows = GLYPH_WIDTHS[height] // CELL, height // CELL
+    left = rng.randint(0, LATTICE - columns * len(labels))
+    top = rng.randint(0, LATTICE - rows)
+    color = rng.choice(canvas.palette)
+    tint = canvas.thing_tint(color)
+    glyphs = []
+    for index, label in enumerate(labels):
+        glyph = Thing(label, color, left + index * columns, top, columns, rows)
+        canvas.paste(glyph_mask(label, height), glyph, tint)
+        glyphs.append(glyph)
+    text = "".join(CLASSES[label] for label in labels)
+    return Scene(canvas.image(), tuple(glyphs), text, kind)
+
+
+def shape_scene(
+    rng: random.Random,
+    count: int | None = None,
+    *,
+    dark: bool | None = None,
+    noise: int = 0,
+    fills: Sequence[str] = ("solid",),
+) -> Scene:
+    """Return a scene of `count` (default one to three) shapes, no two of one color and shape.
+
+    Args:
+        rng: Source of all that is random.
+        count: Number of shapes; crowding may leave fewer.
+        dark: Whether the ground is dark; by default in one of five scenes.
+        noise: Largest change of a ground pixel, in steps of 255.
+        fills: Names of `styles.FILLS` to draw from.
+    """
+    canvas = Canvas(rng, dark=dark, noise=noise)
+    wanted = count or rng.choice((1, 2, 2, 3, 3))
+    things: list[Thing] = []
+    for _ in range(PLACING_ATTEMPTS):
+        if len(things) == wanted:
+            break
+        thing = random_shape(rng, canvas, fills)
+        if not any(_clash(thing, other) for other in things):
+            things.append(thing)
+            mask = filled_mask(thing.label, thing.width * CELL, thing.fill)
+            canvas.paste(mask, thing, canvas.thing_tint(thing.color))
+    return Scene(canvas.image(), tuple(things))
+
+
+def random_shape(rng: random.Random, canvas: Canvas, fills: Sequence[str] = ("solid",)) -> Thing:
+    """Return a shape of random class, color, size, place and fill."""
+    sizes = SHAPE_SIZES if tuple(fills) == ("solid",) else FILL_SIZES
+    side = rng.choice(sizes) // CELL
+    left, top = rng.randint(0, LATTICE - side), rng.randint(0, LATTICE - side)
+    label, color = rng.randrange(len(SHAPES)), rng.choice(canvas.palette)
+    # a single fill costs no random number: the pretraining scenes do not depend on this choice
+    fill = fills[0] if len(fills) == 1 else rng.choice(fills)
+    return Thing(label, color, left, top, side, side, fill)
+
+
+def _clash(first: Thing, second: Thing) -> bool:
+    """Whether two shapes overlap or look the same."""
+    left, top, right, bottom = first.box
+    other_left, other_top, other_right, other_bottom = second.box
+    apart = left >= other_right or other_left >= right or top >= other_bottom or other_top >= bottom
+    same = (first.label, first.color) == (second.label, second.color)
+    return same or not apart
+
+
+def dense_labels(scene: Scene, patches: int = 8) -> npt.NDArray[np.int64]:
+    """Return what each patch of the picture shows, and where that thing lies.
+
+    A patch belongs to the thing that covers most of it. Edges are those of the lattice.
+
+    Args:
+        scene: The scene.
+        patches: Patches a row and a column.
+
+    Returns:
+        Array of shape ``(6, patches ** 2)``: color + 1 and class + 1 (0 = ground), then the left,
+        top, right, bottom edge of the thing in cells (-100 on the ground).
+    """
+    labels = np.full((6, patches, patches), IGNORED, np.int64)
+    labels[:2] = 0
+    most = np.zeros((patches, patches))
+    step = LATTICE // patches
+    edges = np.arange(patches) * step
+    for thing in scene.things:
+        left, top, right, bottom = thing.box
+        columns = np.clip(np.minimum(edges + step, right) - np.maximum(edges, left), 0, None)
+        rows = np.clip(np.minimum(edges + step, bottom) - np.maximum(edges, top), 0, None)
+        covered = rows[:, None] * columns[None]
+        mine = covered > most
+        most = np.where(mine, covered, most)
+        for row, value in enumerate((thing.color + 1, thing.label + 1, *thing.box)):
+            labels[row][mine] = value
+    return labels.reshape(6, -1)

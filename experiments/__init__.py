@@ -1,0 +1,1 @@
+"""Measurements and result tables of the project. Not part of the installed package."""

@@ -1,0 +1,1 @@
+"""Formulas for the memory and compute that a run needs on a large base model."""

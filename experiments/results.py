@@ -1,0 +1,154 @@
+"""Every method on comparison.yaml: search on a validation slice, final runs, tables and pictures.
+
+    python -m experiments.results                # the table of docs/results.md (`make results`)
+    python -m experiments.results search         # the search before it (`make search`)
+    python -m experiments.results rank_budget    # a further table, of D-MoLE alone; or blurred
+    python -m experiments.results write          # the table of what is finished, no more runs
+
+Each run is a process of its own with one thread, two at a time. What is finished is not run again,
+and what was cut goes on where it was, so all can be stopped and started at will. All seeds 0 come
+first, and the table is written after every seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dmole.files import atomic_path, write_csv
+from dmole.metrics import read_matrix
+from dmole.report.compare import compare
+from experiments.results_jobs import (
+    OUTPUT,
+    PLAN,
+    ROOT,
+    SEARCH,
+    Job,
+    final_jobs,
+    read_rows,
+    run_all,
+    search_jobs,
+    sweep_jobs,
+)
+
+PAGE = ROOT / "docs" / "results.md"
+PICTURES = {
+    "comparison": "Mean score on the tasks learned so far, and final scores",
+    "forgetting": "Each task's score after each stage, one panel a method",
+    "accuracy_parameters": "Final score by trainable parameters",
+}
+WHAT = ("table", "search", "write", *PLAN["sweeps"])
+
+
+def refuse_failed(failed: Sequence[Job], runs: Path) -> None:
+    """End with an error that says where the logs are, if a run failed.
+
+    Raises:
+        SystemExit: If one did.
+    """
+    if failed:
+        raise SystemExit(f"{len(failed)} runs failed; their logs are in {runs / 'logs'}")
+
+
+def write_search(jobs: Sequence[tuple[Job, Any]], runs: Path) -> None:
+    """Write every value that was tried and what it reached, the losing ones too."""
+    kept = [r for r in read_rows(SEARCH) if r["row"] not in {job.method for job, _ in jobs}]
+    for job, value in jobs:
+        matrix, _ = read_matrix(job.folder(runs) / "evaluation_matrix.csv")
+        row = job.method
+        spec = PLAN["rows"].get(row)
+        key = spec["vary"] if spec else f"model.optimizer.init_args.{PLAN['shared']['argument']}"
+        scores = ";".join(f"{score:.1f}" for score in matrix[-1])
+        last = f"{float(matrix[-1].mean()):.2f}"
+        kept.append({"row": row, "key": key, "value": str(value), "Last": last, "last row": scores})
+    header = ("row", "key", "value", "Last", "last row")
+    write_csv(SEARCH, header, kept)
+    lines = [header, ("---",) * len(header), *(tuple(row.values()) for row in kept)]
+    fill("search", "\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def fill(part: str, text: str) -> None:
+    """Replace a part of the page between its two marks.
+
+    Raises:
+        SystemExit: If the page lacks one.
+    """
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {part} -->\n", f"<!-- end {part} -->"
+    head, found, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"{PAGE} lacks the mark {(end if found else begin).strip()}")
+    with atomic_path(PAGE) as temporary:
+        temporary.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}", encoding="utf-8")
+
+
+def write_tables(runs: Path) -> None:
+    """Compare all that is finished; keep every matrix and one config a method beside the tables.
+
+    Raises:
+        SystemExit: If nothing is.
+    """
+    jobs = final_jobs(list(PLAN["rows"]), PLAN["seeds"])
+    done = [job for job in jobs if job.finished(runs)]
+    if not done:
+        raise SystemExit(f"no run in {runs} is finished")
+    rows = sorted(done, key=lambda job: list(PLAN["rows"]).index(job.name))
+    text = compare([job.folder(runs) for job in rows], OUTPUT)
+    pictures = "\n".join(f"![{what}](results/{name}.png)" for name, what in PICTURES.items())
+    fill("table", f"{text.strip()}\n\n{pictures}")
+    scores = []
+    for job in rows:
+        matrix, tasks = read_matrix(job.folder(runs) / "evaluation_matrix.csv")
+        for stage, line in enumerate(matrix):
+            cells = {task: f"{score:g}" for task, score in zip(tasks, line, strict=True)}
+            scores.append({"row": job.name, "seed": job.seed, "stage": stage} | cells)
+    write_csv(OUTPUT / "matrices.csv", tuple(scores[0]), scores)
+    for job in rows:
+        write_config(job, runs)
+
+
+def write_config(job: Job, runs: Path) -> None:
+    """Keep the resolved config of a run, without what was of this one run and machine."""
+    text = (job.folder(runs) / "config.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
+    config["ckpt_path"] = None
+    config["trainer"] |= {"default_root_dir": "runs", "version": None}
+    with atomic_path(OUTPUT / "configs" / f"{job.name}.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", default="table", choices=WHAT)
+    parser.add_argument("--rows", nargs="+", default=list(PLAN["rows"]), choices=PLAN["rows"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=PLAN["seeds"])
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    runs = options.runs
+    if options.what == "search":
+        tried = search_jobs(options.rows)
+        refuse_failed(run_all([job for job, _ in tried], runs, options.processes), runs)
+        write_search(tried, runs)
+        return
+    if options.what in PLAN["sweeps"]:
+        jobs = sweep_jobs(options.what)
+        refuse_failed(run_all(jobs, runs, options.processes), runs)
+        fill(options.what, compare([job.folder(runs) for job in jobs], OUTPUT / options.what))
+        return
+    failed = []
+    for seed in options.seeds if options.what == "table" else ():
+        failed += run_all(final_jobs(options.rows, [seed]), runs, options.processes)
+        write_tables(runs)
+    if options.what == "write":
+        write_tables(runs)
+    refuse_failed(failed, runs)
+
+
+if __name__ == "__main__":
+    main()

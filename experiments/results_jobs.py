@@ -1,0 +1,215 @@
+"""The runs behind docs/results.md: their settings, and how they are run and restarted."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dmole.reliability.run_folder import RunLock
+
+ROOT = Path(__file__).resolve().parents[1]
+PLAN = yaml.safe_load((ROOT / "experiments" / "results.yaml").read_text(encoding="utf-8"))
+COMPARISON = ROOT / "configs" / "comparison.yaml"
+OUTPUT = ROOT / "docs" / "results"
+SEARCH = OUTPUT / "search.csv"
+MARK = ".finished"
+"""Holds the digest of the settings of a run that ended well."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a method's config with one key replaced, and a seed."""
+
+    name: str
+    method: str
+    seed: int
+    settings: dict[str, Any]
+
+    def folder(self, runs: Path) -> Path:
+        """Return its run folder."""
+        return runs / self.name / f"version_{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Return what tells its settings from any others: those of comparison.yaml and its own."""
+        text = COMPARISON.read_text(encoding="utf-8") + yaml.safe_dump(self.settings)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def finished(self, runs: Path) -> bool:
+        """Return whether it ended well, here or in an earlier process.
+
+        Raises:
+            SystemExit: If a run of other settings lies there.
+        """
+        mark = self.folder(runs) / MARK
+        if not mark.is_file():
+            return False
+        if mark.read_text(encoding="utf-8") != self.digest:
+            raise SystemExit(f"{mark.parent} is of other settings than today's: remove it")
+        return True
+
+    def run(self, runs: Path) -> bool:
+        """Run it, or go on with it; return whether it ended well."""
+        folder = self.folder(runs)
+        if self.finished(runs):  # by another process meanwhile
+            return True
+        config = runs / "configs" / f"{self.name}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+        words = [sys.executable, "-m", "dmole", "fit", "--config", str(COMPARISON)]
+        words += ["--config", str(config), "--seed_everything", str(self.seed)]
+        words += ["--trainer.name", self.name, "--trainer.version", str(self.seed)]
+        words += ["--trainer.default_root_dir", str(runs)]
+        words += ["--trainer.enable_progress_bar", "false"]
+        if (folder / "checkpoints" / "last.ckpt").is_file():
+            words += ["--ckpt_path", str(folder)]
+        elif folder.is_dir():
+            clear_unstarted(folder)
+        log = runs / "logs" / f"{self.name}_{self.seed}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            ended = subprocess.run(
+                words, cwd=ROOT, env=os.environ | threads, stdout=file, stderr=subprocess.STDOUT
+            )
+        if ended.returncode == 0:
+            (folder / MARK).write_text(self.digest, encoding="utf-8")
+        print(
+            f"{self.name} seed {self.seed}: {'done' if not ended.returncode else log}", flush=True
+        )
+        return ended.returncode == 0
+
+
+def clear_unstarted(folder: Path) -> None:
+    """Remove a run folder that was left before its first checkpoint.
+
+    Raises:
+        SystemExit: If a process is writing into it; names that one.
+    """
+    lock = RunLock(folder)
+    try:
+        lock.acquire()
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    shutil.rmtree(folder)
+    lock.release()
+
+
+def replaced(settings: Any, key: str, value: Any) -> Any:
+    """Return settings with the value at a dotted key replaced; the key must exist.
+
+    Raises:
+        KeyError: If there is no such key.
+    """
+    result = copy.deepcopy(settings)
+    *path, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    inner = result
+    for part in path:
+        inner = inner[part]
+    if last not in (range(len(inner)) if isinstance(inner, list) else inner):
+        raise KeyError(f"{key} is not set in the method's config")
+    inner[last] = value
+    return result
+
+
+def method_settings(row: str) -> dict[str, Any]:
+    """Return the content of a method's config."""
+    path = ROOT / "configs" / "methods" / f"{row}.yaml"
+    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return settings
+
+
+def candidates(row: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield each value that is tried and the settings with it."""
+    spec = PLAN["rows"][row]
+    for value in spec.get("values", ()):
+        yield value, replaced(method_settings(row), spec["vary"], value)
+
+
+def chosen(row: str) -> dict[str, Any]:
+    """Return the settings of the best candidate; the first of equals.
+
+    Raises:
+        SystemExit: If the search lacks the row.
+    """
+    tried = list(candidates(row))
+    if not tried:
+        return method_settings(row)
+    of = PLAN["rows"][row].get("like", row)
+    scores = {r["value"]: float(r["Last"]) for r in read_rows(SEARCH) if r["row"] == of}
+    missing = [value for value, _ in tried if str(value) not in scores]
+    if missing:
+        raise SystemExit(f"{SEARCH}: {row} was not tried with {missing[0]}: make search")
+    return max(tried, key=lambda pair: scores[str(pair[0])])[1]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file; none if it is missing."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def search_jobs(rows: Sequence[str]) -> list[tuple[Job, Any]]:
+    """Return the runs of the search, each with the value it tries."""
+    options = PLAN["search"]
+    data = yaml.safe_load(COMPARISON.read_text(encoding="utf-8"))["data"]
+    tasks = [task for task in data["tasks"] if task["name"] in options["tasks"]]
+    for task in tasks:  # test samples have no part in the choice
+        task["test"] = f"synthetic://{task['name']}/val?size={options['size']}"
+    fewer = copy.deepcopy(tasks)
+    for task in fewer:
+        task["train"] = f"synthetic://{task['name']}/train?size={options['train_size']}"
+    jobs = []
+    for row in [row for row in rows if "like" not in PLAN["rows"][row]]:
+        for index, (value, settings) in enumerate(candidates(row)):
+            whole = settings | {"data": {"tasks": fewer}}
+            job = Job(f"search_{row}_{index}", row, options["seed"], whole)
+            jobs.append((job, value))
+    shared = PLAN["shared"]
+    for row in [row for row in rows if row in shared["rows"]]:
+        for index, value in enumerate(shared["values"]):
+            whole = method_settings(row) | {"data": {"tasks": tasks}}
+            whole["model"]["optimizer"] = {"init_args": {shared["argument"]: value}}
+            job = Job(f"search_shared_{row}_{index}", f"shared_{row}", options["seed"], whole)
+            jobs.append((job, value))
+    return jobs
+
+
+def final_jobs(rows: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """Return the runs of the table, all rows of a seed before the next."""
+    settings = {row: chosen(row) for row in rows}
+    return [Job(row, row, seed, settings[row]) for seed in seeds for row in rows]
+
+
+def sweep_jobs(name: str) -> list[Job]:
+    """Return the runs of a further table: D-MoLE, and D-MoLE with some keys replaced."""
+    spec = PLAN["sweeps"][name]
+    rows = {"dmole": method_settings("dmole")}
+    for row, changes in spec["rows"].items():
+        rows[row] = method_settings("dmole")
+        for key, value in changes.items():
+            rows[row] = replaced(rows[row], key, value)
+    return [Job(row, "dmole", seed, rows[row]) for seed in spec["seeds"] for row in rows]
+
+
+def run_all(jobs: Sequence[Job], runs: Path, processes: int) -> list[Job]:
+    """Run what is not finished, several at a time; return what failed."""
+    todo = [job for job in jobs if not job.finished(runs)]
+    print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already", flush=True)
+    with ThreadPoolExecutor(processes) as pool:
+        results = list(pool.map(lambda job: job.run(runs), todo))
+    return [job for job, well in zip(todo, results, strict=True) if not well]

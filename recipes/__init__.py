@@ -1,0 +1,1 @@
+"""How the demo models are made. Not part of the installed package."""

@@ -1,0 +1,72 @@
+"""Command line: `python -m recipes.smollm2 --output DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from recipes.smollm2.alignment import Alignment, Settings
+from recipes.smollm2.assembly import assemble, load_language_model, weights_file
+
+
+def make(settings: Settings, output: Path, *, report_every: int = 20) -> Path:
+    """Assemble the model, train its projector and save both with a record of the training.
+
+    Args:
+        settings: What fixes the outcome.
+        output: New or empty folder; any `from_pretrained` reads the model from it.
+        report_every: Steps between two printed lines.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If ``output`` is a file or a folder that is not empty.
+        ModuleNotFoundError: If the weights or the reader of their format are not installed.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists already and is not an empty folder")
+    torch.manual_seed(settings.seed)
+    model, processor = assemble(*load_language_model(weights_file()))
+    started, losses = time.process_time(), []
+    for stage, step, loss in Alignment(model, processor, settings).run():
+        losses.append(loss)
+        if step % report_every == 0:
+            mean, spent = sum(losses) / len(losses), time.process_time() - started
+            print(f"{stage} step {step} loss {mean:.3f} cpu {spent:.0f}s", flush=True)
+            losses.clear()
+    model.half().save_pretrained(output)
+    processor.save_pretrained(output)
+    record = asdict(settings) | {"cpu_seconds": round(time.process_time() - started, 1)}
+    (output / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    return output
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and make the model."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.smollm2",
+        description="Make a base model of the tiny vision tower and SmolLM2-135M-Instruct.",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="new folder to write to")
+    for name, value in asdict(Settings()).items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(value), default=value, help="default: %(default)s")
+    values = vars(parser.parse_args(arguments))
+    output = values.pop("output")
+    torch.set_num_threads(1)  # sums in a fixed order: the same machine makes the same model
+    try:
+        print(make(Settings(**values), output))
+    except (FileExistsError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Trains the projector: first to say words, then to answer questions through the language model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dmole.data.collate import Batch, Collator
+from dmole.data.labels import IGNORED
+from dmole.data.sample import IMAGE_PLACEHOLDER, ArrayImage, Sample, Turn
+from dmole.demo.world.questions import Question, ask_all
+from dmole.demo.world.scenes import dense_labels, random_scene
+from dmole.demo.world.world import CLASSES, COLOR_NAMES, Scene
+from recipes.smollm2.assembly import TOKENS
+from recipes.tiny.architecture import to_pixel_values
+
+GROUND_WORD, GROUND_WEIGHT = "background", 0.15
+NOT_ASKED = ("box", "refer", "text_box")
+"""Kinds whose location tokens SmolLM2 does not have."""
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What fixes the outcome of the training."""
+
+    seed: int = 0
+    word_steps: int = 240
+    word_batch: int = 64
+    word_lr: float = 2e-3
+    chat_steps: int = 36
+    chat_batch: int = 4
+    chat_lr: float = 1e-3
+    turns: int = 5
+
+
+class WordTargets:
+    """The word embeddings that an image token is to become: color and class of what it shows.
+
+    Args:
+        words: Word embeddings of the language model, ``(vocabulary, width)``.
+        tokenizer: Its tokenizer; names of several tokens count as their mean.
+    """
+
+    def __init__(self, words: Tensor, tokenizer: Any) -> None:
+        def embed(name: str) -> Tensor:
+            ids = tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
+            return words[ids].mean(0)
+
+        self.colors = torch.stack([embed(name) for name in COLOR_NAMES])
+        self.classes = torch.stack([embed(name) for name in CLASSES])
+        self.ground = embed(GROUND_WORD)
+        self.scale = torch.cat([self.colors, self.classes]).square().mean()
+
+    def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Return the squared distance to the words, 1 for image tokens that are all zero.
+
+        Args:
+            tokens: Projected patches, ``(images, tokens, width)``.
+            labels: As `dense_labels` gives them, ``(images, 6, tokens)``.
+        """
+        color, label = labels[:, 0], labels[:, 1]
+        shown = color > 0
+        # 0 is the ground, whose index is put right below
+        words = (self.colors[(color - 1).clamp(0)] + self.classes[(label - 1).clamp(0)]) / 2
+        targets = torch.where(shown[..., None], words, self.ground)
+        weights = torch.where(shown, 1.0, GROUND_WEIGHT)
+        each = functional.mse_loss(tokens, targets, reduction="none").mean(-1)
+        return (each * weights).sum() / weights.sum() / self.scale
+
+
+def conversation(rng: random.Random, scene: Scene, turns: int, name: str) -> Sample:
+    """Return a chat about a scene: up to `turns` questions of different kinds and their answers."""
+    questions = [question for question in ask_all(rng, scene) if question.kind not in NOT_ASKED]
+    rng.shuffle(questions)
+    by_kind: dict[str, Question] = {}
+    for question in questions:
+        by_kind.setdefault(question.kind, question)
+    said: list[Turn] = []
+    for question in list(by_kind.values())[:turns]:
+        image = "" if said else f"{IMAGE_PLACEHOLDER}\n"
+        said += [Turn("user", image + question.text), Turn("assistant", question.answer)]
+    return Sample(name, tuple(said), (ArrayImage(scene.pixels),))
+
+
+def chat_loss(model: Any, batch: Batch) -> Tensor:
+    """Return the mean cross-entropy of the answers; logits are made for their tokens alone."""
+    assert batch.labels is not None
+    hidden = model.model(**batch.inputs, use_cache=False).last_hidden_state
+    targets = batch.labels[:, 1:]
+    answered = targets != IGNORED
+    loss: Tensor = functional.cross_entropy(
+        model.lm_head(hidden[:, :-1][answered]), targets[answered]
+    )
+    return loss
+
+
+class Alignment:
+    """Trains the projector of an assembled model, and nothing else of it.
+
+    Args:
+        model: The model; its other parts stay as they are.
+        processor: Its processor.
+        settings: What fixes the outcome.
+    """
+
+    def __init__(self, model: Any, processor: Any, settings: Settings) -> None:
+        self.model, self.settings = model, settings
+        self.projector = model.model.multi_modal_projector.requires_grad_(True)
+        self.targets = WordTargets(model.get_input_embeddings().weight, processor.tokenizer)
+        self.collate = Collator(processor)
+
+    def run(self) -> Iterator[tuple[str, int, float]]:
+        """Train; yield stage, step and loss after each step."""
+        settings = self.settings
+        stages = (
+            ("words", settings.word_steps, settings.word_lr, self._word_loss),
+            ("chat", settings.chat_steps, settings.chat_lr, self._chat_loss),
+        )
+        for stage, steps, rate, loss_of in stages:
+            optimizer = torch.optim.AdamW(self.projector.parameters(), rate, weight_decay=0.0)
+            for step in range(steps):
+                rng = random.Random(f"smollm2-{settings.seed}-{stage}-{step}")
+                loss = loss_of(rng)
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(self.projector.parameters(), CLIP_NORM)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * min(1.0, (step + 1) / 10) * (1 - step / steps)
+                optimizer.step()
+                yield stage, step + 1, loss.item()
+        self.model.requires_grad_(False)
+
+    def _word_loss(self, rng: random.Random) -> Tensor:
+        scenes = [random_scene(rng) for _ in range(self.settings.word_batch)]
+        pixels = to_pixel_values([scene.pixels for scene in scenes])
+        tokens = self.model.get_image_features(pixels).pooler_output
+        return self.targets.loss(tokens, _labels(scenes))
+
+    def _chat_loss(self, rng: random.Random) -> Tensor:
+        chats = [
+            conversation(rng, random_scene(rng), self.settings.turns, f"chat {number}")
+            for number in range(self.settings.chat_batch)
+        ]
+        return chat_loss(self.model, self.collate([(c, "chat") for c in chats], generation=False))
+
+
+def _labels(scenes: Sequence[Scene]) -> Tensor:
+    side = int(TOKENS**0.5)
+    return torch.from_numpy(np.stack([dense_labels(scene, side) for scene in scenes]))

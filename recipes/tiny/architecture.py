@@ -1,0 +1,139 @@
+"""The tiny model: a plain transformers `LlavaForConditionalGeneration` and its initial weights."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dmole.demo.world.scenes import random_scene
+from dmole.demo.world.world import SIZE
+from recipes.tiny.tokenizer import BOS, EOS, IMAGE, PAD
+
+PATCH = 8
+PATCHES = (SIZE // PATCH) ** 2
+VISION_WIDTH, LANGUAGE_WIDTH = 128, 160
+LANGUAGE_HEADS, HEAD_WIDTH = 5, 32
+CONTENT_HEADS = 3
+WHITENING_SCENES = 1500
+OUTPUT_PROJECTIONS = ("out_proj", "o_proj", "fc2", "down_proj")
+
+
+def build_model(vocabulary: int) -> Any:
+    """Return the untrained model: 4 vision layers of width 128, 4 language layers of width 160."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    vision = CLIPVisionConfig(
+        hidden_size=VISION_WIDTH,
+        intermediate_size=VISION_WIDTH * 4,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=PATCH,
+        hidden_act="gelu",
+    )
+    language = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=LANGUAGE_WIDTH,
+        intermediate_size=448,
+        num_hidden_layers=4,
+        num_attention_heads=LANGUAGE_HEADS,
+        num_key_value_heads=LANGUAGE_HEADS,
+        head_dim=HEAD_WIDTH,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=language,
+        image_token_id=IMAGE,
+        image_seq_length=PATCHES,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    return LlavaForConditionalGeneration(config)
+
+
+def to_pixel_values(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+    """Return images as the processor does: ``(images, 3, height, width)`` in [-1, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def project_patches(model: Any, pixel_values: Tensor) -> Tensor:
+    """Return the projected patches of shape ``(images, 64, 160)``, as the language model reads."""
+    hidden = model.model.vision_tower(pixel_values).last_hidden_state[:, 1:]
+    features: Tensor = model.model.multi_modal_projector(hidden)
+    return features
+
+
+@torch.no_grad()
+def initialize(model: Any, seed: int) -> None:
+    """Fill the model with initial weights that make it trainable in minutes.
+
+    Matrices are N(0, 1 / fan_in), output projections smaller. The patch convolution whitens the
+    patches of the world and the position table holds sine waves of comparable size: with the usual
+    initialization positions drown in patch embeddings, which themselves hardly differ.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif parameter.dim() == 2 and "position" not in name:
+            parameter.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
+            if any(part in name for part in OUTPUT_PROJECTIONS):
+                parameter.mul_(0.3)
+    for layer in model.model.language_model.layers:
+        layer.self_attn.o_proj.weight.mul_(0.3)
+        layer.mlp.down_proj.weight.mul_(0.3)
+        # equal keys and queries: these heads start by attending to equal content
+        rows = CONTENT_HEADS * HEAD_WIDTH
+        layer.self_attn.k_proj.weight[:rows] = layer.self_attn.q_proj.weight[:rows]
+    _whiten_patches(model, seed)
+
+
+def _whiten_patches(model: Any, seed: int) -> None:
+    embeddings = next(
+        module for module in model.modules() if type(module).__name__ == "CLIPVisionEmbeddings"
+    )
+    rng = random.Random(f"patches-{seed}")
+    pixels = to_pixel_values([random_scene(rng).pixels for _ in range(WHITENING_SCENES)])
+    patches = (
+        functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, 3 * PATCH**2)
+    )
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
+    values, vectors = values.flip(0)[:VISION_WIDTH], vectors.flip(1)[:, :VISION_WIDTH]
+    weight = 0.5 * (vectors / (values + 1e-3).sqrt()).T
+    embeddings.patch_embedding.weight.copy_(weight.view(VISION_WIDTH, 3, PATCH, PATCH))
+    # the convolution has no bias, so the mean is taken off in the position table
+    table = sine_table(SIZE // PATCH, VISION_WIDTH) * 0.7 - weight @ mean
+    embeddings.position_embedding.weight[1:] = table
+    embeddings.position_embedding.weight[0] = 0
+    embeddings.class_embedding.zero_()
+
+
+def sine_table(side: int, width: int) -> Tensor:
+    """Return 2-D sine position codes of shape ``(side ** 2, width)``."""
+    quarter = width // 4
+    frequencies = torch.exp(-torch.arange(quarter) / quarter * math.log(30.0))
+    angles = torch.arange(side).float()[:, None] * frequencies[None]
+    code = torch.cat([angles.sin(), angles.cos()], 1)
+    columns = code[None].expand(side, side, -1)
+    rows = code[:, None].expand(side, side, -1)
+    return torch.cat([columns, rows], -1).reshape(side * side, width)

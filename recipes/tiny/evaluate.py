@@ -1,0 +1,141 @@
+"""Measure the tiny model on fresh scenes: `python -m recipes.tiny.evaluate --samples 200`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from dmole.demo.tiny import TINY_PATH
+from dmole.demo.world.questions import WORDINGS, Question, ask_all
+from dmole.demo.world.scenes import random_scene
+from dmole.demo.world.world import Pixels
+from dmole.metrics.boxes import BoxReader, intersection_over_union
+
+FRESH_SEED = 20261
+"""Seed of the scenes measured on; used nowhere else."""
+BOX_KINDS = ("box", "text_box")
+MAX_NEW_TOKENS = 14
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture and a question about it."""
+
+    pixels: Pixels
+    question: Question
+
+
+def fresh_cases(samples: int, seed: int, kinds: Sequence[str]) -> dict[str, list[Case]]:
+    """Return `samples` cases of each kind of question, at most one of a kind from a scene."""
+    rng = random.Random(f"evaluate-{seed}")
+    cases: dict[str, list[Case]] = {kind: [] for kind in kinds}
+    while any(len(found) < samples for found in cases.values()):
+        scene = random_scene(rng)
+        by_kind: dict[str, list[Question]] = {}
+        for question in ask_all(rng, scene):
+            by_kind.setdefault(question.kind, []).append(question)
+        for kind, questions in by_kind.items():
+            chosen = rng.choice(questions)
+            if kind in cases and len(cases[kind]) < samples:
+                cases[kind].append(Case(scene.pixels, chosen))
+    return cases
+
+
+@torch.no_grad()
+def answer(
+    model: Any, processor: Any, pairs: Sequence[tuple[Pixels, str]], batch_size: int = 100
+) -> list[str]:
+    """Return greedy answers to questions about pictures.
+
+    Args:
+        model: The model in evaluation mode.
+        processor: Its processor.
+        pairs: Pixels and question.
+        batch_size: Questions a `generate` call.
+    """
+    answers: list[str] = []
+    for start in range(0, len(pairs), batch_size):
+        part = pairs[start : start + batch_size]
+        prompts = [
+            processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}],
+                add_generation_prompt=True,
+            )
+            for _, text in part
+        ]
+        inputs = processor(
+            images=[Image.fromarray(pixels) for pixels, _ in part],
+            text=prompts,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+        tokens = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        new = tokens[:, inputs["input_ids"].shape[1] :]
+        answers += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+    return answers
+
+
+def score(cases: Sequence[Case], answers: Sequence[str]) -> dict[str, float]:
+    """Return exact match and, for boxes, mean overlap and the share of overlaps of at least 0.5."""
+    truths = [case.question.answer for case in cases]
+    pairs = list(zip(answers, truths, strict=True))
+    figures = {"exact": _percent([said == truth for said, truth in pairs])}
+    if cases[0].question.kind in BOX_KINDS:
+        overlaps = [_overlap(said, truth) for said, truth in pairs]
+        figures["iou"] = _percent(overlaps)
+        figures["iou_at_50"] = _percent([overlap >= 0.5 for overlap in overlaps])
+    return figures
+
+
+def _overlap(said: str, truth: str) -> float:
+    reader = BoxReader(box_format="tokens")
+    found, wanted = reader.read(said), reader.read(truth)
+    if wanted is None:
+        raise ValueError(f"{truth!r} holds no box")
+    return 0.0 if found is None else intersection_over_union(found, wanted)
+
+
+def _percent(values: Sequence[float]) -> float:
+    return round(100 * sum(values) / len(values), 1)
+
+
+def evaluate(path: Path, samples: int, seed: int) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Yield each kind of question with its figures in percent.
+
+    Args:
+        path: Folder of the model.
+        samples: Cases of each kind.
+        seed: Seed of the scenes.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(path)
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
+    for kind, cases in fresh_cases(samples, seed, list(WORDINGS)).items():
+        pairs = [(case.pixels, case.question.text) for case in cases]
+        yield kind, score(cases, answer(model, processor, pairs))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and print one line of JSON for each kind of question."""
+    parser = argparse.ArgumentParser(description="Measure the tiny model on fresh scenes.")
+    parser.add_argument("--model", type=Path, default=TINY_PATH, help="default: the shipped one")
+    parser.add_argument("--samples", type=int, default=200, help="of each kind (default 200)")
+    parser.add_argument("--seed", type=int, default=FRESH_SEED, help="default: %(default)s")
+    values = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    for kind, figures in evaluate(values.model, values.samples, values.seed):
+        print(json.dumps({"kind": kind, "samples": values.samples, **figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Many questions about one image in one sequence, and the loss on their answers."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dmole.demo.world.questions import Question
+from dmole.demo.world.world import Thing
+from recipes.tiny.architecture import PATCHES
+from recipes.tiny.supervision import HIDDEN_SCORE, Gaze
+from recipes.tiny.tokenizer import ASSISTANT, BOS, EOS, EXTRA_WORDS, IMAGE, PAD, USER
+
+IGNORED = -100
+END_WEIGHT = 0.2
+PREFIX = PATCHES + 1
+SLOW_KINDS = {"color": 2, "exist": 2, "relation": 1, "position": 1}
+"""Kinds that are learned slowly, and how many of each are always asked."""
+
+
+@dataclass
+class Packed:
+    """A batch of packed sequences; all tensors are ``(images, tokens)`` unless noted.
+
+    Args:
+        input_ids: Token ids.
+        labels: Target of each token, -100 where it is no answer.
+        weights: Weight of each token in the loss.
+        position_ids: Positions; every block starts right after the image.
+        attention_mask: Additive mask of shape ``(images, 1, tokens, tokens)``.
+        gazes: Where the heads under supervision must look.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    weights: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    gazes: list[Gaze]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One question and its answer as token ids."""
+
+    question: list[int]
+    answer: list[int]
+    gaze: tuple[Thing, ...] = ()
+
+
+class Packer:
+    """Turn questions into packed sequences.
+
+    A block sees the image and itself only, at the positions it has when it is asked alone, which
+    is exactly what generation sees.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.cache: dict[str, list[int]] = {}
+
+    def ids(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        if text not in self.cache:
+            self.cache[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return self.cache[text]
+
+    def block(self, question: Question) -> Block:
+        """Return the block of a question."""
+        return Block(self.ids(question.text), self.ids(question.answer), question.things)
+
+    def copy_block(self, rng: random.Random) -> Block:
+        """Return ``repeat : w1 .. wn`` over the whole vocabulary.
+
+        Without it tokens the world does not use fall to a probability of zero, and a later task
+        that answers with them starts from a loss it hardly leaves.
+        """
+        words: list[int] = []
+        for _ in range(rng.randint(1, 4)):
+            if rng.random() < 0.5:
+                words += self.ids(rng.choice(EXTRA_WORDS))
+            else:
+                words.append(rng.randrange(ASSISTANT + 1, len(self.tokenizer)))
+        return Block(self.ids("repeat :") + words, words)
+
+    def pack(self, blocks_of: Sequence[Sequence[Block]]) -> Packed:
+        """Return one sequence an image."""
+        rows, gazes = [], []
+        for row, blocks in enumerate(blocks_of):
+            sequence = _Sequence()
+            for number, block in enumerate(blocks, 1):
+                asked = sequence.append(block, number)
+                if block.gaze:
+                    # one thing: both heads look at it; two things: one each, in order of naming
+                    for head, thing in enumerate((block.gaze[0], block.gaze[-1])):
+                        gazes.append(Gaze(row, asked, head, thing))
+            rows.append(sequence)
+        return _pad(rows, gazes)
+
+
+class _Sequence:
+    """Token ids, labels, weights, block numbers and positions of one image."""
+
+    def __init__(self) -> None:
+        self.ids = [BOS] + [IMAGE] * PATCHES
+        self.labels = [IGNORED] * PREFIX
+        self.weights = [0.0] * PREFIX
+        self.blocks = [0] * PREFIX
+        self.positions = list(range(PREFIX))
+
+    def append(self, block: Block, number: int) -> int:
+        """Add a block; return the index of its last prompt token."""
+        prompt = [USER, *block.question, ASSISTANT]
+        size = len(block.answer)
+        weight = size**-0.5  # long answers do not swamp one-word answers
+        self.ids += [*prompt, *block.answer, EOS]
+        self.labels += [IGNORED] * len(prompt) + [*block.answer, EOS]
+        self.weights += [0.0] * len(prompt) + [weight] * size + [END_WEIGHT * weight]
+        length = len(prompt) + size + 1
+        self.blocks += [number] * length
+        self.positions += range(PREFIX, PREFIX + length)
+        return len(self.ids) - size - 2
+
+
+def _pad(rows: Sequence[_Sequence], gazes: list[Gaze]) -> Packed:
+    def stack(lists: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
+        longest = max(map(len, lists))
+        padded = [[*values, *[fill] * (longest - len(values))] for values in lists]
+        return torch.tensor(padded, dtype=dtype)
+
+    ids = stack([row.ids for row in rows], PAD, torch.long)
+    blocks = stack([row.blocks for row in rows], -1, torch.long)
+    tokens = ids.shape[1]
+    visible = (blocks[:, :, None] == blocks[:, None, :]) | (blocks[:, None, :] == 0)
+    visible &= torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    mask = torch.zeros(visible.shape).masked_fill(~visible, HIDDEN_SCORE)
+    return Packed(
+        input_ids=ids,
+        labels=stack([row.labels for row in rows], IGNORED, torch.long),
+        weights=stack([row.weights for row in rows], 0.0, torch.float),
+        position_ids=stack([row.positions for row in rows], 0, torch.long),
+        attention_mask=mask[:, None],
+        gazes=gazes,
+    )
+
+
+def choose_questions(
+    rng: random.Random, questions: Sequence[Question], count: int
+) -> list[Question]:
+    """Return `count` questions: the slow kinds first, then one of each kind in turn."""
+    kinds: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        kinds[question.kind].append(question)
+    for same in kinds.values():
+        rng.shuffle(same)
+    chosen = [q for kind, most in SLOW_KINDS.items() for q in kinds.pop(kind, [])[:most]]
+    while len(chosen) < count and kinds:
+        for kind in rng.sample(sorted(kinds), len(kinds)):
+            chosen.append(kinds[kind].pop())
+            if not kinds[kind]:
+                del kinds[kind]
+    return chosen[:count]
+
+
+def answer_loss(model: Any, patches: Tensor, packed: Packed) -> Tensor:
+    """Return the weighted cross-entropy of the answers, given projected patches."""
+    embeddings = model.get_input_embeddings()(packed.input_ids)
+    is_image = (packed.input_ids == IMAGE)[..., None]
+    embeddings = embeddings.masked_scatter(is_image, patches.reshape(-1, patches.shape[-1]))
+    hidden = model.model.language_model(
+        inputs_embeds=embeddings,
+        attention_mask=packed.attention_mask,
+        position_ids=packed.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    targets = packed.labels[:, 1:]
+    answered = targets != IGNORED
+    logits = model.lm_head(hidden[:, :-1][answered])
+    each = functional.cross_entropy(logits, targets[answered], reduction="none")
+    weights = packed.weights[:, 1:][answered]
+    return (each * weights).sum() / weights.sum()

@@ -1,0 +1,70 @@
+"""Make the tiny model from a seed: `python -m recipes.tiny.pretrain --output DIR --seed 0`.
+
+Stage "eye" teaches vision tower and projector what every patch shows; stage "all" trains the whole
+model on packed questions. The budget is a number of steps, so a rerun makes the same model. A
+checkpoint is kept in DIR; the same command goes on from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recipes.tiny.pretraining import CHECKPOINT, Pretraining, Settings
+
+
+def pretrain(
+    settings: Settings, output: Path, *, report_every: int = 50, stop_after: int | None = None
+) -> Path | None:
+    """Train the tiny model, or go on training it, and save it.
+
+    Args:
+        settings: What fixes the outcome.
+        output: Folder of the checkpoint and of the finished model.
+        report_every: Steps between a printed line and a checkpoint.
+        stop_after: Leave after this many steps of this call, with a checkpoint.
+
+    Returns:
+        Folder of the finished model; None if the call stopped before the end.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    run = Pretraining(settings, output)
+    if (output / CHECKPOINT).exists():
+        run.load_checkpoint()
+    recent: list[dict[str, float]] = []
+    for done, figures in enumerate(run.run(), 1):
+        recent.append(figures)
+        if run.step % report_every == 0:
+            means = {key: np.mean([row[key] for row in recent if key in row]) for key in figures}
+            text = " ".join(f"{key} {value:.3f}" for key, value in means.items())
+            print(f"{run.stage} step {run.step} cpu {run.cpu_seconds:.0f}s {text}", flush=True)
+            recent.clear()
+            run.save_checkpoint()
+        if done == stop_after:
+            run.save_checkpoint()
+            return None
+    run.save_checkpoint()
+    return run.save_model()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description="Make the tiny model from a seed.")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    defaults = Settings()
+    for name, value in asdict(defaults).items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(value), default=value, help="default: %(default)s")
+    values = vars(parser.parse_args(arguments))
+    output = values.pop("output")
+    torch.set_num_threads(1)  # sums in a fixed order: the same machine makes the same model
+    print(pretrain(Settings(**values), output))
+
+
+if __name__ == "__main__":
+    main()

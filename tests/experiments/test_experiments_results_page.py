@@ -1,0 +1,157 @@
+"""The page of results says what its files say, and its search never saw a test sample."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments import results, results_jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUT = ROOT / "docs" / "results"
+
+
+ROWS: dict[str, Any] = results_jobs.PLAN["rows"]
+
+
+def read_csv(name: str) -> list[dict[str, str]]:
+    with (OUTPUT / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def matrices() -> dict[str, dict[int, list[list[float]]]]:
+    """Return the evaluation matrix by method and seed."""
+    found: dict[str, dict[int, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    for line in read_csv("matrices.csv"):
+        row, seed = line.pop("row"), int(line.pop("seed"))
+        assert int(line.pop("stage")) == len(found[row][seed])
+        found[row][seed].append([float(score) for score in line.values()])
+    return found
+
+
+def test_every_method_is_a_row():
+    assert set(ROWS) == {path.stem for path in (ROOT / "configs" / "methods").glob("*.yaml")}
+
+
+def test_every_method_has_every_seed_and_every_stage():
+    found = matrices()
+    assert list(found) == list(ROWS)
+    for row, runs in found.items():
+        assert sorted(runs) == results_jobs.PLAN["seeds"]
+        shape = {"zero_shot": 1, "joint": 2}.get(row, 4), 3
+        assert {np.shape(matrix) for matrix in runs.values()} == {shape}
+
+
+def test_the_table_holds_the_means_of_the_matrices():
+    shown = {line["method"]: line for line in read_csv("comparison.csv")}
+    assert len(shown) == len(ROWS)
+    for row, runs in matrices().items():
+        last = [np.mean(matrix[-1]) for matrix in runs.values()]
+        assert float(shown[row]["Last"]) == pytest.approx(np.mean(last))
+        assert float(shown[row]["Last sd"]) == pytest.approx(np.std(last, ddof=1))
+
+
+def test_neither_all_are_forgotten_nor_all_is_kept():
+    last = {row: np.mean([m[-1] for m in runs.values()]) for row, runs in matrices().items()}
+    assert last["zero_shot"] == 0
+    assert last["finetune"] - last["seq_ft"] > 20
+    between = [s for s in last.values() if last["seq_ft"] + 5 < s < last["finetune"] - 5]
+    assert len(between) >= 5
+
+
+@pytest.mark.parametrize("row", [row for row, spec in ROWS.items() if "values" in spec])
+def test_a_method_ran_with_the_best_value_of_the_search(row: str):
+    key = ROWS[row]["vary"]
+    scores = {
+        line["value"]: float(line["Last"])
+        for line in read_csv("search.csv")
+        if line["row"] == ROWS[row].get("like", row) and line["key"] == key
+    }
+    ran = yaml.safe_load((OUTPUT / "configs" / f"{row}.yaml").read_text(encoding="utf-8"))
+    for part in key.split("."):
+        ran = ran[int(part) if part.isdigit() else part]
+    assert set(scores) == {str(value) for value in ROWS[row]["values"]}
+    assert scores[str(ran)] == max(scores.values())
+
+
+def test_the_learning_rate_is_the_best_of_finetune():
+    tried = {
+        float(line["value"]): float(line["Last"])
+        for line in read_csv("search.csv")
+        if line["row"] == "shared_finetune"
+    }
+    comparison = yaml.safe_load((ROOT / "configs" / "comparison.yaml").read_text())
+    assert comparison["model"]["optimizer"]["init_args"]["lr"] == max(tried, key=tried.__getitem__)
+
+
+def test_the_search_sees_no_test_sample():
+    jobs = results_jobs.search_jobs(list(ROWS))
+    tasks = [task for job, _ in jobs for task in job.settings["data"]["tasks"]]
+    assert tasks
+    assert all("/val?" in task["test"] and "/train?" in task["train"] for task in tasks)
+    assert results_jobs.PLAN["search"]["seed"] not in results_jobs.PLAN["seeds"]
+
+
+def test_a_key_that_a_config_lacks_cannot_be_varied():
+    with pytest.raises(KeyError, match="is not set in the method's config"):
+        results_jobs.replaced({"model": {"alpha": 1}}, "model.beta", 2)
+    replaced = results_jobs.replaced({"model": {"parts": [{"a": 1}]}}, "model.parts.0.a", 2)
+    assert replaced == {"model": {"parts": [{"a": 2}]}}
+
+
+def test_what_is_finished_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    job = results_jobs.Job("dmole", "dmole", 0, {"model": {"alpha": 1}})
+    job.folder(tmp_path).mkdir(parents=True)
+    (job.folder(tmp_path) / results_jobs.MARK).write_text(job.digest)
+    assert results_jobs.run_all([job], tmp_path, processes=1) == []
+    assert capsys.readouterr().out == "1 of 1 runs are there already\n"
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path):
+    job, other = (results_jobs.Job("a", "a", 0, {"model": {"alpha": n}}) for n in (1, 2))
+    job.folder(tmp_path).mkdir(parents=True)
+    (job.folder(tmp_path) / results_jobs.MARK).write_text(job.digest)
+    with pytest.raises(SystemExit, match=r"version_0 is of other settings than today's"):
+        results_jobs.run_all([other], tmp_path, processes=1)
+
+
+def test_a_folder_left_before_its_first_checkpoint_is_cleared(tmp_path: Path):
+    folder = tmp_path / "a" / "version_0"
+    (folder / "checkpoints").mkdir(parents=True)
+    results_jobs.clear_unstarted(folder)
+    assert not folder.exists()
+
+
+def test_a_page_without_its_marks_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(results, "PAGE", page)
+    page.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
+    results.fill("x", "new")
+    assert page.read_text() == "a\n<!-- x -->\nnew\n<!-- end x -->\nb\n"
+    for broken in ("a\n<!-- x -->\nold\nb\n", "a\nb\n"):
+        page.write_text(broken)
+        with pytest.raises(SystemExit, match="lacks the mark <!-- "):
+            results.fill("x", "new")
+        assert page.read_text() == broken
+
+
+def test_a_kept_config_is_of_no_single_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(results, "OUTPUT", tmp_path)
+    job = results_jobs.Job("a", "a", 1, {})
+    job.folder(tmp_path).mkdir(parents=True)
+    trainer = {"name": "a", "version": 1, "default_root_dir": str(tmp_path)}
+    settings = {"seed_everything": 1, "trainer": trainer, "ckpt_path": "somewhere"}
+    (job.folder(tmp_path) / "config.yaml").write_text(yaml.safe_dump(settings))
+    results.write_config(job, tmp_path)
+    assert yaml.safe_load((tmp_path / "configs" / "a.yaml").read_text()) == {
+        "seed_everything": 1,
+        "trainer": {"name": "a", "version": None, "default_root_dir": "runs"},
+        "ckpt_path": None,
+    }
