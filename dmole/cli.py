@@ -169,7 +169,7 @@ def _make_data(words: list[str]) -> None:
     init.add_argument("--force", action="store_true", help="add what is missing to the folder")
     options = parser.parse_args(words[1:])
     if options.verb == "init":
-        from dmole.data.layouts.init import init_benchmark
+        from dmole.benchmarks.layouts.init import init_benchmark
 
         flags = {"miniature": options.miniature, "force": options.force}
         made = init_benchmark(options.benchmark, options.output, **flags)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.cli import LightningArgumentParser
 
-    from dmole.data.doctor import BaseModel
+    from dmole.doctor import BaseModel
 
 _DESCRIPTION = """\
 Examine all data files of a config before anything is trained: images that are missing or broken,
@@ -27,7 +27,7 @@ def run_check(words: list[str]) -> int:
     """Run ``data check`` and return the exit status: 1 if the data have errors."""
     options, rest = _parse(words)
     from dmole.data import ContinualDataModule, Task
-    from dmole.data.doctor import CheckOptions, TokenLimit, as_json, as_text, check_tasks
+    from dmole.doctor import CheckOptions, TokenLimit, as_json, as_text, check_tasks
     from dmole.files import write_json
 
     config = _read_config(rest)
@@ -61,7 +61,7 @@ def run_check(words: list[str]) -> int:
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    from dmole.data.doctor.pool import available_processes
+    from dmole.doctor.pool import available_processes
 
     parser = ArgumentParser(
         "dmole data check",
@@ -125,7 +125,7 @@ def _read_config(words: list[str]) -> dict[str, Any]:
 
 
 def _check_metric(task: str, metric: str) -> None:
-    from dmole.metrics import build_metric
+    from dmole.benchmarks.registry import build_metric
 
     try:
         build_metric(metric)
@@ -135,8 +135,8 @@ def _check_metric(task: str, metric: str) -> None:
 
 def _base_model(model: dict[str, Any]) -> BaseModel | None:
     """Return the base model that the config names, None where it names none or builds its own."""
-    from dmole.data.doctor import BaseModel
     from dmole.demo.tiny import TINY_PATH
+    from dmole.doctor import BaseModel
 
     backbone = model.get("backbone")
     if backbone is None or backbone["class_path"] != "dmole.models.PretrainedBackbone":

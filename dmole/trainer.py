@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities import rank_zero_only
 
+from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, StageCheckpoint, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
@@ -25,7 +26,6 @@ from dmole.checkpoint import SequenceCheckpoint
 from dmole.clock import Clock
 from dmole.data.stream import SequentialStream, Stage, Stream
 from dmole.files import remove_parts, write_json
-from dmole.metrics import build_metric
 from dmole.predictor import load_run
 from dmole.reliability.checkpoint_file import AtomicCheckpointIO
 from dmole.reliability.session import Session

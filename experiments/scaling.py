@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dmole.data.layouts.published import SIZES as PUBLISHED
+from dmole.benchmarks.layouts.published import SIZES as PUBLISHED
 from experiments.costs.base_models import LARGE
 from experiments.costs.scaling import (
     FP32,

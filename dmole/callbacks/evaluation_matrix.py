@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
+from dmole.benchmarks.registry import build_metric
 from dmole.callbacks.answers import AnswerBook, AnswerJournal, GateSet
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
 from dmole.files import write_csv, write_json, write_lines
-from dmole.metrics import build_metric, scoring_facts, summarize, write_matrix
+from dmole.metrics import scoring_facts, summarize, write_matrix
 from dmole.metrics.retention import retention
 from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers

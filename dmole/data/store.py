@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmole.benchmarks.layouts import layout_of, open_task_samples
 from dmole.data.draws import Part
 from dmole.data.formats import Split
-from dmole.data.layouts import layout_of, open_task_samples
 from dmole.data.sequences import Numbers, Samples, Selection, TaskItems
 from dmole.data.task import Task, validate_tasks
 

@@ -12,13 +12,6 @@ from dmole.metrics.continual import (
     transfer,
 )
 from dmole.metrics.matrix_file import read_matrix, write_matrix
-from dmole.metrics.registry import build_metric, metric_of_task
-from dmole.metrics.rule_metrics import (
-    MultichoiceInBatches,
-    ProfiledMetric,
-    RuleMetric,
-    UCITCaption,
-)
 from dmole.metrics.summary import summarize
 from dmole.metrics.task_metrics import (
     BLEU4,
@@ -39,22 +32,16 @@ __all__ = [
     "Contains",
     "ExactMatch",
     "IoU",
-    "MultichoiceInBatches",
     "ProfileScore",
-    "ProfiledMetric",
-    "RuleMetric",
     "TaskMetric",
     "TaskScore",
-    "UCITCaption",
     "VQASoft",
     "accuracy",
     "average",
     "backward_transfer",
-    "build_metric",
     "forgetting",
     "last",
     "mean_average_accuracy",
-    "metric_of_task",
     "read_matrix",
     "scoring_facts",
     "seen_means",

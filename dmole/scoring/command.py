@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from dmole.arguments import ArgumentParser
-from dmole.metrics import ProfiledMetric, TaskMetric, TaskScore, build_metric, metric_of_task
+from dmole.benchmarks.metrics import ProfiledMetric
+from dmole.benchmarks.predictions import Answer, Target, read_predictions, read_targets
+from dmole.benchmarks.registry import build_metric, metric_of_task
+from dmole.metrics import TaskMetric, TaskScore
 from dmole.metrics.base import Profile
-from dmole.scoring.files import Answer, Target, read_predictions, read_targets
 
 
 @dataclass(frozen=True)

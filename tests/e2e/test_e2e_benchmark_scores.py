@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from dmole.benchmarks.layouts.init import init_benchmark
+from dmole.benchmarks.registry import build_metric
 from dmole.data import Task
-from dmole.data.layouts.init import init_benchmark
 from dmole.data.sample import Sample
 from dmole.data.store import SampleStore
-from dmole.metrics import build_metric
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

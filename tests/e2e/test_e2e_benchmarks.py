@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from dmole.benchmarks.layouts.init import init_benchmark
 from dmole.cli import main
-from dmole.data.layouts.init import init_benchmark
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TINY = {"name_or_path": "tiny"}  # with the dtype and precision of the config

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dmole.metrics import build_metric
+from dmole.benchmarks.registry import build_metric
 from dmole.metrics.boxes import BoxReader
 from dmole.metrics.task_metrics import CIDEr, IoU
 from dmole.metrics.treebank import tokenize_python

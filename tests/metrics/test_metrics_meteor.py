@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dmole.metrics import METEOR, UCITCaption, build_metric
+from dmole.benchmarks.metrics import UCITCaption
+from dmole.benchmarks.registry import build_metric
+from dmole.metrics import METEOR
 from dmole.metrics.meteor import meteor
 
 # speaks the program's protocol: counts per question, then one score each and that of the set

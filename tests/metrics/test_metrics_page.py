@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmole.metrics.registry import GENERAL, PROFILED, TASKS
-from dmole.metrics.rules import RULES
+from dmole.benchmarks.registry import GENERAL, PROFILED, TASKS
+from dmole.benchmarks.rules import RULES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmole.metrics import CIDEr, Contains, ExactMatch, IoU, TaskMetric, VQASoft, build_metric
+from dmole.benchmarks.registry import build_metric
+from dmole.metrics import CIDEr, Contains, ExactMatch, IoU, TaskMetric, VQASoft
 from dmole.metrics.captions import cider, score_captions
 from dmole.metrics.tokenizers import resolve_tokenizer, tokenize_ptb
 from dmole.metrics.treebank import tokenize_python

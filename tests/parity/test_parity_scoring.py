@@ -15,24 +15,17 @@ from typing import Any
 
 import pytest
 
-from dmole.metrics import (
-    METEOR,
-    CIDEr,
-    Contains,
-    ExactMatch,
-    IoU,
-    UCITCaption,
-    VQASoft,
-    build_metric,
-)
-from dmole.metrics.base import Item
-from dmole.metrics.rules.choice import LETTERS, release_letter, scienceqa_letter
-from dmole.metrics.rules.grounding import (
+from dmole.benchmarks.metrics import UCITCaption
+from dmole.benchmarks.registry import build_metric
+from dmole.benchmarks.rules.choice import LETTERS, release_letter, scienceqa_letter
+from dmole.benchmarks.rules.grounding import (
     coin_overlap,
     coin_regex_overlap,
     release_box,
     release_overlap,
 )
+from dmole.metrics import METEOR, CIDEr, Contains, ExactMatch, IoU, VQASoft
+from dmole.metrics.base import Item
 from dmole.metrics.tokenizers import tokenize_ptb
 from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.vqa import normalize_answer

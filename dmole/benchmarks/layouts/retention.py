@@ -1,0 +1,131 @@
+"""Benchmarks of what a base model can do already: POPE, MME, MMMU. Evaluation only."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+from dmole.benchmarks.layouts.prompts import lettered
+from dmole.benchmarks.layouts.source import Item, Numbered, Source, letter_of
+from dmole.data.streaming import kind_of
+
+MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
+
+# the wordings of LLaVA-1.5
+_LETTER = "Answer with the option's letter from the given choices directly."
+_SHORT = "Answer the question using a single word or phrase."
+
+
+def pope_items(source: Source) -> Numbered:
+    """Yield POPE's yes/no questions: JSON lines of ``question_id, image, text, label``.
+
+    The published files end in ``.json`` though they hold an object a line; both forms are read.
+
+    Source:
+        Li et al., 2023, https://arxiv.org/abs/2305.10355, ``output/coco/coco_pope_*.json``.
+    """
+    for index, item in _lines(source.path) if _has_lines(source.path) else source.items():
+        label = item.get("label", item.get("answer"))
+        if not isinstance(label, str) or label.strip().lower() not in ("yes", "no"):
+            raise source.fault(index, item, f"'label' must be yes or no, got {label!r}")
+        yield index, item | {"answer": label.strip().lower()}
+
+
+def mme_items(source: Source) -> Numbered:
+    """Yield MME's questions: a folder with a ``<sub-task>.txt`` each.
+
+    A line is the image's name, the question and the answer, with tabs between them; a fourth
+    column, the place of predictions in MME's own tool, is not read. Images lie in
+    ``<image_root>/<sub-task>/``. The answer names the image, because accuracy+ goes by images.
+
+    Source:
+        Fu et al., 2023, https://arxiv.org/abs/2306.13394, ``eval_tool``.
+    """
+    files = sorted(source.path.glob("*.txt")) if source.path.is_dir() else []
+    if not files:
+        raise ValueError(f"{source.path}: must be a folder with a .txt file a sub-task")
+    position = 0
+    for path in files:
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+            if not line.strip():
+                continue
+            columns = [column.strip() for column in line.split("\t")]
+            if len(columns) < 3 or columns[2].lower() not in ("yes", "no"):
+                raise ValueError(
+                    f"{path}, line {number}: expected image, question and Yes or No, "
+                    "with tabs between them"
+                )
+            image, question, answer = columns[:3]
+            yield (
+                position,
+                {
+                    "question_id": f"{path.stem}/{number}",
+                    "image": f"{path.stem}/{image}",
+                    "text": question,
+                    "answer": f"{answer} image={path.stem}/{image}",
+                },
+            )
+            position += 1
+
+
+def mmmu_items(source: Source) -> Numbered:
+    """Yield MMMU's questions, exported from parquet to JSON with the images as files.
+
+    Keys ``id, question, options, answer`` and ``image_1`` to ``image_7`` (paths). ``options`` is a
+    list, or the text of one as on the hub; without options the answer is open. Images stand before
+    the question, in their order; the marks ``<image 1>`` in the text are left as they are. Items
+    get a key ``form``: the options, if any, and LLaVA-1.5's request for a letter or a word.
+
+    Source:
+        Yue et al., 2024, https://arxiv.org/abs/2311.16502.
+    """
+    for index, item in source.items():
+        try:
+            yield index, _mmmu_item(item)
+        except ValueError as error:
+            raise source.fault(index, item, str(error)) from error
+
+
+def _mmmu_item(item: Item) -> Item:
+    options = _options(item.get("options"))
+    images = [item[key] for key in MMMU_IMAGES if item.get(key)]
+    made: Item = {key: value for key, value in item.items() if key not in MMMU_IMAGES}
+    made |= {"image": images, "choices": options}
+    answer = item.get("answer")
+    if not options:
+        return made | {"answer": str(answer), "form": _SHORT}
+    letters = [letter_of(place, options) for place in range(len(options))]
+    if answer not in letters:
+        raise ValueError(f"answer {answer!r} is none of the letters {', '.join(letters)}")
+    return made | {"form": f"{lettered(options)}\n{_LETTER}"}
+
+
+def _options(value: Any) -> list[str]:
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"'options' is no list: {value!r}") from error
+    if value is not None and not isinstance(value, list):
+        raise ValueError(f"'options' must be a list, got {kind_of(value)}")
+    return [str(option) for option in value or []]
+
+
+def _has_lines(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.read(64).lstrip()[:1] == "{"
+
+
+def _lines(path: Path) -> Numbered:
+    for index, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n")):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: broken JSON at line {index + 1}: {error.msg}") from error
+        if not isinstance(item, dict):
+            raise ValueError(f"{path}: line {index + 1} is {kind_of(item)}, not an object")
+        yield index, item

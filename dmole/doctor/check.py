@@ -1,0 +1,225 @@
+"""Examines the files of all tasks and puts together what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dmole.benchmarks.layouts.published import published_sizes, size_mismatch
+from dmole.data.formats import Split
+from dmole.data.reading import SYNTHETIC_SCHEME
+from dmole.data.store import splits_of
+from dmole.data.task import Task
+from dmole.demo.world.tasks import parse_address
+from dmole.doctor.compare import compare_images, compare_texts
+from dmole.doctor.findings import Finding, Findings, count_level
+from dmole.doctor.images import ImageReport, examine_images
+from dmole.doctor.pool import run_jobs
+from dmole.doctor.source import Source
+from dmole.doctor.texts import TextReport, examine_texts
+from dmole.doctor.tokens import (
+    BaseModel,
+    TokenLimit,
+    TokenReport,
+    context_length,
+    examine_tokens,
+    load_processor,
+)
+
+_ONE_ANSWER = 0.9  # a test set's most frequent answer may cover this share
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How thorough a check is.
+
+    Args:
+        limit: Most findings listed of a kind and file.
+        processes: How many files or parts of files are examined at a time; 0 does it here.
+        decode_images: Whether to decode every image; otherwise only that it exists is checked,
+            and images are the same if their paths are.
+        model: Whose tokens are counted; None counts none.
+        tokens: Most tokens of a sample; without a length it is the model's context.
+    """
+
+    limit: int = 20
+    processes: int = 0
+    decode_images: bool = True
+    model: BaseModel | None = None
+    tokens: TokenLimit = field(default_factory=partial(TokenLimit, None))
+
+
+@dataclass
+class SplitReport:
+    """What a file is like: its texts and, as far as asked for, images and tokens."""
+
+    texts: TextReport
+    images: ImageReport
+    tokens: TokenReport | None
+
+    @property
+    def findings(self) -> Findings:
+        """All that is wrong with the file."""
+        findings = Findings(self.texts.findings.limit)
+        for part in (self.texts, self.images, self.tokens):
+            if part is not None:
+                findings.merge(part.findings)
+        return findings
+
+
+@dataclass
+class DataReport:
+    """What the data of some tasks are like.
+
+    Args:
+        tasks: The tasks.
+        splits: The file of each task and split; that of a generated one is missing.
+        options: How they were examined.
+        general: Findings that belong to no file.
+    """
+
+    tasks: Sequence[Task]
+    splits: dict[tuple[str, Split], SplitReport]
+    options: CheckOptions
+    general: Findings
+
+    def findings(self) -> list[Finding]:
+        """Return the findings kept, errors first."""
+        every = [
+            *self.general,
+            *(finding for split in self.splits.values() for finding in split.findings),
+        ]
+        return sorted(every, key=lambda finding: finding.level)
+
+    def count(self, level: Any) -> int:
+        """Return how many errors or warnings there are, those not kept included."""
+        counts = [split.findings.counts for split in self.splits.values()]
+        return count_level([self.general.counts, *counts], level)
+
+
+def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -> DataReport:
+    """Examine the files of some tasks.
+
+    Args:
+        tasks: The tasks.
+        data_root: Folder their files and image roots are relative to.
+        options: How to.
+
+    Raises:
+        OSError: If a process died.
+        ValueError: If a task names an unknown benchmark.
+    """
+    published = {task.name: _published(task) for task in tasks}
+    general = Findings(options.limit)
+    options = _with_model(options, general)
+    sources = [
+        Source.of(task, split, data_root.expanduser())
+        for task in tasks
+        for split in splits_of(task)
+        if generated_size(task, split) is None
+    ]
+    examined = _examine(sources, options)
+    splits = {(s.texts.source.task.name, s.texts.source.split): s for s in examined}
+    for task in tasks:
+        pair = splits.get((task.name, "train")), splits.get((task.name, "test"))
+        if pair[0] is not None and pair[1] is not None:
+            compare_texts(pair[0].texts, pair[1].texts)
+            compare_images(pair[0].images, pair[1].images)
+        texts = {split.texts.source.split: split.texts for split in pair if split is not None}
+        _check_sizes(texts, published[task.name])
+        if "test" in texts:
+            _check_balance(texts["test"])
+    return DataReport(tasks, splits, options, general)
+
+
+def _published(task: Task) -> dict[str, Any]:
+    by_image = task.format == "coco_captions"
+    return dict(published_sizes(task.name, task.benchmark, by_image=by_image))
+
+
+def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
+    """Load the processor before the processes start, and take over the model's context."""
+    if options.model is None:
+        return options
+    try:
+        load_processor(options.model)
+        if options.tokens.length is None:
+            limit = replace(options.tokens, length=context_length(options.model))
+            return replace(options, tokens=limit)
+    except ValueError as error:
+        general.add(Finding("no_tokens", f"token lengths are not checked: {error}"))
+        return replace(options, model=None)
+    return options
+
+
+def address_of(task: Task, split: Split) -> str:
+    """Return what a task names as its training or test samples."""
+    address = task.train if split == "train" else task.test
+    assert address is not None  # tasks without were refused
+    return address
+
+
+def generated_size(task: Task, split: Split) -> int | None:
+    """Return how many samples a synthetic task has, None for a file.
+
+    Raises:
+        ValueError: If the address of the samples is malformed.
+    """
+    address = address_of(task, split)
+    return parse_address(address).size if address.startswith(SYNTHETIC_SCHEME) else None
+
+
+def _examine(sources: Sequence[Source], options: CheckOptions) -> list[SplitReport]:
+    """Examine some files, large ones in several parts where there are processes to spare."""
+    parts = max(1, math.ceil(options.processes / max(1, len(sources))))
+    numbers = [(number, parts) for number in range(parts)]
+    jobs: list[tuple[Source, Any]] = []
+    for source in sources:
+        jobs.append((source, partial(examine_texts, source, options.limit)))
+        for part in numbers:
+            decode = options.decode_images
+            jobs.append((source, partial(examine_images, source, options.limit, part, decode)))
+            if options.model is not None:
+                more = part, options.model, options.tokens
+                jobs.append((source, partial(examine_tokens, source, options.limit, *more)))
+    jobs.sort(key=lambda job: -_size(job[0]))  # the longest first, so that none is left alone
+    results = run_jobs([job for _, job in jobs], options.processes)
+    return [
+        _put_together([r for (s, _), r in zip(jobs, results, strict=True) if s == source])
+        for source in sources
+    ]
+
+
+def _size(source: Source) -> int:
+    return source.path.stat().st_size if source.path.is_file() else 0
+
+
+def _put_together(results: list[Any]) -> SplitReport:
+    (texts,) = [result for result in results if isinstance(result, TextReport)]
+    images = [result for result in results if isinstance(result, ImageReport)]
+    tokens = [result for result in results if isinstance(result, TokenReport)]
+    for image_part in images[1:]:
+        images[0].merge(image_part)
+    for token_part in tokens[1:]:
+        tokens[0].merge(token_part)
+    return SplitReport(texts, images[0], tokens[0] if tokens else None)
+
+
+def _check_sizes(texts: dict[Split, TextReport], published: dict[str, Any]) -> None:
+    sizes = {split: report.items for split, report in texts.items() if report.complete}
+    for split, expected in size_mismatch(sizes, published).items():
+        report = texts[split]
+        message = f"has {report.items} items; published: {expected}"
+        report.findings.add(report.source.finding("split_size", message))
+
+
+def _check_balance(test: TextReport) -> None:
+    for answer, count in test.answers.most_common(1):
+        share = count / test.answers.total
+        if share > _ONE_ANSWER and test.answers.total > 1:
+            message = f"{share:.1%} of the answers are {answer!r}"
+            test.findings.add(test.source.finding("one_answer", message))

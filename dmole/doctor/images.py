@@ -1,0 +1,155 @@
+"""Examines the images of a file: each is decoded once and known by a hash of its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dmole.data.leakage import asked, stable_hash
+from dmole.data.sample import FileImage
+from dmole.doctor.findings import Findings
+from dmole.doctor.source import Source, Tick, TolerantReader
+
+Fault = tuple[str, str]
+"""Kind of a finding and its message."""
+
+
+@dataclass
+class ImageReport:
+    """What the images of a part of a file's items are like.
+
+    Args:
+        source: The file.
+        findings: What is wrong.
+        paths: A hash of the path of each file that was looked at.
+        owners: Position of an item, for each of its images.
+        pictures: The hash of that image.
+        askers: Position of an item whose images and texts can be read.
+        questions: A hash of its images and the texts before its last answer.
+    """
+
+    source: Source
+    findings: Findings
+    paths: array[int] = field(default_factory=lambda: array("Q"))
+    owners: array[int] = field(default_factory=lambda: array("Q"))
+    pictures: array[int] = field(default_factory=lambda: array("Q"))
+    askers: array[int] = field(default_factory=lambda: array("Q"))
+    questions: array[int] = field(default_factory=lambda: array("Q"))
+
+    @property
+    def files(self) -> int:
+        """How many different files were looked at."""
+        return len(np.unique(np.frombuffer(self.paths, np.uint64))) if self.paths else 0
+
+    def merge(self, other: ImageReport) -> None:
+        """Take in another part of the same file."""
+        self.findings.merge(other.findings)
+        for name in ("paths", "owners", "pictures", "askers", "questions"):
+            getattr(self, name).extend(getattr(other, name))
+
+
+class Album:
+    """Hashes of images, each decoded once.
+
+    Args:
+        decode: Whether to decode; otherwise an image is known by its path alone.
+    """
+
+    def __init__(self, *, decode: bool) -> None:
+        self._decode = decode
+        # by the hash of the path: a number instead of a text saves most of the memory
+        self._hashes: dict[int, int] = {}
+        self._faults: dict[int, Fault] = {}
+
+    @property
+    def paths(self) -> set[int]:
+        """Hashes of the paths of the files."""
+        return self._hashes.keys() | self._faults.keys()
+
+    def look(self, path: Path) -> tuple[int | None, Fault | None]:
+        """Return the hash of an image, None where it cannot be decoded, and what is wrong."""
+        key = stable_hash(str(path))
+        if key not in self._hashes and key not in self._faults:
+            value, fault = picture_hash(path) if self._decode else (key, None)
+            if value is not None:
+                self._hashes[key] = value
+            if fault is not None:
+                self._faults[key] = fault
+        return self._hashes.get(key), self._faults.get(key)
+
+
+def examine_images(
+    source: Source, limit: int, part: tuple[int, int], decode: bool, *, tick: Tick | None = None
+) -> ImageReport:
+    """Return what the images of a part of a file's items are like.
+
+    Items that name the same images are in the same part.
+
+    Args:
+        source: The file.
+        limit: Most findings kept of a kind.
+        part: Number of the part, from 0, and how many parts there are.
+        decode: Whether to decode the images; otherwise they are told apart by their paths.
+        tick: Is told of progress.
+    """
+    report = ImageReport(source, Findings(limit))
+    # the suffix is put behind each question of a training sample but the last of a test sample
+    reader = TolerantReader(source.without_suffix())
+    album = Album(decode=decode)
+    number, parts = part
+    for index, item in source.valid_items(tick):
+        if stable_hash(repr(item.get("image") or index)) % parts == number:
+            _examine_item(report, reader, album, item, index)
+    report.paths.extend(album.paths)
+    return report
+
+
+def _examine_item(
+    report: ImageReport, reader: TolerantReader, album: Album, item: dict[str, Any], index: int
+) -> None:
+    source, pictures = report.source, list[int | None]()
+    for image in reader.images(item):
+        # what is no file has no hash; the pass over the texts has reported it
+        value, fault = album.look(image.path) if isinstance(image, FileImage) else (None, None)
+        pictures.append(value)
+        if fault is not None:
+            report.findings.add(source.finding(*fault, index, source.id_of(item, index)))
+        if value is not None:
+            report.owners.append(index)
+            report.pictures.append(value)
+    if None in pictures:
+        return
+    try:
+        texts = asked(reader.read(item, index))
+    except ValueError:
+        return  # reported by the pass over the texts
+    report.askers.append(index)
+    report.questions.append(stable_hash(repr(pictures), *texts))
+
+
+def picture_hash(path: Path) -> tuple[int | None, Fault | None]:
+    """Decode an image as training does and return a hash of its pixels, and what is wrong.
+
+    The hash is made of the SHA-256 of the RGB pixels, so the same picture is recognised in
+    another lossless format or with other metadata; a recompressed one is another picture.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd files are not faults
+        try:
+            picture = FileImage(path).load()
+        except ValueError as error:
+            bomb = isinstance(error.__cause__, _TOO_LARGE)
+            return None, ("image_bomb" if bomb else "unreadable_image", str(error))
+    digest = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
+    digest.update(picture.tobytes())
+    return int.from_bytes(digest.digest()[:8], "little"), None
+
+
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)

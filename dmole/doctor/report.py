@@ -1,0 +1,198 @@
+"""The report of a check: as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from dmole.data.formats import Split
+from dmole.data.store import splits_of
+from dmole.data.task import Task
+from dmole.doctor.check import DataReport, SplitReport, address_of, generated_size
+from dmole.doctor.findings import LEVELS, Finding, one_line
+
+FORMAT = 1
+_MOST_FREQUENT = 10  # answers in the JSON report
+_IN_TABLE = 3  # answers in the table
+_WIDEST = 24  # characters of an answer there
+_QUANTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+def as_json(report: DataReport) -> dict[str, Any]:
+    """Return all of a report as what JSON can hold."""
+    return {
+        "format": FORMAT,
+        "errors": report.count("error"),
+        "warnings": report.count("warning"),
+        "images_decoded": report.options.decode_images,
+        "token_limit": report.options.tokens.length,
+        "token_lengths_include_images": False,
+        "tasks": [
+            {
+                "name": task.name,
+                "splits": {split: _split_json(report, task, split) for split in splits_of(task)},
+            }
+            for task in report.tasks
+        ],
+        "findings": [{"level": f.level} | vars(f) for f in report.findings()],
+    }
+
+
+def _split_json(report: DataReport, task: Task, split: Split) -> dict[str, Any]:
+    found = report.splits.get((task.name, split))
+    if found is None:
+        size = generated_size(task, split)
+        return {"file": address_of(task, split), "generated": True, "items": size}
+    answers = found.texts.answers
+    return {
+        "file": one_line(str(found.texts.source.path)),
+        "generated": False,
+        "items": found.texts.items,
+        "complete": found.texts.complete,
+        "images": {"named": found.texts.images, "files": found.images.files},
+        "answers": {
+            "total": answers.total,
+            "distinct": answers.distinct,
+            "exact": answers.exact,
+            "most_frequent": [
+                {"answer": one_line(answer), "count": count, "share": count / answers.total}
+                for answer, count in answers.most_common(_MOST_FREQUENT)
+            ],
+        },
+        "tokens": _tokens_json(found, report.options.tokens.length),
+        "counts": dict(_ordered(found.findings.counts)),
+    }
+
+
+def _tokens_json(found: SplitReport, limit: int | None) -> dict[str, Any] | None:
+    if found.tokens is None or not found.tokens.lengths:
+        return None
+    lengths = found.tokens.lengths
+    total = lengths.total()
+    return {
+        "samples": total,
+        "min": min(lengths),
+        "mean": sum(length * n for length, n in lengths.items()) / total,
+        **{name: quantile(lengths, share) for name, share in _QUANTILES.items()},
+        "max": max(lengths),
+        "over_limit": sum(n for length, n in lengths.items() if limit and length > limit),
+        "histogram": [
+            {"from": low, "to": high, "samples": n} for low, high, n in histogram(lengths, limit)
+        ],
+    }
+
+
+def quantile(lengths: Counter[int], share: float) -> int:
+    """Return the least length that at least a share of the samples do not exceed."""
+    wanted, seen = share * lengths.total(), 0
+    for length in sorted(lengths):
+        seen += lengths[length]
+        if seen >= wanted:
+            break
+    return length
+
+
+def histogram(lengths: Counter[int], limit: int | None = None) -> list[tuple[int, int, int]]:
+    """Return from, to and number of samples in bins that double; the limit ends one too.
+
+    Example:
+        >>> histogram(Counter({3: 1, 17: 2, 40: 1}), limit=20)
+        [(1, 16, 1), (17, 20, 2), (21, 32, 0), (33, 64, 1)]
+    """
+    ends = [16]
+    while ends[-1] < max(lengths):
+        ends.append(2 * ends[-1])
+    if limit is not None and limit < ends[-1]:
+        ends = sorted({*ends, limit})
+    bins, low = [], 1
+    for high in ends:
+        bins.append((low, high, sum(n for length, n in lengths.items() if low <= length <= high)))
+        low = high + 1
+    return bins
+
+
+def as_text(report: DataReport) -> str:
+    """Return a report as a table of the files and a list of what is wrong, a line each."""
+    rows = [_row(report, task, split) for task in report.tasks for split in splits_of(task)]
+    rows.insert(0, ("task", "split", "items", "images", "tokens", "most frequent answers"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    ]
+    lines += ["", *_histograms(report)]
+    lines += [_line(finding) for finding in report.findings()]
+    lines += _not_listed(report)
+    errors, warnings = report.count("error"), report.count("warning")
+    return "\n".join([*lines, f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')}"])
+
+
+def _row(report: DataReport, task: Task, split: Split) -> tuple[str, ...]:
+    found = report.splits.get((task.name, split))
+    if found is None:
+        size = generated_size(task, split)
+        return task.name, split, str(size), "-", "-", "generated, nothing to check"
+    answers, tokens = found.texts.answers, _tokens_json(found, None)
+    frequent = ", ".join(
+        f"{_short(answer)} {count / answers.total:.1%}"
+        for answer, count in answers.most_common(_IN_TABLE)
+    )
+    lengths = f"{tokens['min']}-{tokens['max']}, median {tokens['median']}" if tokens else "-"
+    return (
+        task.name,
+        split,
+        str(found.texts.items) + ("" if found.texts.complete else "+"),
+        str(found.images.files),
+        lengths,
+        frequent or "-",
+    )
+
+
+def _histograms(report: DataReport) -> Iterator[str]:
+    """Yield a line a file: how many samples have up to how many tokens."""
+    limit = report.options.tokens.length
+    counted = [key for key, split in report.splits.items() if split.tokens and split.tokens.lengths]
+    if not counted:
+        return
+    yield (
+        "samples by text tokens (an image counts as one token, whatever the model makes of it; "
+        f"the limit is {limit}):"
+    )
+    for task, split in counted:
+        tokens = report.splits[task, split].tokens
+        assert tokens is not None
+        bins = [f"<={high}: {n}" for _, high, n in histogram(tokens.lengths, limit) if n]
+        yield f"  {task} {split}  {', '.join(bins)}"
+    yield ""
+
+
+def _line(finding: Finding) -> str:
+    place = " ".join(part for part in (finding.task, finding.split) if part)
+    words = [f"{finding.level} {finding.kind}"] + ([place] if place else [])
+    if finding.file is not None:
+        words.append(finding.file)
+    if finding.item is not None:
+        words.append(f"item {finding.item} (id {finding.id!r})")
+    return ": ".join([*words, finding.message])
+
+
+def _not_listed(report: DataReport) -> Iterator[str]:
+    for (task, split), found in report.splits.items():
+        kept = Counter(finding.kind for finding in found.findings)
+        for kind, n in _ordered(found.findings.counts):
+            if n > kept[kind]:
+                yield f"{LEVELS[kind]} {kind}: {task} {split}: {n - kept[kind]} more not listed"
+
+
+def _ordered(counts: Counter[str]) -> list[tuple[str, int]]:
+    return [(kind, counts[kind]) for kind in LEVELS if counts[kind]]
+
+
+def _short(answer: str) -> str:
+    text = one_line(answer)
+    return repr(text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}...")
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,127 @@
+"""Examines the items of a file: their form, ids, answers, and whether the images exist."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dmole.data.formats import sample_id
+from dmole.data.leakage import stable_hash
+from dmole.data.sample import Sample
+from dmole.data.streaming import kind_of
+from dmole.doctor.answers import AnswerCounter
+from dmole.doctor.findings import Findings
+from dmole.doctor.source import Source, Tick, TolerantReader
+
+_POSITION_DIGITS = 6  # ids that are whole numbers up to this long count items, not contents
+
+
+@dataclass
+class TextReport:
+    """What the texts of a file are like.
+
+    Args:
+        source: The file.
+        findings: What is wrong.
+        items: How many there are.
+        complete: Whether the file could be read to its end.
+        images: How many times an image is named.
+        answers: How often which answer occurs.
+        ids: A hash of each item's id, by position; odd where the id may tell the content, even
+            where it is only a number in a list.
+    """
+
+    source: Source
+    findings: Findings
+    items: int = 0
+    complete: bool = False
+    images: int = 0
+    answers: AnswerCounter = field(default_factory=AnswerCounter)
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+
+
+def examine_texts(source: Source, limit: int, *, tick: Tick | None = None) -> TextReport:
+    """Return what the texts of a file are like.
+
+    Args:
+        source: The file.
+        limit: Most findings kept of a kind.
+        tick: Is told of progress.
+    """
+    report = TextReport(source, Findings(limit))
+    reader = TolerantReader(source)
+    try:
+        for index, item in source.items(tick):
+            report.items += 1
+            _examine_item(report, reader, item, index)
+        report.complete = True
+    except (ValueError, OSError) as error:
+        report.findings.add(source.finding("file", str(error)))
+    else:
+        if report.items == 0:
+            report.findings.add(source.finding("file", "holds no items"))
+    _find_duplicates(report)
+    return report
+
+
+def _examine_item(report: TextReport, reader: TolerantReader, item: Any, index: int) -> None:
+    source, findings = report.source, report.findings
+    if not isinstance(item, dict):
+        report.ids.append(stable_hash("no object", str(index)) & ~1)
+        message = f"is {kind_of(item)}, not an object"
+        findings.add(source.finding("malformed", message, index, str(index)))
+        return
+    id = sample_id(item, index)
+    report.ids.append(id_hash(id))
+    for image in reader.images(item):
+        report.images += 1
+        if isinstance(image, tuple):
+            findings.add(source.finding(*image, index, id))
+    try:
+        report.answers.add(_answers(reader.read(item, index)))
+    except ValueError as error:
+        kind = "empty_answer" if str(error).endswith("the answer is empty") else "malformed"
+        findings.add(source.finding(kind, str(error), index, id))
+
+
+def _answers(sample: Sample) -> tuple[str, ...]:
+    return sample.references or (sample.turns[-1].text,)
+
+
+def id_hash(id: str) -> int:
+    """Return the hash of an id: odd where equal ids suggest equal contents."""
+    counts_items = id.isdecimal() and len(id) <= _POSITION_DIGITS
+    return stable_hash(id) & ~1 | (0 if counts_items else 1)
+
+
+def _find_duplicates(report: TextReport) -> None:
+    """Report the items whose id an earlier one has."""
+    ids: npt.NDArray[np.uint64] = np.frombuffer(report.ids, dtype=np.uint64)
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    earlier = first[inverse]
+    repeats = np.flatnonzero(earlier != np.arange(len(ids)))
+    listed = repeats[: report.findings.limit].tolist()
+    names = item_ids(report.source, listed)
+    for index in listed:
+        message = f"has the id of item {int(earlier[index])}"
+        finding = report.source.finding("duplicate_id", message, index, names[index])
+        report.findings.add(finding)
+    report.findings.count("duplicate_id", len(repeats) - len(listed))
+
+
+def item_ids(source: Source, indices: list[int]) -> dict[int, str]:
+    """Return the ids of some items of a file; the memory holds hashes only."""
+    wanted, names = set(indices), dict[int, str]()
+    if not wanted:
+        return names
+    last = max(wanted)
+    for index, item in source.items():
+        if index in wanted:
+            names[index] = source.id_of(item, index)
+        if index == last:
+            break
+    return names
