@@ -5,11 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dmole import _moved
 from dmole._version import __version__
 
 if TYPE_CHECKING:
     from dmole.allocation import SensitivityAllocator, UniformAllocator
-    from dmole.data import ContinualDataModule, Task
+    from dmole.data import Task
+    from dmole.datamodule import ContinualDataModule
     from dmole.models import PretrainedBackbone
     from dmole.module import ContinualModule
     from dmole.routing import AutoencoderRouter, OracleRouter, SharedRouter
@@ -29,9 +31,11 @@ __all__ = [
     "__version__",
 ]
 
+_moved.install()
+
 _ROOMS = {
     "AutoencoderRouter": "routing",
-    "ContinualDataModule": "data",
+    "ContinualDataModule": "datamodule",
     "ContinualModule": "module",
     "ContinualTrainer": "trainer",
     "OracleRouter": "routing",

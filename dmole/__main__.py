@@ -2,6 +2,6 @@
 
 import sys
 
-from dmole.cli import main
+from dmole.cli.main import main
 
 sys.exit(main())

@@ -12,19 +12,19 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from dmole.allocation import Allocation, Allocator, Unit, build_units
-from dmole.data.labels import answer_tokens
-from dmole.distributed import weigh_by_tokens
-from dmole.experts import ExpertLibrary, Gates, View
-from dmole.experts.library import seed_from
-from dmole.models.backbone import Backbone
-from dmole.models.embedder import Embedder, sample_keys
-from dmole.optimization import (
+from dmole.curriculum.optimization import (
     MODULES,
     Schedule,
     learning_rate_factor,
     parameter_groups,
     scaled_learning_rates,
 )
+from dmole.data.labels import answer_tokens
+from dmole.distributed import weigh_by_tokens
+from dmole.experts import ExpertLibrary, Gates, View
+from dmole.experts.library import seed_from
+from dmole.models.backbone import Backbone
+from dmole.models.embedder import Embedder, sample_keys
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Router, Routing

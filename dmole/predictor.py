@@ -12,14 +12,14 @@ from lightning.fabric.utilities import move_data_to_device
 
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
 from dmole.experts import load_expert
-from dmole.files import check_name
 from dmole.routing import gate_set_name
+from dmole.storage.files import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from dmole.data import ContinualDataModule
+    from dmole.datamodule import ContinualDataModule
     from dmole.module import ContinualModule
 
 PROMPT_TASK = "prompt"

@@ -22,23 +22,24 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, StageCheckpoint, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.checkpoint import SequenceCheckpoint
-from dmole.clock import Clock
-from dmole.data.stream import SequentialStream, Stage, Stream
-from dmole.files import remove_parts, write_json
 from dmole.predictor import load_run
-from dmole.reliability.checkpoint_file import AtomicCheckpointIO
-from dmole.reliability.session import Session
 from dmole.routing import AutoencoderRouter
-from dmole.strategies import check_precision, check_strategy
+from dmole.run.checkpoint import SequenceCheckpoint
+from dmole.run.checkpoint_file import AtomicCheckpointIO
+from dmole.run.clock import Clock
+from dmole.run.session import Session
+from dmole.run.strategies import check_precision, check_strategy
+from dmole.storage.files import remove_parts, write_json
+from dmole.streams.stream import SequentialStream, Stage, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dmole.allocation import Allocation
-    from dmole.data import ContinualDataModule, Task
+    from dmole.data import Task
+    from dmole.datamodule import ContinualDataModule
     from dmole.module import ContinualModule
-    from dmole.reliability import Interruption
+    from dmole.run import Interruption
 
 log = logging.getLogger("dmole")
 
@@ -88,7 +89,7 @@ class ContinualTrainer(Trainer):
             sequence decides: epochs belong to the tasks.
 
     Raises:
-        ValueError: If strategy or precision would give wrong numbers, see `dmole.strategies`.
+        ValueError: If strategy or precision would give wrong numbers, see `dmole.run.strategies`.
     """
 
     def __init__(

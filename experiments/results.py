@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from dmole.files import atomic_path, write_csv
 from dmole.metrics import read_matrix
 from dmole.report.compare import compare
+from dmole.storage.files import atomic_path, write_csv
 from experiments.results_jobs import (
     OUTPUT,
     PLAN,

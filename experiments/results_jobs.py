@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from dmole.reliability.run_folder import RunLock
+from dmole.run.run_folder import RunLock
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = yaml.safe_load((ROOT / "experiments" / "results.yaml").read_text(encoding="utf-8"))

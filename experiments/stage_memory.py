@@ -18,11 +18,12 @@ import torch
 
 from dmole.allocation import SensitivityAllocator
 from dmole.callbacks import ContinualCallback, EvaluationMatrix, ExpertInspector
-from dmole.data import ContinualDataModule, Task
-from dmole.data.stream import SequentialStream, Stage, Stream
+from dmole.data import Task
+from dmole.datamodule import ContinualDataModule
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter
+from dmole.streams.stream import SequentialStream, Stage, Stream
 from dmole.trainer import ContinualTrainer
 
 TASKS, STAGES, TRAIN, TEST = 32, (2, 8, 32), 16, 2

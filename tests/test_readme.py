@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from dmole.cli import main
+from dmole.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

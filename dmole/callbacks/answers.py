@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dmole.files import atomic_path, faults_name
+from dmole.storage.files import atomic_path, faults_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

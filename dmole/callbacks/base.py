@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 if TYPE_CHECKING:
-    from dmole.data import ContinualDataModule
+    from dmole.datamodule import ContinualDataModule
     from dmole.module import ContinualModule
     from dmole.trainer import ContinualTrainer
 

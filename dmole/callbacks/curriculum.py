@@ -9,13 +9,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
+from dmole.curriculum.factors import shares, update_factors
+from dmole.curriculum.optimization import MODULES
 from dmole.distributed import sum_over_ranks
-from dmole.files import write_csv
-from dmole.optimization import MODULES
+from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dmole.module import ContinualModule
 
 HEADER = ("stage", "task", "module", "difficulty", "budget", "factor", "step")
@@ -177,31 +176,3 @@ class Curriculum(ContinualCallback):
         self._difficulty = dict(state_dict["difficulty"])
         self._first_step = state_dict["first_step"]
         self._stage = state_dict["stage"]
-
-
-def shares(values: Mapping[str, float]) -> dict[str, float]:
-    """Return each value's share of the sum; equal shares where all are zero."""
-    total = math.fsum(values.values())
-    if total == 0:
-        return {name: 1.0 / len(values) for name in values}
-    return {name: value / total for name, value in values.items()}
-
-
-def update_factors(difficulty: Mapping[str, float], max_ratio: float) -> dict[str, float]:
-    """Return the clipped ratio of each difficulty to their mean.
-
-    Args:
-        difficulty: Share of each module in training.
-        max_ratio: Largest factor; its inverse is the smallest.
-
-    Example:
-        >>> update_factors({"vision": 0.25, "language": 0.75}, max_ratio=2.0)
-        {'vision': 0.5, 'language': 1.5}
-    """
-    mean = math.fsum(difficulty.values()) / len(difficulty)
-    if mean == 0:
-        return dict.fromkeys(difficulty, 1.0)
-    return {
-        name: min(max_ratio, max(1.0 / max_ratio, value / mean))
-        for name, value in difficulty.items()
-    }

@@ -19,12 +19,12 @@ from dmole.callbacks.answers import AnswerBook, AnswerJournal, GateSet
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
-from dmole.files import write_csv, write_json, write_lines
 from dmole.metrics import scoring_facts, summarize, write_matrix
 from dmole.metrics.retention import retention
 from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
 from dmole.routing import gate_set_name
+from dmole.storage.files import write_csv, write_json, write_lines
 
 if TYPE_CHECKING:
     import numpy.typing as npt

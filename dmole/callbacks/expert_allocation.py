@@ -17,16 +17,16 @@ from dmole.allocation import Allocation, score_gradients
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.data.labels import answer_tokens
 from dmole.distributed import broadcast, gather_objects, sum_over_ranks
-from dmole.files import write_csv
 from dmole.models.embedder import eval_mode
 from dmole.module import labels_of
+from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dmole.data import Batch
-    from dmole.data.stream import Stage
     from dmole.module import ContinualModule
+    from dmole.streams.stream import Stage
     from dmole.trainer import ContinualTrainer
 
 log = logging.getLogger("dmole")

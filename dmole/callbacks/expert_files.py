@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dmole.callbacks.base import ContinualCallback
 from dmole.experts import save_expert
-from dmole.files import write_json
+from dmole.storage.files import write_json
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule

@@ -9,9 +9,9 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
-from dmole.data.sampler import derive_seed
 from dmole.models.embedder import eval_mode
 from dmole.regularizers.base import StageView
+from dmole.storage.seeds import derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

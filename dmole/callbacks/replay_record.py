@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
-from dmole.files import write_csv
+from dmole.storage.files import write_csv
 
 HEADER = ("stage", "task", "id")
 

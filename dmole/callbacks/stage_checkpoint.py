@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import gather_objects
-from dmole.reliability.random_state import random_state, restore_random_state
+from dmole.run.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from dmole.data.loader import ResumableLoader

@@ -1,7 +1,6 @@
 """From files to batches: tasks, samples, tensors, loaders."""
 
 from dmole.data.collate import Batch, Collator, Item
-from dmole.data.datamodule import ContinualDataModule
 from dmole.data.loader import ResumableLoader
 from dmole.data.reading import open_samples, read_samples
 from dmole.data.sample import (
@@ -22,7 +21,6 @@ __all__ = [
     "ArrayImage",
     "Batch",
     "Collator",
-    "ContinualDataModule",
     "FileImage",
     "ImageSource",
     "Item",

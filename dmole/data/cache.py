@@ -15,7 +15,7 @@ from dmole._version import __version__
 from dmole.data.arrow import ArrowSamples, Seal, checksum, repeated_id, write_samples
 from dmole.data.formats import ItemReader
 from dmole.data.sample import Sample
-from dmole.files import atomic_path, write_json
+from dmole.storage.files import atomic_path, write_json
 
 log = logging.getLogger("dmole")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +11,7 @@ import torch
 from torch.utils.data import Sampler
 
 from dmole.data.sample import Sample
+from dmole.storage.seeds import derive_seed
 
 _Indices = npt.NDArray[np.int64]
 
@@ -161,13 +161,3 @@ def approximate_length(sample: Sample) -> int:
     """
     characters = sum(len(turn.text) for turn in sample.turns)
     return characters // _LENGTH_STEP + _IMAGE_LENGTH * len(sample.images)
-
-
-def derive_seed(*parts: object) -> int:
-    """Return a seed that differs for different parts and is the same in every process.
-
-    Args:
-        parts: Numbers and names.
-    """
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1  # a generator takes 63 bits safely

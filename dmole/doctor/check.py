@@ -12,7 +12,6 @@ from typing import Any
 from dmole.benchmarks.layouts.published import published_sizes, size_mismatch
 from dmole.data.formats import Split
 from dmole.data.reading import SYNTHETIC_SCHEME
-from dmole.data.store import splits_of
 from dmole.data.task import Task
 from dmole.demo.world.tasks import parse_address
 from dmole.doctor.compare import compare_images, compare_texts
@@ -29,6 +28,7 @@ from dmole.doctor.tokens import (
     examine_tokens,
     load_processor,
 )
+from dmole.store import splits_of
 
 _ONE_ANSWER = 0.9  # a test set's most frequent answer may cover this share
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from dmole.data.formats import Split
-from dmole.data.store import splits_of
 from dmole.data.task import Task
 from dmole.doctor.check import DataReport, SplitReport, address_of, generated_size
 from dmole.doctor.findings import LEVELS, Finding, one_line
+from dmole.store import splits_of
 
 FORMAT = 1
 _MOST_FREQUENT = 10  # answers in the JSON report

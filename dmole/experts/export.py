@@ -12,8 +12,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dmole.experts.shape import ExpertShape
-from dmole.files import write_json
-from dmole.tensor_files import read_tensor_file, write_tensor_file
+from dmole.storage.files import write_json
+from dmole.storage.tensors import read_tensor_file, write_tensor_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

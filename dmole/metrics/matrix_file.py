@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dmole.files import write_csv
+from dmole.storage.files import write_csv
 
 
 def write_matrix(path: str | Path, matrix: npt.ArrayLike, task_names: Sequence[str]) -> None:

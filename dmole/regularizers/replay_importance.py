@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, softplus
 
-from dmole.data.sampler import derive_seed
 from dmole.distributed import gather_objects
 from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
 from dmole.regularizers.importance import first_order_hypergradient, importance_weights
+from dmole.storage.seeds import derive_seed
 
 _EVEN = math.log(math.e - 1)  # softplus of it is 1: all weights start at 1
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmole.files import atomic_path
 from dmole.report.figures import save_figure
 from dmole.report.grids import summary_grid, task_grids
 from dmole.report.identity import advantages, check_alike, check_repeat, same_tasks
@@ -19,6 +18,7 @@ from dmole.report.tables import (
     write_summary_csv,
     write_task_csv,
 )
+from dmole.storage.files import atomic_path
 
 
 def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[str] = ()) -> str:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dmole.files import atomic_path
+from dmole.storage.files import atomic_path
 
 # Okabe and Ito's palette, told apart by people with any common color blindness; yellow left out,
 # which is too light for a line on white.

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from dmole.files import write_csv
 from dmole.report.grids import Grid, Pair, shown
 from dmole.report.notes import Notes, definition_lines, statements
+from dmole.storage.files import write_csv
 
 OF_A_TASK = "Of a task: the figure without its mean over tasks; n/a where it does not apply."
 

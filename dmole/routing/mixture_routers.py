@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmole.files import check_name
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.routers import (
     Phase,
@@ -23,6 +22,7 @@ from dmole.routing.routers import (
 from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
 from dmole.routing.task_keys import fit_key, key_scores
 from dmole.routing.token_gates import TokenGate
+from dmole.storage.files import check_name
 
 
 class TokenRouter(SharedRouter):

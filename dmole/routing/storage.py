@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dmole.files import check_name, write_json
-from dmole.tensor_files import read_tensor_file, write_tensor_file
+from dmole.storage.files import check_name, write_json
+from dmole.storage.tensors import read_tensor_file, write_tensor_file
 
 INDEX = "router.json"
 FORMAT = 1

@@ -14,9 +14,9 @@ from dmole.benchmarks.layouts.guides import GUIDES
 from dmole.benchmarks.layouts.init import init_benchmark
 from dmole.benchmarks.layouts.published import SIZES, published_size
 from dmole.benchmarks.registry import metric_of_task
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.data import Task
-from dmole.data.store import SampleStore
+from dmole.store import SampleStore
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BENCHMARKS = sorted(GUIDES)

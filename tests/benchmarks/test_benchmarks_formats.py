@@ -13,7 +13,7 @@ from PIL import Image
 from dmole.benchmarks.layouts import LAYOUTS, read_task
 from dmole.data import Task
 from dmole.data.sample import Sample
-from dmole.data.store import SampleStore
+from dmole.store import SampleStore
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from dmole.allocation import Allocation
-from dmole.callbacks import curriculum as curriculum_module
-from dmole.callbacks.curriculum import HEADER, Curriculum, shares, update_factors
+from dmole.callbacks.curriculum import HEADER, Curriculum
+from dmole.curriculum import factors as factors_module
+from dmole.curriculum.factors import shares, update_factors
 
 
 class World:
@@ -65,7 +66,7 @@ class World:
 
 
 def test_docstring_examples_hold():
-    result = doctest.testmod(curriculum_module)
+    result = doctest.testmod(factors_module)
     assert result.attempted
     assert result.failed == 0
 

@@ -14,9 +14,9 @@ from no_figures import NoFigures
 from torch import Tensor
 
 from dmole.callbacks import ContinualCallback, ExpertInspector
-from dmole.config_files import read_settings
-from dmole.data import ContinualDataModule
-from dmole.lightning_cli import ContinualCLI
+from dmole.cli.config_files import read_settings
+from dmole.cli.lightning import ContinualCLI
+from dmole.datamodule import ContinualDataModule
 from dmole.module import ContinualModule
 from dmole.trainer import ContinualTrainer
 

@@ -36,12 +36,12 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
-from dmole.config_files import read_settings
+from dmole.cli.config_files import read_settings
 from dmole.experts import ExpertShape, LoRAExpert
 from dmole.experts.library import seed_from
 from dmole.metrics import read_matrix
 from dmole.regularizers.base import StageView
-from dmole.reliability.checkpoint_file import read_checkpoint
+from dmole.run.checkpoint_file import read_checkpoint
 
 Linears = Mapping[str, tuple[int, int]]
 """Inputs and outputs of linear layers by path."""

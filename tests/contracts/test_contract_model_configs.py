@@ -9,9 +9,9 @@ import torch
 import yaml
 from families import FAMILIES
 
-from dmole.cli import main
-from dmole.config_files import read_settings
-from dmole.lightning_cli import ContinualCLI
+from dmole.cli.config_files import read_settings
+from dmole.cli.lightning import ContinualCLI
+from dmole.cli.main import main
 from dmole.metrics import read_matrix
 from dmole.models import Patterns, PretrainedBackbone, discover
 

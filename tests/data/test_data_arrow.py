@@ -23,8 +23,8 @@ from dmole.data.reading import open_samples, read_samples
 from dmole.data.sample import Sample, Turn
 from dmole.data.sampler import approximate_length
 from dmole.data.sequences import SampleList, Samples, TaskItems
-from dmole.data.store import SampleStore
 from dmole.data.task import Task
+from dmole.store import SampleStore
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
     lambda text: text.strip() and "<image>" not in text

@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from dmole.data.sample import Sample, Turn
-from dmole.data.sampler import (
-    TrainBatchSampler,
-    approximate_length,
-    derive_seed,
-    random_batches,
-    split_batches,
-)
+from dmole.data.sampler import TrainBatchSampler, approximate_length, random_batches, split_batches
+from dmole.storage.seeds import derive_seed
 
 
 def flat(sampler: TrainBatchSampler) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dmole.data.datamodule import ContinualDataModule
+from dmole.datamodule import ContinualDataModule
 from dmole.demo import examples
 from dmole.demo.examples import make_example
 

@@ -15,7 +15,7 @@ from dmole.benchmarks.layouts import alternatives
 from dmole.benchmarks.layouts.guides import GUIDES
 from dmole.benchmarks.layouts.init import init_benchmark
 from dmole.benchmarks.layouts.published import SIZES
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.data import Task
 from dmole.doctor import CheckOptions, as_json, check_tasks
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from dmole.cli import main
-from dmole.data.datamodule import ContinualDataModule
+from dmole.cli.main import main
 from dmole.data.task import Task
+from dmole.datamodule import ContinualDataModule
 
 
 def question(index: int, split: str, **changes: Any) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from run_digests import run_digests
 
 from dmole.allocation import Allocator, SensitivityAllocator
 from dmole.callbacks import Curriculum
-from dmole.cli import main
-from dmole.data import ContinualDataModule, Task
-from dmole.data.stream import Stream
+from dmole.cli.main import main
+from dmole.data import Task
+from dmole.datamodule import ContinualDataModule
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, Router
+from dmole.streams.stream import Stream
 from dmole.trainer import ContinualTrainer
 
 

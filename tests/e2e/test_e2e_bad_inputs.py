@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dmole.cli import main
+from dmole.cli.main import main
 
 ALLOCATOR = "dmole.allocation.SensitivityAllocator"
 

@@ -13,7 +13,7 @@ from dmole.benchmarks.layouts.init import init_benchmark
 from dmole.benchmarks.registry import build_metric
 from dmole.data import Task
 from dmole.data.sample import Sample
-from dmole.data.store import SampleStore
+from dmole.store import SampleStore
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

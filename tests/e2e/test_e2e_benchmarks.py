@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from dmole.benchmarks.layouts.init import init_benchmark
-from dmole.cli import main
+from dmole.cli.main import main
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TINY = {"name_or_path": "tiny"}  # with the dtype and precision of the config

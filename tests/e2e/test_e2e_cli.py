@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dmole import __version__
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.metrics import read_matrix
 from dmole.predictor import Predictor
 
@@ -29,7 +29,7 @@ def python(*words: str) -> str:
 def test_help_and_version_load_no_torch():
     code = """
 import sys
-from dmole.cli import main
+from dmole.cli.main import main
 codes = [main(["--help"]), main(["--version"]), main([]), main(["train"])]
 print(codes, [name for name in ("torch", "lightning", "transformers") if name in sys.modules])
 """

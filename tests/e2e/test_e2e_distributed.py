@@ -22,7 +22,7 @@ from two_ranks import become_rank, free_port
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.data import Task
 from dmole.data.sampler import TrainBatchSampler
 from dmole.metrics import read_matrix

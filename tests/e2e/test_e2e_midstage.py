@@ -15,12 +15,12 @@ import torch
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.data import Task
-from dmole.data.stream import SequentialStream
-from dmole.reliability import Interrupted
-from dmole.reliability.checkpoint_file import read_checkpoint
 from dmole.routing import SharedRouter
+from dmole.run import Interrupted
+from dmole.run.checkpoint_file import read_checkpoint
+from dmole.streams.stream import SequentialStream
 
 TASKS = [
     Task(

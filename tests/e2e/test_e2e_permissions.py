@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from dmole.cli import main
+from dmole.cli.main import main
 
 
 @pytest.mark.parametrize("mask", [0o027, pytest.param(0o002, marks=pytest.mark.slow)], ids=oct)

@@ -10,7 +10,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
 
 from dmole.callbacks import ContinualCallback
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.module import ContinualModule
 
 

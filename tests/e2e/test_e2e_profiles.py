@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.data import Task
 
 QUESTIONS = ["what is shown?", "which one is it?"]

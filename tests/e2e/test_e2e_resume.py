@@ -10,11 +10,11 @@ import yaml
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator
 from dmole.callbacks import ContinualCallback
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.data import Task
-from dmole.data.stream import SequentialStream
-from dmole.reliability.settings import task_settings
 from dmole.routing import AutoencoderRouter, SharedRouter
+from dmole.run.settings import task_settings
+from dmole.streams.stream import SequentialStream
 
 
 class CutError(Exception):

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dmole.allocation import UniformAllocator
-from dmole.data.stream import JointStream, SequentialStream, ZeroShotStream
 from dmole.metrics import read_matrix, summarize
 from dmole.models import PretrainedBackbone
 from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
+from dmole.streams.stream import JointStream, SequentialStream, ZeroShotStream
 
 TASKS = ["paint", "count"]
 STAGES = range(len(TASKS) + 1)

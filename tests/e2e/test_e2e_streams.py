@@ -11,8 +11,8 @@ import torch
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback, RouterFitting
 from dmole.data import Task
-from dmole.data.stream import BlurredStream, ReplayStream, SequentialStream
 from dmole.routing import SharedRouter
+from dmole.streams.stream import BlurredStream, ReplayStream, SequentialStream
 
 TASKS = [
     Task(

@@ -12,7 +12,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from dmole.allocation import SensitivityAllocator
-from dmole.data import ContinualDataModule, Task
+from dmole.data import Task
+from dmole.datamodule import ContinualDataModule
 from dmole.experts import ExpertLibrary, Gates
 from dmole.models import PretrainedBackbone
 from dmole.models import quantization as module

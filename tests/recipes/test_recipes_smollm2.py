@@ -12,7 +12,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dmole.cli import main as dmole
+from dmole.cli.main import main as dmole
 from dmole.data.collate import Collator
 from dmole.data.sample import Sample, Turn
 from dmole.demo.world.scenes import random_scene

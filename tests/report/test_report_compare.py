@@ -239,7 +239,7 @@ def test_a_method_told_the_task_is_marked_and_never_best(
     make_run: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:
     routed = {"router": {"class_path": "dmole.routing.OracleRouter"}}
-    stream = {"name": "joint", "stream": {"class_path": "dmole.data.stream.JointStream"}}
+    stream = {"name": "joint", "stream": {"class_path": "dmole.streams.JointStream"}}
     known = make_run(tmp_path / "k", "known", [[0, 0], [99, 0], [99, 98]], config={"model": routed})
     joint = make_run(tmp_path / "j", "joint", [[0, 0], [97, 96]], config={"trainer": stream})
     write_matrix(joint / "oracle_matrix.csv", [[math.nan] * 2, [97, 96]], NAMES)

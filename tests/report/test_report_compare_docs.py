@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.report.identity import CHECKS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")

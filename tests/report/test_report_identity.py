@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dmole.cli import main
+from dmole.cli.main import main
 from dmole.report import compare
 
 MakeRun = Callable[..., Path]
@@ -136,7 +136,7 @@ def test_an_unfinished_run_is_refused(make_run: MakeRun, tmp_path: Path) -> None
     half = make_run(tmp_path / "a", "a", MATRIX[:2])
     with pytest.raises(ValueError, match=r"a has learned 1 of 2 tasks: was it finished\?.*unfini"):
         compare([half], tmp_path / "out")
-    stream = {"name": "b", "stream": {"class_path": "dmole.data.stream.SequentialStream"}}
+    stream = {"name": "b", "stream": {"class_path": "dmole.streams.SequentialStream"}}
     begun = make_run(tmp_path / "b", "b", MATRIX[:1], config={"trainer": stream})
     with pytest.raises(ValueError, match="b has learned 0 of 2 tasks"):
         compare([begun], tmp_path / "out")

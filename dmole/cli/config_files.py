@@ -1,0 +1,101 @@
+"""Finding configs: the working directory first, then those that ship with the package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # in a wheel; in a checkout
+
+
+def find_config(name: str) -> Path:
+    """Return the file that a ``--config`` names.
+
+    Args:
+        name: A path, or the name of a shipped config: ``quickstart.yaml``,
+            ``methods/seq_ft.yaml``. A leading ``configs/`` is allowed.
+
+    Raises:
+        ValueError: If there is no such file; lists the shipped ones.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = Path(name.removeprefix("configs/"))
+    if not shipped.is_absolute() and ".." not in shipped.parts:
+        for root in _SHIPPED:
+            if (root / shipped).is_file():
+                return root / shipped
+    raise ValueError(f"no config {name}; shipped are: {', '.join(shipped_configs())}")
+
+
+def shipped_configs() -> list[str]:
+    """Return the names of the configs that ship with the package."""
+    for root in _SHIPPED:
+        if root.is_dir():
+            return sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
+    return []
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the content of a config file.
+
+    Raises:
+        ValueError: If it is not YAML of keys and values; names the file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold keys and values, not {type(content).__name__}")
+    return content
+
+
+def name_config(message: str, configs: list[Path], flags: list[str]) -> str:
+    """Return a message of the config parser, with the file that its key stands in put first.
+
+    Args:
+        message: Quotes the key as ``"model.rank"`` or ``'model.rank'``.
+        configs: Files in the order they were merged; the last one that has the key counts.
+        flags: The command line; a key set there is no file's fault.
+    """
+    key = re.search(r"""(?:[Kk]ey|option) ["']([\w.]+)["']""", message)
+    if key is None or any(flag.startswith(f"--{key[1]}") for flag in flags):
+        return message
+    for path in reversed(configs):
+        found: Any = read_settings(path)
+        for name in key[1].split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        if found is not None:
+            return f"{path}: {message}"
+    return message
+
+
+def resolve_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
+    """Replace the names behind every ``--config`` by the files found.
+
+    Returns:
+        The new arguments and the files, in order.
+
+    Raises:
+        ValueError: If there is no such file, or it does not hold settings.
+    """
+    result, found = [], []
+    expects_name = False
+    for argument in arguments:
+        flag, equals, name = argument.partition("=")
+        if expects_name or (flag in ("--config", "-c") and equals):
+            path = find_config(argument if expects_name else name)
+            read_settings(path)
+            result.append(str(path) if expects_name else f"{flag}={path}")
+            found.append(path)
+            expects_name = False
+            continue
+        expects_name = argument in ("--config", "-c")
+        result.append(argument)
+    return result, found

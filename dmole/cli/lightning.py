@@ -1,0 +1,227 @@
+"""The verbs that load a model: LightningCLI with ours in place of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
+
+from dmole.cli.arguments import ArgumentParser
+from dmole.cli.config_files import name_config, read_settings, resolve_configs
+from dmole.datamodule import ContinualDataModule
+from dmole.module import ContinualModule
+from dmole.predictor import Predictor, read_prompts
+from dmole.storage.files import atomic_path, write_json
+from dmole.trainer import ContinualTrainer
+
+log = logging.getLogger("dmole")
+
+
+class ConfigError(ValueError):
+    """A fault in config or flags."""
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes ``config.yaml``, whole or not at all; a resumed run says what it resumed with."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the resolved config into the run folder."""
+        text = self.parser.dump(self.config, skip_none=False)
+        with atomic_path(cast("ContinualTrainer", trainer).run_dir / "config.yaml") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+class ContinualCLI(LightningCLI):
+    """Builds trainer, module and data from YAML and flags.
+
+    Args:
+        arguments: Words of the command line, or None for a config alone.
+        run: Whether the first word is a verb to run.
+    """
+
+    def __init__(self, arguments: list[str], *, run: bool = True) -> None:
+        # our verbs are words of the command line too, only resolved: nothing is mistaken
+        warnings.filterwarnings("ignore", ".*args parameter is intended to run from within.*")
+        super().__init__(
+            ContinualModule,
+            ContinualDataModule,
+            trainer_class=ContinualTrainer,
+            seed_everything_default=0,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_kwargs={"exit_on_error": False}
+            | {verb: {"exit_on_error": False} for verb in self.subcommands()},
+            args=arguments,
+            run=run,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return our verbs and the arguments that the CLI fills in."""
+        return {"fit": {"model", "datamodule"}, "allocate": {"model", "datamodule"}}
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave checkpoints to the trainer: ours hold no arguments for the CLI."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One seed for everything: initial experts, order of the data, dropout."""
+        for target in ("model.seed", "data.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=int)
+
+
+def run_sequence(words: list[str]) -> None:
+    """Run ``fit`` or ``allocate``."""
+    quiet_libraries()
+    arguments, configs = resolve_configs(words)
+    for path in configs:
+        log.info("config %s", path)
+    try:
+        _build(arguments)
+    except ConfigError as error:
+        raise ValueError(name_config(str(error), configs, arguments)) from error
+
+
+def run_evaluate(words: list[str]) -> None:
+    """Run ``evaluate``: the matrix of a finished run, again."""
+    quiet_libraries()
+    parser = ArgumentParser("dmole evaluate", description=run_evaluate.__doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--split", default="test", choices=("test", "train"), help="which samples")
+    parser.add_argument("--threshold_scale", type=float, help="factor on the router's thresholds")
+    parser.add_argument("--output", type=Path, help="folder for the results; must not exist")
+    options, overrides = parser.parse_known_args(words)
+    config = read_config(options.run)
+    if options.split == "train":  # those that are only scored have no such samples
+        config["data"]["tasks"] = [t for t in config["data"]["tasks"] if not t.get("eval_only")]
+    for task in config["data"]["tasks"]:
+        if not task.get(options.split):
+            raise ValueError(f"task {task['name']!r} has no {options.split} files")
+        task["test"] = task[options.split]
+    scale = options.threshold_scale
+    name = f"evaluation_{options.split}" + (f"_x{scale:g}" if scale is not None else "")
+    cli = _from_config(config, overrides)
+    trainer = cast("ContinualTrainer", cli.trainer)
+    trainer.evaluate(
+        cli.model,
+        cli.datamodule,
+        run=options.run,
+        output=options.output or options.run / name,
+        threshold_scale=scale,
+    )
+
+
+def run_predict(words: list[str]) -> None:
+    """Run ``predict``: answer prompts with what a run has learned."""
+    quiet_libraries()
+    parser = ArgumentParser("dmole predict", description=run_predict.__doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--image", type=Path, help="image of a single prompt")
+    parser.add_argument("--prompt", help="a single prompt")
+    parser.add_argument("--input", type=Path, help="JSON: a list of {image, prompt}")
+    parser.add_argument("--output", type=Path, help="write JSON there instead of printing it")
+    parser.add_argument("--max_new_tokens", type=int, default=32, help="longest answer")
+    options, overrides = parser.parse_known_args(words)
+    if (options.prompt is None) == (options.input is None):
+        raise ValueError("predict wants either --prompt (and --image) or --input")
+    if options.input is not None:
+        prompts = read_prompts(options.input)
+    else:
+        prompts = [{"prompt": options.prompt, "image": options.image}]
+    cli = _from_config(read_config(options.run), overrides)
+    precision = cli.trainer.precision_plugin.forward_context  # the matrix's
+    predictor = Predictor(cli.model, cli.datamodule, options.run, precision)
+    cli.model.to(cli.trainer.strategy.root_device)
+    answers = predictor(prompts, options.max_new_tokens)
+    if options.output is not None:
+        write_json(options.output, answers)
+    else:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the config that a run folder was made with.
+
+    Raises:
+        ValueError: If the folder holds none.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run} is no run folder: it has no config.yaml")
+    config = read_settings(path)
+    for key in ("trainer", "model", "data"):
+        if not isinstance(config.get(key), dict):
+            raise ValueError(f"{path} is not the config of a run: it has no {key}")
+    tasks = config["data"].get("tasks")
+    if not isinstance(tasks, list) or not all(isinstance(t, dict) and "name" in t for t in tasks):
+        raise ValueError(f"{path} is not the config of a run: it has no data.tasks")
+    return {key: config.get(key) for key in ("seed_everything", "trainer", "model", "data")}
+
+
+def _from_config(config: dict[str, Any], overrides: list[str]) -> ContinualCLI:
+    if _trusts_code(config) and not any("trust_remote_code" in word for word in overrides):
+        # whoever made the run decided for their own machine
+        raise ValueError(
+            "the run's config.yaml asks for trust_remote_code, which runs code of its base model: "
+            "say so yourself with --model.backbone.init_args.trust_remote_code true (or false)"
+        )
+    config["trainer"]["version"] = None  # nothing is written to the run's own log
+    for part in ("model", "data"):
+        config[part].pop("seed", None)  # follows seed_everything
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return _build(["--config", str(path), *overrides], run=False)
+
+
+def _trusts_code(settings: Any) -> bool:
+    """Return whether `trust_remote_code` is on anywhere in a config."""
+    if isinstance(settings, list):
+        return any(map(_trusts_code, settings))
+    if not isinstance(settings, dict):
+        return False
+    return bool(settings.get("trust_remote_code")) or any(map(_trusts_code, settings.values()))
+
+
+def _build(arguments: list[str], *, run: bool = True) -> ContinualCLI:
+    """Build the CLI, and run its verb."""
+    try:
+        return ContinualCLI(arguments, run=run)
+    except ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    except MisconfigurationException as error:  # Lightning's own: devices, precision, strategy
+        raise ValueError(str(error)) from error
+
+
+class _Console(logging.Handler):
+    """Prints to what standard output is at the time, not when the log was set up."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+@rank_zero_only
+def _say(handler: logging.Handler) -> None:
+    log.addHandler(handler)
+
+
+def quiet_libraries() -> None:
+    """Let our own log speak and the libraries' chatter rest."""
+    if not log.handlers:
+        _say(_Console())
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,188 @@
+"""The console script. Help and version answer at once; a verb loads what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from dmole._version import __version__
+
+HELP = """\
+usage: dmole VERB ...
+
+Continual multimodal learning: a sequence of image-text tasks without forgetting.
+
+  fit       --config FILE [--config FILE ...] [--key value ...]
+            learn the sequence: experts, router, evaluation matrix, figures
+  allocate  --config FILE ...
+            dry run: proxy scores, budgets and where experts would go
+  evaluate  RUN [--split test|train] [--threshold_scale X] [--output DIR] [--key value ...]
+            the matrix of a finished run again, on other data or with other thresholds
+  predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
+            answers, with the experts that gave them
+  compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
+            tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
+  data make-example DIR
+            real images of installed packages as tasks, for configs/real.yaml
+  data check --config FILE ... [--json FILE] [--processes N] [--no_images] [--no_tokens]
+            every item, image and length of the tasks' files, before anything is trained
+  data init BENCHMARK DIR [--miniature]
+            the folders of coin, ucit, mllm_dcl or cmit, and where to obtain what goes there
+  score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
+            score a file of predictions as the benchmark's authors do, and without their quirks
+
+  dmole fit --help         every setting, with its default
+  dmole fit --config quickstart.yaml --print_config
+  dmole --version
+
+TensorBoard: tensorboard --logdir runs
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status.
+
+    Args:
+        arguments: Words after the program's name; those of the process by default.
+
+    Returns:
+        0, or 1 after a fault of the input, which is said in one line (``data check`` lists all).
+        With the environment variable ``DMOLE_TRACEBACK`` set the fault is raised instead.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(f"dmole {__version__}")
+        return 0
+    verbs: dict[str, Callable[[list[str]], int | None]] = {
+        "fit": _sequence,
+        "allocate": _sequence,
+        "evaluate": _evaluate,
+        "predict": _predict,
+        "compare": _compare,
+        "data": _data,
+        "score": _score,
+    }
+    if words[0] not in verbs:
+        print(f"dmole: no verb {words[0]!r}; there are {', '.join(verbs)}", file=sys.stderr)
+        return 2
+    try:
+        return verbs[words[0]](words) or 0
+    except Exception as error:
+        status = getattr(error, "exit_status", None)  # ended by a signal, as it was asked to
+        if status is not None:
+            _say(str(error))
+            return int(status)
+        if not isinstance(error, (ValueError, OSError, ImportError)):
+            raise
+        if os.environ.get("DMOLE_TRACEBACK"):
+            raise
+        _say(_one_line(error))
+        return 1
+
+
+def _say(message: str) -> None:
+    if message:
+        print(f"dmole: {message}", file=sys.stderr)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _sequence(words: list[str]) -> None:
+    from dmole.cli.lightning import run_sequence
+
+    run_sequence(words)
+
+
+def _evaluate(words: list[str]) -> None:
+    from dmole.cli.lightning import run_evaluate
+
+    run_evaluate(words[1:])
+
+
+def _predict(words: list[str]) -> None:
+    from dmole.cli.lightning import run_predict
+
+    run_predict(words[1:])
+
+
+def _compare(words: list[str]) -> None:
+    from pathlib import Path
+
+    from dmole.cli.arguments import ArgumentParser
+    from dmole.report.compare import compare
+    from dmole.report.identity import CHECKS
+
+    parser = ArgumentParser("dmole compare", description="Several runs side by side.")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders; seeds of a method group")
+    parser.add_argument("--output", type=Path, default=Path("comparison"), help="result folder")
+    parser.add_argument(
+        "--allow",
+        action="extend",
+        default=[],
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        metavar="WHAT[,WHAT]",
+        help=f"compare runs although they differ in: {', '.join(CHECKS)}",
+    )
+    options = parser.parse_args(words[1:])
+    compare(options.runs, options.output, options.allow)
+
+
+def _score(words: list[str]) -> None:
+    from dmole.cli.score import run_score
+
+    run_score(words[1:])
+
+
+def _data(words: list[str]) -> int | None:
+    if words[1:2] == ["check"]:
+        from dmole.cli.check import run_check
+
+        return run_check(words[2:])
+    _make_data(words)
+    return None
+
+
+def _make_data(words: list[str]) -> None:
+    from pathlib import Path
+
+    from dmole.cli.arguments import ArgumentParser
+    from dmole.demo.examples import make_example
+
+    parser = ArgumentParser("dmole data", description="Data of the examples, and checks of data.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    make = verbs.add_parser("make-example", help="real images of installed packages as tasks")
+    make.add_argument("output", type=Path, help="folder to write; must be absent or empty")
+    make.add_argument("--train_size", type=int, default=1500, help="most train samples a task")
+    make.add_argument("--test_size", type=int, default=250, help="most test samples a task")
+    make.add_argument("--seed", type=int, default=0, help="draws the samples")
+    verbs.add_parser("check", help="every item, image and length of the tasks' files")
+    init = verbs.add_parser("init", help="the folders of a benchmark and a guide to fill them")
+    init.add_argument("benchmark", help="coin, ucit, mllm_dcl or cmit")
+    init.add_argument("output", type=Path, help="folder to write; must be absent or empty")
+    init.add_argument("--miniature", action="store_true", help="fill it with a few tiny samples")
+    init.add_argument("--force", action="store_true", help="add what is missing to the folder")
+    options = parser.parse_args(words[1:])
+    if options.verb == "init":
+        from dmole.benchmarks.layouts.init import init_benchmark
+
+        flags = {"miniature": options.miniature, "force": options.force}
+        made = init_benchmark(options.benchmark, options.output, **flags)
+        print(f"{options.output}: {len(made)} folders made; {options.output / 'README.md'} goes on")
+        return
+    tasks = make_example(
+        options.output,
+        train_size=options.train_size,
+        test_size=options.test_size,
+        seed=options.seed,
+    )
+    print(f"{options.output}: {', '.join(task.name for task in tasks)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""The verb `dmole score`: pairs predictions with references, and prints both profiles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from dmole.benchmarks.metrics import ProfiledMetric
+from dmole.benchmarks.predictions import Answer, Target, read_predictions, read_targets
+from dmole.benchmarks.registry import build_metric, metric_of_task
+from dmole.cli.arguments import ArgumentParser
+from dmole.metrics import TaskMetric, TaskScore
+from dmole.metrics.base import Profile
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Samples with their answers.
+
+    Args:
+        targets: What should have been answered.
+        answers: What was, for each target; None where there is none.
+        ignored: How many answers belong to no target.
+    """
+
+    targets: Sequence[Target]
+    answers: Sequence[Answer | None]
+    ignored: int = 0
+
+    @property
+    def missing(self) -> int:
+        """How many targets have no answer."""
+        return sum(answer is None for answer in self.answers)
+
+    def score(self, metric: TaskMetric) -> TaskScore:
+        """Return the score of all pairs."""
+        pairs = list(zip(self.targets, self.answers, strict=True))
+        return metric.score(
+            [None if answer is None else answer.text for _, answer in pairs],
+            [target.references for target, _ in pairs],
+            [{**(answer.metadata if answer else {}), **t.metadata} for t, answer in pairs],
+        )
+
+
+def pair_by_id(answers: Sequence[Answer], targets: Sequence[Target]) -> Pairs:
+    """Return the targets with the answers of their ids.
+
+    Raises:
+        ValueError: If an id is answered twice, or no answer has the id of a target.
+    """
+    found: dict[str, Answer] = {}
+    for answer in answers:
+        if answer.id in found:
+            raise ValueError(f"the predictions hold two answers for the id {answer.id!r}")
+        found[answer.id] = answer
+    known = {target.id for target in targets}
+    ignored = sum(answer.id not in known for answer in answers)
+    if ignored == len(answers):
+        raise ValueError(
+            f"no prediction has an id of the references: {answers[0].id!r} against "
+            f"{targets[0].id!r}, for example"
+        )
+    return Pairs(targets, [found.get(target.id) for target in targets], ignored)
+
+
+def pair_by_position(answers: Sequence[Answer], targets: Sequence[Target]) -> Pairs:
+    """Return the targets with the answers at their positions; the last may have none.
+
+    Raises:
+        ValueError: If there are more answers than targets.
+    """
+    if len(answers) > len(targets):
+        raise ValueError(
+            f"{len(answers)} predictions but {len(targets)} references: this metric pairs them "
+            "by position"
+        )
+    rest: list[Answer | None] = [None] * (len(targets) - len(answers))
+    return Pairs(targets, [*answers, *rest])
+
+
+def own_targets(answers: Sequence[Answer]) -> list[Target]:
+    """Return the targets that the predictions file itself holds.
+
+    Raises:
+        ValueError: If an entry has none.
+    """
+    for answer in answers:
+        if not answer.references:
+            raise ValueError(
+                f"the prediction {answer.id!r} holds no references: name their file with "
+                "--references"
+            )
+    return [Target(answer.id, answer.references, answer.metadata) for answer in answers]
+
+
+def score_answers(
+    metric: TaskMetric, answers: Sequence[Answer], targets: Sequence[Target]
+) -> tuple[TaskScore, Pairs]:
+    """Return the score and the pairs it is of, paired as each profile pairs them.
+
+    Raises:
+        ValueError: If they do not belong together or the metric misses something.
+    """
+    if not isinstance(metric, ProfiledMetric) or metric.pairing == "id":
+        pairs = pair_by_id(answers, targets)
+        return pairs.score(metric), pairs
+    pairs = pair_by_position(answers, targets)
+    published = pairs.score(metric)
+    if [answer.id for answer in answers] == [target.id for target in targets]:
+        return published, pairs
+    if not {answer.id for answer in answers} & {target.id for target in targets}:
+        details = published.details | {"pairing": "by position: no prediction has a reference's id"}
+        return replace(published, details=details), pairs
+    pairs = pair_by_id(answers, targets)
+    by_id = pairs.score(metric)
+    profiles = by_id.profiles | {
+        name: score for name, score in published.profiles.items() if name == "published"
+    }
+    chosen = profiles[metric.profile]
+    return replace(
+        by_id, value=chosen.value, per_sample=chosen.per_sample, profiles=profiles
+    ), pairs
+
+
+def run_score(words: Sequence[str]) -> None:
+    """Run the verb with the words behind it.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If the command line or a file is malformed.
+    """
+    parser = ArgumentParser("dmole score", description="Score a file of predictions.")
+    parser.add_argument("predictions", type=Path, help="JSON lines: ours, or CoIN's")
+    rule = parser.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--task", help="task of a benchmark, such as coin/Grounding")
+    rule.add_argument("--metric", help="name of a metric, such as coin_grounding")
+    parser.add_argument("--references", type=Path, help="test file, where predictions hold none")
+    parser.add_argument("--profile", choices=("published", "corrected"), help="of the score")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(list(words))
+    name = options.metric or metric_of_task(options.task)
+    metric = build_metric(name, cast("Profile | None", options.profile))
+    answers = read_predictions(options.predictions)
+    source = options.references
+    targets = own_targets(answers) if source is None else read_targets(source)
+    score, pairs = score_answers(metric, answers, targets)
+    facts = _facts(name, metric, score, pairs)
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else _lines(facts))
+
+
+def _facts(name: str, metric: TaskMetric, score: TaskScore, pairs: Pairs) -> dict[str, Any]:
+    """Return the result as it is printed."""
+    facts: dict[str, Any] = {
+        "metric": name.partition(":")[0],
+        "n": len(pairs.targets),
+        "missing": pairs.missing,
+        "ignored": pairs.ignored,
+        "score": score.value,
+    }
+    if isinstance(metric, ProfiledMetric):
+        facts["profile"] = metric.profile
+        facts["profiles"] = {
+            profile: score.profiles[profile].value
+            for profile in ("published", "corrected")
+            if profile in score.profiles
+        }
+    details = {key: value for key, value in score.details.items() if key != "missing"}
+    return facts | {"details": details}
+
+
+def _lines(facts: dict[str, Any]) -> str:
+    """Return the result as lines of two columns."""
+    rows: list[tuple[str, Any]] = [(key, facts[key]) for key in ("metric", "n", "missing")]
+    if facts["ignored"]:
+        rows.append(("ignored", facts["ignored"]))
+    for profile, value in facts.get("profiles", {}).items():
+        chosen = "  (the score)" if profile == facts["profile"] else ""
+        rows.append((profile, f"{value:.2f}{chosen}"))
+    if "profiles" not in facts:
+        rows.append(("score", facts["score"]))
+    rows += facts["details"].items()
+    width = max(len(key) for key, _ in rows) + 2
+    return "\n".join(
+        f"{key:<{width}}{value:.2f}" if isinstance(value, float) else f"{key:<{width}}{value}"
+        for key, value in rows
+    )

@@ -1,0 +1,339 @@
+"""Serves the tasks of a sequence to Lightning: training stages, pending answers, samples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch.distributed as dist
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from dmole.data.collate import Batch, Collator, Item
+from dmole.data.leakage import warn_of_leakage
+from dmole.data.loader import ResumableLoader, sequential_loader, train_loader
+from dmole.data.sample import Sample
+from dmole.data.sampler import TrainBatchSampler, random_batches, split_batches
+from dmole.data.sequences import TaskItems
+from dmole.data.task import Task
+from dmole.storage.seeds import derive_seed
+from dmole.store import SampleStore
+from dmole.streams.stream import Stage
+
+
+class ContinualDataModule(LightningDataModule):
+    """The data of all tasks; which of them is served follows the stage.
+
+    Args:
+        tasks: The tasks, in the order they are learned in unless the stream says otherwise.
+        data_root: Folder the files and image roots of the tasks are relative to; by default the
+            working directory.
+        batch_size: Samples per device and training step, where the task does not say.
+        eval_batch_size: Samples per device in generation, embedding and scoring.
+        num_workers: Processes that read and prepare batches; 0 does it in the main process.
+        seed: Seed of the order of training samples.
+        max_length: Most tokens of a sample, image tokens included; ``null`` is the base model's
+            context.
+        on_too_long: ``error`` refuses longer training samples, ``truncate`` cuts their answer.
+        group_by_length: Whether training batches are made of samples of similar length.
+        pin_memory: Whether batches are put into page-locked memory, for faster copies to a GPU.
+        verify_images: Whether `check` also decodes every image file.
+
+    Raises:
+        ValueError: If the tasks or a number are not valid.
+    """
+
+    def __init__(
+        self,
+        tasks: list[Task],
+        data_root: str | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_length: int | None = None,
+        on_too_long: Literal["error", "truncate"] = "error",
+        group_by_length: bool = True,
+        pin_memory: bool = False,
+        verify_images: bool = False,
+    ) -> None:
+        super().__init__()
+        # test samples are shared without duplicates, so with few of them a rank may have none
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("max_length", max_length, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{key} must be at least {least}, got {value}")
+        self.tasks = list(tasks)
+        self._store = SampleStore(self.tasks, Path(data_root or "."))
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.max_length = max_length
+        self.on_too_long = on_too_long
+        self.group_by_length = group_by_length
+        self.verify_images = verify_images
+        self._options = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self._collator: Collator | None = None
+        self._stage: Stage | None = None
+        self._pending: dict[str, list[int]] | None = None
+        self._answered: frozenset[str] = frozenset()
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of all tasks, in the order given."""
+        return self._store.task_names
+
+    @property
+    def training_task_names(self) -> list[str]:
+        """Names of the tasks that are learned, in the order given; the others are only scored."""
+        return self._store.training_task_names
+
+    def task(self, name: str) -> Task:
+        """Return the task of a name; `ValueError` if there is none."""
+        return self._store.task(name)
+
+    def train_samples(self, name: str) -> Sequence[Sample]:
+        """Return a task's training samples; they are read once."""
+        return self._store.samples(name, "train")
+
+    def test_samples(self, name: str) -> Sequence[Sample]:
+        """Return a task's test samples; they are read once."""
+        return self._store.samples(name, "test")
+
+    def stage_items(self, stage: Stage) -> TaskItems:
+        """Return what a stage trains on in an epoch: what arrives, and what is replayed.
+
+        Samples of a task with ``repeat`` come so many times. A sample whose task is not among the
+        stage's is replayed or of a neighbor.
+        """
+        draw = (stage.tasks, self._store, self.seed)
+        return self._store.items([*stage.draw.arriving(*draw), *stage.draw.replayed(*draw)])
+
+    def arriving_items(self, stage: Stage) -> TaskItems:
+        """Return what a stage trains on in an epoch, without what is replayed."""
+        return self._store.items(stage.draw.arriving(stage.tasks, self._store, self.seed))
+
+    def replayed_items(self, stage: Stage) -> TaskItems:
+        """Return the samples of earlier stages that a stage trains on again."""
+        return self._store.items(stage.draw.replayed(stage.tasks, self._store, self.seed))
+
+    def epochs(self, stage_tasks: Sequence[str]) -> int:
+        """Return the passes over a stage's data: the most any of its tasks asks for."""
+        return max(self.task(name).epochs for name in stage_tasks)
+
+    def stage_batch_size(self, stage_tasks: Sequence[str]) -> int:
+        """Return the batch size of a stage: the least any of its tasks asks for."""
+        sizes = [self.task(name).batch_size or self.batch_size for name in stage_tasks]
+        return min(sizes)
+
+    def check(self) -> None:
+        """Read every file of every task, so that bad data is found before the first step.
+
+        Test samples with images and question of a training sample are logged as a warning.
+
+        Raises:
+            FileNotFoundError: If a file or an image is missing.
+            ValueError: If a file is malformed or empty, or ids repeat.
+        """
+        self._store.check(decode_images=self.verify_images)
+        for name in self.training_task_names:
+            warn_of_leakage(name, self.train_samples(name), self.test_samples(name))
+
+    def fingerprint(self) -> dict[str, dict[str, str]]:
+        """Return a SHA-256 of what the samples hold, for each task and split."""
+        return self._store.fingerprint()
+
+    def attach_processor(self, processor: Any, context_length: int | None = None) -> None:
+        """Say which transformers processor makes the tensors; needed before any loader.
+
+        Args:
+            processor: The processor of the base model.
+            context_length: Most tokens the base model takes; the limit where none is set.
+        """
+        limit = context_length if self.max_length is None else self.max_length
+        self._collator = Collator(processor, limit, self.on_too_long)
+
+    @property
+    def collator(self) -> Collator:
+        """What makes the tensors.
+
+        Raises:
+            RuntimeError: If no processor is attached.
+        """
+        if self._collator is None:
+            raise RuntimeError("the data module has no processor: call attach_processor first")
+        return self._collator
+
+    def set_stage(self, stage: Stage) -> None:
+        """Choose whose training data the next `train_dataloader` serves.
+
+        Args:
+            stage: The stage; its number is part of the seed of the order.
+
+        Raises:
+            ValueError: If it has no task or an unknown one.
+        """
+        if not stage.tasks:
+            raise ValueError(f"stage {stage.index} has no task")
+        for name in stage.tasks:
+            self.task(name)
+        self._stage = stage
+
+    def set_pending(self, pending: Mapping[str, Sequence[int]]) -> None:
+        """Choose which test samples `test_dataloader` serves.
+
+        Args:
+            pending: For each task the indices of samples that need an answer. Tasks without
+                any are left out.
+
+        Raises:
+            ValueError: If a task is unknown.
+        """
+        self._pending = {
+            self.task(name).name: list(indices) for name, indices in pending.items() if indices
+        }
+
+    def set_answered(self, keys: Iterable[str]) -> None:
+        """Name pending samples, as ``task/test/id``, that an earlier process has answered.
+
+        Batches of such samples alone are left out of `test_dataloader`; the others stay as they
+        would have been.
+        """
+        self._answered = frozenset(keys)
+
+    @property
+    def pending(self) -> dict[str, list[int]]:
+        """Indices of the test samples to answer, by task: all of all tasks unless set."""
+        if self._pending is None:
+            return {name: list(range(len(self.test_samples(name)))) for name in self.task_names}
+        return self._pending
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return this rank's loader of the stage's training batches.
+
+        Raises:
+            RuntimeError: If no stage is set or no processor is attached.
+        """
+        if self._stage is None:
+            raise RuntimeError("the data module has no stage: call set_stage first")
+        items = self.stage_items(self._stage)
+        rank, num_replicas = _rank()
+        sampler = TrainBatchSampler(
+            len(items),
+            self.stage_batch_size(self._stage.tasks),
+            lengths=items.lengths() if self.group_by_length else None,
+            seed=self.seed,
+            stage=self._stage.index,
+            rank=rank,
+            num_replicas=num_replicas,
+        )
+        if self.trainer is not None:
+            # when resuming, Lightning makes the iterator before it tells the epoch
+            sampler.set_epoch(self.trainer.current_epoch)
+        return train_loader(items, self.collator, sampler, **self._options)
+
+    def test_dataloader(self) -> list[DataLoader[Item]]:
+        """Return a loader of generation batches for each task of `pending`, in its order.
+
+        The samples are shared among ranks without duplicates.
+        """
+        loaders = []
+        rank, num_replicas = _rank()
+        for name, indices in self.pending.items():
+            samples = self._store.samples(name, "test")
+            items = TaskItems([(name, samples)])
+            batches = [
+                batch
+                for batch in split_batches(indices, self.eval_batch_size, rank, num_replicas)
+                if not self._answered or not self._all_answered(name, [samples[i] for i in batch])
+            ]
+            loaders.append(
+                sequential_loader(
+                    items, self.collator, batches=batches, generation=True, **self._options
+                )
+            )
+        return loaders
+
+    def embedding_loader(
+        self,
+        samples: Sequence[Item],
+        *,
+        generation: bool = False,
+        shard: bool = False,
+        batch_size: int | None = None,
+    ) -> DataLoader[Item]:
+        """Return a loader of given samples in their order, for embedding or scoring.
+
+        Args:
+            samples: Samples with the names of their tasks. Test samples, which have no answer,
+                need ``generation``.
+            generation: Whether batches are prompts, padded on the left and without labels.
+            shard: Whether a rank gets its share only, rather than all samples.
+            batch_size: Samples in a batch; None takes that of evaluation.
+        """
+        rank, num_replicas = _rank() if shard else (0, 1)
+        size = batch_size or self.eval_batch_size
+        batches = split_batches(range(len(samples)), size, rank, num_replicas)
+        return sequential_loader(
+            samples, self.collator, batches=batches, generation=generation, **self._options
+        )
+
+    def proxy_batches(
+        self, stage: Stage, name: str, fraction: float, seed: int
+    ) -> Iterator[list[Batch]]:
+        """Return a random part of what arrives in a stage for one of its tasks, at least a batch.
+
+        A proxy batch has the size of a training step on all ranks, so that the choice depends on
+        the global batch size alone. It comes in parts that each fit on one device.
+
+        Args:
+            stage: The stage.
+            name: One of its tasks.
+            fraction: Share of the task's batches, rounded up, in (0, 1].
+            seed: Seed of the choice.
+
+        Returns:
+            The parts of each of this rank's batches; a rank may have none.
+
+        Raises:
+            ValueError: If the fraction is out of range.
+        """
+        items = self._store.items(stage.draw.arriving((name,), self._store, self.seed))
+        rank, num_replicas = _rank()
+        size = self.stage_batch_size([name])
+        chosen = random_batches(len(items), size * num_replicas, fraction, derive_seed(seed, name))[
+            rank::num_replicas
+        ]
+        parts = [split_batches(batch, size) for batch in chosen]
+        loader = sequential_loader(
+            items,
+            self.collator,
+            batches=[part for batch in parts for part in batch],
+            generation=False,
+            **self._options,
+        )
+        return _grouped(loader, [len(batch) for batch in parts])
+
+    def _all_answered(self, task: str, samples: Sequence[Sample]) -> bool:
+        return all(f"{task}/test/{sample.id}" in self._answered for sample in samples)
+
+
+def _grouped(batches: Iterable[Any], sizes: Sequence[int]) -> Iterator[list[Batch]]:
+    """Yield the next so many of the batches as one list, for each size."""
+    iterator = iter(batches)
+    for size in sizes:
+        yield list(itertools.islice(iterator, size))
+
+
+def _rank() -> tuple[int, int]:
+    """Return our rank and the number of ranks."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1

@@ -1,0 +1,15 @@
+"""What keeps a run from being lost: signals, faults of other processes, the run folder's lock."""
+
+from dmole.run.peers import PeerError, PeerWatch
+from dmole.run.run_folder import RunLock, claim_run, find_run
+from dmole.run.signals import Interrupted, Interruption
+
+__all__ = [
+    "Interrupted",
+    "Interruption",
+    "PeerError",
+    "PeerWatch",
+    "RunLock",
+    "claim_run",
+    "find_run",
+]

@@ -1,0 +1,101 @@
+"""Which run folder a fit writes to and what it goes on from, the same on all processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+from dmole.distributed import broadcast, is_distributed
+from dmole.run.peers import watch_parent
+from dmole.run.run_folder import LAST, claim_run, find_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HANDED_OVER = "DMOLE_OPENING"
+"""Tells the processes that Lightning starts for us what the first one decided."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A run folder and the checkpoint to go on from.
+
+    Args:
+        run: The folder.
+        checkpoint: None for a fresh run.
+    """
+
+    run: Path
+    checkpoint: Path | None = None
+
+
+def decide_opening(root: Path, name: str, version: int | None, ckpt_path: str | None) -> Opening:
+    """Find the checkpoint that was asked for, or make a new run folder.
+
+    Args:
+        root: Where the runs are.
+        name: Name of the run.
+        version: Number of the run folder, None for any.
+        ckpt_path: ``last``: the newest run of this name that has a checkpoint. ``auto``: the
+            same where there is one, else a fresh run. A run folder, or a file in it. None: a
+            fresh run.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or the fresh folder exists.
+    """
+    if ckpt_path in ("last", "auto"):
+        run = find_run(root, name, version)
+        if run is not None:
+            return Opening(run, run / LAST)
+        if ckpt_path == "last":
+            raise ValueError(
+                f"there is no run of {root / name} to go on with; --ckpt_path auto would start one"
+            )
+    elif ckpt_path is not None:
+        path = Path(ckpt_path)
+        file = path / LAST if path.is_dir() else path
+        if not file.is_file():
+            raise ValueError(f"there is no checkpoint {file}")
+        if file.resolve().parent.name != LAST.parent.name:
+            raise ValueError(f"{file} lies in no run folder: put it into <run>/{LAST.parent}")
+        return Opening(file.resolve().parents[1], file)
+    return Opening(claim_run(root, name, version))
+
+
+def agree_on_opening(environment: object, decide: Callable[[], Opening], rank: int) -> Opening:
+    """Return the first process's decision on every process.
+
+    Args:
+        environment: Lightning's cluster environment, None in a single process.
+        decide: Makes the decision; called on the first process alone.
+        rank: Our global rank.
+    """
+    started = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
+    if started and not is_distributed():
+        # by the first process, behind its decision
+        if _HANDED_OVER not in os.environ:
+            raise ValueError("LOCAL_RANK is set, but by no launcher: use torchrun, or unset it")
+        handed_over = json.loads(os.environ.pop(_HANDED_OVER))
+        watch_parent(handed_over["process"])
+        return _decode(handed_over)
+    own = _encode(decide()) if rank == 0 else None
+    decided = broadcast(own)
+    assert decided is not None  # rank 0's
+    if not is_distributed():
+        os.environ[_HANDED_OVER] = json.dumps(decided)  # for processes that are yet to be started
+    return _decode(decided)
+
+
+def _encode(opening: Opening) -> dict[str, Any]:
+    checkpoint = None if opening.checkpoint is None else str(opening.checkpoint)
+    return {"run": str(opening.run), "checkpoint": checkpoint, "process": os.getpid()}
+
+
+def _decode(values: dict[str, Any]) -> Opening:
+    checkpoint = values["checkpoint"]
+    return Opening(Path(values["run"]), None if checkpoint is None else Path(checkpoint))

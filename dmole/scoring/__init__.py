@@ -1,1 +1,0 @@
-"""Scoring files of predictions, our own and those of the benchmarks' code."""

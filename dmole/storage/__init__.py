@@ -1,0 +1,1 @@
+"""Files, tensors and seeds: what all rooms store with."""

@@ -1,0 +1,121 @@
+"""Holds the tasks and their samples, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmole.benchmarks.layouts import layout_of, open_task_samples
+from dmole.data.formats import Split
+from dmole.data.sequences import Numbers, Samples, Selection, TaskItems
+from dmole.data.task import Task, validate_tasks
+from dmole.streams.draws import Part
+
+SPLITS: tuple[Split, Split] = ("train", "test")
+
+
+def splits_of(task: Task) -> tuple[Split, ...]:
+    """Return the splits that a task has: one that is never trained on has no training samples."""
+    return ("test",) if task.eval_only else SPLITS
+
+
+class SampleStore:
+    """The samples of some tasks.
+
+    Args:
+        tasks: The tasks.
+        data_root: Folder the files and image roots of the tasks are relative to.
+
+    Raises:
+        ValueError: If the tasks are not valid.
+    """
+
+    def __init__(self, tasks: Sequence[Task], data_root: Path) -> None:
+        validate_tasks(tasks)
+        for task in tasks:
+            layout_of(task)  # refuses a format without its side files
+        self._tasks = {task.name: task for task in tasks}
+        self._root = data_root.expanduser()
+        self._samples: dict[tuple[str, Split], Samples] = {}
+        self._bytes: dict[str, Numbers] = {}
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of all tasks, in the order given."""
+        return list(self._tasks)
+
+    @property
+    def training_task_names(self) -> list[str]:
+        """Names of the tasks that are learned, in the order given."""
+        return [name for name, task in self._tasks.items() if not task.eval_only]
+
+    def task(self, name: str) -> Task:
+        """Return the task of a name.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if name not in self._tasks:
+            raise ValueError(f"there is no task {name!r}, only {', '.join(self._tasks)}")
+        return self._tasks[name]
+
+    def samples(self, name: str, split: Split) -> Samples:
+        """Return the samples of a task; the file is read once.
+
+        Raises:
+            FileNotFoundError: If a file or an image is missing.
+            ValueError: If a file is malformed or empty, or ids repeat.
+        """
+        if (name, split) not in self._samples:
+            self._samples[name, split] = open_task_samples(self.task(name), split, self._root)
+        return self._samples[name, split]
+
+    def train_size(self, name: str) -> int:
+        """Return the number of a task's training samples."""
+        return len(self.samples(name, "train"))
+
+    def repeat(self, name: str) -> int:
+        """Return how often each training sample of a task occurs in an epoch."""
+        return self.task(name).repeat
+
+    def stored_bytes(self, name: str) -> Numbers:
+        """Return the bytes that each training sample of a task takes; they are counted once."""
+        if name not in self._bytes:
+            self._bytes[name] = self.samples(name, "train").stored_bytes()
+        return self._bytes[name]
+
+    def items(self, parts: Sequence[Part]) -> TaskItems:
+        """Return training samples, each with the name of its task."""
+        chosen: list[tuple[str, Samples | Selection]] = []
+        for part in parts:
+            samples = self.samples(part.task, "train")
+            some = None if part.indices is None else Selection(samples, part.indices)
+            chosen.append((part.task, samples if some is None else some))
+        return TaskItems(chosen)
+
+    def check(self, *, decode_images: bool) -> None:
+        """Read all samples of all tasks.
+
+        Args:
+            decode_images: Whether to decode every image too.
+
+        Raises:
+            FileNotFoundError: If a file or an image is missing.
+            ValueError: If a file is malformed or empty, ids repeat, or an image cannot be read.
+        """
+        for name, task in self._tasks.items():
+            for split in splits_of(task):
+                samples = self.samples(name, split)
+                for sample in samples if decode_images else ():
+                    for image in sample.images:
+                        image.load()
+
+    def fingerprint(self) -> dict[str, dict[str, str]]:
+        """Return a SHA-256 of what the samples hold, for each task and split.
+
+        Of an image file its size in bytes is part of it, which tells most changed pictures.
+        """
+        return {
+            name: {split: self.samples(name, split).fingerprint() for split in splits_of(task)}
+            for name, task in self._tasks.items()
+        }

@@ -1,0 +1,178 @@
+"""What data each stage of a sequence sees, and which expert it trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dmole.storage.files import check_name
+from dmole.streams.blur import Blur
+from dmole.streams.draws import Draw
+from dmole.streams.replay import Replay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_OWN_TASKS = Draw()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Args:
+        index: 1-based; 0 stands for "before training".
+        name: What logs and progress bars call it.
+        tasks: Tasks that are learned in it; their epochs and batch sizes are its own.
+        expert: Expert it trains; one that exists already goes on training.
+        draw: Rule of which training samples it draws; by default all of its tasks.
+    """
+
+    index: int
+    name: str
+    tasks: tuple[str, ...]
+    expert: str
+    draw: Draw = _OWN_TASKS
+
+
+class Stream(ABC):
+    """Orders the tasks into stages.
+
+    Its public attributes are settings of the run: another value cannot go on with a checkpoint.
+    """
+
+    @abstractmethod
+    def stages(self, task_names: Sequence[str]) -> list[Stage]:
+        """Return the stages for the tasks in their given order."""
+
+
+class SequentialStream(Stream):
+    """One task after the other.
+
+    Args:
+        shared_expert: Name of a single expert that every stage goes on training. ``None``
+            gives each task an expert of its own, named after it.
+    """
+
+    def __init__(self, shared_expert: str | None = None) -> None:
+        if shared_expert is not None:
+            check_name(shared_expert, "shared_expert")
+        self.shared_expert = shared_expert
+
+    def stages(self, task_names: Sequence[str]) -> list[Stage]:
+        """Return one stage a task."""
+        return [
+            Stage(i, name, (name,), self.shared_expert or name, self._draw(i, task_names))
+            for i, name in enumerate(task_names, start=1)
+        ]
+
+    def _draw(self, index: int, task_names: Sequence[str]) -> Draw:
+        """Return which samples the stage of an index draws."""
+        return _OWN_TASKS
+
+
+class ReplayStream(SequentialStream):
+    """One task after the other, with samples of the earlier ones among those of each stage.
+
+    A buffer of bounded size holds a uniform draw of all training samples of the earlier tasks,
+    each counted once. The first stage has none. See `dmole.streams.replay`.
+
+    Args:
+        shared_expert: Name of the expert that every stage goes on training; ``None`` gives each
+            task an expert of its own.
+        buffer_size: Most samples in the buffer.
+        buffer_mb: Most megabytes (10^6 bytes) in the buffer, instead: image files as they are
+            on disk (pixels where a picture is in memory) and the text in UTF-8.
+        share: Share of replayed samples in an epoch, in (0, 1): samples of the buffer are repeated
+            or left out, the same in every epoch of the stage. ``None`` replays each once an epoch.
+        seed: Seed of the buffer; ``None`` takes the seed of the data.
+
+    Raises:
+        ValueError: If not exactly one size is given, or a number is out of range.
+
+    Source:
+        Chaudhry et al., 2019, https://arxiv.org/abs/1902.10486.
+    """
+
+    def __init__(
+        self,
+        shared_expert: str | None = "shared",
+        buffer_size: int | None = None,
+        buffer_mb: float | None = None,
+        share: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(shared_expert)
+        if (buffer_size is None) == (buffer_mb is None):
+            raise ValueError(
+                "a replay buffer needs either buffer_size or buffer_mb, got "
+                f"{buffer_size} and {buffer_mb}"
+            )
+        if buffer_size is not None and buffer_size < 1:
+            raise ValueError(f"buffer_size must be at least 1, got {buffer_size}")
+        if buffer_mb is not None and not 0 < buffer_mb < float("inf"):
+            raise ValueError(f"buffer_mb must be above 0 and finite, got {buffer_mb}")
+        if share is not None and not 0 < share < 1:
+            raise ValueError(f"share must be in (0, 1), got {share}")
+        self.buffer_size = buffer_size
+        self.buffer_mb = buffer_mb
+        self.share = share
+        self.seed = seed
+
+    def _draw(self, index: int, task_names: Sequence[str]) -> Draw:
+        past = tuple(task_names[: index - 1])
+        return Replay(past, self.buffer_size, self.buffer_mb, self.share, self.seed)
+
+
+class BlurredStream(SequentialStream):
+    """One task after the other, without sharp boundaries.
+
+    Each stage has as many samples as its task; a share of them is of the tasks before and after,
+    half each, the first and last stage taking all from their one neighbor. The samples are
+    mixed: the share is the same from the beginning of a stage to its end. See `dmole.streams.blur`.
+
+    Args:
+        beta: Share of foreign samples in a stage, in [0, 1); 0 is the clean stream.
+        shared_expert: Name of the expert that every stage goes on training; ``None`` gives each
+            task an expert of its own.
+        seed: Seed of the draw; ``None`` takes the seed of the data.
+
+    Raises:
+        ValueError: If ``beta`` is out of range.
+    """
+
+    def __init__(
+        self, beta: float, shared_expert: str | None = None, seed: int | None = None
+    ) -> None:
+        super().__init__(shared_expert)
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta must be in [0, 1), got {beta}")
+        self.beta = beta
+        self.seed = seed
+
+    def _draw(self, index: int, task_names: Sequence[str]) -> Draw:
+        return Blur(tuple(task_names), self.beta, self.seed)
+
+
+class JointStream(Stream):
+    """All tasks at once, one expert: the usual upper bound.
+
+    Args:
+        expert: Name of the expert.
+    """
+
+    def __init__(self, expert: str = "joint") -> None:
+        self.expert = check_name(expert, "expert")
+
+    def stages(self, task_names: Sequence[str]) -> list[Stage]:
+        """Return a single stage over the union of the tasks."""
+        return [Stage(1, self.expert, tuple(task_names), self.expert)]
+
+
+class ZeroShotStream(Stream):
+    """No training at all: the base model is evaluated and nothing else happens."""
+
+    def stages(self, task_names: Sequence[str]) -> list[Stage]:
+        """Return no stage."""
+        return []

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dmole.cli.config_files import (
+    find_config,
+    name_config,
+    read_settings,
+    resolve_configs,
+    shipped_configs,
+)
+
+SHIPPED = Path(__file__).resolve().parents[1] / "configs"
+WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
+OVERLAYS = [Path("retention.yaml")]  # add to a benchmark
+BENCHMARKS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("benchmarks/*.yaml"))
+METHODS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("methods/*.yaml"))
+STREAMS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("streams/*.yaml"))
+MODELS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("models/*.yaml"))
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["quickstart.yaml", "configs/quickstart.yaml"])
+def test_a_shipped_config_is_found_from_any_folder(elsewhere, name):
+    assert find_config(name) == SHIPPED / "quickstart.yaml"
+
+
+def test_a_file_in_the_working_directory_wins(elsewhere):
+    (elsewhere / "quickstart.yaml").write_text("seed_everything: 7\n")
+    assert find_config("quickstart.yaml").resolve() == elsewhere / "quickstart.yaml"
+
+
+def test_an_unknown_config_is_answered_with_those_there_are(elsewhere):
+    with pytest.raises(ValueError, match=r"no config quikstart\.yaml; shipped are: .*quickstart"):
+        find_config("quikstart.yaml")
+
+
+def test_a_name_cannot_leave_the_shipped_folder(elsewhere):
+    with pytest.raises(ValueError, match="no config"):
+        find_config("methods/../../pyproject.toml")
+
+
+def test_every_config_of_the_checkout_is_listed():
+    assert shipped_configs() == sorted(
+        str(path) for path in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS]
+    )
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"], ["-c", "{}"]])
+def test_the_names_of_configs_are_replaced_in_every_form(elsewhere, form):
+    words = [part.format("methods/dmole.yaml") for part in form]
+    resolved, found = resolve_configs(["fit", *words, "--seed_everything", "3"])
+    path = SHIPPED / "methods" / "dmole.yaml"
+    assert found == [path]
+    assert resolved == ["fit", *(part.format(path) for part in form), "--seed_everything", "3"]
+
+
+@pytest.mark.parametrize(("text", "fault"), [("[1, 2]", "not list"), ("", "not NoneType")])
+def test_a_config_must_hold_keys_and_values(tmp_path, text, fault):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.yaml must hold keys and values, {fault}"):
+        read_settings(path)
+
+
+def test_broken_yaml_is_refused_with_its_place(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {tasks: [")
+    with pytest.raises(ValueError, match=r"(?s)a\.yaml is not YAML: .*line 1"):
+        read_settings(path)
+
+
+def test_a_fault_is_laid_to_the_last_file_that_has_the_key(tmp_path):
+    paths = [tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml"]
+    for path, rank in zip(paths, ({"rank": 1}, {"rank": "x"}, {"width": 1}), strict=True):
+        path.write_text(yaml.safe_dump({"model": rank}))
+    message = 'Parser key "model.rank": Expected an int'
+    assert name_config(message, paths, []) == f"{paths[1]}: {message}"
+    assert name_config(message, paths, ["--model.rank=x"]) == message
+    assert name_config("something else", paths, []) == "something else"
+
+
+def test_every_yaml_of_the_checkout_is_a_mapping():
+    for name in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS]:
+        assert read_settings(SHIPPED / name)
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS], ids=str)
+def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
+    from dmole.cli.lightning import ContinualCLI
+
+    monkeypatch.chdir(tmp_path)
+    own = ["--config", str(SHIPPED / name)]
+    part = name in [*METHODS, *STREAMS, *OVERLAYS]
+    base = ["--config", str(SHIPPED / "quickstart.yaml")] if part else []
+    # the base models of the benchmarks would be downloaded
+    flags = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    flags += ["--model.backbone.init_args.name_or_path", "tiny"]
+    cli = ContinualCLI([*base, *own, *flags], run=False)
+    assert cli.datamodule.task_names
+    assert cli.datamodule.training_task_names
+    assert cli.trainer.stream.stages(cli.datamodule.task_names) is not None
+    wanted = read_settings(SHIPPED / name).get("model", {}).get("router", {})
+    if wanted:
+        router = type(cli.model.router)
+        assert wanted["class_path"].rpartition(".")[2] == router.__name__
+    assert list(tmp_path.iterdir()) == []  # building writes nothing
+
+
+@pytest.mark.parametrize(
+    ("method", "shared"), [("dmole", None), ("seq_ft", "shared"), ("replay", "shared")]
+)
+def test_a_stream_replaces_that_of_any_method_and_keeps_its_expert(
+    method, shared, tmp_path, monkeypatch
+):
+    from dmole.cli.lightning import ContinualCLI
+    from dmole.streams.stream import BlurredStream
+
+    monkeypatch.chdir(tmp_path)
+    names = ["quickstart.yaml", f"methods/{method}.yaml", "streams/blurred.yaml"]
+    words = [word for name in names for word in ("--config", str(SHIPPED / name))]
+    stream = ContinualCLI(words, run=False).trainer.stream
+    assert isinstance(stream, BlurredStream)
+    assert (stream.beta, stream.shared_expert) == (0.2, shared)

@@ -1,0 +1,123 @@
+"""Reading a checkpoint: every damage is noticed, and nothing in it is run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import zipfile
+
+import pytest
+import torch
+
+from dmole.run.checkpoint_file import FORMAT, read_checkpoint
+
+
+class Code:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def content():
+    return {
+        "format": FORMAT,
+        "floats": torch.arange(300.0),
+        "whole": torch.arange(50),
+        "names": ["a", 1.5, None],
+    }
+
+
+@pytest.fixture
+def file(tmp_path):
+    torch.save(content(), tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def outcome(file):
+    """Return "same", "refused", or what is wrong."""
+    try:
+        found = read_checkpoint(file)
+    except ValueError as error:
+        good = str(error).startswith(("cannot read checkpoint", str(file)))
+        return "refused" if good and "\n" not in str(error) else str(error)
+    wanted = content()
+    if found.keys() != wanted.keys():
+        return f"keys {sorted(found)}"
+    for key in ("floats", "whole"):
+        if found[key].dtype != wanted[key].dtype or not torch.equal(found[key], wanted[key]):
+            return f"other {key}"
+    return "same" if found["names"] == wanted["names"] else f"names {found['names']}"
+
+
+def test_a_whole_checkpoint_is_read(file):
+    assert outcome(file) == "same"
+
+
+def test_a_bit_flipped_anywhere_is_refused_or_changes_nothing(file):
+    whole = file.read_bytes()
+    draw = random.Random(0)
+    outcomes = set()
+    for place in draw.sample(range(8 * len(whole)), 300):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        outcomes.add(outcome(file))
+    assert outcomes == {"refused", "same"}  # padding and unused fields may change
+
+
+def test_a_bit_flipped_in_any_part_is_refused(file):
+    whole = file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        parts = [archive.read(name) for name in archive.namelist()]
+    for part in parts:
+        start = whole.index(part)
+        for place in random.Random(1).sample(range(8 * len(part)), min(30, 8 * len(part))):
+            damaged = bytearray(whole)
+            damaged[start + place // 8] ^= 1 << place % 8
+            file.write_bytes(damaged)
+            assert outcome(file) == "refused"
+
+
+def test_an_entry_marked_as_a_folder_is_refused(file):
+    # torch would leave its tensor as it finds the memory
+    whole = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        directory = archive.start_dir
+    entry = whole.index(b"PK\x01\x02", directory)
+    whole[entry + 38] ^= 0x10
+    file.write_bytes(whole)
+    with pytest.raises(ValueError, match="it holds folders"):
+        read_checkpoint(file)
+
+
+def test_a_checkpoint_cut_anywhere_is_refused(file):
+    whole = file.read_bytes()
+    for length in range(0, len(whole), len(whole) // 12):
+        file.write_bytes(whole[:length])
+        assert outcome(file) == "refused"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_checkpoint_is_named_and_never_run(tmp_path, zipped):
+    file, mark = tmp_path / "last.ckpt", tmp_path / "mark"
+    torch.save({"format": FORMAT, "x": Code(mark)}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"posix.mkdir|no checkpoint") as caught:
+        read_checkpoint(file)
+    assert "weights_only" not in str(caught.value)
+    file.write_bytes(pickle.dumps(Code(mark)))
+    with pytest.raises(ValueError, match="cannot read checkpoint"):
+        read_checkpoint(file)
+    assert not mark.exists()
+
+
+def test_an_archive_that_would_grow_is_refused(tmp_path):
+    file = tmp_path / "last.ckpt"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("last/data.pkl", bytes(5_000_000))
+    with pytest.raises(ValueError, match="compressed"):
+        read_checkpoint(file)

@@ -1,0 +1,136 @@
+"""A fault of one process ends the others, with its message."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from dmole.distributed import gather_objects
+from dmole.run import PeerError, PeerWatch
+from dmole.run.peers import watch_parent
+
+SECONDS = 30
+"""All processes must be gone by then; one that hangs would stay for half an hour."""
+
+
+def on_rank(rank: int, port: int, act: Callable[[int, PeerWatch], Any], errors: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.dup2(os.open(f"{errors}/{rank}", os.O_CREAT | os.O_WRONLY), 2)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    watch = PeerWatch()
+    watch.start()
+    try:
+        act(rank, watch)
+    except BaseException as error:
+        cause = watch.announce(error)
+        os.write(2, f"{type(cause).__name__}: {cause}\n".encode())
+        sys.exit(1)
+    watch.stop()
+
+
+def run(act: Callable[[int, PeerWatch], Any], folder: Any) -> tuple[list[int | None], list[str]]:
+    """Return exit status and standard error of two ranks."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=on_rank, args=(r, port, act, str(folder))) for r in (0, 1)]
+    for process in ranks:
+        process.start()
+    deadline = time.monotonic() + SECONDS
+    for process in ranks:
+        process.join(max(0.1, deadline - time.monotonic()))
+    codes = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()
+    return codes, [(folder / str(rank)).read_text() for rank in (0, 1)]
+
+
+def fails_while_the_other_waits(failing: int) -> Callable[[int, PeerWatch], None]:
+    def act(rank: int, watch: PeerWatch) -> None:
+        if rank == failing:
+            raise ValueError(f"image of rank {rank} is broken")
+        time.sleep(10 * SECONDS)  # as in a collective operation that never ends
+
+    return act
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_waits_for_ever_ends_with_the_message_of_the_one_that_failed(
+    failing, tmp_path
+):
+    codes, said = run(fails_while_the_other_waits(failing), tmp_path)
+    assert codes == [1, 1]
+    assert said[failing] == f"ValueError: image of rank {failing} is broken\n"
+    other = 1 - failing
+    cause = f"rank {failing} failed: image of rank {failing} is broken"
+    assert said[other] == f"dmole: rank {other} ends: {cause}\n"
+
+
+def fails_before_a_gather(rank: int, watch: PeerWatch) -> None:
+    if rank == 1:
+        watch.announce(ValueError("no such sample"))
+        os._exit(1)
+    gather_objects(rank)
+
+
+def test_the_consequence_of_a_fault_elsewhere_is_reported_as_that_fault(tmp_path):
+    codes, said = run(fails_before_a_gather, tmp_path)
+    assert codes == [1, 1]
+    assert "rank 1 failed: no such sample" in said[0]
+
+
+def ends_well(rank: int, watch: PeerWatch) -> None:
+    assert gather_objects(rank) == [0, 1]
+    dist.barrier()
+
+
+def test_processes_that_end_well_are_left_alone(tmp_path):
+    assert run(ends_well, tmp_path) == ([0, 0], ["", ""])
+
+
+def test_a_single_process_has_nobody_to_watch():
+    watch, error = PeerWatch(), ValueError("mine")
+    watch.start()
+    assert watch.announce(error) is error
+    assert issubclass(PeerError, ValueError)
+
+
+STARTED = """
+import os, sys, time
+from dmole.run.peers import watch_parent
+watch_parent(os.getppid())
+print("watching", flush=True)
+time.sleep(300)
+"""
+STARTER = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid)
+"""
+
+
+def test_a_process_ends_soon_after_the_one_that_started_it():
+    words = [sys.executable, "-W", "ignore", "-c", STARTER, STARTED]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    child = Path("/proc") / done.stdout.strip()
+    deadline = time.monotonic() + SECONDS
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not child.exists()
+
+
+def test_a_process_whose_starter_is_gone_already_does_not_begin():
+    with pytest.raises(PeerError, match="that started this one is gone"):
+        watch_parent(os.getppid() + 1)

@@ -1,0 +1,47 @@
+"""Dotted paths of before a move still work, and say where the class is now."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmole._moved import MOVED
+from dmole.cli.main import main
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_path_is_the_module_at_its_new_place(
+    old: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
+    sys.modules.pop(old, None)
+    assert importlib.import_module(old) is importlib.import_module(MOVED[old])
+    assert [record.message.split(";")[0] for record in caplog.records] == [
+        f"{old} is now {MOVED[old]}"
+    ]
+    spec = importlib.import_module(MOVED[old]).__spec__
+    assert spec is not None
+    assert spec.name == MOVED[old]
+
+
+def test_a_config_may_name_a_class_by_its_old_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "old.yaml"
+    config.write_text(
+        "trainer:\n  stream:\n    class_path: dmole.data.stream.ReplayStream\n"
+        "    init_args: {buffer_size: 4}\n",
+        encoding="utf-8",
+    )
+    sys.modules.pop("dmole.data.stream", None)
+    words = ["fit", "--config", "quickstart.yaml", "--config", str(config), "--print_config"]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("dmole.data.stream is now dmole.streams.stream") == 1
+    assert "class_path: dmole.streams.ReplayStream" in printed.out
