@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmole.benchmarks.layouts import layout_of, open_task_samples
 from dmole.data.formats import Split
 from dmole.data.sequences import Numbers, Samples, Selection, TaskItems
 from dmole.data.task import Task, validate_tasks
+from dmole.data.task_files import layout_of, open_task_samples
 from dmole.streams.draws import Part
 
 SPLITS: tuple[Split, Split] = ("train", "test")

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dmole.benchmarks.layouts import alternatives, open_task
 from dmole.data.formats import ItemReader, Split, image_names, sample_id
 from dmole.data.images import ImageRoot
+from dmole.data.paths import alternatives
 from dmole.data.sample import FileImage, Sample
 from dmole.data.streaming import stream_items
 from dmole.data.task import Task
+from dmole.data.task_files import open_task
 from dmole.doctor.findings import Finding, one_line
 
 Tick = Callable[[int], None]

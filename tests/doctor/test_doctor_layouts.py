@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from dmole.benchmarks.layouts import alternatives
 from dmole.benchmarks.layouts.guides import GUIDES
 from dmole.benchmarks.layouts.init import init_benchmark
 from dmole.benchmarks.layouts.published import SIZES
 from dmole.cli.main import main
 from dmole.data import Task
+from dmole.data.paths import alternatives
 from dmole.doctor import CheckOptions, as_json, check_tasks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dmole.benchmarks.layouts.source import (
+from dmole.data.items import (
     Item,
     Numbered,
     Source,

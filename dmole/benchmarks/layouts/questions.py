@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dmole.benchmarks.layouts.captions import caption_references
-from dmole.benchmarks.layouts.source import (
+from dmole.data.items import (
     Item,
     Numbered,
     Source,

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dmole.benchmarks.layouts.prompts import lettered
-from dmole.benchmarks.layouts.source import Item, Numbered, Source, letter_of
+from dmole.data.items import Item, Numbered, Source, letter_of
+from dmole.data.prompts import lettered
 from dmole.data.streaming import kind_of
 
 MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dmole.benchmarks.layouts import paths, prompts, published
-from dmole.benchmarks.layouts.paths import alternatives, find_path
-from dmole.benchmarks.layouts.prompts import worded
+from dmole.benchmarks.layouts import published
+from dmole.data import paths, prompts
+from dmole.data.paths import alternatives, find_path
+from dmole.data.prompts import worded
 
 
 @pytest.mark.parametrize("module", [paths, prompts, published], ids=lambda m: m.__name__)

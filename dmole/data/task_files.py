@@ -6,13 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmole.benchmarks.layouts.dmole_eval import is_meta, meta_items
-from dmole.benchmarks.layouts.paths import find_path
-from dmole.benchmarks.layouts.prompts import worded
-from dmole.benchmarks.layouts.registry import LAYOUTS, Layout
-from dmole.benchmarks.layouts.source import Numbered, Source
 from dmole.data.formats import ItemReader, Split, sample_id
 from dmole.data.images import ImageRoot
+from dmole.data.items import Numbered, Source
+from dmole.data.layout import Layout
+from dmole.data.paths import find_path
+from dmole.data.prompts import worded
 from dmole.data.reading import SYNTHETIC_SCHEME, open_samples, read_samples
 from dmole.data.sample import Sample
 from dmole.data.sequences import SampleList, Samples
@@ -51,6 +50,8 @@ def open_task(task: Task, split: Split, data_root: Path) -> TaskFile:
         ValueError: If format and side files do not go together, or a prompt is missing. Faults of
             the content come while it is read.
     """
+    from dmole.benchmarks.layouts.dmole_eval import is_meta, meta_items
+
     layout = layout_of(task)
     pattern = task.train if split == "train" else task.test
     assert pattern is not None  # such tasks were refused
@@ -78,6 +79,8 @@ def layout_of(task: Task) -> Layout:
     Raises:
         ValueError: If the format is unknown, or lacks a side file or the prompt.
     """
+    from dmole.benchmarks.layouts.registry import LAYOUTS
+
     if task.format not in LAYOUTS:
         known = ", ".join(sorted(LAYOUTS))
         raise ValueError(f"task {task.name!r}: unknown format {task.format!r}, there are {known}")

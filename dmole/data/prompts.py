@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmole.benchmarks.layouts.source import LETTERS, Item, choices_of, question_of
+from dmole.data.items import LETTERS, Item, choices_of, question_of
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
