@@ -30,15 +30,12 @@ from dmole.regularizers.terms import Terms
 from dmole.routing import Router, Routing
 from dmole.routing.placement import expert_shapes
 from dmole.routing.routers import Phase, route_by_name
+from dmole.run.context import EvaluationPass, StageContext
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from dmole.data import Batch
-
-
-DEFAULT_ANSWER_TOKENS = 32
-"""Most tokens of an answer to a prompt of no known task."""
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
@@ -108,15 +105,8 @@ class ContinualModule(LightningModule):
         self.beams = beams
         self.seed = seed
         self.projector_experts = projector_experts
-        self.update_scale: dict[str, float] = {}
-        self.gate_plan: Mapping[str, tuple[str, ...]] = {}
-        self.answer_lengths: Mapping[str, int] = {}
-        self.allocation: Allocation | None = None
-        self.stage_epochs = 1
-        self.stage_steps = 0
-        self.stage_tasks: tuple[str, ...] = ()
-        self.current_expert: str | None = None
-        self.visible_experts: int | None = None
+        self.stage = StageContext()
+        self.evaluation = EvaluationPass()
         self.library = ExpertLibrary(
             backbone.model, self._view_of, dropout, seed, mixing=router.mixing
         )
@@ -132,8 +122,9 @@ class ContinualModule(LightningModule):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Experts that may be used now: all, unless an earlier stage is looked at again."""
-        return self.library.names[: self.visible_experts]
+        """Experts that may be used now: all, unless an earlier stage is evaluated again."""
+        experts = self.evaluation.experts
+        return self.library.names if experts is None else experts
 
     # -- experts ---------------------------------------------------------------------------
 
@@ -162,37 +153,18 @@ class ContinualModule(LightningModule):
     @property
     def training_experts(self) -> tuple[str, ...]:
         """The experts in training: the stage's own and the one all stages share, if any."""
-        own = () if self.current_expert is None else (self.current_expert,)
-        common = self.router.common
-        return (*own, common) if own and common in self.library.names else own
+        return self.stage.experts
 
-    def train_expert(
-        self,
-        name: str,
-        epochs: int,
-        allocation: Allocation | None = None,
-        tasks: Sequence[str] = (),
-    ) -> None:
-        """Make one expert, and the one all stages share, the only things that train.
-
-        Args:
-            name: The expert.
-            epochs: Length of the stage; the learning rate's schedule spans it.
-            allocation: The plan that placed the expert in this stage, None for an older one.
-            tasks: Tasks of the stage.
-        """
-        self.allocation = allocation
-        self.stage_epochs = epochs
-        self.update_scale = {}
-        versions = self.library.versions
+    def begin_stage(self, stage: StageContext) -> None:
+        """Make the experts of a stage, which are in the library, the only things that train."""
+        versions, name = self.library.versions, str(stage.expert)
         versions[name] = versions.get(name, 0) + 1  # its draws differ each time
-        self.focus(name, tasks)
+        self.focus(stage)
 
-    def focus(self, name: str, tasks: Sequence[str]) -> None:
+    def focus(self, stage: StageContext) -> None:
         """Let gradients reach the experts of a stage, whether or not it trains now."""
-        self.current_expert = name
-        self.stage_tasks = tuple(tasks)
-        self.library.train_only(*self.training_experts)
+        self.stage = stage
+        self.library.train_only(*stage.experts)
 
     def training_modules(self) -> tuple[str, ...]:
         """Return the modules (vision, projector, language) in which the current expert sits."""
@@ -208,10 +180,10 @@ class ContinualModule(LightningModule):
     def route(self, batch: Batch) -> Routing:
         """Choose the experts of each sample: current and partner in training, else the router's."""
         phase: Phase = "test" if batch.labels is None else "train"
-        current = self.current_expert if phase == "train" else None
-        again = phase == "test" or self.stage_epochs > 1  # else no sample comes a second time
-        wanted = self.router.needs(phase, current, self.experts)
-        embeddings = self.embed(batch, remember=again) if wanted else None
+        current = self.stage.expert if phase == "train" else None
+        again = phase == "test" or self.stage.epochs > 1  # else no sample comes a second time
+        needed = self.router.needs(phase, current, self.experts)
+        embeddings = self.embed(batch, remember=again) if needed else None
         with torch.autocast(self.device.type, enabled=False):  # the same at any precision
             return self.router.route(embeddings, batch.task_names, phase, current, self.experts)
 
@@ -261,7 +233,7 @@ class ContinualModule(LightningModule):
                 culprit = f"samples: {', '.join(sample_keys(batch))}"
             raise ValueError(
                 f"the loss is {whole.item()} at step {self.global_step} of expert "
-                f"{self.current_expert!r}; {culprit}"
+                f"{self.stage.expert!r}; {culprit}"
             )
         self.log("train/loss", whole, prog_bar=True, batch_size=len(batch.sample_ids))
         extra = self.regularizers.total(step, tokens, functools.partial(self.log, batch_size=1))
@@ -284,13 +256,13 @@ class ContinualModule(LightningModule):
         step = Step(
             library=self.library,
             experts=self.training_experts,
-            stage_tasks=self.stage_tasks,
+            stage_tasks=self.stage.tasks,
             batch=batch,
             labels=labels,
             gates=gates,
             logits=output.logits,
             forward=forward,
-            embed=functools.partial(self.embed, batch, remember=self.stage_epochs > 1),
+            embed=functools.partial(self.embed, batch, remember=self.stage.epochs > 1),
             number=self.global_step,
         )
         return output.loss, step
@@ -313,19 +285,14 @@ class ContinualModule(LightningModule):
     def answer(self, batch: Batch) -> Answers:
         """Answer a batch with the experts planned for each sample, or those the router picks."""
         keys = sample_keys(batch)
-        if all(key in self.gate_plan for key in keys):
-            order = [self.gate_plan[key] for key in keys]
-        else:
+        order = self.evaluation.order(keys)
+        if order is None:
             order = self.route(batch).order
         gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
         with self.library.context.use(gates):
-            texts = self.backbone.generate(batch.inputs, self._longest(batch), self.beams)
+            length = self.evaluation.answer_length(batch.task_names)
+            texts = self.backbone.generate(batch.inputs, length, self.beams)
         return Answers(keys, texts, order)
-
-    def _longest(self, batch: Batch) -> int:
-        return max(
-            self.answer_lengths.get(task, DEFAULT_ANSWER_TOKENS) for task in batch.task_names
-        )
 
     # -- optimization ----------------------------------------------------------------------
 
@@ -342,7 +309,7 @@ class ContinualModule(LightningModule):
         optimizer = self.make_optimizer(groups)
         # Lightning counts the epochs of all stages so far; the schedule is this stage's alone
         steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
-        steps = self.stage_steps = round(steps_per_epoch * self.stage_epochs)
+        steps = self.stage.steps = round(steps_per_epoch * self.stage.epochs)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, steps, self.warmup, self.schedule)
         )
@@ -353,13 +320,13 @@ class ContinualModule(LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
         """Step with each module's learning rate scaled by the curriculum."""
-        with scaled_learning_rates(optimizer, self.update_scale):
+        with scaled_learning_rates(optimizer, self.stage.update_scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
     def on_train_start(self) -> None:
         """Switch dropout on, and let its draws depend on seed, expert and rank alone."""
         self.train()  # a model loaded from a folder comes in evaluation mode
-        name = str(self.current_expert)
+        name = str(self.stage.expert)
         version = self.library.versions[name]
         torch.manual_seed(seed_from(self.seed, "dropout", name, version, self.global_rank))
 

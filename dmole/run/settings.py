@@ -10,8 +10,8 @@ import torch
 if TYPE_CHECKING:
     from dmole.data import Task
     from dmole.module import ContinualModule
+    from dmole.run.state import SequenceState
     from dmole.streams.stream import Stream
-    from dmole.trainer import ContinualTrainer
 
 _PLAIN = (bool, int, float, str, tuple)
 _STATE = {
@@ -30,11 +30,12 @@ _WITHOUT_EFFECT = ("StageCheckpoint", "StageProgressBar", "ExpertInspector")
 """Callbacks of ours that do not change any number."""
 
 
-def run_settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str, str]:
+def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str]:
     """Return the settings of all parts of a run, by a name that a message can use.
 
     What changes rounding at most is left out: loader workers, devices, evaluation batches.
     """
+    trainer, data = state.trainer, state.data
     settings = {
         "setting 'optimizer'": _optimizer(module),
         "setting 'dropout'": str(module.library.dropout),
@@ -50,12 +51,12 @@ def run_settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str
     for name in _OF_TRAINER:
         settings[f"setting 'trainer.{name}'"] = str(getattr(trainer, name))
     for name in _OF_DATA:
-        settings[f"setting 'data.{name}'"] = str(getattr(trainer.data, name))
-    for task in trainer.data.tasks:
+        settings[f"setting 'data.{name}'"] = str(getattr(data, name))
+    for task in data.tasks:
         settings |= task_settings(task)
-    for callback in trainer.continual_callbacks():
+    for callback in state.callbacks:
         kind = type(callback)
-        if kind.__module__.startswith("dmole.") and kind.__name__ not in _WITHOUT_EFFECT:
+        if kind.__module__.startswith("dmole.callbacks.") and kind.__name__ not in _WITHOUT_EFFECT:
             settings |= {f"{kind.__name__} setting {n!r}": v for n, v in _public(callback)}
     return settings
 

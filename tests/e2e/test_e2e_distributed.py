@@ -57,9 +57,9 @@ class Losses(ContinualCallback):
     def on_train_batch_end(self, trainer, *args):
         self.values.append(float(trainer.callback_metrics["train/loss"]))
 
-    def on_sequence_end(self, trainer, module):
-        if trainer.is_global_zero:
-            (trainer.run_dir / "losses.json").write_text(json.dumps(self.values))
+    def on_sequence_end(self, state, module):
+        if state.is_global_zero:
+            (state.run_dir / "losses.json").write_text(json.dumps(self.values))
 
 
 def on_rank(rank: int, port: str, build: Callable[[], Any], answers: Any) -> None:

@@ -27,18 +27,18 @@ class CutAt(ContinualCallback):
     def __init__(self, stage: int, phase: str):
         self.place = stage, phase
 
-    def _cut(self, trainer):
-        if (trainer.current_stage.index, trainer.phase) == self.place:
+    def _cut(self, state):
+        if (state.stage.index, state.phase) == self.place:
             raise CutError
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self._cut(trainer)
+        self._cut(trainer.sequence)
 
-    def on_stage_trained(self, trainer, module):
-        self._cut(trainer)
+    def on_stage_trained(self, state, module):
+        self._cut(state)
 
-    def on_evaluation_end(self, trainer, module):
-        self._cut(trainer)
+    def on_evaluation_end(self, state, module):
+        self._cut(state)
 
 
 PLACES = [
@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
         capsys.readouterr().err
     )
     assert main([*words, "--trainer.accept_changes", "true"]) == 0
-    assert "goes on with another setting 'optimizer'" in capsys.readouterr().out
+    assert "resuming with another setting 'optimizer'" in capsys.readouterr().out
     assert digests(run) == digests(quick_run)
 
 
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
 )
 def test_a_setting_that_changes_the_numbers_is_named(recipe, copied_run, tmp_path, change, name):
     other = recipe(**change).build(tmp_path)
-    with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes goes on"):
+    with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes resumes"):
         other.fit(copied_run)
 
 

@@ -32,7 +32,7 @@ class CountAnswers(Callback):
         self.counts = defaultdict(int)
 
     def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
-        self.counts[trainer.current_stage.index, trainer.evaluation_pass] += len(batch)
+        self.counts[trainer.sequence.stage.index, module.evaluation.name] += len(batch)
 
 
 def predictions(run: Path, stage: int, task: str) -> list[dict]:

@@ -50,7 +50,7 @@ class Served(ContinualCallback):
         self.samples: dict[int, Counter] = {}
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        counter = self.samples.setdefault(trainer.current_stage.index, Counter())
+        counter = self.samples.setdefault(trainer.sequence.stage.index, Counter())
         counter.update(zip(batch.task_names, batch.sample_ids, strict=True))
 
 
@@ -114,7 +114,7 @@ def test_a_replay_that_was_cut_goes_on_with_the_same_samples(
 )
 def test_a_run_with_another_buffer_is_not_gone_on_with(make, replayed, tmp_path, stream, name):
     other = make(**REPLAY | {"stream": stream}).build(tmp_path)
-    other.trainer.accept_changes = True  # the place in the data would be another
+    other.trainer.sequence.accept_changes = True  # the place in the data would be another
     with pytest.raises(ValueError, match=f"was made with another {name}; it cannot") as caught:
         other.fit(replayed[0])
     assert "\n" not in str(caught.value)
