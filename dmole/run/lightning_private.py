@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
 
 
+class LeavesCheckpointPath:
+    """Mixin of ``LightningCLI`` whose checkpoints hold no arguments for the command line."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave ``ckpt_path`` to the trainer."""
+
+
 class _NoSignals(_SignalConnector):
     """Handles no signal."""
 
