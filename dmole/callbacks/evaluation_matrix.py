@@ -284,6 +284,5 @@ def _count_active(state: SequenceState, module: ContinualModule, routed: Evaluat
     sizes = {name: module.library.count(name) for name in routed.experts or ()}
     used = sum(sizes[name] for gate_set in routed.gate_sets.values() for name in gate_set)
     base = module.backbone.parameter_count()
-    state.clock.parameters["base"] = base
-    state.clock.parameters["total"] = base + sum(sizes.values())
-    state.clock.parameters["active"] = base + used / max(1, len(routed.gate_sets))
+    active = base + used / max(1, len(routed.gate_sets))
+    state.clock.costs.record(base=base, total=base + sum(sizes.values()), active=active)

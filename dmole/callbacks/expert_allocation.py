@@ -68,7 +68,7 @@ class ExpertAllocation(ContinualCallback):
         """Count what trains, parameters of regularizers included."""
         state, module = parts(trainer, pl_module)
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        state.clock.parameters.setdefault("trainable", {})[state.stage.expert] = count
+        state.clock.costs.record(trainable={state.stage.expert: count})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of ``allocation.csv``."""
@@ -85,7 +85,7 @@ class ExpertAllocation(ContinualCallback):
             count,
             f" (difficulty: {shares})" if shares else "",
         )
-        state.clock.parameters["base"] = module.backbone.parameter_count()
+        state.clock.costs.record(base=module.backbone.parameter_count())
         if state.is_global_zero:
             write_csv(state.run_dir / "allocation.csv", HEADER, self.rows())
 

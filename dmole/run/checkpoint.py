@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dmole._version import __version__
 from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
-from dmole.run.clock import Lap
+from dmole.run.clock import Costs, Lap
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
-from dmole.run.settings import run_settings, stream_settings
+from dmole.run.settings import run_settings, stream_settings, without_retired
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -70,7 +70,7 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "sequence": {key: value for key, value in sequence.items() if value},
         "progress": fit_progress(state.trainer),
         "laps": [vars(lap) for lap in state.clock.laps],
-        "parameters": state.clock.parameters,
+        "parameters": state.clock.costs.to_dict(),
     }
     save_checkpoint(content, state.run_dir / LAST)
     if (state.stage.index, "train") in state.done:
@@ -92,7 +92,7 @@ def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, An
         "stage": state.stage.index,
         "world_size": state.world_size,
         "architecture": {name: shapes[name] for name in module.training_experts},
-        "parameters": state.clock.parameters,
+        "parameters": state.clock.costs.to_dict(),
     }
 
 
@@ -127,7 +127,7 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
             callback.load_sequence_state_dict(content["sequence"][callback.state_key])
     restore_fit_progress(state.trainer, content["progress"])
     state.clock.laps = [Lap(**lap) for lap in content["laps"]]
-    state.clock.parameters = content["parameters"]
+    state.clock.costs = Costs.from_dict(content["parameters"])
     state.done = {(stage, phase) for stage, phase in content["done"]}
     return _load_stage(state, module, stage_file(file))
 
@@ -138,7 +138,8 @@ def _check_same_run(
     """Refuse a checkpoint of other data, base model or settings; say what may differ."""
     for name in _differing(content["fingerprints"], _fingerprints(state, module)):
         raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
-    changed = _differing(content["settings"], _settings(state, module))
+    settings = _settings(state, module)
+    changed = _differing(without_retired(content["settings"], settings), settings)
     if changed and not state.accept_changes:
         raise ValueError(
             f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway"
@@ -167,7 +168,7 @@ def _load_stage(state: SequenceState, module: ContinualModule, file: Path) -> Pa
         return None
     module.library.rebuild({**module.library.architecture(), **content["architecture"]})
     _load_callbacks(state, content["callbacks"])
-    state.clock.parameters = content["parameters"]
+    state.clock.costs = Costs.from_dict(content["parameters"])
     return file
 
 
