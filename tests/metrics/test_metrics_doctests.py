@@ -12,13 +12,6 @@ MODULES = [
     "distance",
     "matching",
     "matrix",
-    "registry",
-    "rules.choice",
-    "rules.coin",
-    "rules.grounding",
-    "rules.mllm_dcl",
-    "rules.rule",
-    "rules.text_distance",
     "treebank",
     "vqa",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from dmole.benchmarks.rules.rule import Rule, any_reference, tidy
+from dmole.benchmarks.shared.rule import Rule, any_reference, tidy
 from dmole.metrics.base import Item
 from dmole.metrics.distance import edit_distance
 
