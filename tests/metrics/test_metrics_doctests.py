@@ -9,7 +9,6 @@ MODULES = [
     "boxes",
     "captions",
     "continual",
-    "distance",
     "matching",
     "matrix",
     "registry",
