@@ -107,7 +107,7 @@ class Collator:
 
     @property
     def end_token_id(self) -> int:
-        """Id of the token that ends an answer: where generation has to stop."""
+        """Id of the token that ends an answer, at which generation stops."""
         probe = Sample("end token", (Turn("user", "a"), Turn("assistant", "b")))
         token = self._renderer.render(probe, generation=False).answers[0].end_token
         return int(self._tokenizer.convert_tokens_to_ids(token))
