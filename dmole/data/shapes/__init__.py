@@ -2,7 +2,7 @@
 
 from dmole.data.shapes.internvl import MetaPart, is_meta, meta_parts
 from dmole.data.shapes.recognition import SHAPES, check_shape, recognise
-from dmole.data.shapes.shape import Conversation, ImageRef, Role, Shape
+from dmole.data.shapes.shape import Conversation, ImageRef, Shape
 from dmole.data.shapes.vlmevalkit import is_table_row, named_rows, table_items
 from dmole.data.shapes.webdataset import member_item
 
@@ -11,7 +11,6 @@ __all__ = [
     "Conversation",
     "ImageRef",
     "MetaPart",
-    "Role",
     "Shape",
     "check_shape",
     "is_meta",

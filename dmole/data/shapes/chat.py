@@ -9,7 +9,13 @@ from typing import Any
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
 from dmole.data.shapes.checks import add_system, check_letters, check_order
 from dmole.data.shapes.objects import write_objects
-from dmole.data.shapes.pictures import IMAGE_KEYS, are_paths, place_images, read_images
+from dmole.data.shapes.pictures import (
+    IMAGE_KEYS,
+    are_paths,
+    place_images,
+    read_images,
+)
+from dmole.data.shapes.plain import plain
 from dmole.data.shapes.shape import Conversation, ImageRef
 
 
@@ -83,18 +89,15 @@ def read_metadata(item: Mapping[str, Any], used: Collection[str], question: str)
         item: The item.
         used: Keys that are part of the turns.
         question: Text of the last user turn, as it is written.
+
+    Raises:
+        ValueError: If a key holds bytes: images, sound or film that no reader takes.
     """
     left_out = {"id", "question", *used}
-    metadata = {
-        key: value
-        for key, value in item.items()
-        if value is not None
-        and key not in left_out
-        and (key not in IMAGE_KEYS or (are_paths(value) and value))
-    }
+    metadata: dict[str, Any] = {}
+    for key, value in item.items():
+        if value is None or key in left_out:
+            continue
+        if key not in IMAGE_KEYS or (are_paths(value) and value):
+            metadata[key] = plain(value, key)
     return metadata | {"question": question}
-
-
-def rest_of(entry: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
-    """Return the keys of a turn that no reader uses and that hold something."""
-    return {key: value for key, value in entry.items() if key not in used and value is not None}

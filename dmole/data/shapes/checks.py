@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
-from dmole.data.shapes.shape import Role, make_turn
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
 
 _LONGEST = 200
 """Characters of a value that a message repeats."""
@@ -108,7 +109,7 @@ def check_turn(role: Role, text: Any, position: int, key: str) -> Turn:
     if role != "user" and IMAGE_PLACEHOLDER in text:
         speaker = "an answer" if role == "assistant" else "a system turn"
         raise ValueError(f"turn {position}: {speaker} cannot hold {IMAGE_PLACEHOLDER}")
-    return make_turn(role, text)
+    return Turn(role, text)
 
 
 def check_order(turns: Sequence[Turn]) -> None:
@@ -117,7 +118,7 @@ def check_order(turns: Sequence[Turn]) -> None:
     Raises:
         ValueError: If a turn is out of order or the last turn is no answer.
     """
-    roles: list[str] = [turn.role for turn in turns]
+    roles = [turn.role for turn in turns]
     first = int(roles[0] == "system")
     for position, role in enumerate(roles[first:], first):
         if role == "system":
@@ -134,7 +135,7 @@ def add_system(item: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
     Raises:
         ValueError: If the key holds no string, or there are two system turns.
     """
-    kept = [turn for turn in turns if _role(turn) != "system" or turn.text.strip()]
+    kept = [turn for turn in turns if turn.role != "system" or turn.text.strip()]
     text = item.get("system")
     if text is None or (isinstance(text, str) and not text.strip()):
         return kept
@@ -142,9 +143,9 @@ def add_system(item: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
         raise ValueError(f"'system' must be a string, got {short(text)}")
     if IMAGE_PLACEHOLDER in text:
         raise ValueError(f"'system' cannot hold {IMAGE_PLACEHOLDER}")
-    if kept and _role(kept[0]) == "system":
+    if kept and kept[0].role == "system":
         raise ValueError("has both a 'system' key and a system turn")
-    return [make_turn("system", text), *kept]
+    return [Turn("system", text), *kept]
 
 
 def check_letters(texts: Iterable[str]) -> None:
@@ -159,10 +160,6 @@ def check_letters(texts: Iterable[str]) -> None:
         except UnicodeEncodeError as error:
             half = text[error.start]
             raise ValueError(f"text holds {half!r}, half of a character: {short(text)}") from error
-
-
-def _role(turn: Turn) -> str:
-    return turn.role
 
 
 def _is_one(value: Any) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from dmole.data.shapes.chat import Utterance, assemble, rest_of
-from dmole.data.shapes.checks import check_turn, refuse_in_turn, refuse_unsupported, short
-from dmole.data.shapes.shape import Conversation, Role
+from dmole.data.shapes.chat import Utterance, assemble
+from dmole.data.shapes.checks import Role, check_turn, refuse_in_turn, refuse_unsupported, short
+from dmole.data.shapes.plain import rest_of
+from dmole.data.shapes.shape import Conversation
 
 _ROLES: dict[str, Role] = {
     "human": "user",
@@ -19,15 +19,14 @@ _ROLES: dict[str, Role] = {
 }
 
 
-@dataclass(frozen=True)
 class ConversationsShape:
     """Conversations of LLaVA (``image``) and ShareGPT (``images``, ``system``).
 
     One shape for both: their items without images are the same.
     """
 
-    name: str = "conversations"
-    keys: str = "'conversations', a list of turns with 'from' and 'value'"
+    name = "conversations"
+    keys = "'conversations', a list of turns with 'from' and 'value'"
 
     def matches(self, item: Mapping[str, Any]) -> bool:
         """Return whether the item has the key ``conversations``."""

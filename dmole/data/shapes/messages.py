@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from dmole.data.shapes.chat import Utterance, assemble, rest_of
-from dmole.data.shapes.checks import check_turn, refuse_in_turn, refuse_unsupported, short
+from dmole.data.shapes.chat import Utterance, assemble
+from dmole.data.shapes.checks import Role, check_turn, refuse_in_turn, refuse_unsupported, short
 from dmole.data.shapes.objects import is_objects
 from dmole.data.shapes.parts import read_parts
-from dmole.data.shapes.shape import Conversation, Role
+from dmole.data.shapes.plain import rest_of
+from dmole.data.shapes.shape import Conversation
 
 _ROLES: dict[str, Role] = {
     "user": "user",
@@ -20,15 +20,14 @@ _ROLES: dict[str, Role] = {
 }
 
 
-@dataclass(frozen=True)
 class MessagesShape:
     """Messages whose content is text with placeholders, or a list of parts.
 
     One shape for both: messages without images are the same in either.
     """
 
-    name: str = "messages"
-    keys: str = "'messages', a list of turns with 'role' and 'content' (text or a list of parts)"
+    name = "messages"
+    keys = "'messages', a list of turns with 'role' and 'content' (text or a list of parts)"
 
     def matches(self, item: Mapping[str, Any]) -> bool:
         """Return whether the item has the key ``messages``."""
@@ -45,12 +44,11 @@ class MessagesShape:
         return assemble(item, utterances, {"messages", *objects_key(item)})
 
 
-@dataclass(frozen=True)
 class CompletionShape:
     """A prompt of messages and a completion of messages, as TRL writes them."""
 
-    name: str = "prompt-completion"
-    keys: str = "'prompt' and 'completion', both lists of turns with 'role' and 'content'"
+    name = "prompt-completion"
+    keys = "'prompt' and 'completion', both lists of turns with 'role' and 'content'"
 
     def matches(self, item: Mapping[str, Any]) -> bool:
         """Return whether the prompt is a list and something follows it."""

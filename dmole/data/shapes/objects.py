@@ -9,7 +9,6 @@ from typing import Any
 
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
 from dmole.data.shapes.checks import short
-from dmole.data.shapes.shape import make_turn
 
 _NAME, _BOX = "<ref-object>", "<bbox>"
 _MARK = re.compile(f"{_NAME}|{_BOX}")
@@ -49,7 +48,7 @@ def write_objects(item: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
         if count != len(values[mark]):
             raise ValueError(f"has {len(values[mark])} {key!r} objects and {count} {mark} in text")
     fill = _filler({mark: iter(texts) for mark, texts in values.items()})
-    return [make_turn(turn.role, _MARK.sub(fill, turn.text)) for turn in turns]
+    return [Turn(turn.role, _MARK.sub(fill, turn.text)) for turn in turns]
 
 
 def _filler(texts: Mapping[str, Iterator[str]]) -> Callable[[re.Match[str]], str]:

@@ -8,6 +8,7 @@ from typing import Any
 from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.data.shapes.checks import has_content, short
 from dmole.data.shapes.pictures import check_row
+from dmole.data.shapes.plain import rest_of
 from dmole.data.shapes.shape import ImageRef
 
 _USED = {"type", "text", "image", "image_url", "url", "path", "bytes"}
@@ -51,7 +52,7 @@ def read_parts(
             pieces.append(IMAGE_PLACEHOLDER)
         else:
             raise ValueError(f"{where} has the unsupported type {short(part['type'])}")
-        rest = {key: part[key] for key in part if key not in _USED and part[key] is not None}
+        rest = rest_of(part, _USED)
         if rest:
             extra.append({"part": number, **rest})
     return "\n".join(pieces), slots, extra

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
 from dmole.data.shapes.checks import short
-from dmole.data.shapes.shape import ImageRef, make_turn
+from dmole.data.shapes.shape import ImageRef
 
 IMAGE_KEYS = ("image", "images")
 
@@ -88,7 +88,7 @@ def put_first(turns: Sequence[Turn], count: int) -> tuple[Turn, ...]:
     """Return turns with placeholders before the first question."""
     first = next(position for position, turn in enumerate(turns) if turn.role == "user")
     text = f"{IMAGE_PLACEHOLDER}\n" * count + turns[first].text
-    return (*turns[:first], make_turn("user", text), *turns[first + 1 :])
+    return (*turns[:first], Turn("user", text), *turns[first + 1 :])
 
 
 def _is_empty(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dmole.data.sample import Turn
@@ -18,12 +17,11 @@ _RESPONSES = ("response", "solution", "completion", "answer")
 _PREFERENCES = ("chosen", "rejected")
 
 
-@dataclass(frozen=True)
 class QueryShape:
     """A query, its response and a ``history`` of earlier pairs."""
 
-    name: str = "query"
-    keys: str = (
+    name = "query"
+    keys = (
         "'query', 'prompt', 'problem' or 'question', and 'response', 'solution', 'completion' or "
         "'answer'; 'history' as pairs"
     )

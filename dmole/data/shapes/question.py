@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from dmole.data.sample import IMAGE_PLACEHOLDER
+from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
 from dmole.data.shapes.answers import is_list_of_answers, read_answers
 from dmole.data.shapes.chat import read_id, read_metadata
 from dmole.data.shapes.checks import add_system, check_letters, refuse_unsupported
 from dmole.data.shapes.pictures import put_first, read_images
 from dmole.data.shapes.query import is_query_by_question
-from dmole.data.shapes.shape import Conversation, make_turn
+from dmole.data.shapes.shape import Conversation
 
 ANSWER_KEYS = ("answer", "answers", "answer_bbox")
 
 
-@dataclass(frozen=True)
 class QuestionShape:
     """A question with its accepted answers, a box or the index of a choice.
 
     Rows with the content of images are of this shape too: rows without an image do not differ.
     """
 
-    name: str = "question"
-    keys: str = "'text' or 'question', and 'answer', 'answers' or 'answer_bbox'"
+    name = "question"
+    keys = "'text' or 'question', and 'answer', 'answers' or 'answer_bbox'"
 
     def matches(self, item: Mapping[str, Any]) -> bool:
         """Return whether the item has a question and is of no other shape by it."""
@@ -47,9 +45,9 @@ class QuestionShape:
             raise ValueError(f"'text' must be a string, got {type(text).__name__}")
         key = next((key for key in ANSWER_KEYS if item.get(key) is not None), "answer")
         answers = read_answers(item, key)
-        question = make_turn("user", text.replace(IMAGE_PLACEHOLDER, "").strip())
+        question = Turn("user", text.replace(IMAGE_PLACEHOLDER, "").strip())
         answer = next(answer for answer in answers if answer.strip())
-        turns = add_system(item, [question, make_turn("assistant", answer)])
+        turns = add_system(item, [question, Turn("assistant", answer)])
         name, images = read_id(item), read_images(item)
         check_letters([name or "", *(turn.text for turn in turns), *answers])
         return Conversation(

@@ -1,31 +1,33 @@
-"""What a shape of data is, and what reading an item of it returns."""
+"""What the shape of an item is: how to recognise it and how to read it as a conversation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from typing import Any, Protocol
 
 from dmole.data.sample import Turn
 
-Role: TypeAlias = Literal["system", "user", "assistant"]
-ImageRef: TypeAlias = str | bytes | Mapping[str, Any]
-"""An image as it is written: path, URL or data URI; content; or a row of ``bytes`` and ``path``."""
+ImageRef = str | bytes | Mapping[str, Any]
+"""An image as an item holds it: a path, a URL or data URI, encoded bytes, or a mapping with the
+keys ``bytes`` and ``path``, either of which may be None."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One item of a file, whatever its shape: turns, images and accepted answers.
+    """What an item says, whatever its shape.
 
     Args:
-        turns: At most one system turn, then user and assistant in turn; an assistant turn is
-            last. ``<image>`` stands in the text where an image stands.
-        images: One for each placeholder, in their order.
-        references: Accepted answers, where the item holds a list of them. The last turn is the
-            first of them that is not empty. Without a list, the last turn is the one answer.
-        id: The item's identifier, if it has one.
-        metadata: Every other key of the item, and ``question``, the text of the last user turn
-            as it is written. A metric may need them.
+        turns: The turns in order: at most one system turn, which comes first, then user and
+            assistant in turn. The last turn is the assistant's. Each image has a placeholder
+            ``<image>`` in the text of a user turn; a conversation with images and no placeholder
+            gets them before its first question.
+        images: The images as the item holds them, in the order of the placeholders.
+        references: Accepted answers where the item gives several, the last turn among them;
+            empty where the last turn is the only one.
+        id: Id of the item, None where it has none.
+        metadata: What a metric may need beside the answer, such as ``choices``, ``size``,
+            ``category`` or ``question``. Plain JSON values.
     """
 
     turns: tuple[Turn, ...]
@@ -36,31 +38,25 @@ class Conversation:
 
 
 class Shape(Protocol):
-    """A way in which people write conversations, told apart by the keys of an item."""
+    """One way of writing an item.
 
-    @property
-    def name(self) -> str:
-        """Name in messages and in the configuration."""
-        ...
+    Attributes:
+        name: The name in messages and reports, such as ``llava``.
+        keys: The keys that make an item this shape, in a few words for messages.
+    """
 
-    @property
-    def keys(self) -> str:
-        """Keys that an item of this shape has, in one line."""
-        ...
+    name: str
+    keys: str
 
     def matches(self, item: Mapping[str, Any]) -> bool:
-        """Return whether an item has the keys of this shape. Never raises."""
+        """Return whether an item has this shape, by its keys and the types of their values."""
         ...
 
     def read(self, item: Mapping[str, Any]) -> Conversation:
-        """Return the conversation of an item.
+        """Return the conversation of an item of this shape.
 
         Raises:
-            ValueError: If the item is malformed. The message names neither file nor position.
+            ValueError: If the item is malformed, or holds a key that changes what it says and
+                cannot be read. The message names neither file nor item; the caller does.
         """
         ...
-
-
-def make_turn(role: Role, text: str) -> Turn:
-    """Return a turn of any of the three roles."""
-    return Turn(cast(Any, role), text)

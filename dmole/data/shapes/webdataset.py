@@ -75,7 +75,7 @@ def _with_images(
         raise ValueError("has images both in its 'json' and as members")
     if len(named) == len(rows) == 1:
         return rest | {"images": list(rows.values())}
-    by_name = {}
+    by_name: dict[str, Mapping[str, Any]] = {}
     for name, row in rows.items():
         path = f"{key}.{name}"
         by_name |= {name: row, path: row, PurePosixPath(path).name: row}
