@@ -132,7 +132,7 @@ class ContinualModule(LightningModule):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Experts that may be used now; an earlier stage that is evaluated again hides later ones."""
+        """Experts in use; while an earlier stage is evaluated again, later ones are hidden."""
         return self.library.names[: self.visible_experts]
 
     # -- experts ---------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class ContinualModule(LightningModule):
 
     @property
     def training_experts(self) -> tuple[str, ...]:
-        """The experts in training; the stage has its own, and all stages may share a further one."""
+        """The experts in training: the stage's own and the one that all stages share, if any."""
         own = () if self.current_expert is None else (self.current_expert,)
         common = self.router.common
         return (*own, common) if own and common in self.library.names else own
