@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+from dmole._moved import moved_name
 from dmole.benchmarks.shared.rule import Rule
 from dmole.metrics.base import PROFILES, Item, Profile, ProfileScore, TaskMetric, TaskScore
 
@@ -92,3 +93,7 @@ def _rules() -> dict[str, Rule]:
     from dmole.benchmarks.registry import RULES  # gathers the benchmarks, which import this file
 
     return RULES
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)
