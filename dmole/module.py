@@ -132,7 +132,7 @@ class ContinualModule(LightningModule):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Experts that may be used now: all, unless an earlier stage is looked at again."""
+        """Experts in use; while an earlier stage is evaluated again, later ones are hidden."""
         return self.library.names[: self.visible_experts]
 
     # -- experts ---------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class ContinualModule(LightningModule):
 
     @property
     def training_experts(self) -> tuple[str, ...]:
-        """The experts in training: the stage's own and the one all stages share, if any."""
+        """The experts in training: the stage's own and the one that all stages share, if any."""
         own = () if self.current_expert is None else (self.current_expert,)
         common = self.router.common
         return (*own, common) if own and common in self.library.names else own

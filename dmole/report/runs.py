@@ -98,7 +98,7 @@ class Run:
 
     @property
     def tasks_to_learn(self) -> list[str]:
-        """Tasks that have continual figures: all but those that are only scored."""
+        """Tasks that have continual figures, without those that are only scored."""
         learned = self.metrics.get("per_task") or {}
         return [task for task in self.task_names if task in learned] or self.task_names
 
