@@ -69,11 +69,6 @@ class Run:
         return _number((self.metrics.get("oracle") or {}).get(name))
 
     @property
-    def oracle_bwt(self) -> float:
-        """BWT under oracle gates, NaN where it is missing; exactly 0 if no expert changed."""
-        return self.oracle("BWT")
-
-    @property
     def parameters(self) -> Mapping[str, Any]:
         """What ``timing.json`` says of parameters."""
         return self.timing.get("parameters") or {}
