@@ -8,7 +8,7 @@ RUNS ?= runs
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
-.PHONY: setup smollm2 demo results search test test-all lint type bench bench-large clean
+.PHONY: setup smollm2 demo docs results search test test-all lint type bench bench-large clean
 
 setup: $(READY)
 
@@ -31,6 +31,15 @@ demo: $(READY)
 	{ wait $$other || { cat $(VENV)/demo_seq_ft.log; exit 1; }; }
 	$(BIN)/dmole compare $$(ls -dt $(RUNS)/demo_dmole/version_* | head -1) \
 	  $$(ls -dt $(RUNS)/demo_seq_ft/version_* | head -1) --output $(RUNS)/demo
+
+# the documentation site, in docs/_build/html; a warning ends the build
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --nitpicky --keep-going --quiet -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(VENV)/.docs
 
 # the table of docs/results.md: every method, three seeds; hours, and can be stopped and started
 results: $(READY)

@@ -80,10 +80,6 @@ class Findings:
         if len(kept) < self.limit:
             kept.append(finding)
 
-    def has_room(self, kind: str) -> bool:
-        """Return whether the next finding of a kind would be kept."""
-        return len(self._kept.get(kind, ())) < self.limit
-
     def count(self, kind: str, number: int) -> None:
         """Count findings that are not kept."""
         if number:

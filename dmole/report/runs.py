@@ -69,11 +69,6 @@ class Run:
         return _number((self.metrics.get("oracle") or {}).get(name))
 
     @property
-    def oracle_bwt(self) -> float:
-        """BWT under oracle gates, NaN where it is missing; exactly 0 if no expert changed."""
-        return self.oracle("BWT")
-
-    @property
     def parameters(self) -> Mapping[str, Any]:
         """What ``timing.json`` says of parameters."""
         return self.timing.get("parameters") or {}
@@ -103,7 +98,7 @@ class Run:
 
     @property
     def tasks_to_learn(self) -> list[str]:
-        """Tasks that have continual figures: all but those that are only scored."""
+        """Tasks that have continual figures, without those that are only scored."""
         learned = self.metrics.get("per_task") or {}
         return [task for task in self.task_names if task in learned] or self.task_names
 

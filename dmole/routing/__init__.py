@@ -20,6 +20,7 @@ from dmole.routing.gates import (
 from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
 from dmole.routing.mixture_routers import CommonExpertRouter, KeyRouter, TokenRouter
 from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_table
+from dmole.routing.query import Phase, RouteQuery
 from dmole.routing.routers import (
     AllExpertsRouter,
     OracleRouter,
@@ -53,9 +54,11 @@ __all__ = [
     "Mixing",
     "OracleRouter",
     "PCAReconstructor",
+    "Phase",
     "Preprocessor",
     "Reconstructor",
     "ReconstructorStack",
+    "RouteQuery",
     "Router",
     "RouterFit",
     "Routing",

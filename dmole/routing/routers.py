@@ -6,18 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dmole.routing.gates import gate_set_name, gates_from_order
+from dmole.routing.query import RouteQuery
 from dmole.routing.storage import read_index, write_index
 
 if TYPE_CHECKING:
     from dmole.routing.mixing import Mixing
-
-Phase = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -68,29 +67,18 @@ class Router(ABC):
     """Name of an expert that trains in every stage beside the stage's own."""
 
     @abstractmethod
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample.
 
         Args:
-            embeddings: Shape ``(B, D)``; may be None where :meth:`needs` is False.
-            task_names: True task of each sample, ``B`` names. Only the oracle may look.
-            phase: ``train`` keeps the current expert on and first; ``test`` treats all alike.
-            current: Task in training, None outside a stage.
-            experts: Names of the experts in the library, the columns of the gates.
+            query: The samples, the phase and the experts to choose from.
 
         Raises:
             ValueError: If the current expert is not among the experts while training.
         """
 
-    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
-        """Return whether :meth:`route` will read the embeddings."""
+    def needs(self, query: RouteQuery) -> bool:
+        """Return whether :meth:`route` needs embeddings for this query, which holds none yet."""
         return self.needs_embeddings
 
     def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
@@ -150,19 +138,13 @@ class OracleRouter(Router):
     Not a method but a yardstick: under it nothing learned can be lost.
     """
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        if phase == "train":
-            name = experts[current_column(current, experts)]
-            return route_by_name([(name,)] * len(task_names), experts)
-        return route_by_name([(n,) if n in experts else () for n in task_names], experts)
+        if query.training:
+            name = query.experts[query.current_column()]
+            return route_by_name([(name,)] * len(query.task_names), query.experts)
+        order = [(name,) if name in query.experts else () for name in query.task_names]
+        return route_by_name(order, query.experts)
 
 
 class SharedRouter(Router):
@@ -175,20 +157,14 @@ class SharedRouter(Router):
     def __init__(self, expert: str | None = None) -> None:
         self.expert = expert
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; before there is one, the base model answers."""
+        experts = query.experts
         name = self.expert if self.expert is not None else next(iter(experts), None)
-        if phase == "train" and name not in experts:
+        if query.training and name not in experts:
             raise ValueError(f"shared expert {name!r} is not among the experts {list(experts)}")
         chosen = (name,) if name is not None and name in experts else ()
-        return route_by_name([chosen] * len(task_names), experts)
+        return route_by_name([chosen] * len(query.task_names), experts)
 
 
 class AllExpertsRouter(Router):
@@ -198,30 +174,12 @@ class AllExpertsRouter(Router):
         """Return the task's expert and all before it, on top of which it was trained."""
         return tuple(experts[: list(experts).index(expert) + 1])
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        names = list(experts)
-        if phase == "train":
-            names.insert(0, names.pop(current_column(current, experts)))
-        return route_by_name([tuple(names)] * len(task_names), experts)
-
-
-def current_column(current: str | None, experts: Sequence[str]) -> int:
-    """Return the column of the expert in training.
-
-    Raises:
-        ValueError: If it is not among the experts.
-    """
-    if current is None or current not in experts:
-        raise ValueError(f"the current expert {current!r} is not among the experts {list(experts)}")
-    return list(experts).index(current)
+        names = list(query.experts)
+        if query.training:
+            names.insert(0, names.pop(query.current_column()))
+        return route_by_name([tuple(names)] * len(query.task_names), query.experts)
 
 
 def route_by_name(

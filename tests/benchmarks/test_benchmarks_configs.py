@@ -12,7 +12,7 @@ import yaml
 
 from dmole.benchmarks.layouts.guides import GUIDES
 from dmole.benchmarks.layouts.init import init_benchmark
-from dmole.benchmarks.layouts.published import SIZES, published_size
+from dmole.benchmarks.layouts.published import SIZES
 from dmole.benchmarks.registry import metric_of_task
 from dmole.cli.main import main
 from dmole.data import Task
@@ -182,9 +182,3 @@ def test_published_sizes_are_of_tasks_that_the_configs_have():
         for splits in sizes.values():
             assert set(splits) <= {"train", "test"}
             assert all(size.items > 0 and size.source for size in splits.values())
-
-
-def test_an_unknown_size_is_none():
-    assert published_size("mllm_dcl", "RS", "train") is None
-    with pytest.raises(KeyError):
-        published_size("other", "RS", "train")

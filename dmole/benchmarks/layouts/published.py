@@ -82,19 +82,6 @@ a version: a difference is a question, not an error.
 """
 
 
-def published_size(benchmark: str, task: str, split: Split) -> Size | None:
-    """Return a published size, None where none is known.
-
-    Raises:
-        KeyError: If the benchmark is unknown.
-
-    Example:
-        >>> published_size("cmit", "IconQA", "train").items
-        18946
-    """
-    return SIZES[benchmark].get(task, {}).get(split)
-
-
 def published_sizes(
     task: str, benchmark: str | None = None, *, by_image: bool = False
 ) -> dict[str, dict[Split, int]]:
