@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dmole._version import __version__
+from dmole.messages import one_line
 
 HELP = """\
 usage: dmole VERB ...
@@ -81,17 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if os.environ.get("DMOLE_TRACEBACK"):
             raise
-        _say(_one_line(error))
+        _say(one_line(error))
         return 1
 
 
 def _say(message: str) -> None:
     if message:
         print(f"dmole: {message}", file=sys.stderr)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _sequence(words: list[str]) -> None:
