@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dmole.experts.gates import GateContext, View
 from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
 from dmole.experts.shape import ExpertShape
+from dmole.storage.seeds import expert_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +89,7 @@ class ExpertLibrary:
         for path, shape in shapes.items():
             _check_size(name, path, shape, self._base(path))
         for path, shape in shapes.items():
-            generator = torch.Generator().manual_seed(seed_from(self.seed, name, path))
+            generator = torch.Generator().manual_seed(expert_seed(self.seed, name, path))
             experts[path] = LoRAExpert(self._base(path), shape, generator)
         for path, expert in experts.items():  # all of them are possible
             self._wrapped(path).experts[expert_key(name)] = expert
@@ -261,9 +262,3 @@ def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> No
         raise ValueError(f"expert {name!r}: rank {rank} is larger than layer {path} ({most})")
     if not math.isfinite(shape.alpha):
         raise ValueError(f"expert {name!r}: alpha {shape.alpha} of layer {path} is not finite")
-
-
-def seed_from(*parts: object) -> int:
-    """Return a 63-bit seed that depends on the parts alone, not on the process."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
