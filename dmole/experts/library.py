@@ -200,17 +200,6 @@ class ExpertLibrary:
             parameter.copy_(tensors[key])
 
     @contextmanager
-    def without_dropout(self) -> Iterator[None]:
-        """Drop nothing for the body of a ``with`` statement, and draw nothing either."""
-        training = [module for module in self.model.modules() if module.training]
-        try:
-            self.model.eval()
-            yield
-        finally:
-            for module in training:
-                module.training = True
-
-    @contextmanager
     def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """Compute with other values of some parameters for the body of a ``with`` statement.
 
@@ -262,3 +251,15 @@ def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> No
         raise ValueError(f"expert {name!r}: rank {rank} is larger than layer {path} ({most})")
     if not math.isfinite(shape.alpha):
         raise ValueError(f"expert {name!r}: alpha {shape.alpha} of layer {path} is not finite")
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off for the body of a ``with`` statement, then restore every mode."""
+    training = [child for child in module.modules() if child.training]
+    try:
+        module.eval()
+        yield
+    finally:
+        for child in training:
+            child.training = True

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dmole.experts.library import eval_mode
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dmole.data.collate import Batch
     from dmole.models.backbone import Backbone
 
@@ -94,15 +92,3 @@ def sample_keys(batch: Batch) -> list[str]:
 
 def _device(batch: Batch) -> torch.device:
     return batch.question["input_ids"].device
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off for the body of a ``with`` statement and restore every mode after it."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in modes:
-            child.training = mode

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dmole.experts.library import eval_mode
 from dmole.regularizers.base import Regularizer, StageView, Step
 
 IGNORED = -100
@@ -134,7 +135,7 @@ class Distillation(Regularizer):
         if not self.coefficient or not self._teacher:
             return step.logits.new_zeros(())
         library = step.library
-        with torch.no_grad(), library.replaced(self._teacher), library.without_dropout():
+        with torch.no_grad(), library.replaced(self._teacher), eval_mode(library.model):
             teacher = step.forward()
         found = distillation(step.logits, teacher, step.labels, self.temperature)
         return self.coefficient * found
