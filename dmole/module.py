@@ -27,7 +27,7 @@ from dmole.models.embedder import Embedder, sample_keys
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing
-from dmole.routing.placement import expert_shapes
+from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
 from dmole.storage.seeds import expert_seed
 

@@ -10,8 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dmole.routing.balance import load_balance, soft_load_balance
-
 __all__ = [
     "DenseGate",
     "EntropyGate",
@@ -19,9 +17,7 @@ __all__ = [
     "TokenGate",
     "TokenWeights",
     "TopKGate",
-    "load_balance",
     "normalized_entropy",
-    "soft_load_balance",
 ]
 
 EntropyKind = Literal["tsallis", "renyi"]

@@ -8,11 +8,10 @@ import pytest
 from dmole.benchmarks import retention_metrics as metrics_module
 from dmole.benchmarks.registry import build_metric
 from dmole.benchmarks.retention_metrics import mme_answer, option_answer, pope_answer
-from dmole.metrics import retention as retention_module
-from dmole.metrics.retention import retention
+from dmole.metrics import retention, summary
 
 
-@pytest.mark.parametrize("module", [retention_module, metrics_module], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [summary, metrics_module], ids=lambda m: m.__name__)
 def test_the_examples_of_the_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
