@@ -60,9 +60,9 @@ def distillation(
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    counted = labels[:, 1:] != IGNORED
-    student = student_logits[:, :-1][counted]
-    teacher = teacher_logits[:, :-1][counted].detach()
+    counted = labels[:, 1:] != IGNORED  # (B, T - 1)
+    student = student_logits[:, :-1][counted]  # (M, V), M answer tokens
+    teacher = teacher_logits[:, :-1][counted].detach()  # (M, V)
     divergence: Tensor = _Divergence.apply(student, teacher, temperature)  # type: ignore[no-untyped-call]
     return divergence * temperature**2 / max(1, len(student))
 
@@ -136,7 +136,7 @@ class Distillation(Regularizer):
             return step.logits.new_zeros(())
         library = step.library
         with torch.no_grad(), library.replaced(self._teacher), eval_mode(library.model):
-            teacher = step.forward()
+            teacher = step.forward()  # (B, T, V)
         found = distillation(step.logits, teacher, step.labels, self.temperature)
         return self.coefficient * found
 

@@ -45,7 +45,7 @@ def load_balance(probabilities: Tensor, weights: Tensor, mask: Tensor | None = N
         (tensor(1.), tensor(2.))
     """
     hits = _masked_mean((weights.detach() != 0).float(), mask, probabilities.shape)
-    share = hits / hits.sum().clamp_min(torch.finfo(hits.dtype).tiny)
+    share = hits / hits.sum().clamp_min(torch.finfo(hits.dtype).tiny)  # (N,)
     return _balance(share, _masked_mean(probabilities, mask, probabilities.shape))
 
 

@@ -41,7 +41,7 @@ def fit_key(rows: Tensor) -> Tensor:
     """
     if rows.ndim != 2 or not len(rows):
         raise ValueError(f"expected rows (N, D) with N >= 1, got {tuple(rows.shape)}")
-    mean = normalize_rows(rows).double().mean(dim=0, keepdim=True)
+    mean = normalize_rows(rows).double().mean(dim=0, keepdim=True)  # (1, D)
     return normalize_rows(mean)[0]
 
 
@@ -100,7 +100,7 @@ class KeyRouter(LearningRouter):
         """Compute the task's keys; see :meth:`Router.fit`."""
         width = self._split()
         halves = (embeddings[:, :width], embeddings[:, width:])
-        self._keys[task] = torch.cat([fit_key(half) for half in halves])
+        self._keys[task] = torch.cat([fit_key(half) for half in halves])  # (Dv + Dl,)
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
