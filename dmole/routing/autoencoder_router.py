@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -16,6 +15,7 @@ from dmole.routing.preprocessing import quantile_table
 from dmole.routing.query import RouteQuery
 from dmole.routing.routers import LearningRouter, RouterFit, Routing, route_by_name
 from dmole.routing.trained import BiasInit, Kind, build_reconstructor
+from dmole.storage.seeds import router_seed
 
 Vote = Literal["sample", "batch"]
 
@@ -131,7 +131,9 @@ class AutoencoderRouter(LearningRouter):
         Raises:
             ValueError: If there are fewer than two embeddings or one is not finite.
         """
-        self._bank.fit(task, embeddings, generator or _seeded(self.seed, task))
+        if generator is None:
+            generator = torch.Generator().manual_seed(router_seed(self.seed, task))
+        self._bank.fit(task, embeddings, generator)
         return self.summary(task)
 
     def summary(self, task: str) -> RouterFit:
@@ -211,9 +213,3 @@ class AutoencoderRouter(LearningRouter):
 def _check_choice(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
-
-
-def _seeded(seed: int, task: str) -> torch.Generator:
-    """A task's own stream: the same wherever the task stands in the sequence."""
-    digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

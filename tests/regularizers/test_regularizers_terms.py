@@ -27,6 +27,7 @@ from dmole.regularizers import (
     RouterEntropy,
     StageView,
     elastic_penalty,
+    load_balance,
     normalized_overlap,
     overlap,
 )
@@ -40,7 +41,6 @@ from dmole.routing import (
     SharedRouter,
     TokenRouter,
     TopKGate,
-    load_balance,
     normalized_entropy,
 )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmole.data.items import Item, Numbered, read_json
+from dmole.data.items import Item, Numbered
 from dmole.data.streaming import kind_of, stream_items
+from dmole.storage.files import read_json
 
 
 def is_meta(path: Path) -> bool:
