@@ -12,7 +12,7 @@ from torch import Tensor
 from dmole.allocation import Allocation, Allocator, Unit
 from dmole.allocation.allocators import Scores
 from dmole.regularizers import Regularizer, Step
-from dmole.routing import Router, RouteQuery, Routing
+from dmole.routing import RouteQuery, Router, Routing
 from dmole.routing.routers import route_by_name
 from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
 
