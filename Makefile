@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs
+# two workers; all tests of a file run in the same one, so that what they share is made once
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
 .PHONY: setup smollm2 demo docs results search test test-all lint type bench bench-large clean
@@ -48,10 +50,10 @@ search: $(READY)
 	$(BIN)/python -m experiments.results search
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q -m ''
+	$(PYTEST) -m ''
 
 lint: $(READY)
 	$(BIN)/ruff check .

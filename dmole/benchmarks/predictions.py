@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmole.data.formats import read_answers, read_metadata
+from dmole.storage.files import read_text
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,7 @@ def _content(path: Path) -> Any:
     """Return what a file of JSON or of JSON lines holds, the latter as a list."""
     if not path.is_file():
         raise FileNotFoundError(f"file {path} does not exist")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text: {error}") from error
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError:

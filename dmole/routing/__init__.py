@@ -23,6 +23,7 @@ from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_t
 from dmole.routing.query import Phase, RouteQuery
 from dmole.routing.routers import (
     AllExpertsRouter,
+    LearningRouter,
     OracleRouter,
     Router,
     RouterFit,
@@ -50,6 +51,7 @@ __all__ = [
     "EmbeddingCache",
     "EntropyGate",
     "KeyRouter",
+    "LearningRouter",
     "MLPReconstructor",
     "Mixing",
     "OracleRouter",

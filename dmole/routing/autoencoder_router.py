@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,14 +14,13 @@ from dmole.routing.bank import AutoencoderBank
 from dmole.routing.gates import batch_vote, choose_partner, select_experts
 from dmole.routing.preprocessing import quantile_table
 from dmole.routing.query import RouteQuery
-from dmole.routing.routers import Router, RouterFit, Routing, route_by_name
-from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
+from dmole.routing.routers import LearningRouter, RouterFit, Routing, route_by_name
 from dmole.routing.trained import BiasInit, Kind, build_reconstructor
 
 Vote = Literal["sample", "batch"]
 
 
-class AutoencoderRouter(Router):
+class AutoencoderRouter(LearningRouter):
     """Use the experts whose task autoencoders reproduce a sample best, at most two or none.
 
     Args:
@@ -189,44 +187,25 @@ class AutoencoderRouter(Router):
             losses, thresholds, max_experts=self.max_experts, second_ratio=self.second_ratio
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that was learned; see :meth:`Router.state_dict`."""
-        return {
-            "kind": self._kind(),
-            "tasks": {task: self._bank.tensors(task) for task in self.tasks},
-        }
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return reconstructors and held-out losses; see :meth:`LearningRouter.tensors`."""
+        return {task: self._bank.tensors(task) for task in self.tasks}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
-        if state.get("kind") != self._kind():
-            raise ValueError(f"router state is of {state.get('kind')}, this is {self._kind()}")
-        self._bank.load(
-            state["tasks"],
-            relu=self.reconstructor != "pca",
-            sigmoid=self.reconstructor == "mlp_sigmoid",
-        )
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
+        sigmoid = self.reconstructor == "mlp_sigmoid"
+        self._bank.load(tensors, relu=self.reconstructor != "pca", sigmoid=sigmoid)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the router; the index tells each task's threshold at scale 1."""
-        tasks = []
-        for task in self.tasks:
-            write_tensors(Path(folder), task, self._bank.tensors(task))
-            threshold = self._bank.threshold(task, self.quantile)
-            quantiles = quantile_table(self._bank.heldout_losses(task))
-            tasks.append({"name": task, "threshold": threshold, "quantiles": quantiles})
-        content = {"router": type(self).__name__, "kind": self._kind(), "tasks": tasks}
-        write_index(Path(folder), content)
-
-    def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
-        index = read_index(Path(folder), type(self).__name__)
-        names = [task["name"] for task in index["tasks"]]
-        tensors = {name: read_tensors(Path(folder), name) for name in names}
-        self.load_state_dict({"kind": index.get("kind"), "tasks": tensors})
-
-    def _kind(self) -> dict[str, Any]:
-        """What a saved router must agree with to be continued."""
+    def kind(self) -> dict[str, Any]:
+        """Return the form of the reconstructors."""
         return {"reconstructor": self.reconstructor, "standardize": self.standardize}
+
+    def describe(self, expert: str) -> dict[str, Any]:
+        """Return the threshold at scale 1 and the quantiles of the held-out losses."""
+        return {
+            "threshold": self._bank.threshold(expert, self.quantile),
+            "quantiles": quantile_table(self._bank.heldout_losses(expert)),
+        }
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

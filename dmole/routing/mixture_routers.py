@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,14 @@ from torch import Tensor
 
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.query import RouteQuery
-from dmole.routing.routers import Router, RouterFit, Routing, SharedRouter, route_by_name
-from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
+from dmole.routing.routers import (
+    LearningRouter,
+    Router,
+    RouterFit,
+    Routing,
+    SharedRouter,
+    route_by_name,
+)
 from dmole.routing.task_keys import fit_key, key_scores
 from dmole.routing.token_gates import TokenGate
 from dmole.storage.files import check_name
@@ -114,7 +120,7 @@ class CommonExpertRouter(Router):
         self.router.load(folder)
 
 
-class KeyRouter(Router):
+class KeyRouter(LearningRouter):
     r"""Use the expert of the task whose keys are nearest, one key for images and one for text.
 
     .. math:: \hat t = \arg\max_t \cos(e_{img}, k_{img}^t) + \cos(e_{txt}, k_{txt}^t)
@@ -164,25 +170,13 @@ class KeyRouter(Router):
             raise RuntimeError("the key router does not know the width of the vision tower")
         return self.vision_width
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the keys by task."""
-        return {"keys": dict(self._keys)}
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the keys; see :meth:`LearningRouter.tensors`."""
+        return {name: {"key": key} for name, key in self._keys.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
-        if set(state) - {"keys"}:
-            raise ValueError(f"the state holds {sorted(state)}, a KeyRouter has keys alone")
-        self._keys = dict(state.get("keys", {}))
-
-    def save(self, folder: str | Path) -> None:
-        """Write the keys, one file a task."""
-        for task, key in self._keys.items():
-            write_tensors(Path(folder), task, {"key": key})
-        tasks = [{"name": task} for task in self._keys]
-        write_index(Path(folder), {"router": type(self).__name__, "tasks": tasks})
-
-    def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
-        index = read_index(Path(folder), type(self).__name__)
-        names = [task["name"] for task in index["tasks"]]
-        self._keys = {name: read_tensors(Path(folder), name)["key"] for name in names}
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
+        for name, saved in tensors.items():
+            if set(saved) != {"key"}:
+                raise ValueError(f"router of {name}: expected a tensor 'key', got {sorted(saved)}")
+        self._keys = {name: saved["key"] for name, saved in tensors.items()}

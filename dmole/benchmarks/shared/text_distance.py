@@ -7,7 +7,7 @@ import re
 
 from rapidfuzz.distance import Levenshtein
 
-from dmole.benchmarks.rules.rule import Rule, any_reference, tidy
+from dmole.benchmarks.shared.rule import Rule, any_reference, tidy
 from dmole.metrics.base import Item
 
 CUT_OFF = 0.5
