@@ -186,7 +186,7 @@ def keep_sentence_of_property(
 ) -> None:
     """Keep napoleon from reading the words before a colon as the type of a property."""
     if what == "property":
-        lines.insert(0, "")
+        lines[:0] = [".. a comment, which has no colon", ""]
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
