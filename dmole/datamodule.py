@@ -44,6 +44,15 @@ class ContinualDataModule(LightningDataModule):
 
     Raises:
         ValueError: If the tasks or a number are not valid.
+
+    Example:
+        >>> from dmole import ContinualDataModule, Task
+        >>> address = "synthetic://count/{}?size=8"
+        >>> task = Task("count", train=address.format("train"), test=address.format("test"))
+        >>> data = ContinualDataModule([task], batch_size=4)
+        >>> data.check()  # reads all files and refuses what cannot be trained on
+        >>> data.test_samples("count")[0].prompt
+        'say how many there are'
     """
 
     def __init__(
@@ -210,7 +219,7 @@ class ContinualDataModule(LightningDataModule):
 
     @property
     def pending(self) -> dict[str, list[int]]:
-        """Indices of the test samples to answer, by task: all of all tasks unless set."""
+        """Indices of the test samples to answer for each task; by default all of them."""
         if self._pending is None:
             return {name: list(range(len(self.test_samples(name)))) for name in self.task_names}
         return self._pending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,15 +22,15 @@ from dmole.curriculum.optimization import (
 from dmole.data.labels import answer_tokens
 from dmole.distributed import weigh_by_tokens
 from dmole.experts import ExpertLibrary, Gates, View
-from dmole.experts.library import seed_from
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
-from dmole.routing import Router, Routing
-from dmole.routing.placement import expert_shapes
-from dmole.routing.routers import Phase, route_by_name
+from dmole.routing import Phase, RouteQuery, Router, Routing
+from dmole.routing.mixture_routers import expert_shapes
+from dmole.routing.routers import route_by_name
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.storage.seeds import expert_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +75,16 @@ class ContinualModule(LightningModule):
             language model's budget.
         regularizers: Extra terms of the training loss.
         seed: Fixes the initial weights of the experts.
+
+    Example:
+        >>> from dmole import AutoencoderRouter, ContinualModule
+        >>> from dmole import PretrainedBackbone, UniformAllocator
+        >>> allocator = UniformAllocator(rank=2)
+        >>> module = ContinualModule(PretrainedBackbone("tiny"), allocator, AutoencoderRouter())
+        >>> plan = allocator.allocate("count", module.units(), None, first=True)
+        >>> module.add_expert(plan)
+        >>> module.experts, module.count_parameters(plan)
+        (('count',), 43264)
     """
 
     def __init__(
@@ -122,7 +132,7 @@ class ContinualModule(LightningModule):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Experts that may be used now: all, unless an earlier stage is evaluated again."""
+        """Experts in use; while an earlier stage is evaluated again, later ones are hidden."""
         experts = self.evaluation.experts
         return self.library.names if experts is None else experts
 
@@ -152,7 +162,7 @@ class ContinualModule(LightningModule):
 
     @property
     def training_experts(self) -> tuple[str, ...]:
-        """The experts in training: the stage's own and the one all stages share, if any."""
+        """The experts in training: the stage's own and the one that all stages share, if any."""
         return self.stage.experts
 
     def begin_stage(self, stage: StageContext) -> None:
@@ -182,10 +192,11 @@ class ContinualModule(LightningModule):
         phase: Phase = "test" if batch.labels is None else "train"
         current = self.stage.expert if phase == "train" else None
         again = phase == "test" or self.stage.epochs > 1  # else no sample comes a second time
-        needed = self.router.needs(phase, current, self.experts)
-        embeddings = self.embed(batch, remember=again) if needed else None
+        query = RouteQuery(None, batch.task_names, phase, current, self.experts)
+        if self.router.needs(query):
+            query = replace(query, embeddings=self.embed(batch, remember=again))
         with torch.autocast(self.device.type, enabled=False):  # the same at any precision
-            return self.router.route(embeddings, batch.task_names, phase, current, self.experts)
+            return self.router.route(query)
 
     def embed(self, batch: Batch, *, remember: bool = True) -> Tensor:
         """Return what the router sees of the samples, ``(B, D)`` fp32 on the CPU.
@@ -328,7 +339,7 @@ class ContinualModule(LightningModule):
         self.train()  # a model loaded from a folder comes in evaluation mode
         name = str(self.stage.expert)
         version = self.library.versions[name]
-        torch.manual_seed(seed_from(self.seed, "dropout", name, version, self.global_rank))
+        torch.manual_seed(expert_seed(self.seed, "dropout", name, version, self.global_rank))
 
     # -- state -----------------------------------------------------------------------------
 

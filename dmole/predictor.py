@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
 from dmole.experts import load_expert
 from dmole.routing import gate_set_name
 from dmole.run.context import EvaluationPass
-from dmole.storage.files import check_name
+from dmole.storage.files import check_name, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +51,7 @@ class Predictor:
         self._precision = precision
         self._data = data
         data.attach_processor(module.backbone.processor, module.backbone.context_length)
-        load_run(module, run)
+        load_experts_and_router(module, run)
         module.eval()
         self._count = 0  # ids are never used twice: embeddings are remembered by them
 
@@ -93,7 +92,7 @@ class Predictor:
         return results
 
 
-def load_run(module: ContinualModule, run: Path) -> None:
+def load_experts_and_router(module: ContinualModule, run: Path) -> None:
     """Load the experts and the router of a run folder into a module without experts.
 
     Raises:
@@ -102,10 +101,7 @@ def load_run(module: ContinualModule, run: Path) -> None:
     index = run / "experts" / "experts.json"
     if not index.is_file():
         raise ValueError(f"{run} has no experts: {index} is missing")
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read {index}: {error}") from error
+    names = read_json(index)
     if not isinstance(names, list):
         raise ValueError(f"{index}: expected a list of names, got {type(names).__name__}")
     for name in names:
@@ -120,10 +116,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: If the file is missing or of another shape; names file and item.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read prompts {path}: {error}") from error
+    content = read_json(path, "prompts")
     if not isinstance(content, list) or not content:
         raise ValueError(f"{path}: expected a list of prompts, got {type(content).__name__}")
     for index, item in enumerate(content):

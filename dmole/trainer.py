@@ -19,7 +19,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.predictor import load_run
+from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
@@ -85,6 +85,17 @@ class ContinualTrainer(Trainer):
 
     Raises:
         ValueError: If strategy or precision would give wrong numbers, see `dmole.run.strategies`.
+
+    Example:
+        >>> from dmole import ContinualDataModule, ContinualModule, ContinualTrainer
+        >>> from dmole import PretrainedBackbone, SharedRouter, Task, UniformAllocator
+        >>> address = "synthetic://count/{}?size=8"
+        >>> task = Task("count", train=address.format("train"), test=address.format("test"))
+        >>> module = ContinualModule(PretrainedBackbone("tiny"), UniformAllocator(), SharedRouter())
+        >>> trainer = ContinualTrainer(accelerator="cpu", enable_progress_bar=False)
+        >>> trainer.fit(module, ContinualDataModule([task]))
+        >>> (trainer.run_dir / "evaluation_matrix.csv").read_text().splitlines()[0]
+        'stage,count'
     """
 
     def __init__(
@@ -241,7 +252,7 @@ class ContinualTrainer(Trainer):
             raise ValueError(f"{output} exists; name another output")
         state = self.sequence
         self._begin(model, datamodule)
-        load_run(model, run)
+        load_experts_and_router(model, run)
         if threshold_scale is not None:
             router = getattr(model.router, "router", model.router)  # beside a common expert
             if not isinstance(router, AutoencoderRouter):

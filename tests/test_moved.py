@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dmole._moved import MOVED
-from dmole.cli.main import main
+from dmole._moved import MOVED, NAMES
+from dmole.cli.lightning import ContinualCLI
+from dmole.streams import ReplayStream
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -20,17 +21,35 @@ def test_an_old_path_is_the_module_at_its_new_place(
     monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
     sys.modules.pop(old, None)
     assert importlib.import_module(old) is importlib.import_module(MOVED[old])
-    assert [record.message.split(";")[0] for record in caplog.records] == [
-        f"{old} is now {MOVED[old]}"
-    ]
+    said = {record.message.split(";")[0] for record in caplog.records}
+    assert said == {f"{old} is now {MOVED[old]}"}
     spec = importlib.import_module(MOVED[old]).__spec__
     assert spec is not None
     assert spec.name == MOVED[old]
 
 
-def test_a_config_may_name_a_class_by_its_old_path(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("old", NAMES)
+def test_a_name_that_left_a_module_is_found_where_it_is_now(
+    old: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
+    module, _, name = old.rpartition(".")
+    moved = getattr(importlib.import_module(module), name)
+    assert moved is getattr(importlib.import_module(NAMES[old]), name)
+    assert moved.__module__ == NAMES[old]
+    said = {record.message.split(";")[0] for record in caplog.records}
+    assert said == {f"{old} is now {NAMES[old]}.{name}"}
+
+
+def test_a_name_that_never_was_in_a_module_is_refused_as_ever() -> None:
+    with pytest.raises(AttributeError, match=r"module 'dmole\.metrics' has no attribute 'Acuracy'"):
+        getattr(importlib.import_module("dmole.metrics"), "Acuracy")  # noqa: B009
+
+
+def test_a_config_may_name_a_class_by_its_old_path_and_the_run_keeps_the_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
     config = tmp_path / "old.yaml"
     config.write_text(
         "trainer:\n  stream:\n    class_path: dmole.data.stream.ReplayStream\n"
@@ -38,10 +57,11 @@ def test_a_config_may_name_a_class_by_its_old_path(
         encoding="utf-8",
     )
     sys.modules.pop("dmole.data.stream", None)
-    words = ["fit", "--config", "quickstart.yaml", "--config", str(config), "--print_config"]
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    assert end.value.code == 0
-    printed = capsys.readouterr()
-    assert printed.out.count("dmole.data.stream is now dmole.streams.stream") == 1
-    assert "class_path: dmole.streams.ReplayStream" in printed.out
+    quickstart = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+    cli = ContinualCLI(["--config", quickstart, "--config", str(config)], run=False)
+    assert type(cli.trainer.stream) is ReplayStream
+    printed = caplog.text
+    assert printed.count("dmole.data.stream is now dmole.streams.stream") >= 1
+    kept = cli.parser.dump(cli.config)
+    assert "class_path: dmole.streams.stream.ReplayStream" in kept
+    assert "dmole.data.stream" not in kept

@@ -19,8 +19,7 @@ from dmole.callbacks.answers import AnswerBook, AnswerJournal
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.evaluation_plan import journal_of, plan_oracle, plan_routed, sample_names
 from dmole.distributed import gather_objects
-from dmole.metrics import scoring_facts, summarize, write_matrix
-from dmole.metrics.retention import retention
+from dmole.metrics import retention, scoring_facts, summarize, write_matrix
 from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
 from dmole.routing import gate_set_name
@@ -57,6 +56,14 @@ class EvaluationMatrix(ContinualCallback):
         losses: Reconstruction losses of the test samples at the last evaluation, by expert and
             true task.
         scores: Each task's scores at the last evaluation, under all profiles of its metric.
+
+    Example:
+        >>> from dmole import ContinualTrainer
+        >>> from dmole.callbacks import EvaluationMatrix
+        >>> matrix = EvaluationMatrix(avg_scope="seen")  # replaces the standard one
+        >>> trainer = ContinualTrainer(callbacks=[matrix], accelerator="cpu")
+        >>> [cb.avg_scope for cb in trainer.callbacks if isinstance(cb, EvaluationMatrix)]
+        ['seen']
     """
 
     def __init__(self, avg_scope: str = "all") -> None:

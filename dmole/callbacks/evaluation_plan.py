@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dmole.callbacks.answers import AnswerBook, GateSet, read_journal
 from dmole.callbacks.router_fitting import embed_samples
+from dmole.routing import RouteQuery
 from dmole.run.context import EvaluationPass
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def _route(
     """Return the router's gate sets for a task's test samples, and add to the losses."""
     keys = sample_names(state, task)
     embeddings = None  # (N, D)
-    if module.router.needs("test", None, experts):
+    query = RouteQuery(None, (), "test", None, experts)
+    if module.router.needs(query):
         pairs = [(sample, task) for sample in state.data.test_samples(task)]
         embeddings = embed_samples(state, module, pairs, "test")
     plan: dict[str, GateSet] = {}
@@ -113,7 +115,7 @@ def _route(
         part = slice(start, start + size)
         rows = None if embeddings is None else embeddings[part]  # (B, D)
         names = [task] * len(keys[part])
-        routing = module.router.route(rows, names, "test", None, experts)
+        routing = module.router.route(replace(query, embeddings=rows, task_names=names))
         plan |= dict(zip(keys[part], routing.order, strict=True))
         if routing.losses is not None:  # (B, E)
             for expert, column in zip(experts, routing.losses.T, strict=True):

@@ -65,7 +65,7 @@ class FileImage:
 class Turn:
     """One utterance of a conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     text: str
 
 
@@ -75,8 +75,8 @@ class Sample:
 
     Args:
         id: Unique within the task and split.
-        turns: Alternating turns, user first. Training samples end with an assistant turn;
-            test samples end with the user turn that is to be answered.
+        turns: Alternating turns, user first, perhaps after a system turn. Training samples end
+            with an assistant turn; test samples end with the user turn that is to be answered.
         images: In the order of the placeholders in the text.
         references: Accepted answers (test samples only).
         metadata: What else the item says that a metric may need, such as the size of its image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,10 +30,10 @@ def masked_max_pool(hidden: Tensor, mask: Tensor) -> Tensor:
             f"expected hidden (B, S, D) and mask (B, S), "
             f"got {tuple(hidden.shape)} and {tuple(mask.shape)}"
         )
-    counts = mask.to(device=hidden.device, dtype=torch.bool)
+    counts = mask.to(device=hidden.device, dtype=torch.bool)  # (B, S)
     if hidden.shape[1] == 0:
         return hidden.new_zeros(hidden.shape[0], hidden.shape[2], dtype=torch.float32)
-    pooled = hidden.float().masked_fill(~counts.unsqueeze(-1), float("-inf")).amax(dim=1)
+    pooled = hidden.float().masked_fill(~counts.unsqueeze(-1), float("-inf")).amax(dim=1)  # (B, D)
     return pooled.masked_fill(~counts.any(dim=1, keepdim=True), 0.0)
 
 
@@ -51,7 +50,7 @@ def combine(vision: Tensor, text: Tensor) -> Tensor:
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672.
     """
-    return torch.cat((vision.float(), text.float()), dim=-1)
+    return torch.cat((vision.float(), text.float()), dim=-1)  # (B, Dv + Dl)
 
 
 class EmbeddingCache:
@@ -65,9 +64,6 @@ class EmbeddingCache:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._rows
 
     def add(self, ids: Sequence[str], rows: Tensor) -> None:
         """Store the rows of ids that are not known yet; known ones keep their first row.
@@ -115,13 +111,3 @@ class EmbeddingCache:
         What is asked for again is computed again, with the same result.
         """
         self._rows = {k: row for k, row in self._rows.items() if not k.startswith(prefixes)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return ``{"ids": list, "rows": (N, D)}``."""
-        ids = list(self._rows)
-        return {"ids": ids, "rows": self.get_many(ids)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace the content by that of :meth:`state_dict`."""
-        self._rows = {}
-        self.add(state["ids"], state["rows"])

@@ -52,24 +52,17 @@ def select_experts(
     return result
 
 
-def choose_partner(
-    losses: Tensor, thresholds: Tensor, current: int | None = None
-) -> list[int | None]:
+def choose_partner(losses: Tensor, thresholds: Tensor) -> list[int | None]:
     """Return each sample's best past expert under its threshold, or None.
 
     Args:
-        losses: Reconstruction losses of shape ``(B, E)``.
+        losses: Reconstruction losses under the past experts, shape ``(B, E)``.
         thresholds: Shape ``(E,)``.
-        current: Column of the expert in training, never its own partner.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold is the release's.
     """
-    partners: list[int | None] = []
-    for ranked in _ranked(losses, thresholds):
-        past = [column for column in ranked if column != current]
-        partners.append(past[0] if past else None)
-    return partners
+    return [ranked[0] if ranked else None for ranked in _ranked(losses, thresholds)]
 
 
 def batch_vote(
@@ -110,7 +103,7 @@ def batch_vote(
 
 def gates_from_order(order: Sequence[Sequence[int]], num_experts: int) -> Tensor:
     """Return hard gates of shape ``(B, E)``, float32: 1 where an expert is on."""
-    gates = torch.zeros(len(order), num_experts)
+    gates = torch.zeros(len(order), num_experts)  # (B, E)
     for sample, columns in enumerate(order):
         gates[sample, list(columns)] = 1.0
     return gates
@@ -128,7 +121,7 @@ def _ranked(losses: Tensor, thresholds: Tensor) -> list[list[int]]:
             f"expected losses (B, E) and thresholds (E,), "
             f"got {tuple(losses.shape)} and {tuple(thresholds.shape)}"
         )
-    accepted = (losses < thresholds).tolist()
+    accepted = (losses < thresholds).tolist()  # (B, E) < (E,)
     return [
         sorted((c for c, good in enumerate(flags) if good), key=row.__getitem__)
         for row, flags in zip(losses.tolist(), accepted, strict=True)

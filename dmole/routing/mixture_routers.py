@@ -1,28 +1,30 @@
-"""Routers of experts that are mixed within the layers, and of experts that tasks share."""
+"""Routers of experts that are mixed within linears, and of experts that tasks share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from dmole.experts.shape import ExpertShape
 from dmole.routing.mixing import Mixing, TokenMixing
+from dmole.routing.query import RouteQuery
 from dmole.routing.routers import (
-    Phase,
     Router,
     RouterFit,
     Routing,
     SharedRouter,
-    current_column,
     route_by_name,
 )
-from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
-from dmole.routing.task_keys import fit_key, key_scores
 from dmole.routing.token_gates import TokenGate
 from dmole.storage.files import check_name
+
+if TYPE_CHECKING:
+    from dmole.allocation import Allocation
 
 
 class TokenRouter(SharedRouter):
@@ -65,28 +67,25 @@ class CommonExpertRouter(Router):
         super().set_vision_width(width)
         self.router.set_vision_width(width)
 
-    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
+    def needs(self, query: RouteQuery) -> bool:
         """Return whether the other router will read the embeddings."""
-        return self.router.needs(phase, current, self._others(experts))
+        return self.router.needs(self._without_common(query))
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        others = self._others(experts)
-        routing = self.router.route(embeddings, task_names, phase, current, others)
+        others = self._without_common(query)
+        routing = self.router.route(others)
         common = str(self.common)
         order = [(*names, common) if names else () for names in routing.order]
-        return route_by_name(order, experts, self._losses(routing.losses, others, experts))
+        losses = self._losses(routing.losses, others.experts, query.experts)
+        return route_by_name(order, query.experts, losses)
 
     def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
         """Return the task's expert and the shared one."""
         return (*self.router.own(expert, self._others(experts)), str(self.common))
+
+    def _without_common(self, query: RouteQuery) -> RouteQuery:
+        return replace(query, experts=self._others(query.experts))
 
     def _others(self, experts: Sequence[str]) -> list[str]:
         return [name for name in experts if name != self.common]
@@ -123,84 +122,29 @@ class CommonExpertRouter(Router):
         self.router.load(folder)
 
 
-class KeyRouter(Router):
-    r"""Use the expert of the task whose keys are nearest, one key for images and one for text.
+def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[str, ExpertShape]:
+    """Return the form of an allocation's expert by full path of the linear.
 
-    .. math:: \hat t = \arg\max_t \cos(e_{img}, k_{img}^t) + \cos(e_{txt}, k_{txt}^t)
+    Args:
+        allocation: Layers, ranks and experts side by side.
+        router: Mixes experts within layers, or does not.
+        alpha: Numerator of the scaling of one low-rank update.
 
-    Every sample gets an expert, those of tasks not yet learned too.
-
-    Source:
-        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, from secondary text. Keys are trained
-        there to raise their cosine; with frozen encoders the best key has a closed form, which is
-        taken here. Which encoders, and that the two cosines are summed, are inferred: ours are the
-        base model's own, as for the autoencoders.
+    Raises:
+        ValueError: If a layer gets several experts and the router does not mix them.
     """
-
-    needs_embeddings = True
-
-    def __init__(self) -> None:
-        self._keys: dict[str, Tensor] = {}
-
-    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
-        """Return whether there are keys to compare with: not in training."""
-        return phase == "test" and any(name in self._keys for name in experts)
-
-    def fit(self, task: str, embeddings: Tensor, generator: torch.Generator | None = None) -> None:
-        """Compute the task's keys; see :meth:`Router.fit`."""
-        width = self._split()
-        halves = (embeddings[:, :width], embeddings[:, width:])
-        self._keys[task] = torch.cat([fit_key(half) for half in halves])
-
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
-        """Return the experts of each sample; see :meth:`Router.route`."""
-        if phase == "train":
-            name = experts[current_column(current, experts)]
-            return route_by_name([(name,)] * len(task_names), experts)
-        known = [name for name in experts if name in self._keys]
-        if not known:
-            return route_by_name([()] * len(task_names), experts)
-        if embeddings is None or len(embeddings) != len(task_names):
-            got = None if embeddings is None else tuple(embeddings.shape)
-            raise ValueError(f"expected {len(task_names)} embeddings, got {got}")
-        keys, width = torch.stack([self._keys[name] for name in known]), self._split()
-        scores = key_scores(embeddings[:, :width], keys[:, :width]) + key_scores(
-            embeddings[:, width:], keys[:, width:]
+    mixing, common = router.mixing, allocation.task == router.common
+    shapes: dict[str, ExpertShape] = {}
+    for entry in allocation.experts:
+        if mixing is None and entry.mixture > 1:
+            raise ValueError(
+                f"the allocator gives {entry.mixture} experts to {entry.layer}, which "
+                f"{type(router).__name__} does not mix: use dmole.routing.TokenRouter"
+            )
+        shape = (
+            ExpertShape(entry.rank, alpha)
+            if mixing is None
+            else mixing.shape(entry.rank, alpha, entry.mixture, common=common)
         )
-        best = scores.argmax(dim=1).tolist()
-        return route_by_name([(known[column],) for column in best], experts)
-
-    def _split(self) -> int:
-        if self.vision_width is None:
-            raise RuntimeError("the key router does not know the width of the vision tower")
-        return self.vision_width
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the keys by task."""
-        return {"keys": dict(self._keys)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
-        if set(state) - {"keys"}:
-            raise ValueError(f"the state holds {sorted(state)}, a KeyRouter has keys alone")
-        self._keys = dict(state.get("keys", {}))
-
-    def save(self, folder: str | Path) -> None:
-        """Write the keys, one file a task."""
-        for task, key in self._keys.items():
-            write_tensors(Path(folder), task, {"key": key})
-        tasks = [{"name": task} for task in self._keys]
-        write_index(Path(folder), {"router": type(self).__name__, "tasks": tasks})
-
-    def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
-        index = read_index(Path(folder), type(self).__name__)
-        names = [task["name"] for task in index["tasks"]]
-        self._keys = {name: read_tensors(Path(folder), name)["key"] for name in names}
+        shapes |= dict.fromkeys(entry.linears, shape)
+    return shapes

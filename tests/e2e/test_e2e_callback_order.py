@@ -9,39 +9,32 @@ from typing import Any
 
 import pytest
 import torch
+from cuts import CutAfter, CutError
+from run_digests import run_digests
+from small_runs import Recipe, Sequenced
 
 from dmole.callbacks import ContinualCallback, StageCheckpoint
 from dmole.regularizers import Distillation, Orthogonality
 
 
-class CutError(Exception):
-    """Stands for whatever ends a process."""
-
-
-class CutAfter(ContinualCallback):
-    """Ends the run at a step, before that step is saved."""
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        if trainer.global_step == 3:
-            raise CutError
-
-
-def build(recipe: Any, folder: Path, *more: ContinualCallback) -> Any:
+def build(folder: Path, *more: ContinualCallback) -> Sequenced:
     """Return a run whose callbacks all have something to do."""
-    regularizers = [Distillation(), Orthogonality()]
-    return recipe(
+    return Recipe(
         callbacks=more,
         curriculum="online",
-        model={"regularizers": regularizers, "dropout": 0.2},
+        model={"regularizers": [Distillation(), Orthogonality()], "dropout": 0.2},
         trainer={"checkpoint_every_n_steps": 1},
     ).build(folder)
 
 
+def callbacks_of(sequence: Sequenced) -> list[Any]:
+    return sequence.trainer.sequence.callbacks
+
+
 @pytest.fixture(scope="module")
-def whole(recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    run: Path = build(recipe, tmp_path_factory.mktemp("whole")).fit()
-    return run
+    return build(tmp_path_factory.mktemp("whole")).fit()
 
 
 def reverse(callbacks: list[Any]) -> None:
@@ -52,34 +45,25 @@ def shuffle(callbacks: list[Any]) -> None:
     random.Random(1).shuffle(callbacks)
 
 
-Order = Callable[[list[Any]], None]
-
-
 @pytest.mark.parametrize("order", [reverse, shuffle])
 def test_callbacks_in_another_order_leave_the_same_run(
-    recipe: Any,
-    whole: Path,
-    tmp_path: Path,
-    digests: Callable[[Path], dict[str, str]],
-    order: Order,
+    whole: Path, tmp_path: Path, order: Callable[[list[Any]], None]
 ) -> None:
-    sequence = build(recipe, tmp_path)
-    before = list(sequence.trainer.callbacks)
-    order(sequence.trainer.callbacks)
-    assert sequence.trainer.callbacks != before
-    assert digests(sequence.fit()) == digests(whole)
+    sequence = build(tmp_path)
+    before = list(callbacks_of(sequence))
+    order(callbacks_of(sequence))
+    assert callbacks_of(sequence) != before
+    assert run_digests(sequence.fit()) == run_digests(whole)
 
 
-def test_a_run_is_resumed_with_callbacks_in_another_order(
-    recipe: Any, whole: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
-) -> None:
-    cut = build(recipe, tmp_path, CutAfter())
-    shuffled: list[Any] = cut.trainer.callbacks
-    last = next(callback for callback in shuffled if isinstance(callback, StageCheckpoint))
-    shuffled.remove(last)
-    reverse(shuffled)
-    shuffled.append(last)  # as Lightning orders them, whatever the user gives
+def test_a_run_is_resumed_with_callbacks_in_another_order(whole: Path, tmp_path: Path) -> None:
+    cut = build(tmp_path, CutAfter(3))
+    callbacks = callbacks_of(cut)
+    last = cut.trainer.sequence.callback_of(StageCheckpoint)
+    callbacks.remove(last)
+    reverse(callbacks)
+    callbacks.append(last)  # as Lightning orders them, whatever the user gives
     with pytest.raises(CutError):
         cut.fit()
     torch.manual_seed(99)  # another process has drawn other numbers
-    assert digests(build(recipe, tmp_path).fit("auto")) == digests(whole)
+    assert run_digests(build(tmp_path).fit("auto")) == run_digests(whole)

@@ -12,7 +12,6 @@ from torch import nn
 from torch.testing import assert_close
 
 from dmole.experts import ExpertLibrary, Gates, RoutedLinear
-from dmole.experts.library import seed_from
 
 
 def make_library(model, **kwargs):
@@ -60,13 +59,6 @@ def test_adding_an_expert_leaves_the_global_random_state_alone():
     before = torch.random.get_rng_state()
     add(library, "a")
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_seeds_are_the_same_in_every_process_and_fit_a_generator():
-    assert seed_from(0, "a", "x") == seed_from(0, "a", "x")
-    assert seed_from(0, "a", "x") != seed_from(0, "x", "a")
-    assert seed_from(0, "a", "x") == 4224559700233875062
-    torch.Generator().manual_seed(seed_from(3))
 
 
 # -- bookkeeping -------------------------------------------------------------------------------
@@ -126,15 +118,6 @@ def test_a_new_layer_takes_over_the_mode_of_the_linear_it_wraps():
     add(library, "a")
     assert not model["x"].training
     assert not model["x"].dropout.training
-
-
-def test_moving_an_expert_moves_no_other():
-    library = make_library(small_model())
-    add(library, "a")
-    add(library, "b")
-    library.move("a", "meta")
-    assert all(p.device.type == "meta" for _, p in library.parameters("a"))
-    assert all(p.device.type == "cpu" for _, p in library.parameters("b"))
 
 
 @pytest.mark.parametrize(
