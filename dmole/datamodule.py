@@ -135,11 +135,11 @@ class ContinualDataModule(LightningDataModule):
         return self._store.items(stage.draw.replayed(stage.tasks, self._store, self.seed))
 
     def epochs(self, stage_tasks: Sequence[str]) -> int:
-        """Return the passes over a stage's data: the most any of its tasks asks for."""
+        """Return the passes over a stage's data: the largest setting of its tasks."""
         return max(self.task(name).epochs for name in stage_tasks)
 
     def stage_batch_size(self, stage_tasks: Sequence[str]) -> int:
-        """Return the batch size of a stage: the least any of its tasks asks for."""
+        """Return the batch size of a stage: the smallest setting of its tasks."""
         sizes = [self.task(name).batch_size or self.batch_size for name in stage_tasks]
         return min(sizes)
 
@@ -342,7 +342,7 @@ def _grouped(batches: Iterable[Any], sizes: Sequence[int]) -> Iterator[list[Batc
 
 
 def _rank() -> tuple[int, int]:
-    """Return our rank and the number of ranks."""
+    """Return the rank of this process and the number of ranks."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

@@ -178,12 +178,12 @@ class ContinualModule(LightningModule):
 
     def training_modules(self) -> tuple[str, ...]:
         """Return the modules (vision, projector, language) in which the current expert sits."""
-        found = {
+        present = {
             self.backbone.parts.module_of(path)
             for name in self.training_experts
             for path, _ in self.library.experts(name)
         }
-        return tuple(module for module in MODULES if module in found)
+        return tuple(module for module in MODULES if module in present)
 
     # -- routing ---------------------------------------------------------------------------
 
@@ -230,8 +230,8 @@ class ContinualModule(LightningModule):
 
         Several processes together train on the mean over the answer tokens of all of them, as one
         process would on their joint batch. Under ``accumulate_grad_batches`` micro-batches weigh
-        alike, whatever their tokens: how many the later ones have is not known yet.
-        Where experts have dropout, each rank draws its own.
+        alike, whatever their tokens: the later ones have not been read yet.
+        Dropout draws differ between ranks.
         """
         tokens = answer_tokens(labels_of(batch))
         loss, step = torch.zeros((), device=tokens.device), None

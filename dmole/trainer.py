@@ -32,7 +32,7 @@ from dmole.storage.files import remove_parts, write_json
 from dmole.streams.stream import SequentialStream, Stage, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dmole.allocation import Allocation
     from dmole.data import Task
@@ -115,16 +115,13 @@ class ContinualTrainer(Trainer):
     ) -> None:
         for message in HARMLESS:
             warnings.filterwarnings("ignore", message)
-        for option, allowed in NOT_OF_A_SEQUENCE.items():
-            if kwargs.get(option) not in (None, *allowed):
-                raise ValueError(f"trainer.{option} cuts stages short: a sequence needs them whole")
+        _check_arguments(kwargs)
         board = RunBoard(default_root_dir, name=name, version=version)
-        progress = kwargs.get("enable_progress_bar") is not False
         super().__init__(
             default_root_dir=default_root_dir,
             callbacks=default_callbacks(
                 callbacks or [],
-                progress_bar=progress,
+                progress_bar=kwargs.get("enable_progress_bar") is not False,
                 checkpoint_every_n_steps=checkpoint_every_n_steps,
             ),
             logger=[board, *(loggers or [])],
@@ -341,6 +338,12 @@ class ContinualTrainer(Trainer):
         for callback in self.sequence.callbacks:
             if isinstance(callback, ContinualCallback):
                 getattr(callback, hook)(self.sequence, module)
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    for option, allowed in NOT_OF_A_SEQUENCE.items():
+        if arguments.get(option) not in (None, *allowed):
+            raise ValueError(f"trainer.{option} cuts stages short: a sequence needs them whole")
 
 
 def _experts(stages: Sequence[Stage]) -> set[str]:

@@ -44,8 +44,9 @@ class Curriculum(ContinualCallback):
 
     Source:
         D-MoLE, https://arxiv.org/abs/2506.11672: the abstract speaks of the update ratio of each
-        module; the released code has the budget split only. The factor is ours. Gradients are not
-        scaled: Adam's step does not depend on their size.
+        module; the released code has the budget split only. The factor is an
+        addition of this package. Gradients are not scaled: Adam's step does not depend on their
+        size.
     """
 
     def __init__(

@@ -18,9 +18,9 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks.answers import AnswerBook, AnswerJournal
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.evaluation_plan import journal_of, plan_oracle, plan_routed, sample_names
+from dmole.callbacks.evaluation_results import count_active, prediction_lines, router_rates
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize, write_matrix
-from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
 from dmole.routing import gate_set_name
 from dmole.run.state import sequence_of
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from dmole.data import Sample
     from dmole.metrics import TaskScore
     from dmole.module import ContinualModule
     from dmole.run.context import EvaluationPass
@@ -167,7 +166,7 @@ class EvaluationMatrix(ContinualCallback):
             self._count(state, task, routed)
             if state.is_global_zero:
                 self._write_predictions(state, task, routed, score)
-        _count_active(state, module, routed)
+        count_active(state, module, routed)
         log.info("scores: %s", self._row_text(state))
         if state.is_global_zero:
             self._write(state, module)
@@ -181,14 +180,15 @@ class EvaluationMatrix(ContinualCallback):
 
     def _score(self, state: SequenceState, task: str, evaluation: EvaluationPass) -> TaskScore:
         samples = state.data.test_samples(task)
-        texts = [self._answer(task, sample, evaluation) for sample in samples]
+        texts = self._texts(state, task, evaluation)
         metric = build_metric(state.data.task(task).metric)
         facts = [sample.metadata for sample in samples]
         return metric.score(texts, [sample.references for sample in samples], facts)
 
-    def _answer(self, task: str, sample: Sample, evaluation: EvaluationPass) -> str:
-        key = f"{task}/test/{sample.id}"
-        return self.answers.get(key, evaluation.gate_sets[key], evaluation.digests)
+    def _texts(self, state: SequenceState, task: str, evaluation: EvaluationPass) -> list[str]:
+        """Return the answers to a task's test samples."""
+        plan, digests = evaluation.gate_sets, evaluation.digests
+        return [self.answers.get(key, plan[key], digests) for key in sample_names(state, task)]
 
     def _count(self, state: SequenceState, task: str, routed: EvaluationPass) -> None:
         names = (gate_set_name(routed.gate_sets[key]) for key in sample_names(state, task))
@@ -204,23 +204,12 @@ class EvaluationMatrix(ContinualCallback):
     def _write_predictions(
         self, state: SequenceState, task: str, routed: EvaluationPass, score: TaskScore
     ) -> None:
-        samples = state.data.test_samples(task)
         folder = state.run_dir / "predictions" / f"stage_{state.stage.index}"
-        write_lines(
-            folder / f"{task}.jsonl",
-            (
-                {
-                    "id": sample.id,
-                    "prompt": sample.prompt,
-                    "prediction": self._answer(task, sample, routed),
-                    "references": list(sample.references),
-                    "score": value,
-                    "gate_set": gate_set_name(routed.gate_sets[f"{task}/test/{sample.id}"]),
-                }
-                | score.of_sample(index, sample.metadata)
-                for index, (sample, value) in enumerate(zip(samples, score.per_sample, strict=True))
-            ),
+        gate_sets = [routed.gate_sets[name] for name in sample_names(state, task)]
+        lines = prediction_lines(
+            state.data.test_samples(task), self._texts(state, task, routed), gate_sets, score
         )
+        write_lines(folder / f"{task}.jsonl", lines)
 
     def _write(self, state: SequenceState, module: ContinualModule) -> None:
         """Write the matrices up to the current stage, the metrics and the routing counts."""
@@ -248,18 +237,9 @@ class EvaluationMatrix(ContinualCallback):
         if only_scored:
             content["retention"] = retention(self.matrix[:rows, len(names) :], only_scored)
         if module.router.needs_embeddings:
-            content["routing"] = self._rates(state)
+            content["routing"] = router_rates(state, self.routing)
         content["fingerprints"] = state.fingerprints(module)
         return content
-
-    def _rates(self, state: SequenceState) -> dict[str, float | None]:
-        """Return how well the router keeps the tasks apart."""
-        owner: dict[str, str] = {}
-        learned_at: dict[str, int] = {}
-        for stage in state.learned():
-            owner |= dict.fromkeys(stage.tasks, stage.expert)
-            learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
-        return routing_rates(self.routing, owner, learned_at, state.stage.common)
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Remove the journals of the last passes."""
@@ -284,12 +264,3 @@ class EvaluationMatrix(ContinualCallback):
         self.oracle = np.array(state["oracle"], dtype=np.float64)
         self.routing = [(s, t, g, c) for s, t, g, c in state["routing"]]
         self.answers.load_state_dict(state["answers"])
-
-
-def _count_active(state: SequenceState, module: ContinualModule, routed: EvaluationPass) -> None:
-    """Count the parameters that an average test sample uses, base model included."""
-    sizes = {name: module.library.count(name) for name in routed.experts or ()}
-    used = sum(sizes[name] for gate_set in routed.gate_sets.values() for name in gate_set)
-    base = module.backbone.parameter_count()
-    active = base + used / max(1, len(routed.gate_sets))
-    state.clock.costs.record(base=base, total=base + sum(sizes.values()), active=active)

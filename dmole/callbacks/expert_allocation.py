@@ -1,4 +1,4 @@
-"""Before each stage: score the layers, decide where the task gets an expert, put it there."""
+"""Before each stage: score the units, decide which get an expert, place it on them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from dmole.storage.files import write_csv
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from dmole.allocation import Unit
+    from dmole.allocation.allocators import Scores
     from dmole.data import Batch
     from dmole.module import ContinualModule
     from dmole.run.state import SequenceState
@@ -77,7 +79,7 @@ class ExpertAllocation(ContinualCallback):
 
     def _report(self, state: SequenceState, module: ContinualModule, plan: Allocation) -> None:
         count = module.count_parameters(plan)
-        shares = ", ".join(f"{tower} {share:.0%}" for tower, share in plan.difficulty.items())
+        shares = ", ".join(f"{modality} {share:.0%}" for modality, share in plan.difficulty.items())
         log.info(
             "expert %s: %s; %d parameters%s",
             plan.task,
@@ -101,8 +103,8 @@ class ExpertAllocation(ContinualCallback):
 def describe_allocation(plan: Allocation, parameters: int) -> str:
     """Return a plan as a table of text: layers, scores, experts, and what they cost."""
     lines = [f"expert {plan.task}: {parameters} parameters"]
-    for tower, share in plan.difficulty.items():
-        lines.append(f"  {tower}: difficulty {share:.1%}, budget {plan.budget[tower]}")
+    for modality, share in plan.difficulty.items():
+        lines.append(f"  {modality}: difficulty {share:.1%}, budget {plan.budget[modality]}")
     for entry in plan.entries:
         score = "no gradient" if entry.score is None else f"{entry.score:.4g}"
         several = f"{entry.mixture} x " if entry.mixture > 1 else ""
@@ -130,29 +132,35 @@ def plan_allocation(
         Interrupted: If a signal requested the end of the run.
     """
     units = module.units()
-    scores = None
+    scores = _scores(state, module, stage, units) if module.allocator.needs_scores else None
+    return module.allocator.allocate(expert, units, scores, first=not module.library.names)
+
+
+def _scores(
+    state: SequenceState, module: ContinualModule, stage: Stage, units: Sequence[Unit]
+) -> Scores:
+    """Return the proxy score of each unit, over the batches of all ranks."""
     allocator = module.allocator
-    if allocator.needs_scores:
-        module.to(state.device)
-        parameters = {
-            unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
-            for unit in units
-        }
-        batches = itertools.chain.from_iterable(
-            state.data.proxy_batches(stage, task, allocator.proxy_fraction, module.seed)
-            for task in stage.tasks
+    module.to(state.device)
+    parameters = {
+        unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
+        for unit in units
+    }
+    batches = itertools.chain.from_iterable(
+        state.data.proxy_batches(stage, task, allocator.proxy_fraction, module.seed)
+        for task in stage.tasks
+    )
+    with eval_mode(module.backbone):
+        scores = score_gradients(
+            module.backbone.model,
+            parameters,
+            state.interruption.until_requested(batches),
+            functools.partial(_proxy_losses, module, state.device),
+            reduction=allocator.reduction,
+            all_reduce=sum_over_ranks,
         )
-        with eval_mode(module.backbone):
-            scores = score_gradients(
-                module.backbone.model,
-                parameters,
-                state.interruption.until_requested(batches),
-                functools.partial(_proxy_losses, module, state.device),
-                reduction=allocator.reduction,
-                all_reduce=sum_over_ranks,
-            )
-        state.interruption.check(state.strategy)
-    return allocator.allocate(expert, units, scores, first=not module.library.names)
+    state.interruption.check(state.strategy)
+    return scores
 
 
 def _proxy_losses(

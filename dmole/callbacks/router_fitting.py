@@ -91,7 +91,7 @@ def embed_samples(
     samples: Sequence[tuple[Sample, str]],
     split: str,
 ) -> Tensor:
-    """Return the embeddings of samples, computing those not yet known, sharded over ranks.
+    """Return the embeddings of samples, computing those that are not cached, sharded over ranks.
 
     Args:
         state: Has data, device and the other ranks.
@@ -107,19 +107,19 @@ def embed_samples(
     """
     cache, device = module.embedder.cache, state.device
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
-    missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may know different ones
+    missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may differ
     todo = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
     if todo:
         module.to(device)
-        own: list[str] = []
+        embedded: list[str] = []
         loader = state.data.embedding_loader(todo, generation=split == "test", shard=True)
         for batch in state.interruption.until_requested(loader):
             module.embed(move_data_to_device(batch, device))
-            own += [
+            embedded += [
                 f"{t}/{split}/{i}" for t, i in zip(batch.task_names, batch.sample_ids, strict=True)
             ]
         state.interruption.check(state.strategy)
-        for ids, rows in gather_objects((own, cache.get_many(own) if own else None)):
+        for ids, rows in gather_objects((embedded, cache.get_many(embedded) if embedded else None)):
             if rows is not None:
                 cache.add(ids, rows)
     return cache.get_many(keys)
