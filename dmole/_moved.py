@@ -23,6 +23,7 @@ MOVED = {
     "dmole.data.stream": "dmole.streams.stream",
     "dmole.data.synthetic": "dmole.demo.world",
     "dmole.metrics.registry": "dmole.benchmarks.registry",
+    "dmole.metrics.retention_metrics": "dmole.benchmarks.retention.metrics",
     "dmole.metrics.rule_metrics": "dmole.benchmarks.metrics",
     "dmole.models.tiny": "dmole.demo.tiny",
     "dmole.optimization": "dmole.curriculum.optimization",

@@ -78,6 +78,16 @@ class ContinualModule(LightningModule):
             language model's budget.
         regularizers: Extra terms of the training loss.
         seed: Fixes the initial weights of the experts.
+
+    Example:
+        >>> from dmole import AutoencoderRouter, ContinualModule
+        >>> from dmole import PretrainedBackbone, UniformAllocator
+        >>> allocator = UniformAllocator(rank=2)
+        >>> module = ContinualModule(PretrainedBackbone("tiny"), allocator, AutoencoderRouter())
+        >>> plan = allocator.allocate("count", module.units(), None, first=True)
+        >>> module.add_expert(plan)
+        >>> module.experts, module.count_parameters(plan)
+        (('count',), 43264)
     """
 
     def __init__(

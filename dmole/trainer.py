@@ -90,6 +90,17 @@ class ContinualTrainer(Trainer):
 
     Raises:
         ValueError: If strategy or precision would give wrong numbers, see `dmole.run.strategies`.
+
+    Example:
+        >>> from dmole import ContinualDataModule, ContinualModule, ContinualTrainer
+        >>> from dmole import PretrainedBackbone, SharedRouter, Task, UniformAllocator
+        >>> address = "synthetic://count/{}?size=8"
+        >>> task = Task("count", train=address.format("train"), test=address.format("test"))
+        >>> module = ContinualModule(PretrainedBackbone("tiny"), UniformAllocator(), SharedRouter())
+        >>> trainer = ContinualTrainer(accelerator="cpu", enable_progress_bar=False)
+        >>> trainer.fit(module, ContinualDataModule([task]))
+        >>> (trainer.run_dir / "evaluation_matrix.csv").read_text().splitlines()[0]
+        'stage,count'
     """
 
     def __init__(

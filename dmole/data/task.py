@@ -43,6 +43,12 @@ class Task:
         repeat: How often each training sample occurs in an epoch.
         eval_only: Whether the task is never trained on: a column of the evaluation matrix that
             tells what the base model's abilities have become, outside AVG, Last and BWT.
+
+    Example:
+        >>> from dmole import Task
+        >>> task = Task("color", train="color_train.json", test="color_test.json", epochs=2)
+        >>> task.metric, task.max_new_tokens
+        ('exact_match', 32)
     """
 
     name: str

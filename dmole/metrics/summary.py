@@ -44,6 +44,12 @@ def summarize(
 
     Raises:
         ValueError: If the number of names and columns differ, or an argument is wrong.
+
+    Example:
+        >>> from dmole.metrics import summarize
+        >>> figures = summarize([[0, 0], [80, 10], [70, 60]], ["paint", "count"])
+        >>> figures["Last"], figures["BWT"], figures["Forgetting"]
+        (65.0, -10.0, 10.0)
     """
     scores, own = prepare(matrix, task_of_stage)
     if len(task_names) != scores.shape[1]:

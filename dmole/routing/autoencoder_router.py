@@ -49,6 +49,18 @@ class AutoencoderRouter(LearningRouter):
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold's rule is ours, since the
         release reads it from a file that no script writes.
+
+    Example:
+        >>> import torch
+        >>> from dmole.routing import AutoencoderRouter, RouteQuery
+        >>> router = AutoencoderRouter(max_experts=1)
+        >>> rows = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(0))
+        >>> near, far = rows + torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0]])[:, None]  # two tasks
+        >>> _ = router.fit("near", near), router.fit("far", far)
+        >>> samples = torch.stack([near[0], far[0]])
+        >>> query = RouteQuery(samples, ["?", "?"], "test", None, ["near", "far"])
+        >>> router.route(query).order
+        [('near',), ('far',)]
     """
 
     needs_embeddings = True

@@ -193,6 +193,12 @@ class OracleRouter(Router):
     """Use the expert of a sample's true task alone, the base model where there is none.
 
     Not a method but a yardstick: under it nothing learned can be lost.
+
+    Example:
+        >>> from dmole.routing import OracleRouter, RouteQuery
+        >>> query = RouteQuery(None, ["count", "new"], "test", None, ["paint", "count"])
+        >>> OracleRouter().route(query).order
+        [('count',), ()]
     """
 
     def route(self, query: RouteQuery) -> Routing:
@@ -209,6 +215,12 @@ class SharedRouter(Router):
 
     Args:
         expert: Name of the shared expert; None takes the oldest.
+
+    Example:
+        >>> from dmole.routing import RouteQuery, SharedRouter
+        >>> query = RouteQuery(None, ["count", "new"], "test", None, ["shared"])
+        >>> SharedRouter().route(query).order
+        [('shared',), ('shared',)]
     """
 
     def __init__(self, expert: str | None = None) -> None:

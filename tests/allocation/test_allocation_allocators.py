@@ -82,6 +82,17 @@ def test_the_budget_follows_the_difficulty():
     assert {entry.rank for entry in plan.experts} == {8}
 
 
+@pytest.mark.parametrize(("floor", "vision"), [(0.0, 0), (0.25, 6), (1.0, 24)])
+def test_a_tower_whose_scores_are_zero_gets_its_floor_of_the_budget(
+    floor: float, vision: int
+) -> None:
+    units = make_units(24, 24)
+    plan = SensitivityAllocator(vision_floor=floor).allocate(
+        "t", units, make_scores(units, vision=0.0), True
+    )
+    assert plan.budget == {"vision": vision, "language": 24 - vision}
+
+
 def test_without_curriculum_the_best_units_of_both_towers_win():
     units = make_units(4, 4)
     plan = SensitivityAllocator(curriculum=False).allocate(

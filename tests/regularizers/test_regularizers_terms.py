@@ -65,14 +65,20 @@ def place(module, name):
     module.add_expert(plan)
 
 
-def view(module, index=1, batches=()):
+def view(module, index=1, samples=()):
+    """Return a stage that serves the given samples of task ``a``, as many a batch as is said."""
+
+    def serve(count, size):
+        for start in range(0, min(count, len(samples)), size):
+            yield batch_of(module, samples[start : min(start + size, count)], "a" * size)
+
     return StageView(
         library=module.library,
         experts=module.training_experts,
         index=index,
         tasks=module.stage_tasks,
         all_tasks=TASKS,
-        samples=lambda count, size: iter(batches),
+        samples=serve,
         step=module.compute_step,
     )
 
@@ -154,7 +160,7 @@ def test_the_teacher_is_the_model_before_the_stage_whatever_the_student_drops():
 def test_importance_is_the_mean_of_squared_gradients_of_single_samples(online):
     term = ElasticWeights(coefficient=2.0, online=online)
     module = make_module(SharedRouter(), term)
-    batches = one_by_one(module)
+    samples, batches = make_samples(IMAGES), one_by_one(module)
     own = parameters(module)
     expected = {name: torch.zeros_like(p) for name, p in own.items()}
     for batch in batches:
@@ -164,7 +170,7 @@ def test_importance_is_the_mean_of_squared_gradients_of_single_samples(online):
         for name, p in own.items():
             if p.grad is not None:
                 expected[name] += p.grad**2 / len(batches)
-    term.after_stage(view(module, batches=batches))
+    term.after_stage(view(module, samples=samples))
     found = term.extra_tensors()
     assert len(found) == 2 * len(own)
     for name, p in own.items():
@@ -178,7 +184,7 @@ def test_elastic_weights_cost_nothing_at_the_anchor_and_the_closed_form_away_fro
     term = ElasticWeights(coefficient=2.0, online=online)
     module = make_module(SharedRouter(), term)
     batches = one_by_one(module)
-    term.after_stage(view(module, batches=batches))
+    term.after_stage(view(module, samples=make_samples(IMAGES)))
     _, step = module.compute_step(batches[0])
     own = parameters(module)
     assert term(step) == 0
@@ -197,10 +203,10 @@ def test_two_tasks_have_two_anchors_or_online_the_last_ones():
     for online, count in ((False, 2), (True, 1)):
         term = ElasticWeights(online=online, decay=0.5)
         module = make_module(SharedRouter(), term)
-        batches = one_by_one(module)
-        term.after_stage(view(module, batches=batches))
+        samples = make_samples(IMAGES)
+        term.after_stage(view(module, samples=samples))
         first = {k: v.clone() for k, v in term.extra_tensors().items() if "importance" in k}
-        term.after_stage(view(module, index=2, batches=batches))
+        term.after_stage(view(module, index=2, samples=samples))
         found = {k: v for k, v in term.extra_tensors().items() if "importance" in k}
         assert len(found) == count * len(first)
         if online:
@@ -371,7 +377,7 @@ def test_of_branches_chosen_equally_often_the_heavier_is_frozen_and_unused_ones_
     term = BranchFreezing(top_k=3)
     router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
     module = make_module(router, term, experts=4)
-    term.after_stage(view(module, batches=[]))
+    term.after_stage(view(module))
     common = dict(module.library.experts("common"))
     assert not any(expert.frozen.any() for expert in common.values())
     # all tokens alike, as the first ones of sequences that begin alike are
@@ -406,7 +412,7 @@ def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages(
     for batch in batches:
         for record in module.compute_step(batch)[1].gates.records:
             used[record.path] = used.get(record.path, 0) + record.weights.sum(0)
-    term.after_stage(view(module, batches=batches))
+    term.after_stage(view(module, samples=make_samples(IMAGES)))
     common = dict(module.library.experts("common"))
     for path, expert in common.items():
         frozen = expert.frozen.nonzero().flatten().tolist()
@@ -433,8 +439,7 @@ def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_l
     term = BranchFreezing(top_k=2, freeze_trunk=True)
     router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
     module = make_module(router, term, experts=3)
-    batches = one_by_one(module)[:1]
-    term.after_stage(view(module, batches=batches))
+    term.after_stage(view(module, samples=make_samples(IMAGES)[:1]))
     module.focus("a", TASKS[:1])
     common = dict(module.library.experts("common"))
     assert not any(expert.lora_a.requires_grad for expert in common.values())
@@ -443,7 +448,7 @@ def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_l
     module.focus("a", TASKS[:1])
     assert not any(expert.learning for expert in common.values())
     assert all(p.requires_grad for _, p in module.library.parameters("a"))
-    module.compute_step(batches[0])[0].backward()  # the task's routers go on
+    module.compute_step(one_by_one(module)[0])[0].backward()  # the task's routers go on
 
 
 def test_branch_freezing_without_branches_is_refused():
