@@ -43,6 +43,15 @@ class ContinualDataModule(LightningDataModule):
 
     Raises:
         ValueError: If the tasks or a number are not valid.
+
+    Example:
+        >>> from dmole import ContinualDataModule, Task
+        >>> address = "synthetic://count/{}?size=8"
+        >>> task = Task("count", train=address.format("train"), test=address.format("test"))
+        >>> data = ContinualDataModule([task], batch_size=4)
+        >>> data.check()  # reads all files and refuses what cannot be trained on
+        >>> data.test_samples("count")[0].prompt
+        'say how many there are'
     """
 
     def __init__(

@@ -22,14 +22,14 @@ from dmole.curriculum.optimization import (
 from dmole.data.labels import answer_tokens
 from dmole.distributed import weigh_by_tokens
 from dmole.experts import ExpertLibrary, Gates, View
-from dmole.experts.library import seed_from
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing
-from dmole.routing.placement import expert_shapes
+from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
+from dmole.storage.seeds import expert_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,6 +78,16 @@ class ContinualModule(LightningModule):
             language model's budget.
         regularizers: Extra terms of the training loss.
         seed: Fixes the initial weights of the experts.
+
+    Example:
+        >>> from dmole import AutoencoderRouter, ContinualModule
+        >>> from dmole import PretrainedBackbone, UniformAllocator
+        >>> allocator = UniformAllocator(rank=2)
+        >>> module = ContinualModule(PretrainedBackbone("tiny"), allocator, AutoencoderRouter())
+        >>> plan = allocator.allocate("count", module.units(), None, first=True)
+        >>> module.add_expert(plan)
+        >>> module.experts, module.count_parameters(plan)
+        (('count',), 43264)
     """
 
     def __init__(
@@ -362,7 +372,7 @@ class ContinualModule(LightningModule):
         self.train()  # a model loaded from a folder comes in evaluation mode
         name = str(self.current_expert)
         version = self.library.versions[name]
-        torch.manual_seed(seed_from(self.seed, "dropout", name, version, self.global_rank))
+        torch.manual_seed(expert_seed(self.seed, "dropout", name, version, self.global_rank))
 
     # -- state -----------------------------------------------------------------------------
 

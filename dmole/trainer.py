@@ -22,7 +22,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, StageCheckpoint, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.predictor import load_run
+from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
 from dmole.run.checkpoint import SequenceCheckpoint
 from dmole.run.checkpoint_file import AtomicCheckpointIO
@@ -90,6 +90,17 @@ class ContinualTrainer(Trainer):
 
     Raises:
         ValueError: If strategy or precision would give wrong numbers, see `dmole.run.strategies`.
+
+    Example:
+        >>> from dmole import ContinualDataModule, ContinualModule, ContinualTrainer
+        >>> from dmole import PretrainedBackbone, SharedRouter, Task, UniformAllocator
+        >>> address = "synthetic://count/{}?size=8"
+        >>> task = Task("count", train=address.format("train"), test=address.format("test"))
+        >>> module = ContinualModule(PretrainedBackbone("tiny"), UniformAllocator(), SharedRouter())
+        >>> trainer = ContinualTrainer(accelerator="cpu", enable_progress_bar=False)
+        >>> trainer.fit(module, ContinualDataModule([task]))
+        >>> (trainer.run_dir / "evaluation_matrix.csv").read_text().splitlines()[0]
+        'stage,count'
     """
 
     def __init__(
@@ -267,7 +278,7 @@ class ContinualTrainer(Trainer):
         if output.exists():
             raise ValueError(f"{output} exists; name another output")
         self._begin(model, datamodule)
-        load_run(model, run)
+        load_experts_and_router(model, run)
         if threshold_scale is not None:
             router = getattr(model.router, "router", model.router)  # behind a common expert
             if not isinstance(router, AutoencoderRouter):

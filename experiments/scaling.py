@@ -10,12 +10,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dmole.benchmarks.layouts.published import SIZES as PUBLISHED
+from dmole.benchmarks.cmit import BENCHMARK
 from experiments.costs.base_models import LARGE
 from experiments.costs.scaling import (
     FP32,
-    BaseModel,
     Load,
+    ModelSizes,
     base_parameters,
     cache_bytes,
     loss_bytes,
@@ -34,7 +34,7 @@ A100 = 312e12
 UTILIZATION = 0.35
 GENERATED = 32
 """Samples answered at once, and tokens of an answer, in the column of generation."""
-SIZES = {name: sizes["train"].items for name, sizes in PUBLISHED["cmit"].items()}
+SIZES = {name: sizes["train"].items for name, sizes in BENCHMARK.sizes.items()}
 # SK-VG and VizWiz are trained for 5 epochs, IconQA is repeated 5 times
 SEEN = sum(n * (5 if name in ("SK-VG", "VizWiz", "IconQA") else 1) for name, n in SIZES.items())
 STREAMS = (
@@ -69,7 +69,7 @@ def gib(count: float) -> str:
     return f"{count / GIB:.1f}"
 
 
-def training_row(model: BaseModel, load: Load) -> list[str]:
+def training_row(model: ModelSizes, load: Load) -> list[str]:
     weights = base_parameters(model) * load.base_bytes
     experts = task_parameters(model, load)
     state = training_state_bytes(experts)
@@ -91,7 +91,7 @@ def training_row(model: BaseModel, load: Load) -> list[str]:
     ]
 
 
-def other_row(model: BaseModel, load: Load) -> list[str]:
+def other_row(model: ModelSizes, load: Load) -> list[str]:
     weights = base_parameters(model) * load.base_bytes
     tokens = model.image_tokens + load.text_tokens
     running = proxy_activation_bytes(model, load)
@@ -111,7 +111,7 @@ def other_row(model: BaseModel, load: Load) -> list[str]:
     ]
 
 
-def hours_row(model: BaseModel, load: Load, stream: Stream) -> list[str]:
+def hours_row(model: ModelSizes, load: Load, stream: Stream) -> list[str]:
     work = stream_flops(model, load, stream)
     again = stream_flops(model, load, stream, recompute=True)["train"] - work["train"]
     cells = [f"{gpu_hours(work[phase], A100, UTILIZATION):,.1f}" for phase in work]

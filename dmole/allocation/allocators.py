@@ -6,8 +6,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
-from dmole.allocation.budget import split_budget, spread_evenly, total_budget, tower_of
-from dmole.allocation.depth import experts_by_depth
+from dmole.allocation.budget import (
+    experts_by_depth,
+    split_budget,
+    spread_evenly,
+    total_budget,
+    tower_of,
+)
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
 from dmole.allocation.proxy import Reduction
 
@@ -141,6 +146,13 @@ class UniformAllocator(Allocator):
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (ablation without the layer allocator).
+
+    Example:
+        >>> from dmole.allocation import UniformAllocator, Unit
+        >>> units = [Unit(f"language.{i}", "language", (f"{i}.fc",), 8) for i in range(4)]
+        >>> plan = UniformAllocator(budget_fraction=0.5).allocate("count", units, None, first=True)
+        >>> [entry.layer for entry in plan.experts]
+        ['language.1', 'language.3']
     """
 
     def __init__(

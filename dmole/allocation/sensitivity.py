@@ -47,6 +47,15 @@ class SensitivityAllocator(Allocator):
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672.
+
+    Example:
+        >>> from dmole.allocation import SensitivityAllocator, Unit
+        >>> names = ("vision.0", "vision.1", "language.0", "language.1")
+        >>> units = [Unit(name, name[:-2], (f"{name}.fc",), 8) for name in names]
+        >>> scores = dict(zip(names, (1.0, 3.0, 5.0, 2.0)))
+        >>> plan = SensitivityAllocator().allocate("count", units, scores, first=True)
+        >>> [entry.layer for entry in plan.experts], plan.budget
+        (['vision.1', 'language.0'], {'vision': 1, 'language': 1})
     """
 
     needs_scores = True

@@ -21,6 +21,15 @@ class AnswerBook:
     Each expert counts with the digest of its tensors: one that goes on training, or that changed
     though it should not have, is another one, and its samples are answered again. The order of a
     gate set does not matter.
+
+    Example:
+        >>> from dmole.callbacks.answers import AnswerBook
+        >>> book = AnswerBook()
+        >>> book.put("count/test/7", ("count",), {"count": "digest"}, "three")
+        >>> book.get("count/test/7", ("count",), {"count": "digest"})
+        'three'
+        >>> book.missing(["count/test/7"], {"count/test/7": ("count",)}, {"count": "changed"})
+        [0]
     """
 
     def __init__(self) -> None:

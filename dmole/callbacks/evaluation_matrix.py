@@ -20,8 +20,7 @@ from dmole.callbacks.answers import AnswerBook, AnswerJournal, GateSet
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
-from dmole.metrics import scoring_facts, summarize, write_matrix
-from dmole.metrics.retention import retention
+from dmole.metrics import retention, scoring_facts, summarize, write_matrix
 from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
 from dmole.routing import RouteQuery, gate_set_name
@@ -51,6 +50,14 @@ class EvaluationMatrix(ContinualCallback):
         gate_plan: Gate set of every test sample at the last evaluation.
         losses: Reconstruction losses of the test samples then, by expert and true task.
         scores: Each task's scores at the last evaluation, under all profiles of its metric.
+
+    Example:
+        >>> from dmole import ContinualTrainer
+        >>> from dmole.callbacks import EvaluationMatrix
+        >>> matrix = EvaluationMatrix(avg_scope="seen")  # replaces the standard one
+        >>> trainer = ContinualTrainer(callbacks=[matrix], accelerator="cpu")
+        >>> [cb.avg_scope for cb in trainer.callbacks if isinstance(cb, EvaluationMatrix)]
+        ['seen']
     """
 
     def __init__(self, avg_scope: str = "all") -> None:

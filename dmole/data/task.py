@@ -26,7 +26,7 @@ class Task:
         image_root: Folder the image paths in the files are relative to, alternatives allowed; by
             default the folder of the file that names them.
         test_image_root: The same for the test file, where that is another folder.
-        format: How the files are written; a name of `dmole.benchmarks.layouts.LAYOUTS`.
+        format: How the files are written; a name of `dmole.benchmarks.registry.LAYOUTS`.
         side_files: Further files that the format reads, by name, such as ``problems`` and
             ``splits`` of ``scienceqa``; alternatives allowed.
         metric: Name of a task metric, or a metric object.
@@ -43,6 +43,12 @@ class Task:
         repeat: How often each training sample occurs in an epoch.
         eval_only: Whether the task is never trained on: a column of the evaluation matrix that
             tells what the base model's abilities have become, outside AVG, Last and BWT.
+
+    Example:
+        >>> from dmole import Task
+        >>> task = Task("color", train="color_train.json", test="color_test.json", epochs=2)
+        >>> task.metric, task.max_new_tokens
+        ('exact_match', 32)
     """
 
     name: str

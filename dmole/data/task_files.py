@@ -50,7 +50,7 @@ def open_task(task: Task, split: Split, data_root: Path) -> TaskFile:
         ValueError: If format and side files do not go together, or a prompt is missing. Faults of
             the content come while it is read.
     """
-    from dmole.benchmarks.layouts.dmole_eval import is_meta, meta_items
+    from dmole.benchmarks.shared.meta_files import is_meta, meta_items
 
     layout = layout_of(task)
     pattern = task.train if split == "train" else task.test
@@ -79,7 +79,7 @@ def layout_of(task: Task) -> Layout:
     Raises:
         ValueError: If the format is unknown, or lacks a side file or the prompt.
     """
-    from dmole.benchmarks.layouts.registry import LAYOUTS
+    from dmole.benchmarks.registry import LAYOUTS
 
     if task.format not in LAYOUTS:
         known = ", ".join(sorted(LAYOUTS))

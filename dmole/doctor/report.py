@@ -9,7 +9,8 @@ from typing import Any
 from dmole.data.formats import Split
 from dmole.data.task import Task
 from dmole.doctor.check import DataReport, SplitReport, address_of, generated_size
-from dmole.doctor.findings import LEVELS, Finding, one_line
+from dmole.doctor.findings import LEVELS, Finding
+from dmole.messages import one_line
 from dmole.store import splits_of
 
 FORMAT = 1

@@ -14,7 +14,8 @@ from dmole.data.sample import FileImage, Sample
 from dmole.data.streaming import stream_items
 from dmole.data.task import Task
 from dmole.data.task_files import open_task
-from dmole.doctor.findings import Finding, one_line
+from dmole.doctor.findings import Finding
+from dmole.messages import one_line
 
 Tick = Callable[[int], None]
 """Is told now and then how many more items were gone through."""

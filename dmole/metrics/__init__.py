@@ -1,5 +1,8 @@
 """Task metrics (how well one test set is answered) and continual metrics (over stages)."""
 
+from typing import Any
+
+from dmole._moved import moved_name
 from dmole.metrics.base import ProfileScore, TaskMetric, TaskScore, scoring_facts
 from dmole.metrics.continual import (
     accuracy,
@@ -12,7 +15,7 @@ from dmole.metrics.continual import (
     transfer,
 )
 from dmole.metrics.matrix_file import read_matrix, write_matrix
-from dmole.metrics.summary import summarize
+from dmole.metrics.summary import retention, summarize
 from dmole.metrics.task_metrics import (
     BLEU4,
     METEOR,
@@ -43,9 +46,14 @@ __all__ = [
     "last",
     "mean_average_accuracy",
     "read_matrix",
+    "retention",
     "scoring_facts",
     "seen_means",
     "summarize",
     "transfer",
     "write_matrix",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,14 +13,14 @@ from dmole.routing.bank import AutoencoderBank
 from dmole.routing.gates import batch_vote, choose_partner, select_experts
 from dmole.routing.preprocessing import quantile_table
 from dmole.routing.query import RouteQuery
-from dmole.routing.routers import Router, RouterFit, Routing, route_by_name
-from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
+from dmole.routing.routers import LearningRouter, RouterFit, Routing, route_by_name
 from dmole.routing.trained import BiasInit, Kind, build_reconstructor
+from dmole.storage.seeds import router_seed
 
 Vote = Literal["sample", "batch"]
 
 
-class AutoencoderRouter(Router):
+class AutoencoderRouter(LearningRouter):
     """Use the experts whose task autoencoders reproduce a sample best, at most two or none.
 
     Args:
@@ -51,6 +49,18 @@ class AutoencoderRouter(Router):
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold's rule is ours, since the
         release reads it from a file that no script writes.
+
+    Example:
+        >>> import torch
+        >>> from dmole.routing import AutoencoderRouter, RouteQuery
+        >>> router = AutoencoderRouter(max_experts=1)
+        >>> rows = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(0))
+        >>> near, far = rows + torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0]])[:, None]  # two tasks
+        >>> _ = router.fit("near", near), router.fit("far", far)
+        >>> samples = torch.stack([near[0], far[0]])
+        >>> query = RouteQuery(samples, ["?", "?"], "test", None, ["near", "far"])
+        >>> router.route(query).order
+        [('near',), ('far',)]
     """
 
     needs_embeddings = True
@@ -133,7 +143,9 @@ class AutoencoderRouter(Router):
         Raises:
             ValueError: If there are fewer than two embeddings or one is not finite.
         """
-        self._bank.fit(task, embeddings, generator or _seeded(self.seed, task))
+        if generator is None:
+            generator = torch.Generator().manual_seed(router_seed(self.seed, task))
+        self._bank.fit(task, embeddings, generator)
         return self.summary(task)
 
     def summary(self, task: str) -> RouterFit:
@@ -189,52 +201,27 @@ class AutoencoderRouter(Router):
             losses, thresholds, max_experts=self.max_experts, second_ratio=self.second_ratio
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that was learned; see :meth:`Router.state_dict`."""
-        return {
-            "kind": self._kind(),
-            "tasks": {task: self._bank.tensors(task) for task in self.tasks},
-        }
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return reconstructors and held-out losses; see :meth:`LearningRouter.tensors`."""
+        return {task: self._bank.tensors(task) for task in self.tasks}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
-        if state.get("kind") != self._kind():
-            raise ValueError(f"router state is of {state.get('kind')}, this is {self._kind()}")
-        self._bank.load(
-            state["tasks"],
-            relu=self.reconstructor != "pca",
-            sigmoid=self.reconstructor == "mlp_sigmoid",
-        )
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
+        sigmoid = self.reconstructor == "mlp_sigmoid"
+        self._bank.load(tensors, relu=self.reconstructor != "pca", sigmoid=sigmoid)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the router; the index tells each task's threshold at scale 1."""
-        tasks = []
-        for task in self.tasks:
-            write_tensors(Path(folder), task, self._bank.tensors(task))
-            threshold = self._bank.threshold(task, self.quantile)
-            quantiles = quantile_table(self._bank.heldout_losses(task))
-            tasks.append({"name": task, "threshold": threshold, "quantiles": quantiles})
-        content = {"router": type(self).__name__, "kind": self._kind(), "tasks": tasks}
-        write_index(Path(folder), content)
-
-    def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
-        index = read_index(Path(folder), type(self).__name__)
-        names = [task["name"] for task in index["tasks"]]
-        tensors = {name: read_tensors(Path(folder), name) for name in names}
-        self.load_state_dict({"kind": index.get("kind"), "tasks": tensors})
-
-    def _kind(self) -> dict[str, Any]:
-        """What a saved router must agree with to be continued."""
+    def kind(self) -> dict[str, Any]:
+        """Return the form of the reconstructors."""
         return {"reconstructor": self.reconstructor, "standardize": self.standardize}
+
+    def describe(self, expert: str) -> dict[str, Any]:
+        """Return the threshold at scale 1 and the quantiles of the held-out losses."""
+        return {
+            "threshold": self._bank.threshold(expert, self.quantile),
+            "quantiles": quantile_table(self._bank.heldout_losses(expert)),
+        }
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
-
-
-def _seeded(seed: int, task: str) -> torch.Generator:
-    """A task's own stream: the same wherever the task stands in the sequence."""
-    digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

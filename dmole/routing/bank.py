@@ -69,12 +69,12 @@ class AutoencoderBank:
             raise ValueError(f"task {task}: an embedding is not finite")
         if self._standardize and set(self.tasks) <= {task}:
             self._preprocessor = Preprocessor.fit(embeddings)
-        rows = self._preprocessor(embeddings)
+        rows = self._preprocessor(embeddings)  # (N, D)
         heldout = min(max(1, int(self._heldout_fraction * samples + 0.5)), samples - 1)
-        order = torch.randperm(samples, generator=generator).to(rows.device)
-        weights = self._reconstructor.fit(rows[order[heldout:]], generator)
+        order = torch.randperm(samples, generator=generator).to(rows.device)  # (N,)
+        weights = self._reconstructor.fit(rows[order[heldout:]], generator)  # (N - heldout, D)
         self._weights[task] = weights
-        self._heldout[task] = weights.losses(rows[order[:heldout]])
+        self._heldout[task] = weights.losses(rows[order[:heldout]])  # (heldout,)
         self._stack = None
 
     def losses(self, embeddings: Tensor, tasks: Sequence[str]) -> Tensor:
@@ -117,7 +117,7 @@ def _check_shapes(weights: Weights, heldout: Tensor, preprocessor: Preprocessor)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors().items()}
     if len(shapes["w_enc"]) != 2:
         raise ValueError(f"tensor w_enc has shape {shapes['w_enc']}")
-    hidden, width = shapes["w_enc"]
+    hidden, width = shapes["w_enc"]  # H, D
     wanted = {"b_enc": (hidden,), "w_dec": (width, hidden), "b_dec": (width,)}
     tensors = {**weights.tensors(), "losses_heldout": heldout}
     if preprocessor.mean is not None and preprocessor.std is not None:

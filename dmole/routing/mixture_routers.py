@@ -1,22 +1,30 @@
-"""Routers of experts that are mixed within the layers, and of experts that tasks share."""
+"""Routers of experts that are mixed within linears, and of experts that tasks share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from dmole.experts.shape import ExpertShape
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.query import RouteQuery
-from dmole.routing.routers import Router, RouterFit, Routing, SharedRouter, route_by_name
-from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
-from dmole.routing.task_keys import fit_key, key_scores
+from dmole.routing.routers import (
+    Router,
+    RouterFit,
+    Routing,
+    SharedRouter,
+    route_by_name,
+)
 from dmole.routing.token_gates import TokenGate
 from dmole.storage.files import check_name
+
+if TYPE_CHECKING:
+    from dmole.allocation import Allocation
 
 
 class TokenRouter(SharedRouter):
@@ -114,75 +122,29 @@ class CommonExpertRouter(Router):
         self.router.load(folder)
 
 
-class KeyRouter(Router):
-    r"""Use the expert of the task whose keys are nearest, one key for images and one for text.
+def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[str, ExpertShape]:
+    """Return the form of an allocation's expert by full path of the linear.
 
-    .. math:: \hat t = \arg\max_t \cos(e_{img}, k_{img}^t) + \cos(e_{txt}, k_{txt}^t)
+    Args:
+        allocation: Layers, ranks and experts side by side.
+        router: Mixes experts within layers, or does not.
+        alpha: Numerator of the scaling of one low-rank update.
 
-    Every sample gets an expert, those of tasks not yet learned too.
-
-    Source:
-        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, from secondary text. Keys are trained
-        there to raise their cosine; with frozen encoders the best key has a closed form, which is
-        taken here. Which encoders, and that the two cosines are summed, are inferred: ours are the
-        base model's own, as for the autoencoders.
+    Raises:
+        ValueError: If a layer gets several experts and the router does not mix them.
     """
-
-    needs_embeddings = True
-
-    def __init__(self) -> None:
-        self._keys: dict[str, Tensor] = {}
-
-    def needs(self, query: RouteQuery) -> bool:
-        """Return whether there are keys to compare with: not in training."""
-        return not query.training and any(name in self._keys for name in query.experts)
-
-    def fit(self, task: str, embeddings: Tensor, generator: torch.Generator | None = None) -> None:
-        """Compute the task's keys; see :meth:`Router.fit`."""
-        width = self._split()
-        halves = (embeddings[:, :width], embeddings[:, width:])
-        self._keys[task] = torch.cat([fit_key(half) for half in halves])
-
-    def route(self, query: RouteQuery) -> Routing:
-        """Return the experts of each sample; see :meth:`Router.route`."""
-        if query.training:
-            name = query.experts[query.current_column()]
-            return route_by_name([(name,)] * len(query.task_names), query.experts)
-        fitted = [name for name in query.experts if name in self._keys]
-        if not fitted:
-            return route_by_name([()] * len(query.task_names), query.experts)
-        embeddings, width = query.require_embeddings(), self._split()  # (B, D)
-        keys = torch.stack([self._keys[name] for name in fitted])  # (F, D)
-        scores = key_scores(embeddings[:, :width], keys[:, :width]) + key_scores(
-            embeddings[:, width:], keys[:, width:]
-        )  # (B, F)
-        best = scores.argmax(dim=1).tolist()  # B columns of F
-        return route_by_name([(fitted[column],) for column in best], query.experts)
-
-    def _split(self) -> int:
-        if self.vision_width is None:
-            raise RuntimeError("the key router does not know the width of the vision tower")
-        return self.vision_width
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the keys by task."""
-        return {"keys": dict(self._keys)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
-        if set(state) - {"keys"}:
-            raise ValueError(f"the state holds {sorted(state)}, a KeyRouter has keys alone")
-        self._keys = dict(state.get("keys", {}))
-
-    def save(self, folder: str | Path) -> None:
-        """Write the keys, one file a task."""
-        for task, key in self._keys.items():
-            write_tensors(Path(folder), task, {"key": key})
-        tasks = [{"name": task} for task in self._keys]
-        write_index(Path(folder), {"router": type(self).__name__, "tasks": tasks})
-
-    def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
-        index = read_index(Path(folder), type(self).__name__)
-        names = [task["name"] for task in index["tasks"]]
-        self._keys = {name: read_tensors(Path(folder), name)["key"] for name in names}
+    mixing, common = router.mixing, allocation.task == router.common
+    shapes: dict[str, ExpertShape] = {}
+    for entry in allocation.experts:
+        if mixing is None and entry.mixture > 1:
+            raise ValueError(
+                f"the allocator gives {entry.mixture} experts to {entry.layer}, which "
+                f"{type(router).__name__} does not mix: use dmole.routing.TokenRouter"
+            )
+        shape = (
+            ExpertShape(entry.rank, alpha)
+            if mixing is None
+            else mixing.shape(entry.rank, alpha, entry.mixture, common=common)
+        )
+        shapes |= dict.fromkeys(entry.linears, shape)
+    return shapes

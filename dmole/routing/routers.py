@@ -1,9 +1,9 @@
-"""What a router is, and the routers that learn nothing."""
+"""What a router is, what one that learns stores, and the routers that learn nothing."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmole.routing.gates import gate_set_name, gates_from_order
 from dmole.routing.query import RouteQuery
-from dmole.routing.storage import read_index, write_index
+from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
 
 if TYPE_CHECKING:
     from dmole.routing.mixing import Mixing
@@ -132,10 +132,70 @@ class Router(ABC):
         read_index(Path(folder), type(self).__name__)
 
 
+class LearningRouter(Router):
+    """A router that learns tensors for each expert, stored in checkpoints and folders alike.
+
+    A subclass says what it learned by :meth:`tensors` and takes it back by :meth:`restore`.
+    """
+
+    @abstractmethod
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return what was learned, by expert and name of the tensor, in order of learning."""
+
+    @abstractmethod
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Replace what was learned by what :meth:`tensors` returned.
+
+        Raises:
+            ValueError: If the tensors are not those of such a router.
+        """
+
+    def kind(self) -> dict[str, Any]:
+        """Return the settings that a saved router must share with this one."""
+        return {}
+
+    def describe(self, expert: str) -> dict[str, Any]:
+        """Return what ``router.json`` says of an expert, plain JSON types."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return kind and tensors, for a checkpoint."""
+        return {"kind": self.kind(), "tasks": self.tensors()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
+        if state.get("kind") != self.kind():
+            raise ValueError(f"router state is of {state.get('kind')}, this is {self.kind()}")
+        self.restore(state["tasks"])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tensors of each expert, then the index; see :meth:`Router.save`."""
+        experts = []
+        for name, tensors in self.tensors().items():
+            write_tensors(Path(folder), name, tensors)
+            experts.append({"name": name, **self.describe(name)})
+        index = {"router": type(self).__name__, "kind": self.kind(), "tasks": experts}
+        write_index(Path(folder), index)
+
+    def load(self, folder: str | Path) -> None:
+        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
+        index = read_index(Path(folder), type(self).__name__)
+        names = [entry["name"] for entry in index["tasks"]]
+        tensors = {name: read_tensors(Path(folder), name) for name in names}
+        # an index of format 1 may lack the kind where it is empty
+        self.load_state_dict({"kind": index.get("kind", {}), "tasks": tensors})
+
+
 class OracleRouter(Router):
     """Use the expert of a sample's true task alone, the base model where there is none.
 
     Not a method but a yardstick: under it nothing learned can be lost.
+
+    Example:
+        >>> from dmole.routing import OracleRouter, RouteQuery
+        >>> query = RouteQuery(None, ["count", "new"], "test", None, ["paint", "count"])
+        >>> OracleRouter().route(query).order
+        [('count',), ()]
     """
 
     def route(self, query: RouteQuery) -> Routing:
@@ -152,6 +212,12 @@ class SharedRouter(Router):
 
     Args:
         expert: Name of the shared expert; None takes the oldest.
+
+    Example:
+        >>> from dmole.routing import RouteQuery, SharedRouter
+        >>> query = RouteQuery(None, ["count", "new"], "test", None, ["shared"])
+        >>> SharedRouter().route(query).order
+        [('shared',), ('shared',)]
     """
 
     def __init__(self, expert: str | None = None) -> None:

@@ -53,6 +53,14 @@ class SequentialStream(Stream):
     Args:
         shared_expert: Name of a single expert that every stage goes on training. ``None``
             gives each task an expert of its own, named after it.
+
+    Example:
+        >>> from dmole.streams import SequentialStream
+        >>> [(stage.index, stage.expert) for stage in SequentialStream().stages(["paint", "count"])]
+        [(1, 'paint'), (2, 'count')]
+        >>> stages = SequentialStream(shared_expert="shared").stages(["paint", "count"])
+        >>> [(stage.index, stage.expert) for stage in stages]
+        [(1, 'shared'), (2, 'shared')]
     """
 
     def __init__(self, shared_expert: str | None = None) -> None:

@@ -1,7 +1,8 @@
 """Writes one page for each room of the package, so that the API reference follows the code.
 
 A room is a package or a module directly under ``dmole``. Its public names are those of its
-``__all__``; a room without one publishes the classes and functions that its modules define.
+``__all__``; a package without one publishes what its modules and sub-packages publish, and a module
+the documented classes and functions that it defines.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def public_names(room: str) -> list[str]:
     module = import_module(room)
     if hasattr(module, "__all__"):
         return [f"{room}.{name}" for name in sorted(module.__all__) if not name.startswith("__")]
-    return [name for part in _modules(module) for name in _defined(part)]
+    return [*_defined(module), *(name for part in _parts(module) for name in public_names(part))]
 
 
 def page(room: str) -> str:
@@ -106,11 +107,16 @@ def domain_reference(
     return reference
 
 
+def _parts(module: ModuleType) -> list[str]:
+    """Return the dotted names of what a package holds, private modules left out."""
+    found = pkgutil.iter_modules(getattr(module, "__path__", []), f"{module.__name__}.")
+    return [part.name for part in found if not part.name.rpartition(".")[2].startswith("_")]
+
+
 def _modules(module: ModuleType) -> Iterator[ModuleType]:
     yield module
-    for part in pkgutil.walk_packages(getattr(module, "__path__", []), f"{module.__name__}."):
-        if not part.name.rpartition(".")[2].startswith("_"):
-            yield import_module(part.name)
+    for name in _parts(module):
+        yield from _modules(import_module(name))
 
 
 def _defined(module: ModuleType) -> list[str]:
@@ -119,7 +125,8 @@ def _defined(module: ModuleType) -> list[str]:
         for name, value in sorted(vars(module).items())
         if not name.startswith("_")
         and (isclass(value) or isroutine(value))
-        and getattr(value, "__module__", None) == module.__name__
+        and value.__module__ == module.__name__
+        and value.__doc__
     ]
 
 
@@ -136,13 +143,16 @@ def _summary(name: str) -> str:
 
 
 def _text_below(name: str) -> str:
-    """Return the string that stands below the assignment of a plain value."""
+    """Return the string below the assignment of a plain value, or say what kind of value it is."""
     room, _, attribute = name.rpartition(".")
     for module in _modules(import_module(room)):
         documented = ModuleAnalyzer.for_module(module.__name__).find_attr_docs()
         if ("", attribute) in documented:
             return " ".join(documented["", attribute])
-    return ""
+    value = _resolve(name)
+    return f"A `{type(value).__name__}`" + (
+        f" of {len(value)}." if hasattr(value, "__len__") else "."
+    )
 
 
 def _directive(value: Any) -> str:
@@ -171,10 +181,19 @@ def ignore_unpublished_types(app: Sphinx) -> None:
     app.config.nitpick_ignore = {*app.config.nitpick_ignore, *names}
 
 
+def keep_sentence_of_property(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep napoleon from reading the words before a colon as the type of a property."""
+    if what == "property":
+        lines[:0] = [".. a comment, which has no colon", ""]
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Write the pages before Sphinx reads the source folder."""
     app.connect("builder-inited", write_pages)
     app.connect("builder-inited", ignore_unpublished_types)
+    app.connect("autodoc-process-docstring", keep_sentence_of_property, priority=400)
     app.connect("missing-reference", resolve_short_name)
     app.config.autodoc_default_options = {"members": True}
     return {"parallel_read_safe": True, "parallel_write_safe": True}

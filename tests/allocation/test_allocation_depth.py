@@ -4,14 +4,14 @@ import doctest
 
 import pytest
 
-import dmole.allocation.depth
+import dmole.allocation.budget
 from dmole.allocation import experts_by_depth
 
 GROUPS = [2, 4, 6, 8]
 
 
 def test_examples_in_the_docstrings_hold() -> None:
-    result = doctest.testmod(dmole.allocation.depth)
+    result = doctest.testmod(dmole.allocation.budget)
     assert result.attempted
     assert result.failed == 0
 

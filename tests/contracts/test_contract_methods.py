@@ -38,10 +38,10 @@ from two_ranks import become_rank, free_port
 
 from dmole.cli.config_files import read_settings
 from dmole.experts import ExpertShape, LoRAExpert
-from dmole.experts.library import seed_from
 from dmole.metrics import read_matrix
 from dmole.regularizers.base import StageView
 from dmole.run.checkpoint_file import read_checkpoint
+from dmole.storage.seeds import expert_seed
 
 Linears = Mapping[str, tuple[int, int]]
 """Inputs and outputs of linear layers by path."""
@@ -92,7 +92,7 @@ class Run:
         found = {}
         for path, numbers in self.checkpoint()["architecture"][name].items():
             base = torch.nn.Linear(*self.linears[path])
-            generator = torch.Generator().manual_seed(seed_from(0, name, path))
+            generator = torch.Generator().manual_seed(expert_seed(0, name, path))
             expert = LoRAExpert(base, ExpertShape.from_list(numbers), generator)
             found |= {f"{name}/{path}.{key}": value for key, value in expert.state_dict().items()}
         return found

@@ -12,8 +12,14 @@ from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.demo.tiny import TINY_PATH
 from dmole.demo.world import GENERATORS, GRAPH_TASKS, SPLITS, parse_address, synthetic_samples
 from dmole.demo.world.questions import WORDINGS, ask_all
-from dmole.demo.world.scenes import dense_labels, random_scene, shape_scene, text_scene
-from dmole.demo.world.styles import FILLS, filled_mask
+from dmole.demo.world.scenes import (
+    FILLS,
+    dense_labels,
+    filled_mask,
+    random_scene,
+    shape_scene,
+    text_scene,
+)
 from dmole.demo.world.world import CLASSES, COLOR_NAMES, Thing
 
 ALL = sorted([*GENERATORS, *GRAPH_TASKS])

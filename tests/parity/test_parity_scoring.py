@@ -15,15 +15,13 @@ from typing import Any
 
 import pytest
 
-from dmole.benchmarks.metrics import UCITCaption
+from dmole.benchmarks.cmit.grounding import release_box, release_overlap
+from dmole.benchmarks.cmit.rules import release_letter
+from dmole.benchmarks.coin.grounding import coin_overlap, coin_regex_overlap
+from dmole.benchmarks.coin.rules import scienceqa_letter
 from dmole.benchmarks.registry import build_metric
-from dmole.benchmarks.rules.choice import LETTERS, release_letter, scienceqa_letter
-from dmole.benchmarks.rules.grounding import (
-    coin_overlap,
-    coin_regex_overlap,
-    release_box,
-    release_overlap,
-)
+from dmole.benchmarks.shared.options import LETTERS
+from dmole.benchmarks.ucit.captions import UCITCaption
 from dmole.metrics import METEOR, CIDEr, Contains, ExactMatch, IoU, VQASoft
 from dmole.metrics.base import Item
 from dmole.metrics.tokenizers import tokenize_ptb

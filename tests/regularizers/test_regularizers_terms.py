@@ -32,6 +32,7 @@ from dmole.regularizers import (
     RouterEntropy,
     StageView,
     elastic_penalty,
+    load_balance,
     normalized_overlap,
     overlap,
 )
@@ -46,7 +47,6 @@ from dmole.routing import (
     SharedRouter,
     TokenRouter,
     TopKGate,
-    load_balance,
     normalized_entropy,
 )
 

@@ -1,10 +1,10 @@
-"""Writes the names and boxes of ``objects`` into the text, as ms-swift's data wants them."""
+"""Writes the names and boxes of ``objects`` into the text, as the data of ms-swift have them."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
@@ -19,6 +19,11 @@ _UNITS = ("real", "norm1")
 def is_objects(value: Any) -> bool:
     """Return whether a value under ``objects`` holds names and boxes to be written."""
     return isinstance(value, Mapping) and ("ref" in value or "bbox" in value)
+
+
+def has_marks(item: Mapping[str, Any], texts: Iterable[str]) -> bool:
+    """Return whether texts have places for the objects of an item."""
+    return is_objects(item.get("objects")) and any(_MARK.search(text) for text in texts)
 
 
 def write_objects(item: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:

@@ -54,11 +54,6 @@ def are_paths(value: Any) -> TypeGuard[str | list[str]]:
     return all(isinstance(name, str) and not name.startswith("data:") for name in names)
 
 
-def count_placeholders(turns: Sequence[Turn]) -> int:
-    """Return how many images the text has a place for."""
-    return sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
-
-
 def place_images(
     turns: Sequence[Turn], images: Sequence[ImageRef], slots: Sequence[ImageRef | None]
 ) -> tuple[tuple[Turn, ...], tuple[ImageRef, ...]]:

@@ -9,7 +9,6 @@ from dmole.data.sample import Turn
 from dmole.data.shapes.answers import is_list_of_answers, read_answers
 from dmole.data.shapes.chat import Utterance, assemble
 from dmole.data.shapes.checks import check_turn, refuse_unsupported
-from dmole.data.shapes.messages import objects_key
 from dmole.data.shapes.shape import Conversation
 
 _QUERIES = ("query", "prompt", "problem", "question")
@@ -41,28 +40,36 @@ class QueryShape:
             ValueError: If the item is malformed or holds what is not supported.
         """
         refuse_unsupported(item, chat=True)
-        query, response = _one_of(item, _QUERIES), _one_of(item, _RESPONSES)
-        if not isinstance(item[query], str):
-            raise ValueError(f"{query!r} must be a string, got {type(item[query]).__name__}")
-        turns = _history(item.get("history"))
-        answers = read_answers(item, response)
-        answer = next(answer for answer in answers if answer.strip())
-        turns.append(check_turn("user", item[query], len(turns), query))
-        turns.append(check_turn("assistant", answer, len(turns), response))
-        references = answers if is_list_of_answers(item, response) else ()
-        used = {query, response, "history", *objects_key(item)}
-        return assemble(item, [Utterance.of_text(turn) for turn in turns], used, references)
+        return read_query(item, _one_of(item, _QUERIES), _one_of(item, _RESPONSES))
+
+
+def read_query(item: Mapping[str, Any], query: str, response: str) -> Conversation:
+    """Return the conversation of a query, its response and what was said before.
+
+    Args:
+        item: The item.
+        query: Key of the query.
+        response: Key of the response: a text, or a list of accepted answers.
+
+    Raises:
+        ValueError: If one of them or the history is malformed.
+    """
+    if not isinstance(item[query], str):
+        raise ValueError(f"{query!r} must be a string, got {type(item[query]).__name__}")
+    turns = _history(item.get("history"))
+    answers = read_answers(item, response)
+    answer = next(answer for answer in answers if answer.strip())
+    turns.append(check_turn("user", item[query], len(turns), query))
+    turns.append(check_turn("assistant", answer, len(turns), response))
+    references = answers if is_list_of_answers(item, response) else ()
+    used = {query, response, "history"}
+    return assemble(item, [Utterance.of_text(turn) for turn in turns], used, references)
 
 
 def is_query_by_question(item: Mapping[str, Any]) -> bool:
-    """Return whether the key ``question`` is the query of an item rather than a question alone.
-
-    It is, if a history comes before it or the answer is under a key of query and response.
-    """
+    """Return whether the key ``question`` has its answer under a key of query and response."""
     if "question" not in item or "text" in item or "conversations" in item:
         return False
-    if "history" in item:
-        return True
     answered = any(key in item for key in ("answer", "answers", "answer_bbox", "choices"))
     return not answered and any(key in item for key in (*_RESPONSES, *_PREFERENCES))
 

@@ -8,9 +8,10 @@ from typing import Any
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
 from dmole.data.shapes.answers import is_list_of_answers, read_answers
 from dmole.data.shapes.chat import read_id, read_metadata
-from dmole.data.shapes.checks import add_system, check_letters, refuse_unsupported
+from dmole.data.shapes.checks import add_system, check_letters, has_content, refuse_unsupported
+from dmole.data.shapes.objects import has_marks
 from dmole.data.shapes.pictures import put_first, read_images
-from dmole.data.shapes.query import is_query_by_question
+from dmole.data.shapes.query import is_query_by_question, read_query
 from dmole.data.shapes.shape import Conversation
 
 ANSWER_KEYS = ("answer", "answers", "answer_bbox")
@@ -34,17 +35,21 @@ class QuestionShape:
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item: a question and the first answer that is not empty.
 
-        Placeholders in the question are taken out; its images stand before it.
+        Placeholders in the question are taken out; its images stand before it. An item with a
+        history, or with objects to be written into the text, is read as a query instead.
 
         Raises:
             ValueError: If the item is malformed or holds what is not supported.
         """
         refuse_unsupported(item, chat=False)
-        text = item.get("text", item.get("question"))
+        query = "question" if item.get("text") is None and "question" in item else "text"
+        text = item.get(query)
         if not isinstance(text, str):
             raise ValueError(f"'text' must be a string, got {type(text).__name__}")
         key = next((key for key in ANSWER_KEYS if item.get(key) is not None), "answer")
         answers = read_answers(item, key)
+        if has_content(item.get("history")) or has_marks(item, [text, *answers]):
+            return read_query(item, query, key)
         question = Turn("user", text.replace(IMAGE_PLACEHOLDER, "").strip())
         answer = next(answer for answer in answers if answer.strip())
         turns = add_system(item, [question, Turn("assistant", answer)])

@@ -1,0 +1,91 @@
+"""What a published scoring rule is: two judges of one answer, and the differences by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from dmole.metrics.base import Item
+
+Judge = Callable[[Item], float | None]
+"""Score of an item in 0..1; None, which counts as 0, where the answer cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How one benchmark scores the answers of one kind of task.
+
+    Args:
+        published: What the authors' evaluator gives, quirks included.
+        corrected: The same rule without the quirks.
+        does: The published rule in a few words.
+        fixes: What the corrected profile does otherwise, one line a quirk.
+        source: Repository and file of the authors' evaluator.
+        missing: What the published profile does with samples that have no answer: counts them
+            as wrong or leaves them out. The corrected profile always counts them as wrong.
+        pairing: Whether the authors pair answers and references by id or by position in the
+            file. The corrected profile always pairs by id.
+        needs: Keys of the metadata that are read where a sample has them.
+    """
+
+    published: Judge
+    corrected: Judge
+    does: str
+    fixes: tuple[str, ...]
+    source: str
+    missing: Literal["wrong", "skipped"] = "skipped"
+    pairing: Literal["id", "position"] = "id"
+    needs: tuple[str, ...] = ()
+
+
+def any_reference(judge: Callable[[str, str], bool | float | None]) -> Judge:
+    """Return a judge of items from one of (prediction, reference): the best reference counts."""
+
+    def best(item: Item) -> float | None:
+        judged = [judge(item.text, reference) for reference in item.references]
+        scores = [float(score) for score in judged if score is not None]
+        return max(scores) if scores else None
+
+    return best
+
+
+def has_words(text: str, words: str) -> bool:
+    """Return whether words occur in a text as whole words, both lower-cased already.
+
+    Example:
+        >>> has_words("it is normal", "no"), has_words("no, it is not", "no")
+        (False, True)
+    """
+    start = text.find(words) if words else -1
+    while start >= 0:
+        end = start + len(words)
+        before = _joined(text[max(start - 2, 0) : start][::-1], words[0])
+        if not (before or _joined(text[end : end + 2], words[-1])):
+            return True
+        start = text.find(words, start + 1)
+    return False
+
+
+def _joined(outside: str, edge: str) -> bool:
+    """Return whether a word continues beyond its edge: in letters, or over a decimal point.
+
+    Args:
+        outside: Up to two characters next to the word, the nearer one first.
+        edge: The word's own character there.
+    """
+    if not outside:
+        return False
+    if edge.isdigit() and outside[0] in ".," and outside[1:].isdigit():
+        return True
+    return edge.isalnum() and outside[0].isalnum()
+
+
+def tidy(text: str) -> str:
+    """Return a text in lower case, with single spaces and no final period.
+
+    Example:
+        >>> tidy(" The  Cat. ")
+        'the cat'
+    """
+    return " ".join(text.lower().split()).rstrip(". ")
