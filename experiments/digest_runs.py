@@ -25,11 +25,13 @@ FINISHED = ".finished"
 ENTRIES = ("dmole.cli.main", "dmole.cli")
 """Modules that hold the command line's `main`, the newest first."""
 
-METHOD_FLAGS = {"replay_importance": ("--data.batch_size", "8")}
-"""Flags without which a method would not do at this size what makes it that method.
-
-A batch has to hold both replayed and held-out samples, of which there are few.
-"""
+METHOD_FLAGS = {
+    # thresholds that accept all: samples of two experts, and partners while an expert trains
+    "dmole": ("--model.router.init_args.threshold_scale", "1000"),
+    # a batch has to hold both replayed and held-out samples, of which there are few
+    "replay_importance": ("--data.batch_size", "8"),
+}
+"""Flags without which a method would not do at this size what makes it that method."""
 
 
 def settings() -> dict[str, Any]:
