@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmole.data.collate import Item
-from dmole.data.sample import ArrayImage, FileImage, ImageSource, Sample
+from dmole.data.sample import ArrayImage, ImageSource, Sample, StoredImage
 from dmole.data.sampler import approximate_length
 
 Lengths = npt.NDArray[np.int32]
@@ -35,7 +34,7 @@ class Samples(Sequence[Sample]):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a SHA-256 of ids, texts, references, metadata and the image files' sizes in bytes.
+        """Return a SHA-256 of ids, texts, references, metadata and the stored images' sizes in bytes.
 
         It follows from the samples alone, not from where they are held.
         """
@@ -83,7 +82,7 @@ class SampleList(Samples):
         for sample in self._samples:
             content.update(content_bytes(sample))
         images = (image for sample in self._samples for image in sample.images)
-        sizes = [os.stat(image.path).st_size for image in images if isinstance(image, FileImage)]
+        sizes = [image.stored_size for image in images if isinstance(image, StoredImage)]
         return join_digests(content.hexdigest(), digest_sizes([np.array(sizes, np.int64)]))
 
 
@@ -155,9 +154,9 @@ def _stored_bytes(sample: Sample) -> int:
 
 
 def _image_bytes(image: ImageSource) -> int:
-    """Return the size of a file, and of any other picture that of its pixels."""
-    if isinstance(image, FileImage):
-        return os.stat(image.path).st_size
+    """Return the size of a stored image, and of any other picture that of its pixels."""
+    if isinstance(image, StoredImage):
+        return image.stored_size
     pixels = image.array if isinstance(image, ArrayImage) else np.asarray(image.load())
     return pixels.nbytes
 

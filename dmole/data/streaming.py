@@ -1,4 +1,11 @@
-"""Reads the items of a data file one after the other, in memory that does not grow with it."""
+"""Reads the items of a data file one after the other, in memory that does not grow with it.
+
+ijson, the library for this, is twice as fast (3.6 with its C backend: 2.0 s a million items, 4.4 s
+here), but files that are wrong or unusual do not end in one clear line: a hundred thousand opening
+brackets take more than 5 GB, of a key that occurs twice one value is dropped, half of a surrogate
+pair becomes a question mark, and it refuses NaN, Infinity, 1e400 and whole numbers of more than 64
+bits, which the ``json`` module reads.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +47,29 @@ def stream_items(path: Path) -> Iterator[tuple[int, Any]]:
         raise FileNotFoundError(f"data file {path} does not exist")
     pieces = _pieces(path)
     yield from enumerate(_lines(pieces, path) if path.suffix == ".jsonl" else _list(pieces, path))
+
+
+def parse_item(content: bytes, name: str) -> Any:
+    """Return the one JSON value that some bytes hold, read as `stream_items` reads.
+
+    Args:
+        content: UTF-8 text.
+        name: What messages call it.
+
+    Raises:
+        ValueError: If it is not UTF-8 text or no JSON value.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+        value, end = _decode(text, _after_space(text, 0), name)
+        if _after_space(text, end) < len(text):
+            raise json.JSONDecodeError("Extra data", text, _after_space(text, end))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: is not UTF-8 text: {error}") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise ValueError(f"{name}: broken JSON at {place}: {error.msg}") from error
+    return value
 
 
 def kind_of(value: Any) -> str:
