@@ -1,0 +1,170 @@
+"""What every shape refuses, and how its messages show a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+
+_LONGEST = 200
+"""Characters of a value that a message repeats."""
+
+_MEDIA = ("video", "videos", "audio", "audios")
+_PREFERENCES = (
+    "chosen",
+    "rejected",
+    "rejected_response",
+    "rejected_messages",
+    "rejected_images",
+    "kto_tag",
+)
+_WEIGHTS = ("loss", "loss_scale", "loss_weight", "loss_mask", "sample_weight")
+_TURN = (
+    *("image", "images", *_MEDIA),
+    *("tools", "tool_calls", "tool_call_id", "function_call"),
+    *("reasoning", "reasoning_content", "thinking"),
+)
+_TURN_WEIGHTS = ("weight", "weights", "train", "train_detail", "loss", "loss_scale", "loss_mask")
+
+
+def short(value: object) -> str:
+    """Return the value as a message shows it: beginning and end where it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a deep {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]} ... {text[-15:]}"
+
+
+def has_content(value: Any) -> bool:
+    """Return whether a key says something: null, false, blank texts and empty lists do not."""
+    if isinstance(value, str):
+        return value.strip() not in ("", "[]")
+    if isinstance(value, bytes | list | tuple | Mapping):
+        return len(value) > 0
+    return value is not None and value is not False
+
+
+def refuse_unsupported(item: Mapping[str, Any], *, chat: bool) -> None:
+    """Refuse keys that would change the sample but cannot be honoured.
+
+    Args:
+        item: The item.
+        chat: Whether the item is a conversation. A question may have functions, a weight or a
+            label as properties of what its image shows.
+
+    Raises:
+        ValueError: If such a key has content.
+    """
+    for key in (*_MEDIA, *_PREFERENCES, "tools", *(("functions",) if chat else ())):
+        if has_content(item.get(key)):
+            raise ValueError(f"has {key!r}, which is not supported")
+    for key in (*_WEIGHTS, *(("weight", "weights") if chat else ())):
+        if item.get(key) is not None and not _is_one(item[key]):
+            raise ValueError(f"has {key!r}, which is not supported: all answers weigh the same")
+    if chat and isinstance(item.get("label"), bool):
+        raise ValueError("has a 'label' of true or false, and preferences are not supported")
+
+
+def refuse_in_turn(entry: Mapping[str, Any], role: Role, position: int) -> None:
+    """Refuse keys of one turn that would change the sample but cannot be honoured.
+
+    Raises:
+        ValueError: If such a key has content, or a turn is weighed in another way than answers
+            fully and everything else not at all.
+    """
+    for key in _TURN:
+        if has_content(entry.get(key)):
+            raise ValueError(f"turn {position} has {key!r}, which is not supported")
+    for key in _TURN_WEIGHTS:
+        value = entry.get(key)
+        usual = _is_one(value) if role == "assistant" else _is_zero(value)
+        if value is not None and not usual:
+            raise ValueError(
+                f"turn {position} has {key!r} {short(value)}, which is not supported: "
+                "every answer is learned, and nothing else"
+            )
+
+
+def check_turn(role: Role, text: Any, position: int, key: str) -> Turn:
+    """Return a turn.
+
+    Args:
+        role: Who speaks.
+        text: What is said.
+        position: Number of the turn in messages.
+        key: Key of the text in messages.
+
+    Raises:
+        ValueError: If the text is no string, an answer is empty, or an answer or a system turn
+            holds an image.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"turn {position}: {key!r} must be a string")
+    if role == "assistant" and not text.strip():
+        raise ValueError(f"turn {position}: the answer is empty")
+    if role != "user" and IMAGE_PLACEHOLDER in text:
+        speaker = "an answer" if role == "assistant" else "a system turn"
+        raise ValueError(f"turn {position}: {speaker} cannot hold {IMAGE_PLACEHOLDER}")
+    return Turn(role, text)
+
+
+def check_order(turns: Sequence[Turn]) -> None:
+    """Refuse turns that are not: the system if it speaks, then user and assistant in turn.
+
+    Raises:
+        ValueError: If a turn is out of order or the last turn is no answer.
+    """
+    roles = [turn.role for turn in turns]
+    first = int(roles[0] == "system")
+    for position, role in enumerate(roles[first:], first):
+        if role == "system":
+            raise ValueError(f"turn {position} is of the system: only the first turn may be")
+        if role != ("user", "assistant")[(position - first) % 2]:
+            raise ValueError(f"turn {position} is of the {role}: user and assistant alternate")
+    if roles[-1] != "assistant":
+        raise ValueError(f"the last turn is of the {roles[-1]}: there is no answer")
+
+
+def add_system(item: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
+    """Return turns after the system turn of the key ``system``; a blank system turn is left out.
+
+    Raises:
+        ValueError: If the key holds no string, or there are two system turns.
+    """
+    kept = [turn for turn in turns if turn.role != "system" or turn.text.strip()]
+    text = item.get("system")
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return kept
+    if not isinstance(text, str):
+        raise ValueError(f"'system' must be a string, got {short(text)}")
+    if IMAGE_PLACEHOLDER in text:
+        raise ValueError(f"'system' cannot hold {IMAGE_PLACEHOLDER}")
+    if kept and kept[0].role == "system":
+        raise ValueError("has both a 'system' key and a system turn")
+    return [Turn("system", text), *kept]
+
+
+def check_letters(texts: Iterable[str]) -> None:
+    """Refuse what cannot be written to a file: half of a character of two UTF-16 units.
+
+    Raises:
+        ValueError: If a text holds one.
+    """
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise ValueError(f"text holds {half!r}, half of a character: {short(text)}") from error
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, int | float) and value == 1
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and value == 0

@@ -1,0 +1,72 @@
+"""One question and its answers: files of evaluation, and rows of a VQA data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
+from dmole.data.shapes.answers import is_list_of_answers, read_answers
+from dmole.data.shapes.chat import read_id, read_metadata
+from dmole.data.shapes.checks import add_system, check_letters, has_content, refuse_unsupported
+from dmole.data.shapes.objects import has_marks
+from dmole.data.shapes.pictures import put_first, read_images
+from dmole.data.shapes.query import is_query_by_question, read_query
+from dmole.data.shapes.shape import Conversation
+
+ANSWER_KEYS = ("answer", "answers", "answer_bbox")
+
+
+class QuestionShape:
+    """A question with its accepted answers, a box or the index of a choice.
+
+    Rows with the content of images are of this shape too: rows without an image do not differ.
+    """
+
+    name = "question"
+    keys = "'text' or 'question', and 'answer', 'answers' or 'answer_bbox'"
+
+    def matches(self, item: Mapping[str, Any]) -> bool:
+        """Return whether the item has a question and is of no other shape by it."""
+        if "conversations" in item or is_query_by_question(item):
+            return False
+        return "text" in item or "question" in item
+
+    def read(self, item: Mapping[str, Any]) -> Conversation:
+        """Return the conversation of an item: a question and the first answer that is not empty.
+
+        Placeholders in the question are taken out; its images stand before it. An item with a
+        history, or with objects to be written into the text, is read as a query instead.
+
+        Raises:
+            ValueError: If the item is malformed or holds what is not supported.
+        """
+        refuse_unsupported(item, chat=False)
+        query = "question" if item.get("text") is None and "question" in item else "text"
+        text = item.get(query)
+        if not isinstance(text, str):
+            raise ValueError(f"'text' must be a string, got {type(text).__name__}")
+        key = next((key for key in ANSWER_KEYS if item.get(key) is not None), "answer")
+        answers = read_answers(item, key)
+        if has_content(item.get("history")) or has_marks(item, [text, *answers]):
+            return read_query(item, query, key)
+        question = Turn("user", text.replace(IMAGE_PLACEHOLDER, "").strip())
+        answer = next(answer for answer in answers if answer.strip())
+        turns = add_system(item, [question, Turn("assistant", answer)])
+        name, images = read_id(item), read_images(item)
+        check_letters([name or "", *(turn.text for turn in turns), *answers])
+        return Conversation(
+            put_first(turns, len(images)) if images else tuple(turns),
+            images,
+            answers if is_list_of_answers(item, key) else (),
+            name,
+            _metadata(item, key, text),
+        )
+
+
+def _metadata(item: Mapping[str, Any], key: str, question: str) -> dict[str, Any]:
+    used = {"text", "system"} | ({key} if key != "answer_bbox" else set())
+    metadata = read_metadata(item, used, question)
+    if isinstance(item.get("answer"), int) and "choices" in item:
+        metadata.setdefault("answer_index", item["answer"])
+    return metadata
