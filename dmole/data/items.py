@@ -64,6 +64,10 @@ def read_json(path: Path) -> Any:
         raise ValueError(
             f"{path}: broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
         ) from error
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply") from None
+    except ValueError as error:  # Python's guard against slow conversions
+        raise ValueError(f"{path}: holds a number of more than 4300 digits") from error
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,20 @@ from dmole.data.sampler import approximate_length
 
 Lengths = npt.NDArray[np.int32]
 Numbers = npt.NDArray[np.int64]
+
+
+class Row(NamedTuple):
+    """A sample as its source has it.
+
+    Args:
+        position: Position of the item in the source.
+        sample: The sample.
+        images: The texts that stand for its images there; see `dmole.data.images.ImageFinder`.
+    """
+
+    position: int
+    sample: Sample
+    images: Sequence[str]
 
 
 class Samples(Sequence[Sample]):
@@ -34,7 +48,7 @@ class Samples(Sequence[Sample]):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a SHA-256 of ids, texts, references, metadata and the stored images' sizes in bytes.
+        """Return a SHA-256 of ids, texts, references, metadata and the bytes of stored images.
 
         It follows from the samples alone, not from where they are held.
         """
@@ -184,3 +198,8 @@ def digest_sizes(sizes: Iterable[npt.NDArray[np.int64]]) -> str:
 def join_digests(content: str, sizes: str) -> str:
     """Return the fingerprint of samples with these digests of content and image sizes."""
     return hashlib.sha256(f"{content} {sizes}".encode()).hexdigest()
+
+
+def same_id(source: str, first: int, second: int, id_: str) -> ValueError:
+    """Return the error of two items with one id."""
+    return ValueError(f"{source}: items {first} and {second} have the same id {id_!r}")

@@ -49,29 +49,6 @@ def stream_items(path: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(_lines(pieces, path) if path.suffix == ".jsonl" else _list(pieces, path))
 
 
-def parse_item(content: bytes, name: str) -> Any:
-    """Return the one JSON value that some bytes hold, read as `stream_items` reads.
-
-    Args:
-        content: UTF-8 text.
-        name: What messages call it.
-
-    Raises:
-        ValueError: If it is not UTF-8 text or no JSON value.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-        value, end = _decode(text, _after_space(text, 0), name)
-        if _after_space(text, end) < len(text):
-            raise json.JSONDecodeError("Extra data", text, _after_space(text, end))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: is not UTF-8 text: {error}") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}"
-        raise ValueError(f"{name}: broken JSON at {place}: {error.msg}") from error
-    return value
-
-
 def kind_of(value: Any) -> str:
     """Return the JSON name of a value's type, an object's with its first keys."""
     if isinstance(value, dict):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
-from dmole.data.images import ImageFinder
+from dmole.data.images import ImageFinder, ImageRoot
 
 Numbered = Iterator[tuple[int, Any]]
 """Contents of items with their positions, counted from 0."""
@@ -15,19 +16,41 @@ Numbered = Iterator[tuple[int, Any]]
 _PIECE = 1 << 20
 
 
-class Container(Protocol):
+class Container(ABC):
     """The items of one split, wherever they lie. Can be pickled.
 
     Attributes:
-        address: What messages call it: a file, a folder or an address.
-        folder: Folder that image paths start from, unless the task names one.
-        published: Whether others wrote it and ids may repeat.
+        kind: What it is, in a word or two for reports.
     """
 
-    address: str
-    folder: Path
-    published: bool
+    kind: ClassVar[str]
 
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """What messages call it."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Folder that image paths start from."""
+
+    @property
+    def published(self) -> bool:
+        """Whether others wrote it, so that ids may repeat; those get a number."""
+        return False
+
+    @property
+    def prompt(self) -> str | None:
+        """Wording of the questions where the task does not say; None leaves them as they are."""
+        return None
+
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """Names of the shapes that items may have; if empty, the first items tell the one."""
+        return ()
+
+    @abstractmethod
     def items(self) -> Numbered:
         """Yield the items, read anew by every call.
 
@@ -35,7 +58,10 @@ class Container(Protocol):
             FileNotFoundError: If a file does not exist.
             ValueError: If the content is broken. The message names the address and the place.
         """
-        ...
+
+    @abstractmethod
+    def version(self) -> tuple[object, ...]:
+        """Return what differs whenever the content differs."""
 
     def images(self, root: Path) -> ImageFinder:
         """Return where the images are found.
@@ -43,19 +69,15 @@ class Container(Protocol):
         Args:
             root: Folder that image paths start from.
         """
-        ...
-
-    def version(self) -> tuple[object, ...]:
-        """Return what differs whenever the content differs."""
-        ...
+        return ImageRoot(root)
 
 
 def text_version(paths: Iterable[Path]) -> tuple[object, ...]:
-    """Return the paths and SHA-256 of text files.
+    """Return the paths and SHA-256 of text files; who reads them reports those that are missing.
 
     The content is read, since a file can change without a change of its size or time.
     """
-    return tuple((str(path.absolute()), _digest(path)) for path in paths)
+    return tuple((str(path.absolute()), _digest(path)) for path in paths if path.is_file())
 
 
 def archive_version(paths: Iterable[Path]) -> tuple[object, ...]:

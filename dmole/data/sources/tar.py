@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from dmole.data.images import ImageRoot
 from dmole.data.sample import EmbeddedImage, StoredImage
-from dmole.data.sources.container import Numbered, archive_version
-from dmole.data.streaming import parse_item
+from dmole.data.shapes.webdataset import IMAGE_ENDINGS, member_item
+from dmole.data.sources.container import Container, Numbered, archive_version
 
-_PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "jp2", "avif")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NAME = re.compile(r"tar:(\d+):(\d+):(\d+):(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class TarShards:
-    """Tar files, of which each item is a ``.json`` member and the images of the same name.
+class TarShards(Container):
+    """Tar files, of which the members of one name are an item: ``000123.json``, ``000123.jpg``.
 
-    ``000123.json`` and ``000123.jpg`` are one item. Its images are those that the JSON names
-    under ``image`` or ``images``; where it names none, all of the item in the order of their
-    names. Nothing is unpacked: an image is read from its place in the archive.
+    Nothing is unpacked: an image is read from its place in the archive. See
+    `dmole.data.shapes.member_item`.
 
     Args:
-        address: The pattern or folder that named the files.
+        pattern: The pattern or folder that named the files.
         paths: The tar files in order.
     """
 
-    address: str
+    pattern: str
     paths: tuple[Path, ...]
-    published: bool = False
+    kind: ClassVar[str] = "webdataset"
+
+    @property
+    def address(self) -> str:
+        """The pattern or folder."""
+        return self.pattern
 
     @property
     def folder(self) -> Path:
@@ -44,10 +46,10 @@ class TarShards:
         return self.paths[0].parent
 
     def items(self) -> Numbered:
-        """Yield the objects of the ``.json`` members.
+        """Yield an item for each name.
 
         Raises:
-            ValueError: If a file is damaged or no tar file, or an item has no ``.json`` member.
+            ValueError: If a file is damaged or no tar file, or the members make no item.
         """
         groups = (group for number in range(len(self.paths)) for group in self._groups(number))
         for index, group in enumerate(groups):
@@ -75,51 +77,45 @@ class TarShards:
                         if group is not None:
                             yield group
                         group = _Group(path, key)
-                    if ending in _PICTURES:
+                    if ending.rpartition(".")[2] in IMAGE_ENDINGS:
                         place = f"tar:{number}:{member.offset_data}:{member.size}:{member.name}"
-                        group.pictures[member.name] = place
-                    elif ending == "json":
+                        group.places[f"{key}.{ending}"] = place
+                        group.members[ending] = b""
+                    else:
                         content = archive.extractfile(member)
                         assert content is not None  # a regular member
-                        group.text = content.read()
+                        group.members[ending] = content.read()
         except (tarfile.TarError, OSError, EOFError) as error:
             raise ValueError(f"{path}: damaged or no tar file: {error}") from error
         if group is not None:
             yield group
 
     def _item(self, group: _Group) -> Any:
-        place = f"{group.path}: {group.key}"
-        if group.text is None:
-            raise ValueError(f"{place}: has no .json member")
-        item = parse_item(group.text, place)
-        if not isinstance(item, dict):
-            return item
-        named = [key for key in ("image", "images") if item.get(key)]
-        if named:
-            return item | {key: group.replaced(item[key]) for key in named}
-        item = {key: value for key, value in item.items() if key not in ("image", "images")}
-        pictures = list(group.pictures.values())
-        found = {"image": pictures[0] if len(pictures) == 1 else pictures} if pictures else {}
-        return {"id": group.key} | item | found
+        try:
+            item = member_item(group.key, group.members)
+        except ValueError as error:
+            raise ValueError(f"{group.path}: {group.key}: {error}") from error
+        images = item.get("images")
+        if isinstance(images, list):
+            item["images"] = [group.places.get(_path_of(image), image) for image in images]
+        return item
 
 
 @dataclass
 class _Group:
-    """The members of one item: its JSON text, and the place of each image."""
+    """The members of one item by their endings, and the place of each image by its path.
+
+    Images are not read: their content is left empty.
+    """
 
     path: Path
     key: str
-    text: bytes | None = None
-    pictures: dict[str, str] = field(default_factory=dict)
+    members: dict[str, bytes] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
 
-    def replaced(self, value: Any) -> Any:
-        """Return image names with the place of each that is a member of this item."""
-        if isinstance(value, list):
-            return [self.replaced(name) for name in value]
-        if not isinstance(value, str):
-            return value
-        places = {PurePosixPath(name).name: place for name, place in self.pictures.items()}
-        return self.pictures.get(value, places.get(PurePosixPath(value).name, value))
+
+def _path_of(image: Any) -> str:
+    return str(image.get("path")) if isinstance(image, dict) else ""
 
 
 class TarImages(ImageRoot):

@@ -6,21 +6,22 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dmole.data.formats import Split
-from dmole.data.images import ImageFinder, ImageRoot
 from dmole.data.items import Source, read_json
 from dmole.data.layout import Layout
-from dmole.data.sources.container import Numbered, text_version
+from dmole.data.shapes import MetaPart, is_meta, meta_parts, named_rows, table_items
+from dmole.data.sources.container import Container, Numbered, text_version
 from dmole.data.streaming import stream_items
 
 _LONGEST_CELL = 1 << 30  # characters; the limit of the csv module would refuse most images
-_LONGEST_INDEX = 64  # characters of a cell that is an index rather than an image
+READABLE = ("conversations", "question")
+"""The shapes that readers of published files yield."""
 
 
 @dataclass(frozen=True)
-class JsonFile:
+class JsonFile(Container):
     """A ``.json`` file that holds a list, or a ``.jsonl`` file.
 
     Args:
@@ -28,7 +29,7 @@ class JsonFile:
     """
 
     path: Path
-    published: bool = False
+    kind: ClassVar[str] = "JSON"
 
     @property
     def address(self) -> str:
@@ -43,10 +44,6 @@ class JsonFile:
     def items(self) -> Numbered:
         """Yield the items; see `stream_items`."""
         return stream_items(self.path)
-
-    def images(self, root: Path) -> ImageFinder:
-        """Return the folder of the images."""
-        return ImageRoot(root)
 
     def version(self) -> tuple[object, ...]:
         """Return a digest of the file."""
@@ -67,6 +64,22 @@ class LayoutFiles(JsonFile):
     layout: Layout
     split: Split
     side_files: Mapping[str, Path]
+    kind: ClassVar[str] = "layout"
+
+    @property
+    def published(self) -> bool:
+        """Whether ids may repeat."""
+        return self.layout.published
+
+    @property
+    def prompt(self) -> str | None:
+        """The layout's own wording."""
+        return self.layout.prompt
+
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """What layouts yield, whatever the file."""
+        return READABLE
 
     @property
     def folder(self) -> Path:
@@ -96,6 +109,17 @@ class MetaFile(JsonFile):
     """
 
     data_root: Path
+    kind: ClassVar[str] = "meta file"
+
+    @property
+    def published(self) -> bool:
+        """Whether ids may repeat: they do where a file is read several times."""
+        return True
+
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """What annotation files may hold."""
+        return READABLE
 
     @property
     def folder(self) -> Path:
@@ -110,43 +134,39 @@ class MetaFile(JsonFile):
             ValueError: If an entry is malformed, or its ``length`` is not the number of items.
         """
         position = 0
-        for name, entry in read_json(self.path).items():
-            annotation, times = self._annotation(name, entry)
+        for part in self._parts():
+            annotation = self.data_root / part.annotation
             count = sum(1 for _ in stream_items(annotation))
-            if entry.get("length", count) != count:
+            if part.length not in (None, count):
                 raise ValueError(
-                    f"{self.path}: {name}: 'length' is {entry['length']!r}, "
+                    f"{self.path}: {part.name}: 'length' is {part.length}, "
                     f"but {annotation} holds {count} items"
                 )
-            for _ in range(times):
+            for _ in range(part.repeat):
                 for _, item in stream_items(annotation):
-                    yield position, _below(item, str(entry.get("root", ".")))
+                    yield position, _below(item, part.root)
                     position += 1
 
     def version(self) -> tuple[object, ...]:
         """Return a digest of the file and of the annotation files."""
-        entries = read_json(self.path).values()
-        annotations = [self.data_root / str(entry["annotation"]) for entry in entries]
+        annotations = [self.data_root / part.annotation for part in self._parts()]
         return text_version([self.path, *annotations])
 
-    def _annotation(self, name: str, entry: Mapping[str, Any]) -> tuple[Path, int]:
-        times = entry.get("repeat_time", 1)
-        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
-            raise ValueError(f"{self.path}: {name}: 'repeat_time' must be 1 or more, got {times!r}")
-        return self.data_root / str(entry["annotation"]), times
+    def _parts(self) -> list[MetaPart]:
+        try:
+            return list(meta_parts(read_json(self.path)))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
 
-def is_meta(path: Path) -> bool:
-    """Return whether a file is a meta file: an object of entries with an ``annotation``."""
+def is_meta_file(path: Path) -> bool:
+    """Return whether a file is a meta file; one that is not is not read as a whole."""
     if path.suffix != ".json" or not path.is_file():
         return False
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         if file.read(64).lstrip()[:1] != "{":
             return False
-    content = read_json(path)
-    return bool(content) and all(
-        isinstance(entry, dict) and "annotation" in entry for entry in content.values()
-    )
+    return is_meta(read_json(path))
 
 
 def _below(item: Any, root: str) -> Any:
@@ -168,54 +188,52 @@ def _below(item: Any, root: str) -> Any:
 class TsvFile(JsonFile):
     """A table of VLMEvalKit: a row an item, the first row names the columns.
 
-    An ``image`` is base64, or the ``index`` of an earlier row whose image it shares. Empty cells
-    are left out of the item.
+    Args:
+        path: The file.
+        options_in_text: Whether the text of a question ends with its options.
     """
 
+    options_in_text: bool = True
+    kind: ClassVar[str] = "VLMEvalKit table"
+
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """The rows become questions."""
+        return ("question",)
+
     def items(self) -> Numbered:
-        """Yield the rows as objects of texts.
+        """Yield the rows as questions; see `dmole.data.shapes.table_items`.
 
         Raises:
-            ValueError: If the file is not UTF-8 text, a row has more or fewer cells than columns,
-                or an image is the index of no earlier row.
+            ValueError: If the file is not UTF-8 text or no table, or a row is malformed.
         """
-        images: dict[str, str] = {}
-        for number, row in enumerate(self._rows()):
-            item: dict[str, Any] = {key: cell for key, cell in row.items() if cell != ""}
-            if "image" in item:
-                item["image"] = self._image(number, item["image"], images)
-                images[item.get("index", str(number))] = item["image"]
-            yield number, item
+        needed = named_rows(self._rows())
+        items = table_items(self._rows(), options_in_text=self.options_in_text, needed=needed)
+        try:
+            yield from enumerate(items)
+        except ValueError as error:
+            place = f"{self.path}: "
+            raise ValueError(f"{place}{str(error).removeprefix(place)}") from error
 
     def _rows(self) -> Iterator[dict[str, str]]:
         csv.field_size_limit(_LONGEST_CELL)
+        line = 0
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
                 table = csv.reader(file, delimiter="\t", strict=True)
-                header = next(table, None)
-                if header is None:
-                    return
+                header = next(table, [])
                 repeated = sorted({name for name in header if header.count(name) > 1})
                 if repeated:
                     raise ValueError(f"{self.path}: has two columns {repeated[0]!r}")
                 for number, cells in enumerate(row for row in table if row):
+                    line = table.line_num
                     if len(cells) != len(header):
                         raise ValueError(
-                            f"{self.path}: item {number} has {len(cells)} cells, "
+                            f"{self.path}: row {number} has {len(cells)} cells, "
                             f"but there are {len(header)} columns"
                         )
                     yield dict(zip(header, cells, strict=True))
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.path}: is not UTF-8 text: {error}") from error
         except csv.Error as error:
-            raise ValueError(f"{self.path}: broken table at line {table.line_num}: {error}") from error
-
-    def _image(self, number: int, cell: str, images: Mapping[str, str]) -> str:
-        if len(cell) > _LONGEST_INDEX:
-            return cell if cell.startswith("data:") else f"data:;base64,{cell}"
-        if cell not in images:
-            raise ValueError(
-                f"{self.path}: item {number}: 'image' {cell!r} is neither base64 "
-                "nor the index of an earlier row with an image"
-            )
-        return images[cell]
+            raise ValueError(f"{self.path}: broken table after line {line}: {error}") from error
