@@ -28,6 +28,8 @@ _TURN = (
     *("reasoning", "reasoning_content", "thinking"),
 )
 _TURN_WEIGHTS = ("weight", "weights", "train", "train_detail", "loss", "loss_scale", "loss_mask")
+CHECKED_IN_TURN = {*_TURN, *_TURN_WEIGHTS}
+"""Keys of a turn that say nothing once `refuse_in_turn` lets them pass."""
 
 
 def short(value: object) -> str:

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmole.data.shapes.chat import Utterance, assemble
-from dmole.data.shapes.checks import Role, check_turn, refuse_in_turn, refuse_unsupported, short
+from dmole.data.shapes.checks import (
+    CHECKED_IN_TURN,
+    Role,
+    check_turn,
+    refuse_in_turn,
+    refuse_unsupported,
+    short,
+)
 from dmole.data.shapes.plain import rest_of
 from dmole.data.shapes.shape import Conversation
 
@@ -55,4 +62,4 @@ def _utterance(entry: Any, position: int) -> Utterance:
         raise ValueError(f"turn {position} has the unknown role {short(speaker)}")
     refuse_in_turn(entry, role, position)
     turn = check_turn(role, entry["value"], position, "value")
-    return Utterance.of_text(turn, rest_of(entry, {"from", "value"}))
+    return Utterance.of_text(turn, rest_of(entry, {"from", "value", *CHECKED_IN_TURN}))

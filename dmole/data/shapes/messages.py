@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dmole.data.shapes.chat import Utterance, assemble
-from dmole.data.shapes.checks import Role, check_turn, refuse_in_turn, refuse_unsupported, short
-from dmole.data.shapes.objects import is_objects
+from dmole.data.shapes.checks import (
+    CHECKED_IN_TURN,
+    Role,
+    check_turn,
+    refuse_in_turn,
+    refuse_unsupported,
+    short,
+)
 from dmole.data.shapes.parts import read_parts
 from dmole.data.shapes.plain import rest_of
 from dmole.data.shapes.shape import Conversation
@@ -41,7 +47,7 @@ class MessagesShape:
         """
         refuse_unsupported(item, chat=True)
         utterances = read_messages(item.get("messages"), "messages", 0)
-        return assemble(item, utterances, {"messages", *objects_key(item)})
+        return assemble(item, utterances, {"messages"})
 
 
 class CompletionShape:
@@ -64,12 +70,7 @@ class CompletionShape:
         refuse_unsupported(item, chat=True)
         prompt = read_messages(item.get("prompt"), "prompt", 0)
         completion = read_messages(item.get("completion"), "completion", len(prompt))
-        return assemble(item, [*prompt, *completion], {"prompt", "completion", *objects_key(item)})
-
-
-def objects_key(item: Mapping[str, Any]) -> Sequence[str]:
-    """Return the key of objects that are written into the text, if the item has any."""
-    return ("objects",) if is_objects(item.get("objects")) else ()
+        return assemble(item, [*prompt, *completion], {"prompt", "completion"})
 
 
 def read_messages(value: Any, key: str, first: int) -> list[Utterance]:
@@ -96,7 +97,7 @@ def _utterance(entry: Any, position: int) -> Utterance:
     if role is None:
         raise ValueError(f"turn {position} has the unknown role {short(speaker)}")
     refuse_in_turn(entry, role, position)
-    content, rest = entry.get("content"), rest_of(entry, {"role", "content"})
+    content, rest = entry.get("content"), rest_of(entry, {"role", "content", *CHECKED_IN_TURN})
     if not isinstance(content, list | tuple):
         return Utterance.of_text(check_turn(role, content, position, "content"), rest)
     text, slots, unused = read_parts(content, position)

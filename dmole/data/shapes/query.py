@@ -9,7 +9,6 @@ from dmole.data.sample import Turn
 from dmole.data.shapes.answers import is_list_of_answers, read_answers
 from dmole.data.shapes.chat import Utterance, assemble
 from dmole.data.shapes.checks import check_turn, refuse_unsupported
-from dmole.data.shapes.messages import objects_key
 from dmole.data.shapes.shape import Conversation
 
 _QUERIES = ("query", "prompt", "problem", "question")
@@ -63,7 +62,7 @@ def read_query(item: Mapping[str, Any], query: str, response: str) -> Conversati
     turns.append(check_turn("user", item[query], len(turns), query))
     turns.append(check_turn("assistant", answer, len(turns), response))
     references = answers if is_list_of_answers(item, response) else ()
-    used = {query, response, "history", *objects_key(item)}
+    used = {query, response, "history"}
     return assemble(item, [Utterance.of_text(turn) for turn in turns], used, references)
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
-from dmole.data.shapes.checks import has_content, short
+from dmole.data.shapes.checks import short
 
 _REFERENCE = 64
 """Most characters of an ``image`` that is the index of another row; base64 is longer."""
@@ -17,7 +17,10 @@ _USED = {"index", "question", "hint", "answer", "image", "image_path", *_LETTERS
 
 
 def is_table_row(row: Mapping[str, Any]) -> bool:
-    """Return whether a row has the columns of VLMEvalKit."""
+    """Return whether a row of a table has the columns of VLMEvalKit.
+
+    Only a ``.tsv`` file is such a table: in a JSON file the same keys are a question.
+    """
     return {"index", "question", "answer"} <= row.keys() and bool(
         {"image", "image_path"} & set(row)
     )
@@ -139,7 +142,7 @@ def _list(text: str) -> list[str]:
 def _is_empty(value: Any) -> bool:
     if isinstance(value, float):
         return math.isnan(value)
-    return not has_content(value) and value is not False
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _text(value: Any) -> str:

@@ -108,9 +108,12 @@ def _with_images(
 def _object(content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is not UTF-8 text"
-        raise ValueError(f"member 'json' is broken: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("member 'json' is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"member 'json' is broken: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError("member 'json' is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"member 'json' must hold an object, got {short(value)}")
     return value
