@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs
+# two workers; all tests of a file run in the same one, so that what they share is made once
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
-.PHONY: setup smollm2 demo results search test test-all lint type bench bench-large clean
+.PHONY: setup smollm2 demo docs results search test test-all lint type bench bench-large clean
 
 setup: $(READY)
 
@@ -30,6 +32,15 @@ demo: $(READY)
 	$(BIN)/dmole compare $$(ls -dt $(RUNS)/demo_dmole/version_* | head -1) \
 	  $$(ls -dt $(RUNS)/demo_seq_ft/version_* | head -1) --output $(RUNS)/demo
 
+# the documentation site, in docs/_build/html; a warning ends the build
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --nitpicky --keep-going --quiet -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(VENV)/.docs
+
 # the table of docs/results.md: every method, three seeds; hours, and can be stopped and started
 results: $(READY)
 	$(BIN)/python -m experiments.results
@@ -39,10 +50,10 @@ search: $(READY)
 	$(BIN)/python -m experiments.results search
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q -m ''
+	$(PYTEST) -m ''
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 log = logging.getLogger("dmole")
 
@@ -29,6 +30,21 @@ MOVED = {
     "dmole.strategies": "dmole.run.strategies",
 }
 """Old name of a module, and its name now."""
+
+NAMES = {
+    "dmole.benchmarks.metrics.MultichoiceInBatches": "dmole.benchmarks.cmit.rules",
+    "dmole.benchmarks.metrics.UCITCaption": "dmole.benchmarks.ucit.captions",
+    "dmole.metrics.MultichoiceInBatches": "dmole.benchmarks.cmit.rules",
+    "dmole.metrics.ProfiledMetric": "dmole.benchmarks.metrics",
+    "dmole.metrics.RuleMetric": "dmole.benchmarks.metrics",
+    "dmole.metrics.UCITCaption": "dmole.benchmarks.ucit.captions",
+    "dmole.metrics.build_metric": "dmole.benchmarks.registry",
+    "dmole.metrics.metric_of_task": "dmole.benchmarks.registry",
+}
+"""Old name of a class or function that left a module, and its module now.
+
+`dmole.benchmarks.metrics` is here because `dmole.metrics.rule_metrics` leads to it.
+"""
 
 
 class _Alias(Loader):
@@ -55,6 +71,19 @@ class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return the specification of an alias, None for all other modules."""
         return ModuleSpec(name, _Alias(MOVED[name])) if name in MOVED else None
+
+
+def moved_name(module: str, name: str) -> Any:
+    """Return what has left a module, for the module's ``__getattr__``.
+
+    Raises:
+        AttributeError: If nothing of this name has left it.
+    """
+    old = f"{module}.{name}"
+    if old not in NAMES:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    log.warning("%s is now %s.%s; the old path ends with the next release", old, NAMES[old], name)
+    return getattr(import_module(NAMES[old]), name)
 
 
 def install() -> None:

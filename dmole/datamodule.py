@@ -210,7 +210,7 @@ class ContinualDataModule(LightningDataModule):
 
     @property
     def pending(self) -> dict[str, list[int]]:
-        """Indices of the test samples to answer, by task: all of all tasks unless set."""
+        """Indices of the test samples to answer for each task; by default all of them."""
         if self._pending is None:
             return {name: list(range(len(self.test_samples(name)))) for name in self.task_names}
         return self._pending

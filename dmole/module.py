@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,9 +27,9 @@ from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
-from dmole.routing import Router, Routing
+from dmole.routing import Phase, RouteQuery, Router, Routing
 from dmole.routing.placement import expert_shapes
-from dmole.routing.routers import Phase, route_by_name
+from dmole.routing.routers import route_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ class ContinualModule(LightningModule):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Experts that may be used now: all, unless an earlier stage is looked at again."""
+        """Experts in use; while an earlier stage is evaluated again, later ones are hidden."""
         return self.library.names[: self.visible_experts]
 
     # -- experts ---------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class ContinualModule(LightningModule):
 
     @property
     def training_experts(self) -> tuple[str, ...]:
-        """The experts in training: the stage's own and the one all stages share, if any."""
+        """The experts in training: the stage's own and the one that all stages share, if any."""
         own = () if self.current_expert is None else (self.current_expert,)
         common = self.router.common
         return (*own, common) if own and common in self.library.names else own
@@ -210,10 +210,11 @@ class ContinualModule(LightningModule):
         phase: Phase = "test" if batch.labels is None else "train"
         current = self.current_expert if phase == "train" else None
         again = phase == "test" or self.stage_epochs > 1  # else no sample comes a second time
-        wanted = self.router.needs(phase, current, self.experts)
-        embeddings = self.embed(batch, remember=again) if wanted else None
+        query = RouteQuery(None, batch.task_names, phase, current, self.experts)
+        if self.router.needs(query):
+            query = replace(query, embeddings=self.embed(batch, remember=again))
         with torch.autocast(self.device.type, enabled=False):  # the same at any precision
-            return self.router.route(embeddings, batch.task_names, phase, current, self.experts)
+            return self.router.route(query)
 
     def embed(self, batch: Batch, *, remember: bool = True) -> Tensor:
         """Return what the router sees of the samples, ``(B, D)`` fp32 on the CPU.

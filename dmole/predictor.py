@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
 from dmole.experts import load_expert
 from dmole.routing import gate_set_name
-from dmole.storage.files import check_name
+from dmole.storage.files import check_name, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -101,10 +100,7 @@ def load_run(model: ContinualModule, run: Path) -> None:
     index = run / "experts" / "experts.json"
     if not index.is_file():
         raise ValueError(f"{run} has no experts: {index} is missing")
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read {index}: {error}") from error
+    names = read_json(index)
     if not isinstance(names, list):
         raise ValueError(f"{index}: expected a list of names, got {type(names).__name__}")
     for name in names:
@@ -119,10 +115,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: If the file is missing or of another shape; names file and item.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read prompts {path}: {error}") from error
+    content = read_json(path, "prompts")
     if not isinstance(content, list) or not content:
         raise ValueError(f"{path}: expected a list of prompts, got {type(content).__name__}")
     for index, item in enumerate(content):

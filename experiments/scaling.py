@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dmole.benchmarks.layouts.published import SIZES as PUBLISHED
+from dmole.benchmarks.cmit import BENCHMARK
 from experiments.costs.base_models import LARGE
 from experiments.costs.scaling import (
     FP32,
@@ -34,7 +34,7 @@ A100 = 312e12
 UTILIZATION = 0.35
 GENERATED = 32
 """Samples answered at once, and tokens of an answer, in the column of generation."""
-SIZES = {name: sizes["train"].items for name, sizes in PUBLISHED["cmit"].items()}
+SIZES = {name: sizes["train"].items for name, sizes in BENCHMARK.sizes.items()}
 # SK-VG and VizWiz are trained for 5 epochs, IconQA is repeated 5 times
 SEEN = sum(n * (5 if name in ("SK-VG", "VizWiz", "IconQA") else 1) for name, n in SIZES.items())
 STREAMS = (

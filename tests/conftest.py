@@ -1,17 +1,42 @@
-"""What every test shares: one thread, a fixed seed, the folder of reference figures."""
+"""What all tests share: one thread, a fixed seed, a private cache, the reference figures."""
 
 from __future__ import annotations
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, and by child processes
+
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+    from dmole.data.sample import ArrayImage
+
 torch.set_num_threads(1)
-settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
+
+LONG = ("contracts", "e2e")
+"""Folders whose files take longest: they start first, so that both workers end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep tests out of the user's cache, and each worker's tests in a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DMOLE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +56,23 @@ PROCESSORS = ["llava_plain", "llava", "llava_next", "idefics3"]
 
 
 @pytest.fixture(scope="session")
-def processors() -> dict[str, Any]:
+def processors() -> dict[str, ProcessorMixin]:
     """Return one processor of each kind that the data tests go through."""
-    from families import make_processor
+    from families import make_processor  # imports all of transformers
 
     return {family: make_processor(family) for family in PROCESSORS}
 
 
 @pytest.fixture(params=PROCESSORS)
-def processor(request: pytest.FixtureRequest, processors: dict[str, Any]) -> Any:
-    return processors[request.param]
+def processor(
+    request: pytest.FixtureRequest, processors: dict[str, ProcessorMixin]
+) -> ProcessorMixin:
+    kind: str = request.param
+    return processors[kind]
 
 
 @pytest.fixture(scope="session")
-def picture() -> Any:
+def picture() -> ArrayImage:
     from families import make_image
 
     return make_image(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmole._moved import MOVED
+from dmole._moved import MOVED, NAMES
 from dmole.cli.main import main
 
 
@@ -20,12 +20,29 @@ def test_an_old_path_is_the_module_at_its_new_place(
     monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
     sys.modules.pop(old, None)
     assert importlib.import_module(old) is importlib.import_module(MOVED[old])
-    assert [record.message.split(";")[0] for record in caplog.records] == [
-        f"{old} is now {MOVED[old]}"
-    ]
+    said = {record.message.split(";")[0] for record in caplog.records}
+    assert said == {f"{old} is now {MOVED[old]}"}
     spec = importlib.import_module(MOVED[old]).__spec__
     assert spec is not None
     assert spec.name == MOVED[old]
+
+
+@pytest.mark.parametrize("old", NAMES)
+def test_a_name_that_left_a_module_is_found_where_it_is_now(
+    old: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
+    module, _, name = old.rpartition(".")
+    moved = getattr(importlib.import_module(module), name)
+    assert moved is getattr(importlib.import_module(NAMES[old]), name)
+    assert moved.__module__ == NAMES[old]
+    said = {record.message.split(";")[0] for record in caplog.records}
+    assert said == {f"{old} is now {NAMES[old]}.{name}"}
+
+
+def test_a_name_that_never_was_in_a_module_is_refused_as_ever() -> None:
+    with pytest.raises(AttributeError, match=r"module 'dmole\.metrics' has no attribute 'Acuracy'"):
+        getattr(importlib.import_module("dmole.metrics"), "Acuracy")  # noqa: B009
 
 
 def test_a_config_may_name_a_class_by_its_old_path(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -92,10 +91,6 @@ class Allocation:
         """The entries that get an expert, in the order of the model."""
         return tuple(entry for entry in self.entries if entry.expert)
 
-    def ranks(self) -> dict[str, int]:
-        """Return the rank of the expert at each chosen linear, keyed by full module path."""
-        return {linear: entry.rank for entry in self.experts for linear in entry.linears}
-
     def rows(self, stage: int) -> list[dict[str, str | int | float]]:
         """Return the rows of ``allocation.csv``; an absent score is an empty cell."""
         return [
@@ -144,10 +139,6 @@ class Allocation:
     def from_json(cls, text: str) -> Allocation:
         """Rebuild a plan from :meth:`to_json`."""
         return cls.from_dict(json.loads(text))
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the canonical JSON, equal on all ranks or something is wrong."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def expert_parameters(allocation: Allocation) -> int:

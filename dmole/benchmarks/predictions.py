@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmole.data.shapes.answers import read_answers
+from dmole.storage.files import read_text
 
 _METADATA = ("question_id", "image", "size", "width", "height", "choices", "answer_index")
 
@@ -189,10 +190,7 @@ def _content(path: Path) -> Any:
     """Return what a file of JSON or of JSON lines holds, the latter as a list."""
     if not path.is_file():
         raise FileNotFoundError(f"file {path} does not exist")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text: {error}") from error
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError:

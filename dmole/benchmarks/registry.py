@@ -1,13 +1,20 @@
-"""The names by which a config or a command line asks for a metric."""
+"""The benchmarks there are, and the names by which a config or a command line gives a metric."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TypeVar
 
-from dmole.benchmarks.metrics import MultichoiceInBatches, ProfiledMetric, RuleMetric, UCITCaption
-from dmole.benchmarks.retention_metrics import MME, MMMU, POPE
-from dmole.benchmarks.rules import RULES
+from dmole import benchmarks as room
+from dmole.benchmarks.benchmark import Benchmark
+from dmole.benchmarks.metrics import ProfiledMetric, RuleMetric
+from dmole.benchmarks.shared.rule import Rule
+from dmole.benchmarks.shared.text_distance import ANLS, ANLS_UNCUT, RELAXED
+from dmole.data.items import Source
+from dmole.data.layout import Layout
 from dmole.metrics.base import PROFILES, Profile, TaskMetric
 from dmole.metrics.task_metrics import (
     BLEU4,
@@ -20,57 +27,123 @@ from dmole.metrics.task_metrics import (
     VQASoft,
 )
 
-GENERAL: dict[str, Callable[[], TaskMetric]] = {
+Entry = TypeVar("Entry")
+
+_GENERAL = "dmole itself"
+"""The owner of the names that belong to no benchmark, in messages."""
+
+_AUTO = Layout(
+    items=Source.items,
+    does="conversations or questions with their answers; ids must differ",
+    published=False,
+)
+_RULES: dict[str, Rule] = {"anls": ANLS, "anls_uncut": ANLS_UNCUT, "relaxed_accuracy": RELAXED}
+_METRICS: dict[str, type[TaskMetric]] = {
     "bleu_4": BLEU4,
     "cider": CIDEr,
     "contains": Contains,
     "exact_match": ExactMatch,
     "iou": IoU,
     "meteor": METEOR,
-    "mme": MME,
-    "mmmu": MMMU,
-    "pope": POPE,
     "rouge_l": ROUGEL,
     "vqa_soft": VQASoft,
 }
-"""Metrics of no benchmark in particular, with one rule each."""
+
+
+def find_benchmarks(package: str, folders: Iterable[str]) -> dict[str, Benchmark]:
+    """Return the benchmark of each folder of a package, in the order of their papers.
+
+    Every folder but ``shared`` is one; its ``__init__.py`` holds it as ``BENCHMARK``.
+
+    Args:
+        package: Name of the package.
+        folders: Where its folders lie.
+
+    Raises:
+        ValueError: If a folder holds no benchmark, or two hold one of the same name.
+    """
+    found: list[tuple[str, dict[str, Benchmark]]] = []
+    for module in iter_modules(folders):
+        if not module.ispkg or module.name == "shared":
+            continue
+        name = f"{package}.{module.name}"
+        benchmark = getattr(import_module(name), "BENCHMARK", None)
+        if not isinstance(benchmark, Benchmark):
+            raise ValueError(f"{name} has no BENCHMARK, so it is no folder of a benchmark")
+        found.append((name, {benchmark.name: benchmark}))
+    merged = merge_names("benchmark", found)
+    order = sorted(merged.values(), key=lambda each: (each.arxiv or "none", each.name))
+    return {each.name: each for each in order}
+
+
+def merge_names(kind: str, owners: Iterable[tuple[str, Mapping[str, Entry]]]) -> dict[str, Entry]:
+    """Return the entries of all owners by name, in alphabetical order.
+
+    Args:
+        kind: What the names are of, for the error.
+        owners: Each owner with its entries.
+
+    Raises:
+        ValueError: If two owners give one name; the message names both.
+    """
+    merged: dict[str, Entry] = {}
+    given_by: dict[str, str] = {}
+    for owner, entries in owners:
+        for name, entry in entries.items():
+            if name in merged:
+                raise ValueError(f"both {given_by[name]} and {owner} give the {kind} {name!r}")
+            merged[name], given_by[name] = entry, owner
+    return dict(sorted(merged.items()))
+
+
+BENCHMARKS = find_benchmarks(room.__name__, room.__path__)
+"""All benchmarks by name, in the order of their papers."""
+
+LAYOUTS = merge_names(
+    "format",
+    [(_GENERAL, {"auto": _AUTO}), *((b.name, b.formats) for b in BENCHMARKS.values())],
+)
+"""Layouts by the name that a task's ``format`` gives."""
+
+_ALL_METRICS: dict[str, Rule | type[TaskMetric]] = merge_names(
+    "metric",
+    [
+        (_GENERAL, {**_RULES, **_METRICS}),
+        *((b.name, b.metrics) for b in BENCHMARKS.values()),
+    ],
+)
+
+RULES: dict[str, Rule] = {
+    name: entry for name, entry in _ALL_METRICS.items() if isinstance(entry, Rule)
+}
+"""Rules that judge one answer, each with its published and corrected form."""
 
 PROFILED: dict[str, Callable[..., ProfiledMetric]] = {
     name: partial(RuleMetric, name) for name in RULES
-} | {"dmole_multichoice_batch": MultichoiceInBatches, "ucit_caption": UCITCaption}
-"""Metrics of the benchmarks, with a published and a corrected profile each."""
-
-TASKS: dict[str, str] = {
-    "coin/ScienceQA": "coin_scienceqa",
-    "coin/TextVQA": "coin_textvqa",
-    "coin/ImageNet": "coin_imagenet",
-    "coin/GQA": "coin_gqa",
-    "coin/VizWiz": "coin_vizwiz",
-    "coin/Grounding": "coin_grounding",
-    "coin/VQAv2": "coin_vqav2",
-    "coin/OCR-VQA": "coin_ocrvqa",
-    "ucit/ImageNet-R": "ucit_exact",
-    "ucit/ArxivQA": "ucit_exact",
-    "ucit/VizWiz-Cap": "ucit_caption",
-    "ucit/IconQA": "ucit_exact",
-    "ucit/CLEVR-Math": "ucit_exact",
-    "ucit/Flickr30k": "ucit_caption",
-    "mllm_dcl/RS": "mllm_dcl_rs",
-    "mllm_dcl/Med": "mllm_dcl_med",
-    "mllm_dcl/AD": "mllm_dcl_ad",
-    "mllm_dcl/Sci": "mllm_dcl_sci",
-    "mllm_dcl/Fin": "mllm_dcl_fin",
-    "cmit/VizWiz-Cap": "cider",
-    "cmit/SK-VG": "dmole_grounding",
-    "cmit/TextCaps": "cider",
-    "cmit/IconQA": "dmole_multichoice",
-    "cmit/OCR-VQA": "dmole_exact",
-    "cmit/Flickr30k": "cider",
-    "cmit/VizWiz": "dmole_vizwiz",
-    "cmit/KVQA": "dmole_exact",
-    "cmit/PMC-VQA": "dmole_multichoice",
+} | {
+    name: entry
+    for name, entry in _ALL_METRICS.items()
+    if isinstance(entry, type) and issubclass(entry, ProfiledMetric)
 }
-"""The metric of each task of the known benchmarks, by the names of their configs."""
+"""Metrics with a published and a corrected profile each."""
+
+GENERAL: dict[str, Callable[[], TaskMetric]] = {
+    name: entry
+    for name, entry in _ALL_METRICS.items()
+    if not isinstance(entry, Rule) and name not in PROFILED
+}
+"""Metrics with one rule each and no profiles."""
+
+
+@cache
+def benchmark_tasks() -> dict[str, str]:
+    """Return the metric of each published task, such as ``coin/Grounding``, from the configs."""
+    return {
+        task["benchmark"]: task["metric"]
+        for benchmark in BENCHMARKS.values()
+        for task in benchmark.tasks()
+        if "benchmark" in task
+    }
 
 
 def build_metric(spec: str | TaskMetric, profile: Profile | None = None) -> TaskMetric:
@@ -118,7 +191,7 @@ def metric_of_task(task: str) -> str:
     Raises:
         ValueError: If there is no such task; the message lists them.
     """
-    known = {name.casefold(): metric for name, metric in TASKS.items()}
-    if task.casefold() not in known:
-        raise ValueError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
-    return known[task.casefold()]
+    metrics = {name.casefold(): metric for name, metric in benchmark_tasks().items()}
+    if task.casefold() not in metrics:
+        raise ValueError(f"unknown task {task!r}, expected one of {', '.join(benchmark_tasks())}")
+    return metrics[task.casefold()]

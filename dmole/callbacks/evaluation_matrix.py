@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from dmole.metrics import scoring_facts, summarize, write_matrix
 from dmole.metrics.retention import retention
 from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
-from dmole.routing import gate_set_name
+from dmole.routing import RouteQuery, gate_set_name
 from dmole.storage.files import write_csv, write_json, write_lines
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class EvaluationMatrix(ContinualCallback):
         data = trainer.data
         keys = _keys(trainer, task)
         embeddings = None
-        if module.router.needs("test", None, module.experts):
+        query = RouteQuery(None, (), "test", None, module.experts)
+        if module.router.needs(query):
             pairs = [(sample, task) for sample in data.test_samples(task)]
             embeddings = embed_samples(trainer, module, pairs, "test")
         plan: dict[str, GateSet] = {}
@@ -123,7 +125,7 @@ class EvaluationMatrix(ContinualCallback):
             part = slice(start, start + size)
             rows = None if embeddings is None else embeddings[part]
             names = [task] * len(keys[part])
-            routing = module.router.route(rows, names, "test", None, module.experts)
+            routing = module.router.route(replace(query, embeddings=rows, task_names=names))
             plan |= dict(zip(keys[part], routing.order, strict=True))
             if routing.losses is not None:
                 for expert, column in zip(module.experts, routing.losses.T, strict=True):

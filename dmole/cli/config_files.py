@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # in a wheel; in a checkout
+from dmole.storage.shipped import CONFIG_ROOTS, shipped_config
 
 
 def find_config(name: str) -> Path:
@@ -25,17 +24,15 @@ def find_config(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    shipped = Path(name.removeprefix("configs/"))
-    if not shipped.is_absolute() and ".." not in shipped.parts:
-        for root in _SHIPPED:
-            if (root / shipped).is_file():
-                return root / shipped
+    shipped = shipped_config(name.removeprefix("configs/"))
+    if shipped is not None:
+        return shipped
     raise ValueError(f"no config {name}; shipped are: {', '.join(shipped_configs())}")
 
 
 def shipped_configs() -> list[str]:
     """Return the names of the configs that ship with the package."""
-    for root in _SHIPPED:
+    for root in CONFIG_ROOTS:
         if root.is_dir():
             return sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
     return []

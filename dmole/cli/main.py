@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dmole._version import __version__
+from dmole.messages import one_line
 
 HELP = """\
 usage: dmole VERB ...
@@ -28,7 +29,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
   data check --config FILE ... [--json FILE] [--processes N] [--no_images] [--no_tokens]
             every item, image and length of the tasks' files, before anything is trained
   data init BENCHMARK DIR [--miniature]
-            the folders of coin, ucit, mllm_dcl or cmit, and where to obtain what goes there
+            the folders of a benchmark, and where to obtain what goes there; `data init --help`
+            names the benchmarks
   score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
             score a file of predictions as the benchmark's authors do, and without their quirks
 
@@ -80,17 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if os.environ.get("DMOLE_TRACEBACK"):
             raise
-        _say(_one_line(error))
+        _say(one_line(error))
         return 1
 
 
 def _say(message: str) -> None:
     if message:
         print(f"dmole: {message}", file=sys.stderr)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _sequence(words: list[str]) -> None:
@@ -151,6 +149,7 @@ def _data(words: list[str]) -> int | None:
 def _make_data(words: list[str]) -> None:
     from pathlib import Path
 
+    from dmole.benchmarks.init import guided_benchmarks, init_benchmark
     from dmole.cli.arguments import ArgumentParser
     from dmole.demo.examples import make_example
 
@@ -163,14 +162,12 @@ def _make_data(words: list[str]) -> None:
     make.add_argument("--seed", type=int, default=0, help="draws the samples")
     verbs.add_parser("check", help="every item, image and length of the tasks' files")
     init = verbs.add_parser("init", help="the folders of a benchmark and a guide to fill them")
-    init.add_argument("benchmark", help="coin, ucit, mllm_dcl or cmit")
+    init.add_argument("benchmark", help=", ".join(guided_benchmarks()))
     init.add_argument("output", type=Path, help="folder to write; must be absent or empty")
     init.add_argument("--miniature", action="store_true", help="fill it with a few tiny samples")
     init.add_argument("--force", action="store_true", help="add what is missing to the folder")
     options = parser.parse_args(words[1:])
     if options.verb == "init":
-        from dmole.benchmarks.layouts.init import init_benchmark
-
         flags = {"miniature": options.miniature, "force": options.force}
         made = init_benchmark(options.benchmark, options.output, **flags)
         print(f"{options.output}: {len(made)} folders made; {options.output / 'README.md'} goes on")

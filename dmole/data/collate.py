@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.rendering import ChatRenderer, Rendered
-from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
+from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
 
 Item = tuple[Sample, str]
 """A sample and the name of its task."""
@@ -104,13 +104,6 @@ class Collator:
     def truncated(self) -> int:
         """How many samples were cut so far."""
         return int(self._truncated)
-
-    @property
-    def end_token_id(self) -> int:
-        """Id of the token that ends an answer: where generation has to stop."""
-        probe = Sample("end token", (Turn("user", "a"), Turn("assistant", "b")))
-        token = self._renderer.render(probe, generation=False).answers[0].end_token
-        return int(self._tokenizer.convert_tokens_to_ids(token))
 
     def __call__(self, items: Sequence[Item], *, generation: bool) -> Batch:
         """Return the batch of some samples.

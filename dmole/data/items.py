@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from dmole.data.formats import Split
 from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.data.streaming import kind_of, stream_items
+from dmole.storage.files import read_json as read_json
 
 Item = dict[str, Any]
 """A question or conversation, in the form that `ItemReader` reads."""
@@ -48,26 +48,6 @@ class Source:
         """Return the error of an item."""
         name = item.get("question_id", item.get("id", index))
         return ValueError(f"{self.path}: item {index} (id {str(name)!r}): {message}")
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        ValueError: If it is not UTF-8 or not JSON; the message names file and place.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text: {error}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
-        ) from error
-    except RecursionError:
-        raise ValueError(f"{path}: is nested too deeply") from None
-    except ValueError as error:  # Python's guard against slow conversions
-        raise ValueError(f"{path}: holds a number of more than 4300 digits") from error
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:

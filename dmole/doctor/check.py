@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dmole.benchmarks.layouts.published import published_sizes, size_mismatch
+from dmole.benchmarks.sizes import published_sizes, size_mismatch
 from dmole.data.formats import Split
 from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task

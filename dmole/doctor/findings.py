@@ -80,10 +80,6 @@ class Findings:
         if len(kept) < self.limit:
             kept.append(finding)
 
-    def has_room(self, kind: str) -> bool:
-        """Return whether the next finding of a kind would be kept."""
-        return len(self._kept.get(kind, ())) < self.limit
-
     def count(self, kind: str, number: int) -> None:
         """Count findings that are not kept."""
         if number:
@@ -106,8 +102,3 @@ class Findings:
 def count_level(counts: Iterable[Counter[str]], level: Level) -> int:
     """Return how many findings of a level were counted."""
     return sum(n for counter in counts for kind, n in counter.items() if LEVELS[kind] == level)
-
-
-def one_line(text: str) -> str:
-    """Return a text as one line that can be printed and written anywhere."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())

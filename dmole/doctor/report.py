@@ -10,7 +10,8 @@ from dmole.data.formats import Split
 from dmole.data.source import address_of
 from dmole.data.task import Task
 from dmole.doctor.check import DataReport, SplitReport
-from dmole.doctor.findings import LEVELS, Finding, one_line
+from dmole.doctor.findings import LEVELS, Finding
+from dmole.messages import one_line
 from dmole.store import splits_of
 
 FORMAT = 1

@@ -17,7 +17,8 @@ from dmole.data.shapes.recognition import shapes_of
 from dmole.data.source import DataSource, address_of, find_source
 from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task
-from dmole.doctor.findings import Finding, one_line
+from dmole.doctor.findings import Finding
+from dmole.messages import one_line
 
 Tick = Callable[[int], None]
 """Progress callback: takes the number of items read since the last call."""

@@ -13,6 +13,7 @@ from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import Sample
 from dmole.doctor.findings import Findings
 from dmole.doctor.source import Source, Tick, TolerantReader
+from dmole.messages import first_line
 
 _BATCH = 256  # samples tokenised at a time
 
@@ -71,9 +72,8 @@ def load_processor(model: BaseModel) -> Any:
         processor = processors.load_processor(model.source, **model.options)
         ChatRenderer(processor)
     except (OSError, ValueError, ImportError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         prefix = f"cannot load the processor of {model.source!r}: "
-        raise ValueError(prefix + reason.removeprefix(prefix)) from error
+        raise ValueError(prefix + first_line(error).removeprefix(prefix)) from error
     return processor
 
 
@@ -88,8 +88,9 @@ def context_length(model: BaseModel) -> int | None:
     try:
         config = AutoConfig.from_pretrained(model.source, **model.options)
     except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"cannot load the config of {model.source!r}: {reason}") from error
+        raise ValueError(
+            f"cannot load the config of {model.source!r}: {first_line(error)}"
+        ) from error
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     return None if length is None else int(length)
 

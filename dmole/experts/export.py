@@ -6,13 +6,12 @@ Experts with routers or branches are no LoRA that PEFT knows: they are kept as `
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dmole.experts.shape import ExpertShape
-from dmole.storage.files import write_json
+from dmole.storage.files import read_json, write_json
 from dmole.storage.tensors import read_tensor_file, write_tensor_file
 
 if TYPE_CHECKING:
@@ -86,10 +85,11 @@ def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
 
 def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
     path = folder / MIXTURE
+    content = read_json(path, "expert")
     try:
-        layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
+        layers = content["layers"]
         shapes = {str(layer): ExpertShape.from_list(numbers) for layer, numbers in layers.items()}
-    except _UNREADABLE as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"cannot read expert {path}: {error!r}") from error
     tensors = read_tensor_file(folder / "mixture.safetensors")
     found: dict[str, dict[str, Tensor]] = {layer: {} for layer in shapes}
@@ -105,12 +105,6 @@ def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
     except ValueError:
         library.remove(name)
         raise
-
-
-_UNREADABLE = (
-    *(OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError),
-    OverflowError,
-)
 
 
 def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor]) -> bool:
@@ -129,10 +123,7 @@ _PLAIN = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "use_rsl
 def _read_config(folder: Path) -> dict[str, Any]:
     """Return the description of an adapter, after making sure that it is plain LoRA."""
     path = folder / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read expert {path}: {error}") from error
+    config = read_json(path, "expert")
     if not isinstance(config, dict):
         raise ValueError(f"cannot read expert {path}: it must hold keys and values")
     for key, wanted in {**_PLAIN, "use_dora": False}.items():

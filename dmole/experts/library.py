@@ -132,11 +132,6 @@ class ExpertLibrary:
         """Return the number of parameters of one expert."""
         return sum(parameter.numel() for _, parameter in self.parameters(name))
 
-    def move(self, name: str, device: torch.device | str) -> None:
-        """Move one expert's parameters to a device, for instance to the CPU while unused."""
-        for _, expert in self.experts(name):
-            expert.to(device)
-
     def architecture(self) -> dict[str, dict[str, list[float]]]:
         """Return ``{expert: {linear: numbers}}``, enough to rebuild the empty experts.
 

@@ -1,5 +1,8 @@
 """Task metrics (how well one test set is answered) and continual metrics (over stages)."""
 
+from typing import Any
+
+from dmole._moved import moved_name
 from dmole.metrics.base import ProfileScore, TaskMetric, TaskScore, scoring_facts
 from dmole.metrics.continual import (
     accuracy,
@@ -49,3 +52,7 @@ __all__ = [
     "transfer",
     "write_matrix",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

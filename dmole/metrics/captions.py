@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from rapidfuzz.distance import LCSseq
 
-from dmole.metrics.distance import common_subsequence
 from dmole.metrics.meteor import meteor
 from dmole.metrics.tokenizers import Tokenizer, resolve_tokenizer, tokenize
 
@@ -73,7 +73,7 @@ def _rouge(text: str, accepted: Sequence[str]) -> float:
     precision = recall = 0.0
     for reference in accepted:
         target = reference.split(" ")
-        shared = common_subsequence(target, words)
+        shared = LCSseq.similarity(target, words)
         precision = max(precision, shared / len(words))
         recall = max(recall, shared / len(target))
     if not precision or not recall:

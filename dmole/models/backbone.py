@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dmole.messages import first_line
 from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
 from dmole.models.families import family_of
 from dmole.models.processors import load_processor, set_image_settings
@@ -245,7 +246,7 @@ class PretrainedBackbone(Backbone):
 
 def _why_not(source: str, name: str, error: Exception) -> str:
     """Return in one line why a base model could not be loaded."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     if "trust_remote_code" in str(error):
         return "it brings code of its own; trust_remote_code: true would run it on this machine"
     if Path(source).exists():

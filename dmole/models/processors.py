@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dmole.messages import one_line
+
 _EXTRAS = {"torchvision": "torchvision", "num2words": "smolvlm"}
 """Package a processor may ask for, and the extra of ours that brings it."""
 
@@ -33,7 +35,7 @@ def load_processor(source: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(source, **options)
     except ImportError as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         for package, extra in _EXTRAS.items():
             if package in text.lower():
                 raise ValueError(

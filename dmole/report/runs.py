@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from dmole.messages import one_line
 from dmole.metrics.matrix_file import read_matrix
+from dmole.storage.files import read_json
 
 Array = npt.NDArray[np.float64]
 
@@ -69,11 +70,6 @@ class Run:
         return _number((self.metrics.get("oracle") or {}).get(name))
 
     @property
-    def oracle_bwt(self) -> float:
-        """BWT under oracle gates, NaN where it is missing; exactly 0 if no expert changed."""
-        return self.oracle("BWT")
-
-    @property
     def parameters(self) -> Mapping[str, Any]:
         """What ``timing.json`` says of parameters."""
         return self.timing.get("parameters") or {}
@@ -103,7 +99,7 @@ class Run:
 
     @property
     def tasks_to_learn(self) -> list[str]:
-        """Tasks that have continual figures: all but those that are only scored."""
+        """Tasks that have continual figures, without those that are only scored."""
         learned = self.metrics.get("per_task") or {}
         return [task for task in self.task_names if task in learned] or self.task_names
 
@@ -180,17 +176,9 @@ def _existing(folder: Path, name: str) -> Path:
     return path
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f"{path}: {error}") from error
-    return _mapping(path, content)
-
-
 def _read_metrics(path: Path) -> dict[str, Any]:
     """Read ``metrics.json``, in which what has a definition is a number or missing."""
-    metrics = _read_json(path)
+    metrics = _mapping(path, read_json(path))
     for name in ("definitions", "per_task", "oracle", "scoring", "fingerprints"):
         _mapping(path, metrics.get(name) or {}, name)
     oracle = metrics.get("oracle") or {}
@@ -202,7 +190,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _read_timing(path: Path) -> dict[str, Any]:
-    timing = _read_json(path)
+    timing = _mapping(path, read_json(path))
     _check_numbers(path, timing, ["seconds"])
     parameters = _mapping(path, timing.get("parameters") or {}, "parameters")
     _check_numbers(path, parameters, ["active", "base"])
@@ -223,7 +211,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: {one_line(error)}") from error
     return _mapping(path, content)
 
 

@@ -20,8 +20,10 @@ from dmole.routing.gates import (
 from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
 from dmole.routing.mixture_routers import CommonExpertRouter, KeyRouter, TokenRouter
 from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_table
+from dmole.routing.query import Phase, RouteQuery
 from dmole.routing.routers import (
     AllExpertsRouter,
+    LearningRouter,
     OracleRouter,
     Router,
     RouterFit,
@@ -49,13 +51,16 @@ __all__ = [
     "EmbeddingCache",
     "EntropyGate",
     "KeyRouter",
+    "LearningRouter",
     "MLPReconstructor",
     "Mixing",
     "OracleRouter",
     "PCAReconstructor",
+    "Phase",
     "Preprocessor",
     "Reconstructor",
     "ReconstructorStack",
+    "RouteQuery",
     "Router",
     "RouterFit",
     "Routing",

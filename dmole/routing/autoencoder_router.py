@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,14 +13,14 @@ from torch import Tensor
 from dmole.routing.bank import AutoencoderBank
 from dmole.routing.gates import batch_vote, choose_partner, select_experts
 from dmole.routing.preprocessing import quantile_table
-from dmole.routing.routers import Phase, Router, RouterFit, Routing, current_column, route_by_name
-from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
+from dmole.routing.query import RouteQuery
+from dmole.routing.routers import LearningRouter, RouterFit, Routing, route_by_name
 from dmole.routing.trained import BiasInit, Kind, build_reconstructor
 
 Vote = Literal["sample", "batch"]
 
 
-class AutoencoderRouter(Router):
+class AutoencoderRouter(LearningRouter):
     """Use the experts whose task autoencoders reproduce a sample best, at most two or none.
 
     Args:
@@ -140,48 +139,38 @@ class AutoencoderRouter(Router):
         losses = self._bank.heldout_losses(task)
         return RouterFit(losses, self.threshold(task), quantile_table(losses))
 
-    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
-        """Return whether an autoencoder will be asked."""
-        return bool(self._asked(phase, current, experts))
+    def needs(self, query: RouteQuery) -> bool:
+        """Return whether an autoencoder is evaluated."""
+        return bool(self._candidates(query))
 
     def losses(self, embeddings: Tensor, tasks: Sequence[str]) -> Tensor:
         """Return the loss of raw embeddings ``(N, D)`` under each fitted task, ``(N, E)``."""
         return self._bank.losses(embeddings, tasks)
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        lead = (experts[current_column(current, experts)],) if phase == "train" else ()
-        asked = self._asked(phase, current, experts)
-        if not asked:
-            return route_by_name([lead] * len(task_names), experts)
-        if embeddings is None or len(embeddings) != len(task_names):
-            got = None if embeddings is None else tuple(embeddings.shape)
-            raise ValueError(f"expected {len(task_names)} embeddings, got {got}")
-        found = self.losses(embeddings, asked)
-        thresholds = torch.tensor([self.threshold(task) for task in asked], dtype=torch.float32)
-        order = self._choose(found, thresholds, phase)
-        losses = torch.full((len(task_names), len(experts)), math.inf)
-        losses[:, [list(experts).index(task) for task in asked]] = found
-        names = [lead + tuple(asked[column] for column in columns) for columns in order]
+        experts, samples = list(query.experts), len(query.task_names)  # E columns, B rows
+        lead = (experts[query.current_column()],) if query.training else ()
+        candidates = self._candidates(query)
+        if not candidates:
+            return route_by_name([lead] * samples, experts)
+        errors = self.losses(query.require_embeddings(), candidates)  # (B, C)
+        thresholds = torch.tensor([self.threshold(name) for name in candidates], dtype=errors.dtype)
+        order = self._choose(errors, thresholds, query.training)  # B tuples of columns of C
+        losses = torch.full((samples, len(experts)), math.inf)  # (B, E)
+        losses[:, [experts.index(name) for name in candidates]] = errors
+        names = [lead + tuple(candidates[column] for column in columns) for columns in order]
         return route_by_name(names, experts, losses)
 
-    def _asked(self, phase: Phase, current: str | None, experts: Sequence[str]) -> list[str]:
-        """Experts whose autoencoder is evaluated."""
-        if phase == "test":
-            return [name for name in experts if name in self.tasks]
-        past = [name for name in experts if name in self.tasks and name != current]
-        return past if self.partner else []
+    def _candidates(self, query: RouteQuery) -> list[str]:
+        """Experts whose autoencoder is evaluated, ``C`` of the ``E`` experts."""
+        fitted = [name for name in query.experts if name in self.tasks]
+        if not query.training:
+            return fitted
+        return [name for name in fitted if name != query.current] if self.partner else []
 
-    def _choose(self, losses: Tensor, thresholds: Tensor, phase: Phase) -> list[tuple[int, ...]]:
+    def _choose(self, losses: Tensor, thresholds: Tensor, training: bool) -> list[tuple[int, ...]]:
         """Columns per sample, best first."""
-        training = phase == "train"
         if self.vote == "batch":
             winners = batch_vote(
                 losses,
@@ -198,44 +187,25 @@ class AutoencoderRouter(Router):
             losses, thresholds, max_experts=self.max_experts, second_ratio=self.second_ratio
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that was learned; see :meth:`Router.state_dict`."""
-        return {
-            "kind": self._kind(),
-            "tasks": {task: self._bank.tensors(task) for task in self.tasks},
-        }
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return reconstructors and held-out losses; see :meth:`LearningRouter.tensors`."""
+        return {task: self._bank.tensors(task) for task in self.tasks}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
-        if state.get("kind") != self._kind():
-            raise ValueError(f"router state is of {state.get('kind')}, this is {self._kind()}")
-        self._bank.load(
-            state["tasks"],
-            relu=self.reconstructor != "pca",
-            sigmoid=self.reconstructor == "mlp_sigmoid",
-        )
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
+        sigmoid = self.reconstructor == "mlp_sigmoid"
+        self._bank.load(tensors, relu=self.reconstructor != "pca", sigmoid=sigmoid)
 
-    def save(self, folder: str | Path) -> None:
-        """Write the router; the index tells each task's threshold at scale 1."""
-        tasks = []
-        for task in self.tasks:
-            write_tensors(Path(folder), task, self._bank.tensors(task))
-            threshold = self._bank.threshold(task, self.quantile)
-            quantiles = quantile_table(self._bank.heldout_losses(task))
-            tasks.append({"name": task, "threshold": threshold, "quantiles": quantiles})
-        content = {"router": type(self).__name__, "kind": self._kind(), "tasks": tasks}
-        write_index(Path(folder), content)
-
-    def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
-        index = read_index(Path(folder), type(self).__name__)
-        names = [task["name"] for task in index["tasks"]]
-        tensors = {name: read_tensors(Path(folder), name) for name in names}
-        self.load_state_dict({"kind": index.get("kind"), "tasks": tensors})
-
-    def _kind(self) -> dict[str, Any]:
-        """What a saved router must agree with to be continued."""
+    def kind(self) -> dict[str, Any]:
+        """Return the form of the reconstructors."""
         return {"reconstructor": self.reconstructor, "standardize": self.standardize}
+
+    def describe(self, expert: str) -> dict[str, Any]:
+        """Return the threshold at scale 1 and the quantiles of the held-out losses."""
+        return {
+            "threshold": self._bank.threshold(expert, self.quantile),
+            "quantiles": quantile_table(self._bank.heldout_losses(expert)),
+        }
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,9 +65,6 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._rows
-
     def add(self, ids: Sequence[str], rows: Tensor) -> None:
         """Store the rows of ids that are not known yet; known ones keep their first row.
 
@@ -115,13 +111,3 @@ class EmbeddingCache:
         What is asked for again is computed again, with the same result.
         """
         self._rows = {k: row for k, row in self._rows.items() if not k.startswith(prefixes)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return ``{"ids": list, "rows": (N, D)}``."""
-        ids = list(self._rows)
-        return {"ids": ids, "rows": self.get_many(ids)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace the content by that of :meth:`state_dict`."""
-        self._rows = {}
-        self.add(state["ids"], state["rows"])

@@ -52,24 +52,17 @@ def select_experts(
     return result
 
 
-def choose_partner(
-    losses: Tensor, thresholds: Tensor, current: int | None = None
-) -> list[int | None]:
+def choose_partner(losses: Tensor, thresholds: Tensor) -> list[int | None]:
     """Return each sample's best past expert under its threshold, or None.
 
     Args:
-        losses: Reconstruction losses of shape ``(B, E)``.
+        losses: Reconstruction losses under the past experts, shape ``(B, E)``.
         thresholds: Shape ``(E,)``.
-        current: Column of the expert in training, never its own partner.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold is the release's.
     """
-    partners: list[int | None] = []
-    for ranked in _ranked(losses, thresholds):
-        past = [column for column in ranked if column != current]
-        partners.append(past[0] if past else None)
-    return partners
+    return [ranked[0] if ranked else None for ranked in _ranked(losses, thresholds)]
 
 
 def batch_vote(

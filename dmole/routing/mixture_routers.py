@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,15 @@ import torch
 from torch import Tensor
 
 from dmole.routing.mixing import Mixing, TokenMixing
+from dmole.routing.query import RouteQuery
 from dmole.routing.routers import (
-    Phase,
+    LearningRouter,
     Router,
     RouterFit,
     Routing,
     SharedRouter,
-    current_column,
     route_by_name,
 )
-from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
 from dmole.routing.task_keys import fit_key, key_scores
 from dmole.routing.token_gates import TokenGate
 from dmole.storage.files import check_name
@@ -65,28 +65,25 @@ class CommonExpertRouter(Router):
         super().set_vision_width(width)
         self.router.set_vision_width(width)
 
-    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
+    def needs(self, query: RouteQuery) -> bool:
         """Return whether the other router will read the embeddings."""
-        return self.router.needs(phase, current, self._others(experts))
+        return self.router.needs(self._without_common(query))
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        others = self._others(experts)
-        routing = self.router.route(embeddings, task_names, phase, current, others)
+        others = self._without_common(query)
+        routing = self.router.route(others)
         common = str(self.common)
         order = [(*names, common) if names else () for names in routing.order]
-        return route_by_name(order, experts, self._losses(routing.losses, others, experts))
+        losses = self._losses(routing.losses, others.experts, query.experts)
+        return route_by_name(order, query.experts, losses)
 
     def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
         """Return the task's expert and the shared one."""
         return (*self.router.own(expert, self._others(experts)), str(self.common))
+
+    def _without_common(self, query: RouteQuery) -> RouteQuery:
+        return replace(query, experts=self._others(query.experts))
 
     def _others(self, experts: Sequence[str]) -> list[str]:
         return [name for name in experts if name != self.common]
@@ -123,7 +120,7 @@ class CommonExpertRouter(Router):
         self.router.load(folder)
 
 
-class KeyRouter(Router):
+class KeyRouter(LearningRouter):
     r"""Use the expert of the task whose keys are nearest, one key for images and one for text.
 
     .. math:: \hat t = \arg\max_t \cos(e_{img}, k_{img}^t) + \cos(e_{txt}, k_{txt}^t)
@@ -142,9 +139,9 @@ class KeyRouter(Router):
     def __init__(self) -> None:
         self._keys: dict[str, Tensor] = {}
 
-    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
+    def needs(self, query: RouteQuery) -> bool:
         """Return whether there are keys to compare with: not in training."""
-        return phase == "test" and any(name in self._keys for name in experts)
+        return not query.training and any(name in self._keys for name in query.experts)
 
     def fit(self, task: str, embeddings: Tensor, generator: torch.Generator | None = None) -> None:
         """Compute the task's keys; see :meth:`Router.fit`."""
@@ -152,55 +149,34 @@ class KeyRouter(Router):
         halves = (embeddings[:, :width], embeddings[:, width:])
         self._keys[task] = torch.cat([fit_key(half) for half in halves])
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        if phase == "train":
-            name = experts[current_column(current, experts)]
-            return route_by_name([(name,)] * len(task_names), experts)
-        known = [name for name in experts if name in self._keys]
-        if not known:
-            return route_by_name([()] * len(task_names), experts)
-        if embeddings is None or len(embeddings) != len(task_names):
-            got = None if embeddings is None else tuple(embeddings.shape)
-            raise ValueError(f"expected {len(task_names)} embeddings, got {got}")
-        keys, width = torch.stack([self._keys[name] for name in known]), self._split()
+        if query.training:
+            name = query.experts[query.current_column()]
+            return route_by_name([(name,)] * len(query.task_names), query.experts)
+        fitted = [name for name in query.experts if name in self._keys]
+        if not fitted:
+            return route_by_name([()] * len(query.task_names), query.experts)
+        embeddings, width = query.require_embeddings(), self._split()  # (B, D)
+        keys = torch.stack([self._keys[name] for name in fitted])  # (F, D)
         scores = key_scores(embeddings[:, :width], keys[:, :width]) + key_scores(
             embeddings[:, width:], keys[:, width:]
-        )
-        best = scores.argmax(dim=1).tolist()
-        return route_by_name([(known[column],) for column in best], experts)
+        )  # (B, F)
+        best = scores.argmax(dim=1).tolist()  # B columns of F
+        return route_by_name([(fitted[column],) for column in best], query.experts)
 
     def _split(self) -> int:
         if self.vision_width is None:
             raise RuntimeError("the key router does not know the width of the vision tower")
         return self.vision_width
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the keys by task."""
-        return {"keys": dict(self._keys)}
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the keys; see :meth:`LearningRouter.tensors`."""
+        return {name: {"key": key} for name, key in self._keys.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
-        if set(state) - {"keys"}:
-            raise ValueError(f"the state holds {sorted(state)}, a KeyRouter has keys alone")
-        self._keys = dict(state.get("keys", {}))
-
-    def save(self, folder: str | Path) -> None:
-        """Write the keys, one file a task."""
-        for task, key in self._keys.items():
-            write_tensors(Path(folder), task, {"key": key})
-        tasks = [{"name": task} for task in self._keys]
-        write_index(Path(folder), {"router": type(self).__name__, "tasks": tasks})
-
-    def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
-        index = read_index(Path(folder), type(self).__name__)
-        names = [task["name"] for task in index["tasks"]]
-        self._keys = {name: read_tensors(Path(folder), name)["key"] for name in names}
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
+        for name, saved in tensors.items():
+            if set(saved) != {"key"}:
+                raise ValueError(f"router of {name}: expected a tensor 'key', got {sorted(saved)}")
+        self._keys = {name: saved["key"] for name, saved in tensors.items()}

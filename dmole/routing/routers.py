@@ -1,23 +1,22 @@
-"""What a router is, and the routers that learn nothing."""
+"""What a router is, what one that learns stores, and the routers that learn nothing."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dmole.routing.gates import gate_set_name, gates_from_order
-from dmole.routing.storage import read_index, write_index
+from dmole.routing.query import RouteQuery
+from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
 
 if TYPE_CHECKING:
     from dmole.routing.mixing import Mixing
-
-Phase = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -68,29 +67,18 @@ class Router(ABC):
     """Name of an expert that trains in every stage beside the stage's own."""
 
     @abstractmethod
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample.
 
         Args:
-            embeddings: Shape ``(B, D)``; may be None where :meth:`needs` is False.
-            task_names: True task of each sample, ``B`` names. Only the oracle may look.
-            phase: ``train`` keeps the current expert on and first; ``test`` treats all alike.
-            current: Task in training, None outside a stage.
-            experts: Names of the experts in the library, the columns of the gates.
+            query: The samples, the phase and the experts to choose from.
 
         Raises:
             ValueError: If the current expert is not among the experts while training.
         """
 
-    def needs(self, phase: Phase, current: str | None, experts: Sequence[str]) -> bool:
-        """Return whether :meth:`route` will read the embeddings."""
+    def needs(self, query: RouteQuery) -> bool:
+        """Return whether :meth:`route` needs embeddings for this query, which holds none yet."""
         return self.needs_embeddings
 
     def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
@@ -144,25 +132,73 @@ class Router(ABC):
         read_index(Path(folder), type(self).__name__)
 
 
+class LearningRouter(Router):
+    """A router that learns tensors for each expert, stored in checkpoints and folders alike.
+
+    A subclass says what it learned by :meth:`tensors` and takes it back by :meth:`restore`.
+    """
+
+    @abstractmethod
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return what was learned, by expert and name of the tensor, in order of learning."""
+
+    @abstractmethod
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Replace what was learned by what :meth:`tensors` returned.
+
+        Raises:
+            ValueError: If the tensors are not those of such a router.
+        """
+
+    def kind(self) -> dict[str, Any]:
+        """Return the settings that a saved router must share with this one."""
+        return {}
+
+    def describe(self, expert: str) -> dict[str, Any]:
+        """Return what ``router.json`` says of an expert, plain JSON types."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return kind and tensors, for a checkpoint."""
+        return {"kind": self.kind(), "tasks": self.tensors()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
+        if state.get("kind") != self.kind():
+            raise ValueError(f"router state is of {state.get('kind')}, this is {self.kind()}")
+        self.restore(state["tasks"])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tensors of each expert, then the index; see :meth:`Router.save`."""
+        experts = []
+        for name, tensors in self.tensors().items():
+            write_tensors(Path(folder), name, tensors)
+            experts.append({"name": name, **self.describe(name)})
+        index = {"router": type(self).__name__, "kind": self.kind(), "tasks": experts}
+        write_index(Path(folder), index)
+
+    def load(self, folder: str | Path) -> None:
+        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
+        index = read_index(Path(folder), type(self).__name__)
+        names = [entry["name"] for entry in index["tasks"]]
+        tensors = {name: read_tensors(Path(folder), name) for name in names}
+        # an index of format 1 may lack the kind where it is empty
+        self.load_state_dict({"kind": index.get("kind", {}), "tasks": tensors})
+
+
 class OracleRouter(Router):
     """Use the expert of a sample's true task alone, the base model where there is none.
 
     Not a method but a yardstick: under it nothing learned can be lost.
     """
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        if phase == "train":
-            name = experts[current_column(current, experts)]
-            return route_by_name([(name,)] * len(task_names), experts)
-        return route_by_name([(n,) if n in experts else () for n in task_names], experts)
+        if query.training:
+            name = query.experts[query.current_column()]
+            return route_by_name([(name,)] * len(query.task_names), query.experts)
+        order = [(name,) if name in query.experts else () for name in query.task_names]
+        return route_by_name(order, query.experts)
 
 
 class SharedRouter(Router):
@@ -175,20 +211,14 @@ class SharedRouter(Router):
     def __init__(self, expert: str | None = None) -> None:
         self.expert = expert
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; before there is one, the base model answers."""
+        experts = query.experts
         name = self.expert if self.expert is not None else next(iter(experts), None)
-        if phase == "train" and name not in experts:
+        if query.training and name not in experts:
             raise ValueError(f"shared expert {name!r} is not among the experts {list(experts)}")
         chosen = (name,) if name is not None and name in experts else ()
-        return route_by_name([chosen] * len(task_names), experts)
+        return route_by_name([chosen] * len(query.task_names), experts)
 
 
 class AllExpertsRouter(Router):
@@ -198,30 +228,12 @@ class AllExpertsRouter(Router):
         """Return the task's expert and all before it, on top of which it was trained."""
         return tuple(experts[: list(experts).index(expert) + 1])
 
-    def route(
-        self,
-        embeddings: Tensor | None,
-        task_names: Sequence[str],
-        phase: Phase,
-        current: str | None,
-        experts: Sequence[str],
-    ) -> Routing:
+    def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        names = list(experts)
-        if phase == "train":
-            names.insert(0, names.pop(current_column(current, experts)))
-        return route_by_name([tuple(names)] * len(task_names), experts)
-
-
-def current_column(current: str | None, experts: Sequence[str]) -> int:
-    """Return the column of the expert in training.
-
-    Raises:
-        ValueError: If it is not among the experts.
-    """
-    if current is None or current not in experts:
-        raise ValueError(f"the current expert {current!r} is not among the experts {list(experts)}")
-    return list(experts).index(current)
+        names = list(query.experts)
+        if query.training:
+            names.insert(0, names.pop(query.current_column()))
+        return route_by_name([tuple(names)] * len(query.task_names), query.experts)
 
 
 def route_by_name(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from dmole.storage.files import check_name, write_json
+from dmole.storage.files import check_name, read_json, write_json
 from dmole.storage.tensors import read_tensor_file, write_tensor_file
 
 INDEX = "router.json"
@@ -28,11 +27,9 @@ def read_index(folder: Path, router: str) -> dict[str, Any]:
         ValueError: If it is missing, unreadable or of another router or format.
     """
     path = folder / INDEX
+    content = read_json(path, "router")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         found, version = content["router"], content["format"]
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read router {path}: {error}") from error
     except (KeyError, TypeError) as error:
         raise ValueError(f"cannot read router {path}: it is no index of a router") from error
     if version != FORMAT:

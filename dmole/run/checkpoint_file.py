@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from dmole.messages import first_line
 from dmole.storage.files import atomic_path
 
 FORMAT = 2
@@ -62,8 +63,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             "and nothing of a checkpoint is ever run"
         ) from error
     except Exception as error:  # torch raises half a dozen kinds for damaged files
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot read checkpoint {file}: {first}") from error
+        raise ValueError(f"cannot read checkpoint {file}: {first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
     return content

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from dmole.distributed import broadcast, is_distributed
+from dmole.messages import one_line
 
 _FAULT = "fault"
 _PERIOD = 1.0  # seconds between two looks
@@ -66,11 +67,11 @@ class PeerWatch:
         if self._store is None:
             return error
         self.stop()
-        mine = json.dumps([self._rank, _one_line(error)])
+        mine = json.dumps([self._rank, one_line(error)])
         try:
             rank, message = json.loads(self._store.compare_set(_FAULT, "", mine))
         except RuntimeError:  # dist.DistStoreError among them: rank 0 is gone with its store
-            return PeerError(f"the connection to rank 0 is lost ({_one_line(error)})")
+            return PeerError(f"the connection to rank 0 is lost ({one_line(error)})")
         timer = threading.Timer(_LAST_WAY_OUT, os._exit, (1,))
         timer.daemon = True
         timer.start()
@@ -123,7 +124,3 @@ def _leave_with(parent: int) -> None:
         time.sleep(_PERIOD)
     os.write(2, b"dmole: the process that started this one is gone\n")
     os._exit(1)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

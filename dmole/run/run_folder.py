@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
+import logging
 import os
 import re
 import socket
-import time
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger("dmole")
 
 LAST = Path("checkpoints") / "last.ckpt"
 """Where a run folder keeps the state of its last finished phase."""
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def find_run(root: Path, name: str, version: int | None) -> Path | None:
@@ -66,7 +71,8 @@ def _versions(parent: Path) -> list[int]:
 class RunLock:
     """Keeps a second run from writing into the same folder.
 
-    A lock of the operating system, gone with the process however it ends.
+    A lock of the operating system, released with the process however it ends: forked loader
+    workers do not keep it. On a file system without locks, a warning takes its place.
 
     Args:
         folder: The run folder.
@@ -74,9 +80,10 @@ class RunLock:
     """
 
     def __init__(self, folder: Path, patience: float = 10.0) -> None:
+        self._folder = folder
         self._path = folder / "checkpoints" / "run.lock"
-        self._patience = patience
-        self._file: TextIO | None = None
+        # the hook also rules out filelock's marker files, which a killed run would leave behind
+        self._lock = FileLock(self._path, timeout=patience, on_acquired=_write_holder)
 
     def acquire(self) -> None:
         """Take the lock.
@@ -85,29 +92,26 @@ class RunLock:
             ValueError: If another process has it; names that one.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("a+", encoding="utf-8")
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                # a POSIX lock: loader workers, which are forked, do not inherit it
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    file.close()
-                    folder = self._path.parents[1]
-                    raise ValueError(f"{folder} is being written by {holder}") from error
-                time.sleep(0.2)
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
+        try:
+            self._lock.acquire(poll_interval=0.2)
+        except Timeout as error:
+            holder = self._path.read_text(encoding="utf-8").strip() or "another process"
+            raise ValueError(f"{self._folder} is being written by {holder}") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.warning(
+                "%s: this file system has no locks (%s); make sure that no second run writes here",
+                self._folder,
+                error.strerror,
+            )
 
     def release(self) -> None:
-        """Give the lock back."""
-        if self._file is not None:
-            self._file.close()  # the file stays: another process may be waiting for it
-            self._file = None
+        """Release the lock."""
+        self._lock.release()  # the file stays: another process may be waiting for it
+
+
+def _write_holder(descriptor: int) -> None:
+    """Write who holds a lock into its file."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

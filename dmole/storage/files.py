@@ -88,6 +88,48 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def read_text(path: Path, what: str = "") -> str:
+    """Return the text of a file, with or without a byte order mark at its start.
+
+    Args:
+        path: The file, UTF-8.
+        what: What the file holds, for the message.
+
+    Raises:
+        ValueError: If it cannot be read or is not UTF-8; names the file.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise _unreadable(path, what, error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, what, f"is not UTF-8 text: {error}") from error
+
+
+def read_json(path: Path, what: str = "") -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        path: The file, UTF-8 with or without a byte order mark.
+        what: What the file holds, for the message.
+
+    Raises:
+        ValueError: If it cannot be read, is not UTF-8 or not JSON; names file and place.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        reason = f"broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
+        raise _unreadable(path, what, reason) from error
+    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+        raise _unreadable(path, what, str(error)) from error
+
+
+def _unreadable(path: Path, what: str, reason: str) -> ValueError:
+    return ValueError(f"cannot read {what} {path}: {reason}" if what else f"{path}: {reason}")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with sorted structure kept as given; NaN is refused."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dmole.messages import one_line
 from dmole.storage.files import atomic_path
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
             stated = (file.metadata() or {}).get(_KEY)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"cannot read {path}: {one_line(error)}") from error
     if stated is not None and stated != tensor_digest(tensors):
         raise ValueError(f"cannot read {path}: it is damaged, its tensors are not those written")
     for key, tensor in tensors.items():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dmole.benchmarks.layouts import LAYOUTS
+from dmole.benchmarks.registry import LAYOUTS
 from dmole.data import Task
 from dmole.data.sample import Sample
 from dmole.data.source import open_source

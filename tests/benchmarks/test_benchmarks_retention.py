@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from dmole.benchmarks import retention_metrics as metrics_module
+from dmole.benchmarks.layouts import metrics as metrics_module
+from dmole.benchmarks.layouts.metrics import mme_answer, option_answer, pope_answer
 from dmole.benchmarks.registry import build_metric
-from dmole.benchmarks.retention_metrics import mme_answer, option_answer, pope_answer
 from dmole.metrics import retention as retention_module
 from dmole.metrics.retention import retention
 

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 
-from dmole.benchmarks.metrics import ProfiledMetric
-from dmole.benchmarks.registry import GENERAL, PROFILED, TASKS, build_metric
-from dmole.benchmarks.rules import RULES
+from dmole.benchmarks.metrics import ProfiledMetric, RuleMetric
+from dmole.benchmarks.registry import GENERAL, PROFILED, RULES, benchmark_tasks, build_metric
+from dmole.metrics.base import TaskMetric
 
 GALLERY = {"choices": ["a cat", "a dog", "dark red"]}
 MAP = {"image": "d/MapQA_1.png", "question": "Which states are red?"}
@@ -184,8 +187,8 @@ def test_batches_of_multiple_choice_use_the_first_samples_options() -> None:
 
 
 def test_every_task_of_a_benchmark_has_a_metric_there_is() -> None:
-    assert set(TASKS.values()) <= set(GENERAL) | set(PROFILED)
-    assert len(TASKS) == 8 + 6 + 5 + 9
+    assert set(benchmark_tasks().values()) <= set(GENERAL) | set(PROFILED)
+    assert len(benchmark_tasks()) == 8 + 6 + 5 + 9
 
 
 METADATA = {**MAP, **SQUARE, "choices": ["a cat", "(", ""]}
@@ -219,3 +222,15 @@ def test_ten_thousand_characters_take_no_time(unit: str) -> None:
         score = metric.score([text], [[reference_of(name, text[:-1] + "b")]], [METADATA])
         assert math.isfinite(score.value), name
     assert time.process_time() - start < 5.0
+
+
+def test_a_config_may_write_a_metric_of_the_benchmarks_by_its_class() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith("metric: {class_path:")]
+    parser = ArgumentParser()
+    parser.add_argument("--metric", type=str | TaskMetric)
+    settings = parser.parse_object(yaml.safe_load(line))
+    metric = parser.instantiate_classes(settings).metric
+    assert isinstance(metric, RuleMetric)
+    assert metric.score([""], [["[0, 0, 1, 1]"]]).details["unparsable_corrected"] == 1
+    assert metric.profile == "corrected"

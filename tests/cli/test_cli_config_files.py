@@ -13,7 +13,7 @@ from dmole.cli.config_files import (
     shipped_configs,
 )
 
-SHIPPED = Path(__file__).resolve().parents[1] / "configs"
+SHIPPED = Path(__file__).resolve().parents[2] / "configs"
 WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
 OVERLAYS = [Path("retention.yaml")]  # add to a benchmark
 BENCHMARKS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("benchmarks/*.yaml"))

@@ -9,6 +9,7 @@ import torch
 
 from dmole.data.collate import Batch, Collator
 from dmole.data.labels import IGNORED
+from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import ArrayImage, Sample, Turn
 
 TINY = Path(__file__).parents[2] / "dmole" / "demo" / "weights"
@@ -77,7 +78,7 @@ def check_labels(processor: Any, samples: list[Sample]) -> None:
     collator = Collator(processor)
     tokenizer = processor.tokenizer
     batch = collator(items(samples), generation=False)
-    end = tokenizer.convert_ids_to_tokens(collator.end_token_id)
+    end = ChatRenderer(processor).render(samples[0], generation=False).answers[0].end_token
     assert batch.labels is not None
     for row, sample in enumerate(samples):
         expected = [turn.text + end for turn in sample.turns if turn.role == "assistant"]

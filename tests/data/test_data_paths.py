@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from dmole.benchmarks.layouts import published
 from dmole.data import paths, prompts
 from dmole.data.paths import alternatives, find_path
 from dmole.data.prompts import worded
 
 
-@pytest.mark.parametrize("module", [paths, prompts, published], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [paths, prompts], ids=lambda m: m.__name__)
 def test_the_examples_of_the_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted > 0

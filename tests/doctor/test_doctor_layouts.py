@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from dmole.benchmarks.layouts.guides import GUIDES
-from dmole.benchmarks.layouts.init import init_benchmark
-from dmole.benchmarks.layouts.published import SIZES
+from dmole.benchmarks.init import guided_benchmarks, init_benchmark
+from dmole.benchmarks.registry import BENCHMARKS as ALL
 from dmole.cli.main import main
 from dmole.data import Task
 from dmole.data.paths import alternatives
 from dmole.doctor import CheckOptions, as_json, check_tasks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-BENCHMARKS = sorted(GUIDES)
+BENCHMARKS = guided_benchmarks()
 
 
 def tasks_of(name: str, key: str = "tasks") -> list[Task]:
@@ -61,7 +60,7 @@ def test_a_whole_benchmark_is_examined(miniature, capsys, name):
     assert list(tasks["POPE-random"]) == ["test"]
     findings = [finding for finding in report["findings"] if finding["kind"] == "split_size"]
     assert {finding["task"] for finding in findings} == {
-        t for t, sizes in SIZES[name].items() if sizes
+        t for t, sizes in ALL[name].sizes.items() if sizes
     }
     assert all(f"({name}/{finding['task']})" in finding["message"] for finding in findings)
 

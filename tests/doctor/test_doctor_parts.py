@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmole.benchmarks.layouts.published import published_sizes, size_mismatch
+from dmole.benchmarks.sizes import published_sizes, size_mismatch
 from dmole.data.sample import FileImage
 from dmole.doctor.answers import AnswerCounter
 from dmole.doctor.compare import find_shared

@@ -4,51 +4,40 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from benchmark_table import ADDED, LEARNED, Row
 
-from dmole.benchmarks.layouts.init import init_benchmark
-from dmole.benchmarks.registry import build_metric
+from dmole.benchmarks.init import init_benchmark
+from dmole.benchmarks.registry import BENCHMARKS, build_metric
 from dmole.data import Task
 from dmole.data.sample import Sample
 from dmole.store import SampleStore
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
-
-def tasks_of(name: str, key: str) -> list[Task]:
-    entries: list[dict[str, Any]]
-    entries = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["data"][key]
+def tasks_of(row: Row) -> list[Task]:
     # METEOR, a part of UCIT's rule, takes a minute; CIDEr, another part, reads the same references
     caption = {"metric": "cider"}
-    return [Task(**entry | (caption if "caption" in entry["metric"] else {})) for entry in entries]
+    return [
+        Task(**task | (caption if "caption" in task["metric"] else {}))
+        for task in BENCHMARKS[row.name].tasks()
+    ]
 
 
-def right_answer(task: Task, sample: Sample) -> str:
-    if task.name == "SK-VG":  # the model's boxes are in thousandths, those of the file in pixels
-        (width, height), box = sample.metadata["size"], [3, 6, 19, 26]
-        assert sample.references[0].startswith(str(box))
-        scaled = [
-            round(1000 * value / size) for value, size in zip(box, [width, height] * 2, strict=True)
-        ]
-        return str(scaled)
-    if task.name == "Grounding":  # the published rule drops the last character of an answer
-        return "[0.10, 0.20, 0.60, 0.80]"
-    if task.name == "MME":
-        return sample.references[0].split()[0]
+def most_frequent_reference(sample: Sample) -> str:
     return Counter(sample.references).most_common(1)[0][0]
 
 
-@pytest.mark.parametrize("name", ["cmit", "coin", "mllm_dcl", "ucit"])
-def test_right_answers_get_full_marks(tmp_path, name):
-    init_benchmark(name, tmp_path / "data", miniature=True)
-    tasks = tasks_of(name, "tasks") + tasks_of("retention", "tasks+")
+@pytest.mark.parametrize("row", LEARNED, ids=lambda row: row.name)
+def test_right_answers_get_full_marks(tmp_path: Path, row: Row) -> None:
+    init_benchmark(row.name, tmp_path / "data", miniature=True)
+    tasks = [task for each in (row, *ADDED) for task in tasks_of(each)]
+    rights = {name: answer for each in (row, *ADDED) for name, answer in each.right_answers.items()}
     store = SampleStore(tasks, tmp_path / "data")
     for task in tasks:
         samples = list(store.samples(task.name, "test"))
-        answers = [right_answer(task, sample) for sample in samples]
+        right_answer = rights.get(task.name, most_frequent_reference)
+        answers = [right_answer(sample) for sample in samples]
         references = [sample.references for sample in samples]
         facts = [sample.metadata for sample in samples]
         score = build_metric(task.metric).score(answers, references, facts)

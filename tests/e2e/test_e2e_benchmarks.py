@@ -10,28 +10,31 @@ from typing import Any
 
 import pytest
 import yaml
+from benchmark_table import LEARNED, Row
 
-from dmole.benchmarks.layouts.init import init_benchmark
+from dmole.benchmarks.init import init_benchmark
+from dmole.benchmarks.registry import BENCHMARKS
 from dmole.cli.main import main
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+Fit = Callable[..., Path]
+Rows = Callable[[Path], list[dict[str, str]]]
 TINY = {"name_or_path": "tiny"}  # with the dtype and precision of the config
 
 
-def tasks_of(name: str, key: str, count: int | None = None) -> list[dict[str, Any]]:
-    text = (CONFIGS / name).read_text(encoding="utf-8")
-    tasks = yaml.safe_load(text)["data"][key][:count]
+def tasks_of(name: str, count: int | None = None) -> list[dict[str, Any]]:
+    tasks = BENCHMARKS[name].tasks()[:count]
     return [task | {"max_new_tokens": 2, "epochs": 1} for task in tasks]
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Callable[..., Path]:
+def fit(tmp_path: Path) -> Fit:
     """Run a benchmark's config on its miniature, with as many of its tasks, and return the run."""
 
     def run(name: str, count: int | None = None, *, retention: int = 0) -> Path:
         init_benchmark(name, tmp_path / "data", miniature=True)
-        tasks = tasks_of(f"{name}.yaml", "tasks", count)
-        more = tasks_of("retention.yaml", "tasks+", retention)
+        tasks = tasks_of(name, count)
+        more = tasks_of("retention", retention)
         small = {
             "trainer": {
                 "default_root_dir": str(tmp_path / "runs"),
@@ -59,7 +62,7 @@ def fit(tmp_path: Path) -> Callable[..., Path]:
     return run
 
 
-def test_coin_is_learned_in_its_order(fit, rows):
+def test_coin_is_learned_in_its_order(fit: Fit, rows: Rows) -> None:
     run = fit("coin", 2)
     matrix = rows(run / "evaluation_matrix.csv")
     assert list(matrix[0]) == ["stage", "ScienceQA", "TextVQA"]
@@ -72,7 +75,7 @@ def test_coin_is_learned_in_its_order(fit, rows):
     assert config["model"]["backbone"]["init_args"]["dtype"] == "bfloat16"
 
 
-def test_cmit_keeps_retention_out_of_its_figures(fit, rows):
+def test_cmit_keeps_retention_out_of_its_figures(fit: Fit, rows: Rows) -> None:
     run = fit("cmit", 2, retention=2)
     matrix = rows(run / "evaluation_matrix.csv")
     assert list(matrix[0]) == ["stage", "VizWiz-Cap", "SK-VG", "MME", "POPE-random"]
@@ -94,11 +97,13 @@ needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR nee
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["cmit", "coin", "mllm_dcl", pytest.param("ucit", marks=needs_java)]
+    "row",
+    [pytest.param(row, marks=needs_java if row.needs_java else ()) for row in LEARNED],
+    ids=lambda row: row.name,
 )
-def test_a_whole_benchmark_is_learned_with_retention(fit, rows, name):
-    run = fit(name, retention=5)
-    expected = tasks_of(f"{name}.yaml", "tasks") + tasks_of("retention.yaml", "tasks+")
+def test_a_whole_benchmark_is_learned_with_retention(fit: Fit, rows: Rows, row: Row) -> None:
+    run = fit(row.name, retention=5)
+    expected = BENCHMARKS[row.name].tasks() + BENCHMARKS["retention"].tasks()
     matrix = rows(run / "evaluation_matrix.csv")
     assert list(matrix[0])[1:] == [task["name"] for task in expected]
     assert all(value for row in matrix for value in row.values())

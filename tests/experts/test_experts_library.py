@@ -128,15 +128,6 @@ def test_a_new_layer_takes_over_the_mode_of_the_linear_it_wraps():
     assert not model["x"].dropout.training
 
 
-def test_moving_an_expert_moves_no_other():
-    library = make_library(small_model())
-    add(library, "a")
-    add(library, "b")
-    library.move("a", "meta")
-    assert all(p.device.type == "meta" for _, p in library.parameters("a"))
-    assert all(p.device.type == "cpu" for _, p in library.parameters("b"))
-
-
 @pytest.mark.parametrize(
     ("ranks", "message"),
     [

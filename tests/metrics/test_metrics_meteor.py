@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dmole.benchmarks.metrics import UCITCaption
 from dmole.benchmarks.registry import build_metric
+from dmole.benchmarks.ucit.captions import UCITCaption
 from dmole.metrics import METEOR
 from dmole.metrics.meteor import meteor
 

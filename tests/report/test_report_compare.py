@@ -23,7 +23,7 @@ def test_a_run_is_read_from_its_folder(runs: list[Path]) -> None:
     run = load_run(runs[0])
     assert (run.method, run.seed, run.task_names) == ("dmole", 1, NAMES)
     assert run.figure("Last") == 79.0
-    assert run.oracle_bwt == 0.0
+    assert run.oracle("BWT") == 0.0
     assert run.oracle("Last") == 79.0
     assert run.of_task("BWT", "color") == -2.0
     assert math.isnan(run.of_task("BWT", "count"))

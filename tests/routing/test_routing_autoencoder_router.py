@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmole.routing import AutoencoderRouter, OracleRouter
+from dmole.routing import AutoencoderRouter, OracleRouter, RouteQuery
 
 TASKS = ("red", "green", "blue")
 WIDTH = 24
@@ -46,7 +46,9 @@ def mixed_batch() -> tuple[Tensor, list[str]]:
 )
 def test_samples_of_distant_clusters_find_their_own_expert(kwargs: dict[str, object]):
     rows, names = mixed_batch()
-    routing = fitted(threshold_scale=2.0, **kwargs).route(rows, names, "test", None, TASKS)
+    routing = fitted(threshold_scale=2.0, **kwargs).route(
+        RouteQuery(rows, names, "test", None, TASKS)
+    )
     assert [order[0] for order in routing.order] == names
     assert routing.losses is not None
     assert routing.losses.shape == (60, 3)
@@ -55,7 +57,7 @@ def test_samples_of_distant_clusters_find_their_own_expert(kwargs: dict[str, obj
 
 def test_a_far_point_is_left_to_the_base_model():
     rows = cluster("unseen", 10)
-    routing = fitted().route(rows, ["red"] * 10, "test", None, TASKS)
+    routing = fitted().route(RouteQuery(rows, ["red"] * 10, "test", None, TASKS))
     assert routing.gate_sets() == ["base"] * 10
     assert not routing.gates.any()
 
@@ -63,9 +65,9 @@ def test_a_far_point_is_left_to_the_base_model():
 def test_scale_0_gives_the_base_model_and_infinity_the_two_nearest():
     router = fitted(threshold_scale=0.0)
     rows, names = mixed_batch()
-    assert router.route(rows, names, "test", None, TASKS).order == [()] * 60
+    assert router.route(RouteQuery(rows, names, "test", None, TASKS)).order == [()] * 60
     router.threshold_scale = math.inf
-    routing = router.route(rows, names, "test", None, TASKS)
+    routing = router.route(RouteQuery(rows, names, "test", None, TASKS))
     assert routing.losses is not None
     nearest = routing.losses.argsort(dim=1)[:, :2].tolist()
     assert routing.order == [tuple(TASKS[i] for i in pair) for pair in nearest]
@@ -76,9 +78,9 @@ def test_scale_0_gives_the_base_model_and_infinity_the_two_nearest():
 def test_a_samples_routing_does_not_depend_on_its_batch_mates():
     router = fitted()
     rows, names = mixed_batch()
-    together = router.route(rows, names, "test", None, TASKS)
+    together = router.route(RouteQuery(rows, names, "test", None, TASKS))
     for i in range(0, 60, 7):
-        alone = router.route(rows[i : i + 1], names[i : i + 1], "test", None, TASKS)
+        alone = router.route(RouteQuery(rows[i : i + 1], names[i : i + 1], "test", None, TASKS))
         assert torch.equal(alone.gates[0], together.gates[i])
         assert alone.losses is not None
         assert together.losses is not None
@@ -88,7 +90,7 @@ def test_a_samples_routing_does_not_depend_on_its_batch_mates():
 def test_columns_follow_the_experts_that_are_named():
     rows, names = mixed_batch()
     routing = fitted(threshold_scale=2.0).route(
-        rows[:1], names[:1], "test", None, ("new", "blue", "red")
+        RouteQuery(rows[:1], names[:1], "test", None, ("new", "blue", "red"))
     )
     assert routing.order[0][0] == "red"
     assert routing.gates[0, 2] == 1
@@ -101,7 +103,7 @@ def test_in_training_the_current_expert_is_first_and_one_partner_may_help():
     router.fit("red", cluster("red", 100))
     router.fit("green", cluster("green", 100))
     rows = torch.cat([cluster("green", 2, seed=3), cluster("blue", 2, seed=3)])
-    routing = router.route(rows, ["blue"] * 4, "train", "blue", TASKS)
+    routing = router.route(RouteQuery(rows, ["blue"] * 4, "train", "blue", TASKS))
     assert routing.order == [("blue", "green")] * 2 + [("blue",)] * 2
     assert torch.equal(routing.gates[:, 2], torch.ones(4))
     assert routing.losses is not None
@@ -110,28 +112,31 @@ def test_in_training_the_current_expert_is_first_and_one_partner_may_help():
 
 def test_a_task_is_never_its_own_partner():
     routing = fitted(threshold_scale=math.inf).route(
-        cluster("red", 3), ["red"] * 3, "train", "red", TASKS
+        RouteQuery(cluster("red", 3), ["red"] * 3, "train", "red", TASKS)
     )
     assert all(order[0] == "red" and order[1] in ("green", "blue") for order in routing.order)
 
 
 def test_embeddings_are_needed_only_where_a_past_autoencoder_is_asked():
     router = AutoencoderRouter(components=4)
-    assert not router.needs("train", "red", ["red"])
-    assert router.route(None, ["red"], "train", "red", ["red"]).order == [("red",)]
+    assert not router.needs(RouteQuery(None, (), "train", "red", ["red"]))
+    assert router.route(RouteQuery(None, ["red"], "train", "red", ["red"])).order == [("red",)]
     router.fit("red", cluster("red", 50))
-    assert router.needs("train", "green", ["red", "green"])
-    assert router.needs("test", None, ["red"])
-    assert not fitted(partner=False).needs("train", "green", TASKS)
+    assert router.needs(RouteQuery(None, (), "train", "green", ["red", "green"]))
+    assert router.needs(RouteQuery(None, (), "test", None, ["red"]))
+    assert not fitted(partner=False).needs(RouteQuery(None, (), "train", "green", TASKS))
     with pytest.raises(ValueError, match="expected 1 embeddings, got None"):
-        router.route(None, ["red"], "test", None, ["red"])
+        router.route(RouteQuery(None, ["red"], "test", None, ["red"]))
 
 
 def test_the_batch_vote_gives_all_samples_one_gate_set():
     rows = torch.cat([cluster("red", 7, seed=5), cluster("blue", 3, seed=5)])
     router = fitted(vote="batch", threshold_scale=2.0)
-    assert router.route(rows, ["red"] * 10, "test", None, TASKS).order == [("red", "blue")] * 10
-    order = router.route(rows, ["red"] * 10, "train", "green", TASKS).order
+    assert (
+        router.route(RouteQuery(rows, ["red"] * 10, "test", None, TASKS)).order
+        == [("red", "blue")] * 10
+    )
+    order = router.route(RouteQuery(rows, ["red"] * 10, "train", "green", TASKS)).order
     assert order == [("green", "red")] * 10
 
 
@@ -148,7 +153,7 @@ def test_identical_embeddings_still_accept_themselves():
     router = AutoencoderRouter()
     rows = torch.ones(10, WIDTH)
     router.fit("flat", rows)
-    assert router.route(rows[:1], ["flat"], "test", None, ["flat"]).order == [("flat",)]
+    assert router.route(RouteQuery(rows[:1], ["flat"], "test", None, ["flat"])).order == [("flat",)]
 
 
 def test_statistics_are_those_of_the_first_task_for_ever():
@@ -182,8 +187,8 @@ def test_fit_and_routing_are_the_same_to_the_bit_under_autocast(reconstructor: s
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for task in TASKS:
             mixed.fit(task, data[task])
-        found = mixed.route(rows, names, "test", None, TASKS)
-    expected = plain.route(rows, names, "test", None, TASKS)
+        found = mixed.route(RouteQuery(rows, names, "test", None, TASKS))
+    expected = plain.route(RouteQuery(rows, names, "test", None, TASKS))
     assert found.order == expected.order
     assert found.losses is not None
     assert expected.losses is not None
@@ -203,7 +208,7 @@ def test_a_saved_router_routes_alike_and_thresholds_stay_open(tmp_path: Path, st
     copy = AutoencoderRouter(components=4, standardize=standardize)
     copy.load(tmp_path / "router")
     rows, names = mixed_batch()
-    one, two = (r.route(rows, names, "test", None, TASKS) for r in (router, copy))
+    one, two = (r.route(RouteQuery(rows, names, "test", None, TASKS)) for r in (router, copy))
     assert one.order == two.order
     assert one.losses is not None
     assert two.losses is not None
@@ -269,4 +274,4 @@ def test_bad_embeddings_are_refused():
 def test_the_release_configuration_fits_and_routes():
     router = fitted(reconstructor="mlp_sigmoid", standardize=False, vote="batch", max_epochs=20)
     rows, names = mixed_batch()
-    assert len(router.route(rows, names, "test", None, TASKS).order) == 60
+    assert len(router.route(RouteQuery(rows, names, "test", None, TASKS)).order) == 60

@@ -38,7 +38,6 @@ def test_ties_go_to_the_lower_column():
 
 def test_a_partner_is_the_best_past_expert_or_none():
     assert choose_partner(LOSSES, THRESHOLDS) == [1, None, 0]
-    assert choose_partner(LOSSES, THRESHOLDS, current=1) == [2, None, 0]
     assert choose_partner(torch.empty(2, 0), torch.empty(0)) == [None, None]
 
 

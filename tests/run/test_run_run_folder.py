@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,19 +24,19 @@ def finished(run: Path) -> Path:
     return run
 
 
-def test_runs_are_numbered_and_gaps_are_not_filled(tmp_path):
+def test_runs_are_numbered_and_gaps_are_not_filled(tmp_path: Path) -> None:
     assert [claim_run(tmp_path, "a", None).name for _ in range(2)] == ["version_0", "version_1"]
     claim_run(tmp_path, "a", 7)
     assert claim_run(tmp_path, "a", None).name == "version_8"
 
 
-def test_a_fixed_version_that_exists_is_refused(tmp_path):
+def test_a_fixed_version_that_exists_is_refused(tmp_path: Path) -> None:
     claim_run(tmp_path, "a", 3)
     with pytest.raises(ValueError, match=r"version_3 exists; choose another trainer\.version"):
         claim_run(tmp_path, "a", 3)
 
 
-def test_the_newest_run_with_a_checkpoint_is_found_by_number_not_by_name(tmp_path):
+def test_the_newest_run_with_a_checkpoint_is_found_by_number_not_by_name(tmp_path: Path) -> None:
     assert find_run(tmp_path, "a", None) is None
     for number in (2, 10):
         finished(claim_run(tmp_path, "a", number))
@@ -42,7 +46,7 @@ def test_the_newest_run_with_a_checkpoint_is_found_by_number_not_by_name(tmp_pat
     assert find_run(tmp_path, "a", 11) is None
 
 
-def test_last_wants_a_run_and_auto_starts_one(tmp_path):
+def test_last_wants_a_run_and_auto_starts_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no run of .*a to go on with"):
         decide_opening(tmp_path, "a", None, "last")
     opening = decide_opening(tmp_path, "a", None, "auto")
@@ -53,42 +57,66 @@ def test_last_wants_a_run_and_auto_starts_one(tmp_path):
         assert (found.run.name, found.checkpoint) == ("version_0", opening.run / LAST)
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint .*nowhere"):
         decide_opening(tmp_path, "a", None, str(tmp_path / "nowhere"))
 
 
-def test_one_process_decides_alone(tmp_path, monkeypatch):
+def test_one_process_decides_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMOLE_OPENING", "")
     opening = agree_on_opening(None, lambda: decide_opening(tmp_path, "a", None, None), 0)
     assert opening.run == tmp_path / "a" / "version_0"
 
 
 HOLD = """
-import sys
+import os, sys, time
 from pathlib import Path
 from dmole.run.run_folder import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
+worker = os.fork()
+if worker:
+    print(worker, flush=True)
+time.sleep(60)
 """
 
 
-def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
+def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match=f"is being written by process {holder.pid} on "):
-            RunLock(tmp_path, patience=0.0).acquire()
-        holder.kill()
-        holder.wait()
-        lock = RunLock(tmp_path, patience=5.0)
-        lock.acquire()
-        lock.release()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        worker = int(holder.stdout.readline())
+        try:
+            with pytest.raises(ValueError, match=f"is being written by process {holder.pid} on "):
+                RunLock(tmp_path, patience=0.0).acquire()
+            holder.kill()
+            holder.wait()
+            os.kill(worker, 0)  # a loader worker may outlive its parent for seconds
+            lock = RunLock(tmp_path, patience=0.0)
+            lock.acquire()
+            lock.release()
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
-def test_half_written_files_are_cleared_and_others_stay(tmp_path):
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_gives_a_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    lock.release()
+    assert f"{tmp_path}: this file system has no locks ({os.strerror(number)})" in caplog.text
+
+
+def test_half_written_files_are_cleared_and_others_stay(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / ".last.ckpt.x.part").touch()
     (tmp_path / "sub" / "last.ckpt").touch()
@@ -102,7 +130,7 @@ def write_to_a_full_disk(target: Path) -> None:
         raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "a.json"
     target.write_text("old")
     with pytest.raises(OSError, match=r"No space left on device: '.*a\.json'"):

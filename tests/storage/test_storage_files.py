@@ -6,6 +6,7 @@ import doctest
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from dmole.cli import config_files
 from dmole.cli.config_files import find_config, resolve_configs, shipped_configs
 from dmole.run.clock import Clock, peak_memory
 from dmole.storage import files
-from dmole.storage.files import atomic_path, write_csv, write_json, write_lines
+from dmole.storage.files import atomic_path, read_json, write_csv, write_json, write_lines
 
 
 def test_docstring_examples_hold():
@@ -139,3 +140,33 @@ def test_the_clock_counts_outer_phases_once_and_samples_of_training():
 def test_a_clock_without_training_has_no_speed():
     assert Clock().report()["train_samples_per_second"] is None
     assert peak_memory() > 10**6
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(mark + '{"a": "é"}'.encode())
+    assert read_json(path) == {"a": "é"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        (b"\xff", "is not UTF-8 text"),
+        (b'{"a":\n 1, b}', "broken JSON at line 2 column 5"),
+        (b"", "broken JSON at line 1 column 1"),
+        (b"[" * 100_000, "recursion"),
+        (b"1" * 5_000, "Exceeds the limit"),
+    ],
+)
+def test_json_that_cannot_be_read_is_named(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.json: .*{reason}"):
+        read_json(path)
+    with pytest.raises(ValueError, match=rf"^cannot read router .*a\.json: .*{reason}"):
+        read_json(path, "router")

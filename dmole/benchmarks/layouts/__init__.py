@@ -1,5 +1,21 @@
-"""How published benchmarks lay out their files, each turned into one form of items."""
+"""MME, POPE and MMMU: abilities of the base model, scored after each stage and never learned."""
 
-from dmole.benchmarks.layouts.registry import LAYOUTS
+from __future__ import annotations
 
-__all__ = ["LAYOUTS"]
+from dmole.benchmarks.benchmark import Benchmark
+from dmole.benchmarks.layouts.metrics import MME, MMMU, POPE
+from dmole.benchmarks.layouts.miniature import write_retention
+from dmole.benchmarks.layouts.readers import mme_items, mmmu_items, pope_items
+from dmole.data.layout import Layout
+
+BENCHMARK = Benchmark(
+    name="retention",
+    config="retention.yaml",
+    formats={
+        "mme": Layout(items=mme_items, does="a folder with a text file a sub-task"),
+        "mmmu": Layout(items=mmmu_items, does="MMMU exported to JSON", prompt="{question}\n{form}"),
+        "pope": Layout(items=pope_items, does="yes/no questions, an object a line"),
+    },
+    metrics={"mme": MME, "mmmu": MMMU, "pope": POPE},
+    miniature=write_retention,
+)

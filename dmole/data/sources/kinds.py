@@ -24,7 +24,7 @@ def layout_of(task: Task) -> Layout:
     Raises:
         ValueError: If the format is unknown, or lacks a side file or the prompt.
     """
-    from dmole.benchmarks.layouts.registry import LAYOUTS
+    from dmole.benchmarks.registry import LAYOUTS
 
     if task.format not in LAYOUTS:
         known = ", ".join(sorted(LAYOUTS))

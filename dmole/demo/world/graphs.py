@@ -1,21 +1,17 @@
-"""Small graphs whose nodes carry words: drawing them at random, writing them out, reading them."""
+"""Small graphs whose nodes carry words: drawing them at random and writing them out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from dmole.demo.world.world import COLOR_NAMES, COLORS, LIGHT_COLORS, SHAPES
+from dmole.demo.world.world import COLOR_NAMES, LIGHT_COLORS, SHAPES
 
 Edge = tuple[str, str]
-
-_NODE = re.compile(r"\bpoint (\w+)(?: (circle|square|triangle|star|cross))?(?= |$)")
-_EDGE = re.compile(rf"\bedge ({'|'.join(COLORS)}) ({'|'.join(COLORS)})(?= |$)")
 
 
 @dataclass(frozen=True)
@@ -86,13 +82,6 @@ class Graph:
         digest = hashlib.sha256(wiring.encode()).digest()
         return int.from_bytes(digest[:8], "big") % parts
 
-    def renamed(self, names: Mapping[str, str]) -> Graph:
-        """Return the same graph under other names."""
-        return Graph(
-            tuple(replace(node, name=names[node.name]) for node in self.nodes),
-            tuple((names[first], names[second]) for first, second in self.edges),
-        )
-
     def without_shapes(self, names: Iterable[str] | None = None) -> Graph:
         """Return the graph with the shape of some nodes, by default all, not told."""
         hidden = {node.name for node in self.nodes} if names is None else set(names)
@@ -140,16 +129,6 @@ def write_edges(edges: Iterable[Edge]) -> str:
     return " ".join(f"edge {first} {second}" for first, second in edges)
 
 
-def read_edges(text: str) -> tuple[Edge, ...]:
-    """Return the edges a text lists; anything else in it is passed over.
-
-    Example:
-        >>> read_edges("edge red blue edge pink red")
-        (('red', 'blue'), ('pink', 'red'))
-    """
-    return tuple((first, second) for first, second in _EDGE.findall(text))
-
-
 def write_list(graph: Graph) -> str:
     """Return a graph as a list of nodes and edges in words the tiny model has tokens for.
 
@@ -171,22 +150,6 @@ def write_json(graph: Graph) -> str:
     return json.dumps(
         {"nodes": {node.name: node.shape for node in graph.nodes}, "edges": graph.edges}
     )
-
-
-def read_graph(text: str) -> Graph:
-    """Return the graph that `write_list` or `write_json` wrote.
-
-    Raises:
-        ValueError: If the text holds no node.
-    """
-    if text.startswith("{"):
-        content = json.loads(text)
-        nodes = tuple(Node(name, shape) for name, shape in content["nodes"].items())
-        return Graph(nodes, tuple((first, second) for first, second in content["edges"]))
-    nodes = tuple(Node(name, shape or None) for name, shape in _NODE.findall(text))
-    if not nodes:
-        raise ValueError(f"no graph is written in {text!r}")
-    return Graph(nodes, read_edges(text))
 
 
 WRITERS: tuple[Callable[[Graph], str], ...] = (write_list, write_json)

@@ -1,14 +1,18 @@
-"""The rules of CoIN whose answers are words; its grounding and ScienceQA are elsewhere."""
+"""The rules of CoIN whose answers are words or letters."""
 
 from __future__ import annotations
 
-from dmole.benchmarks.rules.rule import Rule, any_reference, has_words, tidy
+import re
+from string import ascii_uppercase
+
+from dmole.benchmarks.shared.options import LETTERS, allowed_letters, judge_letter, option_letter
+from dmole.benchmarks.shared.rule import Rule, any_reference, has_words, tidy
+from dmole.benchmarks.shared.words import REFUSAL, same_tidy, same_upper, soft_rule
 from dmole.metrics.base import Item
-from dmole.metrics.vqa import soft_accuracy
 
 _FOLDER = "CoIN, ETrain/Eval/LLaVA/CoIN/"
-REFUSAL = "Unanswerable"
 
+_LONE = re.compile(r"\b\w\b")
 _TIDY_FIX = "margins, double spaces and a final period are ignored on both sides"
 
 
@@ -43,21 +47,6 @@ def gqa(prediction: str, answer: str) -> bool:
     return prediction.rstrip(".").lower() == answer
 
 
-def same_upper(prediction: str, answer: str) -> bool:
-    """Return whether both are equal in upper case, untrimmed.
-
-    Example:
-        >>> same_upper("No", "no"), same_upper("no ", "no")
-        (True, False)
-    """
-    return prediction.upper() == answer.upper()
-
-
-def same_tidy(prediction: str, answer: str) -> bool:
-    """Return whether both are equal but for case, spaces at the margins and a final period."""
-    return tidy(prediction) == tidy(answer)
-
-
 def ocrvqa(prediction: str, answer: str) -> bool:
     """Return whether both are equal in lower case and the prediction is no refusal.
 
@@ -68,29 +57,27 @@ def ocrvqa(prediction: str, answer: str) -> bool:
     return REFUSAL not in prediction and prediction.lower() == answer.lower()
 
 
-def _soft(item: Item) -> float:
-    return soft_accuracy(item.text, item.references)
+def scienceqa_letter(text: str) -> str | None:
+    """Return the letter that CoIN reads in an answer; any one character, or None.
+
+    Example:
+        >>> scienceqa_letter("It is a rock"), scienceqa_letter("B. a rock")
+        ('A', 'B')
+    """
+    if text in LETTERS and len(text) == 1:
+        return text
+    if text[1:3] == ". " and text[0] in ascii_uppercase:
+        return text[0]
+    found = _LONE.search(text)
+    return found[0].upper() if found else None
 
 
-def _soft_corrected(item: Item) -> float:
-    return soft_accuracy(item.text, item.references, profile="corrected")
+def _scienceqa(item: Item) -> float | None:
+    return judge_letter(item, scienceqa_letter(item.text))
 
 
-def soft_rule(source: str) -> Rule:
-    """Return the rule of soft accuracy over ten human answers, as kept in a repository's file."""
-    return Rule(
-        published=_soft,
-        corrected=_soft_corrected,
-        does="soft accuracy over ten human answers after the EvalAI normalizer (k equal answers "
-        "give 0, .3, .6, .9, 1)",
-        fixes=(
-            "a period goes unless digits stand on both sides, not only behind it",
-            "all such periods go, not only the first 32",
-            "an answer of articles alone ('A') is kept, so that it does not equal an empty one",
-            '"somebody\'d" keeps its apostrophe like the other contractions',
-        ),
-        source=source,
-    )
+def _scienceqa_corrected(item: Item) -> float | None:
+    return judge_letter(item, option_letter(item.text, allowed_letters(item)))
 
 
 TEXTVQA = soft_rule(_FOLDER + "m4c_evaluator.py, eval_textvqa.py")
@@ -141,4 +128,20 @@ OCRVQA = Rule(
     does="equal in lower case, not trimmed; an answer holding 'Unanswerable' is wrong",
     fixes=("'Unanswerable' is right where it is the gold answer", _TIDY_FIX),
     source=_FOLDER + "eval_ocrvqa.py",
+)
+
+SCIENCEQA = Rule(
+    published=_scienceqa,
+    corrected=_scienceqa_corrected,
+    does="the answer itself if it is a letter A-E, else its first character if '. ' follows, else "
+    "its first lone word character; wrong if that is no option; questions without an answer "
+    "count as wrong",
+    fixes=(
+        "the article 'a' is not option A",
+        "other lone characters ('I', the s of 's, a digit) are passed over, not taken for an "
+        "answer",
+    ),
+    source="CoIN, ETrain/Eval/LLaVA/CoIN/eval_science_qa.py",
+    missing="wrong",
+    needs=("choices", "answer_index"),
 )

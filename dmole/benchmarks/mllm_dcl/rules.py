@@ -1,9 +1,9 @@
-"""The rules of UCIT's short answers and of the five domains of MLLM-DCL, as in MCITlib."""
+"""The rules of the five domains of MLLM-DCL, as in MCITlib."""
 
 from __future__ import annotations
 
-from dmole.benchmarks.rules.coin import REFUSAL, same_tidy, same_upper
-from dmole.benchmarks.rules.rule import Rule, any_reference, has_words, tidy
+from dmole.benchmarks.shared.rule import Rule, any_reference, has_words, tidy
+from dmole.benchmarks.shared.words import REFUSAL, same_tidy
 from dmole.metrics.base import Item
 
 _FOLDER = "MCITlib, LoRA-FT/llava/eval/CoIN/"
@@ -140,14 +140,6 @@ def _science_corrected(item: Item) -> float:
 
 
 _REFUSAL_FIX = "'Unanswerable' is judged like any answer"
-
-UCIT_EXACT = Rule(
-    published=any_reference(same_upper),
-    corrected=any_reference(same_tidy),
-    does="equal in upper case, not trimmed",
-    fixes=("margins, double spaces and a final period are ignored on both sides",),
-    source=_FOLDER + "eval_deepseek_r1.py",
-)
 
 RS_AD = Rule(
     published=any_reference(domain),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from dmole.benchmarks.rules.rule import Rule, any_reference, tidy
+from rapidfuzz.distance import Levenshtein
+
+from dmole.benchmarks.shared.rule import Rule, any_reference, tidy
 from dmole.metrics.base import Item
-from dmole.metrics.distance import edit_distance
 
 CUT_OFF = 0.5
 TOLERANCE = 0.05
@@ -29,7 +30,9 @@ def similarity(prediction: str, answer: str) -> float:
         (True, 0.5714285714285714)
     """
     length = max(len(prediction.upper()), len(answer.upper()))
-    return 1.0 - edit_distance(_plain(prediction), _plain(answer)) / length if length else 1.0
+    return (
+        1.0 - Levenshtein.distance(_plain(prediction), _plain(answer)) / length if length else 1.0
+    )
 
 
 def similarity_corrected(prediction: str, answer: str) -> float:
@@ -41,7 +44,7 @@ def similarity_corrected(prediction: str, answer: str) -> float:
     """
     first, second = _plain(prediction), _plain(answer)
     length = max(len(first), len(second))
-    return 1.0 - edit_distance(first, second) / length if length else 1.0
+    return 1.0 - Levenshtein.distance(first, second) / length if length else 1.0
 
 
 def anls(item: Item, corrected: bool = False, cut_off: float = CUT_OFF) -> float:

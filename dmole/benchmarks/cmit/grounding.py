@@ -1,0 +1,108 @@
+"""SK-VG as D-MoLE scores it: boxes in thousandths against boxes in pixels."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+
+from dmole.benchmarks.shared.boxes import (
+    INVERTED_FIX,
+    four_numbers,
+    gold_box,
+    image_size,
+    judge_overlap,
+    scaled,
+)
+from dmole.benchmarks.shared.rule import Rule
+from dmole.metrics.base import Item
+from dmole.metrics.boxes import Box, BoxReader, intersection_over_union
+
+_FIRST_BRACKET = re.compile(r"\[++([^,\n]*+),([^,\n]*+),([^,\n]*+),([^\]\n]*+)\]")
+_ANY_UNIT = BoxReader(box_format="auto", parser="bracket")
+
+
+def release_box(text: str) -> Box:
+    """Return the box D-MoLE reads in 0..1: of the first bracket; all zero if that fails.
+
+    Numbers whose sum, in single precision, is 4 or more are divided by 1000.
+
+    Example:
+        >>> release_box("[[100, 200, 300, 400]]") == release_box("[0.1, 0.2, 0.3, 0.4]")
+        True
+        >>> release_box("[1, 2, x, 4] [100, 200, 300, 400]")
+        (0.0, 0.0, 0.0, 0.0)
+    """
+    found = _FIRST_BRACKET.search(text)
+    box = four_numbers(list(found.groups())) if found else None
+    with np.errstate(all="ignore"):  # the numbers are whatever the model wrote
+        single = np.array(box or (0.0, 0.0, 0.0, 0.0), dtype=np.float32)
+        if single.sum() >= 4:
+            single = single / np.float32(1000)
+    return (float(single[0]), float(single[1]), float(single[2]), float(single[3]))
+
+
+def release_overlap(item: Item) -> float | None:
+    """Return the best overlap as D-MoLE computes it; None where it reads no box."""
+    found = _FIRST_BRACKET.search(item.text)
+    if found is None or four_numbers(list(found.groups())) is None:
+        return None
+    box = release_box(item.text)
+    return max(
+        _single_overlap(box, gold_box(ref), _required_size(item, ref)) for ref in item.references
+    )
+
+
+def _single_overlap(box: Box, gold: Box, size: tuple[float, float]) -> float:
+    """Return the overlap of a box in 0..1 and one in pixels, in single precision."""
+    with np.errstate(all="ignore"):
+        sides = np.array([*size, *size], dtype=np.float32)
+        first, second = np.array(box, np.float32) * sides, np.array(gold, np.float32)
+        corner = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+        shared = np.prod(np.maximum(corner, np.float32(0)))
+        areas = [np.prod(each[2:] - each[:2]) for each in (first, second)]
+        overlap = float(shared / (areas[0] + areas[1] - shared))
+    return overlap if math.isfinite(overlap) else 0.0
+
+
+def _corrected(item: Item) -> float | None:
+    box = _ANY_UNIT.read(item.text)
+    if box is None:
+        return None
+    overlaps = []
+    for reference in item.references:
+        width, height = _required_size(item, reference)
+        overlaps.append(intersection_over_union(scaled(box, width, height), gold_box(reference)))
+    return max(overlaps)
+
+
+def _required_size(item: Item, reference: str) -> tuple[float, float]:
+    size = image_size(item, reference)
+    if size is None:
+        raise ValueError(
+            "SK-VG needs the size of every image ('width' and 'height', or 'size'): "
+            f"none is known where the reference is {reference!r}"
+        )
+    return size
+
+
+def _half_or_more(overlap: float) -> bool:
+    return overlap >= 0.5
+
+
+SKVG = Rule(
+    published=judge_overlap(release_overlap, _half_or_more),
+    corrected=judge_overlap(_corrected, _half_or_more),
+    does="the fields of the first square bracket with three commas on one line; divided by 1000 "
+    "if they sum to 4 or more; times width and height; overlap of 0.5 or more, in single "
+    "precision; unreadable is wrong",
+    fixes=(
+        "the first bracket of four numbers counts, not the first with three commas",
+        "round brackets, line breaks, semicolons, percent signs and box tokens are read",
+        "the overlap is taken in double precision",
+        INVERTED_FIX,
+    ),
+    source="D-MoLE, eval/refcoco/evaluate_grounding.py",
+    needs=("size", "width", "height"),
+)

@@ -1,0 +1,1 @@
+"""What several benchmarks share: readers, rules, and the means to write a miniature."""

@@ -1,0 +1,81 @@
+"""Questions whose answers lie in a side file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmole.data.items import Item, Numbered, Source, as_question, index_by, read_object
+
+
+def with_answers(source: Source, key: str, answers: Callable[[Item], Any]) -> Numbered:
+    """Yield questions with the answers that the side file ``annotations`` has for their ids.
+
+    Args:
+        source: The questions; training items are left as they are.
+        key: Key of the side file that holds the entries, each with a ``question_id``.
+        answers: Returns the answers of an entry.
+
+    Raises:
+        ValueError: If a question has no entry, or its entry no answer.
+    """
+    if source.split == "train":
+        yield from source.items()
+        return
+    path = source.side_files["annotations"]
+    entries = index_by(read_object(path, key)[key], "question_id", path)
+    side = SideAnswers(path, entries, answers)
+    for index, item in source.items():
+        yield index, side.answer(source, index, item, question_id(source, index, item))
+
+
+@dataclass(frozen=True)
+class SideAnswers:
+    """The answers of a side file.
+
+    Args:
+        path: The file.
+        entries: Its entries by the name of a question or an image.
+        answers: Returns the answers of an entry.
+    """
+
+    path: Path
+    entries: dict[str, Any]
+    answers: Callable[[Item], Any]
+
+    def answer(self, source: Source, index: int, item: Item, name: str) -> Item:
+        """Return a question with the answers of its entry.
+
+        Args:
+            source: The questions.
+            index: Position of the question.
+            item: The question.
+            name: Name of the entry.
+
+        Raises:
+            ValueError: If there is no such entry or it has no answer.
+        """
+        entry = self.entries.get(name)
+        if not isinstance(entry, dict):
+            raise source.fault(index, item, f"{name!r} is not in {self.path}")
+        given = self.answers(entry)
+        if not given:
+            raise source.fault(index, item, f"{name!r} has no answer in {self.path}")
+        try:
+            return as_question(item) | {"answer": given}
+        except ValueError as error:
+            raise source.fault(index, item, str(error)) from error
+
+
+def question_id(source: Source, index: int, item: Item) -> str:
+    """Return the id of a question.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    for key in ("question_id", "id"):
+        if item.get(key) is not None:
+            return str(item[key])
+    raise source.fault(index, item, "has no 'question_id'")

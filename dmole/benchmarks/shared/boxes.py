@@ -1,0 +1,89 @@
+"""Boxes as answers: what the rules of several benchmarks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from dmole.benchmarks.shared.rule import Judge
+from dmole.metrics.base import Item
+from dmole.metrics.boxes import Box, BoxReader, read_size
+
+Overlap = Callable[[Item], float | None]
+"""Best overlap of an item in 0..1; None where the answer holds no box."""
+
+_BRACKET = BoxReader(box_format="unit", parser="bracket")
+_NUMBERS = BoxReader(box_format="unit", parser="numbers")
+_PIXELS = BoxReader(box_format="unit", parser="bracket")  # read, but not rescaled
+
+INVERTED_FIX = "an inverted box has no area, not a negative or a positive one"
+"""What the corrected profiles do with inverted boxes."""
+
+
+def any_box(text: str) -> Box | None:
+    """Return the first four numbers in brackets, else the first four numbers, in 0..1."""
+    return _BRACKET.read(text) or _NUMBERS.read(text)
+
+
+def four_numbers(fields: list[str]) -> Box | None:
+    """Return the box of four fields; None if they are not four numbers."""
+    try:
+        numbers = [float(field) for field in fields]
+    except ValueError:
+        return None
+    return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == 4 else None
+
+
+def raw_overlap(first: Box, second: Box) -> float:
+    """Return the shared area over the joint one, where inverted boxes have negative areas.
+
+    This is what the published evaluators compute; an overlap that is no number is 0.
+    """
+    width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
+    height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
+    joint = areas[0] + areas[1] - width * height
+    overlap = width * height / joint if joint else 0.0
+    return overlap if math.isfinite(overlap) else 0.0
+
+
+def gold_box(reference: str) -> Box:
+    """Return the box of a reference, in the unit it is written in.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    box = _PIXELS.read(reference)
+    if box is None:
+        raise ValueError(f"reference holds no box: {reference!r}")
+    return box
+
+
+def image_size(item: Item, reference: str) -> tuple[float, float] | None:
+    """Return width and height of the image: from the metadata, else from the reference's note."""
+    size = item.metadata.get("size", (item.metadata.get("width"), item.metadata.get("height")))
+    try:
+        width, height = (float(side) for side in size)
+    except (TypeError, ValueError):
+        return read_size(reference)
+    return width, height
+
+
+def scaled(box: Box, width: float, height: float) -> Box:
+    """Return a box of an image of another size."""
+    return box[0] * width, box[1] * height, box[2] * width, box[3] * height
+
+
+def judge_overlap(overlap: Overlap, accepts: Callable[[float], bool]) -> Judge:
+    """Return a judge of items by their overlap.
+
+    Args:
+        overlap: Returns the overlap of an item.
+        accepts: Whether an overlap is enough.
+    """
+
+    def judge(item: Item) -> float | None:
+        found = overlap(item)
+        return None if found is None else float(accepts(found))
+
+    return judge

@@ -1,0 +1,93 @@
+"""Answers that are the letter of an option: what the rules of several benchmarks share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dmole.metrics.base import Item
+
+LETTERS = "ABCDE"
+
+# "a" and "A" before another word are the article, unless that word speaks of the option itself
+_ARTICLE = r"[aA](?=[ \t]+\w)(?![ \t]+(?:is|or|and|because|since)\b)"
+_OPTION = re.compile(rf"(?<![^\W_])(?!{_ARTICLE})([A-Ea-e])(?![^\W_]|['\u2019])")
+
+
+def right_letter(reference: str, metadata: Mapping[str, Any]) -> str:
+    """Return the letter of the right option.
+
+    Args:
+        reference: The letter, or the text of one of the options.
+        metadata: May hold ``answer_index`` and ``choices``.
+
+    Raises:
+        ValueError: If the reference is neither; the message shows it.
+
+    Example:
+        >>> right_letter("a dog", {"choices": ["a cat", "a dog"]})
+        'B'
+    """
+    index = metadata.get("answer_index")
+    if isinstance(index, int):
+        if not 0 <= index < len(LETTERS):
+            raise ValueError(f"answer_index {index} is not among the options A to E")
+        return LETTERS[index]
+    answer = reference.strip()
+    if len(answer) == 1 and answer in LETTERS:
+        return answer
+    if answer in option_texts(metadata):
+        return LETTERS[option_texts(metadata).index(answer)]
+    raise ValueError(
+        f"reference {reference!r} is neither a letter A to E nor one of the sample's 'choices'"
+    )
+
+
+def option_texts(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the options' texts; empty where the sample does not tell them.
+
+    Raises:
+        ValueError: If there are more than five, or it is not a list.
+    """
+    choices = metadata.get("choices")
+    if choices is None:
+        return []
+    if not isinstance(choices, Sequence) or isinstance(choices, str):
+        raise ValueError(f"'choices' must be a list, got {choices!r}")
+    if len(choices) > len(LETTERS):
+        raise ValueError(f"'choices' has {len(choices)} options, at most {len(LETTERS)} are known")
+    return [str(choice) for choice in choices]
+
+
+def allowed_letters(item: Item) -> str:
+    """Return the letters of the options of an item, all five where it does not list them."""
+    return LETTERS[: len(option_texts(item.metadata)) or len(LETTERS)]
+
+
+def option_letter(text: str, allowed: str) -> str | None:
+    """Return the first option letter of an answer, not taking the article "a" for one.
+
+    Example:
+        >>> option_letter("Because a plant is green, E", "ABCDE")
+        'E'
+        >>> option_letter("It is a rock", "ABCDE") is None
+        True
+    """
+    for found in _OPTION.finditer(text):
+        if found[1].upper() in allowed:
+            return found[1].upper()
+    return None
+
+
+def right_letters(item: Item) -> set[str]:
+    """Return the letters that are right."""
+    return {right_letter(reference, item.metadata) for reference in item.references}
+
+
+def judge_letter(item: Item, letter: str | None) -> float | None:
+    """Return whether a letter is right, None where it is none of the options."""
+    right = right_letters(item)
+    return (
+        float(letter in right) if letter is not None and letter in allowed_letters(item) else None
+    )

@@ -1,0 +1,50 @@
+"""Answers that are words: what the rules of several benchmarks share."""
+
+from __future__ import annotations
+
+from dmole.benchmarks.shared.rule import Rule, tidy
+from dmole.metrics.base import Item
+from dmole.metrics.vqa import soft_accuracy
+
+REFUSAL = "Unanswerable"
+"""The answer that some evaluators count as wrong wherever it stands."""
+
+
+def same_upper(prediction: str, answer: str) -> bool:
+    """Return whether both are equal in upper case, untrimmed.
+
+    Example:
+        >>> same_upper("No", "no"), same_upper("no ", "no")
+        (True, False)
+    """
+    return prediction.upper() == answer.upper()
+
+
+def same_tidy(prediction: str, answer: str) -> bool:
+    """Return whether both are equal but for case, spaces at the margins and a final period."""
+    return tidy(prediction) == tidy(answer)
+
+
+def _soft(item: Item) -> float:
+    return soft_accuracy(item.text, item.references)
+
+
+def _soft_corrected(item: Item) -> float:
+    return soft_accuracy(item.text, item.references, profile="corrected")
+
+
+def soft_rule(source: str) -> Rule:
+    """Return the rule of soft accuracy over ten human answers, as kept in a repository's file."""
+    return Rule(
+        published=_soft,
+        corrected=_soft_corrected,
+        does="soft accuracy over ten human answers after the EvalAI normalizer (k equal answers "
+        "give 0, .3, .6, .9, 1)",
+        fixes=(
+            "a period goes unless digits stand on both sides, not only behind it",
+            "all such periods go, not only the first 32",
+            "an answer of articles alone ('A') is kept, so that it does not equal an empty one",
+            '"somebody\'d" keeps its apostrophe like the other contractions',
+        ),
+        source=source,
+    )

@@ -1,0 +1,71 @@
+"""The score of UCIT's captions: VizWiz-cap and Flickr30k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from dmole.benchmarks.metrics import Details, ProfiledMetric
+from dmole.metrics.base import Item, Profile, ProfileScore
+from dmole.metrics.captions import SetScore, score_captions
+from dmole.metrics.meteor import meteor_missing, require_meteor
+from dmole.metrics.tokenizers import resolve_tokenizer
+
+
+class UCITCaption(ProfiledMetric):
+    """Captions of UCIT: VizWiz-cap and Flickr30k.
+
+    Published is the plain mean of BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr, each x 100, with
+    answers and references paired by position. Corrected is CIDEr x 100, the figure of COCO
+    evaluation, because a mean of unlike scales is mostly CIDEr anyway; paired by id. The details
+    hold all seven, and the name of the tokenizer. A sample's published score is the mean of its
+    own seven figures; BLEU and METEOR of a set are not means over samples.
+
+    Args:
+        tokenizer: "ptb" (Java), "python", or "auto", which is "ptb" where Java is on the path.
+        profile: Whose value is the score. Without Java there is no METEOR and so no published
+            score; the corrected one is then given alone.
+
+    Raises:
+        ValueError: If the published profile is chosen and there is no Java, or an option is
+            unknown.
+
+    Source:
+        MCITlib, LoRA-FT/llava/eval/CoIN/eval_caption.py.
+    """
+
+    pairing = "position"
+
+    def __init__(
+        self,
+        tokenizer: Literal["auto", "ptb", "python"] = "auto",
+        profile: Profile = "published",
+    ) -> None:
+        super().__init__(profile)
+        self.tokenizer_name = resolve_tokenizer(tokenizer)
+        if profile == "published":
+            require_meteor()
+
+    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+        missing = meteor_missing()
+        names = ("bleu", "rouge_l", "cider") if missing else ("bleu", "meteor", "rouge_l", "cider")
+        texts, references = [item.text for item in items], [item.references for item in items]
+        found = score_captions(texts, references, self.tokenizer_name, names)
+        details: Details = {"tokenizer": self.tokenizer_name}
+        details |= {name: 100.0 * value for name, (value, _) in found.items()}
+        profiles = {"corrected": _percent(found["cider"])}
+        if missing:
+            details["published"] = f"not computed: {missing}"
+        else:
+            each = [_percent(score) for score in found.values()]
+            columns = zip(*(score.per_sample for score in each), strict=True)
+            profiles["published"] = ProfileScore(
+                sum(score.value for score in each) / len(each),
+                [sum(column) / len(each) for column in columns],
+            )
+        return profiles, details
+
+
+def _percent(score: SetScore) -> ProfileScore:
+    value, per_sample = score
+    return ProfileScore(100.0 * value, [100.0 * each for each in per_sample])

@@ -1,0 +1,163 @@
+"""Compare what every method learns and finds out with the code of a commit and with today's.
+
+    python experiments/digests.py --reference REV                  # every method of that commit
+    python experiments/digests.py --reference REV dmole seq_ft     # these alone
+    python experiments/digests.py --reference REV --output digests.json
+
+Both run a tiny sequence, see `digest_runs.py`, each in a process of its own: the code of REV from
+an archive of it, today's as it lies in the working tree, changes that are not committed included.
+What is compared is the content of the run folders, see `tests/contracts/run_content.py`. One line
+a method names what differs; exit status 1 if anything does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "contracts")]
+sys.path.append(str(ROOT / "experiments"))
+
+from digest_runs import FINISHED  # noqa: E402
+from run_content import run_content  # noqa: E402
+
+Content = dict[str, str]
+"""Digests of a run by logical name."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method with both codes; None stands for a run that did not end well."""
+
+    method: str
+    reference: Content | None
+    here: Content | None
+
+    @property
+    def differing(self) -> list[str]:
+        """Return the names whose digests differ or that one side alone has."""
+        if self.reference is None or self.here is None:
+            sides = {"the reference's run failed": self.reference, "the run failed": self.here}
+            return [message for message, content in sides.items() if content is None]
+        names = sorted(self.reference.keys() | self.here.keys())
+        return [name for name in names if self.reference.get(name) != self.here.get(name)]
+
+
+def find_commit(revision: str) -> str:
+    """Return the full hash of a commit.
+
+    Raises:
+        LookupError: If there is no git, no repository or no such commit in it.
+    """
+    words = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+    try:
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError as error:
+        raise LookupError("git is not installed") from error
+    except subprocess.CalledProcessError as error:
+        raise LookupError(f"there is no commit {revision} in a repository at {ROOT}") from error
+
+
+def unpack(commit: str, folder: Path) -> None:
+    """Write the files of a commit into a folder; git keeps no trace of it."""
+    words = ["git", "-C", str(ROOT), "archive", "--format=tar", commit]
+    archive = subprocess.run(words, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+
+
+def methods_of(tree: Path) -> list[str]:
+    """Return the names of the methods that a source tree ships."""
+    return sorted(path.stem for path in (tree / "configs" / "methods").glob("*.yaml"))
+
+
+def learn(tree: Path, methods: Sequence[str], folder: Path) -> dict[str, Content | None]:
+    """Run methods with the code of a source tree.
+
+    Args:
+        tree: Holds the package and its configs.
+        methods: Names of methods.
+        folder: For the runs and their log; made here.
+
+    Returns:
+        The content of each run, or None where it failed.
+    """
+    folder.mkdir(parents=True)
+    script = ROOT / "experiments" / "digest_runs.py"
+    words = [sys.executable, "-P", str(script), str(tree), str(folder), *methods]
+    environment = os.environ | {
+        "PYTHONPATH": str(tree),
+        "OMP_NUM_THREADS": "1",
+        "DMOLE_TRACEBACK": "1",
+    }
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
+        # in a folder without configs: those of the working directory would win over the tree's
+        subprocess.run(words, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    contents: dict[str, Content | None] = dict.fromkeys(methods)
+    for method in methods:
+        if (folder / method / FINISHED).is_file():
+            contents[method] = run_content(folder / method / "version_0")
+    if None in contents.values():
+        print((folder / "log.txt").read_text(encoding="utf-8")[-4000:], file=sys.stderr)
+    return contents
+
+
+def compare(commit: str, methods: Sequence[str], folder: Path) -> list[Comparison]:
+    """Run methods with the code of a commit and with that of the working tree.
+
+    Args:
+        commit: A commit of this repository.
+        methods: Names of methods; every one that the commit has, if there are none.
+        folder: Empty; receives the commit's files and all runs.
+    """
+    tree = folder / "tree"
+    unpack(commit, tree)
+    methods = methods or methods_of(tree)
+    reference = learn(tree, methods, folder / "reference")
+    here = learn(ROOT, methods, folder / "here")
+    return [Comparison(method, reference[method], here[method]) for method in methods]
+
+
+def parse() -> argparse.Namespace:
+    """Return the words of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--reference", required=True, metavar="REV", help="commit to compare with")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write all digests there")
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="name of configs/methods")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Print the comparison of each method, and return the exit status."""
+    options = parse()
+    try:
+        commit = find_commit(options.reference)
+    except LookupError as error:
+        raise SystemExit(str(error)) from error
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(commit, options.methods, Path(folder))
+    for one in found:
+        print(f"{one.method}: {', '.join(one.differing) or 'equal'}")
+    equal = sum(not one.differing for one in found)
+    print(f"{equal} of {len(found)} methods equal those of {commit[:7]}")
+    if options.output is not None:
+        content = {one.method: {"reference": one.reference, "here": one.here} for one in found}
+        text = json.dumps({"commit": commit, "methods": content}, indent=2)
+        options.output.write_text(text + "\n", encoding="utf-8")
+    return int(equal < len(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
