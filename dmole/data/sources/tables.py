@@ -6,7 +6,9 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,25 +82,23 @@ def open_parquet(path: Path, split: str, columns: Mapping[str, str]) -> RowTable
     Raises:
         ValueError: If a file is damaged, or the folder has no file of the split.
     """
-    files = [path] if path.is_file() else _files_of(path, split)
+    files = _one_line(
+        str(path), partial(_with_rows, [path] if path.is_file() else _files_of(path, split))
+    )
+    if not files:
+        raise ValueError(f"{path}: holds no items")
     version = hashlib.sha256(repr(archive_version(files)).encode()).hexdigest()[:32]
     folder = cache_folder() / "parquet" / version
 
     def load() -> Dataset:
         import datasets
 
-        bars = datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()
-        try:
-            return datasets.load_dataset(
-                "parquet",
-                data_files=[str(file) for file in files],
-                split="train",  # what the library calls files without a split
-                cache_dir=str(folder),
-            )
-        finally:
-            if not bars:
-                datasets.enable_progress_bars()
+        return datasets.load_dataset(
+            "parquet",
+            data_files=[str(file) for file in files],
+            split="train",  # what the library calls files without a split
+            cache_dir=str(folder),
+        )
 
     existed = folder.exists()
     try:
@@ -120,6 +120,13 @@ def is_saved(path: Path) -> bool:
 def has_parquet(path: Path) -> bool:
     """Return whether a path is a parquet file or a folder with some."""
     return path.suffix == ".parquet" or next(path.rglob("*.parquet"), None) is not None
+
+
+def _with_rows(files: Sequence[Path]) -> list[Path]:
+    """Return the files that have rows; the library cannot read the others."""
+    import pyarrow.parquet as pq
+
+    return [file for file in files if pq.read_metadata(file).num_rows]
 
 
 def _files_of(folder: Path, split: str) -> list[Path]:
@@ -147,12 +154,29 @@ def _split_of(path: Path) -> str | None:
 
 
 def _one_line(address: str, load: Callable[[], Any]) -> Any:
-    """Return what is loaded; an error is one line that names the address."""
+    """Return what is loaded; an error is one line that names the address, and all that is said."""
     try:
-        return load()
+        with _quiet():
+            return load()
     except Exception as error:  # the library raises what its back ends chose
         cause = error
         while cause.__cause__ is not None and type(cause).__name__ == "DatasetGenerationError":
             cause = cause.__cause__  # type: ignore[assignment]
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise ValueError(f"{address}: cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library's own log and progress bars."""
+    import datasets
+
+    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
