@@ -28,7 +28,7 @@ class World:
             allocation=plan,
             stage_steps=steps,
             update_scale={},
-            training_modules=lambda: training,
+            training_modalities=lambda: training,
             log=lambda name, value, **_: self.logged.update({name: value}),
         )
         self.logged = {}

@@ -134,10 +134,10 @@ def test_recomputation_sees_the_gates_of_its_forward():
 
 
 def library_with_two_experts(backbone):
-    def view_of(path):
-        return "language" if backbone.parts.module_of(path) == "language" else "vision"
+    def modality_of(path):
+        return "language" if backbone.parts.modality_of(path) == "language" else "vision"
 
-    library = ExpertLibrary(backbone.model, view_of)
+    library = ExpertLibrary(backbone.model, modality_of)
     for name, rank in (("a", 2), ("b", 3)):
         paths = all_linears(backbone)
         library.add(name, dict.fromkeys(paths, rank), dict.fromkeys(paths, 4.0 + rank))
@@ -188,7 +188,7 @@ def test_vision_experts_alone_leave_samples_without_images_as_they_were(family):
     backbone, library = family
     saved = library.state_dict("a")
     for path, expert in library.experts("a"):
-        if backbone.parts.module_of(path) == "language":
+        if backbone.parts.modality_of(path) == "language":
             expert.lora_b.data.zero_()
     samples = make_samples(IMAGES)
     one = torch.tensor([[1.0, 0.0]]).expand(4, 2)
@@ -236,7 +236,7 @@ def answer(backbone, library, samples, weights, **options):
 
     handles = [
         backbone.model.get_submodule(layer.linears[0]).register_forward_pre_hook(
-            hook("language" if layer.module == "language" else "vision")
+            hook("language" if layer.modality == "language" else "vision")
         )
         for layer in backbone.layers
     ]
