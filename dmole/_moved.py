@@ -87,6 +87,17 @@ def moved_name(module: str, name: str) -> Any:
     return getattr(import_module(NAMES[old]), name)
 
 
+def current_path(path: str) -> str:
+    """Return the dotted path of a class as it is now, the same path where nothing has moved.
+
+    Example:
+        >>> current_path("dmole.data.stream.JointStream")
+        'dmole.streams.stream.JointStream'
+    """
+    module, _, name = path.rpartition(".")
+    return f"{NAMES.get(path) or MOVED.get(module, module)}.{name}"
+
+
 def install() -> None:
     """Make old paths work, once in a process."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):

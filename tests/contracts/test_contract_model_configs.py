@@ -102,7 +102,12 @@ def test_two_tasks_are_learned_with_the_config_of_the_family(
     name: str, folders: Folders, tmp_path: Path
 ) -> None:
     small = {
-        "trainer": {"name": name, "default_root_dir": str(tmp_path), "enable_progress_bar": False},
+        "trainer": {
+            "name": name,
+            "default_root_dir": str(tmp_path),
+            "enable_progress_bar": False,
+            "callbacks": [{"class_path": "no_figures.NoFigures"}],
+        },
         "model": {
             "backbone": {
                 "init_args": {

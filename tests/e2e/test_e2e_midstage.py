@@ -15,7 +15,7 @@ import pytest
 import torch
 from cuts import CutAfter, CutError
 from run_digests import run_digests
-from small_runs import FitWords, Recipe
+from small_runs import NO_FIGURES, FitWords, Recipe
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
@@ -206,7 +206,8 @@ LIMIT = 300_000
 def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_the_run_goes_on_later(
     fit_words: FitWords, quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = fit_words(tmp_path, "--trainer.checkpoint_every_n_steps", "1", "--ckpt_path", "auto")
+    flags = ["--trainer.checkpoint_every_n_steps", "1", "--ckpt_path", "auto", NO_FIGURES]
+    words = fit_words(tmp_path, *flags)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, limits[1]))
     try:

@@ -9,7 +9,7 @@ MODULES = ["adversarial", "distillation", "elastic", "importance", "mixture", "o
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_in_the_docstrings_hold(name: str):
+def test_examples_in_the_docstrings_hold(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"dmole.regularizers.{name}"))
     assert result.attempted
     assert result.failed == 0
