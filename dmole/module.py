@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dmole.allocation import Allocation, Allocator, Unit, build_units
 from dmole.curriculum.optimization import (
-    MODULES,
     Schedule,
     learning_rate_factor,
     parameter_groups,
@@ -21,7 +20,8 @@ from dmole.curriculum.optimization import (
 )
 from dmole.data.labels import answer_tokens
 from dmole.distributed import weigh_by_tokens
-from dmole.experts import ExpertLibrary, Gates, View
+from dmole.experts import ExpertLibrary, Gates
+from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.regularizers.base import Regularizer, Step
@@ -118,7 +118,7 @@ class ContinualModule(LightningModule):
         self.stage = StageContext()
         self.evaluation = EvaluationPass()
         self.library = ExpertLibrary(
-            backbone.model, self._view_of, dropout, seed, mixing=router.mixing
+            backbone.model, self._modality_of, dropout, seed, mixing=router.mixing
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
@@ -127,8 +127,8 @@ class ContinualModule(LightningModule):
         if activation_checkpointing:
             backbone.checkpoint_activations(self.library.context.for_checkpointing)
 
-    def _view_of(self, path: str) -> View:
-        return self.backbone.parts.module_of(path)
+    def _modality_of(self, path: str) -> Modality:
+        return self.backbone.parts.modality_of(path)
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ class ContinualModule(LightningModule):
         layers = [
             layer
             for layer in self.backbone.layers
-            if self.projector_experts or layer.module != "projector"
+            if self.projector_experts or layer.modality != "projector"
         ]
         return build_units(
             layers, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
@@ -158,7 +158,7 @@ class ContinualModule(LightningModule):
     def add_expert(self, allocation: Allocation) -> None:
         """Place the experts of an allocation on the model, untrained."""
         shapes = expert_shapes(allocation, self.router, self.alpha)
-        self.library.place(allocation.task, shapes)
+        self.library.place(allocation.expert, shapes)
 
     @property
     def training_experts(self) -> tuple[str, ...]:
@@ -176,14 +176,14 @@ class ContinualModule(LightningModule):
         self.stage = stage
         self.library.train_only(*stage.experts)
 
-    def training_modules(self) -> tuple[str, ...]:
-        """Return the modules (vision, projector, language) in which the current expert sits."""
+    def training_modalities(self) -> tuple[str, ...]:
+        """Return the modalities in which the experts in training sit, in the order of the data."""
         present = {
-            self.backbone.parts.module_of(path)
+            self.backbone.parts.modality_of(path)
             for name in self.training_experts
             for path, _ in self.library.experts(name)
         }
-        return tuple(module for module in MODULES if module in present)
+        return tuple(modality for modality in MODALITIES if modality in present)
 
     # -- routing ---------------------------------------------------------------------------
 
@@ -310,7 +310,7 @@ class ContinualModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer over named groups (vision, projector, language) and its schedule."""
         groups = parameter_groups(
-            (self.backbone.parts.module_of(path), parameter)
+            (self.backbone.parts.modality_of(path), parameter)
             for name in self.training_experts
             for path, parameter in self.library.parameters(name)
             if parameter.requires_grad

@@ -193,10 +193,10 @@ def test_an_earlier_stage_sees_only_its_experts():
 @pytest.mark.parametrize("projector", [False, True])
 def test_units_hold_the_projector_only_where_asked(projector):
     module = make_module(projector_experts=projector)
-    assert ("projector" in {unit.module for unit in module.units()}) == projector
+    assert ("projector" in {unit.modality for unit in module.units()}) == projector
     add(module, "a")
     expected = ("vision", "projector", "language") if projector else ("vision", "language")
-    assert module.training_modules() == expected
+    assert module.training_modalities() == expected
 
 
 def test_a_warmup_outside_of_its_range_is_refused():
@@ -218,7 +218,7 @@ def test_a_vision_layer_whose_output_is_not_read_has_no_score_and_no_expert(fami
     assert all(scores[unit.name] > 0 for unit in units if unit.name != "vision.1")
     for allocator in (SensitivityAllocator(budget_fraction=1.0), UniformAllocator()):
         plan = allocator.allocate("colors", units, scores, first=True)
-        assert [entry.layer for entry in plan.experts] == ["vision.0", "language.0", "language.1"]
+        assert [entry.unit for entry in plan.experts] == ["vision.0", "language.0", "language.1"]
 
 
 def test_router_embeddings_are_float32_under_autocast_and_do_not_see_gates():

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.curriculum.factors import shares, update_factors
-from dmole.curriculum.optimization import MODULES
 from dmole.distributed import sum_over_ranks
+from dmole.modality import MODALITIES
 from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Curriculum(ContinualCallback):
             return
         for group in optimizer.param_groups:
             squares = [p.grad.float().pow(2).sum() for p in group["params"] if p.grad is not None]
-            if squares and group["name"] in MODULES:
+            if squares and group["name"] in MODALITIES:
                 norm = float(sum_over_ranks(torch.stack(squares).sum()).sqrt())
                 if not math.isfinite(norm):
                     continue  # mixed precision overflowed; the step is skipped
@@ -142,7 +142,7 @@ class Curriculum(ContinualCallback):
 
     def _factors(self, module: ContinualModule, progress: float = 0.0) -> dict[str, float]:
         """Return the factor of each module that trains."""
-        training = module.training_modules()
+        training = module.training_modalities()
         difficulty = shares(self._norms) if self.mode == "online" else self._difficulty
         measured = {name: difficulty[name] for name in training if name in difficulty}
         if self.mode == "off" or not measured:

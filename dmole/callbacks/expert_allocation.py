@@ -82,8 +82,8 @@ class ExpertAllocation(ContinualCallback):
         shares = ", ".join(f"{modality} {share:.0%}" for modality, share in plan.difficulty.items())
         log.info(
             "expert %s: %s; %d parameters%s",
-            plan.task,
-            " ".join(entry.layer for entry in plan.experts),
+            plan.expert,
+            " ".join(entry.unit for entry in plan.experts),
             count,
             f" (difficulty: {shares})" if shares else "",
         )
@@ -102,14 +102,14 @@ class ExpertAllocation(ContinualCallback):
 
 def describe_allocation(plan: Allocation, parameters: int) -> str:
     """Return a plan as a table of text: layers, scores, experts, and what they cost."""
-    lines = [f"expert {plan.task}: {parameters} parameters"]
+    lines = [f"expert {plan.expert}: {parameters} parameters"]
     for modality, share in plan.difficulty.items():
         lines.append(f"  {modality}: difficulty {share:.1%}, budget {plan.budget[modality]}")
     for entry in plan.entries:
         score = "no gradient" if entry.score is None else f"{entry.score:.4g}"
         several = f"{entry.mixture} x " if entry.mixture > 1 else ""
         mark = f"{several}rank {entry.rank}" if entry.expert else "-"
-        lines.append(f"  {entry.layer:<24} {score:>12}  {mark}")
+        lines.append(f"  {entry.unit:<24} {score:>12}  {mark}")
     return "\n".join(lines)
 
 
@@ -188,13 +188,13 @@ def _agreed(plan: Allocation) -> Allocation:
         RuntimeError: If they differ: then ranks saw different data or scores.
     """
     if len(set(gather_objects(_digest(plan)))) > 1:
-        raise RuntimeError(f"the ranks disagree where expert {plan.task!r} belongs")
+        raise RuntimeError(f"the ranks disagree where expert {plan.expert!r} belongs")
     return Allocation.from_json(broadcast(plan.to_json()))
 
 
 def _digest(plan: Allocation) -> str:
     """Return a hash of what a plan decides; scores may differ between machines by rounding."""
-    decided = [(entry.layer, entry.expert, entry.rank) for entry in plan.entries]
+    decided = [(entry.unit, entry.expert, entry.rank) for entry in plan.entries]
     return hashlib.sha256(
-        repr((plan.task, sorted(plan.budget.items()), decided)).encode()
+        repr((plan.expert, sorted(plan.budget.items()), decided)).encode()
     ).hexdigest()

@@ -29,7 +29,7 @@ class World:
             plan = Allocation("colors", (), difficulty, budget)
         self.module = SimpleNamespace(
             stage=StageContext(1, ("colors",), allocation=plan, steps=steps),
-            training_modules=lambda: training,
+            training_modalities=lambda: training,
             log=lambda name, value, **_: self.logged.update({name: value}),
         )
         self.logged = {}

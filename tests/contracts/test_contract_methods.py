@@ -374,7 +374,7 @@ def test_no_method_trains_more_than_the_budget_in_a_stage_of_the_embedded_model(
     stage, units = replace(stages[0], common=module.router.common), module.units()
     most = 0
     for favored in ("vision", "language"):  # whatever the data may say
-        scores = {u.name: u.parameters * (1e6 if u.module == favored else 1.0) for u in units}
+        scores = {u.name: u.parameters * (1e6 if u.modality == favored else 1.0) for u in units}
         for name in reversed(stage.experts):
             first = not module.library.names
             module.add_expert(module.allocator.allocate(name, units, scores, first))
