@@ -22,14 +22,14 @@ from dmole.curriculum.optimization import (
 from dmole.data.labels import answer_tokens
 from dmole.distributed import weigh_by_tokens
 from dmole.experts import ExpertLibrary, Gates, View
-from dmole.experts.library import seed_from
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing
-from dmole.routing.placement import expert_shapes
+from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
+from dmole.storage.seeds import expert_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -372,7 +372,7 @@ class ContinualModule(LightningModule):
         self.train()  # a model loaded from a folder comes in evaluation mode
         name = str(self.current_expert)
         version = self.library.versions[name]
-        torch.manual_seed(seed_from(self.seed, "dropout", name, version, self.global_rank))
+        torch.manual_seed(expert_seed(self.seed, "dropout", name, version, self.global_rank))
 
     # -- state -----------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class Predictor:
         self._precision = precision
         self._data = data
         data.attach_processor(model.backbone.processor, model.backbone.context_length)
-        load_run(model, run)
+        load_experts_and_router(model, run)
         model.eval()
         self._asked = 0  # ids go on counting: embeddings are remembered by them
 
@@ -91,7 +91,7 @@ class Predictor:
         return results
 
 
-def load_run(model: ContinualModule, run: Path) -> None:
+def load_experts_and_router(model: ContinualModule, run: Path) -> None:
     """Load the experts and the router of a run folder into a module without experts.
 
     Raises:

@@ -22,7 +22,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, StageCheckpoint, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.predictor import load_run
+from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
 from dmole.run.checkpoint import SequenceCheckpoint
 from dmole.run.checkpoint_file import AtomicCheckpointIO
@@ -278,7 +278,7 @@ class ContinualTrainer(Trainer):
         if output.exists():
             raise ValueError(f"{output} exists; name another output")
         self._begin(model, datamodule)
-        load_run(model, run)
+        load_experts_and_router(model, run)
         if threshold_scale is not None:
             router = getattr(model.router, "router", model.router)  # behind a common expert
             if not isinstance(router, AutoencoderRouter):

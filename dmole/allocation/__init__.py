@@ -2,6 +2,7 @@
 
 from dmole.allocation.allocators import Allocator, DepthAllocator, UniformAllocator
 from dmole.allocation.budget import (
+    experts_by_depth,
     normalize_scores,
     round_half_up,
     score_shares,
@@ -11,7 +12,6 @@ from dmole.allocation.budget import (
     total_budget,
     tower_of,
 )
-from dmole.allocation.depth import experts_by_depth
 from dmole.allocation.plan import (
     Allocation,
     AllocationEntry,

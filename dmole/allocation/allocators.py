@@ -6,8 +6,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
-from dmole.allocation.budget import split_budget, spread_evenly, total_budget, tower_of
-from dmole.allocation.depth import experts_by_depth
+from dmole.allocation.budget import (
+    experts_by_depth,
+    split_budget,
+    spread_evenly,
+    total_budget,
+    tower_of,
+)
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
 from dmole.allocation.proxy import Reduction
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmole.data.formats import read_answers, read_metadata
+from dmole.data.shapes.answers import read_answers
 from dmole.storage.files import read_text
+
+_METADATA = ("question_id", "image", "size", "width", "height", "choices", "answer_index")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """One line of a predictions file.
 
     Args:
@@ -38,7 +40,7 @@ class Target:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_predictions(path: Path) -> list[Answer]:
+def read_predictions(path: Path) -> list[Prediction]:
     """Read a predictions file: JSON lines, or a JSON list of the same objects.
 
     A line is one of ours (``id, prediction, references``) or CoIN's (``question_id, text,
@@ -48,13 +50,15 @@ def read_predictions(path: Path) -> list[Answer]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is empty or malformed; the message names the entry.
     """
-    answers = [_answer(entry, f"{path}: entry {n}") for n, entry in enumerate(_entries(path), 1)]
-    if not answers:
+    predictions = [
+        _prediction(entry, f"{path}: entry {n}") for n, entry in enumerate(_entries(path), 1)
+    ]
+    if not predictions:
         raise ValueError(f"{path}: holds no predictions")
-    return answers
+    return predictions
 
 
-def _answer(entry: Any, place: str) -> Answer:
+def _prediction(entry: Any, place: str) -> Prediction:
     if not isinstance(entry, dict):
         raise ValueError(f"{place} is no object")
     number = entry.get("id", entry.get("question_id"))
@@ -71,7 +75,7 @@ def _answer(entry: Any, place: str) -> Answer:
     references = entry.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise ValueError(f"{place}: 'references' must be a list of strings")
-    return Answer(str(number), text, tuple(references), metadata)
+    return Prediction(str(number), text, tuple(references), metadata)
 
 
 def read_targets(path: Path) -> list[Target]:
@@ -109,7 +113,7 @@ def _target(entry: Any, place: str, number: int) -> Target:
         references = _references(entry)
         if not references:
             raise ValueError("has no answer")
-        return Target(str(key), references, read_metadata(entry))
+        return Target(str(key), references, _metadata(entry))
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{place} (id {key!r}) is malformed: {error!r}") from error
     except ValueError as error:
@@ -123,7 +127,18 @@ def _references(entry: dict[str, Any]) -> tuple[str, ...]:
         return tuple(_text(answer) for answer in entry["answers"])
     if "bbox" in entry and "answer" not in entry:
         return (str(entry["bbox"]),)
-    return read_answers(entry)
+    return read_answers(entry, "answer" if "answer" in entry else "answer_bbox")
+
+
+def _metadata(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what a metric may need: the keys `_METADATA` and the text of the question."""
+    metadata = {key: entry[key] for key in _METADATA if entry.get(key) is not None}
+    if isinstance(entry.get("answer"), int) and "choices" in entry:
+        metadata.setdefault("answer_index", entry["answer"])
+    question = entry.get("text", entry.get("question"))
+    if "conversations" in entry:
+        question = entry["conversations"][-2]["value"]  # the last turn is the answer
+    return metadata | ({"question": question} if isinstance(question, str) else {})
 
 
 def _text(answer: Any) -> str:

@@ -20,8 +20,7 @@ from dmole.callbacks.answers import AnswerBook, AnswerJournal, GateSet
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.router_fitting import embed_samples
 from dmole.distributed import gather_objects
-from dmole.metrics import scoring_facts, summarize, write_matrix
-from dmole.metrics.retention import retention
+from dmole.metrics import retention, scoring_facts, summarize, write_matrix
 from dmole.metrics.routing_rates import routing_rates
 from dmole.module import Answers
 from dmole.routing import RouteQuery, gate_set_name

@@ -17,7 +17,7 @@ from dmole.allocation import Allocation, score_gradients
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.data.labels import answer_tokens
 from dmole.distributed import broadcast, gather_objects, sum_over_ranks
-from dmole.models.embedder import eval_mode
+from dmole.experts.library import eval_mode
 from dmole.module import labels_of
 from dmole.storage.files import write_csv
 

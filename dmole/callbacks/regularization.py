@@ -9,7 +9,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
-from dmole.models.embedder import eval_mode
+from dmole.experts.library import eval_mode
 from dmole.regularizers.base import StageView
 from dmole.storage.seeds import derive_seed
 

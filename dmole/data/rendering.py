@@ -11,7 +11,7 @@ from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerSpan:
     """Place of one assistant turn in a rendered text, in characters.
 
     Args:
@@ -30,7 +30,7 @@ class Rendered:
     """A conversation as text, images as placeholders, and the answers in it."""
 
     text: str
-    answers: tuple[Answer, ...]
+    answers: tuple[AnswerSpan, ...]
 
 
 class ChatRenderer:
@@ -69,18 +69,21 @@ class ChatRenderer:
 
         Raises:
             ValueError: If placeholders and images differ in number, a turn holds the model's
-                image token as text, or the template does not keep the answers as they are.
+                image token as text, or the template does not keep the answers as they are or
+                has no place for a system turn.
         """
         self._check_images(sample)
         self.style.check(sample)
-        full = self._template(sample.turns, generation)
+        full = self._whole(sample, generation)
         text, copied, answers = "", 0, []
         for position, turn in enumerate(sample.turns):
             if turn.role == "assistant":
                 start, stop = self._span(sample, position, full)
                 answer, resume = self._locate(turn.text.strip(), full, start, stop)
                 shift = len(text) - copied
-                answers.append(Answer(answer.start + shift, answer.end + shift, answer.end_token))
+                answers.append(
+                    AnswerSpan(answer.start + shift, answer.end + shift, answer.end_token)
+                )
                 text += full[copied : answer.end] + answer.end_token
                 copied = resume
         text += full[copied:]
@@ -88,16 +91,32 @@ class ChatRenderer:
             text = text.removesuffix(self.style.added)
         return Rendered(text, tuple(answers))
 
-    def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[Answer, int]:
+    def _whole(self, sample: Sample, generation: bool) -> str:
+        """Return the whole text; refuse a template that raises on or leaves out a system turn."""
+        first = sample.turns[0]
+        if first.role != "system":
+            return self._template(sample.turns, generation)
+        try:
+            full = self._template(sample.turns, generation)
+        except Exception as error:  # templates raise what their authors chose
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"sample {sample.id!r}: the chat template takes no system turn: {reason}"
+            ) from error
+        if first.text.strip() not in full:
+            raise ValueError(f"sample {sample.id!r}: the chat template leaves out the system turn")
+        return full
+
+    def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[AnswerSpan, int]:
         """Find the end token of the answer in ``full[start:stop]`` and where to go on after it."""
         tail = full.find(answer, start, stop) + len(answer)
         rest = full[tail:stop]
         begin = tail + len(rest) - len(rest.lstrip())
         for token in self._special:
             if full.startswith(token, begin, stop):
-                return Answer(start, begin, token), begin + len(token)
+                return AnswerSpan(start, begin, token), begin + len(token)
         # none: it takes the place of the space behind what the template wrote
-        return Answer(start, tail + len(rest.rstrip()), self._tokenizer.eos_token), stop
+        return AnswerSpan(start, tail + len(rest.rstrip()), self._tokenizer.eos_token), stop
 
     def _span(self, sample: Sample, position: int, full: str) -> tuple[int, int]:
         """Find the characters of an assistant turn, from its first token to the next turn."""

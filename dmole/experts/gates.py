@@ -84,7 +84,7 @@ class Gates:
         self.recording = recording
         self.records: list[MixingRecord] = []
         self.decisions: dict[str, Tensor] = {}
-        columns = weights.detach().reshape(-1, len(self.experts)).cpu()
+        columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
         self.live = frozenset(n for n, i in self._index.items() if bool(columns[:, i].any()))
         self._all_ones = frozenset(
@@ -111,12 +111,12 @@ class Gates:
         """
         if all(name in self._all_ones for name in names):
             return None
-        rows = self._expanded(view, x)
+        rows = self._expanded(view, x)  # (rows, E) or (rows, S, E)
         columns = [self._index.get(name) for name in names]
         zero = rows.new_zeros(rows.shape[:-1])
         gates = torch.stack([zero if c is None else rows[..., c] for c in columns], dim=-1)
         repeats = torch.tensor(ranks, device=gates.device)
-        mask = gates.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))
+        mask = gates.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))  # (..., sum(ranks))
         if mask.ndim == 2:  # per sample: the same for all positions between rows and channels
             mask = mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), mask.shape[1])
         return mask
@@ -142,7 +142,7 @@ class Gates:
         if key not in self._rows:
             weights = self.weights
             if view != "language" and weights.ndim == 3:
-                weights = weights.amax(dim=1)
+                weights = weights.amax(dim=1)  # (B, S, E) -> (B, E)
             self._rows[key] = self._repeat(weights, view, rows).to(x.device)
         return self._rows[key]
 
@@ -154,7 +154,7 @@ class Gates:
         """
         if x.ndim == 2:
             samples = torch.arange(self.weights.shape[0], device=self.weights.device)
-            owner = self._repeat(samples, view, x.shape[0])
+            owner = self._repeat(samples, view, x.shape[0])  # (rows,) sample of each patch
             return x[torch.searchsorted(owner, owner).to(x.device)]
         valid = self.valid_tokens(view, x)
         if valid is None:

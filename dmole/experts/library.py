@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dmole.experts.gates import GateContext, View
 from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
 from dmole.experts.shape import ExpertShape
+from dmole.storage.seeds import expert_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +89,7 @@ class ExpertLibrary:
         for path, shape in shapes.items():
             _check_size(name, path, shape, self._base(path))
         for path, shape in shapes.items():
-            generator = torch.Generator().manual_seed(seed_from(self.seed, name, path))
+            generator = torch.Generator().manual_seed(expert_seed(self.seed, name, path))
             experts[path] = LoRAExpert(self._base(path), shape, generator)
         for path, expert in experts.items():  # all of them are possible
             self._wrapped(path).experts[expert_key(name)] = expert
@@ -199,17 +200,6 @@ class ExpertLibrary:
             parameter.copy_(tensors[key])
 
     @contextmanager
-    def without_dropout(self) -> Iterator[None]:
-        """Drop nothing for the body of a ``with`` statement, and draw nothing either."""
-        training = [module for module in self.model.modules() if module.training]
-        try:
-            self.model.eval()
-            yield
-        finally:
-            for module in training:
-                module.training = True
-
-    @contextmanager
     def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """Compute with other values of some parameters for the body of a ``with`` statement.
 
@@ -263,7 +253,13 @@ def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> No
         raise ValueError(f"expert {name!r}: alpha {shape.alpha} of layer {path} is not finite")
 
 
-def seed_from(*parts: object) -> int:
-    """Return a 63-bit seed that depends on the parts alone, not on the process."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off for the body of a ``with`` statement, then restore every mode."""
+    training = [child for child in module.modules() if child.training]
+    try:
+        module.eval()
+        yield
+    finally:
+        for child in training:
+            child.training = True

@@ -60,12 +60,12 @@ class LoRAExpert(nn.Module):
         self.scaling = shape.alpha / shape.rank if shape.rank else 0.0
         device = base.weight.device
         if shape.rank:
-            self.lora_a = _drawn(shape.rank, base.in_features, generator, device)
+            self.lora_a = _drawn(shape.rank, base.in_features, generator, device)  # (rank, in)
         for name in self._up_names():
-            zeros = torch.zeros(base.out_features, shape.rank, device=device)
+            zeros = torch.zeros(base.out_features, shape.rank, device=device)  # (out, rank)
             self.register_parameter(name, nn.Parameter(zeros))
         if shape.heads:
-            self.router = _drawn(shape.heads, base.in_features, generator, device)
+            self.router = _drawn(shape.heads, base.in_features, generator, device)  # (heads, in)
         if shape.branches > 1:
             self.frozen = nn.Buffer(torch.zeros(shape.branches, device=device))
             self.trunk_frozen = nn.Buffer(torch.zeros(1, device=device))
@@ -79,7 +79,7 @@ class LoRAExpert(nn.Module):
     def up(self) -> Tensor:
         """All up-projections side by side, ``(out_features, channels)``."""
         parts = [getattr(self, name) for name in self._up_names()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # (out, rank * branches)
 
     def trainable(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that its training may change: all but frozen branches."""
@@ -175,7 +175,7 @@ class RoutedLinear(nn.Module):
         Returns:
             Tensor of shape ``(rows, ..., out_features)``.
         """
-        out: Tensor = self.base(x)
+        out: Tensor = self.base(x)  # (rows, ..., out)
         gates = self._context.current
         if gates is None:
             return out
@@ -207,7 +207,7 @@ class RoutedLinear(nn.Module):
         x = self.dropout(x)
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(lora_a.dtype)
-        low = flat_linear(x, lora_a)
+        low = flat_linear(x, lora_a)  # (rows, ..., sum of ranks)
         scalings = {expert.scaling for expert in experts}
         if len(scalings) == 1:
             low = low * scalings.pop()
@@ -221,7 +221,7 @@ class RoutedLinear(nn.Module):
             torch.cat([part] * expert.shape.branches, dim=-1)
             for part, expert in zip(parts, experts, strict=True)
         ]
-        return torch.cat(tiled, dim=-1)
+        return torch.cat(tiled, dim=-1)  # (rows, ..., channels)
 
 
 _PREFIX = "task_"  # a task may be called "train" or "keys", which no submodule can

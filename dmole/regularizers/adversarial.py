@@ -135,7 +135,7 @@ class AdversarialTask(Regularizer):
         losses = []
         for record in step.gates.records if step.gates is not None else ():
             if record.path in self._places and record.output is not None:
-                features = reverse_gradient(record.output.float(), self.coefficient)
-                logits = self.classifiers[self._places[record.path]](features)
+                features = reverse_gradient(record.output.float(), self.coefficient)  # (B, out)
+                logits = self.classifiers[self._places[record.path]](features)  # (B, tasks)
                 losses.append(cross_entropy(logits, truth))
         return torch.stack(losses).mean() if losses else step.logits.new_zeros(())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from families import ANSWERS, make_batch, make_samples, randomize
 from families.modules import add_expert, batch_of, logits, make_module
+from families.saved import Folders
 from torch import nn
 from torch.testing import assert_close
 
 from dmole.allocation import SensitivityAllocator, score_gradients
+from dmole.data.collate import Batch
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
+from dmole.module import ContinualModule
 
 # logits are around 10, embeddings around 1; processors differ in their matrix kernels
 CLOSE = {"rtol": 1e-3, "atol": 5e-3}
@@ -30,7 +34,7 @@ VISION_LINEARS = {
 CLIP_LINEARS = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
 
 
-def loss_step(module, batch):
+def loss_step(module: ContinualModule, batch: Batch) -> float:
     module._trainer = SimpleNamespace(global_step=0)
     module.log = lambda *_, **__: None
     loss = module.training_step(batch, 0)
@@ -38,7 +42,7 @@ def loss_step(module, batch):
     return float(loss.detach())
 
 
-def test_layers_and_linears_of_both_towers_are_found(taught, family):
+def test_layers_and_linears_of_both_towers_are_found(taught: ContinualModule, family: str) -> None:
     backbone = taught.backbone
     found = [layer.name for layer in backbone.layers]
     assert found == [
@@ -60,7 +64,9 @@ def test_layers_and_linears_of_both_towers_are_found(taught, family):
     assert all(backbone.parts.module_of(path) == "projector" for path in merged)
 
 
-def test_every_vision_linear_sees_the_rows_that_are_counted(taught, mix):
+def test_every_vision_linear_sees_the_rows_that_are_counted(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     batch = batch_of(taught, make_samples(mix))
     counted = taught.backbone.vision_rows(batch.inputs, batch.image_counts)
     seen = set()
@@ -78,7 +84,9 @@ def test_every_vision_linear_sees_the_rows_that_are_counted(taught, mix):
     assert seen == {int(counted.sum())}
 
 
-def test_samples_with_other_experts_in_a_batch_are_as_alone(taught, mix):
+def test_samples_with_other_experts_in_a_batch_are_as_alone(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     samples, tasks = make_samples(mix), ("a", "b", "a")
     batch = batch_of(taught, samples, tasks)
     together = logits(taught, batch)
@@ -91,7 +99,9 @@ def test_samples_with_other_experts_in_a_batch_are_as_alone(taught, mix):
 
 
 @pytest.mark.parametrize("module", ["vision", "projector", "language"])
-def test_experts_of_one_module_alone_tell_the_samples_apart(fresh, mix, module):
+def test_experts_of_one_module_alone_tell_the_samples_apart(
+    fresh: ContinualModule, mix: tuple[int, int, int], module: str
+) -> None:
     units = [unit for unit in fresh.units() if unit.module == module]
     if not units:
         pytest.skip("the projector of this family has no linear")
@@ -110,7 +120,9 @@ def test_experts_of_one_module_alone_tell_the_samples_apart(fresh, mix, module):
         )
 
 
-def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(fresh, mix):
+def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(
+    fresh: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     add_expert(fresh, "a")
     randomize(fresh.library, "a")
     assert 0 < loss_step(fresh, batch_of(fresh, make_samples(mix), "aaa")) < 1e3
@@ -126,7 +138,9 @@ def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(fresh, mix)
     assert moved["language"] > 0
 
 
-def test_only_answers_and_their_end_are_learned(taught, mix):
+def test_only_answers_and_their_end_are_learned(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     batch = batch_of(taught, make_samples(mix))
     tokenizer = taught.backbone.processor.tokenizer
     for row, ids in enumerate(batch.labels):
@@ -136,7 +150,9 @@ def test_only_answers_and_their_end_are_learned(taught, mix):
         assert end in tokenizer.all_special_tokens or end.startswith("<")
 
 
-def test_a_prompt_is_what_training_saw_before_the_answer(taught, mix):
+def test_a_prompt_is_what_training_saw_before_the_answer(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     for trained, asked in zip(make_samples(mix), make_samples(mix, answers=False), strict=True):
         whole, prompt = batch_of(taught, [trained]), batch_of(taught, [asked])
         ids = prompt.inputs["input_ids"][0]
@@ -144,11 +160,13 @@ def test_a_prompt_is_what_training_saw_before_the_answer(taught, mix):
         assert int((whole.labels[0] != -100).nonzero()[0]) == len(ids)
 
 
-def test_layers_have_a_proxy_score_or_get_no_expert(fresh, family, mix, monkeypatch):
+def test_layers_have_a_proxy_score_or_get_no_expert(
+    fresh: ContinualModule, family: str, mix: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches = [batch_of(fresh, make_samples(mix))]
     units = [unit for unit in fresh.units() if unit.module != "projector"]
 
-    def score():
+    def score() -> dict[str, float | None]:
         parameters = {
             unit.name: [p for path in unit.linears for p in fresh.backbone.linear_parameters(path)]
             for unit in units
@@ -166,7 +184,9 @@ def test_layers_have_a_proxy_score_or_get_no_expert(fresh, family, mix, monkeypa
         assert "vision.1" not in {entry.layer for entry in plan.experts}
 
 
-def test_an_embedding_does_not_depend_on_batch_mates(taught, mix):
+def test_an_embedding_does_not_depend_on_batch_mates(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     samples = make_samples(mix)
     embedder = Embedder(taught.backbone)
     together = embedder(batch_of(taught, samples))
@@ -181,7 +201,9 @@ def test_an_embedding_does_not_depend_on_batch_mates(taught, mix):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_answers_with_left_padding_are_those_of_the_sample_alone(taught, mix, beams):
+def test_answers_with_left_padding_are_those_of_the_sample_alone(
+    taught: ContinualModule, mix: tuple[int, int, int], beams: int
+) -> None:
     samples, tasks = make_samples(mix, answers=False), ("a", "b", "a")
     taught.beams = beams
     taught.answer_lengths = dict.fromkeys("ab", 5)
@@ -195,7 +217,7 @@ def test_answers_with_left_padding_are_those_of_the_sample_alone(taught, mix, be
         assert alone.texts == [together.texts[row]]
 
 
-def test_experts_change_the_answers(taught, mix):
+def test_experts_change_the_answers(taught: ContinualModule, mix: tuple[int, int, int]) -> None:
     samples = make_samples(mix, answers=False)
     taught.beams, taught.answer_lengths = 1, dict.fromkeys("ab", 8)
     first = taught.answer(batch_of(taught, samples, "aaa")).texts
@@ -203,8 +225,12 @@ def test_experts_change_the_answers(taught, mix):
 
 
 def test_saved_experts_answer_the_same_on_a_model_loaded_anew(
-    taught, family, folders, mix, tmp_path
-):
+    taught: ContinualModule,
+    family: str,
+    folders: Folders,
+    mix: tuple[int, int, int],
+    tmp_path: Path,
+) -> None:
     batch = batch_of(taught, make_samples(mix))
     for name in "ab":
         save_expert(taught.library, name, tmp_path / name, "base")
@@ -215,7 +241,9 @@ def test_saved_experts_answer_the_same_on_a_model_loaded_anew(
     assert other.backbone.fingerprint() == taught.backbone.fingerprint()
 
 
-def test_a_state_that_is_resumed_gives_the_same_next_step(fresh, family, folders, mix):
+def test_a_state_that_is_resumed_gives_the_same_next_step(
+    fresh: ContinualModule, family: str, folders: Folders, mix: tuple[int, int, int]
+) -> None:
     batch = batch_of(fresh, make_samples(mix), "aaa")
     add_expert(fresh, "a")
     step(fresh, batch)
@@ -228,7 +256,7 @@ def test_a_state_that_is_resumed_gives_the_same_next_step(fresh, family, folders
         assert torch.equal(other.state_dict()[key], tensor)
 
 
-def step(module: nn.Module, batch):
+def step(module: nn.Module, batch: Batch) -> float:
     parameters = [p for _, p in module.library.parameters("a")]
     for parameter in parameters:
         parameter.grad = None
@@ -237,7 +265,9 @@ def step(module: nn.Module, batch):
     return loss
 
 
-def test_another_image_gives_another_loss(taught, mix):
+def test_another_image_gives_another_loss(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     first = make_samples(mix)
     batch = make_batch(taught.backbone, first)
     before = taught.base_loss(batch)

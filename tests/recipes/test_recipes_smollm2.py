@@ -24,13 +24,13 @@ from recipes.smollm2 import assembly
 from recipes.smollm2.alignment import (
     NOT_ASKED,
     Alignment,
-    Settings,
+    AlignmentSettings,
     WordTargets,
     _labels,
     conversation,
 )
 
-SHORT = Settings(word_steps=2, word_batch=2, chat_steps=1, chat_batch=2, turns=2)
+SHORT = AlignmentSettings(word_steps=2, word_batch=2, chat_steps=1, chat_batch=2, turns=2)
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 

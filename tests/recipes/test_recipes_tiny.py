@@ -21,7 +21,7 @@ from recipes.tiny.evaluate import answer, fresh_cases, score
 from recipes.tiny.muon import Muon, orthogonalize
 from recipes.tiny.packing import Packer, answer_loss
 from recipes.tiny.pretrain import main, pretrain
-from recipes.tiny.pretraining import Settings
+from recipes.tiny.pretraining import PretrainingSettings
 from recipes.tiny.tokenizer import (
     ASSISTANT,
     BOS,
@@ -33,7 +33,7 @@ from recipes.tiny.tokenizer import (
     build_tokenizer,
 )
 
-SMALL = Settings(eye_steps=1, eye_batch=3, all_steps=2, all_batch=3)
+SMALL = PretrainingSettings(eye_steps=1, eye_batch=3, all_steps=2, all_batch=3)
 
 
 @pytest.fixture(scope="module")
