@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dmole.data.formats import Split
 from dmole.data.sequences import Numbers, Samples, Selection, TaskItems
+from dmole.data.source import open_source
+from dmole.data.sources.kinds import layout_of
 from dmole.data.task import Task, validate_tasks
-from dmole.data.task_files import layout_of, open_task_samples
 from dmole.streams.draws import Part
 
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -67,7 +68,7 @@ class SampleStore:
             ValueError: If a file is malformed or empty, or ids repeat.
         """
         if (name, split) not in self._samples:
-            self._samples[name, split] = open_task_samples(self.task(name), split, self._root)
+            self._samples[name, split] = open_source(self.task(name), split, self._root)
         return self._samples[name, split]
 
     def train_size(self, name: str) -> int:

@@ -67,7 +67,7 @@ def quicken() -> None:
     torch.set_num_threads(1)
     for kind, name in ((Figure, "savefig"), (SummaryWriter, "add_figure")):
         setattr(kind, name, lambda *args, **options: None)
-    os.fsync = lambda handle: None
+    os.fsync = lambda fd: None
 
 
 def find_main(tree: Path) -> Callable[[list[str]], int]:
@@ -85,7 +85,8 @@ def find_main(tree: Path) -> Callable[[list[str]], int]:
         except ModuleNotFoundError:  # what should be the package above it is a module
             continue
         if found is not None:
-            return importlib.import_module(name).main
+            main: Callable[[list[str]], int] = importlib.import_module(name).main
+            return main
     raise SystemExit(f"{tree} has no command line in {' or '.join(ENTRIES)}")
 
 

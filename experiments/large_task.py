@@ -30,9 +30,10 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from dmole.data.reading import open_samples
-from dmole.data.sequences import TaskItems
+from dmole.data.sequences import Samples, TaskItems
+from dmole.data.source import open_source
 from dmole.data.streaming import stream_items
+from dmole.data.task import Task
 
 IMAGES, WORDS = 4, "a red bus stands before the gray house and two people wait for it to leave"
 MIB = 1 << 20
@@ -124,13 +125,18 @@ def stream(source: Path) -> float:
 def opened(source: Path) -> float:
     """Return the seconds of opening the samples."""
     start = time.perf_counter()
-    open_samples(str(source), "train")
+    train_samples(source)
     return time.perf_counter() - start
+
+
+def train_samples(source: Path) -> Samples:
+    """Return the training samples of a file."""
+    return open_source(Task("task", train=source.name), "train", source.parent)
 
 
 def hold(source: Path, workers: int) -> dict[str, int]:
     """Return the resident memory of this process and workers that have read all samples."""
-    items = TaskItems([("task", open_samples(str(source), "train"))])
+    items = TaskItems([("task", train_samples(source))])
     loader = DataLoader(
         Passes(items, workers),
         batch_size=1,

@@ -131,7 +131,7 @@ def test_large_files_are_served_as_small_ones_are(
 
     small = served()
     monkeypatch.setenv("DMOLE_CACHE", str(root / "cache"))
-    monkeypatch.setattr("dmole.data.reading.IN_MEMORY", 4)
+    monkeypatch.setattr("dmole.data.source.IN_MEMORY", 4)
     assert served() == small
     assert len(list((root / "cache").glob("*.arrow"))) == 4
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmole.data.formats import read_answers, read_metadata
+from dmole.data.shapes.answers import read_answers
 from dmole.storage.files import read_text
+
+_METADATA = ("question_id", "image", "size", "width", "height", "choices", "answer_index")
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _target(entry: Any, place: str, number: int) -> Target:
         references = _references(entry)
         if not references:
             raise ValueError("has no answer")
-        return Target(str(key), references, read_metadata(entry))
+        return Target(str(key), references, _metadata(entry))
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{place} (id {key!r}) is malformed: {error!r}") from error
     except ValueError as error:
@@ -125,7 +127,18 @@ def _references(entry: dict[str, Any]) -> tuple[str, ...]:
         return tuple(_text(answer) for answer in entry["answers"])
     if "bbox" in entry and "answer" not in entry:
         return (str(entry["bbox"]),)
-    return read_answers(entry)
+    return read_answers(entry, "answer" if "answer" in entry else "answer_bbox")
+
+
+def _metadata(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what a metric may need: the keys `_METADATA` and the text of the question."""
+    metadata = {key: entry[key] for key in _METADATA if entry.get(key) is not None}
+    if isinstance(entry.get("answer"), int) and "choices" in entry:
+        metadata.setdefault("answer_index", entry["answer"])
+    question = entry.get("text", entry.get("question"))
+    if "conversations" in entry:
+        question = entry["conversations"][-2]["value"]  # the last turn is the answer
+    return metadata | ({"question": question} if isinstance(question, str) else {})
 
 
 def _text(answer: Any) -> str:

@@ -2,10 +2,10 @@
 
 from dmole.data.collate import Batch, Collator, Item
 from dmole.data.loader import ResumableLoader
-from dmole.data.reading import open_samples, read_samples
 from dmole.data.sample import (
     IMAGE_PLACEHOLDER,
     ArrayImage,
+    EmbeddedImage,
     FileImage,
     ImageSource,
     Sample,
@@ -13,6 +13,7 @@ from dmole.data.sample import (
 )
 from dmole.data.sampler import TrainBatchSampler
 from dmole.data.sequences import Samples
+from dmole.data.source import open_source
 from dmole.data.streaming import stream_items
 from dmole.data.task import Task, validate_tasks
 
@@ -21,6 +22,7 @@ __all__ = [
     "ArrayImage",
     "Batch",
     "Collator",
+    "EmbeddedImage",
     "FileImage",
     "ImageSource",
     "Item",
@@ -30,8 +32,7 @@ __all__ = [
     "Task",
     "TrainBatchSampler",
     "Turn",
-    "open_samples",
-    "read_samples",
+    "open_source",
     "stream_items",
     "validate_tasks",
 ]

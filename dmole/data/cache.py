@@ -5,70 +5,47 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
+
 from dmole._version import __version__
-from dmole.data.arrow import ArrowSamples, Seal, checksum, repeated_id, write_samples
-from dmole.data.formats import ItemReader
-from dmole.data.sample import Sample
+from dmole.data.arrow import ArrowSamples, repeated_id
+from dmole.data.arrow_writer import Seal, checksum, write_samples
+from dmole.data.cache_folder import VARIABLE, cache_folder
+from dmole.data.images import ImageFinder
+from dmole.data.sequences import Row, same_id
 from dmole.storage.files import atomic_path, write_json
 
 log = logging.getLogger("dmole")
 
-VARIABLE = "DMOLE_CACHE"
-_FORMAT = 2  # of the Arrow file; a new one leaves the old files unused
-
-
-def cache_folder() -> Path:
-    """Return the folder of ``DMOLE_CACHE``, or ``dmole`` in the user's cache folder.
-
-    Files in it may be deleted whenever no run uses them.
-
-    Raises:
-        ValueError: If the user has no home folder.
-    """
-    chosen = os.environ.get(VARIABLE)
-    folder = Path(chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dmole"))
-    try:
-        return folder.expanduser()
-    except RuntimeError as error:
-        raise ValueError(
-            f"there is no home folder for the cache {folder}: set {VARIABLE} to a full path"
-        ) from error
+_FORMAT = 3  # of the Arrow file; a new one leaves the old files unused
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The place of one data file's samples in the cache.
+    """The place of one source's samples in the cache.
 
-    Processes that make an entry at once write the same content to files of their own, and the
-    last to finish replaces the others': all of them go on with a whole file.
+    Of the processes of a machine that need an entry one makes it, and the others wait. Where locks
+    do not work, each makes it, and the last to finish replaces the others' file by an equal one.
 
     Args:
-        source: The data file.
-        reader: How it is read.
-        root: Folder of its images.
-        name: Name of the entry, made of all its content depends on.
+        source: What messages call the source.
+        images: Where its images are.
+        key: Returns all that the samples depend on, as it is now.
     """
 
-    source: Path
-    reader: ItemReader
-    root: Path
-    name: str
+    source: str
+    images: ImageFinder
+    key: Callable[[], tuple[object, ...]]
+    name: str = field(init=False)
 
-    @classmethod
-    def of(cls, source: Path, reader: ItemReader, root: Path) -> CacheEntry:
-        """Return the entry of a data file as it is now."""
-        stat = source.stat()
-        parts = (
-            *(_FORMAT, __version__, os.path.abspath(source), stat.st_size, stat.st_mtime_ns),
-            *(reader.split, os.path.abspath(root), reader.prompt_suffix),
-        )
-        return cls(source, reader, root, hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
+    def __post_init__(self) -> None:
+        """Name the entry by what its content depends on."""
+        object.__setattr__(self, "name", self._name_now())
 
     @property
     def file(self) -> Path:
@@ -90,7 +67,7 @@ class CacheEntry:
             seal = Seal(**json.loads(self._seal_file.read_text(encoding="utf-8")))
             if checksum(self.file) != seal.crc32:
                 raise ValueError("its check sum is another")
-            samples = ArrowSamples(self.file, self.source, self.reader.images, seal.content)
+            samples = ArrowSamples(self.file, self.source, self.images, seal.content)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError) as error:
@@ -99,34 +76,60 @@ class CacheEntry:
         samples.check_images()
         return samples
 
-    def make(self, rows: Iterable[tuple[Sample, Sequence[str]]]) -> ArrowSamples:
+    def make(self, rows: Iterable[Row]) -> ArrowSamples:
         """Write the samples into the cache and return them from there.
 
         Args:
-            rows: Samples with the names of their images.
+            rows: The samples.
 
         Raises:
-            ValueError: If two ids are equal, the data file changes meanwhile, or the cache cannot
-                be written.
+            ValueError: If two ids are equal, the source changes meanwhile, or the cache cannot be
+                written.
             FileNotFoundError: If an image is missing.
         """
-        log.info("%s is large: its samples are kept in %s", self.source, self.file)
+        with self._alone():
+            made = self.load()  # by a process that was faster
+            if made is not None:
+                return made
+            log.info("%s is large: its samples are kept in %s", self.source, self.file)
+            seal = self._write(rows)
+        samples = ArrowSamples(self.file, self.source, self.images, seal.content)
+        samples.check_images()
+        return samples
+
+    def _write(self, rows: Iterable[Row]) -> Seal:
         with ExitStack() as stack:
             with self._blame():
                 temporary = stack.enter_context(atomic_path(self.file))
             seal, hashes = write_samples(temporary, rows, self._blame)
-            samples = ArrowSamples(temporary, self.source, self.reader.images, seal.content)
+            samples = ArrowSamples(temporary, self.source, self.images, seal.content)
             pair = repeated_id(samples, hashes)
             if pair is not None:
-                first, second = pair
-                raise same_id(self.source, first, second, samples.at(first).id)
-            if CacheEntry.of(self.source, self.reader, self.root).name != self.name:
+                first, second = map(samples.index_of, pair)
+                raise same_id(self.source, first, second, samples.at(pair[0]).id)
+            if self._name_now() != self.name:
                 raise ValueError(f"{self.source}: was changed while it was read")
         with self._blame():
             write_json(self._seal_file, seal.to_dict())
-        samples = ArrowSamples(self.file, self.source, self.reader.images, seal.content)
-        samples.check_images()
-        return samples
+        return seal
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process of the machine into the body at a time."""
+        path = self.file.with_suffix(".lock")
+        lock = FileLock(path)
+        with self._blame():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+            path.unlink(missing_ok=True)  # whoever holds it by now works beside us, unharmed
+
+    def _name_now(self) -> str:
+        parts = (_FORMAT, __version__, *self.key())
+        return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     @property
     def _seal_file(self) -> Path:
@@ -141,8 +144,3 @@ class CacheEntry:
                 f"cannot keep the samples of {self.source} in {self.file.parent}: "
                 f"{error.strerror or error}; set {VARIABLE} to a folder with space to write to"
             ) from error
-
-
-def same_id(path: Path, first: int, second: int, id_: str) -> ValueError:
-    """Return the error of two items with one id."""
-    return ValueError(f"{path}: items {first} and {second} have the same id {id_!r}")

@@ -1,7 +1,8 @@
-"""Opens image files of unknown origin: known formats only, a bounded size, one kind of error."""
+"""Opens images of unknown origin: known formats only, a bounded size, one kind of error."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -34,8 +35,27 @@ def decode_image(path: Path) -> Image.Image:
     if not path.is_file():
         reason = "it is not a file" if path.exists() else "there is no such file"
         raise ValueError(f"cannot read image {path}: {reason}")
+    return _decode(path, str(path))
+
+
+def decode_bytes(content: bytes, name: str) -> Image.Image:
+    """Return the picture that encoded bytes hold, in mode RGB; see `decode_image`.
+
+    Args:
+        content: What an image file would hold.
+        name: What messages call the image.
+
+    Raises:
+        ValueError: As `decode_image` does.
+    """
+    if not content:
+        raise ValueError(f"cannot read image {name}: it holds no bytes")
+    return _decode(io.BytesIO(content), name)
+
+
+def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        with _open(path) as image:
+        with _open(file) as image:
             if image.mode in _FLAT:
                 raise ValueError(f"pixels of mode {image.mode} have no fixed range; save as 8 bits")
             if image.mode in _DEEP:
@@ -45,17 +65,17 @@ def decode_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise ValueError(f"cannot read image {path}: it is not one of {known}") from error
+        raise ValueError(f"cannot read image {name}: it is not one of {known}") from error
     except Exception as error:  # decoders raise a dozen kinds for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot read image {path}: {reason}") from error
+        raise ValueError(f"cannot read image {name}: {reason}") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(file: Path | io.BytesIO) -> Image.Image:
     with warnings.catch_warnings():  # the size is known only once PIL has warned of it
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         Image.init()  # the formats that are not loaded at once
-        return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

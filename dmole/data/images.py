@@ -1,13 +1,19 @@
-"""Finds the images a data file names, without opening them."""
+"""Finds the images a data file names or holds, without decoding them."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import os
 import re
 import stat
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
-from dmole.data.sample import FileImage
+from dmole.data.sample import EmbeddedImage, FileImage, StoredImage
 
 _KNOWN = 4096  # paths kept, as neighboring items often share an image and paths are slow to make
 _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udfff]", re.I | re.S)
@@ -16,9 +22,46 @@ _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udf
 _SHOWN = 80
 """Characters of a name that a message repeats."""
 
+_DATA = "data:"
+
+
+class ImageFinder(Protocol):
+    """Where the images of a data file are found by the text that stands for each."""
+
+    def find(self, name: str) -> StoredImage:
+        """Return the image with this name, which exists.
+
+        Raises:
+            ValueError: If the name is malformed or leads outside.
+            FileNotFoundError: If there is no such image.
+        """
+        ...
+
+    def locate(self, name: str) -> StoredImage:
+        """Return the image with this name without looking whether it exists."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Return the bytes of the image with this name, after the checks of `find`."""
+        ...
+
+
+def name_of(reference: str | bytes | Mapping[str, Any]) -> str:
+    """Return the text that stands for an image: a path, or its content as a data URI.
+
+    Args:
+        reference: The image as an item holds it; a mapping has the keys ``bytes`` and ``path``.
+    """
+    if isinstance(reference, str):
+        return reference
+    if isinstance(reference, bytes):
+        return f"{_DATA};base64,{base64.b64encode(reference).decode('ascii')}"
+    content = reference.get("bytes")
+    return name_of(content if content is not None else str(reference.get("path")))
+
 
 class ImageRoot:
-    """A folder that images must not leave.
+    """A folder that images must not leave; images in data URIs need none.
 
     Args:
         root: The folder; it may itself be a symbolic link.
@@ -31,7 +74,7 @@ class ImageRoot:
         self._folders_inside: dict[Path, bool] = {}
         self._known: dict[str, FileImage] = {}
 
-    def find(self, name: str) -> FileImage:
+    def find(self, name: str) -> StoredImage:
         """Return the image with this name.
 
         Args:
@@ -43,7 +86,8 @@ class ImageRoot:
             FileNotFoundError: If there is no such file.
         """
         image = self.locate(name)
-        self._check(name, image.path)
+        if isinstance(image, FileImage):
+            self._check(name, image.path)
         return image
 
     def size(self, name: str) -> int:
@@ -53,9 +97,12 @@ class ImageRoot:
             ValueError: As `find` does.
             FileNotFoundError: If there is no such file.
         """
-        return self._check(name, self.locate(name).path)
+        image = self.locate(name)
+        if isinstance(image, EmbeddedImage):
+            return image.stored_size
+        return self._check(name, image.path)
 
-    def locate(self, name: str) -> FileImage:
+    def locate(self, name: str) -> StoredImage:
         """Return the image with this name without looking whether the file exists.
 
         Raises:
@@ -64,6 +111,8 @@ class ImageRoot:
         """
         if name in self._known:
             return self._known[name]
+        if name.startswith(_DATA):
+            return _data_image(name)
         parts = PurePosixPath(name).parts
         if not parts or os.path.isabs(name) or ".." in parts:
             raise ValueError(
@@ -102,6 +151,32 @@ class ImageRoot:
 
     def _is_inside(self, path: Path) -> bool:
         return os.path.commonpath([os.path.realpath(path), self._real_root]) == self._real_root
+
+
+def _data_image(uri: str) -> EmbeddedImage:
+    """Return the image that a data URI holds.
+
+    Raises:
+        ValueError: If the URI is malformed.
+    """
+    content = _decode_uri(uri)
+    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+    name = f"{uri[: uri.index(',')]} of {len(content)} bytes, digest {digest}"
+    return EmbeddedImage(name, len(content), partial(_decode_uri, uri))
+
+
+def _decode_uri(uri: str) -> bytes:
+    head, comma, text = uri.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ValueError(f"image {_shown(uri)} must begin with 'data:image/<kind>;base64,'")
+    try:
+        # some writers break the lines; what is no base64 otherwise is refused
+        content = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"image {_shown(uri)} is not base64: {error}") from error
+    if not content:
+        raise ValueError(f"image {_shown(uri)} holds no bytes")
+    return content
 
 
 def _shown(name: str) -> str:

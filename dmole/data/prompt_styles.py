@@ -11,7 +11,10 @@ from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 
 class PlainStyle:
-    r"""The form of LLaVA-1.5: ``USER: <image>\n question ASSISTANT: answer</s>``."""
+    r"""The form of LLaVA-1.5: ``USER: <image>\n question ASSISTANT: answer</s>``.
+
+    A system turn stands before it.
+    """
 
     needs_image = False
     """Whether the model only answers questions about images."""
@@ -24,10 +27,15 @@ class PlainStyle:
         self, turns: Sequence[Turn], generation: bool, image_token: str, end_token: str
     ) -> str:
         """Return the text of some turns, with the prompt for the next answer if asked."""
+        texts = {
+            "system": "{text} ",
+            "user": "USER: {text} ",
+            "assistant": "ASSISTANT: {text}{end}",
+        }
         text = "".join(
-            f"USER: {turn.text.replace(IMAGE_PLACEHOLDER, image_token)} "
-            if turn.role == "user"
-            else f"ASSISTANT: {turn.text}{end_token}"
+            texts[turn.role].format(
+                text=turn.text.replace(IMAGE_PLACEHOLDER, image_token), end=end_token
+            )
             for turn in turns
         )
         return text + "ASSISTANT:" if generation else text
@@ -36,8 +44,11 @@ class PlainStyle:
         """Refuse a sample that the model was not made for.
 
         Raises:
-            ValueError: If it has no image, or several questions, where the model wants otherwise.
+            ValueError: If it has no image, several questions or a system turn, where the model was
+                made for others.
         """
+        if self.single_turn and sample.turns[0].role == "system":
+            raise ValueError(f"sample {sample.id!r} has a system turn: this model takes none")
         if self.needs_image and not sample.images:
             raise ValueError(f"sample {sample.id!r} has no image: this model wants one")
         asked = sum(turn.role == "user" for turn in sample.turns)

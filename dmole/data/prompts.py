@@ -6,7 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmole.data.items import LETTERS, Item, choices_of, question_of
+from dmole.data.items import LETTERS, Item, choices_of
+from dmole.data.sample import IMAGE_PLACEHOLDER
+from dmole.data.shapes.query import is_query_by_question
+from dmole.data.shapes.question import split_placeholders
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -22,13 +25,35 @@ def worded(item: Item, prompt: str) -> Item:
         ValueError: If the prompt names a key that the item lacks.
 
     Example:
-        >>> worded({"question": "What? <image>", "answer": "x"}, "{question} One word.")["text"]
+        >>> worded({"question": "What?", "answer": "x"}, "{question} One word.")["text"]
         'What? One word.'
     """
-    if "conversations" in item:
+    key = question_key(item)
+    if key is None:
         return item
+    text = item.get(key)
+    # placeholders are counted later: each that {question} leaves out is put first
+    outside = split_placeholders(text)[0] if isinstance(text, str) else 0
     # one pass: braces in what is put in stand for themselves
-    return item | {"text": _FIELD.sub(lambda match: _value(item, match[1]), prompt)}
+    wording = _FIELD.sub(lambda match: _value(item, match[1]), prompt)
+    if not outside:
+        return item | {_target(item, key): wording}
+    return item | {_target(item, key): f"{IMAGE_PLACEHOLDER}\n" * outside + wording}
+
+
+def question_key(item: Mapping[str, Any]) -> str | None:
+    """Return the key of an item's question, None if the item is a conversation."""
+    if any(key in item for key in ("conversations", "messages")):
+        return None
+    keys = [key for key in ("text", "question", "query", "prompt", "problem") if key in item]
+    if not keys:
+        return "text"  # layouts whose prompt is the whole question
+    return None if isinstance(item[keys[0]], list) else keys[0]
+
+
+def _target(item: Mapping[str, Any], key: str) -> str:
+    """Return the key that the wording is put under."""
+    return "text" if key == "question" and not is_query_by_question(item) else key
 
 
 def lettered(choices: Sequence[str]) -> str:
@@ -38,7 +63,8 @@ def lettered(choices: Sequence[str]) -> str:
 
 def _value(item: Mapping[str, Any], key: str) -> str:
     if key == "question":
-        question = question_of(item)
+        text = item.get(question_key(item) or "text", "")
+        question = split_placeholders(text)[1] if isinstance(text, str) else ""
         if not question:
             raise ValueError("has no 'text' or 'question' for its prompt")
         return question

@@ -69,11 +69,12 @@ class ChatRenderer:
 
         Raises:
             ValueError: If placeholders and images differ in number, a turn holds the model's
-                image token as text, or the template does not keep the answers as they are.
+                image token as text, or the template does not keep the answers as they are or
+                has no place for a system turn.
         """
         self._check_images(sample)
         self.style.check(sample)
-        full = self._template(sample.turns, generation)
+        full = self._whole(sample, generation)
         text, copied, answers = "", 0, []
         for position, turn in enumerate(sample.turns):
             if turn.role == "assistant":
@@ -89,6 +90,22 @@ class ChatRenderer:
         if generation:  # the answer of a training text stands before what the processor adds
             text = text.removesuffix(self.style.added)
         return Rendered(text, tuple(answers))
+
+    def _whole(self, sample: Sample, generation: bool) -> str:
+        """Return the whole text; refuse a template that raises on or leaves out a system turn."""
+        first = sample.turns[0]
+        if first.role != "system":
+            return self._template(sample.turns, generation)
+        try:
+            full = self._template(sample.turns, generation)
+        except Exception as error:  # templates raise what their authors chose
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"sample {sample.id!r}: the chat template takes no system turn: {reason}"
+            ) from error
+        if first.text.strip() not in full:
+            raise ValueError(f"sample {sample.id!r}: the chat template leaves out the system turn")
+        return full
 
     def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[AnswerSpan, int]:
         """Find the end token of the answer in ``full[start:stop]`` and where to go on after it."""

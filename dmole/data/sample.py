@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
-from dmole.data.decoding import decode_image
+from dmole.data.decoding import decode_bytes, decode_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,43 @@ class FileImage:
             ValueError: If the file is missing, damaged, too large or no image; names it.
         """
         return decode_image(self.path)
+
+    @property
+    def name(self) -> str:
+        """The path, which tells this image from others."""
+        return str(self.path)
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of the file."""
+        return os.stat(self.path).st_size
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """A picture whose encoded bytes lie in a data file: a row, a member of a tar file, a data URI.
+
+    Args:
+        name: What tells this image from others, for messages and comparisons.
+        stored_size: Number of its bytes.
+        read: Returns the bytes; they are read each time they are needed.
+    """
+
+    name: str
+    stored_size: int
+    read: Callable[[], bytes] = field(compare=False, repr=False)
+
+    def load(self) -> Image.Image:
+        """Return the picture in mode RGB; see :func:`~dmole.data.decoding.decode_bytes`.
+
+        Raises:
+            ValueError: If the bytes are damaged, too large or no image; names the image.
+        """
+        return decode_bytes(self.read(), self.name)
+
+
+StoredImage = FileImage | EmbeddedImage
+"""An image that is kept on disk, with a ``name`` and a ``stored_size`` in bytes."""
 
 
 @dataclass(frozen=True)

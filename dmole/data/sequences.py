@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from dmole.data.collate import Item
-from dmole.data.sample import ArrayImage, FileImage, ImageSource, Sample
+from dmole.data.sample import ArrayImage, ImageSource, Sample, StoredImage
 from dmole.data.sampler import approximate_length
 
 Lengths = npt.NDArray[np.int32]
 Numbers = npt.NDArray[np.int64]
+
+
+class Row(NamedTuple):
+    """A sample as its source has it.
+
+    Args:
+        position: Position of the item in the source.
+        sample: The sample.
+        images: The texts that stand for its images there; see `dmole.data.images.ImageFinder`.
+    """
+
+    position: int
+    sample: Sample
+    images: Sequence[str]
 
 
 class Samples(Sequence[Sample]):
@@ -35,7 +48,7 @@ class Samples(Sequence[Sample]):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a SHA-256 of ids, texts, references, metadata and the image files' sizes in bytes.
+        """Return a SHA-256 of ids, texts, references, metadata and the bytes of stored images.
 
         It follows from the samples alone, not from where they are held.
         """
@@ -83,7 +96,7 @@ class SampleList(Samples):
         for sample in self._samples:
             content.update(content_bytes(sample))
         images = (image for sample in self._samples for image in sample.images)
-        sizes = [os.stat(image.path).st_size for image in images if isinstance(image, FileImage)]
+        sizes = [image.stored_size for image in images if isinstance(image, StoredImage)]
         return join_digests(content.hexdigest(), digest_sizes([np.array(sizes, np.int64)]))
 
 
@@ -155,9 +168,9 @@ def _stored_bytes(sample: Sample) -> int:
 
 
 def _image_bytes(image: ImageSource) -> int:
-    """Return the size of a file, and of any other picture that of its pixels."""
-    if isinstance(image, FileImage):
-        return os.stat(image.path).st_size
+    """Return the size of a stored image, and of any other picture that of its pixels."""
+    if isinstance(image, StoredImage):
+        return image.stored_size
     pixels = image.array if isinstance(image, ArrayImage) else np.asarray(image.load())
     return pixels.nbytes
 
@@ -185,3 +198,8 @@ def digest_sizes(sizes: Iterable[npt.NDArray[np.int64]]) -> str:
 def join_digests(content: str, sizes: str) -> str:
     """Return the fingerprint of samples with these digests of content and image sizes."""
     return hashlib.sha256(f"{content} {sizes}".encode()).hexdigest()
+
+
+def same_id(source: str, first: int, second: int, id_: str) -> ValueError:
+    """Return the error of two items with one id."""
+    return ValueError(f"{source}: items {first} and {second} have the same id {id_!r}")

@@ -19,8 +19,12 @@ class Task:
     Args:
         name: Unique name; it becomes a folder and a state-dict key, so letters, digits, ``_``
             and ``-`` only, beginning with a letter or digit.
-        train: Training samples: a ``.json`` or ``.jsonl`` file, or
-            ``synthetic://<generator>/<split>?size=N[&seed=S]``. Braces hold alternatives, as in a
+        train: Training samples: a ``.json`` or ``.jsonl`` file, VLMEvalKit's ``.tsv``, a folder
+            of parquet files or one that ``save_to_disk`` wrote, ``.tar`` files of webdataset (a
+            folder, or ``name-{000..012}.tar``), a meta file of InternVL,
+            ``hf://org/name?split=train[&config=C][&revision=R]``, or
+            ``synthetic://<generator>/<split>?size=N[&seed=S]``. A table takes the split of its
+            name; ``folder?split=validation`` takes another. Braces hold alternatives, as in a
             shell, and the first file that exists is taken: ``CLEVR{,-Math}/{train_4w,train}.json``.
         test: Test samples, given in the same ways.
         image_root: Folder the image paths in the files are relative to, alternatives allowed; by
@@ -41,6 +45,10 @@ class Task:
             ``"{question} Answer in one word."``. Braces hold keys of the item; ``{question}`` is
             its question without image placeholders, ``{options}`` its choices, a letter each.
         repeat: How often each training sample occurs in an epoch.
+        columns: Keys of the items that are called otherwise in the files, such as
+            ``{question: q}``: the key of dmole and the key of the file.
+        limit: Most items of each split. A random part is taken, in the order of the file and the
+            same for every seed; ``file.json#1000`` does so for one split.
         eval_only: Whether the task is never trained on: a column of the evaluation matrix that
             tells what the base model's abilities have become, outside AVG, Last and BWT.
 
@@ -66,6 +74,8 @@ class Task:
     benchmark: str | None = None
     prompt: str | None = None
     repeat: int = 1
+    columns: dict[str, str] = field(default_factory=dict)
+    limit: int | None = None
     eval_only: bool = False
 
 
@@ -104,7 +114,7 @@ def _validate(task: Task) -> None:
     for split in ("test",) if task.eval_only else ("train", "test"):
         if not getattr(task, split):
             raise ValueError(f"task {task.name!r} has no {split} data")
-    for key in ("epochs", "batch_size", "max_new_tokens", "repeat"):
+    for key in ("epochs", "batch_size", "max_new_tokens", "repeat", "limit"):
         value = getattr(task, key)
         if value is not None and value < 1:
             raise ValueError(f"task {task.name!r}: {key} must be at least 1, got {value}")

@@ -11,9 +11,8 @@ from typing import Any
 
 from dmole.benchmarks.sizes import published_sizes, size_mismatch
 from dmole.data.formats import Split
-from dmole.data.reading import SYNTHETIC_SCHEME
+from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task
-from dmole.demo.world.tasks import parse_address
 from dmole.doctor.compare import compare_images, compare_texts
 from dmole.doctor.findings import Finding, Findings, count_level
 from dmole.doctor.images import ImageReport, examine_images
@@ -78,12 +77,14 @@ class DataReport:
     Args:
         tasks: The tasks.
         splits: The file of each task and split; that of a generated one is missing.
+        generated: The number of samples of each task and split that is generated.
         options: How they were examined.
         general: Findings that belong to no file.
     """
 
     tasks: Sequence[Task]
     splits: dict[tuple[str, Split], SplitReport]
+    generated: dict[tuple[str, Split], int]
     options: CheckOptions
     general: Findings
 
@@ -116,13 +117,14 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
     published = {task.name: _published(task) for task in tasks}
     general = Findings(options.limit)
     options = _with_model(options, general)
-    sources = [
-        Source.of(task, split, data_root.expanduser())
+    root = data_root.expanduser()
+    found = {
+        (task.name, split): Source.of(task, split, root)
         for task in tasks
         for split in splits_of(task)
-        if generated_size(task, split) is None
-    ]
-    examined = _examine(sources, options)
+    }
+    generated = {key: s.size for key, s in found.items() if isinstance(s, GeneratedSource)}
+    examined = _examine([s for s in found.values() if isinstance(s, Source)], options)
     splits = {(s.texts.source.task.name, s.texts.source.split): s for s in examined}
     for task in tasks:
         pair = splits.get((task.name, "train")), splits.get((task.name, "test"))
@@ -133,7 +135,7 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
         _check_sizes(texts, published[task.name])
         if "test" in texts:
             _check_balance(texts["test"])
-    return DataReport(tasks, splits, options, general)
+    return DataReport(tasks, splits, generated, options, general)
 
 
 def _published(task: Task) -> dict[str, Any]:
@@ -156,23 +158,6 @@ def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
     return options
 
 
-def address_of(task: Task, split: Split) -> str:
-    """Return what a task names as its training or test samples."""
-    address = task.train if split == "train" else task.test
-    assert address is not None  # tasks without were refused
-    return address
-
-
-def generated_size(task: Task, split: Split) -> int | None:
-    """Return how many samples a synthetic task has, None for a file.
-
-    Raises:
-        ValueError: If the address of the samples is malformed.
-    """
-    address = address_of(task, split)
-    return parse_address(address).size if address.startswith(SYNTHETIC_SCHEME) else None
-
-
 def _examine(sources: Sequence[Source], options: CheckOptions) -> list[SplitReport]:
     """Examine some files, large ones in several parts where there are processes to spare."""
     parts = max(1, math.ceil(options.processes / max(1, len(sources))))
@@ -186,16 +171,12 @@ def _examine(sources: Sequence[Source], options: CheckOptions) -> list[SplitRepo
             if options.model is not None:
                 more = part, options.model, options.tokens
                 jobs.append((source, partial(examine_tokens, source, options.limit, *more)))
-    jobs.sort(key=lambda job: -_size(job[0]))  # the longest first, so that none is left alone
+    jobs.sort(key=lambda job: -job[0].size)  # the longest first, so that none is left alone
     results = run_jobs([job for _, job in jobs], options.processes)
     return [
         _put_together([r for (s, _), r in zip(jobs, results, strict=True) if s == source])
         for source in sources
     ]
-
-
-def _size(source: Source) -> int:
-    return source.path.stat().st_size if source.path.is_file() else 0
 
 
 def _put_together(results: list[Any]) -> SplitReport:

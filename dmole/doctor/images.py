@@ -6,14 +6,13 @@ import hashlib
 import warnings
 from array import array
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dmole.data.leakage import asked, stable_hash
-from dmole.data.sample import FileImage
+from dmole.data.sample import StoredImage
 from dmole.doctor.findings import Findings
 from dmole.doctor.source import Source, Tick, TolerantReader
 
@@ -28,7 +27,7 @@ class ImageReport:
     Args:
         source: The file.
         findings: What is wrong.
-        paths: A hash of the path of each file that was looked at.
+        paths: A hash of the name of each image that was looked at.
         owners: Position of an item, for each of its images.
         pictures: The hash of that image.
         askers: Position of an item whose images and texts can be read.
@@ -73,11 +72,11 @@ class Album:
         """Hashes of the paths of the files."""
         return self._hashes.keys() | self._faults.keys()
 
-    def look(self, path: Path) -> tuple[int | None, Fault | None]:
+    def look(self, image: StoredImage) -> tuple[int | None, Fault | None]:
         """Return the hash of an image, None where it cannot be decoded, and what is wrong."""
-        key = stable_hash(str(path))
+        key = stable_hash(image.name)
         if key not in self._hashes and key not in self._faults:
-            value, fault = picture_hash(path) if self._decode else (key, None)
+            value, fault = picture_hash(image) if self._decode else (key, None)
             if value is not None:
                 self._hashes[key] = value
             if fault is not None:
@@ -105,7 +104,7 @@ def examine_images(
     album = Album(decode=decode)
     number, parts = part
     for index, item in source.valid_items(tick):
-        if stable_hash(repr(item.get("image") or index)) % parts == number:
+        if stable_hash(repr(item.get("image") or item.get("images") or index)) % parts == number:
             _examine_item(report, reader, album, item, index)
     report.paths.extend(album.paths)
     return report
@@ -115,26 +114,23 @@ def _examine_item(
     report: ImageReport, reader: TolerantReader, album: Album, item: dict[str, Any], index: int
 ) -> None:
     source, pictures = report.source, list[int | None]()
-    for image in reader.images(item):
-        # what is no file has no hash; the pass over the texts has reported it
-        value, fault = album.look(image.path) if isinstance(image, FileImage) else (None, None)
+    examined = reader.examine(item, index)
+    for image in reader.images(examined.names):
+        # what is no image has no hash; the pass over the texts has reported it
+        value, fault = (None, None) if isinstance(image, tuple) else album.look(image)
         pictures.append(value)
         if fault is not None:
             report.findings.add(source.finding(*fault, index, source.id_of(item, index)))
         if value is not None:
             report.owners.append(index)
             report.pictures.append(value)
-    if None in pictures:
+    if None in pictures or examined.sample is None:
         return
-    try:
-        texts = asked(reader.read(item, index))
-    except ValueError:
-        return  # reported by the pass over the texts
     report.askers.append(index)
-    report.questions.append(stable_hash(repr(pictures), *texts))
+    report.questions.append(stable_hash(repr(pictures), *asked(examined.sample)))
 
 
-def picture_hash(path: Path) -> tuple[int | None, Fault | None]:
+def picture_hash(image: StoredImage) -> tuple[int | None, Fault | None]:
     """Decode an image as training does and return a hash of its pixels, and what is wrong.
 
     The hash is made of the SHA-256 of the RGB pixels, so the same picture is recognised in
@@ -143,7 +139,7 @@ def picture_hash(path: Path) -> tuple[int | None, Fault | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd files are not faults
         try:
-            picture = FileImage(path).load()
+            picture = image.load()
         except ValueError as error:
             bomb = isinstance(error.__cause__, _TOO_LARGE)
             return None, ("image_bomb" if bomb else "unreadable_image", str(error))

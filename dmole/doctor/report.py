@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from dmole.data.formats import Split
+from dmole.data.source import address_of
 from dmole.data.task import Task
-from dmole.doctor.check import DataReport, SplitReport, address_of, generated_size
+from dmole.doctor.check import DataReport, SplitReport
 from dmole.doctor.findings import LEVELS, Finding
 from dmole.messages import one_line
 from dmole.store import splits_of
@@ -43,12 +44,14 @@ def as_json(report: DataReport) -> dict[str, Any]:
 def _split_json(report: DataReport, task: Task, split: Split) -> dict[str, Any]:
     found = report.splits.get((task.name, split))
     if found is None:
-        size = generated_size(task, split)
+        size = report.generated[task.name, split]
         return {"file": address_of(task, split), "generated": True, "items": size}
     answers = found.texts.answers
     return {
-        "file": one_line(str(found.texts.source.path)),
+        "file": one_line(found.texts.source.address),
         "generated": False,
+        "source": found.texts.source.kind,
+        "shape": found.texts.shape,
         "items": found.texts.items,
         "complete": found.texts.complete,
         "images": {"named": found.texts.images, "files": found.images.files},
@@ -116,7 +119,7 @@ def histogram(lengths: Counter[int], limit: int | None = None) -> list[tuple[int
 def as_text(report: DataReport) -> str:
     """Return a report as a table of the files and a list of what is wrong, a line each."""
     rows = [_row(report, task, split) for task in report.tasks for split in splits_of(task)]
-    rows.insert(0, ("task", "split", "items", "images", "tokens", "most frequent answers"))
+    rows.insert(0, ("task", "split", "shape", "items", "images", "tokens", "most frequent answers"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = [
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
@@ -132,8 +135,8 @@ def as_text(report: DataReport) -> str:
 def _row(report: DataReport, task: Task, split: Split) -> tuple[str, ...]:
     found = report.splits.get((task.name, split))
     if found is None:
-        size = generated_size(task, split)
-        return task.name, split, str(size), "-", "-", "generated, nothing to check"
+        size = report.generated[task.name, split]
+        return task.name, split, "-", str(size), "-", "-", "generated, nothing to check"
     answers, tokens = found.texts.answers, _tokens_json(found, None)
     frequent = ", ".join(
         f"{_short(answer)} {count / answers.total:.1%}"
@@ -143,11 +146,18 @@ def _row(report: DataReport, task: Task, split: Split) -> tuple[str, ...]:
     return (
         task.name,
         split,
+        _shape(found),
         str(found.texts.items) + ("" if found.texts.complete else "+"),
         str(found.images.files),
         lengths,
         frequent or "-",
     )
+
+
+def _shape(found: SplitReport) -> str:
+    """Return the shape of the items and the kind of their source."""
+    shape, kind = found.texts.shape, found.texts.source.kind
+    return " in ".join(word for word in (shape, kind) if word) or "-"
 
 
 def _histograms(report: DataReport) -> Iterator[str]:

@@ -1,24 +1,27 @@
-"""One file to be examined, and its items as they come."""
+"""One source to be examined, and its items as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dmole.data.formats import ItemReader, Split, image_names, sample_id
-from dmole.data.images import ImageRoot
+from dmole.data.formats import Split, sample_id
+from dmole.data.images import name_of
 from dmole.data.paths import alternatives
-from dmole.data.sample import FileImage, Sample
-from dmole.data.streaming import stream_items
+from dmole.data.sample import FileImage, Sample, StoredImage
+from dmole.data.shapes import SHAPES, Shape
+from dmole.data.shapes.pictures import read_images
+from dmole.data.shapes.recognition import shapes_of
+from dmole.data.source import DataSource, address_of, find_source
+from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task
-from dmole.data.task_files import open_task
 from dmole.doctor.findings import Finding
 from dmole.messages import one_line
 
 Tick = Callable[[int], None]
-"""Is told now and then how many more items were gone through."""
+"""Progress callback: takes the number of items read since the last call."""
 
 _TICK = 500  # items
 _LONGEST = 400  # characters of a message: it may quote what the file holds
@@ -26,75 +29,82 @@ _LONGEST = 400  # characters of a message: it may quote what the file holds
 
 @dataclass(frozen=True)
 class Source:
-    """The file of a task and split.
+    """The data of a task and split.
 
     Args:
         task: The task.
-        split: What the file is for.
-        data_root: Folder that the task's paths are relative to.
-        path: The file.
-        image_root: Folder of the images.
-        plain: Whether the items are those of the file, unchanged.
-        fault: Why the file cannot be read at all, None where it can.
+        split: What the data are for.
+        address: The file, folder or address, for reports.
+        data: The data; None where they cannot be opened at all.
+        fault: Why they cannot be opened.
     """
 
     task: Task
     split: Split
-    data_root: Path
-    path: Path
-    image_root: Path
-    plain: bool = True
+    address: str
+    data: DataSource | None = None
     fault: str | None = None
 
     @classmethod
-    def of(cls, task: Task, split: Split, data_root: Path) -> Source:
-        """Return the file of a task; where there is none, the one that was looked for first."""
+    def of(cls, task: Task, split: Split, data_root: Path) -> Source | GeneratedSource:
+        """Return the data of a task; for a missing file, the one that was looked for first.
+
+        There is nothing to examine about generated samples.
+        """
         try:
-            opened = open_task(task, split, data_root)
+            found = find_source(task, split, data_root)
         except (ValueError, OSError) as error:
-            address = task.train if split == "train" else task.test
-            assert address is not None  # tasks without were refused
-            path = data_root / Path(alternatives(address)[0]).expanduser()
-            return cls(task, split, data_root, path, path.parent, fault=str(error))
-        return cls(task, split, data_root, opened.path, opened.image_root, opened.plain)
+            address = address_of(task, split)
+            if "://" not in address:
+                address = str(data_root / Path(alternatives(address)[0]).expanduser())
+            return cls(task, split, address, fault=str(error))
+        if isinstance(found, GeneratedSource):
+            return found
+        return cls(task, split, found.address, found)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, 0 where it is none: what takes long is examined first."""
+        path = Path(self.address)
+        return path.stat().st_size if path.is_file() else 0
+
+    @property
+    def kind(self) -> str | None:
+        """Name of the kind of source, None where it cannot be opened."""
+        return None if self.data is None else self.data.container.kind
 
     def without_suffix(self) -> Source:
-        """Return the same file with nothing put behind its questions."""
-        return replace(self, task=replace(self.task, prompt_suffix=""))
+        """Return the same data with nothing put after the questions."""
+        task = replace(self.task, prompt_suffix="")
+        data = self.data and replace(self.data, task=task)
+        return replace(self, task=task, data=data)
 
     def finding(
         self, kind: str, message: str, item: int | None = None, id: str | None = None
     ) -> Finding:
         """Return a finding in this file."""
         name = None if id is None else one_line(id)
-        text = one_line(message).removeprefix(f"{one_line(str(self.path))}: ")
+        text = one_line(message).removeprefix(f"{one_line(self.address)}: ")
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST - 3]}..."
-        return Finding(kind, text, self.task.name, self.split, one_line(str(self.path)), item, name)
+        return Finding(kind, text, self.task.name, self.split, one_line(self.address), item, name)
 
     def items(self, tick: Tick | None = None) -> Iterator[tuple[int, Any]]:
-        """Yield position and content of each item.
-
-        Those of a plain file come whatever they are; in other formats the first fault ends them.
+        """Yield position and content of each item, whatever it is, up to the first broken one.
 
         Raises:
             ValueError: If the file, or a side file, is broken.
             OSError: If one cannot be read.
         """
+        if self.data is None:
+            raise ValueError(self.fault)
         index = -1
-        for index, item in self._contents():
+        for index, item in self.data.items():
             yield index, item
             if tick is not None and index % _TICK == _TICK - 1:
                 tick(_TICK)
         if tick is not None:
             tick((index + 1) % _TICK)
-
-    def _contents(self) -> Iterator[tuple[int, Any]]:
-        if self.fault is not None:
-            raise ValueError(self.fault)
-        if self.plain:
-            return stream_items(self.path)
-        return open_task(self.task, self.split, self.data_root).items
 
     def valid_items(self, tick: Tick | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the items that are objects; end quietly where the file is broken.
@@ -115,46 +125,84 @@ class Source:
         return sample_id(item, index) if isinstance(item, dict) else str(index)
 
 
-class UncheckedRoot(ImageRoot):
-    """Takes every path for that of an image, so that texts can be read without the images."""
+class Examined(NamedTuple):
+    """What could be read of an item.
 
-    def find(self, name: str) -> FileImage:
-        """Return the image with this name, which need not exist."""
-        return FileImage(Path(name))
+    Args:
+        names: The texts that stand for its images.
+        sample: Its sample, with images that need not exist; None where it is malformed.
+        error: Why it is malformed.
+    """
+
+    names: Sequence[str]
+    sample: Sample | None
+    error: str | None = None
 
 
 class TolerantReader:
-    """Reads items whose images may be missing.
+    """Reads items whose images may be missing, and tells what is wrong with the others.
 
     Args:
         source: Where the items are from.
+
+    Attributes:
+        shapes: The shapes that items may have.
+        ambiguous: Why the first items are of no one shape, None where they are.
     """
 
     def __init__(self, source: Source) -> None:
-        self._root = ImageRoot(source.image_root)
-        unchecked = UncheckedRoot(source.image_root)
-        self._reader = ItemReader(source.split, unchecked, source.task.prompt_suffix)
+        self.ambiguous: str | None = None
+        self.shapes = self._recognise(source)
+        if source.data is not None:
+            self._images = source.data.images()
+            self._reader = source.data.reader(self.shapes, self._images)
 
-    def read(self, item: dict[str, Any], index: int) -> Sample:
-        """Return the sample of an item; its images are not looked for.
+    @property
+    def shape(self) -> str | None:
+        """Name of the shape, None where there is none."""
+        return " or ".join(shape.name for shape in self.shapes) or None
 
-        Raises:
-            ValueError: If the item is malformed.
-        """
-        return self._reader.read(item, index)
-
-    def images(self, item: dict[str, Any]) -> Iterator[FileImage | tuple[str, str]]:
-        """Yield each image of an item, or the kind of finding and message that it is instead."""
+    def examine(self, item: dict[str, Any], index: int) -> Examined:
+        """Return what can be read of an item; its images are not looked for."""
         try:
-            names = image_names(item)
-        except ValueError:
-            return  # `read` refuses the item for it
+            conversation = self._reader.parse(item)
+        except ValueError as error:
+            return Examined(_names(item), None, str(error))
+        names = [name_of(image) for image in conversation.images]
+        images = [FileImage(Path(name)) for name in names]
+        return Examined(names, self._reader.sample(conversation, images, index))
+
+    def images(self, names: Sequence[str]) -> Iterator[StoredImage | tuple[str, str]]:
+        """Yield each image of an item, or the kind of finding and message that it is instead."""
         for name in names:
             try:
-                yield self._root.find(name)
+                yield self._images.find(name)
             except FileNotFoundError as error:
                 yield "missing_image", str(error)
             except ValueError as error:
                 yield "image_path", str(error)
             except OSError as error:  # a name too long, a folder that may not be read
                 yield "unreadable_image", f"cannot read image {name!r}: {error.strerror}"
+
+    def _recognise(self, source: Source) -> tuple[Shape, ...]:
+        """Return the shape of the first item that has one: others are malformed, one by one."""
+        if source.data is None:
+            return ()
+        if source.data.container.shapes:
+            return source.data.shapes()
+        shaped = [item for item in source.data.first_items() if shapes_of(item)]
+        if not shaped:
+            return tuple(SHAPES.values())
+        common = [shape for shape in shapes_of(shaped[0]) if all(map(shape.matches, shaped))]
+        if len(common) > 1:
+            described = " and ".join(f"{shape.name!r} ({shape.keys})" for shape in common)
+            self.ambiguous = f"the items have more than one shape: {described}"
+        return tuple(common or shapes_of(shaped[0]))[:1]
+
+
+def _names(item: dict[str, Any]) -> list[str]:
+    """Return the texts that stand for the images of a malformed item, as far as they are clear."""
+    try:
+        return [name_of(image) for image in read_images(item)]
+    except ValueError:
+        return []

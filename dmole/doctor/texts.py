@@ -27,6 +27,7 @@ class TextReport:
     Args:
         source: The file.
         findings: What is wrong.
+        shape: Name of the shape of the items; None where there is none.
         items: How many there are.
         complete: Whether the file could be read to its end.
         images: How many times an image is named.
@@ -37,6 +38,7 @@ class TextReport:
 
     source: Source
     findings: Findings
+    shape: str | None = None
     items: int = 0
     complete: bool = False
     images: int = 0
@@ -54,6 +56,9 @@ def examine_texts(source: Source, limit: int, *, tick: Tick | None = None) -> Te
     """
     report = TextReport(source, Findings(limit))
     reader = TolerantReader(source)
+    report.shape = reader.shape
+    if reader.ambiguous is not None:
+        report.findings.add(source.finding("file", reader.ambiguous))
     try:
         for index, item in source.items(tick):
             report.items += 1
@@ -77,15 +82,17 @@ def _examine_item(report: TextReport, reader: TolerantReader, item: Any, index: 
         return
     id = sample_id(item, index)
     report.ids.append(id_hash(id))
-    for image in reader.images(item):
+    examined = reader.examine(item, index)
+    for image in reader.images(examined.names):
         report.images += 1
         if isinstance(image, tuple):
             findings.add(source.finding(*image, index, id))
-    try:
-        report.answers.add(_answers(reader.read(item, index)))
-    except ValueError as error:
-        kind = "empty_answer" if str(error).endswith("the answer is empty") else "malformed"
-        findings.add(source.finding(kind, str(error), index, id))
+    if examined.sample is not None:
+        report.answers.add(_answers(examined.sample))
+        return
+    error = str(examined.error)
+    kind = "empty_answer" if error.endswith("the answer is empty") else "malformed"
+    findings.add(source.finding(kind, error, index, id))
 
 
 def _answers(sample: Sample) -> tuple[str, ...]:

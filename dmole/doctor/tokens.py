@@ -151,9 +151,8 @@ def _rendered(
     for index, item in source.valid_items(tick):
         if index % parts != number:
             continue
-        try:
-            sample = reader.read(item, index)
-        except ValueError:
+        sample = reader.examine(item, index).sample
+        if sample is None:
             continue  # reported by the pass over the texts
         try:
             text = renderer.render(sample, generation=source.split == "test").text

@@ -1,4 +1,4 @@
-"""The router of D-MoLE: one reconstructor per task, experts whose task reproduces the sample."""
+"""The router of D-MoLE: one reconstructor per expert, those that reproduce the sample are used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Vote = Literal["sample", "batch"]
 
 
 class AutoencoderRouter(LearningRouter):
-    """Use the experts whose task autoencoders reproduce a sample best, at most two or none.
+    """Use the experts whose autoencoders reproduce a sample best, at most two or none.
 
     Args:
         reconstructor: ``pca`` (closed form), ``mlp_linear``, or ``mlp_sigmoid`` (the release).
@@ -40,7 +40,7 @@ class AutoencoderRouter(LearningRouter):
         patience: Epochs without improvement before a trained reconstructor stops.
         max_epochs: Epochs at most of a trained reconstructor.
         bias_init: Start of its output bias, see :class:`~dmole.routing.trained.MLPReconstructor`.
-        seed: Draws the held-out slice and what a trained reconstructor draws, with the task.
+        seed: Draws the held-out slice and what a trained reconstructor draws, by expert.
 
     Raises:
         ValueError: If an argument is out of range, or a sigmoid is to reproduce standardized
@@ -127,39 +127,39 @@ class AutoencoderRouter(LearningRouter):
         self._threshold_scale = scale
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """Tasks the router was fitted to, in order."""
-        return self._bank.tasks
+    def fitted(self) -> tuple[str, ...]:
+        """Experts that have a reconstructor, in the order of their fits."""
+        return self._bank.experts
 
-    def threshold(self, task: str) -> float:
-        """Return the task's threshold, the scale included."""
-        return self._bank.threshold(task, self.quantile) * self.threshold_scale
+    def threshold(self, expert: str) -> float:
+        """Return the expert's threshold, the scale included."""
+        return self._bank.threshold(expert, self.quantile) * self.threshold_scale
 
     def fit(
-        self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
+        self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
     ) -> RouterFit:
-        """Fit the task's reconstructor and threshold; see :meth:`Router.fit`.
+        """Fit the expert's reconstructor and threshold; see :meth:`Router.fit`.
 
         Raises:
             ValueError: If there are fewer than two embeddings or one is not finite.
         """
         if generator is None:
-            generator = torch.Generator().manual_seed(router_seed(self.seed, task))
-        self._bank.fit(task, embeddings, generator)
-        return self.summary(task)
+            generator = torch.Generator().manual_seed(router_seed(self.seed, expert))
+        self._bank.fit(expert, embeddings, generator)
+        return self.summary(expert)
 
-    def summary(self, task: str) -> RouterFit:
-        """Return what :meth:`fit` found out about a fitted task."""
-        losses = self._bank.heldout_losses(task)
-        return RouterFit(losses, self.threshold(task), quantile_table(losses))
+    def summary(self, expert: str) -> RouterFit:
+        """Return what :meth:`fit` returned for an expert."""
+        losses = self._bank.heldout_losses(expert)
+        return RouterFit(losses, self.threshold(expert), quantile_table(losses))
 
     def needs(self, query: RouteQuery) -> bool:
         """Return whether an autoencoder is evaluated."""
         return bool(self._candidates(query))
 
-    def losses(self, embeddings: Tensor, tasks: Sequence[str]) -> Tensor:
-        """Return the loss of raw embeddings ``(N, D)`` under each fitted task, ``(N, E)``."""
-        return self._bank.losses(embeddings, tasks)
+    def losses(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
+        """Return the loss of raw embeddings ``(N, D)`` under each named expert, ``(N, E)``."""
+        return self._bank.losses(embeddings, experts)
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
@@ -178,7 +178,7 @@ class AutoencoderRouter(LearningRouter):
 
     def _candidates(self, query: RouteQuery) -> list[str]:
         """Experts whose autoencoder is evaluated, ``C`` of the ``E`` experts."""
-        fitted = [name for name in query.experts if name in self.tasks]
+        fitted = [name for name in query.experts if name in self.fitted]
         if not query.training:
             return fitted
         return [name for name in fitted if name != query.current] if self.partner else []
@@ -203,7 +203,7 @@ class AutoencoderRouter(LearningRouter):
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return reconstructors and held-out losses; see :meth:`LearningRouter.tensors`."""
-        return {task: self._bank.tensors(task) for task in self.tasks}
+        return {expert: self._bank.tensors(expert) for expert in self.fitted}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""

@@ -74,7 +74,7 @@ def key_scores(rows: Tensor, keys: Tensor) -> Tensor:
 
 
 class KeyRouter(LearningRouter):
-    r"""Use the expert of the task whose keys are nearest, one key for images and one for text.
+    r"""Use the expert whose keys are nearest, one key for images and one for text.
 
     .. math:: \hat t = \arg\max_t \cos(e_{img}, k_{img}^t) + \cos(e_{txt}, k_{txt}^t)
 
@@ -96,11 +96,13 @@ class KeyRouter(LearningRouter):
         """Return whether there are keys to compare with: not in training."""
         return not query.training and any(name in self._keys for name in query.experts)
 
-    def fit(self, task: str, embeddings: Tensor, generator: torch.Generator | None = None) -> None:
-        """Compute the task's keys; see :meth:`Router.fit`."""
+    def fit(
+        self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Compute the expert's keys; see :meth:`Router.fit`."""
         width = self._split()
         halves = (embeddings[:, :width], embeddings[:, width:])
-        self._keys[task] = torch.cat([fit_key(half) for half in halves])  # (Dv + Dl,)
+        self._keys[expert] = torch.cat([fit_key(half) for half in halves])  # (Dv + Dl,)
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""

@@ -100,10 +100,10 @@ class CommonExpertRouter(Router):
         return wide
 
     def fit(
-        self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
+        self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
     ) -> RouterFit | None:
         """Fit the other router; see :meth:`Router.fit`."""
-        return self.router.fit(task, embeddings, generator)
+        return self.router.fit(expert, embeddings, generator)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the other router learned."""

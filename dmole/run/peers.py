@@ -1,4 +1,10 @@
-"""Ends all processes of a run soon after one of them has failed, and says why."""
+"""Ends all processes of a run soon after one of them has failed, and says why.
+
+The launchers (Lightning's observer of its children, torchrun's agent, `srun --kill-on-bad-exit`)
+end the others too, but not as well. Without `PeerWatch`, the others print a traceback of 70 lines
+of a closed connection below the cause. Without `watch_parent`, a process whose starter is killed
+before they are connected waits for it: with gloo it was there after 150 seconds.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dmole.benchmarks.registry import LAYOUTS
 from dmole.data import Task
 from dmole.data.sample import Sample
-from dmole.data.task_files import read_task
+from dmole.data.source import open_source
 from dmole.store import SampleStore
 
 
@@ -41,7 +41,7 @@ def read(root: Path, form: str, content: Any, **options: Any) -> list[Sample]:
     }
     name = options.pop("file", "test.json")
     task = Task("t", train="x", test=write(root, name, content), format=form, side_files=side)
-    return read_task(replace(task, **options), "test", root)
+    return open_source(replace(task, **options), "test", root)
 
 
 def ask(name: Any, image: str | None = "a.png", **keys: Any) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def test_a_caption_file_gives_an_item_an_image_with_all_captions(root: Path, key
 def test_a_caption_file_trains_on_each_caption(root: Path) -> None:
     file = write(root, "train.json", coco(["a.png"]))
     task = Task("t", train=file, test=file, format="coco_captions", prompt="Say it.")
-    samples = read_task(task, "train", root)
+    samples = open_source(task, "train", root)
     assert [sample.turns[1].text for sample in samples] == ["a a.png", "the a.png"]
     assert [sample.id for sample in samples] == ["1", "1#2"]
 
@@ -292,7 +292,7 @@ def meta(**changes: Any) -> dict[str, Any]:
 def train(root: Path, content: dict[str, Any]) -> list[Sample]:
     write(root, "x.jsonl", [talk(1), talk(2)])
     task = Task("t", train=write(root, "meta.json", content), test="x.jsonl", image_root=".")
-    return read_task(task, "train", root)
+    return open_source(task, "train", root)
 
 
 def test_a_meta_file_is_read_with_its_repeats_and_its_folder(root: Path) -> None:
@@ -343,7 +343,7 @@ def mme(root: Path, text: str) -> list[Sample]:
     (root / "questions").mkdir()
     write(root / "questions", "sub.txt", text)
     task = Task("t", test="questions", image_root=".", format="mme", eval_only=True)
-    return read_task(task, "test", root)
+    return open_source(task, "test", root)
 
 
 def test_mme_answers_name_their_image(root: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_broken_line_of_mme_is_named(root: Path, line: str) -> None:
 def test_an_mme_folder_without_texts_is_refused(root: Path) -> None:
     task = Task("t", test="sub", format="mme", eval_only=True)
     with pytest.raises(ValueError, match=r"must be a folder with a \.txt file a sub-task"):
-        read_task(task, "test", root)
+        open_source(task, "test", root)
 
 
 def mmmu(**changes: Any) -> dict[str, Any]:
@@ -417,7 +417,7 @@ def test_a_missing_side_file_is_named(root: Path) -> None:
         side_files={"problems": "{a,b}/problems.json"},
     )
     with pytest.raises(FileNotFoundError, match="task 't': side file 'problems': none of these"):
-        read_task(task, "test", root)
+        open_source(task, "test", root)
 
 
 @pytest.mark.parametrize("form", sorted(set(LAYOUTS) - {"mme"}))
@@ -434,7 +434,7 @@ def test_every_format_trains_on_conversations(root: Path, form: str) -> None:
     side = dict.fromkeys(layout.required, "not-read.json")
     file = write(root, "train.json", [talk(1), talk(2)])
     task = Task("t", train=file, test=file, format=form, side_files=side, prompt="no {such} key")
-    samples = read_task(task, "train", root)
+    samples = open_source(task, "train", root)
     assert [sample.turns[1].text for sample in samples] == ["red", "red"]
 
 
@@ -442,8 +442,8 @@ def test_the_test_images_may_be_elsewhere(root: Path) -> None:
     file = write(root, "x.json", [talk(1)])
     other = write(root, "y.json", [talk(1)])
     task = Task("t", train=file, test=other, image_root=".", test_image_root="{no,sub}")
-    assert read_task(task, "train", root)[0].images[0].path == root / "a.png"
-    assert read_task(task, "test", root)[0].images[0].path == root / "sub" / "a.png"
+    assert open_source(task, "train", root)[0].images[0].path == root / "a.png"
+    assert open_source(task, "test", root)[0].images[0].path == root / "sub" / "a.png"
 
 
 def test_a_prompt_suffix_stands_behind_a_prompt(root: Path) -> None:
@@ -459,6 +459,6 @@ def test_a_task_can_be_tested_on_its_train_file(root: Path) -> None:
         side_files={"problems": "not-read.json"},
         test_image_root="not-there",
     )
-    (sample,) = read_task(task, "test", root)
+    (sample,) = open_source(task, "test", root)
     assert sample.references == ("A",)
     assert sample.turns[-1].role == "user"

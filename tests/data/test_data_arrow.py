@@ -11,18 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data_opening import open_samples, read_samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dmole.data import arrow, cache, reading
+from dmole.data import arrow_writer, cache_folder
+from dmole.data import source as source_module
 from dmole.data.arrow import ArrowSamples, repeated_id
+from dmole.data.cache import CacheEntry
 from dmole.data.loader import Items
-from dmole.data.reading import open_samples, read_samples
 from dmole.data.sample import Sample, Turn
 from dmole.data.sampler import approximate_length
 from dmole.data.sequences import SampleList, Samples, TaskItems
+from dmole.data.source import DataSource, find_source
 from dmole.data.task import Task
 from dmole.store import SampleStore
 
@@ -58,8 +61,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, size in (("a.png", 4), ("pics/b.png", 9)):
         Image.new("RGB", (size, size), "red").save(tmp_path / name)
     monkeypatch.setenv("DMOLE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(reading, "IN_MEMORY", 2)
-    monkeypatch.setattr(arrow, "_BATCH_ROWS", 2)
+    monkeypatch.setattr(source_module, "IN_MEMORY", 2)
+    monkeypatch.setattr(arrow_writer, "_BATCH_ROWS", 2)
     return tmp_path
 
 
@@ -74,7 +77,7 @@ def in_memory(source: str, split: Any = "train", **options: Any) -> SampleList:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.suffix for path in (folder / "cache").iterdir())
+    return sorted(path.suffix for path in (folder / "cache").glob("*"))
 
 
 def assert_same(mapped: Samples, listed: Samples) -> None:
@@ -95,7 +98,9 @@ def assert_same(mapped: Samples, listed: Samples) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    items=st.lists(TALKS | QUESTIONS, min_size=3, max_size=7),
+    items=st.sampled_from([TALKS, QUESTIONS]).flatmap(
+        lambda shape: st.lists(shape, min_size=3, max_size=7)
+    ),
     split=st.sampled_from(["train", "test"]),
     suffix=st.sampled_from(["", "\nBe brief."]),
 )
@@ -118,8 +123,8 @@ def test_small_files_stay_in_memory_and_leave_nothing(folder: Path):
 
 
 def test_many_characters_end_a_batch(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(arrow, "_BATCH_ROWS", 100)
-    monkeypatch.setattr(arrow, "_BATCH_CHARACTERS", 50)
+    monkeypatch.setattr(arrow_writer, "_BATCH_ROWS", 100)
+    monkeypatch.setattr(arrow_writer, "_BATCH_CHARACTERS", 50)
     source = write(folder, [question(i, answer="long " * (7 * i)) for i in range(1, 6)])
     assert_same(open_samples(source, "test"), in_memory(source, "test"))
 
@@ -265,7 +270,7 @@ def test_a_full_disk_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrow.pa.ipc, "new_file", full)
+    monkeypatch.setattr(arrow_writer.pa.ipc, "new_file", full)
     with pytest.raises(ValueError, match=r"cache: No space left on device; set DMOLE_CACHE"):
         open_samples(write(folder, [question(i) for i in range(5)]), "train")
     assert files(folder) == []
@@ -273,9 +278,11 @@ def test_a_full_disk_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path):
     source = write(folder, [question(i) for i in range(5)])
-    rows = reading._rows(Path(source), reading._file(source, "train", None, "")[1])
-    entry = cache.CacheEntry.of(Path(source), reading._file(source, "train", None, "")[1], folder)
-    os.utime(source, ns=(1, 1))
+    data = find_source(Task("t", train=source), "train", folder)
+    assert isinstance(data, DataSource)
+    entry = CacheEntry(data.address, data.images(), data._key)
+    rows = list(data._rows(entry.images))
+    write(folder, [question(i) for i in range(4)])
     with pytest.raises(ValueError, match=r"x.json: was changed while it was read"):
         entry.make(rows)
     assert files(folder) == []
@@ -285,11 +292,11 @@ def test_the_cache_is_where_the_user_keeps_such_files(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("DMOLE_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache.cache_folder() == Path("/home/me/.cache/dmole")
+    assert cache_folder.cache_folder() == Path("/home/me/.cache/dmole")
     monkeypatch.setenv("XDG_CACHE_HOME", "/big")
-    assert cache.cache_folder() == Path("/big/dmole")
+    assert cache_folder.cache_folder() == Path("/big/dmole")
     monkeypatch.setenv("DMOLE_CACHE", "~/here")
-    assert cache.cache_folder() == Path("/home/me/here")
+    assert cache_folder.cache_folder() == Path("/home/me/here")
 
 
 def test_without_a_home_only_large_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -301,7 +308,7 @@ def test_without_a_home_only_large_files_are_refused(folder: Path, monkeypatch: 
 
 def _build(source: str, folder: str, results: Any) -> None:
     os.environ["DMOLE_CACHE"] = folder
-    reading.IN_MEMORY = 2
+    source_module.IN_MEMORY = 2
     results.put(open_samples(source, "train").fingerprint())
 
 
@@ -375,5 +382,5 @@ def test_the_store_serves_and_fingerprints_both_kinds_alike(
     assert mapped.samples("t", "train") is mapped.samples("t", "train")
     mapped.check(decode_images=True)
     prints = mapped.fingerprint()
-    monkeypatch.setattr(reading, "IN_MEMORY", 100)
+    monkeypatch.setattr(source_module, "IN_MEMORY", 100)
     assert SampleStore([task], folder).fingerprint() == prints

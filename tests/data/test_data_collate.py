@@ -205,6 +205,41 @@ def test_template_of_the_tokenizer_is_used_where_the_processor_has_none(samples:
     )
 
 
+def test_a_system_turn_stands_before_the_question(processor: Any, samples: list[Sample]) -> None:
+    first = Turn("system", "reply in {one} word.")
+    told = [replace(sample, turns=(first, *sample.turns)) for sample in samples]
+    check_labels(processor, told)
+    text = ChatRenderer(processor).render(as_test(told[0]), generation=True).text
+    assert text.index("reply in {one} word.") < text.index("what color?")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{{ raise_exception('only\nusers') }}",
+            "takes no system turn: only users",
+        ),
+        (
+            "{% for m in messages if m['role'] != 'system' %}{{ m['content'][0]['text'] }}</s>"
+            "{% endfor %}",
+            "leaves out the system turn",
+        ),
+    ],
+)
+def test_a_template_without_a_system_role_is_refused_in_one_line(
+    samples: list[Sample], template: str, message: str
+) -> None:
+    from families import make_processor
+
+    processor = make_processor("llava")
+    processor.chat_template = template
+    told = replace(samples[2], turns=(Turn("system", "be brief"), *samples[2].turns))
+    with pytest.raises(ValueError, match=f"^sample 'text': the chat template {message}") as caught:
+        Collator(processor)(items([told]), generation=False)
+    assert "\n" not in str(caught.value)
+
+
 def test_template_that_changes_answers_is_refused(samples: list[Sample]):
     from families import make_processor
 

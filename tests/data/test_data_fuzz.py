@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_opening import read_samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dmole.data.reading import read_samples
 from dmole.data.sample import Sample
 
 FUZZ = settings(
@@ -23,8 +23,11 @@ FUZZ = settings(
 )
 
 TURNS = [{"from": "human", "value": "<image>\nwhat ?"}, {"from": "gpt", "value": "größe"}]
-VALID = [
+TALKS = [
     {"id": "a", "image": "a.png", "conversations": TURNS},
+    {"id": 7, "conversations": [{"from": "system", "value": "Short."}, *TURNS], "image": "a.png"},
+]
+QUESTIONS = [
     {"question_id": 7, "text": "where ?", "answer": ["left", "right"]},
     {"id": "c", "question": "box ?", "answer_bbox": [0.1, 0.2, 0.5, 1e3]},
 ]
@@ -94,10 +97,11 @@ def test_random_bytes(folder, content, ending, split):
 @FUZZ
 @given(st.data(), ENDING, SPLIT)
 def test_a_valid_file_with_bytes_changed(folder, data, ending, split):
+    valid = data.draw(st.sampled_from([TALKS, QUESTIONS]))
     if ending == ".json":
-        content = bytearray(json.dumps(VALID, ensure_ascii=False).encode())
+        content = bytearray(json.dumps(valid, ensure_ascii=False).encode())
     else:
-        content = bytearray("\n".join(json.dumps(item) for item in VALID).encode())
+        content = bytearray("\n".join(json.dumps(item) for item in valid).encode())
     for _ in range(data.draw(st.integers(0, 3))):
         place = data.draw(st.integers(0, len(content) - 1))
         if data.draw(st.booleans()):
@@ -120,8 +124,9 @@ def test_any_item_of_the_known_keys(folder, item, split):
     assert outcome(folder, json.dumps(item).encode(), ".jsonl", split) in GOOD
 
 
-def test_the_unchanged_file_is_read(folder):
-    assert outcome(folder, json.dumps(VALID).encode(), ".json", "train") == "samples"
+@pytest.mark.parametrize("items", [TALKS, QUESTIONS])
+def test_the_unchanged_file_is_read(folder: Path, items: list[Any]) -> None:
+    assert outcome(folder, json.dumps(items).encode(), ".json", "train") == "samples"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from families import make_backbone, make_image, make_processor
@@ -74,3 +76,9 @@ def test_a_chat_template_wins_over_the_style_of_the_processor():
     renderer = ChatRenderer(processor)
     assert not renderer.style.needs_image
     assert renderer.render(sample("q", images=0), generation=True).text == "q"
+
+
+def test_a_prefix_model_takes_no_system_turn(processor: Any) -> None:
+    told = Sample("x", (Turn("system", "brief"), Turn("user", "<image>?")), (PICTURE,))
+    with pytest.raises(ValueError, match="sample 'x' has a system turn: this model takes none"):
+        ChatRenderer(processor).render(told, generation=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_opening import read_samples
 from PIL import Image
 
-from dmole.data.reading import read_samples
 from dmole.data.sample import FileImage, Sample, Turn
 
 
@@ -50,11 +50,19 @@ def test_conversations_of_all_kinds_are_read(folder: Path):
     assert all(sample.references == () for sample in samples)
 
 
-def test_json_lines_read_as_the_same_samples_in_either_form(folder: Path):
-    items = [
-        talk("q", "a\u2028b", id=1),
-        {"question_id": 2, "text": "what?\n<image>", "answer": "red", "image": "pics/a.png"},
-    ]
+@pytest.mark.parametrize(
+    "items",
+    [
+        [talk("q", "a\u2028b", id=7), talk("<image>\nwhat?", "red", image="pics/a.png")],
+        [
+            {"question_id": 2, "text": "why?", "answer": "a\u2028b"},
+            {"question_id": 3, "text": "what?\n<image>", "answer": "red", "image": "pics/a.png"},
+        ],
+    ],
+)
+def test_json_lines_read_as_the_same_samples_in_either_form(
+    folder: Path, items: list[dict[str, Any]]
+) -> None:
     as_list = read_samples(write(folder / "x.json", items), "test")
     lines = "\n".join(json.dumps(item, ensure_ascii=False) for item in items) + "\n\n"
     assert read_samples(write(folder / "x.jsonl", "\ufeff" + lines), "test") == as_list

@@ -199,7 +199,8 @@ def test_numbers_that_count_items_are_no_leak_but_long_ones_are(tmp_path: Path):
 
 def test_a_text_question_asked_in_training_is_a_leak(tmp_path: Path):
     write(tmp_path / "train.jsonl", [item("a", "one ?"), item("b", "two ?")])
-    test = [{"question_id": 5, "text": "two ?", "answer": "x"}, item("c", "three ?")]
+    test = [{"question_id": 5, "text": "two ?", "answer": "x"}]
+    test += [{"question_id": "c", "text": "three ?", "answer": "red"}]
     write(tmp_path / "test.json", test)
     assert found(check(tmp_path)) == [("shared_question", "test", 0, "5")]
 
@@ -283,15 +284,15 @@ def test_a_training_sample_that_will_be_cut_is_a_warning_but_a_prompt_an_error(t
 def test_token_lengths_are_those_of_the_collator(tmp_path: Path):
     from transformers import AutoProcessor
 
+    from dmole.data import open_source
     from dmole.data.collate import Collator
-    from dmole.data.reading import read_samples
 
     collator = Collator(AutoProcessor.from_pretrained(TINY_PATH))
     lengths = []
     write(tmp_path / "train.jsonl", [item("a", "count the stars ?", "two"), item("b")])
     write(tmp_path / "test.json", [item("c", "x ?")])
     for split, name in (("train", "train.jsonl"), ("test", "test.json")):
-        for sample in read_samples(str(tmp_path / name), split):
+        for sample in open_source(Task("t", **{split: name}), split, tmp_path):
             batch = collator([(sample, "t")], generation=split == "test")
             lengths.append(batch.inputs["input_ids"].shape[1])
     splits = check(tmp_path, model=TINY)["tasks"][0]["splits"]
@@ -350,7 +351,7 @@ def test_odd_characters_in_ids_stay_on_one_line(tmp_path: Path):
 
 
 def test_a_message_that_quotes_the_file_is_cut(tmp_path: Path):
-    write(tmp_path / "train.jsonl", [{"id": "a", "text": "q", "answer": [1] * 1000}, item("c")])
+    write(tmp_path / "train.jsonl", [{"id": "a", "text": "q", "answer": [1] * 1000}])
     write(tmp_path / "test.json", [item("d", "x ?")])
     (finding,) = check(tmp_path)["findings"]
     assert len(finding["message"]) <= 400

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dmole.benchmarks.sizes import published_sizes, size_mismatch
+from dmole.data.sample import FileImage
 from dmole.doctor.answers import AnswerCounter
 from dmole.doctor.compare import find_shared
 from dmole.doctor.findings import LEVELS, Finding, Findings
@@ -79,7 +80,7 @@ def test_a_picture_is_known_by_its_pixels_and_shape(tmp_path: Path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels).save(tmp_path / "b.bmp")
     Image.fromarray(pixels.reshape(2, 8, 3)).save(tmp_path / "c.png")
-    hashes = [picture_hash(tmp_path / name)[0] for name in ("a.png", "b.bmp", "c.png")]
+    hashes = [picture_hash(FileImage(tmp_path / name))[0] for name in ("a.png", "b.bmp", "c.png")]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -579,7 +579,7 @@ FOREIGN = [
     (
         "router outside",
         edit(ROUTER, lambda c: c["tasks"][0].update(name="../../x")),
-        ["router.json: task name '../../x'"],
+        ["router.json: expert name '../../x'"],
     ),
     ("flipped router", lambda run: flip_last(run / ENCODER), [ENCODER, "is damaged"]),
     (
@@ -595,7 +595,7 @@ FOREIGN = [
     (
         "router of another width",
         tensors(ENCODER, lambda t: t.update(b_dec=torch.zeros(3))),
-        ["router of task paint: tensor b_dec has shape (3,)"],
+        ["router of expert paint: tensor b_dec has shape (3,)"],
     ),
     ("no config", lambda run: (run / "config.yaml").unlink(), ["is no run folder"]),
     (

@@ -173,9 +173,10 @@ def test_predict_answers_a_single_prompt(
 def test_predict_gives_test_samples_the_answers_they_got_in_the_run(
     quick_run: Path, tmp_path: Path
 ) -> None:
-    from dmole.data import read_samples
+    from dmole.data import Task, open_source
 
-    samples = read_samples("synthetic://count/test?size=8", "test")
+    task = Task("count", test="synthetic://count/test?size=8")
+    samples = open_source(task, "test", tmp_path)
     prompts = []
     for sample in samples:
         sample.images[0].load().save(tmp_path / f"{sample.id}.png")

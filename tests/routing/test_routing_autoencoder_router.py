@@ -215,7 +215,7 @@ def test_a_saved_router_routes_alike_and_thresholds_stay_open(
     assert one.losses is not None
     assert two.losses is not None
     assert torch.equal(one.losses, two.losses)
-    assert copy.tasks == TASKS
+    assert copy.fitted == TASKS
     index = json.loads((tmp_path / "router" / "router.json").read_text())
     assert index["tasks"][0]["threshold"] == router.threshold("red")
 
@@ -267,9 +267,9 @@ def test_bad_arguments_are_refused(kwargs: dict[str, object], message: str) -> N
 
 
 def test_bad_embeddings_are_refused() -> None:
-    with pytest.raises(ValueError, match="task red: the router needs"):
+    with pytest.raises(ValueError, match="expert red: the router needs"):
         AutoencoderRouter().fit("red", torch.zeros(1, 4))
-    with pytest.raises(ValueError, match="task red: an embedding is not finite"):
+    with pytest.raises(ValueError, match="expert red: an embedding is not finite"):
         AutoencoderRouter().fit("red", torch.full((3, 4), torch.nan))
 
 

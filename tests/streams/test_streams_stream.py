@@ -136,7 +136,7 @@ def test_large_files_are_drawn_from_as_small_ones_are(
 
     small = drawn()
     monkeypatch.setenv("DMOLE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("dmole.data.reading.IN_MEMORY", 4)
+    monkeypatch.setattr("dmole.data.source.IN_MEMORY", 4)
     assert drawn() == small
     assert list((tmp_path / "cache").glob("*.arrow"))
 

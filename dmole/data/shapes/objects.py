@@ -76,7 +76,7 @@ def _name(value: Any) -> str:
 
 
 def _box(value: Any) -> str:
-    """Return a box as today's data has it: ``[10, 20, 30, 40]``."""
+    """Return a box as text: ``[10, 20, 30, 40]``."""
     numbers = value if isinstance(value, list | tuple) else ()
     if len(numbers) not in (2, 4) or not all(map(_is_number, numbers)):
         raise ValueError(f"'objects': 'bbox' must hold lists of 2 or 4 numbers, got {short(value)}")

@@ -73,7 +73,7 @@ def _text(part: Mapping[str, Any], where: str) -> str:
         raise ValueError(f"{where}: 'text' must be a string")
     if IMAGE_PLACEHOLDER in text:
         raise ValueError(f"{where}: text cannot hold {IMAGE_PLACEHOLDER} where images are parts")
-    _refuse_others(part, _SOURCES, where)
+    _refuse_others(part, (*_SOURCES, "bytes"), where)
     return text
 
 
@@ -100,6 +100,11 @@ def _reference(value: Any, key: str, where: str) -> ImageRef:
         if value.get("detail") not in _DETAILS:
             detail = short(value["detail"])
             raise ValueError(f"{where} has the 'detail' {detail}, which is not supported")
+        other = next(
+            (k for k in value if k not in ("url", "detail") and has_content(value[k])), None
+        )
+        if other is not None:
+            raise ValueError(f"{where}: 'image_url' has {other!r}, which is not supported")
         value = value.get("url")
     elif key == "image" and isinstance(value, Mapping):
         check_row(value, key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
@@ -10,7 +10,7 @@ from dmole.data.shapes.answers import is_list_of_answers, read_answers
 from dmole.data.shapes.chat import read_id, read_metadata
 from dmole.data.shapes.checks import add_system, check_letters, has_content, refuse_unsupported
 from dmole.data.shapes.objects import has_marks
-from dmole.data.shapes.pictures import put_first, read_images
+from dmole.data.shapes.pictures import read_images
 from dmole.data.shapes.query import is_query_by_question, read_query
 from dmole.data.shapes.shape import Conversation
 
@@ -35,8 +35,9 @@ class QuestionShape:
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item: a question and the first answer that is not empty.
 
-        Placeholders in the question are taken out; its images stand before it. An item with a
-        history, or with objects to be written into the text, is read as a query instead.
+        Placeholders at the beginning and the end of the question, or none, put its images before
+        it; those within it stay where they are. An item with a history, or with objects to be
+        written into the text, is read as a query instead.
 
         Raises:
             ValueError: If the item is malformed or holds what is not supported.
@@ -50,18 +51,49 @@ class QuestionShape:
         answers = read_answers(item, key)
         if has_content(item.get("history")) or has_marks(item, [text, *answers]):
             return read_query(item, query, key)
-        question = Turn("user", text.replace(IMAGE_PLACEHOLDER, "").strip())
+        images = read_images(item)
+        question = Turn("user", _place(text, len(images)))
         answer = next(answer for answer in answers if answer.strip())
         turns = add_system(item, [question, Turn("assistant", answer)])
-        name, images = read_id(item), read_images(item)
+        name = read_id(item)
         check_letters([name or "", *(turn.text for turn in turns), *answers])
         return Conversation(
-            put_first(turns, len(images)) if images else tuple(turns),
+            tuple(turns),
             images,
             answers if is_list_of_answers(item, key) else (),
             name,
             _metadata(item, key, text),
         )
+
+
+def split_placeholders(text: str) -> tuple[int, str]:
+    """Return how many placeholders a question begins or ends with, and the text between them.
+
+    Example:
+        >>> split_placeholders("<image> Is <image> left of it? <image>")
+        (2, 'Is <image> left of it?')
+    """
+    left, rest = _cut(text, str.startswith, str.removeprefix)
+    right, rest = _cut(rest, str.endswith, str.removesuffix)
+    return left + right, rest
+
+
+def _cut(
+    text: str, has: Callable[[str, str], bool], remove: Callable[[str, str], str]
+) -> tuple[int, str]:
+    text, count = text.strip(), 0
+    while has(text, IMAGE_PLACEHOLDER):
+        text, count = remove(text, IMAGE_PLACEHOLDER).strip(), count + 1
+    return count, text
+
+
+def _place(text: str, images: int) -> str:
+    """Return a question with a placeholder for each image."""
+    outside, question = split_placeholders(text)
+    count = outside + question.count(IMAGE_PLACEHOLDER)
+    if count not in (0, images):
+        raise ValueError(f"has {images} images and {count} {IMAGE_PLACEHOLDER} placeholders")
+    return f"{IMAGE_PLACEHOLDER}\n" * (outside if count else images) + question
 
 
 def _metadata(item: Mapping[str, Any], key: str, question: str) -> dict[str, Any]:

@@ -17,7 +17,10 @@ _USED = {"index", "question", "hint", "answer", "image", "image_path", *_LETTERS
 
 
 def is_table_row(row: Mapping[str, Any]) -> bool:
-    """Return whether a row has the columns of VLMEvalKit."""
+    """Return whether a row of a table has the columns of VLMEvalKit.
+
+    Only a ``.tsv`` file is such a table: in a JSON file the same keys are a question.
+    """
     return {"index", "question", "answer"} <= row.keys() and bool(
         {"image", "image_path"} & set(row)
     )

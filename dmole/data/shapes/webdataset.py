@@ -11,7 +11,22 @@ from typing import Any
 from dmole.data.shapes.checks import short
 from dmole.data.shapes.pictures import IMAGE_KEYS, are_paths, read_images
 
-_IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "jp2"}
+IMAGE_ENDINGS = {
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "bmp",
+    "gif",
+    "tif",
+    "tiff",
+    "ppm",
+    "pgm",
+    "pbm",
+    "jp2",
+}
+"""Endings of members that are images."""
+
 _TEXTS = ("txt", "cls")
 """Members that are an answer by themselves: a caption, or the number of a class."""
 
@@ -34,7 +49,7 @@ def member_item(key: str, members: Mapping[str, bytes]) -> dict[str, Any]:
     """
     # names with two underscores say where the archive is
     names = [name for name in members if not name.startswith("__")]
-    images = sorted((name for name in names if _ending(name) in _IMAGES), key=_by_number)
+    images = sorted((name for name in names if _ending(name) in IMAGE_ENDINGS), key=_by_number)
     texts = {n: _text(n, members[n]) for n in names if n not in images and n != "json"}
     if "json" in members:
         item = texts | _object(members["json"])

@@ -270,6 +270,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "turn 0: part 0 has the 'detail' 'low', which is not supported",
     ),
     (
+        ask(url("a.png", max_pixels=4)),
+        "turn 0: part 0: 'image_url' has 'max_pixels', which is not supported",
+    ),
+    (
+        ask(text("x", bytes=b"x")),
+        "turn 0: part 0 of type 'text' has 'bytes', which is not supported",
+    ),
+    (
         ask({"type": "image", "image": 3}),
         "turn 0: part 0: 'image' must be a path, a URL or a data URI",
     ),

@@ -1,0 +1,1 @@
+"""The kinds of places that items come from, one file a kind."""

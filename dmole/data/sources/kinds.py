@@ -1,0 +1,105 @@
+"""Tells the kinds of sources apart: the one place where an address is looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmole.data.address import HUB, Address
+from dmole.data.formats import Split
+from dmole.data.layout import Layout
+from dmole.data.paths import find_path
+from dmole.data.sources.container import Container
+from dmole.data.sources.tar import find_shards
+from dmole.data.sources.text import JsonFile, LayoutFiles, MetaFile, TsvFile, is_meta_file
+from dmole.data.task import Task
+
+if TYPE_CHECKING:
+    from dmole.data.sources.rows import RowTable
+
+
+def layout_of(task: Task) -> Layout:
+    """Return the layout of a task.
+
+    Raises:
+        ValueError: If the format is unknown, or lacks a side file or the prompt.
+    """
+    from dmole.benchmarks.registry import LAYOUTS
+
+    if task.format not in LAYOUTS:
+        known = ", ".join(sorted(LAYOUTS))
+        raise ValueError(f"task {task.name!r}: unknown format {task.format!r}, there are {known}")
+    layout = LAYOUTS[task.format]
+    try:
+        layout.check_side_files(task.side_files)
+    except ValueError as error:
+        raise ValueError(f"task {task.name!r}: format {task.format!r} {error}") from error
+    if layout.wants_prompt and task.prompt is None:
+        raise ValueError(f"task {task.name!r}: format {task.format!r} needs a prompt")
+    return layout
+
+
+def find_container(task: Task, split: Split, address: Address, data_root: Path) -> Container:
+    """Return the items that an address of a task stands for.
+
+    Args:
+        task: The task.
+        split: Which of its sources the address is.
+        address: Anything but a synthetic address.
+        data_root: Folder of relative paths.
+
+    Raises:
+        FileNotFoundError: If a file or folder is missing.
+        ValueError: If format and side files do not go together, the address names no kind of
+            source, or a table cannot be opened.
+    """
+    layout = layout_of(task)
+    name = address.options.get("split", split)
+    if address.base.startswith(HUB):
+        from dmole.data.sources.tables import open_hub
+
+        hub = address.base.removeprefix(HUB).strip("/")
+        options = {**address.options, "split": name}
+        return _checked(open_hub(f"{HUB}{hub}", hub, options, task.columns))
+    shards = find_shards(data_root, address.base)
+    if shards is not None:
+        return shards
+    path = find_path(data_root, address.base, "data file")
+    # a task may be tested on its train file; that is read as one, without side files
+    read_as: Split = "train" if task.test == task.train else split
+    if read_as == "train" and is_meta_file(path):
+        return MetaFile(path, data_root=data_root)
+    if task.format != "auto":
+        return _layout_files(task, layout, read_as, path, data_root)
+    if path.suffix == ".tsv":
+        return TsvFile(path, options_in_text=task.prompt is None)
+    return _table(path, name, task) or JsonFile(path)
+
+
+def _layout_files(
+    task: Task, layout: Layout, split: Split, path: Path, data_root: Path
+) -> LayoutFiles:
+    side_files = {
+        name: find_path(data_root, pattern, f"task {task.name!r}: side file {name!r}")
+        for name, pattern in task.side_files.items()
+        if split == "test"
+    }
+    return LayoutFiles(path, layout=layout, split=split, side_files=side_files)
+
+
+def _table(path: Path, split: str, task: Task) -> Container | None:
+    if not path.is_dir() and path.suffix != ".parquet":
+        return None
+    # the library of tables takes a second to load
+    from dmole.data.sources import tables
+
+    if tables.is_saved(path):
+        return _checked(tables.open_saved(path, split, task.columns))
+    if tables.has_parquet(path):
+        return _checked(tables.open_parquet(path, split, task.columns))
+    raise ValueError(f"{path}: the folder holds no .parquet or .tar files and no saved data set")
+
+
+def _checked(table: RowTable) -> RowTable:
+    table.check_columns()
+    return table

@@ -1,0 +1,182 @@
+"""Opens tables: parquet folders, data sets saved to disk, and data sets of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmole.data.cache_folder import cache_folder
+from dmole.data.sources.container import archive_version
+from dmole.data.sources.rows import RowTable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger("dmole")
+
+
+def open_hub(
+    address: str, name: str, options: Mapping[str, str], columns: Mapping[str, str]
+) -> RowTable:
+    """Return a data set of the hub, or of its local cache.
+
+    Args:
+        address: What messages call it.
+        name: Its name, ``organisation/name``.
+        options: ``split``, and where given ``config`` and ``revision``.
+        columns: What the task calls which column.
+
+    Raises:
+        ValueError: If it cannot be loaded, for instance without a network.
+    """
+
+    def load() -> Dataset:
+        import datasets
+
+        return datasets.load_dataset(
+            name, options.get("config"), split=options["split"], revision=options.get("revision")
+        )
+
+    return RowTable(address, Path.cwd(), _one_line(address, load), columns)
+
+
+def open_saved(path: Path, split: str, columns: Mapping[str, str]) -> RowTable:
+    """Return a data set that ``save_to_disk`` of the library ``datasets`` wrote.
+
+    Args:
+        path: Its folder.
+        split: Which split, if it has several.
+        columns: What the task calls which column.
+
+    Raises:
+        ValueError: If it cannot be opened, or has no such split.
+    """
+    import datasets
+
+    saved = _one_line(str(path), lambda: datasets.load_from_disk(str(path)))
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise ValueError(f"{path}: has no split {split!r}, only {', '.join(saved)}")
+        saved = saved[split]
+    return RowTable(str(path), path, saved, columns)
+
+
+def open_parquet(path: Path, split: str, columns: Mapping[str, str]) -> RowTable:
+    """Return the rows of a parquet file, or of those files of a folder that a split names.
+
+    Parquet cannot be mapped: the rows are written once into the cache folder as Arrow.
+
+    Args:
+        path: The file or folder.
+        split: Which files of a folder: ``train-00000-of-00004.parquet``, ``train/0.parquet``,
+            ``train.parquet``. Where no name begins with a split, all files are taken.
+        columns: What the task calls which column.
+
+    Raises:
+        ValueError: If a file is damaged, or the folder has no file of the split.
+    """
+    files = _one_line(
+        str(path), partial(_with_rows, [path] if path.is_file() else _files_of(path, split))
+    )
+    if not files:
+        raise ValueError(f"{path}: holds no items")
+    version = hashlib.sha256(repr(archive_version(files)).encode()).hexdigest()[:32]
+    folder = cache_folder() / "parquet" / version
+
+    def load() -> Dataset:
+        import datasets
+
+        return datasets.load_dataset(
+            "parquet",
+            data_files=[str(file) for file in files],
+            split="train",  # what the library calls files without a split
+            cache_dir=str(folder),
+        )
+
+    existed = folder.exists()
+    try:
+        rows = _one_line(str(path), load)
+    except ValueError as error:
+        if not existed:
+            raise
+        log.warning("%s is damaged and made again: %s", folder, error)
+        shutil.rmtree(folder)
+        rows = _one_line(str(path), load)
+    return RowTable(str(path), path if path.is_dir() else path.parent, rows, columns)
+
+
+def is_saved(path: Path) -> bool:
+    """Return whether a folder was written by ``save_to_disk``."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def has_parquet(path: Path) -> bool:
+    """Return whether a path is a parquet file or a folder with some."""
+    return path.suffix == ".parquet" or next(path.rglob("*.parquet"), None) is not None
+
+
+def _with_rows(files: Sequence[Path]) -> list[Path]:
+    """Return the files that have rows; the library cannot read the others."""
+    import pyarrow.parquet as pq
+
+    return [file for file in files if pq.read_metadata(file).num_rows]
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    files = sorted(folder.rglob("*.parquet"))
+    names = [_split_of(file.relative_to(folder)) for file in files]
+    if not any(names):
+        return files
+    chosen = [file for file, name in zip(files, names, strict=True) if name == split]
+    if not chosen:
+        known = ", ".join(sorted({name for name in names if name}))
+        raise ValueError(f"{folder}: has no parquet file of the split {split!r}, only {known}")
+    return chosen
+
+
+_SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+
+
+def _split_of(path: Path) -> str | None:
+    """Return the split that the name of a file, or a folder above it, begins with."""
+    for part in (path.name, *reversed(path.parts[:-1])):
+        word = re.split(r"[-_.]", part)[0].lower()
+        if word in _SPLITS:
+            return word
+    return None
+
+
+def _one_line(address: str, load: Callable[[], Any]) -> Any:
+    """Return what is loaded; an error is one line that names the address, and all that is said."""
+    try:
+        with _quiet():
+            return load()
+    except Exception as error:  # the library raises what its back ends chose
+        cause = error
+        while cause.__cause__ is not None and type(cause).__name__ == "DatasetGenerationError":
+            cause = cause.__cause__  # type: ignore[assignment]
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise ValueError(f"{address}: cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library's own log and progress bars."""
+    import datasets
+
+    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
