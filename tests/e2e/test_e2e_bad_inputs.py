@@ -405,33 +405,48 @@ def holds(content: Any) -> Callable[[Path], None]:
 CUT_SHORT = "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"
 
 
+CHECKPOINTS = [
+    ("missing", Path.unlink, "there is no checkpoint own/checkpoints/last.ckpt"),
+    ("empty", lambda file: file.write_bytes(b""), CUT_SHORT),
+    ("text", lambda file: file.write_text("text"), CUT_SHORT),
+    ("truncated", cut, CUT_SHORT),
+    ("bit-flipped", flip, "cannot read checkpoint own/checkpoints/last.ckpt: it is damaged in "),
+    ("code", holds(Code()), "last.ckpt: it holds more than tensors and plain values (posix.mkdir)"),
+    (
+        "bare pickle",
+        lambda file: file.write_bytes(pickle.dumps(Code())),
+        "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short, or no checkpoint",
+    ),
+    (
+        "of another project",
+        holds({"state_dict": {"w": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}),
+        "last.ckpt is not a checkpoint of a sequence",
+    ),
+    ("a list", holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
+    (
+        "other base",
+        fingerprint(**{"base model": "x"}),
+        "last.ckpt was made with another base model",
+    ),
+    (
+        "other data",
+        fingerprint(**{"data of paint": {}}),
+        "last.ckpt was made with another data of paint",
+    ),
+    ("other order", fingerprint(**{"order of stages": []}), "made with another order of stages"),
+]
+CHECKPOINTS_OFTEN = {"missing", "bit-flipped", "code", "other base"}
+"""Checked with every change; the others are, without the command line, in `test_e2e_resume.py`
+and `test_run_checkpoint_file.py`."""
+
+
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
-        (Path.unlink, "there is no checkpoint own/checkpoints/last.ckpt"),
-        (lambda file: file.write_bytes(b""), CUT_SHORT),
-        (lambda file: file.write_text("text"), CUT_SHORT),
-        (cut, CUT_SHORT),
-        (flip, "cannot read checkpoint own/checkpoints/last.ckpt: it is damaged in "),
-        (holds(Code()), "last.ckpt: it holds more than tensors and plain values (posix.mkdir)"),
-        (
-            lambda file: file.write_bytes(pickle.dumps(Code())),
-            "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short, or no checkpoint",
-        ),
-        (
-            holds({"state_dict": {"w": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}),
-            "last.ckpt is not a checkpoint of a sequence",
-        ),
-        (holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
-        (fingerprint(**{"base model": "x"}), "last.ckpt was made with another base model"),
-        (fingerprint(**{"data of paint": {}}), "last.ckpt was made with another data of paint"),
-        (fingerprint(**{"order of stages": []}), "made with another order of stages"),
+        pytest.param(*row, id=name, marks=[] if name in CHECKPOINTS_OFTEN else pytest.mark.slow)
+        for name, *row in CHECKPOINTS
     ],
-    ids=[
-        "missing", "empty", "text", "truncated", "bit-flipped", "code", "bare pickle",
-        "of another project", "a list", "other base", "other data", "other order",
-    ],
-)  # fmt: skip
+)
 def test_a_checkpoint_that_cannot_be_resumed_says_why(
     fault: Fault, quick_run: Path, change: Change, culprit: str
 ) -> None:
