@@ -34,7 +34,7 @@ class Unit:
     """The smallest thing that gets an expert or none: a block or a single linear.
 
     Args:
-        name: Unique name, also the ``layer`` column of ``allocation.csv``.
+        name: Unique name, also the ``unit`` column of ``allocation.csv``.
         modality: ``vision``, ``projector`` or ``language``.
         linears: Full module paths of the linears that are wrapped together.
         parameters: Parameters of an expert of rank 1, the sum of in + out over the linears.
@@ -98,11 +98,11 @@ class Allocation:
         return [
             {
                 "stage": stage,
-                "task": self.expert,
-                "module": entry.modality,
-                "layer": entry.unit,
+                "expert": self.expert,
+                "modality": entry.modality,
+                "unit": entry.unit,
                 "score": "" if entry.score is None else entry.score,
-                "expert": int(entry.expert),
+                "selected": int(entry.expert),
                 "rank": entry.rank * entry.mixture,
             }
             for entry in self.entries

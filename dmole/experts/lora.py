@@ -225,11 +225,11 @@ class RoutedLinear(nn.Module):
         return torch.cat(tiled, dim=-1)  # (rows, ..., channels)
 
 
-_PREFIX = "task_"  # a task may be called "train" or "keys", which no submodule can
+_PREFIX = "expert_"  # an expert may be called "train" or "keys", which no submodule can
 
 
 def expert_key(name: str) -> str:
-    """Return the submodule name of a task's expert."""
+    """Return the submodule name of an expert."""
     return _PREFIX + name
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dmole.experts.lora import expert_key
 from dmole.messages import first_line
 from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
 from dmole.models.families import family_of
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("dmole")
+
+
+_OF_AN_EXPERT = f".experts.{expert_key('')}"  # in the names of parameters
 
 
 class Backbone(nn.Module):
@@ -70,7 +74,7 @@ class Backbone(nn.Module):
     def parameter_count(self) -> int:
         """Return the number of parameters of the base model, experts not counted."""
         named = self.model.named_parameters()
-        return sum(entries(p) for name, p in named if ".experts.task_" not in name)
+        return sum(entries(p) for name, p in named if _OF_AN_EXPERT not in name)
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return ``(in_features, out_features)`` of every linear of the layers, by full path."""
@@ -184,7 +188,7 @@ class Backbone(nn.Module):
         """Return the sha256 over names and values of the base model's weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
-            if ".experts.task_" in name:
+            if _OF_AN_EXPERT in name:
                 continue
             digest.update(name.replace(".base.", ".").encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,3 +122,25 @@ def test_an_archive_that_would_grow_is_refused(tmp_path):
         archive.writestr("last/data.pkl", bytes(5_000_000))
     with pytest.raises(ValueError, match="compressed"):
         read_checkpoint(file)
+
+
+def test_a_checkpoint_of_format_2_is_read_with_the_names_of_today(tmp_path: Path) -> None:
+    old = {
+        "format": 2,
+        "state_dict": {"blocks.0.up.experts.task_task_a.lora_a": torch.ones(2)},
+        "router": {"kind": {"inner": {}}, "router": {"kind": {}, "tasks": {"task_a": {}}}},
+        "tasks": ["task_a"],
+        "laps": [{"name": "task_a"}],
+    }
+    torch.save(old, tmp_path / "last.ckpt")
+    new = read_checkpoint(tmp_path / "last.ckpt")
+    assert list(new["state_dict"]) == ["blocks.0.up.experts.expert_task_a.lora_a"]
+    assert new["router"] == {
+        "kind": {"inner": {}},
+        "router": {"kind": {}, "experts": {"task_a": {}}},
+    }
+    assert {key: new[key] for key in ("format", "tasks", "laps")} == {
+        "format": FORMAT,
+        "tasks": ["task_a"],
+        "laps": [{"name": "task_a"}],
+    }
