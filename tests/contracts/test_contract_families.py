@@ -18,6 +18,7 @@ from dmole.data.collate import Batch
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
 from dmole.module import ContinualModule
+from dmole.run.context import EvaluationPass, StageContext
 
 # logits are around 10, embeddings around 1; processors differ in their matrix kernels
 CLOSE = {"rtol": 1e-3, "atol": 5e-3}
@@ -206,7 +207,7 @@ def test_answers_with_left_padding_are_those_of_the_sample_alone(
 ) -> None:
     samples, tasks = make_samples(mix, answers=False), ("a", "b", "a")
     taught.beams = beams
-    taught.answer_lengths = dict.fromkeys("ab", 5)
+    taught.evaluation = EvaluationPass(answer_lengths=dict.fromkeys("ab", 5))
     batch = batch_of(taught, samples, tasks)
     assert not batch.inputs["attention_mask"].bool().all()  # there is padding
     together = taught.answer(batch)
@@ -219,7 +220,8 @@ def test_answers_with_left_padding_are_those_of_the_sample_alone(
 
 def test_experts_change_the_answers(taught: ContinualModule, mix: tuple[int, int, int]) -> None:
     samples = make_samples(mix, answers=False)
-    taught.beams, taught.answer_lengths = 1, dict.fromkeys("ab", 8)
+    taught.beams = 1
+    taught.evaluation = EvaluationPass(answer_lengths=dict.fromkeys("ab", 8))
     first = taught.answer(batch_of(taught, samples, "aaa")).texts
     assert first != taught.answer(batch_of(taught, samples, "bbb")).texts
 
@@ -250,7 +252,7 @@ def test_a_state_that_is_resumed_gives_the_same_next_step(
     other = make_module(folders(family))
     other.library.rebuild(fresh.library.architecture())
     other.load_state_dict(fresh.state_dict())
-    other.train_expert("a", 1)
+    other.begin_stage(StageContext(1, ("a",)))
     assert step(other, batch) == step(fresh, batch)
     for key, tensor in fresh.state_dict().items():
         assert torch.equal(other.state_dict()[key], tensor)
