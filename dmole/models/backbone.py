@@ -1,6 +1,6 @@
 """Any transformers image-text-to-text model behind one small surface.
 
-Loads model and processor, knows the parts and layers, counts the rows of the vision tower and
+Loads model and processor, knows the parts and blocks, counts the rows of the vision tower and
 gives the hidden states that the router embeds. Knows nothing of experts or tasks.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dmole.experts.lora import expert_key
 from dmole.messages import first_line
-from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
+from dmole.models.discovery import Block, Parts, Patterns, discover
 from dmole.models.families import family_of
 from dmole.models.processors import load_processor, set_image_settings
 from dmole.models.quantization import Quantization, entries, quantization_config
@@ -54,9 +54,9 @@ class Backbone(nn.Module):
         self.name_or_path = str(getattr(model.config, "name_or_path", ""))
 
     @property
-    def layers(self) -> tuple[LayerSpec, ...]:
-        """All layers that may hold experts."""
-        return self.parts.layers
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks that may hold experts."""
+        return self.parts.blocks
 
     @property
     def vision_width(self) -> int:
@@ -77,10 +77,10 @@ class Backbone(nn.Module):
         return sum(entries(p) for name, p in named if _OF_AN_EXPERT not in name)
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Return ``(in_features, out_features)`` of every linear of the layers, by full path."""
+        """Return ``(in_features, out_features)`` of every linear of the blocks, by full path."""
         shapes = {}
-        for layer in self.layers:
-            for path in layer.linears:
+        for block in self.blocks:
+            for path in block.linears:
                 linear: Any = self.model.get_submodule(path)
                 shapes[path] = (linear.in_features, linear.out_features)
         return shapes
@@ -96,13 +96,13 @@ class Backbone(nn.Module):
         parameters = list(base.parameters(recurse=False))
         if not all(parameter.is_floating_point() for parameter in parameters):
             raise ValueError(
-                f"the weight of {path} is quantized and has no gradient, so layers cannot be "
+                f"the weight of {path} is quantized and has no gradient, so units cannot be "
                 "scored: use dmole.allocation.UniformAllocator"
             )
         return parameters
 
     def check_scorable(self) -> None:
-        """Make sure that all layers have gradients to be scored by.
+        """Make sure that all linears have gradients to be scored by.
 
         Raises:
             ValueError: If one is quantized.
@@ -215,7 +215,7 @@ class PretrainedBackbone(Backbone):
     Example:
         >>> from dmole import PretrainedBackbone
         >>> backbone = PretrainedBackbone("tiny")
-        >>> [layer.name for layer in backbone.layers][:2], backbone.parameter_count()
+        >>> [block.name for block in backbone.blocks][:2], backbone.parameter_count()
         (['vision.0', 'vision.1'], 2269184)
     """
 

@@ -60,7 +60,7 @@ class Router(ABC):
     needs_embeddings: bool = False
     """Whether the router is fitted to, and routes by, embeddings."""
     mixing: Mixing | None = None
-    """How layers weigh the experts they hold; None adds them up under the gates alone."""
+    """How linears weigh the experts they hold; None adds them up under the gates alone."""
     vision_width: int | None = None
     """Dimensions of an embedding that come from the vision tower, the first ones."""
     common: str | None = None

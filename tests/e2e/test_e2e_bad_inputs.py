@@ -581,7 +581,7 @@ FOREIGN = [
             WEIGHTS,
             lambda t: [t.update({k.replace("layers", "blocks"): t.pop(k)}) for k in list(t)],
         ),
-        ["the model has no layer"],
+        ["the model has no linear"],
     ),
     (
         "not finite",

@@ -109,7 +109,7 @@ def test_the_routing_counts_are_those_of_the_predictions(quick_run: Path) -> Non
 def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run: Path) -> None:
     allocation = read_csv(quick_run / "allocation.csv")
     assert list(allocation[0]) == ["stage", "task", "module", "layer", "score", "expert", "rank"]
-    paths = {layer.name: f"{layer.path}." for layer in PretrainedBackbone("tiny").layers}
+    paths = {block.name: f"{block.path}." for block in PretrainedBackbone("tiny").blocks}
     for task in TASKS:
         tensors = load_file(quick_run / "experts" / task / "adapter_model.safetensors")
         found = {
