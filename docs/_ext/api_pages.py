@@ -150,6 +150,8 @@ def _text_below(name: str) -> str:
         if ("", attribute) in documented:
             return " ".join(documented["", attribute])
     value = _resolve(name)
+    if get_origin(value) is not None:
+        return f"The type `{value}`.".replace("typing.", "")
     return f"A `{type(value).__name__}`" + (
         f" of {len(value)}." if hasattr(value, "__len__") else "."
     )
