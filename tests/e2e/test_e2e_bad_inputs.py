@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from bad_sources import CASES, bad_sources
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_runs import FitWords
@@ -261,7 +262,11 @@ def faulty_file(content: Any) -> dict[str, Any]:
         ([{"id": "q", "text": "what ?"}], "train.json: item 0 (id 'q'): has no 'answer'"),
         (
             [item(conversations=[{"from": "system", "value": "x"}])],
-            "train.json: item 0 (id 'a'): turn 0 has the unknown role 'system'",
+            "train.json: item 0 (id 'a'): the last turn is of the system: there is no answer",
+        ),
+        (
+            [item(conversations=[{"from": "robot", "value": "x"}])],
+            "train.json: item 0 (id 'a'): turn 0 has the unknown role 'robot'",
         ),
         (
             [
@@ -287,6 +292,26 @@ def test_a_fault_of_a_data_file_names_file_and_item(
     fault: Fault, content: Any, culprit: str
 ) -> None:
     assert culprit in fault(faulty_file(content))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_source_with_an_error_is_named(fault: Fault, case: str) -> None:
+    task, message = bad_sources(Path())[case]
+    keys = {"train": task.train, "columns": task.columns}
+    if task.test is not None:
+        keys["test"] = task.test
+    assert message in fault(tasks(**keys))
+
+
+def test_a_hub_out_of_reach_is_named(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    line = fault(tasks(train="hf://nobody/nothing?config=x"))
+    assert "hf://nobody/nothing: cannot be loaded: " in line
+
+
+def test_a_system_turn_is_refused_where_the_model_takes_none(fault: Fault) -> None:
+    line = fault(faulty_file([item(system="Be brief.")]), run_folder=True)
+    assert "sample 'a': the chat template takes no system turn: the roles are 'user' and" in line
 
 
 def test_a_data_file_that_is_not_text_is_named(fault: Fault) -> None:
@@ -405,33 +430,48 @@ def holds(content: Any) -> Callable[[Path], None]:
 CUT_SHORT = "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"
 
 
+CHECKPOINTS = [
+    ("missing", Path.unlink, "there is no checkpoint own/checkpoints/last.ckpt"),
+    ("empty", lambda file: file.write_bytes(b""), CUT_SHORT),
+    ("text", lambda file: file.write_text("text"), CUT_SHORT),
+    ("truncated", cut, CUT_SHORT),
+    ("bit-flipped", flip, "cannot read checkpoint own/checkpoints/last.ckpt: it is damaged in "),
+    ("code", holds(Code()), "last.ckpt: it holds more than tensors and plain values (posix.mkdir)"),
+    (
+        "bare pickle",
+        lambda file: file.write_bytes(pickle.dumps(Code())),
+        "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short, or no checkpoint",
+    ),
+    (
+        "of another project",
+        holds({"state_dict": {"w": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}),
+        "last.ckpt is not a checkpoint of a sequence",
+    ),
+    ("a list", holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
+    (
+        "other base",
+        fingerprint(**{"base model": "x"}),
+        "last.ckpt was made with another base model",
+    ),
+    (
+        "other data",
+        fingerprint(**{"data of paint": {}}),
+        "last.ckpt was made with another data of paint",
+    ),
+    ("other order", fingerprint(**{"order of stages": []}), "made with another order of stages"),
+]
+CHECKPOINTS_OFTEN = {"missing", "bit-flipped", "code", "other base"}
+"""Checked with every change; the others are, without the command line, in `test_e2e_resume.py`
+and `test_run_checkpoint_file.py`."""
+
+
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
-        (Path.unlink, "there is no checkpoint own/checkpoints/last.ckpt"),
-        (lambda file: file.write_bytes(b""), CUT_SHORT),
-        (lambda file: file.write_text("text"), CUT_SHORT),
-        (cut, CUT_SHORT),
-        (flip, "cannot read checkpoint own/checkpoints/last.ckpt: it is damaged in "),
-        (holds(Code()), "last.ckpt: it holds more than tensors and plain values (posix.mkdir)"),
-        (
-            lambda file: file.write_bytes(pickle.dumps(Code())),
-            "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short, or no checkpoint",
-        ),
-        (
-            holds({"state_dict": {"w": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}),
-            "last.ckpt is not a checkpoint of a sequence",
-        ),
-        (holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
-        (fingerprint(**{"base model": "x"}), "last.ckpt was made with another base model"),
-        (fingerprint(**{"data of paint": {}}), "last.ckpt was made with another data of paint"),
-        (fingerprint(**{"order of stages": []}), "made with another order of stages"),
+        pytest.param(*row, id=name, marks=[] if name in CHECKPOINTS_OFTEN else pytest.mark.slow)
+        for name, *row in CHECKPOINTS
     ],
-    ids=[
-        "missing", "empty", "text", "truncated", "bit-flipped", "code", "bare pickle",
-        "of another project", "a list", "other base", "other data", "other order",
-    ],
-)  # fmt: skip
+)
 def test_a_checkpoint_that_cannot_be_resumed_says_why(
     fault: Fault, quick_run: Path, change: Change, culprit: str
 ) -> None:
