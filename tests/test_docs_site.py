@@ -56,9 +56,7 @@ def test_the_site_builds_and_every_public_name_is_in_its_inventory(site: Path) -
 
     with (site / "objects.inv").open("rb") as file:
         inventory = InventoryFile.load(file, "", lambda base, uri: uri)
-    entries = {
-        name for kind in inventory.data if kind.startswith("py:") for name in inventory[kind]
-    }
+    entries = {name for kind in inventory if kind.startswith("py:") for name in inventory[kind]}
     sys.path.append(str(DOCS / "_ext"))
     api_pages = import_module("api_pages")
     assert {name for room in api_pages.rooms() for name in api_pages.public_names(room)} <= entries
