@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -105,3 +106,33 @@ def test_the_citation_names_the_version_the_license_and_the_paper() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+VALUES = re.compile(r"\.\.\.|'[^']*'|\d+|<image>|\bid\b|\buser\b|[][(),:;]|max_epochs|nan")
+"""What stands for a value in a message of the page."""
+
+
+def literals() -> str:
+    """Return the texts of the package, one a line; values within them are shown as `...`."""
+    found = []
+    for path in (ROOT / "dmole").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "..." for p in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(" ".join(text.split()) for text in found)
+
+
+def test_the_messages_on_the_page_of_errors_are_those_of_the_code() -> None:
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    texts = literals()
+    foreign = ("Problem with given class_path", "Does not validate", "Key ")  # of jsonargparse
+    for line in re.findall(r"^(`.*)\n: ", page, flags=re.MULTILINE):
+        for message in re.findall(r"`([^`]+)`", line):
+            if message.startswith(foreign):
+                continue
+            parts = [part.strip(" .") for part in VALUES.split(message)]
+            missing = [part for part in parts if len(part) > 5 and part not in texts]
+            assert not missing, message

@@ -22,6 +22,7 @@ from dmole.cli.config_files import name_config, read_settings, resolve_configs
 from dmole.datamodule import ContinualDataModule
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor, read_prompts
+from dmole.run.lightning_private import LeavesCheckpointPath
 from dmole.storage.files import atomic_path, write_json
 from dmole.trainer import ContinualTrainer
 
@@ -42,7 +43,7 @@ class RunConfig(SaveConfigCallback):
             temporary.write_text(text, encoding="utf-8")
 
 
-class ContinualCLI(LightningCLI):
+class ContinualCLI(LeavesCheckpointPath, LightningCLI):
     """Builds trainer, module and data from YAML and flags.
 
     Args:
@@ -70,9 +71,6 @@ class ContinualCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Return our verbs and the arguments that the CLI fills in."""
         return {"fit": {"model", "datamodule"}, "allocate": {"model", "datamodule"}}
-
-    def _parse_ckpt_path(self) -> None:
-        """Leave checkpoints to the trainer: ours hold no arguments for the CLI."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for everything: initial experts, order of the data, dropout."""

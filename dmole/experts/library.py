@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from dmole.experts.gates import GateContext, View
+from dmole.experts.gates import GateContext
 from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
 from dmole.experts.shape import ExpertShape
 from dmole.storage.seeds import expert_seed
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from dmole.experts.lora import ChannelMixing
+    from dmole.modality import Modality
 
 
 class ExpertLibrary:
@@ -26,7 +27,7 @@ class ExpertLibrary:
 
     Args:
         model: The frozen base model; linears that receive an expert are wrapped in place.
-        view_of: Maps the full path of a linear to the side of the model it sits on.
+        modality_of: Maps the full path of a linear to the side of the model it sits on.
         dropout: Dropout on the experts' input while training.
         seed: Together with expert name and layer it fixes the initial weights of an expert.
         mixing: Weighs the experts' channels token by token; None leaves it to the gates.
@@ -35,7 +36,7 @@ class ExpertLibrary:
     def __init__(
         self,
         model: nn.Module,
-        view_of: Callable[[str], View],
+        modality_of: Callable[[str], Modality],
         dropout: float = 0.0,
         seed: int = 0,
         mixing: ChannelMixing | None = None,
@@ -45,7 +46,7 @@ class ExpertLibrary:
         self.context = GateContext()
         self.dropout = dropout
         self.seed = seed
-        self._view_of = view_of
+        self._modality_of = modality_of
         self._layers: dict[str, RoutedLinear] = {}
         self._architecture: dict[str, dict[str, ExpertShape]] = {}
         self.versions: dict[str, int] = {}
@@ -109,9 +110,9 @@ class ExpertLibrary:
         for path in self._architecture[name]:
             yield path, self._layers[path].expert(name)
 
-    def view(self, path: str) -> View:
+    def modality(self, path: str) -> Modality:
         """Return the side of the model that a linear with experts sits on."""
-        return self._layers[path].view
+        return self._layers[path].modality
 
     def parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield ``(path of the linear, parameter)`` of one expert."""
@@ -235,8 +236,8 @@ class ExpertLibrary:
     def _wrapped(self, path: str) -> RoutedLinear:
         if path not in self._layers:
             base = self._base(path)
-            view = self._view_of(path)
-            layer = RoutedLinear(base, self.context, view, self.dropout, self._mixing, path)
+            modality = self._modality_of(path)
+            layer = RoutedLinear(base, self.context, modality, self.dropout, self._mixing, path)
             layer.train(base.training)
             self.model.set_submodule(path, layer)
             self._layers[path] = layer

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dmole.experts.gates import GateContext, Gates, View
+    from dmole.experts.gates import GateContext, Gates
     from dmole.experts.shape import ExpertShape
+    from dmole.modality import Modality
 
 
 class ChannelMixing(Protocol):
@@ -110,7 +111,7 @@ class RoutedLinear(nn.Module):
     Args:
         base: The layer of the base model; wrapped, never changed.
         context: Holds the gates of the running forward.
-        view: Whether the rows of the input are the vision tower's or the language model's.
+        modality: Whether the rows of the input are the vision tower's or the language model's.
         dropout: Probability of dropping an entry of the experts' input while training.
         mixing: Weighs the experts' channels token by token, beside the gates of the samples.
 
@@ -123,14 +124,14 @@ class RoutedLinear(nn.Module):
         self,
         base: nn.Linear,
         context: GateContext,
-        view: View,
+        modality: Modality,
         dropout: float = 0.0,
         mixing: ChannelMixing | None = None,
         path: str = "",
     ) -> None:
         super().__init__()
         self.base = base
-        self.view = view
+        self.modality = modality
         self.dropout = nn.Dropout(dropout)
         self.experts = nn.ModuleDict()
         self.path = path
@@ -192,7 +193,7 @@ class RoutedLinear(nn.Module):
             return out
         low = self._down(x, [experts[name] for name in low_rank])  # (rows, ..., channels)
         channels = [experts[name].shape.channels for name in low_rank]
-        mask = gates.rank_mask(self.view, low_rank, channels, x)
+        mask = gates.rank_mask(self.modality, low_rank, channels, x)
         if mask is not None:
             low = low * mask.to(low.dtype)
         if self._mixing is not None:

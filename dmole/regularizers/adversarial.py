@@ -100,7 +100,7 @@ class AdversarialTask(Regularizer):
             for path, expert in (stage.library.experts(common) if common else ())
             if expert.shape.heads
             and re.search(self.targets, path)
-            and stage.library.view(path) == "language"
+            and stage.library.modality(path) == "language"
         }
         if not widths:
             raise ValueError(

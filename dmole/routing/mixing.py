@@ -161,11 +161,11 @@ class BranchMixing(Mixing):
         """Return ``(rows, N)``; while answering, what was decided on the prompt stays."""
         if layer.path in gates.decisions:
             return gates.decisions[layer.path]
-        first = gates.first_tokens(layer.view, x)  # (rows, width)
+        first = gates.first_tokens(layer.modality, x)  # (rows, width)
         total = first.new_zeros(())
         for name, expert in routers.items():
             found = self.gate(_logits(first, expert))  # (rows, N)
-            on = gates.row_weights(layer.view, name, x)[:, None] if name in gates.live else 0.0
+            on = gates.row_weights(layer.modality, name, x)[:, None] if name in gates.live else 0.0
             total = total + found.weights * on
             if gates.recording:
                 gates.records.append(MixingRecord(layer.path, found.probabilities, found.weights))
@@ -190,7 +190,7 @@ def _record(
 ) -> None:
     """Note what the router said of the tokens that are no padding."""
     flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (probabilities, weights)]
-    valid = gates.valid_tokens(layer.view, x)
+    valid = gates.valid_tokens(layer.modality, x)
     if valid is not None:
         flat = [tensor[valid.reshape(-1)] for tensor in flat]  # (M, N), M valid tokens
     gates.records.append(MixingRecord(layer.path, flat[0], flat[1], output))
@@ -211,7 +211,7 @@ def _pooled(layer: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
     """Return the mean over each row's valid tokens, ``(rows, width)``."""
     if x.ndim == 2:
         return x
-    valid = gates.valid_tokens(layer.view, x)
+    valid = gates.valid_tokens(layer.modality, x)
     if valid is None:
         return x.mean(dim=1)  # (rows, tokens, width) -> (rows, width)
     weight = valid.to(x.dtype)[..., None]  # (rows, tokens, 1)

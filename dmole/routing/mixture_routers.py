@@ -133,12 +133,12 @@ def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[
     Raises:
         ValueError: If a layer gets several experts and the router does not mix them.
     """
-    mixing, common = router.mixing, allocation.task == router.common
+    mixing, common = router.mixing, allocation.expert == router.common
     shapes: dict[str, ExpertShape] = {}
     for entry in allocation.experts:
         if mixing is None and entry.mixture > 1:
             raise ValueError(
-                f"the allocator gives {entry.mixture} experts to {entry.layer}, which "
+                f"the allocator gives {entry.mixture} experts to {entry.unit}, which "
                 f"{type(router).__name__} does not mix: use dmole.routing.TokenRouter"
             )
         shape = (

@@ -38,7 +38,7 @@ class LastBlocksAllocator(Allocator):
         candidates = self._candidates(units, scores)
         chosen: set[str] = set()
         for modality in ("vision", "language"):
-            names = [unit.name for unit in candidates if unit.module == modality]
+            names = [unit.name for unit in candidates if unit.modality == modality]
             chosen.update(names[-self.blocks :])
         return self._plan(task, units, chosen, scores=scores)
 

@@ -20,7 +20,7 @@ from dmole.allocation import (
 @dataclass(frozen=True)
 class FakeLayer:
     name: str
-    module: str
+    modality: str
     linears: tuple[str, ...]
 
 
@@ -35,7 +35,7 @@ def make_units(vision: int, language: int, projector: int = 0) -> list[Unit]:
 
 def make_scores(units: list[Unit], vision: float = 1.0, language: float = 1.0) -> dict[str, float]:
     weight = {"vision": vision, "projector": language, "language": language}
-    return {unit.name: weight[unit.module] * (1 + i / 100) for i, unit in enumerate(units)}
+    return {unit.name: weight[unit.modality] * (1 + i / 100) for i, unit in enumerate(units)}
 
 
 def internvl2_2b() -> tuple[list[FakeLayer], dict[str, tuple[int, int]]]:
@@ -75,7 +75,7 @@ def test_a_layer_without_linears_or_with_an_unknown_shape_is_refused() -> None:
 
 def test_the_budget_follows_the_difficulty() -> None:
     units = make_units(24, 24)
-    scores = {unit.name: 3.0 if unit.module == "vision" else 1.0 for unit in units}
+    scores = {unit.name: 3.0 if unit.modality == "vision" else 1.0 for unit in units}
     plan = SensitivityAllocator().allocate("t", units, scores, True)
     assert plan.difficulty == {"vision": 0.75, "language": 0.25}
     assert plan.budget == {"vision": 18, "language": 6}
@@ -139,7 +139,7 @@ def test_units_without_gradient_are_never_chosen_but_zero_may_be() -> None:
     units = make_units(2, 2)
     scores = {"vision.0": 0.0, "vision.1": None, "language.0": 0.0, "language.1": math.nan}
     plan = SensitivityAllocator(budget_fraction=1.0).allocate("t", units, scores, True)
-    assert [entry.layer for entry in plan.experts] == ["vision.0", "language.0"]
+    assert [entry.unit for entry in plan.experts] == ["vision.0", "language.0"]
 
 
 def test_the_allocation_of_a_task_does_not_depend_on_the_order_of_tasks() -> None:
@@ -167,7 +167,7 @@ def test_the_parameter_cap_drops_the_lowest_scored_units() -> None:
     plan = SensitivityAllocator(budget_fraction=1.0, rank=2, max_parameters=45).allocate(
         "t", units, scores, True
     )
-    assert [entry.layer for entry in plan.experts] == ["vision.1", "language.0"]
+    assert [entry.unit for entry in plan.experts] == ["vision.1", "language.0"]
     assert expert_parameters(plan) == 40
     with pytest.raises(ValueError, match=r"max_parameters=19 .* 20 parameters .* vision\.1"):
         SensitivityAllocator(rank=2, max_parameters=19).allocate("t", units, scores, True)
@@ -205,7 +205,7 @@ def test_uniform_takes_every_unit_or_evenly_spaced_ones() -> None:
     units = make_units(4, 8)
     assert len(UniformAllocator().allocate("t", units, None, True).experts) == 12
     plan = UniformAllocator(budget_fraction=0.5).allocate("t", units, None, True)
-    assert [entry.layer for entry in plan.experts] == [
+    assert [entry.unit for entry in plan.experts] == [
         *("vision.1", "vision.3"),
         *("language.1", "language.3", "language.5", "language.7"),
     ]
@@ -216,7 +216,7 @@ def test_uniform_leaves_out_units_known_to_get_no_gradient() -> None:
     units = make_units(2, 2)
     scores = make_scores(units) | {"vision.1": None}
     plan = UniformAllocator().allocate("t", units, scores, True)
-    assert [e.layer for e in plan.experts] == ["vision.0", "language.0", "language.1"]
+    assert [e.unit for e in plan.experts] == ["vision.0", "language.0", "language.1"]
 
 
 def test_first_task_only_allocates_once() -> None:
@@ -242,3 +242,12 @@ def test_rows_are_those_of_the_allocation_table() -> None:
 def test_a_broken_plan_is_refused() -> None:
     with pytest.raises(ValueError, match="not an allocation"):
         Allocation.from_json('{"task": "t"}')
+
+
+def test_a_plan_with_the_field_names_of_earlier_versions_is_read() -> None:
+    plan = UniformAllocator().allocate("t", make_units(1, 1), None, True)
+    content = plan.to_dict()
+    content["task"] = content.pop("expert")
+    for entry in content["entries"]:
+        entry["module"], entry["layer"] = entry.pop("modality"), entry.pop("unit")
+    assert Allocation.from_dict(content) == plan

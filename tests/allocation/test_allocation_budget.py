@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmole.allocation import (
+    budget_modality,
     normalize_scores,
     round_half_up,
     score_shares,
@@ -15,7 +16,6 @@ from dmole.allocation import (
     split_budget,
     spread_evenly,
     total_budget,
-    tower_of,
 )
 
 CAPS = {"vision": 24, "language": 24}
@@ -27,9 +27,9 @@ def test_halves_are_rounded_up() -> None:
 
 
 def test_the_projector_draws_on_the_language_budget() -> None:
-    assert tower_of("projector") == "language"
+    assert budget_modality("projector") == "language"
     with pytest.raises(ValueError, match="'audio'"):
-        tower_of("audio")
+        budget_modality("audio")
 
 
 def test_paper_budget_is_half_of_the_layers() -> None:

@@ -109,7 +109,7 @@ def test_every_config_builds_a_run(
     cli = ContinualCLI([*base, *own, *flags], run=False)
     assert cli.datamodule.task_names
     assert cli.datamodule.training_task_names
-    assert cli.trainer.stream.stages(cli.datamodule.task_names) is not None
+    assert cli.trainer.sequence.stream.stages(cli.datamodule.task_names) is not None
     wanted = read_settings(SHIPPED / name).get("model", {}).get("router", {})
     if wanted:
         router = type(cli.model.router)
@@ -129,6 +129,6 @@ def test_a_stream_replaces_that_of_any_method_and_keeps_its_expert(
     monkeypatch.chdir(tmp_path)
     names = ["quickstart.yaml", f"methods/{method}.yaml", "streams/blurred.yaml"]
     words = [word for name in names for word in ("--config", str(SHIPPED / name))]
-    stream = ContinualCLI(words, run=False).trainer.stream
+    stream = ContinualCLI(words, run=False).trainer.sequence.stream
     assert isinstance(stream, BlurredStream)
     assert (stream.beta, stream.shared_expert) == (0.2, shared)

@@ -18,6 +18,7 @@ from dmole.data.collate import Batch
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
 from dmole.module import ContinualModule
+from dmole.run.context import EvaluationPass, StageContext
 
 # logits are around 10, embeddings around 1; processors differ in their matrix kernels
 CLOSE = {"rtol": 1e-3, "atol": 5e-3}
@@ -53,15 +54,15 @@ def test_layers_and_linears_of_both_towers_are_found(taught: ContinualModule, fa
     ends = {}
     for layer in backbone.layers:
         for path in layer.linears:
-            assert backbone.parts.module_of(path) == layer.module
+            assert backbone.parts.modality_of(path) == layer.modality
             assert path.startswith(layer.path)
-            ends.setdefault(layer.module, set()).add(path.rpartition(".")[2])
+            ends.setdefault(layer.modality, set()).add(path.rpartition(".")[2])
     assert ends["vision"] == VISION_LINEARS.get(family, CLIP_LINEARS)
     assert ends["language"] == LANGUAGE_LINEARS
     paths = [path for layer in backbone.layers for path in layer.linears]
     assert len(paths) == len(set(paths))
     merged = [p for p in paths if "merger" in p or "projector" in p or "connector" in p]
-    assert all(backbone.parts.module_of(path) == "projector" for path in merged)
+    assert all(backbone.parts.modality_of(path) == "projector" for path in merged)
 
 
 def test_every_vision_linear_sees_the_rows_that_are_counted(
@@ -75,7 +76,7 @@ def test_every_vision_linear_sees_the_rows_that_are_counted(
             lambda _, args: seen.add(args[0].shape[0])
         )
         for layer in taught.backbone.layers
-        if layer.module == "vision"
+        if layer.modality == "vision"
         for path in layer.linears
     ]
     logits(taught, batch)
@@ -102,7 +103,7 @@ def test_samples_with_other_experts_in_a_batch_are_as_alone(
 def test_experts_of_one_module_alone_tell_the_samples_apart(
     fresh: ContinualModule, mix: tuple[int, int, int], module: str
 ) -> None:
-    units = [unit for unit in fresh.units() if unit.module == module]
+    units = [unit for unit in fresh.units() if unit.modality == module]
     if not units:
         pytest.skip("the projector of this family has no linear")
     linears = [path for unit in units for path in unit.linears]
@@ -132,7 +133,7 @@ def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(
         assert (parameter.grad is not None) == (id(parameter) in own)
     for path, parameter in fresh.library.parameters("a"):
         assert torch.isfinite(parameter.grad).all()
-        part = fresh.backbone.parts.module_of(path)
+        part = fresh.backbone.parts.modality_of(path)
         moved[part] = moved.get(part, 0.0) + float(parameter.grad.abs().sum())
     assert moved["vision"] > 0
     assert moved["language"] > 0
@@ -164,7 +165,7 @@ def test_layers_have_a_proxy_score_or_get_no_expert(
     fresh: ContinualModule, family: str, mix: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = [batch_of(fresh, make_samples(mix))]
-    units = [unit for unit in fresh.units() if unit.module != "projector"]
+    units = [unit for unit in fresh.units() if unit.modality != "projector"]
 
     def score() -> dict[str, float | None]:
         parameters = {
@@ -181,7 +182,7 @@ def test_layers_have_a_proxy_score_or_get_no_expert(
         assert scores["vision.1"] is None
         allocator = SensitivityAllocator(rank=2, budget_fraction=1.0)
         plan = allocator.allocate("a", units, scores, first=True)
-        assert "vision.1" not in {entry.layer for entry in plan.experts}
+        assert "vision.1" not in {entry.unit for entry in plan.experts}
 
 
 def test_an_embedding_does_not_depend_on_batch_mates(
@@ -206,7 +207,7 @@ def test_answers_with_left_padding_are_those_of_the_sample_alone(
 ) -> None:
     samples, tasks = make_samples(mix, answers=False), ("a", "b", "a")
     taught.beams = beams
-    taught.answer_lengths = dict.fromkeys("ab", 5)
+    taught.evaluation = EvaluationPass(answer_lengths=dict.fromkeys("ab", 5))
     batch = batch_of(taught, samples, tasks)
     assert not batch.inputs["attention_mask"].bool().all()  # there is padding
     together = taught.answer(batch)
@@ -219,7 +220,8 @@ def test_answers_with_left_padding_are_those_of_the_sample_alone(
 
 def test_experts_change_the_answers(taught: ContinualModule, mix: tuple[int, int, int]) -> None:
     samples = make_samples(mix, answers=False)
-    taught.beams, taught.answer_lengths = 1, dict.fromkeys("ab", 8)
+    taught.beams = 1
+    taught.evaluation = EvaluationPass(answer_lengths=dict.fromkeys("ab", 8))
     first = taught.answer(batch_of(taught, samples, "aaa")).texts
     assert first != taught.answer(batch_of(taught, samples, "bbb")).texts
 
@@ -250,7 +252,7 @@ def test_a_state_that_is_resumed_gives_the_same_next_step(
     other = make_module(folders(family))
     other.library.rebuild(fresh.library.architecture())
     other.load_state_dict(fresh.state_dict())
-    other.train_expert("a", 1)
+    other.begin_stage(StageContext(1, ("a",)))
     assert step(other, batch) == step(fresh, batch)
     for key, tensor in fresh.state_dict().items():
         assert torch.equal(other.state_dict()[key], tensor)

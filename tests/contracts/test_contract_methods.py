@@ -11,7 +11,7 @@ import multiprocessing
 import queue
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from dmole.experts import ExpertShape, LoRAExpert
 from dmole.metrics import read_matrix
 from dmole.regularizers.base import StageView
 from dmole.run.checkpoint_file import read_checkpoint
+from dmole.run.context import StageContext
 from dmole.storage.seeds import expert_seed
 
 Linears = Mapping[str, tuple[int, int]]
@@ -226,8 +227,9 @@ def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(
         read_matrix(folder / "evaluation_matrix.csv") for folder in (output, run.folder)
     )
     kept = ~np.isnan(ours).any(axis=1)
-    stages = [stage.expert for stage in built.trainer.plan]
-    trains_on = len(set(stages)) < len(stages) or built.module.router.common is not None
+    plan = built.trainer.sequence.plan
+    stages = [name for stage in plan for name in stage.experts]
+    trains_on = len(set(stages)) < len(stages)
     between = [not trains_on] * (len(kept) - 2)  # experts of these rows are others by now
     assert kept.tolist() == [True, *between, True][: len(kept)]
     np.testing.assert_array_equal(ours[kept], theirs[kept])
@@ -365,18 +367,18 @@ def test_no_method_trains_more_than_the_budget_in_a_stage_of_the_embedded_model(
 ) -> None:
     built = builder.build(tmp_path, "tiny", method)
     module, tasks = built.module, ("paint", "count", "read", "find", "caption")
-    stages = built.trainer.stream.stages(tasks)
+    stages = built.trainer.sequence.stream.stages(tasks)
     if not stages:
         assert method == "zero_shot"
         return
-    stage, units = stages[0], module.units()
+    stage, units = replace(stages[0], common=module.router.common), module.units()
     most = 0
     for favored in ("vision", "language"):  # whatever the data may say
-        scores = {u.name: u.parameters * (1e6 if u.module == favored else 1.0) for u in units}
-        for name in filter(None, (module.router.common, stage.expert)):
+        scores = {u.name: u.parameters * (1e6 if u.modality == favored else 1.0) for u in units}
+        for name in reversed(stage.experts):
             first = not module.library.names
             module.add_expert(module.allocator.allocate(name, units, scores, first))
-        module.train_expert(stage.expert, 1, None, stage.tasks)
+        module.begin_stage(StageContext.of(stage, epochs=1))
         for term in module.regularizers:
             term.before_stage(
                 StageView(

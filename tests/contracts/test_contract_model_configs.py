@@ -89,7 +89,7 @@ def test_no_expert_goes_behind_the_layer_that_the_projector_reads(name: str) -> 
     with torch.device("meta"):
         model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     layers = discover(model, Patterns(**settings(name)["patterns"])).layers
-    modules = [layer.module for layer in layers]
+    modules = [layer.modality for layer in layers]
     assert modules.count("vision") == 23
     assert layers[22].path.endswith("layers.22")
     assert modules.count("language") == config.text_config.num_hidden_layers

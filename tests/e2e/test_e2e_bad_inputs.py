@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from bad_sources import CASES, bad_sources
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_runs import FitWords
@@ -261,7 +262,11 @@ def faulty_file(content: Any) -> dict[str, Any]:
         ([{"id": "q", "text": "what ?"}], "train.json: item 0 (id 'q'): has no 'answer'"),
         (
             [item(conversations=[{"from": "system", "value": "x"}])],
-            "train.json: item 0 (id 'a'): turn 0 has the unknown role 'system'",
+            "train.json: item 0 (id 'a'): the last turn is of the system: there is no answer",
+        ),
+        (
+            [item(conversations=[{"from": "robot", "value": "x"}])],
+            "train.json: item 0 (id 'a'): turn 0 has the unknown role 'robot'",
         ),
         (
             [
@@ -287,6 +292,26 @@ def test_a_fault_of_a_data_file_names_file_and_item(
     fault: Fault, content: Any, culprit: str
 ) -> None:
     assert culprit in fault(faulty_file(content))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_source_with_an_error_is_named(fault: Fault, case: str) -> None:
+    task, message = bad_sources(Path())[case]
+    keys = {"train": task.train, "columns": task.columns}
+    if task.test is not None:
+        keys["test"] = task.test
+    assert message in fault(tasks(**keys))
+
+
+def test_a_hub_out_of_reach_is_named(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    line = fault(tasks(train="hf://nobody/nothing?config=x"))
+    assert "hf://nobody/nothing: cannot be loaded: " in line
+
+
+def test_a_system_turn_is_refused_where_the_model_takes_none(fault: Fault) -> None:
+    line = fault(faulty_file([item(system="Be brief.")]), run_folder=True)
+    assert "sample 'a': the chat template takes no system turn: the roles are 'user' and" in line
 
 
 def test_a_data_file_that_is_not_text_is_named(fault: Fault) -> None:

@@ -29,6 +29,7 @@ from dmole.data.sampler import TrainBatchSampler
 from dmole.metrics import read_matrix
 from dmole.module import ContinualModule
 from dmole.routing import SharedRouter
+from dmole.run.state import SequenceState
 from dmole.trainer import ContinualTrainer
 
 SECONDS = 120
@@ -60,9 +61,9 @@ class Losses(ContinualCallback):
     def on_train_batch_end(self, trainer: ContinualTrainer, *args: Any) -> None:
         self.values.append(float(trainer.callback_metrics["train/loss"]))
 
-    def on_sequence_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
-        if trainer.is_global_zero:
-            (trainer.run_dir / "losses.json").write_text(json.dumps(self.values))
+    def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:
+        if state.is_global_zero:
+            (state.run_dir / "losses.json").write_text(json.dumps(self.values))
 
 
 TwoRanks = tuple[Path, dict[int, dict[str, Any]]]

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 from dmole.callbacks import ContinualCallback
+from dmole.run.state import sequence_of
 
 
 class Fails(ContinualCallback):
@@ -30,7 +31,7 @@ class Fails(ContinualCallback):
         self.rank, self.phase, self.killed, self.note = rank, phase, killed, note
 
     def _fail(self, trainer):
-        if (trainer.global_rank, trainer.phase) == (self.rank, self.phase):
+        if (trainer.global_rank, sequence_of(trainer).phase) == (self.rank, self.phase):
             Path(self.note).write_text(str(time.time()))
             if self.killed:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -40,11 +41,11 @@ class Fails(ContinualCallback):
         self._fail(trainer)
 
     def on_test_batch_end(self, trainer, *args):
-        if trainer.current_stage.index:
+        if sequence_of(trainer).stage.index:
             self._fail(trainer)
 
-    def on_stage_trained(self, trainer, module):
-        self._fail(trainer)
+    def on_stage_trained(self, state, module):
+        self._fail(state.trainer)
 """
 
 LAUNCHERS = {

@@ -137,7 +137,7 @@ def test_a_signal_in_training_saves_the_step_and_the_run_goes_on_behind_it(
     run, losses = whole
     asked = make(SignalAfter(6), trainer={"checkpoint_every_n_steps": 0}).build(tmp_path)
     with pytest.raises(
-        Interrupted, match=r"ended by SIGTERM in stage 1/2 paint, train; go on"
+        Interrupted, match=r"ended by SIGTERM in stage 1/2 paint, train; resume"
     ) as e:
         asked.fit()
     assert e.value.exit_status == 143

@@ -20,6 +20,7 @@ from dmole.data.collate import Batch
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.settings import task_settings
+from dmole.run.state import SequenceState
 from dmole.streams.stream import SequentialStream
 from dmole.trainer import ContinualTrainer
 
@@ -30,8 +31,8 @@ class CutAt(ContinualCallback):
     def __init__(self, stage: int, phase: str) -> None:
         self.place = stage, phase
 
-    def _cut(self, trainer: ContinualTrainer) -> None:
-        if (trainer.current_stage.index, trainer.phase) == self.place:
+    def _cut(self, state: SequenceState) -> None:
+        if (state.stage.index, state.phase) == self.place:
             raise CutError
 
     def on_train_batch_end(
@@ -42,13 +43,13 @@ class CutAt(ContinualCallback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        self._cut(trainer)
+        self._cut(trainer.sequence)
 
-    def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
-        self._cut(trainer)
+    def on_stage_trained(self, state: SequenceState, module: ContinualModule) -> None:
+        self._cut(state)
 
-    def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
-        self._cut(trainer)
+    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
+        self._cut(state)
 
 
 PLACES = [(1, "router"), (1, "evaluate"), (2, "train")]
@@ -218,7 +219,7 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
         capsys.readouterr().err
     )
     assert main([*words, "--trainer.accept_changes", "true"]) == 0
-    assert "goes on with another setting 'optimizer'" in capsys.readouterr().out
+    assert "resuming with another setting 'optimizer'" in capsys.readouterr().out
     assert run_digests(run) == run_digests(quick_run)
 
 
@@ -240,7 +241,7 @@ def test_a_setting_that_changes_the_numbers_is_named(
     copied_run: Path, tmp_path: Path, change: dict[str, Any], name: str
 ) -> None:
     other = Recipe(**change).build(tmp_path)
-    with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes goes on"):
+    with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes resumes"):
         other.fit(copied_run)
 
 

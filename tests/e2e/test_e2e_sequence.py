@@ -47,7 +47,7 @@ class CountAnswers(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.counts[trainer.current_stage.index, trainer.evaluation_pass] += len(batch)
+        self.counts[trainer.sequence.stage.index, module.evaluation.name] += len(batch)
 
 
 def predictions(run: Path, stage: int, task: str) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ class Served(ContinualCallback):
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        counter = self.samples.setdefault(trainer.current_stage.index, Counter())
+        counter = self.samples.setdefault(trainer.sequence.stage.index, Counter())
         counter.update(zip(batch.task_names, batch.sample_ids, strict=True))
 
 
@@ -116,7 +116,7 @@ def test_a_run_with_another_buffer_is_not_gone_on_with(
     make: Make, replayed: Finished, tmp_path: Path, stream: Stream, name: str
 ) -> None:
     other = make(**REPLAY | {"stream": stream}).build(tmp_path)
-    other.trainer.accept_changes = True  # the place in the data would be another
+    other.trainer.sequence.accept_changes = True  # the place in the data would be another
     with pytest.raises(ValueError, match=f"was made with another {name}; it cannot") as caught:
         other.fit(replayed[0])
     assert "\n" not in str(caught.value)

@@ -20,6 +20,7 @@ from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import OracleRouter
 from dmole.routing.autoencoder import PCAReconstructor, parameter_count
+from dmole.run.context import StageContext
 from experiments.costs import base_models, scaling, workload
 from experiments.costs.base_models import TINY
 from experiments.costs.scaling import Load, ModelSizes
@@ -56,7 +57,7 @@ class Setting:
     def add_expert(self) -> None:
         plan = self.module.allocator.allocate("t", self.module.units(), None, first=True)
         self.module.add_expert(plan)
-        self.module.train_expert("t", 1, plan)
+        self.module.begin_stage(StageContext(1, ("t",), allocation=plan))
         self.module.train()
 
     def loss(self) -> Tensor:

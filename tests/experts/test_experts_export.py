@@ -266,7 +266,7 @@ def test_peft_gives_the_oracle_outputs_with_several_ranks(family: str, tmp_path:
     parts = backbone.parts
     library = ExpertLibrary(
         backbone.model,
-        lambda path: "language" if parts.module_of(path) == "language" else "vision",
+        lambda path: "language" if parts.modality_of(path) == "language" else "vision",
         dropout=0.05,
     )
     paths = all_linears(backbone)

@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from dmole.data.sample import Sample
 from dmole.experts import ExpertLibrary, GateContext, Gates
 from dmole.experts import gates as gates_module
-from dmole.experts.gates import View
+from dmole.modality import Modality
 from dmole.models import Backbone
 
 PAIRS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -30,13 +30,13 @@ PAIRS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
 def mask(
     gates: Gates,
-    view: View,
+    modality: Modality,
     rows: int,
     ranks: Sequence[int] = (2, 3),
     names: Sequence[str] = ("a", "b"),
     tail: Sequence[int] = (4, 8),
 ) -> torch.Tensor | None:
-    return gates.rank_mask(view, list(names), list(ranks), torch.zeros(rows, *tail))
+    return gates.rank_mask(modality, list(names), list(ranks), torch.zeros(rows, *tail))
 
 
 def test_docstring_examples_hold() -> None:
@@ -148,14 +148,14 @@ def test_recomputation_sees_the_gates_of_its_forward() -> None:
 
 Model = tuple[Backbone, ExpertLibrary]
 Answered = tuple[torch.Tensor, dict[str, set[int]]]
-"""Generated ids, and how many rows the first linear of each view saw."""
+"""Generated ids, and how many rows the first linear of each modality saw."""
 
 
 def library_with_two_experts(backbone: Backbone) -> ExpertLibrary:
-    def view_of(path: str) -> View:
-        return "language" if backbone.parts.module_of(path) == "language" else "vision"
+    def modality_of(path: str) -> Modality:
+        return "language" if backbone.parts.modality_of(path) == "language" else "vision"
 
-    library = ExpertLibrary(backbone.model, view_of)
+    library = ExpertLibrary(backbone.model, modality_of)
     for name, rank in (("a", 2), ("b", 3)):
         paths = all_linears(backbone)
         library.add(name, dict.fromkeys(paths, rank), dict.fromkeys(paths, 4.0 + rank))
@@ -208,7 +208,7 @@ def test_vision_experts_alone_leave_samples_without_images_as_they_were(family: 
     backbone, library = family
     saved = library.state_dict("a")
     for path, expert in library.experts("a"):
-        if backbone.parts.module_of(path) == "language":
+        if backbone.parts.modality_of(path) == "language":
             expert.lora_b.data.zero_()
     samples = make_samples(IMAGES)
     one = torch.tensor([[1.0, 0.0]]).expand(4, 2)
@@ -254,16 +254,16 @@ def answer(
     seen: list[Gates | None] = []
     counts: dict[str, set[int]] = {"vision": set(), "language": set()}
 
-    def hook(view: str) -> Callable[..., None]:
+    def hook(modality: str) -> Callable[..., None]:
         def record(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             seen.append(library.context.current)
-            counts[view].add(args[0].shape[0])
+            counts[modality].add(args[0].shape[0])
 
         return record
 
     handles = [
         backbone.model.get_submodule(layer.linears[0]).register_forward_pre_hook(
-            hook("language" if layer.module == "language" else "vision")
+            hook("language" if layer.modality == "language" else "vision")
         )
         for layer in backbone.layers
     ]

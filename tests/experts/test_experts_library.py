@@ -234,7 +234,7 @@ class World:
         parts = self.backbone.parts
         self.library = ExpertLibrary(
             self.backbone.model,
-            lambda path: "language" if parts.module_of(path) == "language" else "vision",
+            lambda path: "language" if parts.modality_of(path) == "language" else "vision",
             dropout=0.1,
         )
         self.batch = make_batch(self.backbone, make_samples((1, 0, 2)))

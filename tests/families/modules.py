@@ -16,6 +16,7 @@ from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import OracleRouter
 from dmole.routing.routers import route_by_name
+from dmole.run.context import StageContext
 
 
 def make_module(folder: Path, **options: Any) -> ContinualModule:
@@ -29,7 +30,7 @@ def make_module(folder: Path, **options: Any) -> ContinualModule:
 def add_expert(module: ContinualModule, name: str) -> None:
     plan = module.allocator.allocate(name, module.units(), None, not module.library.names)
     module.add_expert(plan)
-    module.train_expert(name, 1, plan)
+    module.begin_stage(StageContext(1, (name,), allocation=plan))
 
 
 def batch_of(

@@ -184,7 +184,7 @@ def test_packed_patches_are_pooled_by_sample() -> None:
 
 def test_the_shipped_model_loads_by_its_short_name() -> None:
     backbone = PretrainedBackbone("tiny")
-    assert {layer.module for layer in backbone.layers} >= {"vision", "language"}
+    assert {layer.modality for layer in backbone.layers} >= {"vision", "language"}
     assert backbone.name_or_path.endswith("weights")
     assert next(backbone.parameters()).dtype == torch.float32
 

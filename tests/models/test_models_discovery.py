@@ -34,13 +34,13 @@ def test_two_vision_and_two_language_layers_and_the_projector_are_found(family: 
     backbone = make_backbone(family)
     names = [layer.name for layer in backbone.layers]
     assert names == ["vision.0", "vision.1", "projector.0", "language.0", "language.1"]
-    assert [layer.module for layer in backbone.layers] == [name.split(".")[0] for name in names]
+    assert [layer.modality for layer in backbone.layers] == [name.split(".")[0] for name in names]
     for layer in backbone.layers:
         assert layer.linears
         for path in layer.linears:
             assert isinstance(backbone.model.get_submodule(path), nn.Linear)
             assert path.startswith(layer.path)
-            assert backbone.parts.module_of(path) == layer.module
+            assert backbone.parts.modality_of(path) == layer.modality
     ends = {path.rpartition(".")[2] for path in backbone.layers[-1].linears}
     assert ends == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     ends = {path.rpartition(".")[2] for path in backbone.layers[0].linears}
@@ -78,21 +78,21 @@ def test_mergers_inside_the_vision_module_are_the_projector_and_no_layers() -> N
         "projector.1",
         "language.0",
     ]
-    assert parts.module_of("model.visual.merger.fc") == "projector"
-    assert parts.module_of("model.visual.layers.0.attn") == "vision"
+    assert parts.modality_of("model.visual.merger.fc") == "projector"
+    assert parts.modality_of("model.visual.layers.0.attn") == "vision"
 
 
 def test_a_tower_with_two_lists_of_blocks_counts_on() -> None:
     model = toy()
     model.model.vision_tower["global_layers"] = nn.ModuleList([block()])
-    names = [layer.name for layer in discover(model).layers if layer.module == "vision"]
+    names = [layer.name for layer in discover(model).layers if layer.modality == "vision"]
     assert names == ["vision.0", "vision.1", "vision.2"]
 
 
 def test_lists_of_linears_inside_a_block_are_part_of_the_block() -> None:
     model = toy()
     model.model.language_model["layers"][0]["parts"] = nn.ModuleList([nn.Linear(4, 4)])
-    (layer,) = [spec for spec in discover(model).layers if spec.module == "language"]
+    (layer,) = [spec for spec in discover(model).layers if spec.modality == "language"]
     assert layer.linears == tuple(
         f"model.language_model.layers.0.{name}" for name in ("attn", "mlp", "parts.0")
     )
@@ -101,7 +101,7 @@ def test_lists_of_linears_inside_a_block_are_part_of_the_block() -> None:
 def test_lists_without_linears_are_no_layers() -> None:
     model = toy()
     model.model.vision_tower["norms"] = nn.ModuleList([nn.LayerNorm(4)])
-    assert len([x for x in discover(model).layers if x.module == "vision"]) == 2
+    assert len([x for x in discover(model).layers if x.modality == "vision"]) == 2
 
 
 def test_modules_without_parameters_are_no_projector() -> None:
@@ -148,7 +148,7 @@ def test_a_part_that_is_not_found_names_the_override_to_set(
 
 def test_a_path_outside_of_all_parts_is_refused() -> None:
     parts = Parts("a.vision", ("a.nerve",), "a.text")
-    assert parts.module_of("a.nerve.fc") == "projector"
+    assert parts.modality_of("a.nerve.fc") == "projector"
     for path in ("lm_head", "a.vision2.fc", "a"):
         with pytest.raises(ValueError, match=f"layer '{path}' is in no part"):
-            parts.module_of(path)
+            parts.modality_of(path)

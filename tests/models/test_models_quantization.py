@@ -47,7 +47,7 @@ def packed() -> Backbone:
 
 
 def with_expert(backbone: Backbone) -> ExpertLibrary:
-    library = ExpertLibrary(backbone.model, backbone.parts.module_of)
+    library = ExpertLibrary(backbone.model, backbone.parts.modality_of)
     paths = all_linears(backbone)
     library.add("a", dict.fromkeys(paths, 2), dict.fromkeys(paths, 4.0))
     randomize(library, "a")

@@ -49,6 +49,7 @@ from dmole.routing import (
     TopKGate,
     normalized_entropy,
 )
+from dmole.run.context import StageContext
 
 TASKS = ("a", "b")
 IMAGES = (1, 0, 2, 1)
@@ -68,7 +69,8 @@ def make_module(
     for name in (*filter(None, [router.common]), *names):
         place(module, name)
         randomize(module.library, name, 0.1)
-    module.train_expert(names[-1], 1, None, TASKS[:1])
+    experts = tuple(filter(None, (names[-1], router.common)))
+    module.begin_stage(StageContext(1, experts, TASKS[:1]))
     return module
 
 
@@ -88,7 +90,7 @@ def view(module: ContinualModule, index: int = 1, samples: Sequence[Sample] = ()
         library=module.library,
         experts=module.training_experts,
         index=index,
-        tasks=module.stage_tasks,
+        tasks=module.stage.tasks,
         all_tasks=TASKS,
         samples=serve,
         step=module.compute_step,
@@ -330,7 +332,7 @@ def test_experts_climb_the_classifiers_loss_and_classifiers_descend_it() -> None
     term = AdversarialTask(coefficient=weight)
     router = CommonExpertRouter(OracleRouter(), CommonMixing())
     module = make_module(router, term, names=TASKS)
-    module.train_expert("b", 1, None, TASKS[1:])
+    module.begin_stage(StageContext(2, ("b", "common"), TASKS[1:]))
     term.before_stage(view(module))
     _, step = module.compute_step(whole(module, "bbbb"))
     own = parameters(module)
@@ -436,7 +438,7 @@ def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages(
         assert used[path][frozen[0]] == used[path].max()
         assert not expert.trunk_frozen
     place(module, "b")
-    module.train_expert("b", 1, None, TASKS[1:])
+    module.begin_stage(StageContext(2, ("b", "common"), TASKS[1:]))
     trained = [p for p in module.parameters() if p.requires_grad]
     before = {path: {k: v.clone() for k, v in e.named_parameters()} for path, e in common.items()}
     optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.5)
@@ -456,12 +458,12 @@ def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_l
     router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
     module = make_module(router, term, experts=3)
     term.after_stage(view(module, samples=make_samples(IMAGES)[:1]))
-    module.focus("a", TASKS[:1])
+    module.focus(StageContext(1, ("a", "common"), TASKS[:1]))
     common = dict(module.library.experts("common"))
     assert not any(expert.lora_a.requires_grad for expert in common.values())
     for expert in common.values():
         expert.frozen.fill_(1.0)
-    module.focus("a", TASKS[:1])
+    module.focus(StageContext(1, ("a", "common"), TASKS[:1]))
     assert not any(expert.learning for expert in common.values())
     assert all(p.requires_grad for _, p in module.library.parameters("a"))
     module.compute_step(one_by_one(module)[0])[0].backward()  # the task's routers go on

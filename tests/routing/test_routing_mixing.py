@@ -28,6 +28,7 @@ from dmole.routing import (
     TokenRouter,
     TopKGate,
 )
+from dmole.run.context import EvaluationPass
 
 IN, OUT, RANK, ALPHA, EXPERTS = 9, 5, 2, 3.0, 4
 SCALING = ALPHA / RANK
@@ -308,7 +309,7 @@ def make_module(family: str, kind: str) -> ContinualModule:
         module.add_expert(plan)
         randomize(module.library, name)
     module.library.train_only(None)
-    module.answer_lengths = dict.fromkeys("ab", 4)
+    module.evaluation = EvaluationPass(answer_lengths=dict.fromkeys("ab", 4))
     return module
 
 
