@@ -23,6 +23,7 @@ MOVED = {
     "dmole.data.stream": "dmole.streams.stream",
     "dmole.data.synthetic": "dmole.demo.world",
     "dmole.metrics.registry": "dmole.benchmarks.registry",
+    "dmole.metrics.retention_metrics": "dmole.benchmarks.retention.metrics",
     "dmole.metrics.rule_metrics": "dmole.benchmarks.metrics",
     "dmole.models.tiny": "dmole.demo.tiny",
     "dmole.optimization": "dmole.curriculum.optimization",
@@ -84,6 +85,17 @@ def moved_name(module: str, name: str) -> Any:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     log.warning("%s is now %s.%s; the old path ends with the next release", old, NAMES[old], name)
     return getattr(import_module(NAMES[old]), name)
+
+
+def current_path(path: str) -> str:
+    """Return the dotted path of a class as it is now, the same path where nothing has moved.
+
+    Example:
+        >>> current_path("dmole.data.stream.JointStream")
+        'dmole.streams.stream.JointStream'
+    """
+    module, _, name = path.rpartition(".")
+    return f"{NAMES.get(path) or MOVED.get(module, module)}.{name}"
 
 
 def install() -> None:

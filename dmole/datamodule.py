@@ -1,9 +1,9 @@
-"""Serves the tasks of a sequence to Lightning: training stages, pending answers, samples."""
+"""Serves the tasks of a sequence to Lightning: training stages, test samples, any samples."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from dmole.data.sample import Sample
 from dmole.data.sampler import TrainBatchSampler, random_batches, split_batches
 from dmole.data.sequences import TaskItems
 from dmole.data.task import Task
+from dmole.run.context import EvaluationPass
 from dmole.storage.seeds import derive_seed
 from dmole.store import SampleStore
 from dmole.streams.stream import Stage
@@ -43,6 +44,15 @@ class ContinualDataModule(LightningDataModule):
 
     Raises:
         ValueError: If the tasks or a number are not valid.
+
+    Example:
+        >>> from dmole import ContinualDataModule, Task
+        >>> address = "synthetic://count/{}?size=8"
+        >>> task = Task("count", train=address.format("train"), test=address.format("test"))
+        >>> data = ContinualDataModule([task], batch_size=4)
+        >>> data.check()  # reads all files and refuses what cannot be trained on
+        >>> data.test_samples("count")[0].prompt
+        'say how many there are'
     """
 
     def __init__(
@@ -125,11 +135,11 @@ class ContinualDataModule(LightningDataModule):
         return self._store.items(stage.draw.replayed(stage.tasks, self._store, self.seed))
 
     def epochs(self, stage_tasks: Sequence[str]) -> int:
-        """Return the passes over a stage's data: the most any of its tasks asks for."""
+        """Return the passes over a stage's data: the largest setting of its tasks."""
         return max(self.task(name).epochs for name in stage_tasks)
 
     def stage_batch_size(self, stage_tasks: Sequence[str]) -> int:
-        """Return the batch size of a stage: the least any of its tasks asks for."""
+        """Return the batch size of a stage: the smallest setting of its tasks."""
         sizes = [self.task(name).batch_size or self.batch_size for name in stage_tasks]
         return min(sizes)
 
@@ -186,27 +196,26 @@ class ContinualDataModule(LightningDataModule):
             self.task(name)
         self._stage = stage
 
-    def set_pending(self, pending: Mapping[str, Sequence[int]]) -> None:
+    def set_evaluation(self, evaluation: EvaluationPass) -> None:
         """Choose which test samples `test_dataloader` serves.
 
+        Batches of samples that an earlier process has answered are left out as a whole; the
+        others stay as they would have been.
+
         Args:
-            pending: For each task the indices of samples that need an answer. Tasks without
-                any are left out.
+            evaluation: The pass; tasks without pending samples are left out.
 
         Raises:
             ValueError: If a task is unknown.
         """
-        self._pending = {
-            self.task(name).name: list(indices) for name, indices in pending.items() if indices
-        }
-
-    def set_answered(self, keys: Iterable[str]) -> None:
-        """Name pending samples, as ``task/test/id``, that an earlier process has answered.
-
-        Batches of such samples alone are left out of `test_dataloader`; the others stay as they
-        would have been.
-        """
-        self._answered = frozenset(keys)
+        self._pending = None
+        if evaluation.pending is not None:
+            self._pending = {
+                self.task(name).name: list(indices)
+                for name, indices in evaluation.pending.items()
+                if indices
+            }
+        self._answered = frozenset(evaluation.known)
 
     @property
     def pending(self) -> dict[str, list[int]]:
@@ -333,7 +342,7 @@ def _grouped(batches: Iterable[Any], sizes: Sequence[int]) -> Iterator[list[Batc
 
 
 def _rank() -> tuple[int, int]:
-    """Return our rank and the number of ranks."""
+    """Return the rank of this process and the number of ranks."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

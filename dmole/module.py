@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dmole.allocation import Allocation, Allocator, Unit, build_units
 from dmole.curriculum.optimization import (
-    MODULES,
     Schedule,
     learning_rate_factor,
     parameter_groups,
@@ -21,24 +20,22 @@ from dmole.curriculum.optimization import (
 )
 from dmole.data.labels import answer_tokens
 from dmole.distributed import weigh_by_tokens
-from dmole.experts import ExpertLibrary, Gates, View
-from dmole.experts.library import seed_from
+from dmole.experts import ExpertLibrary, Gates
+from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing
-from dmole.routing.placement import expert_shapes
+from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
+from dmole.run.context import EvaluationPass, StageContext
+from dmole.storage.seeds import expert_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from dmole.data import Batch
-
-
-DEFAULT_ANSWER_TOKENS = 32
-"""Most tokens of an answer to a prompt of no known task."""
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
@@ -78,6 +75,16 @@ class ContinualModule(LightningModule):
             language model's budget.
         regularizers: Extra terms of the training loss.
         seed: Fixes the initial weights of the experts.
+
+    Example:
+        >>> from dmole import AutoencoderRouter, ContinualModule
+        >>> from dmole import PretrainedBackbone, UniformAllocator
+        >>> allocator = UniformAllocator(rank=2)
+        >>> module = ContinualModule(PretrainedBackbone("tiny"), allocator, AutoencoderRouter())
+        >>> plan = allocator.allocate("count", module.units(), None, first=True)
+        >>> module.add_expert(plan)
+        >>> module.experts, module.count_parameters(plan)
+        (('count',), 43264)
     """
 
     def __init__(
@@ -108,17 +115,10 @@ class ContinualModule(LightningModule):
         self.beams = beams
         self.seed = seed
         self.projector_experts = projector_experts
-        self.update_scale: dict[str, float] = {}
-        self.gate_plan: Mapping[str, tuple[str, ...]] = {}
-        self.answer_lengths: Mapping[str, int] = {}
-        self.allocation: Allocation | None = None
-        self.stage_epochs = 1
-        self.stage_steps = 0
-        self.stage_tasks: tuple[str, ...] = ()
-        self.current_expert: str | None = None
-        self.visible_experts: int | None = None
+        self.stage = StageContext()
+        self.evaluation = EvaluationPass()
         self.library = ExpertLibrary(
-            backbone.model, self._view_of, dropout, seed, mixing=router.mixing
+            backbone.model, self._modality_of, dropout, seed, mixing=router.mixing
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
@@ -127,13 +127,14 @@ class ContinualModule(LightningModule):
         if activation_checkpointing:
             backbone.checkpoint_activations(self.library.context.for_checkpointing)
 
-    def _view_of(self, path: str) -> View:
-        return self.backbone.parts.module_of(path)
+    def _modality_of(self, path: str) -> Modality:
+        return self.backbone.parts.modality_of(path)
 
     @property
     def experts(self) -> tuple[str, ...]:
         """Experts in use; while an earlier stage is evaluated again, later ones are hidden."""
-        return self.library.names[: self.visible_experts]
+        experts = self.evaluation.experts
+        return self.library.names if experts is None else experts
 
     # -- experts ---------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class ContinualModule(LightningModule):
         layers = [
             layer
             for layer in self.backbone.layers
-            if self.projector_experts or layer.module != "projector"
+            if self.projector_experts or layer.modality != "projector"
         ]
         return build_units(
             layers, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
@@ -157,59 +158,40 @@ class ContinualModule(LightningModule):
     def add_expert(self, allocation: Allocation) -> None:
         """Place the experts of an allocation on the model, untrained."""
         shapes = expert_shapes(allocation, self.router, self.alpha)
-        self.library.place(allocation.task, shapes)
+        self.library.place(allocation.expert, shapes)
 
     @property
     def training_experts(self) -> tuple[str, ...]:
         """The experts in training: the stage's own and the one that all stages share, if any."""
-        own = () if self.current_expert is None else (self.current_expert,)
-        common = self.router.common
-        return (*own, common) if own and common in self.library.names else own
+        return self.stage.experts
 
-    def train_expert(
-        self,
-        name: str,
-        epochs: int,
-        allocation: Allocation | None = None,
-        tasks: Sequence[str] = (),
-    ) -> None:
-        """Make one expert, and the one all stages share, the only things that train.
-
-        Args:
-            name: The expert.
-            epochs: Length of the stage; the learning rate's schedule spans it.
-            allocation: The plan that placed the expert in this stage, None for an older one.
-            tasks: Tasks of the stage.
-        """
-        self.allocation = allocation
-        self.stage_epochs = epochs
-        self.update_scale = {}
-        versions = self.library.versions
+    def begin_stage(self, stage: StageContext) -> None:
+        """Make the experts of a stage, which are in the library, the only things that train."""
+        versions, name = self.library.versions, str(stage.expert)
         versions[name] = versions.get(name, 0) + 1  # its draws differ each time
-        self.focus(name, tasks)
+        self.focus(stage)
 
-    def focus(self, name: str, tasks: Sequence[str]) -> None:
+    def focus(self, stage: StageContext) -> None:
         """Let gradients reach the experts of a stage, whether or not it trains now."""
-        self.current_expert = name
-        self.stage_tasks = tuple(tasks)
-        self.library.train_only(*self.training_experts)
+        self.stage = stage
+        self.library.train_only(*stage.experts)
 
-    def training_modules(self) -> tuple[str, ...]:
-        """Return the modules (vision, projector, language) in which the current expert sits."""
-        found = {
-            self.backbone.parts.module_of(path)
+    def training_modalities(self) -> tuple[str, ...]:
+        """Return the modalities in which the experts in training sit, in the order of the data."""
+        present = {
+            self.backbone.parts.modality_of(path)
             for name in self.training_experts
             for path, _ in self.library.experts(name)
         }
-        return tuple(module for module in MODULES if module in found)
+        return tuple(modality for modality in MODALITIES if modality in present)
 
     # -- routing ---------------------------------------------------------------------------
 
     def route(self, batch: Batch) -> Routing:
         """Choose the experts of each sample: current and partner in training, else the router's."""
         phase: Phase = "test" if batch.labels is None else "train"
-        current = self.current_expert if phase == "train" else None
-        again = phase == "test" or self.stage_epochs > 1  # else no sample comes a second time
+        current = self.stage.expert if phase == "train" else None
+        again = phase == "test" or self.stage.epochs > 1  # else no sample comes a second time
         query = RouteQuery(None, batch.task_names, phase, current, self.experts)
         if self.router.needs(query):
             query = replace(query, embeddings=self.embed(batch, remember=again))
@@ -248,8 +230,8 @@ class ContinualModule(LightningModule):
 
         Several processes together train on the mean over the answer tokens of all of them, as one
         process would on their joint batch. Under ``accumulate_grad_batches`` micro-batches weigh
-        alike, whatever their tokens: how many the later ones have is not known yet.
-        Where experts have dropout, each rank draws its own.
+        alike, whatever their tokens: the later ones have not been read yet.
+        Dropout draws differ between ranks.
         """
         tokens = answer_tokens(labels_of(batch))
         loss, step = torch.zeros((), device=tokens.device), None
@@ -262,7 +244,7 @@ class ContinualModule(LightningModule):
                 culprit = f"samples: {', '.join(sample_keys(batch))}"
             raise ValueError(
                 f"the loss is {whole.item()} at step {self.global_step} of expert "
-                f"{self.current_expert!r}; {culprit}"
+                f"{self.stage.expert!r}; {culprit}"
             )
         self.log("train/loss", whole, prog_bar=True, batch_size=len(batch.sample_ids))
         extra = self.regularizers.total(step, tokens, functools.partial(self.log, batch_size=1))
@@ -285,13 +267,13 @@ class ContinualModule(LightningModule):
         step = Step(
             library=self.library,
             experts=self.training_experts,
-            stage_tasks=self.stage_tasks,
+            stage_tasks=self.stage.tasks,
             batch=batch,
             labels=labels,
             gates=gates,
             logits=output.logits,
             forward=forward,
-            embed=functools.partial(self.embed, batch, remember=self.stage_epochs > 1),
+            embed=functools.partial(self.embed, batch, remember=self.stage.epochs > 1),
             number=self.global_step,
         )
         return output.loss, step
@@ -314,26 +296,21 @@ class ContinualModule(LightningModule):
     def answer(self, batch: Batch) -> Answers:
         """Answer a batch with the experts planned for each sample, or those the router picks."""
         keys = sample_keys(batch)
-        if all(key in self.gate_plan for key in keys):
-            order = [self.gate_plan[key] for key in keys]
-        else:
+        order = self.evaluation.order(keys)
+        if order is None:
             order = self.route(batch).order
         gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
         with self.library.context.use(gates):
-            texts = self.backbone.generate(batch.inputs, self._longest(batch), self.beams)
+            length = self.evaluation.answer_length(batch.task_names)
+            texts = self.backbone.generate(batch.inputs, length, self.beams)
         return Answers(keys, texts, order)
-
-    def _longest(self, batch: Batch) -> int:
-        return max(
-            self.answer_lengths.get(task, DEFAULT_ANSWER_TOKENS) for task in batch.task_names
-        )
 
     # -- optimization ----------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer over named groups (vision, projector, language) and its schedule."""
         groups = parameter_groups(
-            (self.backbone.parts.module_of(path), parameter)
+            (self.backbone.parts.modality_of(path), parameter)
             for name in self.training_experts
             for path, parameter in self.library.parameters(name)
             if parameter.requires_grad
@@ -343,7 +320,7 @@ class ContinualModule(LightningModule):
         optimizer = self.make_optimizer(groups)
         # Lightning counts the epochs of all stages so far; the schedule is this stage's alone
         steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
-        steps = self.stage_steps = round(steps_per_epoch * self.stage_epochs)
+        steps = self.stage.steps = round(steps_per_epoch * self.stage.epochs)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, steps, self.warmup, self.schedule)
         )
@@ -354,15 +331,15 @@ class ContinualModule(LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
         """Step with each module's learning rate scaled by the curriculum."""
-        with scaled_learning_rates(optimizer, self.update_scale):
+        with scaled_learning_rates(optimizer, self.stage.update_scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
     def on_train_start(self) -> None:
         """Switch dropout on, and let its draws depend on seed, expert and rank alone."""
         self.train()  # a model loaded from a folder comes in evaluation mode
-        name = str(self.current_expert)
+        name = str(self.stage.expert)
         version = self.library.versions[name]
-        torch.manual_seed(seed_from(self.seed, "dropout", name, version, self.global_rank))
+        torch.manual_seed(expert_seed(self.seed, "dropout", name, version, self.global_rank))
 
     # -- state -----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
 from dmole.experts import load_expert
 from dmole.routing import gate_set_name
+from dmole.run.context import EvaluationPass
 from dmole.storage.files import check_name, read_json
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Predictor:
     """Answers prompts about images.
 
     Args:
-        model: A module with the run's base model; receives experts and router.
+        module: Has the run's base model; receives experts and router.
         data: Makes the batches.
         run: The run folder.
         precision: Makes the context to answer in: a trainer's ``precision_plugin.forward_context``
@@ -41,18 +42,18 @@ class Predictor:
 
     def __init__(
         self,
-        model: ContinualModule,
+        module: ContinualModule,
         data: ContinualDataModule,
         run: Path,
         precision: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._model = model
+        self._module = module
         self._precision = precision
         self._data = data
-        data.attach_processor(model.backbone.processor, model.backbone.context_length)
-        load_run(model, run)
-        model.eval()
-        self._asked = 0  # ids go on counting: embeddings are remembered by them
+        data.attach_processor(module.backbone.processor, module.backbone.context_length)
+        load_experts_and_router(module, run)
+        module.eval()
+        self._count = 0  # ids are never used twice: embeddings are remembered by them
 
     def __call__(
         self, prompts: Sequence[Mapping[str, Any]], max_new_tokens: int = 32
@@ -66,16 +67,16 @@ class Predictor:
         Returns:
             ``{"id", "image", "prompt", "prediction", "gate_set"}`` in the order of the prompts.
         """
-        self._model.answer_lengths = {PROMPT_TASK: max_new_tokens}
-        first, self._asked = self._asked, self._asked + len(prompts)
+        self._module.evaluation = EvaluationPass(answer_lengths={PROMPT_TASK: max_new_tokens})
+        first, self._count = self._count, self._count + len(prompts)
         samples = [_sample(first + index, prompt) for index, prompt in enumerate(prompts)]
         loader = self._data.embedding_loader([(s, PROMPT_TASK) for s in samples], generation=True)
         results: list[dict[str, Any]] = []
         with torch.no_grad():
             for batch in loader:
-                batch = move_data_to_device(batch, self._model.device)
+                batch = move_data_to_device(batch, self._module.device)
                 with self._precision():
-                    answers = self._model.answer(batch)
+                    answers = self._module.answer(batch)
                 for text, gate_set in zip(answers.texts, answers.gate_sets, strict=True):
                     prompt = prompts[len(results)]
                     image = prompt.get("image")
@@ -91,7 +92,7 @@ class Predictor:
         return results
 
 
-def load_run(model: ContinualModule, run: Path) -> None:
+def load_experts_and_router(module: ContinualModule, run: Path) -> None:
     """Load the experts and the router of a run folder into a module without experts.
 
     Raises:
@@ -105,8 +106,8 @@ def load_run(model: ContinualModule, run: Path) -> None:
         raise ValueError(f"{index}: expected a list of names, got {type(names).__name__}")
     for name in names:
         check_name(name, f"{index}: expert name")
-        load_expert(model.library, name, run / "experts" / name)
-    model.router.load(run / "router")
+        load_expert(module.library, name, run / "experts" / name)
+    module.router.load(run / "router")
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

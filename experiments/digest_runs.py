@@ -25,11 +25,13 @@ FINISHED = ".finished"
 ENTRIES = ("dmole.cli.main", "dmole.cli")
 """Modules that hold the command line's `main`, the newest first."""
 
-METHOD_FLAGS = {"replay_importance": ("--data.batch_size", "8")}
-"""Flags without which a method would not do at this size what makes it that method.
-
-A batch has to hold both replayed and held-out samples, of which there are few.
-"""
+METHOD_FLAGS = {
+    # thresholds that accept all: samples of two experts, and partners while an expert trains
+    "dmole": ("--model.router.init_args.threshold_scale", "1000"),
+    # a batch has to hold both replayed and held-out samples, of which there are few
+    "replay_importance": ("--data.batch_size", "8"),
+}
+"""Flags without which a method would not do at this size what makes it that method."""
 
 
 def settings() -> dict[str, Any]:
@@ -65,7 +67,7 @@ def quicken() -> None:
     torch.set_num_threads(1)
     for kind, name in ((Figure, "savefig"), (SummaryWriter, "add_figure")):
         setattr(kind, name, lambda *args, **options: None)
-    os.fsync = lambda handle: None
+    os.fsync = lambda fd: None
 
 
 def find_main(tree: Path) -> Callable[[list[str]], int]:
@@ -83,7 +85,8 @@ def find_main(tree: Path) -> Callable[[list[str]], int]:
         except ModuleNotFoundError:  # what should be the package above it is a module
             continue
         if found is not None:
-            return importlib.import_module(name).main
+            main: Callable[[list[str]], int] = importlib.import_module(name).main
+            return main
     raise SystemExit(f"{tree} has no command line in {' or '.join(ENTRIES)}")
 
 

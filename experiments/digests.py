@@ -1,12 +1,12 @@
 """Compare what every method learns and finds out with the code of a commit and with today's.
 
-    python experiments/digests.py --reference REV                  # every method of that commit
-    python experiments/digests.py --reference REV dmole seq_ft     # these alone
-    python experiments/digests.py --reference REV --output digests.json
+    python -m experiments.digests --reference REV                  # every method of that commit
+    python -m experiments.digests --reference REV dmole seq_ft     # these alone
+    python -m experiments.digests --reference REV --output digests.json
 
 Both run a tiny sequence, see `digest_runs.py`, each in a process of its own: the code of REV from
 an archive of it, today's as it lies in the working tree, changes that are not committed included.
-What is compared is the content of the run folders, see `tests/contracts/run_content.py`. One line
+What is compared is the content of the run folders, see `experiments/run_content.py`. One line
 a method names what differs; exit status 1 if anything does.
 """
 
@@ -24,12 +24,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "contracts")]
-sys.path.append(str(ROOT / "experiments"))
+from experiments.digest_runs import FINISHED
+from experiments.run_content import run_content
 
-from digest_runs import FINISHED  # noqa: E402
-from run_content import run_content  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 Content = dict[str, str]
 """Digests of a run by logical name."""

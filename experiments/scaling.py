@@ -14,8 +14,8 @@ from dmole.benchmarks.cmit import BENCHMARK
 from experiments.costs.base_models import LARGE
 from experiments.costs.scaling import (
     FP32,
-    BaseModel,
     Load,
+    ModelSizes,
     base_parameters,
     cache_bytes,
     loss_bytes,
@@ -69,7 +69,7 @@ def gib(count: float) -> str:
     return f"{count / GIB:.1f}"
 
 
-def training_row(model: BaseModel, load: Load) -> list[str]:
+def training_row(model: ModelSizes, load: Load) -> list[str]:
     weights = base_parameters(model) * load.base_bytes
     experts = task_parameters(model, load)
     state = training_state_bytes(experts)
@@ -91,7 +91,7 @@ def training_row(model: BaseModel, load: Load) -> list[str]:
     ]
 
 
-def other_row(model: BaseModel, load: Load) -> list[str]:
+def other_row(model: ModelSizes, load: Load) -> list[str]:
     weights = base_parameters(model) * load.base_bytes
     tokens = model.image_tokens + load.text_tokens
     running = proxy_activation_bytes(model, load)
@@ -111,7 +111,7 @@ def other_row(model: BaseModel, load: Load) -> list[str]:
     ]
 
 
-def hours_row(model: BaseModel, load: Load, stream: Stream) -> list[str]:
+def hours_row(model: ModelSizes, load: Load, stream: Stream) -> list[str]:
     work = stream_flops(model, load, stream)
     again = stream_flops(model, load, stream, recompute=True)["train"] - work["train"]
     cells = [f"{gpu_hours(work[phase], A100, UTILIZATION):,.1f}" for phase in work]

@@ -23,6 +23,7 @@ from dmole.datamodule import ContinualDataModule
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter
+from dmole.run.state import SequenceState
 from dmole.streams.stream import SequentialStream, Stage, Stream
 from dmole.trainer import ContinualTrainer
 
@@ -46,7 +47,7 @@ class StagePeak(ContinualCallback):
     def __init__(self) -> None:
         self.peaks: list[float] = []
 
-    def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Read the peak and start anew."""
         status = Path("/proc/self/status").read_text(encoding="ascii")
         line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
@@ -57,7 +58,7 @@ class StagePeak(ContinualCallback):
 class NoFigures(ExpertInspector):
     """Leaves out the figures, whose memory would hide the rest."""
 
-    def on_evaluation_end(self, trainer: Any, module: Any) -> None:
+    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Draw nothing."""
 
 
@@ -86,7 +87,7 @@ def measure(stages: int, answers: Any) -> None:
         )
         trainer.fit(module, datamodule=ContinualDataModule(tasks, batch_size=4))
     experts = sum(map(module.library.count, module.library.names)) * 4 / 2**20
-    table = next(c for c in trainer.continual_callbacks() if isinstance(c, EvaluationMatrix))
+    table = trainer.sequence.callback_of(EvaluationMatrix)
     answers.put(
         (
             peak.peaks[-1],

@@ -39,6 +39,15 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _without_waiting_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs wait for the disk some hundred times, and no test of whole runs pulls the plug."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in LONG:
+            patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)

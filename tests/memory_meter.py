@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,13 @@ class PeakBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self._known: dict[int, Any] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         old = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if _is_tensor(t)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):

@@ -10,5 +10,5 @@ from dmole.callbacks import ExpertInspector
 class NoFigures(ExpertInspector):
     """Logs the scalars of training alone."""
 
-    def on_evaluation_end(self, trainer: Any, module: Any) -> None:
+    def on_evaluation_end(self, state: Any, module: Any) -> None:
         pass

@@ -5,16 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-
-
-def tensor_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(load_file(path).items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+from experiments.run_content import tensor_digest
 
 
 def run_digests(run: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from PIL import Image
 from dmole import datamodule as module
 from dmole.data.task import Task
 from dmole.datamodule import ContinualDataModule
+from dmole.run.context import EvaluationPass
 from dmole.streams.stream import Stage
 
 
@@ -81,7 +82,7 @@ def test_unknown_task_is_named(root: Path):
     with pytest.raises(ValueError, match="there is no task 'c'"):
         data.set_stage(stage(1, "a", "c"))
     with pytest.raises(ValueError, match="there is no task 'c'"):
-        data.set_pending({"c": [0]})
+        data.set_evaluation(EvaluationPass(pending={"c": [0]}))
 
 
 def test_loaders_need_processor_and_stage(root: Path, llava: Any):
@@ -149,13 +150,13 @@ def test_pending_answers_alone_are_served(root: Path, llava: Any):
     data = make(root, llava, eval_batch_size=2)
     assert data.pending == {"a": [0, 1, 2, 3, 4], "b": [0, 1, 2, 3, 4]}
     assert [len(loader) for loader in data.test_dataloader()] == [3, 3]
-    data.set_pending({"b": [4, 0, 2], "a": []})
+    data.set_evaluation(EvaluationPass(pending={"b": [4, 0, 2], "a": []}))
     assert data.pending == {"b": [4, 0, 2]}
     (loader,) = data.test_dataloader()
     batches = list(loader)
     assert [batch.sample_ids for batch in batches] == [["test4", "test0"], ["test2"]]
     assert all(batch.labels is None for batch in batches)
-    data.set_pending({})
+    data.set_evaluation(EvaluationPass(pending={}))
     assert data.test_dataloader() == []
 
 

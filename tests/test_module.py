@@ -18,6 +18,7 @@ from dmole.data import Turn
 from dmole.experts import Gates
 from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter, OracleRouter
+from dmole.run.context import EvaluationPass, StageContext
 
 LIGHTNING_WARNINGS = [
     "ignore:.*does not have many workers",
@@ -38,7 +39,7 @@ def make_module(family="llava", router=None, vision_feature_layer=-1, **kwargs):
 def add(module, name):
     plan = module.allocator.allocate(name, module.units(), None, not module.library.names)
     module.add_expert(plan)
-    module.train_expert(name, 1, plan)
+    module.begin_stage(StageContext(1, (name,), epochs=1, allocation=plan))
 
 
 def detached(module, step=0):
@@ -143,33 +144,35 @@ def test_answers_follow_the_plan_or_the_router(images):
         randomize(module.library, name, 0.2)
     module.eval()
     batch = make_batch(module.backbone, make_samples((1, 0, 2), answers=False))
-    module.answer_lengths = {"colors": 5}
+    lengths = {"colors": 5}
+    module.evaluation = EvaluationPass(answer_lengths=lengths)
     routed = module.answer(batch)
     assert routed.keys == ["colors/test/s0", "colors/test/s1", "colors/test/s2"]
     assert routed.gate_sets == [("a", "b")] * 3
-    module.gate_plan = dict(zip(routed.keys, [("a",), (), ("b",)], strict=True))
+    plan = dict(zip(routed.keys, [("a",), (), ("b",)], strict=True))
+    module.evaluation = EvaluationPass(gate_sets=plan, answer_lengths=lengths)
     planned = module.answer(batch)
     assert planned.gate_sets == [("a",), (), ("b",)]
     assert planned.texts != routed.texts
     for i, gates in enumerate(planned.gate_sets):  # each as if it were alone
         alone = make_batch(module.backbone, [make_samples((1, 0, 2), answers=False)[i]])
-        module.gate_plan = {planned.keys[i]: gates}
+        plan = {planned.keys[i]: gates}
+        module.evaluation = EvaluationPass(gate_sets=plan, answer_lengths=lengths)
         assert module.answer(alone).texts == [planned.texts[i]]
     assert module.library.context.current is None
 
 
 def test_the_longest_answer_of_the_batchs_tasks_counts():
-    module = make_module()
-    module.answer_lengths = {"a": 3, "b": 7}
-    assert module._longest(SimpleNamespace(task_names=["a", "b"])) == 7
-    assert module._longest(SimpleNamespace(task_names=["a", "unknown"])) == 32
+    evaluation = EvaluationPass(answer_lengths={"a": 3, "b": 7})
+    assert evaluation.answer_length(["a", "b"]) == 7
+    assert evaluation.answer_length(["a", "unknown"]) == 32
 
 
 def test_before_the_first_expert_the_base_model_answers():
     module = detached(make_module())
     module.eval()
     batch = make_batch(module.backbone, make_samples((1, 0), answers=False))
-    module.answer_lengths = {"colors": 4}
+    module.evaluation = EvaluationPass(answer_lengths={"colors": 4})
     answers = module.answer(batch)
     assert answers.gate_sets == [(), ()]
     assert answers.texts == module.backbone.generate(batch.inputs, 4)
@@ -179,21 +182,21 @@ def test_an_earlier_stage_sees_only_its_experts():
     module = make_module()
     for name in ("a", "b"):
         add(module, name)
-    module.visible_experts = 1
+    module.evaluation = EvaluationPass(experts=("a",))
     assert module.experts == ("a",)
-    module.visible_experts = 0
+    module.evaluation = EvaluationPass(experts=())
     assert module.experts == ()
-    module.visible_experts = None
+    module.evaluation = EvaluationPass()
     assert module.experts == ("a", "b")
 
 
 @pytest.mark.parametrize("projector", [False, True])
 def test_units_hold_the_projector_only_where_asked(projector):
     module = make_module(projector_experts=projector)
-    assert ("projector" in {unit.module for unit in module.units()}) == projector
+    assert ("projector" in {unit.modality for unit in module.units()}) == projector
     add(module, "a")
     expected = ("vision", "projector", "language") if projector else ("vision", "language")
-    assert module.training_modules() == expected
+    assert module.training_modalities() == expected
 
 
 def test_a_warmup_outside_of_its_range_is_refused():
@@ -215,7 +218,7 @@ def test_a_vision_layer_whose_output_is_not_read_has_no_score_and_no_expert(fami
     assert all(scores[unit.name] > 0 for unit in units if unit.name != "vision.1")
     for allocator in (SensitivityAllocator(budget_fraction=1.0), UniformAllocator()):
         plan = allocator.allocate("colors", units, scores, first=True)
-        assert [entry.layer for entry in plan.experts] == ["vision.0", "language.0", "language.1"]
+        assert [entry.unit for entry in plan.experts] == ["vision.0", "language.0", "language.1"]
 
 
 def test_router_embeddings_are_float32_under_autocast_and_do_not_see_gates():
@@ -270,7 +273,7 @@ def test_training_moves_every_tensor_of_the_current_expert_and_nothing_else(chec
     assert moved == {n for n in everything if "task_new" in n}
     (optimizer,) = trainer.optimizers
     assert [group["name"] for group in optimizer.param_groups] == ["vision", "language"]
-    assert module.stage_steps == 3
+    assert module.stage.steps == 3
 
 
 @warnings_ignored
@@ -279,7 +282,7 @@ def test_training_repeats_to_the_bit_and_the_update_scale_slows_one_module(image
         module = make_module(warmup=0.0, schedule="constant")
         add(module, "a")
         before = {key: p.detach().clone() for key, p in module.state_dict().items()}
-        module.update_scale = scale
+        module.stage.update_scale = scale
         trainer = fit(module, images, steps=1)
         rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
         assert rates == [1e-4, 1e-4]
@@ -451,11 +454,11 @@ def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_too(images, mon
 def test_the_schedule_of_a_stage_spans_its_own_epochs():
     module = make_module()
     add(module, "a")
-    module.stage_epochs = 2
+    module.stage.epochs = 2
     # Lightning counts on: three epochs so far, ten steps each
     module._trainer = SimpleNamespace(estimated_stepping_batches=30, max_epochs=3)
     found = module.configure_optimizers()
-    assert module.stage_steps == 20
+    assert module.stage.steps == 20
     scheduler = found["lr_scheduler"]["scheduler"]
     assert found["lr_scheduler"]["interval"] == "step"
     assert scheduler.lr_lambdas[0](19) == pytest.approx((1 + math.cos(math.pi * 18 / 19)) / 2)

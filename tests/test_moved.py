@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dmole._moved import MOVED, NAMES
-from dmole.cli.main import main
+from dmole.cli.lightning import ContinualCLI
+from dmole.streams import ReplayStream
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -45,9 +46,10 @@ def test_a_name_that_never_was_in_a_module_is_refused_as_ever() -> None:
         getattr(importlib.import_module("dmole.metrics"), "Acuracy")  # noqa: B009
 
 
-def test_a_config_may_name_a_class_by_its_old_path(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_config_may_name_a_class_by_its_old_path_and_the_run_keeps_the_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
     config = tmp_path / "old.yaml"
     config.write_text(
         "trainer:\n  stream:\n    class_path: dmole.data.stream.ReplayStream\n"
@@ -55,10 +57,11 @@ def test_a_config_may_name_a_class_by_its_old_path(
         encoding="utf-8",
     )
     sys.modules.pop("dmole.data.stream", None)
-    words = ["fit", "--config", "quickstart.yaml", "--config", str(config), "--print_config"]
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    assert end.value.code == 0
-    printed = capsys.readouterr()
-    assert printed.out.count("dmole.data.stream is now dmole.streams.stream") == 1
-    assert "class_path: dmole.streams.ReplayStream" in printed.out
+    quickstart = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
+    cli = ContinualCLI(["--config", quickstart, "--config", str(config)], run=False)
+    assert type(cli.trainer.stream) is ReplayStream
+    printed = caplog.text
+    assert printed.count("dmole.data.stream is now dmole.streams.stream") >= 1
+    kept = cli.parser.dump(cli.config)
+    assert "class_path: dmole.streams.stream.ReplayStream" in kept
+    assert "dmole.data.stream" not in kept

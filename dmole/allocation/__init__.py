@@ -2,6 +2,8 @@
 
 from dmole.allocation.allocators import Allocator, DepthAllocator, UniformAllocator
 from dmole.allocation.budget import (
+    budget_modality,
+    experts_by_depth,
     normalize_scores,
     round_half_up,
     score_shares,
@@ -9,9 +11,7 @@ from dmole.allocation.budget import (
     split_budget,
     spread_evenly,
     total_budget,
-    tower_of,
 )
-from dmole.allocation.depth import experts_by_depth
 from dmole.allocation.plan import (
     Allocation,
     AllocationEntry,
@@ -30,6 +30,7 @@ __all__ = [
     "SensitivityAllocator",
     "UniformAllocator",
     "Unit",
+    "budget_modality",
     "build_units",
     "expert_parameters",
     "experts_by_depth",
@@ -41,5 +42,4 @@ __all__ = [
     "split_budget",
     "spread_evenly",
     "total_budget",
-    "tower_of",
 ]

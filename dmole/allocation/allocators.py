@@ -6,8 +6,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
-from dmole.allocation.budget import split_budget, spread_evenly, total_budget, tower_of
-from dmole.allocation.depth import experts_by_depth
+from dmole.allocation.budget import (
+    budget_modality,
+    experts_by_depth,
+    split_budget,
+    spread_evenly,
+    total_budget,
+)
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
 from dmole.allocation.proxy import Reduction
 
@@ -21,7 +26,7 @@ class Allocator(ABC):
         rank: Rank of a new expert.
         unit: ``block``: a transformer block with all its linears; ``linear``: each on its own.
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
-        modules: Towers that may get experts. The projector, where the model offers its
+        modules: Modalities that may get experts. The projector, where the model offers its
             linears, belongs to ``language``.
         targets: Regular expression to be found in the path of a linear that may hold experts,
             such as ``attn|attention``; empty is all.
@@ -63,12 +68,12 @@ class Allocator(ABC):
 
     @abstractmethod
     def allocate(
-        self, task: str, units: Sequence[Unit], scores: Scores | None, first: bool
+        self, expert: str, units: Sequence[Unit], scores: Scores | None, first: bool
     ) -> Allocation:
-        """Return the task's allocation.
+        """Return where a new expert is placed.
 
         Args:
-            task: Name of the task.
+            expert: Name of the expert.
             units: All units of the model, in its order.
             scores: Proxy score per unit name; None (or NaN) marks a unit that received no
                 gradient and is never chosen.
@@ -79,22 +84,24 @@ class Allocator(ABC):
         """
 
     def _candidates(self, units: Sequence[Unit], scores: Scores | None) -> list[Unit]:
-        """Units of the chosen towers that can learn: no gradient, never chosen."""
-        inside = [unit for unit in units if tower_of(unit.module) in self.modules]
+        """Units of the chosen modalities that can learn: no gradient, never chosen."""
+        inside = [unit for unit in units if budget_modality(unit.modality) in self.modules]
         if scores is None:
             return inside
         return [unit for unit in inside if scores[unit.name] is not None]
 
-    def _size(self, task: str, units: Sequence[Unit], candidates: Sequence[Unit]) -> int:
+    def _size(self, expert: str, units: Sequence[Unit], candidates: Sequence[Unit]) -> int:
         """The fraction is of all units, as published, but never above those that can learn."""
         if not candidates:
-            raise ValueError(f"task {task}: no unit of {list(self.modules)} received a gradient")
-        inside = sum(tower_of(unit.module) in self.modules for unit in units)
+            raise ValueError(
+                f"expert {expert}: no unit of {list(self.modules)} received a gradient"
+            )
+        inside = sum(budget_modality(unit.modality) in self.modules for unit in units)
         return min(total_budget(inside, self.budget_fraction), len(candidates))
 
     def _plan(
         self,
-        task: str,
+        expert: str,
         units: Sequence[Unit],
         chosen: Collection[str],
         *,
@@ -104,8 +111,8 @@ class Allocator(ABC):
     ) -> Allocation:
         entries = tuple(
             AllocationEntry(
-                module=unit.module,
-                layer=unit.name,
+                modality=unit.modality,
+                unit=unit.name,
                 score=None if scores is None else scores[unit.name],
                 expert=unit.name in chosen,
                 rank=self.rank if unit.name in chosen else 0,
@@ -118,8 +125,8 @@ class Allocator(ABC):
         budget = dict.fromkeys(self.modules, 0)
         for entry in entries:
             if entry.expert:
-                budget[tower_of(entry.module)] += 1
-        return Allocation(task, entries, dict(difficulty or {}), budget)
+                budget[budget_modality(entry.modality)] += 1
+        return Allocation(expert, entries, dict(difficulty or {}), budget)
 
 
 class UniformAllocator(Allocator):
@@ -128,9 +135,9 @@ class UniformAllocator(Allocator):
     Args:
         rank: Rank of a new expert.
         unit: ``block`` or ``linear``.
-        budget_fraction: Share of the units that get an expert, in ``(0, 1]``; the towers share
-            the budget by their number of units.
-        modules: Towers that may get experts.
+        budget_fraction: Share of the units that get an expert, in ``(0, 1]``; the modalities
+            share the budget by their number of units.
+        modules: Modalities that may get experts.
         first_task_only: Allocate for the first task and nothing afterwards, for methods that
             keep training one adapter.
         targets: Regular expression of the linears that may hold experts; empty is all.
@@ -141,6 +148,13 @@ class UniformAllocator(Allocator):
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (ablation without the layer allocator).
+
+    Example:
+        >>> from dmole.allocation import UniformAllocator, Unit
+        >>> units = [Unit(f"language.{i}", "language", (f"{i}.fc",), 8) for i in range(4)]
+        >>> plan = UniformAllocator(budget_fraction=0.5).allocate("count", units, None, first=True)
+        >>> [entry.unit for entry in plan.experts]
+        ['language.1', 'language.3']
     """
 
     def __init__(
@@ -167,20 +181,23 @@ class UniformAllocator(Allocator):
         self.experts = experts
 
     def allocate(
-        self, task: str, units: Sequence[Unit], scores: Scores | None, first: bool
+        self, expert: str, units: Sequence[Unit], scores: Scores | None, first: bool
     ) -> Allocation:
-        """Return the task's allocation; scores, where given, only exclude units without one."""
+        """Return where a new expert is placed; scores only exclude units without one."""
         if self.first_task_only and not first:
-            return self._plan(task, units, (), scores=scores)
+            return self._plan(expert, units, (), scores=scores)
         candidates = self._candidates(units, scores)
-        total = self._size(task, units, candidates)
-        pools: dict[str, list[str]] = {tower: [] for tower in self.modules}
+        total = self._size(expert, units, candidates)
+        pools: dict[str, list[str]] = {modality: [] for modality in self.modules}
         for unit in candidates:
-            pools[tower_of(unit.module)].append(unit.name)
-        caps = {tower: len(pool) for tower, pool in pools.items()}
-        budget = split_budget({tower: float(n) for tower, n in caps.items()}, total, caps=caps)
-        chosen = {name for tower, k in budget.items() for name in spread_evenly(pools[tower], k)}
-        return self._plan(task, units, chosen, scores=scores, mixture=self._mixture(units))
+            pools[budget_modality(unit.modality)].append(unit.name)
+        caps = {modality: len(pool) for modality, pool in pools.items()}
+        weights = {modality: float(units_of) for modality, units_of in caps.items()}
+        budget = split_budget(weights, total, caps=caps)
+        chosen = {
+            name for modality, k in budget.items() for name in spread_evenly(pools[modality], k)
+        }
+        return self._plan(expert, units, chosen, scores=scores, mixture=self._mixture(units))
 
     def _mixture(self, units: Sequence[Unit]) -> dict[str, int]:
         """Return the number of experts of each unit."""
@@ -194,7 +211,7 @@ class DepthAllocator(UniformAllocator):
         counts: Experts of a block by its relative depth, from the first layers to the last;
             ``[2, 4, 6, 8]`` gives the first quarter of the layers 2 each.
         rank: Rank of each expert.
-        modules: Towers that may get experts.
+        modules: Modalities that may get experts.
         targets: Regular expression of the linears that may hold experts; empty is all.
 
     Raises:
@@ -219,8 +236,8 @@ class DepthAllocator(UniformAllocator):
 
     def _mixture(self, units: Sequence[Unit]) -> dict[str, int]:
         found: dict[str, int] = {}
-        for module in dict.fromkeys(unit.module for unit in units):
-            names = [unit.name for unit in units if unit.module == module]
+        for modality in dict.fromkeys(unit.modality for unit in units):
+            names = [unit.name for unit in units if unit.modality == modality]
             found |= zip(names, experts_by_depth(self.counts, len(names)), strict=True)
         return found
 

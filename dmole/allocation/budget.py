@@ -1,4 +1,4 @@
-"""How many experts each tower may get and which units win them. Pure functions, no model."""
+"""How many experts each modality may get and which units win them. Pure functions, no model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 Normalize = Literal["none", "tower"]
 
 
-def tower_of(module: str) -> str:
-    """Return the tower whose budget a module draws on; the projector counts as language.
+def budget_modality(modality: str) -> str:
+    """Return the modality whose budget a modality draws on; the projector counts as language.
 
     Raises:
-        ValueError: If the module is unknown.
+        ValueError: If the modality is unknown.
     """
-    towers = {"vision": "vision", "projector": "language", "language": "language"}
-    if module not in towers:
-        raise ValueError(f"module must be one of {sorted(towers)}, got {module!r}")
-    return towers[module]
+    budgets = {"vision": "vision", "projector": "language", "language": "language"}
+    if modality not in budgets:
+        raise ValueError(f"modality must be one of {sorted(budgets)}, got {modality!r}")
+    return budgets[modality]
 
 
 def round_half_up(value: float) -> int:
@@ -57,9 +57,9 @@ def score_shares(scores: Mapping[str, float], counts: Mapping[str, int]) -> dict
     r"""Return each tower's share :math:`r_M` of the summed proxy score, its difficulty.
 
     Args:
-        scores: Summed proxy score per tower, non-negative.
-        counts: Eligible units per tower. Where all scores are zero nothing speaks for either
-            tower, and the shares are those of the counts.
+        scores: Summed proxy score per modality, non-negative.
+        counts: Eligible units per modality. Where all scores are zero nothing speaks for either
+            modality, and the shares are those of the counts.
 
     Returns:
         Shares that sum to 1.
@@ -70,17 +70,17 @@ def score_shares(scores: Mapping[str, float], counts: Mapping[str, int]) -> dict
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (modality split of the budget).
     """
-    for tower, score in scores.items():
+    for modality, score in scores.items():
         if not math.isfinite(score) or score < 0:
-            raise ValueError(f"score of {tower} must be finite and >= 0, got {score}")
+            raise ValueError(f"score of {modality} must be finite and >= 0, got {score}")
     weights: Mapping[str, float] = scores if any(scores.values()) else counts
     top = max(weights.values(), default=0)
     if top <= 0:
-        raise ValueError("no tower has a unit that could hold an expert")
+        raise ValueError("no modality has a unit that could hold an expert")
     # dividing by the largest first keeps the sum of huge scores finite
-    scaled = {tower: weights.get(tower, 0) / top for tower in scores}
+    scaled = {modality: weights.get(modality, 0) / top for modality in scores}
     total = sum(scaled.values())
-    return {tower: value / total for tower, value in scaled.items()}
+    return {modality: value / total for modality, value in scaled.items()}
 
 
 def split_budget(
@@ -90,7 +90,7 @@ def split_budget(
     caps: Mapping[str, int],
     vision_floor: float = 0.0,
 ) -> dict[str, int]:
-    r"""Return the number of units each tower is granted; they always sum to ``total``.
+    r"""Return the number of units each modality is granted; they always sum to ``total``.
 
     .. math:: B^{vis} = \max(\lfloor \phi B \rfloor, \lfloor B r^{vis} + 1/2 \rfloor),
               \qquad B^{lang} = B - B^{vis}
@@ -98,9 +98,9 @@ def split_budget(
     What exceeds a tower's cap spills over to the other one.
 
     Args:
-        scores: Summed proxy score per tower (``vision``, ``language``), non-negative.
+        scores: Summed proxy score per modality (``vision``, ``language``), non-negative.
         total: Budget :math:`B`, at least 1.
-        caps: Eligible units per tower.
+        caps: Eligible units per modality.
         vision_floor: Least share :math:`\phi` of vision in ``[0, 1]``: 0 in the paper,
             0.25 in the release.
 
@@ -116,7 +116,7 @@ def split_budget(
         >>> split_budget({"vision": 3.0, "language": 1.0}, 24, caps={"vision": 24, "language": 24})
         {'vision': 18, 'language': 6}
     """
-    room = sum(caps.get(tower, 0) for tower in scores)
+    room = sum(caps.get(modality, 0) for modality in scores)
     if total < 1:
         raise ValueError(f"budget must be at least 1, got {total}")
     if total > room:
@@ -129,7 +129,7 @@ def split_budget(
     language_cap = caps.get("language", 0) if "language" in scores else 0
     vision = max(min(wanted, vision_cap), total - language_cap)
     granted = {"vision": vision, "language": total - vision}
-    return {tower: granted[tower] for tower in scores}
+    return {modality: granted[modality] for modality in scores}
 
 
 def select_top_k(scores: Mapping[str, float], k: int, generator: torch.Generator) -> list[str]:
@@ -168,14 +168,14 @@ def select_top_k(scores: Mapping[str, float], k: int, generator: torch.Generator
 
 
 def normalize_scores(
-    scores: Mapping[str, float], towers: Mapping[str, str], how: Normalize
+    scores: Mapping[str, float], modalities: Mapping[str, str], how: Normalize
 ) -> dict[str, float]:
-    """Return scores that may be compared across towers.
+    """Return scores that may be compared across modalities.
 
     Args:
         scores: Proxy score per unit.
-        towers: Tower per unit.
-        how: ``none`` leaves them, ``tower`` divides by the mean over the unit's tower (a tower
+        modalities: Modality of each unit.
+        how: ``none`` leaves them, ``tower`` divides by the mean over the unit's modality (one
             whose mean is 0 is left as it is). With ``tower`` the shares become those of the
             unit counts, so it is meant for one global selection.
 
@@ -188,9 +188,9 @@ def normalize_scores(
         return dict(scores)
     groups: dict[str, list[float]] = {}
     for name, score in scores.items():
-        groups.setdefault(towers[name], []).append(score)
-    means = {tower: sum(group) / len(group) for tower, group in groups.items()}
-    return {name: score / (means[towers[name]] or 1.0) for name, score in scores.items()}
+        groups.setdefault(modalities[name], []).append(score)
+    means = {modality: sum(group) / len(group) for modality, group in groups.items()}
+    return {name: score / (means[modalities[name]] or 1.0) for name, score in scores.items()}
 
 
 def spread_evenly(names: Sequence[str], k: int) -> list[str]:
@@ -206,3 +206,37 @@ def spread_evenly(names: Sequence[str], k: int) -> list[str]:
     if not 0 <= k <= len(names):
         raise ValueError(f"cannot select {k} of {len(names)} units")
     return [names[(2 * i + 1) * len(names) // (2 * k)] for i in range(k)]
+
+
+def experts_by_depth(counts: Sequence[int], depth: int) -> list[int]:
+    """Return the number of experts of each layer, first to last.
+
+    The counts are groups of neighbouring layers, as even as they go, lower groups first to be
+    larger. A tower with fewer layers than groups takes the group at each layer's relative depth:
+    first and last are kept, and a single layer has the middle one.
+
+    Args:
+        counts: Experts of each group from the first layers to the last, positive.
+        depth: Layers of the tower, positive.
+
+    Raises:
+        ValueError: If there is no count, or a count or the depth is not positive.
+
+    Source:
+        MoLA, 2024, https://arxiv.org/abs/2402.08562 for the groups of a tower of 32; the rule for
+        other depths is ours.
+
+    Example:
+        >>> experts_by_depth([2, 4, 6, 8], 6), experts_by_depth([2, 4, 6, 8], 2)
+        ([2, 2, 4, 6, 6, 8], [2, 8])
+    """
+    if not counts or min(counts) < 1:
+        raise ValueError(f"counts must be positive, at least one, got {list(counts)}")
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    groups = len(counts)
+    if depth >= groups:
+        return [counts[layer * groups // depth] for layer in range(depth)]
+    if depth == 1:
+        return [counts[(groups - 1) // 2]]
+    return [counts[round_half_up(i * (groups - 1) / (depth - 1))] for i in range(depth)]

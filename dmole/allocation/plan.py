@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from dmole.modality import Modality
+
 UnitKind = Literal["block", "linear"]
 
 
@@ -19,7 +21,7 @@ class Layer(Protocol):
         """Short name such as ``vision.0``."""
 
     @property
-    def module(self) -> str:
+    def modality(self) -> Modality:
         """``vision``, ``projector`` or ``language``."""
 
     @property
@@ -33,34 +35,34 @@ class Unit:
 
     Args:
         name: Unique name, also the ``layer`` column of ``allocation.csv``.
-        module: ``vision``, ``projector`` or ``language``.
+        modality: ``vision``, ``projector`` or ``language``.
         linears: Full module paths of the linears that are wrapped together.
         parameters: Parameters of an expert of rank 1, the sum of in + out over the linears.
     """
 
     name: str
-    module: str
+    modality: Modality
     linears: tuple[str, ...]
     parameters: int
 
 
 @dataclass(frozen=True)
 class AllocationEntry:
-    """One unit's verdict.
+    """What is decided for one unit.
 
     Args:
-        module: ``vision``, ``projector`` or ``language``.
-        layer: Name of the unit.
+        modality: ``vision``, ``projector`` or ``language``.
+        unit: Name of the unit.
         score: Proxy score as measured; None where no gradient arrived or nothing was scored.
-        expert: Whether the task gets an expert here.
+        expert: Whether the unit gets the expert.
         rank: Rank of the expert, 0 without one.
         linears: Full module paths of the unit's linears.
         parameters: Parameters of an expert of rank 1 here.
         mixture: Experts of that rank side by side, for routers that mix them.
     """
 
-    module: str
-    layer: str
+    modality: Modality
+    unit: str
     score: float | None
     expert: bool
     rank: int
@@ -71,17 +73,17 @@ class AllocationEntry:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Where one task gets experts, and why.
+    """Where one expert is placed, and why.
 
     Args:
-        task: Name of the task.
+        expert: Name of the expert.
         entries: One per unit, in the order of the model.
-        difficulty: Share of the proxy score per tower (``vision``, ``language``), summing to 1.
+        difficulty: Share of the proxy score per modality (``vision``, ``language``), summing to 1.
             The projector belongs to ``language``. Empty where nothing was scored.
-        budget: Number of units granted per tower.
+        budget: Number of units granted per modality.
     """
 
-    task: str
+    expert: str
     entries: tuple[AllocationEntry, ...]
     difficulty: dict[str, float]
     budget: dict[str, int]
@@ -96,9 +98,9 @@ class Allocation:
         return [
             {
                 "stage": stage,
-                "task": self.task,
-                "module": entry.module,
-                "layer": entry.layer,
+                "task": self.expert,
+                "module": entry.modality,
+                "layer": entry.unit,
                 "score": "" if entry.score is None else entry.score,
                 "expert": int(entry.expert),
                 "rank": entry.rank * entry.mixture,
@@ -118,12 +120,13 @@ class Allocation:
             ValueError: If a field is missing or unknown.
         """
         try:
+            content = _renamed(content)
             entries = tuple(
-                AllocationEntry(**{**entry, "linears": tuple(entry["linears"])})
+                AllocationEntry(**{**_renamed(entry), "linears": tuple(entry["linears"])})
                 for entry in content["entries"]
             )
             return cls(
-                task=content["task"],
+                expert=content["expert"],
                 entries=entries,
                 difficulty=dict(content["difficulty"]),
                 budget=dict(content["budget"]),
@@ -139,6 +142,14 @@ class Allocation:
     def from_json(cls, text: str) -> Allocation:
         """Rebuild a plan from :meth:`to_json`."""
         return cls.from_dict(json.loads(text))
+
+
+_OLD_FIELDS = {"task": "expert", "module": "modality", "layer": "unit"}
+"""Names of fields in the checkpoints of earlier versions, and their names now."""
+
+
+def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {_OLD_FIELDS.get(name, name): value for name, value in fields.items()}
 
 
 def expert_parameters(allocation: Allocation) -> int:
@@ -180,7 +191,7 @@ def build_units(
         for linears in groups:
             name = layer.name if unit == "block" else linears[0]
             size = sum(sum(features[linear]) for linear in linears)
-            units.append(Unit(name, layer.module, linears, size))
+            units.append(Unit(name, layer.modality, linears, size))
     if not units:
         raise ValueError(f"no linear of the model fits targets {targets!r}")
     return units

@@ -126,7 +126,7 @@ class _GradientMeter:
 
     def _keep(self, index: int, gradient: Tensor) -> None:
         """Add a gradient, or its norm, to what is kept of a tensor."""
-        norm = torch.linalg.vector_norm(gradient)
+        norm = torch.linalg.vector_norm(gradient)  # scalar
         known = self.fresh.get(index)
         self.fresh[index] = norm if known is None else known + norm  # finite if all of them are
         self.counts[index] += 1
@@ -153,7 +153,7 @@ class _GradientMeter:
 
     def scores(self, reduction: Reduction, all_reduce: AllReduce | None) -> dict[str, float | None]:
         """Reduce over ranks and sum the tensors of each unit."""
-        counts = torch.tensor([*self.counts, self.batches], dtype=torch.int64)
+        counts = torch.tensor([*self.counts, self.batches], dtype=torch.int64)  # (tensors + 1,)
         if all_reduce is not None:
             counts = all_reduce(counts.to(self.tensors[0].device)).cpu()
         *arrived, batches = counts.tolist()

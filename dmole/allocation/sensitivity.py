@@ -1,4 +1,4 @@
-"""The allocator of D-MoLE: experts where the gradient is large, towers by their difficulty."""
+"""The allocator of D-MoLE: experts where the gradient is large, modalities by their difficulty."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from dmole.allocation.allocators import Allocator, Scores
 from dmole.allocation.budget import (
     Normalize,
+    budget_modality,
     normalize_scores,
     score_shares,
     select_top_k,
     split_budget,
-    tower_of,
 )
 from dmole.allocation.plan import Allocation, Unit, UnitKind
 from dmole.allocation.proxy import Reduction
 
 
 class SensitivityAllocator(Allocator):
-    """Give experts to the units with the largest proxy scores, towers by their difficulty.
+    """Give experts to the units with the largest proxy scores, modalities by their difficulty.
 
     Args:
         rank: Rank of a new expert.
@@ -32,9 +32,9 @@ class SensitivityAllocator(Allocator):
         proxy_fraction: Share of the task's batches that is scored.
         reduction: How gradients of several batches become a score, see
             :func:`~dmole.allocation.proxy.score_gradients`.
-        normalize: ``tower`` divides scores by the mean of their tower before they are compared.
-        modules: Towers that may get experts.
-        curriculum: Split the budget between the towers by difficulty; False selects the best
+        normalize: ``tower`` divides scores by the mean of their modality before they are compared.
+        modules: Modalities that may get experts.
+        curriculum: Split the budget between the modalities by difficulty; False selects the best
             units of both together (ablation).
         max_parameters: Cap on the expert parameters of one task. The lowest-scored of the
             chosen units are dropped until the rest fit.
@@ -47,6 +47,15 @@ class SensitivityAllocator(Allocator):
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672.
+
+    Example:
+        >>> from dmole.allocation import SensitivityAllocator, Unit
+        >>> names = ("vision.0", "vision.1", "language.0", "language.1")
+        >>> units = [Unit(name, name[:-2], (f"{name}.fc",), 8) for name in names]
+        >>> scores = dict(zip(names, (1.0, 3.0, 5.0, 2.0)))
+        >>> plan = SensitivityAllocator().allocate("count", units, scores, first=True)
+        >>> [entry.unit for entry in plan.experts], plan.budget
+        (['vision.1', 'language.0'], {'vision': 1, 'language': 1})
     """
 
     needs_scores = True
@@ -93,34 +102,34 @@ class SensitivityAllocator(Allocator):
         self.seed = seed
 
     def allocate(
-        self, task: str, units: Sequence[Unit], scores: Scores | None, first: bool
+        self, expert: str, units: Sequence[Unit], scores: Scores | None, first: bool
     ) -> Allocation:
-        """Return the task's allocation; see :meth:`Allocator.allocate`."""
+        """Return where a new expert is placed; see :meth:`Allocator.allocate`."""
         if scores is None:
-            raise ValueError(f"task {task}: {type(self).__name__} needs proxy scores")
+            raise ValueError(f"expert {expert}: {type(self).__name__} needs proxy scores")
         missing = [unit.name for unit in units if unit.name not in scores]
         if missing:
-            raise ValueError(f"task {task}: unit {missing[0]} has no proxy score")
+            raise ValueError(f"expert {expert}: unit {missing[0]} has no proxy score")
         scores = {name: None if s is None or math.isnan(s) else s for name, s in scores.items()}
         candidates = self._candidates(units, scores)
-        total = self._size(task, units, candidates)
-        towers = {unit.name: tower_of(unit.module) for unit in candidates}
-        raw = {name: score for name in towers if (score := scores[name]) is not None}
-        known = normalize_scores(raw, towers, self.normalize)
+        total = self._size(expert, units, candidates)
+        modalities = {unit.name: budget_modality(unit.modality) for unit in candidates}
+        raw = {name: score for name in modalities if (score := scores[name]) is not None}
+        known = normalize_scores(raw, modalities, self.normalize)
         sums = {
-            tower: sum(score for name, score in known.items() if towers[name] == tower)
-            for tower in self.modules
+            modality: sum(score for name, score in known.items() if modalities[name] == modality)
+            for modality in self.modules
         }
-        caps = {tower: list(towers.values()).count(tower) for tower in self.modules}
-        chosen = self._select(known, towers, self._split(sums, total, caps))
-        chosen = self._fit_parameters(task, chosen, known, candidates)
+        caps = {modality: list(modalities.values()).count(modality) for modality in self.modules}
+        chosen = self._select(known, modalities, self._split(sums, total, caps))
+        chosen = self._fit_parameters(expert, chosen, known, candidates)
         shares = score_shares(sums, caps)
-        return self._plan(task, units, chosen, scores=scores, difficulty=shares)
+        return self._plan(expert, units, chosen, scores=scores, difficulty=shares)
 
     def _split(
         self, sums: Mapping[str, float], total: int, caps: Mapping[str, int]
     ) -> dict[str, int]:
-        """Units per pool: a tower, or ``""`` for both together."""
+        """Units per pool: a modality, or ``""`` for both together."""
         if not self.curriculum:
             return {"": total}
         return split_budget(sums, total, caps=caps, vision_floor=self.vision_floor)
@@ -128,19 +137,19 @@ class SensitivityAllocator(Allocator):
     def _select(
         self,
         scores: Mapping[str, float],
-        towers: Mapping[str, str],
+        modalities: Mapping[str, str],
         budget: Mapping[str, int],
     ) -> list[str]:
         generator = torch.Generator().manual_seed(self.seed)
         chosen: list[str] = []
-        for tower, count in budget.items():
-            pool = {name: s for name, s in scores.items() if tower in ("", towers[name])}
+        for modality, count in budget.items():
+            pool = {name: s for name, s in scores.items() if modality in ("", modalities[name])}
             chosen += select_top_k(pool, count, generator)
         return chosen
 
     def _fit_parameters(
         self,
-        task: str,
+        expert: str,
         chosen: Sequence[str],
         scores: Mapping[str, float],
         units: Sequence[Unit],
@@ -153,7 +162,7 @@ class SensitivityAllocator(Allocator):
             last = kept.pop()
             if not kept:
                 raise ValueError(
-                    f"task {task}: max_parameters={self.max_parameters} is below the "
+                    f"expert {expert}: max_parameters={self.max_parameters} is below the "
                     f"{cost[last]} parameters of one expert at {last}"
                 )
         return kept

@@ -79,12 +79,12 @@ class RuleMetric(ProfiledMetric):
         details: Details = {"missing": len(items) - len(answered)}
         profiles: dict[str, ProfileScore] = {}
         for profile, judge in (("published", rule.published), ("corrected", rule.corrected)):
-            found = [None if item.prediction is None else judge(item) for item in items]
-            percent = [100.0 * (score or 0.0) for score in found]
+            scores = [None if item.prediction is None else judge(item) for item in items]
+            percent = [100.0 * (score or 0.0) for score in scores]
             skips = profile == "published" and rule.missing == "skipped"
             count = len(answered) if skips else len(items)
             profiles[profile] = ProfileScore(sum(percent) / count if count else 0.0, percent)
-            unread = sum(score is None for score in found) - int(details["missing"])
+            unread = sum(score is None for score in scores) - int(details["missing"])
             details[f"unparsable_{profile}"] = unread
         return profiles, details
 

@@ -15,7 +15,7 @@ _METADATA = ("question_id", "image", "size", "width", "height", "choices", "answ
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """One line of a predictions file.
 
     Args:
@@ -40,7 +40,7 @@ class Target:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_predictions(path: Path) -> list[Answer]:
+def read_predictions(path: Path) -> list[Prediction]:
     """Read a predictions file: JSON lines, or a JSON list of the same objects.
 
     A line is one of ours (``id, prediction, references``) or CoIN's (``question_id, text,
@@ -50,13 +50,15 @@ def read_predictions(path: Path) -> list[Answer]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is empty or malformed; the message names the entry.
     """
-    answers = [_answer(entry, f"{path}: entry {n}") for n, entry in enumerate(_entries(path), 1)]
-    if not answers:
+    predictions = [
+        _prediction(entry, f"{path}: entry {n}") for n, entry in enumerate(_entries(path), 1)
+    ]
+    if not predictions:
         raise ValueError(f"{path}: holds no predictions")
-    return answers
+    return predictions
 
 
-def _answer(entry: Any, place: str) -> Answer:
+def _prediction(entry: Any, place: str) -> Prediction:
     if not isinstance(entry, dict):
         raise ValueError(f"{place} is no object")
     number = entry.get("id", entry.get("question_id"))
@@ -73,7 +75,7 @@ def _answer(entry: Any, place: str) -> Answer:
     references = entry.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise ValueError(f"{place}: 'references' must be a list of strings")
-    return Answer(str(number), text, tuple(references), metadata)
+    return Prediction(str(number), text, tuple(references), metadata)
 
 
 def read_targets(path: Path) -> list[Target]:

@@ -62,7 +62,7 @@ def find_benchmarks(package: str, folders: Iterable[str]) -> dict[str, Benchmark
     Raises:
         ValueError: If a folder holds no benchmark, or two hold one of the same name.
     """
-    found: list[tuple[str, dict[str, Benchmark]]] = []
+    owners: list[tuple[str, dict[str, Benchmark]]] = []
     for module in iter_modules(folders):
         if not module.ispkg or module.name == "shared":
             continue
@@ -70,8 +70,8 @@ def find_benchmarks(package: str, folders: Iterable[str]) -> dict[str, Benchmark
         benchmark = getattr(import_module(name), "BENCHMARK", None)
         if not isinstance(benchmark, Benchmark):
             raise ValueError(f"{name} has no BENCHMARK, so it is no folder of a benchmark")
-        found.append((name, {benchmark.name: benchmark}))
-    merged = merge_names("benchmark", found)
+        owners.append((name, {benchmark.name: benchmark}))
+    merged = merge_names("benchmark", owners)
     order = sorted(merged.values(), key=lambda each: (each.arxiv or "none", each.name))
     return {each.name: each for each in order}
 

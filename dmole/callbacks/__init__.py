@@ -1,6 +1,7 @@
 """When things happen: before, during and after the stages of a sequence."""
 
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint
 
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.curriculum import Curriculum
@@ -30,25 +31,35 @@ __all__ = [
 ]
 
 
-def default_callbacks(callbacks: list[Callback], *, progress_bar: bool) -> list[Callback]:
+def default_callbacks(
+    callbacks: list[Callback], *, progress_bar: bool, checkpoint_every_n_steps: int
+) -> list[Callback]:
     """Return the callbacks every sequence needs, each replaced where one of its type is given.
+
+    Their order does not matter: Lightning itself runs the checkpoint last.
 
     Args:
         callbacks: The user's.
-        progress_bar: Whether a progress bar is wanted.
+        progress_bar: Whether to show a progress bar.
+        checkpoint_every_n_steps: Optimizer steps between two checkpoints within a stage.
+
+    Raises:
+        ValueError: If a callback is a checkpoint of another kind.
     """
-    standard: list[type[Callback]] = [
-        ExpertAllocation,
-        Regularization,
-        ExpertFiles,
-        ReplayRecord,
-        RouterFitting,
-        EvaluationMatrix,
-        ExpertInspector,
+    for callback in callbacks:
+        if isinstance(callback, Checkpoint) and not isinstance(callback, StageCheckpoint):
+            kind = type(callback).__name__
+            raise ValueError(f"trainer.callbacks: a sequence is saved without {kind}; leave it out")
+    standard: list[Callback] = [
+        ExpertAllocation(),
+        Regularization(),
+        ExpertFiles(),
+        ReplayRecord(),
+        RouterFitting(),
+        EvaluationMatrix(),
+        ExpertInspector(),
+        *([StageProgressBar()] if progress_bar else []),
+        StageCheckpoint(checkpoint_every_n_steps),
     ]
-    if progress_bar:
-        standard.append(StageProgressBar)
-    missing = [kind() for kind in standard if not any(isinstance(c, kind) for c in callbacks)]
-    # the order matters: an expert must exist before the curriculum or the inspector look at it
-    ordered = [c for kind in standard for c in [*missing, *callbacks] if isinstance(c, kind)]
-    return [*ordered, *(c for c in callbacks if c not in ordered)]
+    given = [kind for kind in standard if any(isinstance(c, type(kind)) for c in callbacks)]
+    return [*(callback for callback in standard if callback not in given), *callbacks]

@@ -18,9 +18,18 @@ GateSet = tuple[str, ...]
 class AnswerBook:
     """Remembers answers by sample and gate set.
 
-    Each expert counts with the digest of its tensors: one that goes on training, or that changed
+    Each expert counts with the digest of its tensors: one that continued training, or that changed
     though it should not have, is another one, and its samples are answered again. The order of a
     gate set does not matter.
+
+    Example:
+        >>> from dmole.callbacks.answers import AnswerBook
+        >>> book = AnswerBook()
+        >>> book.put("count/test/7", ("count",), {"count": "digest"}, "three")
+        >>> book.get("count/test/7", ("count",), {"count": "digest"})
+        'three'
+        >>> book.missing(["count/test/7"], {"count/test/7": ("count",)}, {"count": "changed"})
+        [0]
     """
 
     def __init__(self) -> None:
@@ -47,7 +56,7 @@ class AnswerBook:
     def keep_only(self, plans: Iterable[Mapping[str, GateSet]], digests: Mapping[str, str]) -> None:
         """Forget the answers under all gate sets but those that are in use now.
 
-        Else they would grow with the square of the tasks. A sample that comes back to an earlier
+        Otherwise they would grow with the square of the tasks. A sample that returns to an earlier
         gate set is answered again, with the same result.
 
         Args:
@@ -55,7 +64,7 @@ class AnswerBook:
             digests: Digest of each expert's tensors.
         """
         used = {(key, _identified(gates, digests)) for plan in plans for key, gates in plan.items()}
-        self._texts = {place: text for place, text in self._texts.items() if place in used}
+        self._texts = {key: text for key, text in self._texts.items() if key in used}
 
     def clear(self) -> None:
         """Forget all answers."""
@@ -94,41 +103,61 @@ class AnswerJournal:
     def open(
         self, path: Path, name: str, plan: Mapping[str, GateSet], digests: Mapping[str, str]
     ) -> dict[str, str]:
-        """Begin or go on with a pass.
+        """Begin or resume a pass.
 
         Args:
             path: File of this rank.
-            name: Name of the pass; what another pass left is thrown away.
+            name: Name of the pass; answers of another pass are deleted.
             plan: Gate set of each sample in this pass.
             digests: Digest of each expert.
 
         Returns:
-            The answers that are known already, by sample.
+            The answers that an earlier process gave, by sample.
         """
         self._path, self._digests = path, digests
-        header, *batches = _whole_lines(path) or [None]
-        known: dict[str, str] = {}
-        kept: list[Any] = [name]
-        for batch in batches if header == name else ():
-            if all(k in plan and gates == self._gates(plan[k]) for k, _, gates in batch):
-                known |= {key: text for key, text, _ in batch}
-                kept.append(batch)
+        batches = _valid_batches(path, name, plan, digests)
         with atomic_path(path) as temporary:
-            lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+            lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in [name, *batches])
             temporary.write_text("".join(lines), encoding="utf-8")
-        return known
+        return _texts(batches)
 
     def add(self, keys: Sequence[str], texts: Sequence[str], gate_sets: Sequence[GateSet]) -> None:
         """Write one batch."""
         if self._path is None:
             raise RuntimeError("the journal is not open")
-        gates = map(self._gates, gate_sets)
+        gates = (_pairs(gate_set, self._digests) for gate_set in gate_sets)
         batch = [list(entry) for entry in zip(keys, texts, gates, strict=True)]
         with faults_name(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(batch, ensure_ascii=False) + "\n")
 
-    def _gates(self, gate_set: GateSet) -> list[list[str]]:
-        return sorted([name, digest] for name, digest in _identified(gate_set, self._digests))
+
+def read_journal(
+    path: Path, name: str, plan: Mapping[str, GateSet], digests: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the answers that :meth:`AnswerJournal.open` would return, and leave the file alone."""
+    return _texts(_valid_batches(path, name, plan, digests))
+
+
+def _valid_batches(
+    path: Path, name: str, plan: Mapping[str, GateSet], digests: Mapping[str, str]
+) -> list[Any]:
+    """Return the batches of a pass whose gate sets are still those of its plan."""
+    header, *batches = _whole_lines(path) or [None]
+    if header != name:
+        return []
+    return [
+        batch
+        for batch in batches
+        if all(k in plan and gates == _pairs(plan[k], digests) for k, _, gates in batch)
+    ]
+
+
+def _texts(batches: Iterable[Any]) -> dict[str, str]:
+    return {key: text for batch in batches for key, text, _ in batch}
+
+
+def _pairs(gate_set: GateSet, digests: Mapping[str, str]) -> list[list[str]]:
+    return sorted([name, digest] for name, digest in _identified(gate_set, digests))
 
 
 def _whole_lines(path: Path) -> list[Any]:

@@ -10,12 +10,13 @@ from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.curriculum.factors import shares, update_factors
-from dmole.curriculum.optimization import MODULES
 from dmole.distributed import sum_over_ranks
+from dmole.modality import MODALITIES
 from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
+    from dmole.run.state import SequenceState
 
 HEADER = ("stage", "task", "module", "difficulty", "budget", "factor", "step")
 
@@ -43,8 +44,9 @@ class Curriculum(ContinualCallback):
 
     Source:
         D-MoLE, https://arxiv.org/abs/2506.11672: the abstract speaks of the update ratio of each
-        module; the released code has the budget split only. The factor is ours. Gradients are not
-        scaled: Adam's step does not depend on their size.
+        module; the released code has the budget split only. The factor is an
+        addition of this package. Gradients are not scaled: Adam's step does not depend on their
+        size.
     """
 
     def __init__(
@@ -72,11 +74,11 @@ class Curriculum(ContinualCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the stage's difficulty from its allocation."""
-        sequence, module, _ = parts(trainer, pl_module)
-        if self._stage == sequence.current_stage.index:
-            return  # goes on in the middle of a stage
-        self._stage = sequence.current_stage.index
-        plan = module.allocation
+        state, module = parts(trainer, pl_module)
+        if self._stage == state.stage.index:
+            return  # resumes in the middle of a stage
+        self._stage = state.stage.index
+        plan = module.stage.allocation
         self._norms = {}
         self._difficulty = dict(plan.difficulty) if plan is not None else {}
         self._first_step = trainer.global_step
@@ -84,23 +86,24 @@ class Curriculum(ContinualCallback):
         for name, difficulty in self._difficulty.items():
             self.rows.append(
                 {
-                    "stage": sequence.current_stage.index,
-                    "task": sequence.current_stage.expert,
+                    "stage": state.stage.index,
+                    "task": state.stage.expert,
                     "module": name,
                     "difficulty": difficulty,
                     "budget": plan.budget.get(name, 0) if plan is not None else 0,
                     "factor": factors.get(name, 1.0),
                 }
             )
-        self._write(trainer)
+        self._write(state)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set and log the factors of the coming step."""
-        _, module, _ = parts(trainer, pl_module)
-        module.update_scale = self._factors(module, self._progress(trainer, module))
-        for name, factor in module.update_scale.items():
+        _, module = parts(trainer, pl_module)
+        progress = (trainer.global_step - self._first_step) / max(1, module.stage.steps)
+        module.stage.update_scale = self._factors(module, progress)
+        for name, factor in module.stage.update_scale.items():
             module.log(f"curriculum/factor_{name}", factor, batch_size=1)
 
     def on_before_optimizer_step(
@@ -111,7 +114,7 @@ class Curriculum(ContinualCallback):
             return
         for group in optimizer.param_groups:
             squares = [p.grad.float().pow(2).sum() for p in group["params"] if p.grad is not None]
-            if squares and group["name"] in MODULES:
+            if squares and group["name"] in MODALITIES:
                 norm = float(sum_over_ranks(torch.stack(squares).sum()).sqrt())
                 if not math.isfinite(norm):
                     continue  # mixed precision overflowed; the step is skipped
@@ -122,12 +125,12 @@ class Curriculum(ContinualCallback):
         """Record where the factors ended, in mode ``online``."""
         if self.mode != "online":
             return
-        sequence, module, _ = parts(trainer, pl_module)
-        for name, factor in module.update_scale.items():
+        state, module = parts(trainer, pl_module)
+        for name, factor in module.stage.update_scale.items():
             self.rows.append(
                 {
-                    "stage": sequence.current_stage.index,
-                    "task": sequence.current_stage.expert,
+                    "stage": state.stage.index,
+                    "task": state.stage.expert,
                     "module": name,
                     "difficulty": shares(self._norms).get(name, ""),
                     "budget": "",
@@ -135,29 +138,25 @@ class Curriculum(ContinualCallback):
                     "step": trainer.global_step,
                 }
             )
-        self._write(trainer)
-
-    def _progress(self, trainer: Trainer, module: ContinualModule) -> float:
-        return (trainer.global_step - self._first_step) / max(1, module.stage_steps)
+        self._write(state)
 
     def _factors(self, module: ContinualModule, progress: float = 0.0) -> dict[str, float]:
         """Return the factor of each module that trains."""
-        training = module.training_modules()
+        training = module.training_modalities()
         difficulty = shares(self._norms) if self.mode == "online" else self._difficulty
-        known = {name: difficulty[name] for name in training if name in difficulty}
-        if self.mode == "off" or not known:
+        measured = {name: difficulty[name] for name in training if name in difficulty}
+        if self.mode == "off" or not measured:
             return dict.fromkeys(training, 1.0)
-        factors = update_factors(known, self.max_ratio)
+        factors = update_factors(measured, self.max_ratio)
         if "projector" in training and "language" in factors:
             factors["projector"] = factors["language"]  # scored and budgeted together
         if self.anneal:
             factors = {name: f + (1.0 - f) * progress for name, f in factors.items()}
         return {name: factors.get(name, 1.0) for name in training}
 
-    def _write(self, trainer: Trainer) -> None:
-        sequence, _, _ = parts(trainer, trainer.lightning_module)
-        if trainer.is_global_zero:
-            write_csv(sequence.run_dir / "curriculum.csv", HEADER, self.rows)
+    def _write(self, state: SequenceState) -> None:
+        if state.is_global_zero:
+            write_csv(state.run_dir / "curriculum.csv", HEADER, self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the table, the moving averages and where the stage began."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from dmole.callbacks.base import ContinualCallback, parts
+from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.report import figures
@@ -17,9 +17,10 @@ from dmole.routing import AutoencoderRouter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch.optim import Optimizer
 
     from dmole.module import ContinualModule
-    from dmole.trainer import ContinualTrainer
+    from dmole.run.state import SequenceState
 
 
 class ExpertInspector(ContinualCallback):
@@ -35,77 +36,72 @@ class ExpertInspector(ContinualCallback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the watch of one step and log each module's effective learning rate."""
+        """Start the clock of one step."""
         self._started = time.perf_counter()
-        _, module, _ = parts(trainer, pl_module)
-        for group in trainer.optimizers[0].param_groups:
-            rate = group["lr"] * module.update_scale.get(group["name"], 1.0)
-            module.log(f"learning_rate/{group['name']}", rate, batch_size=len(batch))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Log the learning rate of each modality, which the curriculum has scaled by now."""
+        for group in optimizer.param_groups:
+            pl_module.log(f"learning_rate/{group['name']}", group["lr"], batch_size=1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the samples and log the speed."""
-        sequence, module, _ = parts(trainer, pl_module)
-        size = len(batch) * trainer.world_size
-        sequence.samples_trained += size
+        """Log the speed."""
         seconds = time.perf_counter() - self._started
-        module.log("train/samples_per_second", size / seconds, batch_size=len(batch))
+        speed = len(batch) * trainer.world_size / seconds
+        pl_module.log("train/samples_per_second", speed, batch_size=len(batch))
 
-    def on_evaluation_end(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Log the new row of the matrix and draw all figures again."""
-        if not trainer.is_global_zero:
+        if not state.is_global_zero:
             return
-        stage, names = trainer.current_stage.index, trainer.data.task_names
-        table = _find(trainer, EvaluationMatrix)
+        stage, names = state.stage.index, state.data.task_names
+        table = state.callback_of(EvaluationMatrix)
         for name, value in zip(names, table.matrix[stage], strict=True):
-            for logger in trainer.loggers:
+            for logger in state.trainer.loggers:
                 logger.log_metrics({f"score/{name}": float(value)}, step=stage)
         rows = slice(0, stage + 1)
-        tasks_of = [[names.index(task) for task in s.tasks] for s in trainer.learned()]
+        tasks_of = [[names.index(task) for task in s.tasks] for s in state.learned()]
         self._show(
-            trainer,
+            state,
             "evaluation_matrix",
             figures.matrix_heatmap(table.matrix[rows], names, "Score after each stage", tasks_of),
         )
         if stage:
-            self._show_experts(trainer, module, table)
+            self._show_experts(state, module, table)
 
     def _show_experts(
-        self, trainer: ContinualTrainer, module: ContinualModule, table: EvaluationMatrix
+        self, state: SequenceState, module: ContinualModule, table: EvaluationMatrix
     ) -> None:
-        stage = trainer.current_stage.index
-        rows = _find(trainer, ExpertAllocation).rows()
+        stage = state.stage.index
+        rows = state.callback_of(ExpertAllocation).rows()
         if rows:
             self._show(
-                trainer, "allocation", figures.allocation_heatmap(rows, "Layers that got experts")
+                state, "allocation", figures.allocation_heatmap(rows, "Layers that got experts")
             )
         counts: dict[str, dict[str, int]] = defaultdict(dict)
         for at, task, gate_set, count in table.routing:
             if at == stage:
                 counts[task][gate_set] = count
         self._show(
-            trainer,
+            state,
             "expert_activation",
             figures.activation_heatmap(counts, f"Experts used, stage {stage}"),
         )
-        expert, router = trainer.current_stage.expert, module.router
+        expert, router = state.stage.expert, module.router
         if expert in table.losses and isinstance(router, AutoencoderRouter):
             by_task = table.losses[expert]
-            own_first = {task: by_task[task] for task in sorted(by_task, key=lambda t: t != expert)}
+            expert_first = {t: by_task[t] for t in sorted(by_task, key=lambda t: t != expert)}
             title = f"Test samples under the autoencoder of {expert}"
-            figure = figures.loss_distribution(own_first, router.threshold(expert), title)
-            self._show(trainer, f"autoencoder_losses_{expert}", figure)
+            figure = figures.loss_distribution(expert_first, router.threshold(expert), title)
+            self._show(state, f"autoencoder_losses_{expert}", figure)
 
-    def _show(self, trainer: ContinualTrainer, name: str, figure: Figure) -> None:
-        figures.save_figure(figure, trainer.run_dir / "figures" / f"{name}.png")
-        for logger in trainer.loggers:
+    def _show(self, state: SequenceState, name: str, figure: Figure) -> None:
+        figures.save_figure(figure, state.run_dir / "figures" / f"{name}.png")
+        for logger in state.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 board = logger.experiment
-                board.add_figure(name, figure, trainer.current_stage.index, close=False)
-
-
-def _find(trainer: ContinualTrainer, kind: type[Any]) -> Any:
-    return next(
-        callback for callback in trainer.continual_callbacks() if isinstance(callback, kind)
-    )
+                board.add_figure(name, figure, state.stage.index, close=False)

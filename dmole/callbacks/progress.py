@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch.callbacks import TQDMProgressBar
+
+from dmole.run.state import SequenceState
 
 
 class StageProgressBar(TQDMProgressBar):
@@ -29,16 +31,15 @@ class StageProgressBar(TQDMProgressBar):
         return self._describe()
 
     def on_train_epoch_start(self, trainer: Any, *args: Any) -> None:
-        """Start the bar of an epoch under our own name instead of a bare epoch number."""
+        """Start the bar of an epoch with stage and phase instead of the epoch's number."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(self._describe())
 
     def _describe(self) -> str:
-        trainer = cast("Any", self.trainer)  # also of use under a plain Lightning trainer
-        stage = getattr(trainer, "current_stage", None)
-        if stage is None:
-            return str(trainer.state.fn)
-        return f"stage {stage.index}/{len(trainer.plan)} {stage.name} | {trainer.phase}"
+        state = getattr(self.trainer, "sequence", None)
+        if not isinstance(state, SequenceState):  # the bar works under a plain trainer, too
+            return str(self.trainer.state.fn)
+        return f"stage {state.stage.index}/{len(state.plan)} {state.stage.name} | {state.phase}"
 
     def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the shown figures without the logger's version number."""

@@ -9,7 +9,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
-from dmole.models.embedder import eval_mode
+from dmole.experts.library import eval_mode
 from dmole.regularizers.base import StageView
 from dmole.storage.seeds import derive_seed
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dmole.data import Batch
     from dmole.module import ContinualModule
-    from dmole.trainer import ContinualTrainer
+    from dmole.run.state import SequenceState
 
 
 class Regularization(ContinualCallback):
@@ -29,39 +29,33 @@ class Regularization(ContinualCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prepare the regularizers, and count what they train."""
-        if stage != "fit":
-            return
-        sequence, module, _ = parts(trainer, pl_module)
-        terms = module.regularizers
-        for term in terms:
-            term.before_stage(_view(sequence, module))
-        if extra := sum(p.numel() for term in terms for p in term.parameters()):
-            sequence.clock.parameters["trainable"][sequence.current_stage.expert] += extra
+        """Prepare the regularizers."""
+        if stage == "fit":
+            state, module = parts(trainer, pl_module)
+            for term in module.regularizers:
+                term.before_stage(_view(state, module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Let the regularizers act between two batches, before a checkpoint is made."""
-        _, module, _ = parts(trainer, pl_module)
+        _, module = parts(trainer, pl_module)
         for term in module.regularizers:
             term.after_step()
 
-    def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+    def on_stage_trained(self, state: SequenceState, module: ContinualModule) -> None:
         """Let the regularizers look back; the process may be another than the one that trained."""
-        stage, terms = trainer.current_stage, module.regularizers
-        module.focus(stage.expert, stage.tasks)
-        if not len(terms):
+        if not len(module.regularizers):
             return
-        module.to(trainer.strategy.root_device)
+        module.to(state.device)
         with eval_mode(module.backbone):
-            for term in terms:
-                term.after_stage(_view(trainer, module))
-        trainer.interruption.check(trainer.strategy)
+            for term in module.regularizers:
+                term.after_stage(_view(state, module))
+        state.interruption.check(state.strategy)
 
 
-def _view(trainer: ContinualTrainer, module: ContinualModule) -> StageView:
-    stage, data = trainer.current_stage, trainer.data
+def _view(state: SequenceState, module: ContinualModule) -> StageView:
+    stage, data = state.stage, state.data
 
     def samples(count: int, batch_size: int) -> Iterator[Batch]:
         items = data.arriving_items(stage)
@@ -70,12 +64,12 @@ def _view(trainer: ContinualTrainer, module: ContinualModule) -> StageView:
         loader = data.embedding_loader(
             [items[index] for index in chosen], shard=True, batch_size=batch_size
         )
-        for batch in trainer.interruption.until_requested(loader):
-            yield move_data_to_device(batch, trainer.strategy.root_device)
+        for batch in state.interruption.until_requested(loader):
+            yield move_data_to_device(batch, state.device)
 
     return StageView(
         library=module.library,
-        experts=module.training_experts,
+        experts=module.stage.experts,
         index=stage.index,
         tasks=stage.tasks,
         all_tasks=tuple(data.training_task_names),

@@ -1,10 +1,11 @@
-"""Before each stage: write down which samples of earlier stages it trains on again."""
+"""Before each stage: write which samples of earlier stages it trains on again."""
 
 from __future__ import annotations
 
 from lightning.pytorch import LightningModule, Trainer
 
-from dmole.callbacks.base import ContinualCallback, parts
+from dmole.callbacks.base import ContinualCallback
+from dmole.run.state import sequence_of
 from dmole.storage.files import write_csv
 
 HEADER = ("stage", "task", "id")
@@ -19,13 +20,13 @@ class ReplayRecord(ContinualCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write what the stages so far have replayed."""
-        sequence, _, data = parts(trainer, pl_module)
-        if stage != "fit" or not sequence.is_global_zero:
+        state = sequence_of(trainer)
+        if stage != "fit" or not state.is_global_zero:
             return
         rows = [
             {"stage": learned.index, "task": task, "id": sample.id}
-            for learned in sequence.learned()
-            for sample, task in data.replayed_items(learned)
+            for learned in state.learned()
+            for sample, task in state.data.replayed_items(learned)
         ]
         if rows:
-            write_csv(sequence.run_dir / "replay.csv", HEADER, rows)
+            write_csv(state.run_dir / "replay.csv", HEADER, rows)

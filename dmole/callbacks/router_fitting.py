@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dmole.data import Sample
     from dmole.module import ContinualModule
     from dmole.routing import RouterFit
-    from dmole.trainer import ContinualTrainer
+    from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
 
@@ -35,7 +35,7 @@ class RouterFitting(ContinualCallback):
         seed: Draws them.
 
     Raises:
-        ValueError: If fewer than two samples are asked for.
+        ValueError: If the number is below two.
     """
 
     def __init__(self, embedding_samples: int = 2000, seed: int = 0) -> None:
@@ -47,38 +47,38 @@ class RouterFitting(ContinualCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Embed the stage's sample before training, when the partner choice first needs it."""
-        sequence, module, _ = parts(trainer, pl_module)
+        state, module = parts(trainer, pl_module)
         if stage == "fit" and module.router.needs_embeddings:
-            with sequence.timed("embed"):
-                self._embeddings(sequence, module)
+            with state.timed("embed"):
+                self._embeddings(state, module)
 
-    def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
+    def on_experts_final(self, state: SequenceState, module: ContinualModule) -> None:
         """Fit the router on rank 0 and give it to all ranks; write it."""
         if module.router.needs_embeddings:
-            embeddings = self._embeddings(trainer, module)
-            expert = trainer.current_stage.expert
-            if trainer.is_global_zero:
+            embeddings = self._embeddings(state, module)
+            expert = state.stage.expert
+            if state.is_global_zero:
                 fit = module.router.fit(expert, embeddings)
                 if fit is not None:
                     self.fits[expert] = fit
                     log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
             module.router.load_state_dict(broadcast(module.router.state_dict()))
             # a stage may draw from any task
-            names = trainer.data.training_task_names
+            names = state.data.training_task_names
             module.embedder.cache.forget(*(f"{name}/train/" for name in names))
-        if trainer.is_global_zero:
-            module.router.save(trainer.run_dir / "router")
+        if state.is_global_zero:
+            module.router.save(state.run_dir / "router")
 
-    def _embeddings(self, trainer: ContinualTrainer, module: ContinualModule) -> Tensor:
+    def _embeddings(self, state: SequenceState, module: ContinualModule) -> Tensor:
         """Return the embeddings of the stage's sample, ``(N, D)``, the same on every rank."""
-        items = trainer.data.arriving_items(trainer.current_stage)
+        items = state.data.arriving_items(state.stage)
         indices = list(range(min(len(items), self.embedding_samples)))
         if len(items) > self.embedding_samples:
             generator = torch.Generator().manual_seed(self.seed)
             order = torch.randperm(len(items), generator=generator)[: self.embedding_samples]
             indices = sorted(order.tolist())
         chosen = [items[i] for i in indices]
-        return embed_samples(trainer, module, chosen, "train")
+        return embed_samples(state, module, chosen, "train")
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the router's state is saved with the sequence."""
@@ -86,15 +86,15 @@ class RouterFitting(ContinualCallback):
 
 
 def embed_samples(
-    trainer: ContinualTrainer,
+    state: SequenceState,
     module: ContinualModule,
     samples: Sequence[tuple[Sample, str]],
     split: str,
 ) -> Tensor:
-    """Return the embeddings of samples, computing those not yet known, sharded over ranks.
+    """Return the embeddings of samples, computing those that are not cached, sharded over ranks.
 
     Args:
-        trainer: Has data, device and the other ranks.
+        state: Has data, device and the other ranks.
         module: Embeds and remembers.
         samples: Pairs of sample and task name.
         split: ``train`` or ``test``; ids are unique within task and split.
@@ -103,23 +103,23 @@ def embed_samples(
         ``(N, D)`` fp32 on the CPU, in the order of the samples, equal on every rank.
 
     Raises:
-        Interrupted: If the run was asked to end.
+        Interrupted: If a signal requested the end of the run.
     """
-    cache, device = module.embedder.cache, trainer.strategy.root_device
+    cache, device = module.embedder.cache, state.device
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
-    missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may know different ones
+    missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may differ
     todo = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
     if todo:
         module.to(device)
-        own: list[str] = []
-        loader = trainer.data.embedding_loader(todo, generation=split == "test", shard=True)
-        for batch in trainer.interruption.until_requested(loader):
+        embedded: list[str] = []
+        loader = state.data.embedding_loader(todo, generation=split == "test", shard=True)
+        for batch in state.interruption.until_requested(loader):
             module.embed(move_data_to_device(batch, device))
-            own += [
+            embedded += [
                 f"{t}/{split}/{i}" for t, i in zip(batch.task_names, batch.sample_ids, strict=True)
             ]
-        trainer.interruption.check(trainer.strategy)
-        for ids, rows in gather_objects((own, cache.get_many(own) if own else None)):
+        state.interruption.check(state.strategy)
+        for ids, rows in gather_objects((embedded, cache.get_many(embedded) if embedded else None)):
             if rows is not None:
                 cache.add(ids, rows)
     return cache.get_many(keys)

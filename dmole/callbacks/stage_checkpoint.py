@@ -1,4 +1,4 @@
-"""During a stage's training: save it every few steps, and end it where that was asked for."""
+"""During a stage's training: save it every few steps, and end it where a signal asks for it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import gather_objects
+from dmole.run.checkpoint import save_stage, stage_content
 from dmole.run.random_state import random_state, restore_random_state
+from dmole.run.state import sequence_of
 
 if TYPE_CHECKING:
     from dmole.data.loader import ResumableLoader
     from dmole.module import ContinualModule
-    from dmole.trainer import ContinualTrainer
+    from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
 
 
-class StageCheckpoint(ContinualCallback):
-    """Saves the stage that trains, so that a run cut short goes on within the epoch.
+class StageCheckpoint(ContinualCallback, Checkpoint):
+    """Saves the stage that trains, so that a run cut short resumes within the epoch.
 
-    A checkpoint holds the current expert, its optimizer, the place in the data and the states of
-    all random generators; the run then ends as if it had never stopped. Writes
-    ``checkpoints/stage.ckpt``, which is gone once the stage is trained.
+    A checkpoint holds the experts in training, their optimizer, the position in the data and the
+    states of all random generators; the run then ends as if it had never stopped. Writes
+    ``checkpoints/stage.ckpt``, which is removed once the stage is trained. Lightning runs
+    checkpoint callbacks last, so the checkpoint holds what the others did at a step. Counts the
+    samples of the stage.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints; 0 saves only on a signal.
@@ -42,16 +47,16 @@ class StageCheckpoint(ContinualCallback):
         self._saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on counting time and samples where the checkpoint was made."""
-        sequence, _, _ = parts(trainer, pl_module)
+        """Continue to count time and samples from where the checkpoint was made."""
+        state = sequence_of(trainer)
         self._last_step = self._saved_step = trainer.global_step
         if self._restored is not None:
-            sequence.samples_trained = self._restored["samples"]
-            sequence.clock.carry("train", self._restored["seconds"])
-            # Lightning restores loaders too, but only those it has not asked for the number of
-            # steps before; ours takes its state until it gives its first batch
+            state.samples_trained = self._restored["samples"]
+            state.clock.carry("train", self._restored["seconds"])
+            # Lightning restores loaders too, but only those whose length it has not read
+            # before; this one takes its state until it gives its first batch
             _loader(trainer).load_state_dict(self._restored["loader"])
-            log.info("goes on at step %d", trainer.global_step)
+            log.info("resuming at step %d", trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -67,37 +72,38 @@ class StageCheckpoint(ContinualCallback):
         """Save after an optimizer step if it is time, or if the run has to end.
 
         Raises:
-            Interrupted: If the run was asked to end; the stage is saved then.
+            Interrupted: If a signal requested the end of the run; the stage is saved then.
         """
-        sequence, module, _ = parts(trainer, pl_module)
+        state = sequence_of(trainer)
+        state.samples_trained += len(batch) * trainer.world_size
         step = trainer.global_step
         if step == self._last_step:
             return  # gradients are being accumulated, and they are not part of a checkpoint
         self._last_step = step
-        stop = sequence.interruption.agreed(trainer.strategy)
+        stop = state.interruption.agreed(state.strategy)
         if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
             return  # the stage is trained, and saved as a whole
         if stop or 0 < self.every_n_steps <= step - self._saved_step:
-            sequence.sequence_checkpoint.save_stage(sequence, module)
+            save_stage(state)
             self._saved_step = step
         if stop:
-            sequence.interruption.end()
+            state.interruption.end()
 
-    def on_stage_trained(self, trainer: ContinualTrainer, module: ContinualModule) -> None:
-        """Forget a state that no step has asked for."""
+    def on_stage_trained(self, state: SequenceState, module: ContinualModule) -> None:
+        """Drop a state that no step has used."""
         self._restored = None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what Lightning does not save; called by all ranks alike."""
-        sequence, module, _ = parts(trainer, pl_module)
-        checkpoint |= sequence.sequence_checkpoint.stage_content(sequence, module)
+        state, module = parts(trainer, pl_module)
+        checkpoint |= stage_content(state, module)
         checkpoint["sequence_stage"] = {
             "ranks": gather_objects(random_state()),
             "loader": _loader(trainer).state_dict(),
-            "samples": sequence.samples_trained,
-            "seconds": sequence.clock.elapsed("train"),
+            "samples": state.samples_trained,
+            "seconds": state.clock.elapsed("train"),
         }
 
     def on_load_checkpoint(

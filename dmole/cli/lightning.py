@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from dmole._moved import current_path
 from dmole.cli.arguments import ArgumentParser
 from dmole.cli.config_files import name_config, read_settings, resolve_configs
 from dmole.datamodule import ContinualDataModule
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor, read_prompts
+from dmole.run.lightning_private import LeavesCheckpointPath
 from dmole.storage.files import atomic_path, write_json
 from dmole.trainer import ContinualTrainer
 
@@ -41,7 +43,7 @@ class RunConfig(SaveConfigCallback):
             temporary.write_text(text, encoding="utf-8")
 
 
-class ContinualCLI(LightningCLI):
+class ContinualCLI(LeavesCheckpointPath, LightningCLI):
     """Builds trainer, module and data from YAML and flags.
 
     Args:
@@ -70,13 +72,25 @@ class ContinualCLI(LightningCLI):
         """Return our verbs and the arguments that the CLI fills in."""
         return {"fit": {"model", "datamodule"}, "allocate": {"model", "datamodule"}}
 
-    def _parse_ckpt_path(self) -> None:
-        """Leave checkpoints to the trainer: ours hold no arguments for the CLI."""
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for everything: initial experts, order of the data, dropout."""
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Let the run's ``config.yaml`` name classes by their current paths."""
+        _rename_classes(self.config)
+
+
+def _rename_classes(config: Any) -> None:
+    """Replace old class paths in a parsed config."""
+    for node in config if isinstance(config, list) else [config]:
+        if isinstance(node, (Namespace, dict)):
+            for key, value in vars(node).items() if isinstance(node, Namespace) else node.items():
+                if key == "class_path" and isinstance(value, str):
+                    node[key] = current_path(value)
+                else:
+                    _rename_classes(value)
 
 
 def run_sequence(words: list[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dmole.benchmarks.metrics import ProfiledMetric
-from dmole.benchmarks.predictions import Answer, Target, read_predictions, read_targets
+from dmole.benchmarks.predictions import Prediction, Target, read_predictions, read_targets
 from dmole.benchmarks.registry import build_metric, metric_of_task
 from dmole.cli.arguments import ArgumentParser
 from dmole.metrics import TaskMetric, TaskScore
@@ -27,7 +27,7 @@ class Pairs:
     """
 
     targets: Sequence[Target]
-    answers: Sequence[Answer | None]
+    answers: Sequence[Prediction | None]
     ignored: int = 0
 
     @property
@@ -45,13 +45,13 @@ class Pairs:
         )
 
 
-def pair_by_id(answers: Sequence[Answer], targets: Sequence[Target]) -> Pairs:
+def pair_by_id(answers: Sequence[Prediction], targets: Sequence[Target]) -> Pairs:
     """Return the targets with the answers of their ids.
 
     Raises:
         ValueError: If an id is answered twice, or no answer has the id of a target.
     """
-    found: dict[str, Answer] = {}
+    found: dict[str, Prediction] = {}
     for answer in answers:
         if answer.id in found:
             raise ValueError(f"the predictions hold two answers for the id {answer.id!r}")
@@ -66,7 +66,7 @@ def pair_by_id(answers: Sequence[Answer], targets: Sequence[Target]) -> Pairs:
     return Pairs(targets, [found.get(target.id) for target in targets], ignored)
 
 
-def pair_by_position(answers: Sequence[Answer], targets: Sequence[Target]) -> Pairs:
+def pair_by_position(answers: Sequence[Prediction], targets: Sequence[Target]) -> Pairs:
     """Return the targets with the answers at their positions; the last may have none.
 
     Raises:
@@ -77,11 +77,11 @@ def pair_by_position(answers: Sequence[Answer], targets: Sequence[Target]) -> Pa
             f"{len(answers)} predictions but {len(targets)} references: this metric pairs them "
             "by position"
         )
-    rest: list[Answer | None] = [None] * (len(targets) - len(answers))
+    rest: list[Prediction | None] = [None] * (len(targets) - len(answers))
     return Pairs(targets, [*answers, *rest])
 
 
-def own_targets(answers: Sequence[Answer]) -> list[Target]:
+def given_targets(answers: Sequence[Prediction]) -> list[Target]:
     """Return the targets that the predictions file itself holds.
 
     Raises:
@@ -97,7 +97,7 @@ def own_targets(answers: Sequence[Answer]) -> list[Target]:
 
 
 def score_answers(
-    metric: TaskMetric, answers: Sequence[Answer], targets: Sequence[Target]
+    metric: TaskMetric, answers: Sequence[Prediction], targets: Sequence[Target]
 ) -> tuple[TaskScore, Pairs]:
     """Return the score and the pairs it is of, paired as each profile pairs them.
 
@@ -145,7 +145,7 @@ def run_score(words: Sequence[str]) -> None:
     metric = build_metric(name, cast("Profile | None", options.profile))
     answers = read_predictions(options.predictions)
     source = options.references
-    targets = own_targets(answers) if source is None else read_targets(source)
+    targets = given_targets(answers) if source is None else read_targets(source)
     score, pairs = score_answers(metric, answers, targets)
     facts = _facts(name, metric, score, pairs)
     print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else _lines(facts))

@@ -1,4 +1,4 @@
-"""From the difficulty of each module to the factor on its learning rate."""
+"""From the difficulty of each modality to the factor on its learning rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def update_factors(difficulty: Mapping[str, float], max_ratio: float) -> dict[st
     """Return the clipped ratio of each difficulty to their mean.
 
     Args:
-        difficulty: Share of each module in training.
+        difficulty: Share of each modality in training.
         max_ratio: Largest factor; its inverse is the smallest.
 
     Example:

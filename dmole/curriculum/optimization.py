@@ -1,10 +1,12 @@
-"""Parameter groups by module and the shape of the learning rate over a stage."""
+"""Parameter groups by modality and the shape of the learning rate over a stage."""
 
 from __future__ import annotations
 
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
+
+from dmole.modality import MODALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -14,20 +16,21 @@ if TYPE_CHECKING:
 Schedule = Literal["cosine", "linear", "constant"]
 """What the learning rate does after the warm-up."""
 
-MODULES = ("vision", "projector", "language")
-"""Parts of a multimodal model, in the order of the data."""
-
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-    """Return one optimizer group a module that has parameters, named after it.
+    """Return one optimizer group for each modality that has parameters, named after it.
 
     Args:
-        named: Pairs of module name and parameter.
+        named: Pairs of modality and parameter.
     """
-    groups: dict[str, list[nn.Parameter]] = {module: [] for module in MODULES}
-    for module, parameter in named:
-        groups[module].append(parameter)
-    return [{"name": module, "params": found} for module, found in groups.items() if found]
+    groups: dict[str, list[nn.Parameter]] = {modality: [] for modality in MODALITIES}
+    for modality, parameter in named:
+        groups[modality].append(parameter)
+    return [
+        {"name": modality, "params": parameters}
+        for modality, parameters in groups.items()
+        if parameters
+    ]
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float, schedule: Schedule) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from dmole.data.formats import Split
 from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.data.streaming import kind_of, stream_items
-from dmole.storage.files import read_json as read_json
+from dmole.storage.files import read_json
 
 Item = dict[str, Any]
 """A question or conversation, in the form that `ItemReader` reads."""

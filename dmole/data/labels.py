@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmole.data.rendering import Answer, Rendered
+from dmole.data.rendering import AnswerSpan, Rendered
 
 IGNORED = -100
 """Label of tokens without loss, as cross entropy in torch and transformers has it."""
@@ -58,7 +58,7 @@ def answer_labels(
     return labels
 
 
-def _end_position(ids: Tensor, real: Tensor, text: str, answer: Answer, tokenizer: Any) -> int:
+def _end_position(ids: Tensor, real: Tensor, text: str, answer: AnswerSpan, tokenizer: Any) -> int:
     token_id = tokenizer.convert_tokens_to_ids(answer.end_token)
     positions = ((ids == token_id) & real).nonzero().flatten()
     expected = text.count(answer.end_token)
@@ -69,7 +69,7 @@ def _end_position(ids: Tensor, real: Tensor, text: str, answer: Answer, tokenize
     return int(positions[text.count(answer.end_token, 0, answer.end)])
 
 
-def _token_start(text: str, answer: Answer, tokenizer: Any) -> int:
+def _token_start(text: str, answer: AnswerSpan, tokenizer: Any) -> int:
     """Return the first character of the end token; some tokens swallow the space before them."""
     token_id = tokenizer.convert_tokens_to_ids(answer.end_token)
     if tokenizer.added_tokens_decoder[token_id].lstrip:

@@ -11,7 +11,7 @@ from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerSpan:
     """Place of one assistant turn in a rendered text, in characters.
 
     Args:
@@ -30,7 +30,7 @@ class Rendered:
     """A conversation as text, images as placeholders, and the answers in it."""
 
     text: str
-    answers: tuple[Answer, ...]
+    answers: tuple[AnswerSpan, ...]
 
 
 class ChatRenderer:
@@ -81,7 +81,9 @@ class ChatRenderer:
                 start, stop = self._span(sample, position, full)
                 answer, resume = self._locate(turn.text.strip(), full, start, stop)
                 shift = len(text) - copied
-                answers.append(Answer(answer.start + shift, answer.end + shift, answer.end_token))
+                answers.append(
+                    AnswerSpan(answer.start + shift, answer.end + shift, answer.end_token)
+                )
                 text += full[copied : answer.end] + answer.end_token
                 copied = resume
         text += full[copied:]
@@ -105,16 +107,16 @@ class ChatRenderer:
             raise ValueError(f"sample {sample.id!r}: the chat template leaves out the system turn")
         return full
 
-    def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[Answer, int]:
+    def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[AnswerSpan, int]:
         """Find the end token of the answer in ``full[start:stop]`` and where to go on after it."""
         tail = full.find(answer, start, stop) + len(answer)
         rest = full[tail:stop]
         begin = tail + len(rest) - len(rest.lstrip())
         for token in self._special:
             if full.startswith(token, begin, stop):
-                return Answer(start, begin, token), begin + len(token)
+                return AnswerSpan(start, begin, token), begin + len(token)
         # none: it takes the place of the space behind what the template wrote
-        return Answer(start, tail + len(rest.rstrip()), self._tokenizer.eos_token), stop
+        return AnswerSpan(start, tail + len(rest.rstrip()), self._tokenizer.eos_token), stop
 
     def _span(self, sample: Sample, position: int, full: str) -> tuple[int, int]:
         """Find the characters of an assistant turn, from its first token to the next turn."""

@@ -51,6 +51,12 @@ class Task:
             same for every seed; ``file.json#1000`` does so for one split.
         eval_only: Whether the task is never trained on: a column of the evaluation matrix that
             tells what the base model's abilities have become, outside AVG, Last and BWT.
+
+    Example:
+        >>> from dmole import Task
+        >>> task = Task("color", train="color_train.json", test="color_test.json", epochs=2)
+        >>> task.metric, task.max_new_tokens
+        ('exact_match', 32)
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Low-rank experts: the routed layer, the library of who sits where, the gates."""
 
 from dmole.experts.export import load_expert, save_expert
-from dmole.experts.gates import GateContext, Gates, View
+from dmole.experts.gates import GateContext, Gates
 from dmole.experts.library import ExpertLibrary
 from dmole.experts.lora import LoRAExpert, RoutedLinear
 from dmole.experts.shape import ExpertShape
@@ -13,7 +13,6 @@ __all__ = [
     "Gates",
     "LoRAExpert",
     "RoutedLinear",
-    "View",
     "load_expert",
     "save_expert",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,10 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-View = Literal["vision", "projector", "language"]
-"""Side of the model a layer sits on: its rows are images, tiles or patches, or text sequences.
-
-A projector may see several rows of the vision tower as one, as where patches are merged."""
+    from dmole.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Gates:
 
     Args:
         experts: Names of the ``E`` experts, one for each column.
-        weights: ``(B, E)``, or per token ``(B, S, E)`` for layers of the language view.
+        weights: ``(B, E)``, or per token ``(B, S, E)`` for layers of the language modality.
         vision_rows: ``(B,)`` how many rows of the vision tower belong to each sample (images,
             tiles, or packed patches). ``None`` means one row a sample.
         token_mask: ``(B, S)`` 1 where the language model sees a token, 0 where it sees padding.
@@ -84,7 +81,7 @@ class Gates:
         self.recording = recording
         self.records: list[MixingRecord] = []
         self.decisions: dict[str, Tensor] = {}
-        columns = weights.detach().reshape(-1, len(self.experts)).cpu()
+        columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
         self.live = frozenset(n for n, i in self._index.items() if bool(columns[:, i].any()))
         self._all_ones = frozenset(
@@ -93,12 +90,12 @@ class Gates:
         self._rows: dict[tuple[str, int], Tensor] = {}
 
     def rank_mask(
-        self, view: View, names: Sequence[str], ranks: Sequence[int], x: Tensor
+        self, modality: Modality, names: Sequence[str], ranks: Sequence[int], x: Tensor
     ) -> Tensor | None:
         """Return the factor of every low-rank channel, or None where all factors are one.
 
         Args:
-            view: Side of the layer.
+            modality: Side of the layer.
             names: Experts computed by the layer, in the order of their channels.
             ranks: Rank of each of them.
             x: Layer input of shape ``(rows, ..., width)``.
@@ -111,42 +108,42 @@ class Gates:
         """
         if all(name in self._all_ones for name in names):
             return None
-        rows = self._expanded(view, x)
+        rows = self._expanded(modality, x)  # (rows, E) or (rows, S, E)
         columns = [self._index.get(name) for name in names]
         zero = rows.new_zeros(rows.shape[:-1])
         gates = torch.stack([zero if c is None else rows[..., c] for c in columns], dim=-1)
         repeats = torch.tensor(ranks, device=gates.device)
-        mask = gates.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))
+        mask = gates.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))  # (..., sum(ranks))
         if mask.ndim == 2:  # per sample: the same for all positions between rows and channels
             mask = mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), mask.shape[1])
         return mask
 
-    def valid_tokens(self, view: View, x: Tensor) -> Tensor | None:
+    def valid_tokens(self, modality: Modality, x: Tensor) -> Tensor | None:
         """Return ``(rows, tokens)``, True where ``x`` holds no padding; None where all are valid.
 
         Only sequences of the language model are padded, and not what it generates.
         """
         mask = self.token_mask
-        if view != "language" or mask is None or x.ndim != 3 or x.shape[1] != mask.shape[1]:
+        if modality != "language" or mask is None or x.ndim != 3 or x.shape[1] != mask.shape[1]:
             return None
         return mask.bool().repeat_interleave(x.shape[0] // mask.shape[0], dim=0).to(x.device)
 
-    def row_weights(self, view: View, name: str, x: Tensor) -> Tensor:
+    def row_weights(self, modality: Modality, name: str, x: Tensor) -> Tensor:
         """Return the weight of one expert for each row that a layer sees, ``(rows,)``."""
-        return self._expanded(view, x)[..., self._index[name]]
+        return self._expanded(modality, x)[..., self._index[name]]
 
-    def _expanded(self, view: View, x: Tensor) -> Tensor:
+    def _expanded(self, modality: Modality, x: Tensor) -> Tensor:
         """Repeat the samples' weights to the rows a layer sees."""
         rows = x.shape[0]
-        key = (view, rows)
+        key = (modality, rows)
         if key not in self._rows:
             weights = self.weights
-            if view != "language" and weights.ndim == 3:
-                weights = weights.amax(dim=1)
-            self._rows[key] = self._repeat(weights, view, rows).to(x.device)
+            if modality != "language" and weights.ndim == 3:
+                weights = weights.amax(dim=1)  # (B, S, E) -> (B, E)
+            self._rows[key] = self._repeat(weights, modality, rows).to(x.device)
         return self._rows[key]
 
-    def first_tokens(self, view: View, x: Tensor) -> Tensor:
+    def first_tokens(self, modality: Modality, x: Tensor) -> Tensor:
         """Return the first valid token of each row, ``(rows, width)``.
 
         Where a vision tower packs the patches of all samples into one axis, that is the first
@@ -154,17 +151,17 @@ class Gates:
         """
         if x.ndim == 2:
             samples = torch.arange(self.weights.shape[0], device=self.weights.device)
-            owner = self._repeat(samples, view, x.shape[0])
+            owner = self._repeat(samples, modality, x.shape[0])  # (rows,) sample of each patch
             return x[torch.searchsorted(owner, owner).to(x.device)]
-        valid = self.valid_tokens(view, x)
+        valid = self.valid_tokens(modality, x)
         if valid is None:
             return x[:, 0]
         return x[torch.arange(x.shape[0], device=x.device), valid.int().argmax(dim=1)]
 
-    def _repeat(self, values: Tensor, view: View, rows: int) -> Tensor:
+    def _repeat(self, values: Tensor, modality: Modality, rows: int) -> Tensor:
         """Repeat something of the samples, ``(B, ...)``, to the rows of a layer."""
         samples = self.weights.shape[0]
-        if view == "language":
+        if modality == "language":
             if rows % samples:
                 raise ValueError(f"{rows} language rows cannot be split over {samples} samples")
             return values.repeat_interleave(rows // samples, dim=0)  # beams
@@ -172,11 +169,11 @@ class Gates:
         if counts is None:
             counts = torch.ones(samples, dtype=torch.long)
         counts = counts.to(self.weights.device)
-        if view == "projector":
+        if modality == "projector":
             counts = _merged(counts, rows)
         if int(counts.sum()) != rows:
             raise ValueError(
-                f"the {view} sees {rows} rows, but the {samples} samples have "
+                f"the {modality} sees {rows} rows, but the {samples} samples have "
                 f"{int(counts.sum())}; this model family needs its own vision row count"
             )
         return values.repeat_interleave(counts, dim=0)

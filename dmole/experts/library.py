@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from dmole.experts.gates import GateContext, View
+from dmole.experts.gates import GateContext
 from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
 from dmole.experts.shape import ExpertShape
+from dmole.storage.seeds import expert_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from dmole.experts.lora import ChannelMixing
+    from dmole.modality import Modality
 
 
 class ExpertLibrary:
@@ -25,7 +27,7 @@ class ExpertLibrary:
 
     Args:
         model: The frozen base model; linears that receive an expert are wrapped in place.
-        view_of: Maps the full path of a linear to the side of the model it sits on.
+        modality_of: Maps the full path of a linear to the side of the model it sits on.
         dropout: Dropout on the experts' input while training.
         seed: Together with expert name and layer it fixes the initial weights of an expert.
         mixing: Weighs the experts' channels token by token; None leaves it to the gates.
@@ -34,7 +36,7 @@ class ExpertLibrary:
     def __init__(
         self,
         model: nn.Module,
-        view_of: Callable[[str], View],
+        modality_of: Callable[[str], Modality],
         dropout: float = 0.0,
         seed: int = 0,
         mixing: ChannelMixing | None = None,
@@ -44,7 +46,7 @@ class ExpertLibrary:
         self.context = GateContext()
         self.dropout = dropout
         self.seed = seed
-        self._view_of = view_of
+        self._modality_of = modality_of
         self._layers: dict[str, RoutedLinear] = {}
         self._architecture: dict[str, dict[str, ExpertShape]] = {}
         self.versions: dict[str, int] = {}
@@ -88,7 +90,7 @@ class ExpertLibrary:
         for path, shape in shapes.items():
             _check_size(name, path, shape, self._base(path))
         for path, shape in shapes.items():
-            generator = torch.Generator().manual_seed(seed_from(self.seed, name, path))
+            generator = torch.Generator().manual_seed(expert_seed(self.seed, name, path))
             experts[path] = LoRAExpert(self._base(path), shape, generator)
         for path, expert in experts.items():  # all of them are possible
             self._wrapped(path).experts[expert_key(name)] = expert
@@ -108,9 +110,9 @@ class ExpertLibrary:
         for path in self._architecture[name]:
             yield path, self._layers[path].expert(name)
 
-    def view(self, path: str) -> View:
+    def modality(self, path: str) -> Modality:
         """Return the side of the model that a linear with experts sits on."""
-        return self._layers[path].view
+        return self._layers[path].modality
 
     def parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield ``(path of the linear, parameter)`` of one expert."""
@@ -199,17 +201,6 @@ class ExpertLibrary:
             parameter.copy_(tensors[key])
 
     @contextmanager
-    def without_dropout(self) -> Iterator[None]:
-        """Drop nothing for the body of a ``with`` statement, and draw nothing either."""
-        training = [module for module in self.model.modules() if module.training]
-        try:
-            self.model.eval()
-            yield
-        finally:
-            for module in training:
-                module.training = True
-
-    @contextmanager
     def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """Compute with other values of some parameters for the body of a ``with`` statement.
 
@@ -245,8 +236,8 @@ class ExpertLibrary:
     def _wrapped(self, path: str) -> RoutedLinear:
         if path not in self._layers:
             base = self._base(path)
-            view = self._view_of(path)
-            layer = RoutedLinear(base, self.context, view, self.dropout, self._mixing, path)
+            modality = self._modality_of(path)
+            layer = RoutedLinear(base, self.context, modality, self.dropout, self._mixing, path)
             layer.train(base.training)
             self.model.set_submodule(path, layer)
             self._layers[path] = layer
@@ -263,7 +254,13 @@ def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> No
         raise ValueError(f"expert {name!r}: alpha {shape.alpha} of layer {path} is not finite")
 
 
-def seed_from(*parts: object) -> int:
-    """Return a 63-bit seed that depends on the parts alone, not on the process."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off for the body of a ``with`` statement, then restore every mode."""
+    training = [child for child in module.modules() if child.training]
+    try:
+        module.eval()
+        yield
+    finally:
+        for child in training:
+            child.training = True

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dmole.experts.gates import GateContext, Gates, View
+    from dmole.experts.gates import GateContext, Gates
     from dmole.experts.shape import ExpertShape
+    from dmole.modality import Modality
 
 
 class ChannelMixing(Protocol):
@@ -60,12 +61,12 @@ class LoRAExpert(nn.Module):
         self.scaling = shape.alpha / shape.rank if shape.rank else 0.0
         device = base.weight.device
         if shape.rank:
-            self.lora_a = _drawn(shape.rank, base.in_features, generator, device)
+            self.lora_a = _drawn(shape.rank, base.in_features, generator, device)  # (rank, in)
         for name in self._up_names():
-            zeros = torch.zeros(base.out_features, shape.rank, device=device)
+            zeros = torch.zeros(base.out_features, shape.rank, device=device)  # (out, rank)
             self.register_parameter(name, nn.Parameter(zeros))
         if shape.heads:
-            self.router = _drawn(shape.heads, base.in_features, generator, device)
+            self.router = _drawn(shape.heads, base.in_features, generator, device)  # (heads, in)
         if shape.branches > 1:
             self.frozen = nn.Buffer(torch.zeros(shape.branches, device=device))
             self.trunk_frozen = nn.Buffer(torch.zeros(1, device=device))
@@ -79,7 +80,7 @@ class LoRAExpert(nn.Module):
     def up(self) -> Tensor:
         """All up-projections side by side, ``(out_features, channels)``."""
         parts = [getattr(self, name) for name in self._up_names()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # (out, rank * branches)
 
     def trainable(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that its training may change: all but frozen branches."""
@@ -110,7 +111,7 @@ class RoutedLinear(nn.Module):
     Args:
         base: The layer of the base model; wrapped, never changed.
         context: Holds the gates of the running forward.
-        view: Whether the rows of the input are the vision tower's or the language model's.
+        modality: Whether the rows of the input are the vision tower's or the language model's.
         dropout: Probability of dropping an entry of the experts' input while training.
         mixing: Weighs the experts' channels token by token, beside the gates of the samples.
 
@@ -123,14 +124,14 @@ class RoutedLinear(nn.Module):
         self,
         base: nn.Linear,
         context: GateContext,
-        view: View,
+        modality: Modality,
         dropout: float = 0.0,
         mixing: ChannelMixing | None = None,
         path: str = "",
     ) -> None:
         super().__init__()
         self.base = base
-        self.view = view
+        self.modality = modality
         self.dropout = nn.Dropout(dropout)
         self.experts = nn.ModuleDict()
         self.path = path
@@ -175,7 +176,7 @@ class RoutedLinear(nn.Module):
         Returns:
             Tensor of shape ``(rows, ..., out_features)``.
         """
-        out: Tensor = self.base(x)
+        out: Tensor = self.base(x)  # (rows, ..., out)
         gates = self._context.current
         if gates is None:
             return out
@@ -192,7 +193,7 @@ class RoutedLinear(nn.Module):
             return out
         low = self._down(x, [experts[name] for name in low_rank])  # (rows, ..., channels)
         channels = [experts[name].shape.channels for name in low_rank]
-        mask = gates.rank_mask(self.view, low_rank, channels, x)
+        mask = gates.rank_mask(self.modality, low_rank, channels, x)
         if mask is not None:
             low = low * mask.to(low.dtype)
         if self._mixing is not None:
@@ -207,7 +208,7 @@ class RoutedLinear(nn.Module):
         x = self.dropout(x)
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(lora_a.dtype)
-        low = flat_linear(x, lora_a)
+        low = flat_linear(x, lora_a)  # (rows, ..., sum of ranks)
         scalings = {expert.scaling for expert in experts}
         if len(scalings) == 1:
             low = low * scalings.pop()
@@ -221,7 +222,7 @@ class RoutedLinear(nn.Module):
             torch.cat([part] * expert.shape.branches, dim=-1)
             for part, expert in zip(parts, experts, strict=True)
         ]
-        return torch.cat(tiled, dim=-1)
+        return torch.cat(tiled, dim=-1)  # (rows, ..., channels)
 
 
 _PREFIX = "task_"  # a task may be called "train" or "keys", which no submodule can

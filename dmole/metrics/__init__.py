@@ -15,7 +15,7 @@ from dmole.metrics.continual import (
     transfer,
 )
 from dmole.metrics.matrix_file import read_matrix, write_matrix
-from dmole.metrics.summary import summarize
+from dmole.metrics.summary import retention, summarize
 from dmole.metrics.task_metrics import (
     BLEU4,
     METEOR,
@@ -46,6 +46,7 @@ __all__ = [
     "last",
     "mean_average_accuracy",
     "read_matrix",
+    "retention",
     "scoring_facts",
     "seen_means",
     "summarize",

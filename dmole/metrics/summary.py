@@ -18,7 +18,7 @@ from dmole.metrics.continual import (
     mean_average_accuracy,
     transfer,
 )
-from dmole.metrics.matrix import Scope, TaskOfStage, mean_or_nan, prepare
+from dmole.metrics.matrix import Scope, TaskOfStage, as_matrix, mean_or_nan, prepare
 
 PER_TASK = ("AVG", "Last", "BWT", "Forgetting", "Transfer")
 
@@ -44,6 +44,12 @@ def summarize(
 
     Raises:
         ValueError: If the number of names and columns differ, or an argument is wrong.
+
+    Example:
+        >>> from dmole.metrics import summarize
+        >>> figures = summarize([[0, 0], [80, 10], [70, 60]], ["paint", "count"])
+        >>> figures["Last"], figures["BWT"], figures["Forgetting"]
+        (65.0, -10.0, 10.0)
     """
     scores, own = prepare(matrix, task_of_stage)
     if len(task_names) != scores.shape[1]:
@@ -68,6 +74,37 @@ def summarize(
             for i, task in enumerate(task_names)
         },
         "definitions": _definitions(applies, avg_scope, stages, len(task_names)),
+    }
+
+
+def retention(matrix: npt.ArrayLike, task_names: Sequence[str]) -> dict[str, Any]:
+    """Return how the scores of tasks that are never learned changed, as `metrics.json` holds them.
+
+    Args:
+        matrix: Scores of shape ``(stages + 1, tasks)``, percent; row 0 before training.
+        task_names: One name a column.
+
+    Returns:
+        By task ``before``, ``last`` and ``change`` (last - before), None where a cell is missing,
+        and the mean change under ``change`` with its ``definition``.
+
+    Example:
+        >>> retention([[80.0], [70.0]], ["pope"])["change"]
+        -10.0
+    """
+    scores = as_matrix(matrix)
+    before, last = scores[0].tolist(), scores[-1].tolist()
+    changes = [after - first for first, after in zip(before, last, strict=True)]
+    known = [change for change in changes if not math.isnan(change)]
+    return {
+        "change": sum(known) / len(known) if known else None,
+        "per_task": {
+            name: {"before": _or_none(b), "last": _or_none(a), "change": _or_none(c)}
+            for name, b, a, c in zip(task_names, before, last, changes, strict=True)
+        },
+        "definition": (
+            f"mean_i (R[S,i] - R[0,i]); tasks that are only scored; divisor {len(known)}"
+        ),
     }
 
 

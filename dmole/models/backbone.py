@@ -207,6 +207,12 @@ class PretrainedBackbone(Backbone):
 
     Raises:
         ValueError: If the model cannot be loaded; the message names it.
+
+    Example:
+        >>> from dmole import PretrainedBackbone
+        >>> backbone = PretrainedBackbone("tiny")
+        >>> [layer.name for layer in backbone.layers][:2], backbone.parameter_count()
+        (['vision.0', 'vision.1'], 2269184)
     """
 
     def __init__(

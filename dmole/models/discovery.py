@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import nn
 
-Module = Literal["vision", "projector", "language"]
-"""One of the three parts of a model."""
+from dmole.modality import Modality
 
 _VISION = re.compile(r"(^|\.)(vision_tower|vision_model|visual)$")
 _LANGUAGE = re.compile(r"(^|\.)(language_model|text_model)$")
@@ -42,14 +40,14 @@ class LayerSpec:
     """One layer that may hold experts.
 
     Args:
-        name: Short name, module and position: ``vision.0``.
-        module: ``vision``, ``projector`` or ``language``.
+        name: Short name, modality and position: ``vision.0``.
+        modality: ``vision``, ``projector`` or ``language``.
         path: Full path of the submodule.
         linears: Full paths of its linears.
     """
 
     name: str
-    module: str
+    modality: Modality
     path: str
     linears: tuple[str, ...]
 
@@ -70,7 +68,7 @@ class Parts:
     language: str
     layers: tuple[LayerSpec, ...] = field(default=())
 
-    def module_of(self, path: str) -> Module:
+    def modality_of(self, path: str) -> Modality:
         """Return ``vision``, ``projector`` or ``language`` for the path of a submodule.
 
         Raises:
@@ -160,7 +158,7 @@ def _linears(model: nn.Module, path: str, keep: str | None) -> tuple[str, ...]:
 
 
 def _tower_layers(
-    model: nn.Module, parts: Parts, module: str, root: str, patterns: Patterns
+    model: nn.Module, parts: Parts, modality: Modality, root: str, patterns: Patterns
 ) -> list[LayerSpec]:
     """Return the layers of a tower: members of its outermost lists of blocks with linears."""
     if patterns.layers:
@@ -173,7 +171,7 @@ def _tower_layers(
     for path in paths:
         linears = _linears(model, path, patterns.linears)
         if linears:
-            specs.append(LayerSpec(f"{module}.{len(specs)}", module, path, linears))
+            specs.append(LayerSpec(f"{modality}.{len(specs)}", modality, path, linears))
     if not specs:
         raise ValueError(f"no layers with linears below {root!r}; set patterns.layers")
     return specs

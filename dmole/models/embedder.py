@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dmole.experts.library import eval_mode
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dmole.data.collate import Batch
     from dmole.models.backbone import Backbone
 
@@ -61,15 +59,15 @@ class Embedder:
     @torch.no_grad()
     def _embed(self, batch: Batch) -> Tensor:
         with eval_mode(self._backbone), torch.autocast(_device(batch).type, enabled=False):
-            text = self._backbone.text_hidden(**batch.question)
-            pooled_text = masked_max_pool(text.float(), batch.question["attention_mask"])
+            text = self._backbone.text_hidden(**batch.question)  # (B, S, Dl)
+            pooled_text = masked_max_pool(text.float(), batch.question["attention_mask"])  # (B, Dl)
             return combine(self._pooled_vision(batch, pooled_text), pooled_text)
 
     def _pooled_vision(self, batch: Batch, like: Tensor) -> Tensor:
         """Return ``(B, Dv)``: the maximum over all tokens of a sample's images, 0 without any."""
         samples = like.shape[0]
         width = self._backbone.vision_width
-        pooled = like.new_full((samples, width), float("-inf"))
+        pooled = like.new_full((samples, width), float("-inf"))  # (B, Dv)
         if "pixel_values" in batch.inputs:
             hidden = self._backbone.vision_hidden(batch.inputs).float()
             if hidden.shape[-1] != width:
@@ -77,10 +75,10 @@ class Embedder:
                     f"the vision tower gives states of width {hidden.shape[-1]}, but its config "
                     f"says {width}"
                 )
-            counts = self._backbone.vision_rows(batch.inputs, batch.image_counts)
+            counts = self._backbone.vision_rows(batch.inputs, batch.image_counts)  # (B,)
             hidden = hidden.reshape(-1, hidden.shape[-2], width) if hidden.ndim == 3 else hidden
             rows = hidden.amax(dim=1) if hidden.ndim == 3 else hidden  # packed patches: (rows, D)
-            owner = torch.arange(samples).repeat_interleave(counts).to(rows.device)
+            owner = torch.arange(samples).repeat_interleave(counts).to(rows.device)  # (rows,)
             pooled.scatter_reduce_(0, owner[:, None].expand_as(rows), rows, reduce="amax")
         return pooled.masked_fill(pooled.isinf(), 0.0)
 
@@ -94,15 +92,3 @@ def sample_keys(batch: Batch) -> list[str]:
 
 def _device(batch: Batch) -> torch.device:
     return batch.question["input_ids"].device
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off for the body of a ``with`` statement and restore every mode after it."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in modes:
-            child.training = mode

@@ -9,7 +9,12 @@ from dmole.regularizers.importance import (
     first_order_hypergradient,
     importance_weights,
 )
-from dmole.regularizers.mixture import LoadBalance, RouterEntropy
+from dmole.regularizers.mixture import (
+    LoadBalance,
+    RouterEntropy,
+    load_balance,
+    soft_load_balance,
+)
 from dmole.regularizers.orthogonality import Orthogonality, normalized_overlap, overlap
 from dmole.regularizers.replay_importance import ReplayImportance
 
@@ -29,8 +34,10 @@ __all__ = [
     "elastic_penalty",
     "first_order_hypergradient",
     "importance_weights",
+    "load_balance",
     "merge_importance",
     "normalized_overlap",
     "overlap",
     "reverse_gradient",
+    "soft_load_balance",
 ]

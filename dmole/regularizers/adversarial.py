@@ -100,7 +100,7 @@ class AdversarialTask(Regularizer):
             for path, expert in (stage.library.experts(common) if common else ())
             if expert.shape.heads
             and re.search(self.targets, path)
-            and stage.library.view(path) == "language"
+            and stage.library.modality(path) == "language"
         }
         if not widths:
             raise ValueError(
@@ -135,7 +135,7 @@ class AdversarialTask(Regularizer):
         losses = []
         for record in step.gates.records if step.gates is not None else ():
             if record.path in self._places and record.output is not None:
-                features = reverse_gradient(record.output.float(), self.coefficient)
-                logits = self.classifiers[self._places[record.path]](features)
+                features = reverse_gradient(record.output.float(), self.coefficient)  # (B, out)
+                logits = self.classifiers[self._places[record.path]](features)  # (B, tasks)
                 losses.append(cross_entropy(logits, truth))
         return torch.stack(losses).mean() if losses else step.logits.new_zeros(())

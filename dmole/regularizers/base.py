@@ -76,6 +76,16 @@ class Regularizer(nn.Module, ABC):
 
     Parameters registered on it train with the experts. What it must remember beyond them it hands
     out in :meth:`extra_tensors`; both travel in every checkpoint.
+
+    Example:
+        >>> import torch
+        >>> from dmole.regularizers import Regularizer
+        >>> class SmallUpdate(Regularizer):
+        ...     def forward(self, step):
+        ...         experts = [e for name in step.experts for _, e in step.library.experts(name)]
+        ...         return 0.01 * torch.stack([e.lora_b.square().sum() for e in experts]).sum()
+        >>> SmallUpdate().tensors()  # nothing to save: it neither trains nor remembers
+        {}
     """
 
     per_token: bool = False

@@ -79,7 +79,7 @@ class BranchFreezing(Regularizer):
             for record in step.gates.records if step.gates is not None else ():
                 sums[record.path] = sums[record.path] + record.weights.float().sum(0).cpu()
         for path, expert in self._branched(stage).items():
-            used = sums[path] if path in sums else torch.zeros(expert.shape.branches)
+            used = sums[path] if path in sums else torch.zeros(expert.shape.branches)  # (branches,)
             used = sum_over_ranks(used.to(expert.frozen.device))
             heaviest = used.argsort(descending=True, stable=True)[: self.top_k]
             expert.frozen[heaviest[used[heaviest] > 0]] = 1.0

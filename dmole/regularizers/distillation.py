@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dmole.experts.library import eval_mode
 from dmole.regularizers.base import Regularizer, StageView, Step
 
 IGNORED = -100
@@ -59,9 +60,9 @@ def distillation(
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    counted = labels[:, 1:] != IGNORED
-    student = student_logits[:, :-1][counted]
-    teacher = teacher_logits[:, :-1][counted].detach()
+    counted = labels[:, 1:] != IGNORED  # (B, T - 1)
+    student = student_logits[:, :-1][counted]  # (M, V), M answer tokens
+    teacher = teacher_logits[:, :-1][counted].detach()  # (M, V)
     divergence: Tensor = _Divergence.apply(student, teacher, temperature)  # type: ignore[no-untyped-call]
     return divergence * temperature**2 / max(1, len(student))
 
@@ -134,8 +135,8 @@ class Distillation(Regularizer):
         if not self.coefficient or not self._teacher:
             return step.logits.new_zeros(())
         library = step.library
-        with torch.no_grad(), library.replaced(self._teacher), library.without_dropout():
-            teacher = step.forward()
+        with torch.no_grad(), library.replaced(self._teacher), eval_mode(library.model):
+            teacher = step.forward()  # (B, T, V)
         found = distillation(step.logits, teacher, step.labels, self.temperature)
         return self.coefficient * found
 

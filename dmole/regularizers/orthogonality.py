@@ -67,7 +67,7 @@ def normalized_overlap(current: Tensor, past: Sequence[Tensor]) -> Tensor:
     """
     if not past:
         return _products(current, current[:0]).sum()
-    rows = normalize(_widened(current), dim=-1)
+    rows = normalize(_widened(current), dim=-1)  # (r, d)
     products = _products(rows, torch.cat([normalize(_widened(a), dim=-1) for a in past]))
     return products.square().sum() / (len(past) * current.shape[0])
 

@@ -85,14 +85,14 @@ class ReplayImportance(Regularizer):
 
     def forward(self, step: Step) -> Tensor:
         """Return what the weights change of the mean loss; see :class:`Regularizer`."""
-        losses, counts = sample_losses(step.logits, step.labels)
+        losses, counts = sample_losses(step.logits, step.labels)  # (B,), (B,)
         names = step.batch.task_names
-        replayed = torch.tensor([name not in step.stage_tasks for name in names])
+        replayed = torch.tensor([name not in step.stage_tasks for name in names])  # (B,)
         held = torch.tensor([self._is_held(sample) for sample in step.batch.sample_ids])
         weights = torch.ones(len(names))
-        chosen = (replayed & ~held).nonzero().flatten()
+        chosen = (replayed & ~held).nonzero().flatten()  # (n,) rows of the batch
         if self.every and len(chosen):
-            found = self._weigh(step, chosen)
+            found = self._weigh(step, chosen)  # (n,)
             weights[chosen] = found.detach()
             if step.number >= self._due and self._found is None:
                 outer = held if self.objective == "seen" else held & ~replayed
@@ -106,7 +106,7 @@ class ReplayImportance(Regularizer):
 
     def _weigh(self, step: Step, chosen: Tensor) -> Tensor:
         """Return the weights of the replayed samples, with the graph to the learner."""
-        embeddings = normalize(step.embed()[chosen])
+        embeddings = normalize(step.embed()[chosen])  # (n, D)
         embeddings = embeddings * math.sqrt(embeddings.shape[1])
         learner = self._made(embeddings.shape[1])
         places = [self._tasks.index(step.batch.task_names[int(row)]) for row in chosen]
@@ -142,7 +142,7 @@ class ReplayImportance(Regularizer):
         there = outer.to(losses.device)
         validation = gradient(losses[there].sum() / counts[there].sum())
         samples = [gradient(losses[row] / counts.sum()) for row in chosen.tolist()]
-        slope = first_order_hypergradient(validation, samples, step=1.0).cpu()
+        slope = first_order_hypergradient(validation, samples, step=1.0).cpu()  # (n,)
         self._found = step.number, self._learner.gradient((slope * weights).sum())
 
     def after_step(self) -> None:
@@ -184,7 +184,7 @@ class _Learner:
         self._optimizer = torch.optim.Adam(self._named.values(), lr=settings.learning_rate)
 
     def weights(self, rows: Tensor, places: Tensor) -> Tensor:
-        scores = (rows @ self._named["first"].T).relu() @ self._named["second"]
+        scores = (rows @ self._named["first"].T).relu() @ self._named["second"]  # (n, D) -> (n,)
         return importance_weights(scores, softplus(self._named["strength"])[places])
 
     def gradient(self, loss: Tensor) -> list[Tensor]:
@@ -226,9 +226,9 @@ def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits: ``(B, T, V)``; those at a position predict the next token.
         labels: ``(B, T)``, -100 where no loss is wanted.
     """
-    shifted, wanted = logits[:, :-1], labels[:, 1:]
+    shifted, wanted = logits[:, :-1], labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
     valid = wanted != -100
-    rows = valid.nonzero()[:, 0]
-    each = cross_entropy(shifted[valid].float(), wanted[valid], reduction="none")
-    total = each.new_zeros(len(labels)).index_add(0, rows, each)
+    rows = valid.nonzero()[:, 0]  # (M,) sample of each answer token
+    each = cross_entropy(shifted[valid].float(), wanted[valid], reduction="none")  # (M,)
+    total = each.new_zeros(len(labels)).index_add(0, rows, each)  # (B,)
     return total, valid.sum(dim=1)

@@ -8,7 +8,6 @@ from dmole.routing.autoencoder import (
     parameter_count,
 )
 from dmole.routing.autoencoder_router import AutoencoderRouter
-from dmole.routing.balance import load_balance, soft_load_balance
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 from dmole.routing.gates import (
     batch_vote,
@@ -17,8 +16,9 @@ from dmole.routing.gates import (
     gates_from_order,
     select_experts,
 )
+from dmole.routing.key_router import KeyRouter, fit_key, key_scores
 from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
-from dmole.routing.mixture_routers import CommonExpertRouter, KeyRouter, TokenRouter
+from dmole.routing.mixture_routers import CommonExpertRouter, TokenRouter
 from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_table
 from dmole.routing.query import Phase, RouteQuery
 from dmole.routing.routers import (
@@ -30,7 +30,6 @@ from dmole.routing.routers import (
     Routing,
     SharedRouter,
 )
-from dmole.routing.task_keys import fit_key, key_scores
 from dmole.routing.token_gates import (
     DenseGate,
     EntropyGate,
@@ -78,12 +77,10 @@ __all__ = [
     "gate_set_name",
     "gates_from_order",
     "key_scores",
-    "load_balance",
     "masked_max_pool",
     "normalize_rows",
     "normalized_entropy",
     "parameter_count",
     "quantile_table",
     "select_experts",
-    "soft_load_balance",
 ]

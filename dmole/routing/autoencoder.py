@@ -38,7 +38,7 @@ class Weights:
 
     def losses(self, rows: Tensor) -> Tensor:
         """Return the mean squared error over dimensions, ``(N,)`` for ``(N, D)``."""
-        return ReconstructorStack([self]).losses(rows)[:, 0]
+        return ReconstructorStack([self]).losses(rows)[:, 0]  # (N, 1) -> (N,)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the four tensors by name, as saved."""
@@ -78,9 +78,9 @@ class PCAReconstructor:
         rows = rows.detach().double()
         samples, width = rows.shape
         count = min(self.components, samples - 1, max(1, width // 2))
-        mean = rows.mean(dim=0)
+        mean = rows.mean(dim=0)  # (D,)
         basis = _leading_directions(rows - mean, count)  # (H, D)
-        peaks = basis.gather(1, basis.abs().argmax(dim=1, keepdim=True))
+        peaks = basis.gather(1, basis.abs().argmax(dim=1, keepdim=True))  # (H, 1)
         basis = basis * torch.where(peaks < 0, -1.0, 1.0)  # eigenvectors have no sign of their own
         return Weights(
             w_enc=basis.float().cpu(),
@@ -97,11 +97,11 @@ def _leading_directions(centered: Tensor, count: int) -> Tensor:
     samples, width = centered.shape
     if samples >= width:
         directions: Tensor = torch.linalg.eigh(centered.T @ centered).eigenvectors
-        return directions[:, width - count :].flip(1).T
+        return directions[:, width - count :].flip(1).T  # (D, D) -> (count, D)
     vectors: Tensor = torch.linalg.eigh(centered @ centered.T).eigenvectors
-    vectors = vectors[:, samples - count :].flip(1)
+    vectors = vectors[:, samples - count :].flip(1)  # (N, count), largest first
     # QR keeps directions without variance orthonormal, where dividing by their norm would not
-    basis: Tensor = torch.linalg.qr(centered.T @ vectors).Q
+    basis: Tensor = torch.linalg.qr(centered.T @ vectors).Q  # (D, count)
     return basis.T
 
 
@@ -164,4 +164,4 @@ class ReconstructorStack:
         hidden = hidden.relu() if self.relu else hidden
         output = torch.baddbmm(self.b_dec, hidden, self.w_dec)  # (E, N, D)
         output = output.sigmoid() if self.sigmoid else output
-        return (output - rows).square().mean(dim=-1).T.float().contiguous()
+        return (output - rows).square().mean(dim=-1).T.float().contiguous()  # (N, E)

@@ -1,8 +1,7 @@
-"""The router of D-MoLE: one reconstructor per task, experts whose task reproduces the sample."""
+"""The router of D-MoLE: one reconstructor per expert, those that reproduce the sample are used."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -16,12 +15,13 @@ from dmole.routing.preprocessing import quantile_table
 from dmole.routing.query import RouteQuery
 from dmole.routing.routers import LearningRouter, RouterFit, Routing, route_by_name
 from dmole.routing.trained import BiasInit, Kind, build_reconstructor
+from dmole.storage.seeds import router_seed
 
 Vote = Literal["sample", "batch"]
 
 
 class AutoencoderRouter(LearningRouter):
-    """Use the experts whose task autoencoders reproduce a sample best, at most two or none.
+    """Use the experts whose autoencoders reproduce a sample best, at most two or none.
 
     Args:
         reconstructor: ``pca`` (closed form), ``mlp_linear``, or ``mlp_sigmoid`` (the release).
@@ -40,7 +40,7 @@ class AutoencoderRouter(LearningRouter):
         patience: Epochs without improvement before a trained reconstructor stops.
         max_epochs: Epochs at most of a trained reconstructor.
         bias_init: Start of its output bias, see :class:`~dmole.routing.trained.MLPReconstructor`.
-        seed: Draws the held-out slice and what a trained reconstructor draws, with the task.
+        seed: Draws the held-out slice and what a trained reconstructor draws, by expert.
 
     Raises:
         ValueError: If an argument is out of range, or a sigmoid is to reproduce standardized
@@ -49,6 +49,18 @@ class AutoencoderRouter(LearningRouter):
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold's rule is ours, since the
         release reads it from a file that no script writes.
+
+    Example:
+        >>> import torch
+        >>> from dmole.routing import AutoencoderRouter, RouteQuery
+        >>> router = AutoencoderRouter(max_experts=1)
+        >>> rows = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(0))
+        >>> near, far = rows + torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0]])[:, None]  # two tasks
+        >>> _ = router.fit("near", near), router.fit("far", far)
+        >>> samples = torch.stack([near[0], far[0]])
+        >>> query = RouteQuery(samples, ["?", "?"], "test", None, ["near", "far"])
+        >>> router.route(query).order
+        [('near',), ('far',)]
     """
 
     needs_embeddings = True
@@ -115,37 +127,39 @@ class AutoencoderRouter(LearningRouter):
         self._threshold_scale = scale
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """Tasks the router was fitted to, in order."""
-        return self._bank.tasks
+    def fitted(self) -> tuple[str, ...]:
+        """Experts that have a reconstructor, in the order of their fits."""
+        return self._bank.experts
 
-    def threshold(self, task: str) -> float:
-        """Return the task's threshold, the scale included."""
-        return self._bank.threshold(task, self.quantile) * self.threshold_scale
+    def threshold(self, expert: str) -> float:
+        """Return the expert's threshold, the scale included."""
+        return self._bank.threshold(expert, self.quantile) * self.threshold_scale
 
     def fit(
-        self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
+        self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
     ) -> RouterFit:
-        """Fit the task's reconstructor and threshold; see :meth:`Router.fit`.
+        """Fit the expert's reconstructor and threshold; see :meth:`Router.fit`.
 
         Raises:
             ValueError: If there are fewer than two embeddings or one is not finite.
         """
-        self._bank.fit(task, embeddings, generator or _seeded(self.seed, task))
-        return self.summary(task)
+        if generator is None:
+            generator = torch.Generator().manual_seed(router_seed(self.seed, expert))
+        self._bank.fit(expert, embeddings, generator)
+        return self.summary(expert)
 
-    def summary(self, task: str) -> RouterFit:
-        """Return what :meth:`fit` found out about a fitted task."""
-        losses = self._bank.heldout_losses(task)
-        return RouterFit(losses, self.threshold(task), quantile_table(losses))
+    def summary(self, expert: str) -> RouterFit:
+        """Return what :meth:`fit` returned for an expert."""
+        losses = self._bank.heldout_losses(expert)
+        return RouterFit(losses, self.threshold(expert), quantile_table(losses))
 
     def needs(self, query: RouteQuery) -> bool:
         """Return whether an autoencoder is evaluated."""
         return bool(self._candidates(query))
 
-    def losses(self, embeddings: Tensor, tasks: Sequence[str]) -> Tensor:
-        """Return the loss of raw embeddings ``(N, D)`` under each fitted task, ``(N, E)``."""
-        return self._bank.losses(embeddings, tasks)
+    def losses(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
+        """Return the loss of raw embeddings ``(N, D)`` under each named expert, ``(N, E)``."""
+        return self._bank.losses(embeddings, experts)
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
@@ -164,7 +178,7 @@ class AutoencoderRouter(LearningRouter):
 
     def _candidates(self, query: RouteQuery) -> list[str]:
         """Experts whose autoencoder is evaluated, ``C`` of the ``E`` experts."""
-        fitted = [name for name in query.experts if name in self.tasks]
+        fitted = [name for name in query.experts if name in self.fitted]
         if not query.training:
             return fitted
         return [name for name in fitted if name != query.current] if self.partner else []
@@ -189,7 +203,7 @@ class AutoencoderRouter(LearningRouter):
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return reconstructors and held-out losses; see :meth:`LearningRouter.tensors`."""
-        return {task: self._bank.tensors(task) for task in self.tasks}
+        return {expert: self._bank.tensors(expert) for expert in self.fitted}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
@@ -211,9 +225,3 @@ class AutoencoderRouter(LearningRouter):
 def _check_choice(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}")
-
-
-def _seeded(seed: int, task: str) -> torch.Generator:
-    """A task's own stream: the same wherever the task stands in the sequence."""
-    digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,4 +1,4 @@
-"""The autoencoders of all tasks seen so far: fitting, thresholds, losses and state."""
+"""The autoencoders of all experts: fitting, thresholds, losses and state."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LEAST_THRESHOLD = 1e-10
 
 
 class AutoencoderBank:
-    """One fitted reconstructor per task and the preprocessing they share.
+    """One fitted reconstructor per expert and the preprocessing that they share.
 
     Args:
-        reconstructor: Fits one task.
-        standardize: Whether embeddings are standardized by the first task's statistics.
+        reconstructor: Fits the reconstructor of one expert.
+        standardize: Whether embeddings are standardized by the statistics of the first task.
         heldout_fraction: Share of the embeddings kept from the fit, at least one sample.
     """
 
@@ -36,24 +36,24 @@ class AutoencoderBank:
         self._stack: tuple[tuple[str, ...], ReconstructorStack] | None = None
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """Fitted tasks, in order."""
+    def experts(self) -> tuple[str, ...]:
+        """Experts with a reconstructor, in the order of their fits."""
         return tuple(self._weights)
 
-    def heldout_losses(self, task: str) -> Tensor:
-        """Return the task's losses on the slice it was not fitted to, ``(N,)``."""
-        return self._heldout[task]
+    def heldout_losses(self, expert: str) -> Tensor:
+        """Return the losses on the slice that the expert was not fitted to, ``(N,)``."""
+        return self._heldout[expert]
 
-    def threshold(self, task: str, q: float) -> float:
-        """Return the quantile ``q`` of the task's held-out losses, never quite 0."""
-        return max(quantile(self._heldout[task], q), LEAST_THRESHOLD)
+    def threshold(self, expert: str, q: float) -> float:
+        """Return the quantile ``q`` of the expert's held-out losses, never quite 0."""
+        return max(quantile(self._heldout[expert], q), LEAST_THRESHOLD)
 
-    def fit(self, task: str, embeddings: Tensor, generator: torch.Generator) -> None:
-        """Fit a task; the very first one also freezes the statistics.
+    def fit(self, expert: str, embeddings: Tensor, generator: torch.Generator) -> None:
+        """Fit an expert; the very first one also freezes the statistics.
 
         Args:
-            task: Name of the task; a known one is fitted anew.
-            embeddings: Raw embeddings ``(N, D)``, finite, at least two.
+            expert: Name of the expert; an existing reconstructor is fitted anew.
+            embeddings: Raw embeddings of its training samples, ``(N, D)``, finite, at least two.
             generator: Draws the held-out slice and what the reconstructor draws.
 
         Raises:
@@ -62,54 +62,59 @@ class AutoencoderBank:
         samples = len(embeddings)
         if embeddings.ndim != 2 or samples < 2:
             raise ValueError(
-                f"task {task}: the router needs embeddings (N, D) with N >= 2, "
+                f"expert {expert}: the router needs embeddings (N, D) with N >= 2, "
                 f"got {tuple(embeddings.shape)}"
             )
         if not torch.isfinite(embeddings).all():
-            raise ValueError(f"task {task}: an embedding is not finite")
-        if self._standardize and set(self.tasks) <= {task}:
+            raise ValueError(f"expert {expert}: an embedding is not finite")
+        if self._standardize and set(self.experts) <= {expert}:
             self._preprocessor = Preprocessor.fit(embeddings)
-        rows = self._preprocessor(embeddings)
+        rows = self._preprocessor(embeddings)  # (N, D)
         heldout = min(max(1, int(self._heldout_fraction * samples + 0.5)), samples - 1)
-        order = torch.randperm(samples, generator=generator).to(rows.device)
-        weights = self._reconstructor.fit(rows[order[heldout:]], generator)
-        self._weights[task] = weights
-        self._heldout[task] = weights.losses(rows[order[:heldout]])
+        order = torch.randperm(samples, generator=generator).to(rows.device)  # (N,)
+        weights = self._reconstructor.fit(rows[order[heldout:]], generator)  # (N - heldout, D)
+        self._weights[expert] = weights
+        self._heldout[expert] = weights.losses(rows[order[:heldout]])  # (heldout,)
         self._stack = None
 
-    def losses(self, embeddings: Tensor, tasks: Sequence[str]) -> Tensor:
-        """Return the loss of raw embeddings ``(N, D)`` under each named task, ``(N, E)``."""
-        if self._stack is None or self._stack[0] != tuple(tasks):
-            self._stack = (tuple(tasks), ReconstructorStack([self._weights[t] for t in tasks]))
+    def losses(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
+        """Return the loss of raw embeddings ``(N, D)`` under each named expert, ``(N, E)``."""
+        if self._stack is None or self._stack[0] != tuple(experts):
+            self._stack = (
+                tuple(experts),
+                ReconstructorStack([self._weights[name] for name in experts]),
+            )
         return self._stack[1].losses(self._preprocessor(embeddings.detach().cpu()))
 
-    def tensors(self, task: str) -> dict[str, Tensor]:
-        """Return a task's tensors; the first task's include the statistics taken from it."""
-        tensors = {**self._weights[task].tensors(), "losses_heldout": self._heldout[task]}
+    def tensors(self, expert: str) -> dict[str, Tensor]:
+        """Return an expert's tensors; those of the first one include the statistics."""
+        tensors = {**self._weights[expert].tensors(), "losses_heldout": self._heldout[expert]}
         mean, std = self._preprocessor.mean, self._preprocessor.std
-        if task == self.tasks[0] and mean is not None and std is not None:
+        if expert == self.experts[0] and mean is not None and std is not None:
             tensors |= {"mean": mean, "std": std}
         return tensors
 
-    def load(self, tasks: Mapping[str, Mapping[str, Tensor]], *, relu: bool, sigmoid: bool) -> None:
-        """Replace the content by the tensors of each task, in order.
+    def load(
+        self, experts: Mapping[str, Mapping[str, Tensor]], *, relu: bool, sigmoid: bool
+    ) -> None:
+        """Replace the content by the tensors of each expert, in order.
 
         Raises:
-            ValueError: If a task's tensors are not those of a reconstructor.
+            ValueError: If an expert's tensors are not those of a reconstructor.
         """
         self._preprocessor, self._weights, self._heldout = Preprocessor(), {}, {}
         self._stack = None
-        for task, saved in tasks.items():
+        for expert, saved in experts.items():
             rest: dict[str, Any] = {name: tensor.cpu() for name, tensor in saved.items()}
             if "mean" in rest and "std" in rest:
                 self._preprocessor = Preprocessor(rest.pop("mean"), rest.pop("std"))
             try:
-                self._heldout[task] = rest.pop("losses_heldout")
-                self._weights[task] = Weights(**rest, relu=relu, sigmoid=sigmoid)
-                _check_shapes(self._weights[task], self._heldout[task], self._preprocessor)
+                self._heldout[expert] = rest.pop("losses_heldout")
+                self._weights[expert] = Weights(**rest, relu=relu, sigmoid=sigmoid)
+                _check_shapes(self._weights[expert], self._heldout[expert], self._preprocessor)
             except (KeyError, TypeError, ValueError) as error:
                 self._preprocessor, self._weights, self._heldout = Preprocessor(), {}, {}
-                raise ValueError(f"router of task {task}: {error}") from error
+                raise ValueError(f"router of expert {expert}: {error}") from error
 
 
 def _check_shapes(weights: Weights, heldout: Tensor, preprocessor: Preprocessor) -> None:
@@ -117,7 +122,7 @@ def _check_shapes(weights: Weights, heldout: Tensor, preprocessor: Preprocessor)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors().items()}
     if len(shapes["w_enc"]) != 2:
         raise ValueError(f"tensor w_enc has shape {shapes['w_enc']}")
-    hidden, width = shapes["w_enc"]
+    hidden, width = shapes["w_enc"]  # H, D
     wanted = {"b_enc": (hidden,), "w_dec": (width, hidden), "b_dec": (width,)}
     tensors = {**weights.tensors(), "losses_heldout": heldout}
     if preprocessor.mean is not None and preprocessor.std is not None:

@@ -30,10 +30,10 @@ def masked_max_pool(hidden: Tensor, mask: Tensor) -> Tensor:
             f"expected hidden (B, S, D) and mask (B, S), "
             f"got {tuple(hidden.shape)} and {tuple(mask.shape)}"
         )
-    counts = mask.to(device=hidden.device, dtype=torch.bool)
+    counts = mask.to(device=hidden.device, dtype=torch.bool)  # (B, S)
     if hidden.shape[1] == 0:
         return hidden.new_zeros(hidden.shape[0], hidden.shape[2], dtype=torch.float32)
-    pooled = hidden.float().masked_fill(~counts.unsqueeze(-1), float("-inf")).amax(dim=1)
+    pooled = hidden.float().masked_fill(~counts.unsqueeze(-1), float("-inf")).amax(dim=1)  # (B, D)
     return pooled.masked_fill(~counts.any(dim=1, keepdim=True), 0.0)
 
 
@@ -50,7 +50,7 @@ def combine(vision: Tensor, text: Tensor) -> Tensor:
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672.
     """
-    return torch.cat((vision.float(), text.float()), dim=-1)
+    return torch.cat((vision.float(), text.float()), dim=-1)  # (B, Dv + Dl)
 
 
 class EmbeddingCache:

@@ -103,7 +103,7 @@ def batch_vote(
 
 def gates_from_order(order: Sequence[Sequence[int]], num_experts: int) -> Tensor:
     """Return hard gates of shape ``(B, E)``, float32: 1 where an expert is on."""
-    gates = torch.zeros(len(order), num_experts)
+    gates = torch.zeros(len(order), num_experts)  # (B, E)
     for sample, columns in enumerate(order):
         gates[sample, list(columns)] = 1.0
     return gates
@@ -121,7 +121,7 @@ def _ranked(losses: Tensor, thresholds: Tensor) -> list[list[int]]:
             f"expected losses (B, E) and thresholds (E,), "
             f"got {tuple(losses.shape)} and {tuple(thresholds.shape)}"
         )
-    accepted = (losses < thresholds).tolist()
+    accepted = (losses < thresholds).tolist()  # (B, E) < (E,)
     return [
         sorted((c for c, good in enumerate(flags) if good), key=row.__getitem__)
         for row, flags in zip(losses.tolist(), accepted, strict=True)

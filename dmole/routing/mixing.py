@@ -80,7 +80,7 @@ class TokenMixing(Mixing):
         for name, expert in experts.items():
             if not expert.shape.heads:
                 continue
-            found = self.gate(_logits(x, expert))
+            found = self.gate(_logits(x, expert))  # (rows, ..., N)
             weights[name] = found.weights
             if gates.recording:
                 _record(layer, x, gates, found.probabilities, found.weights)
@@ -109,7 +109,7 @@ class CommonMixing(Mixing):
         shared = {name: expert for name, expert in experts.items() if expert.shape.heads}
         weights = {}
         for name, expert in shared.items():
-            both = _logits(x, expert).softmax(dim=-1)
+            both = _logits(x, expert).softmax(dim=-1)  # (rows, ..., 2): common, own
             weights = {other: both[..., 1:] for other in experts if other != name}
             weights[name] = both[..., :1]
             if gates.recording:
@@ -149,9 +149,10 @@ class BranchMixing(Mixing):
     ) -> dict[str, Tensor]:
         """Return the branches' weights: what the router of each row's task says."""
         routers = {name: expert for name, expert in experts.items() if expert.shape.heads}
-        decided = self._decide(layer, x, routers, gates)
-        spread = decided.reshape(len(decided), *[1] * (x.ndim - 2), decided.shape[-1])
-        weights = spread.expand(*x.shape[:-1], decided.shape[-1])
+        decided = self._decide(layer, x, routers, gates)  # (rows, N)
+        between = [1] * (x.ndim - 2)  # the axes of the tokens, if x has any
+        spread = decided.reshape(len(decided), *between, decided.shape[-1])  # (rows, 1, N)
+        weights = spread.expand(*x.shape[:-1], decided.shape[-1])  # (rows, ..., N)
         return {name: weights for name, expert in experts.items() if not expert.shape.heads}
 
     def _decide(
@@ -160,11 +161,11 @@ class BranchMixing(Mixing):
         """Return ``(rows, N)``; while answering, what was decided on the prompt stays."""
         if layer.path in gates.decisions:
             return gates.decisions[layer.path]
-        first = gates.first_tokens(layer.view, x)
+        first = gates.first_tokens(layer.modality, x)  # (rows, width)
         total = first.new_zeros(())
         for name, expert in routers.items():
-            found = self.gate(_logits(first, expert))
-            on = gates.row_weights(layer.view, name, x)[:, None] if name in gates.live else 0.0
+            found = self.gate(_logits(first, expert))  # (rows, N)
+            on = gates.row_weights(layer.modality, name, x)[:, None] if name in gates.live else 0.0
             total = total + found.weights * on
             if gates.recording:
                 gates.records.append(MixingRecord(layer.path, found.probabilities, found.weights))
@@ -189,9 +190,9 @@ def _record(
 ) -> None:
     """Note what the router said of the tokens that are no padding."""
     flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (probabilities, weights)]
-    valid = gates.valid_tokens(layer.view, x)
+    valid = gates.valid_tokens(layer.modality, x)
     if valid is not None:
-        flat = [tensor[valid.reshape(-1)] for tensor in flat]
+        flat = [tensor[valid.reshape(-1)] for tensor in flat]  # (M, N), M valid tokens
     gates.records.append(MixingRecord(layer.path, flat[0], flat[1], output))
 
 
@@ -202,7 +203,7 @@ def _mean_output(layer: RoutedLinear, x: Tensor, expert: LoRAExpert, gates: Gate
     precision the sum over a long sequence would overflow.
     """
     with torch.autocast(x.device.type, enabled=False):
-        low = flat_linear(_pooled(layer, x.float(), gates), expert.lora_a.float())
+        low = flat_linear(_pooled(layer, x.float(), gates), expert.lora_a.float())  # (rows, rank)
         return flat_linear(low, expert.up.float()) * expert.scaling
 
 
@@ -210,10 +211,10 @@ def _pooled(layer: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
     """Return the mean over each row's valid tokens, ``(rows, width)``."""
     if x.ndim == 2:
         return x
-    valid = gates.valid_tokens(layer.view, x)
+    valid = gates.valid_tokens(layer.modality, x)
     if valid is None:
-        return x.mean(dim=1)
-    weight = valid.to(x.dtype)[..., None]
+        return x.mean(dim=1)  # (rows, tokens, width) -> (rows, width)
+    weight = valid.to(x.dtype)[..., None]  # (rows, tokens, 1)
     return (x * weight).sum(dim=1) / weight.sum(dim=1)
 
 

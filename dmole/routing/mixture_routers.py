@@ -1,28 +1,30 @@
-"""Routers of experts that are mixed within the layers, and of experts that tasks share."""
+"""Routers of experts that are mixed within linears, and of experts that tasks share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from dmole.experts.shape import ExpertShape
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.query import RouteQuery
 from dmole.routing.routers import (
-    LearningRouter,
     Router,
     RouterFit,
     Routing,
     SharedRouter,
     route_by_name,
 )
-from dmole.routing.task_keys import fit_key, key_scores
 from dmole.routing.token_gates import TokenGate
 from dmole.storage.files import check_name
+
+if TYPE_CHECKING:
+    from dmole.allocation import Allocation
 
 
 class TokenRouter(SharedRouter):
@@ -98,10 +100,10 @@ class CommonExpertRouter(Router):
         return wide
 
     def fit(
-        self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
+        self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
     ) -> RouterFit | None:
         """Fit the other router; see :meth:`Router.fit`."""
-        return self.router.fit(task, embeddings, generator)
+        return self.router.fit(expert, embeddings, generator)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the other router learned."""
@@ -120,63 +122,29 @@ class CommonExpertRouter(Router):
         self.router.load(folder)
 
 
-class KeyRouter(LearningRouter):
-    r"""Use the expert of the task whose keys are nearest, one key for images and one for text.
+def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[str, ExpertShape]:
+    """Return the form of an allocation's expert by full path of the linear.
 
-    .. math:: \hat t = \arg\max_t \cos(e_{img}, k_{img}^t) + \cos(e_{txt}, k_{txt}^t)
+    Args:
+        allocation: Layers, ranks and experts side by side.
+        router: Mixes experts within layers, or does not.
+        alpha: Numerator of the scaling of one low-rank update.
 
-    Every sample gets an expert, those of tasks not yet learned too.
-
-    Source:
-        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, from secondary text. Keys are trained
-        there to raise their cosine; with frozen encoders the best key has a closed form, which is
-        taken here. Which encoders, and that the two cosines are summed, are inferred: ours are the
-        base model's own, as for the autoencoders.
+    Raises:
+        ValueError: If a layer gets several experts and the router does not mix them.
     """
-
-    needs_embeddings = True
-
-    def __init__(self) -> None:
-        self._keys: dict[str, Tensor] = {}
-
-    def needs(self, query: RouteQuery) -> bool:
-        """Return whether there are keys to compare with: not in training."""
-        return not query.training and any(name in self._keys for name in query.experts)
-
-    def fit(self, task: str, embeddings: Tensor, generator: torch.Generator | None = None) -> None:
-        """Compute the task's keys; see :meth:`Router.fit`."""
-        width = self._split()
-        halves = (embeddings[:, :width], embeddings[:, width:])
-        self._keys[task] = torch.cat([fit_key(half) for half in halves])
-
-    def route(self, query: RouteQuery) -> Routing:
-        """Return the experts of each sample; see :meth:`Router.route`."""
-        if query.training:
-            name = query.experts[query.current_column()]
-            return route_by_name([(name,)] * len(query.task_names), query.experts)
-        fitted = [name for name in query.experts if name in self._keys]
-        if not fitted:
-            return route_by_name([()] * len(query.task_names), query.experts)
-        embeddings, width = query.require_embeddings(), self._split()  # (B, D)
-        keys = torch.stack([self._keys[name] for name in fitted])  # (F, D)
-        scores = key_scores(embeddings[:, :width], keys[:, :width]) + key_scores(
-            embeddings[:, width:], keys[:, width:]
-        )  # (B, F)
-        best = scores.argmax(dim=1).tolist()  # B columns of F
-        return route_by_name([(fitted[column],) for column in best], query.experts)
-
-    def _split(self) -> int:
-        if self.vision_width is None:
-            raise RuntimeError("the key router does not know the width of the vision tower")
-        return self.vision_width
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the keys; see :meth:`LearningRouter.tensors`."""
-        return {name: {"key": key} for name, key in self._keys.items()}
-
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
-        for name, saved in tensors.items():
-            if set(saved) != {"key"}:
-                raise ValueError(f"router of {name}: expected a tensor 'key', got {sorted(saved)}")
-        self._keys = {name: saved["key"] for name, saved in tensors.items()}
+    mixing, common = router.mixing, allocation.expert == router.common
+    shapes: dict[str, ExpertShape] = {}
+    for entry in allocation.experts:
+        if mixing is None and entry.mixture > 1:
+            raise ValueError(
+                f"the allocator gives {entry.mixture} experts to {entry.unit}, which "
+                f"{type(router).__name__} does not mix: use dmole.routing.TokenRouter"
+            )
+        shape = (
+            ExpertShape(entry.rank, alpha)
+            if mixing is None
+            else mixing.shape(entry.rank, alpha, entry.mixture, common=common)
+        )
+        shapes |= dict.fromkeys(entry.linears, shape)
+    return shapes

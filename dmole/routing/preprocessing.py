@@ -20,7 +20,7 @@ def normalize_rows(rows: Tensor, eps: float = 1e-12) -> Tensor:
         eps: Least length divided by.
     """
     rows = rows.double()
-    lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # (N, 1)
     return (rows / lengths.clamp_min(eps)).float()
 
 
@@ -44,7 +44,7 @@ class Preprocessor:
         deviation, so that a later task's variation in it cannot drown all others.
         """
         unit = normalize_rows(rows).double()
-        std = unit.std(dim=0, unbiased=False)
+        std = unit.std(dim=0, unbiased=False)  # (D,)
         typical = std.square().mean().sqrt()
         floor = 1e-3 * float(typical) if typical > 0 else 1.0
         return cls(unit.mean(dim=0).float().cpu(), std.clamp_min(floor).float().cpu())

@@ -28,6 +28,7 @@ class RouteQuery:
         experts: Names of the experts in the library, oldest first: the columns of the gates.
 
     Example:
+        >>> from dmole.routing import RouteQuery
         >>> query = RouteQuery(None, ["ocr"], "train", "ocr", ["vqa", "ocr"])
         >>> query.current_column()
         1

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RouterFit:
-    """What fitting the router to a task found out.
+    """What the fit of a router to the samples of an expert measured.
 
     Args:
         losses_heldout: Losses on the held-out slice, ``(N,)``.
-        threshold: A sample's loss must be below this for the task's expert to be used.
+        threshold: A sample's loss must be below this for the expert to be used.
         quantiles: Distribution of the held-out losses by name (min, Q10, ..., max, mean, std).
     """
 
@@ -82,10 +82,10 @@ class Router(ABC):
         return self.needs_embeddings
 
     def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
-        """Return the experts that a task was trained with: the oracle's gate set.
+        """Return the experts that were on when an expert was trained: the oracle's gate set.
 
         Args:
-            expert: Name of the task's own expert.
+            expert: Name of the expert.
             experts: All experts, in the order they were added.
         """
         return (expert,)
@@ -95,14 +95,17 @@ class Router(ABC):
         self.vision_width = width
 
     def fit(
-        self, task: str, embeddings: Tensor, generator: torch.Generator | None = None
+        self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
     ) -> RouterFit | None:
-        """Learn to recognize a task; None where there is nothing to learn.
+        """Learn to recognize the samples that an expert was trained on.
 
         Args:
-            task: Name of the task.
-            embeddings: Its training samples, ``(N, D)``.
-            generator: Draws whatever is drawn; None seeds one by the router's seed and the task.
+            expert: Name of the expert.
+            embeddings: Embeddings of its training samples, ``(N, D)``.
+            generator: Draws whatever is drawn; None seeds one by the router's seed and the name.
+
+        Returns:
+            What the fit measured; None where there is nothing to learn.
         """
         return None
 
@@ -120,7 +123,7 @@ class Router(ABC):
             raise ValueError(f"{type(self).__name__} learns nothing, got state {sorted(state)}")
 
     def save(self, folder: str | Path) -> None:
-        """Write ``router.json`` and one tensor file per fitted task into the folder."""
+        """Write ``router.json`` and one tensor file per fitted expert into the folder."""
         write_index(Path(folder), {"router": type(self).__name__, "tasks": []})
 
     def load(self, folder: str | Path) -> None:
@@ -190,6 +193,12 @@ class OracleRouter(Router):
     """Use the expert of a sample's true task alone, the base model where there is none.
 
     Not a method but a yardstick: under it nothing learned can be lost.
+
+    Example:
+        >>> from dmole.routing import OracleRouter, RouteQuery
+        >>> query = RouteQuery(None, ["count", "new"], "test", None, ["paint", "count"])
+        >>> OracleRouter().route(query).order
+        [('count',), ()]
     """
 
     def route(self, query: RouteQuery) -> Routing:
@@ -206,6 +215,12 @@ class SharedRouter(Router):
 
     Args:
         expert: Name of the shared expert; None takes the oldest.
+
+    Example:
+        >>> from dmole.routing import RouteQuery, SharedRouter
+        >>> query = RouteQuery(None, ["count", "new"], "test", None, ["shared"])
+        >>> SharedRouter().route(query).order
+        [('shared',), ('shared',)]
     """
 
     def __init__(self, expert: str | None = None) -> None:
@@ -225,7 +240,7 @@ class AllExpertsRouter(Router):
     """Sum all experts for every sample; in training the current one comes first."""
 
     def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
-        """Return the task's expert and all before it, on top of which it was trained."""
+        """Return the expert and all before it, on top of which it was trained."""
         return tuple(experts[: list(experts).index(expert) + 1])
 
     def route(self, query: RouteQuery) -> Routing:

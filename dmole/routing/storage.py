@@ -1,4 +1,4 @@
-"""Files of a router: an index in JSON and one tensor file per task, each replaced atomically."""
+"""Files of a router: an index in JSON and one tensor file per expert, each replaced atomically."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_index(folder: Path, router: str) -> dict[str, Any]:
 
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Write ``<name>.safetensors``."""
-    write_tensor_file(folder / f"{check_name(name, 'router task')}.safetensors", tensors)
+    write_tensor_file(folder / f"{check_name(name, 'router expert')}.safetensors", tensors)
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -53,5 +53,5 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: If the file is missing or damaged, or the name leads out of the folder.
     """
-    name = check_name(name, f"router {folder / INDEX}: task name")
+    name = check_name(name, f"router {folder / INDEX}: expert name")
     return read_tensor_file(folder / f"{name}.safetensors")

@@ -10,8 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dmole.routing.balance import load_balance, soft_load_balance
-
 __all__ = [
     "DenseGate",
     "EntropyGate",
@@ -19,9 +17,7 @@ __all__ = [
     "TokenGate",
     "TokenWeights",
     "TopKGate",
-    "load_balance",
     "normalized_entropy",
-    "soft_load_balance",
 ]
 
 EntropyKind = Literal["tsallis", "renyi"]
@@ -92,7 +88,7 @@ class TopKGate(TokenGate):
     def weigh(self, probabilities: Tensor) -> Tensor:
         """Return the weights of the kept experts, zero elsewhere."""
         _check_enough("top_k", self.top_k, probabilities)
-        order = probabilities.argsort(dim=-1, descending=True, stable=True)
+        order = probabilities.argsort(dim=-1, descending=True, stable=True)  # (..., N) columns
         keep = torch.zeros_like(probabilities).scatter(-1, order[..., : self.top_k], 1.0)
         weights = probabilities * keep
         return weights / weights.sum(dim=-1, keepdim=True) if self.renormalize else weights
@@ -155,7 +151,7 @@ class EntropyGate(TokenGate):
         first[..., : self.keep_top_k] = True
         keep = torch.zeros_like(first).scatter(-1, order, first)
         if self.threshold < 1:
-            unsure = self.measure(probabilities.detach()) > self.threshold
+            unsure = self.measure(probabilities.detach()) > self.threshold  # (...)
             keep = keep | unsure.unsqueeze(-1)
         return probabilities * keep
 
@@ -202,11 +198,11 @@ def normalized_entropy(
     count = probabilities.shape[-1]
     if count == 1:
         return torch.zeros_like(probabilities[..., 0])
-    shifted = probabilities + eps
+    shifted = probabilities + eps  # (..., N)
     if index == 1:
         shannon: Tensor = torch.special.entr(shifted).sum(dim=-1)
         return shannon / math.log(count)
-    power: Tensor = shifted.pow(index).sum(dim=-1)
+    power: Tensor = shifted.pow(index).sum(dim=-1)  # (...)
     if kind == "renyi":
         return power.log() / ((1 - index) * math.log(count))
     return (1 - power) / (1 - math.pow(count, 1 - index))

@@ -81,7 +81,7 @@ class MLPReconstructor:
             torch.enable_grad(),
             torch.autocast(rows.device.type, enabled=False),
         ):
-            rows = rows.detach().clone().float()
+            rows = rows.detach().clone().float()  # (N, D)
             tensors = self._start(rows, generator)
             self._train(rows, tensors, generator)
         w_enc, b_enc, w_dec, b_dec = (tensor.detach().cpu() for tensor in tensors)
@@ -97,7 +97,7 @@ class MLPReconstructor:
             tensor = torch.empty(shape).uniform_(-bound, bound, generator=generator)
             tensors.append(tensor.to(rows.device))
         if self.bias_init == "mean":
-            mean = rows.mean(dim=0)
+            mean = rows.mean(dim=0)  # (D,)
             tensors[3] = mean.logit(eps=1e-4) if self.output == "sigmoid" else mean
         return [tensor.requires_grad_() for tensor in tensors]
 
@@ -109,9 +109,9 @@ class MLPReconstructor:
         best, stale = math.inf, 0
         for _ in range(self.max_epochs):
             total = torch.zeros((), device=rows.device)
-            order = torch.randperm(len(rows), generator=generator).to(rows.device)
+            order = torch.randperm(len(rows), generator=generator).to(rows.device)  # (N,)
             for chunk in torch.split(order, self.batch_size):
-                batch = rows[chunk]
+                batch = rows[chunk]  # (b, D), b <= batch_size
                 loss = mse_loss(self._forward(batch, tensors), batch)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -126,8 +126,8 @@ class MLPReconstructor:
                 return
 
     def _forward(self, batch: Tensor, tensors: list[Tensor]) -> Tensor:
-        w_enc, b_enc, w_dec, b_dec = tensors
-        output = linear(linear(batch, w_enc, b_enc).relu(), w_dec, b_dec)
+        w_enc, b_enc, w_dec, b_dec = tensors  # (H, D), (H,), (D, H), (D,)
+        output = linear(linear(batch, w_enc, b_enc).relu(), w_dec, b_dec)  # (b, H) -> (b, D)
         return output.sigmoid() if self.output == "sigmoid" else output
 
 

@@ -1,4 +1,4 @@
-"""What keeps a run from being lost: signals, faults of other processes, the run folder's lock."""
+"""A run and what keeps it from being lost: state, checkpoints, signals, failures, the folder."""
 
 from dmole.run.peers import PeerError, PeerWatch
 from dmole.run.run_folder import RunLock, claim_run, find_run

@@ -56,10 +56,10 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # the message of torch recommends to load it with its code
-        found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
-        named = f" ({found[1]})" if found else ""
+        match = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+        name = f" ({match[1]})" if match else ""
         raise ValueError(
-            f"cannot read checkpoint {file}: it holds more than tensors and plain values{named}, "
+            f"cannot read checkpoint {file}: it holds more than tensors and plain values{name}, "
             "and nothing of a checkpoint is ever run"
         ) from error
     except Exception as error:  # torch raises half a dozen kinds for damaged files

@@ -5,13 +5,13 @@ from __future__ import annotations
 import resource
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @dataclass
@@ -33,12 +33,57 @@ class Lap:
     samples: int | None = None
 
 
+@dataclass
+class Costs:
+    """Numbers of parameters; None where they have not been counted yet.
+
+    Args:
+        base: Of the base model.
+        total: Of the base model and all experts.
+        active: Those that an average test sample uses, base model included.
+        trainable: Those that train in a stage, by the expert of the stage.
+    """
+
+    base: int | None = None
+    total: int | None = None
+    active: float | None = None
+    trainable: dict[str, int] = field(default_factory=dict)
+
+    def record(
+        self,
+        *,
+        base: int | None = None,
+        total: int | None = None,
+        active: float | None = None,
+        trainable: Mapping[str, int] | None = None,
+    ) -> None:
+        """Set the counts that are given; those of ``trainable`` join the ones of other experts."""
+        self.base = self.base if base is None else base
+        self.total = self.total if total is None else total
+        self.active = self.active if active is None else active
+        self.trainable = {**self.trainable, **(trainable or {})}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what has been counted, as in ``timing.json`` and checkpoints."""
+        return {name: count for name, count in asdict(self).items() if count not in (None, {})}
+
+    @classmethod
+    def from_dict(cls, counts: Mapping[str, Any]) -> Self:
+        """Return the costs that :meth:`to_dict` described."""
+        return cls(**counts)
+
+
 class Clock:
-    """Collects the laps of a run and describes its cost."""
+    """Collects the laps of a run and describes its cost.
+
+    Attributes:
+        laps: The phases so far.
+        costs: Numbers of parameters.
+    """
 
     def __init__(self) -> None:
         self.laps: list[Lap] = []
-        self.parameters: dict[str, Any] = {}
+        self.costs = Costs()
         self._started: dict[str, float] = {}
 
     @contextmanager
@@ -73,7 +118,7 @@ class Clock:
             if seconds
             else None,
             "peak_memory_bytes": peak_memory(),
-            "parameters": self.parameters,
+            "parameters": self.costs.to_dict(),
         }
 
 

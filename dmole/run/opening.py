@@ -1,4 +1,4 @@
-"""Which run folder a fit writes to and what it goes on from, the same on all processes."""
+"""Which run folder a fit writes to and what it resumes from, the same on all processes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HANDED_OVER = "DMOLE_OPENING"
-"""Tells the processes that Lightning starts for us what the first one decided."""
+"""Environment variable with the first process's decision, for those that Lightning starts."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """A run folder and the checkpoint to go on from.
+    """A run folder and the checkpoint to resume from.
 
     Args:
         run: The folder.
@@ -35,7 +35,7 @@ class Opening:
 
 
 def decide_opening(root: Path, name: str, version: int | None, ckpt_path: str | None) -> Opening:
-    """Find the checkpoint that was asked for, or make a new run folder.
+    """Find the checkpoint to resume from, or make a new run folder.
 
     Args:
         root: Where the runs are.
@@ -54,7 +54,7 @@ def decide_opening(root: Path, name: str, version: int | None, ckpt_path: str | 
             return Opening(run, run / LAST)
         if ckpt_path == "last":
             raise ValueError(
-                f"there is no run of {root / name} to go on with; --ckpt_path auto would start one"
+                f"there is no run of {root / name} to resume; --ckpt_path auto would start one"
             )
     elif ckpt_path is not None:
         path = Path(ckpt_path)
@@ -73,18 +73,17 @@ def agree_on_opening(environment: object, decide: Callable[[], Opening], rank: i
     Args:
         environment: Lightning's cluster environment, None in a single process.
         decide: Makes the decision; called on the first process alone.
-        rank: Our global rank.
+        rank: Global rank of this process.
     """
     started = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
     if started and not is_distributed():
-        # by the first process, behind its decision
+        # by the first process, after its decision
         if _HANDED_OVER not in os.environ:
             raise ValueError("LOCAL_RANK is set, but by no launcher: use torchrun, or unset it")
         handed_over = json.loads(os.environ.pop(_HANDED_OVER))
         watch_parent(handed_over["process"])
         return _decode(handed_over)
-    own = _encode(decide()) if rank == 0 else None
-    decided = broadcast(own)
+    decided = broadcast(_encode(decide()) if rank == 0 else None)
     assert decided is not None  # rank 0's
     if not is_distributed():
         os.environ[_HANDED_OVER] = json.dumps(decided)  # for processes that are yet to be started

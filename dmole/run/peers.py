@@ -1,4 +1,10 @@
-"""Ends all processes of a run soon after one of them has failed, and says why."""
+"""Ends all processes of a run soon after one of them has failed, and says why.
+
+The launchers (Lightning's observer of its children, torchrun's agent, `srun --kill-on-bad-exit`)
+end the others too, but not as well. Without `PeerWatch`, the others print a traceback of 70 lines
+of a closed connection below the cause. Without `watch_parent`, a process whose starter is killed
+before they are connected waits for it: with gloo it was there after 150 seconds.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +21,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from dmole.distributed import broadcast, is_distributed
 from dmole.messages import one_line
 
-_FAULT = "fault"
+_FAILURE = "failure"
 _PERIOD = 1.0  # seconds between two looks
 _LOST = 5  # looks in vain before rank 0 counts as gone
 _LAST_WAY_OUT = 20.0  # seconds after which a failed process ends even if something blocks it
@@ -26,11 +32,11 @@ class PeerError(ValueError):
 
 
 class PeerWatch:
-    """Tells the other processes of a fault, and ends this one when another tells.
+    """Informs the other processes of a failure, and ends this one when another one failed.
 
     A process that waits for others in a collective operation cannot find out by itself that one
-    of them is gone, or finds out late and with a message that hides the cause. So faults go
-    through a store of their own, and a thread looks there.
+    of them is gone, or finds out late and with a message that hides the cause. So failures go
+    through a separate store, and a thread watches it.
     """
 
     def __init__(self) -> None:
@@ -58,18 +64,18 @@ class PeerWatch:
         self._stopped.set()
 
     def announce(self, error: BaseException) -> BaseException:
-        """Tell the others of a fault and return the one to raise.
+        """Inform the other processes of a failure and return the error to raise.
 
         Args:
-            error: What happened here; a consequence of an earlier fault elsewhere, if one was
+            error: What happened here; a consequence of an earlier failure elsewhere, if one was
                 announced before.
         """
         if self._store is None:
             return error
         self.stop()
-        mine = json.dumps([self._rank, one_line(error)])
+        failure = json.dumps([self._rank, one_line(error)])
         try:
-            rank, message = json.loads(self._store.compare_set(_FAULT, "", mine))
+            rank, message = json.loads(self._store.compare_set(_FAILURE, "", failure))
         except RuntimeError:  # dist.DistStoreError among them: rank 0 is gone with its store
             return PeerError(f"the connection to rank 0 is lost ({one_line(error)})")
         timer = threading.Timer(_LAST_WAY_OUT, os._exit, (1,))
@@ -78,7 +84,7 @@ class PeerWatch:
         if rank != self._rank:
             return PeerError(f"rank {rank} failed: {message}")
         if self._rank == 0:
-            time.sleep(2 * _PERIOD)  # the store goes with us: let the others look first
+            time.sleep(2 * _PERIOD)  # the store ends with this process: let the others look first
         return error
 
     def _watch(self) -> None:
@@ -86,8 +92,8 @@ class PeerWatch:
         failures = 0
         while not self._stopped.wait(_PERIOD):
             try:
-                if self._store.check([_FAULT]):
-                    rank, message = json.loads(self._store.get(_FAULT))
+                if self._store.check([_FAILURE]):
+                    rank, message = json.loads(self._store.get(_FAILURE))
                     self._leave(f"rank {rank} failed: {message}")
                 failures = 0
             except RuntimeError:
@@ -96,7 +102,7 @@ class PeerWatch:
                     self._leave("the connection to rank 0 is lost")
 
     def _leave(self, message: str) -> None:
-        # the main thread may hang in a collective operation, so there is no asking it
+        # the main thread may hang in a collective operation, so it cannot end by itself
         if not self._stopped.is_set():
             os.write(2, f"dmole: rank {self._rank} ends: {message}\n".encode())
             os._exit(1)
@@ -105,8 +111,8 @@ class PeerWatch:
 def watch_parent(parent: int) -> None:
     """End this process soon after the one that started it, however that one ends.
 
-    Before the processes are connected there is nothing else to tell: we would wait for the
-    other half an hour.
+    Before the processes are connected nothing else reports its end: this one would wait for it
+    for half an hour.
 
     Args:
         parent: Process that started this one.

@@ -33,7 +33,7 @@ def find_run(root: Path, name: str, version: int | None) -> Path | None:
 
 
 def claim_run(root: Path, name: str, version: int | None) -> Path:
-    """Make a new run folder; of two processes that ask at once, each gets its own.
+    """Make a new run folder; two processes that call it at once get different ones.
 
     Args:
         root: Where the runs are.
@@ -53,8 +53,8 @@ def claim_run(root: Path, name: str, version: int | None) -> Path:
         except FileExistsError as error:
             if version is not None:
                 raise ValueError(
-                    f"the run folder {folder} exists; choose another trainer.version, or go on "
-                    "with it by --ckpt_path"
+                    f"the run folder {folder} exists; choose another trainer.version, or "
+                    "resume it by --ckpt_path"
                 ) from error
             number += 1
         else:
@@ -82,7 +82,7 @@ class RunLock:
     def __init__(self, folder: Path, patience: float = 10.0) -> None:
         self._folder = folder
         self._path = folder / "checkpoints" / "run.lock"
-        # the hook also rules out filelock's marker files, which a killed run would leave behind
+        # the hook also rules out filelock's marker files, which would outlast a killed run
         self._lock = FileLock(self._path, timeout=patience, on_acquired=_write_holder)
 
     def acquire(self) -> None:

@@ -1,24 +1,28 @@
-"""What the numbers of a run depend on beside base model and data, as texts to compare."""
+"""What the numbers of a run depend on beside base model and data, as texts to compare.
+
+Settings are what constructors were given. A class keeps each argument under its own name (or that
+name with an underscore before it); all its other attributes are state.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from dmole.data import Task
     from dmole.module import ContinualModule
+    from dmole.run.state import SequenceState
     from dmole.streams.stream import Stream
-    from dmole.trainer import ContinualTrainer
 
 _PLAIN = (bool, int, float, str, tuple)
-_STATE = {
-    *("training", "stage_epochs", "stage_steps", "stage_tasks"),
-    *("current_expert", "visible_experts"),
-}
-"""Attributes of the module that change as it learns."""
+
+RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_per_node",
+           "vision_width", "due", "tasks")  # fmt: skip
+"""Attributes that earlier checkpoints list among the settings, though no constructor takes them."""
 
 _OF_TASK = (
     *("format", "prompt", "prompt_suffix", "test_image_root", "eval_only"),
@@ -26,15 +30,17 @@ _OF_TASK = (
 )
 _OF_DATA = ("batch_size", "seed", "group_by_length", "max_length", "on_too_long")
 _OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _WITHOUT_EFFECT = ("StageCheckpoint", "StageProgressBar", "ExpertInspector")
-"""Callbacks of ours that do not change any number."""
+"""Callbacks of this package that do not change any number."""
 
 
-def run_settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str, str]:
+def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str]:
     """Return the settings of all parts of a run, by a name that a message can use.
 
     What changes rounding at most is left out: loader workers, devices, evaluation batches.
     """
+    trainer, data = state.trainer, state.data
     settings = {
         "setting 'optimizer'": _optimizer(module),
         "setting 'dropout'": str(module.library.dropout),
@@ -42,27 +48,27 @@ def run_settings(trainer: ContinualTrainer, module: ContinualModule) -> dict[str
         "setting 'limit_train_batches'": str(trainer.limit_train_batches),
     }
     for prefix, thing in (("model", module), ("allocator", module.allocator)):
-        settings |= {f"{prefix} setting {n!r}": v for n, v in _public(thing)}
+        settings |= {f"{prefix} setting {n!r}": v for n, v in _arguments(thing)}
     settings |= {f"router setting {name!r}": value for name, value in _nested(module.router)}
     for term in module.regularizers:
         name = type(term).__name__
-        settings |= {f"{name} setting {n!r}": v for n, v in _nested(term) if n != "training"}
+        settings |= {f"{name} setting {n!r}": v for n, v in _nested(term)}
     for name in _OF_TRAINER:
         settings[f"setting 'trainer.{name}'"] = str(getattr(trainer, name))
     for name in _OF_DATA:
-        settings[f"setting 'data.{name}'"] = str(getattr(trainer.data, name))
-    for task in trainer.data.tasks:
+        settings[f"setting 'data.{name}'"] = str(getattr(data, name))
+    for task in data.tasks:
         settings |= task_settings(task)
-    for callback in trainer.continual_callbacks():
+    for callback in state.callbacks:
         kind = type(callback)
-        if kind.__module__.startswith("dmole.") and kind.__name__ not in _WITHOUT_EFFECT:
-            settings |= {f"{kind.__name__} setting {n!r}": v for n, v in _public(callback)}
+        if kind.__module__.startswith("dmole.callbacks.") and kind.__name__ not in _WITHOUT_EFFECT:
+            settings |= {f"{kind.__name__} setting {n!r}": v for n, v in _arguments(callback)}
     return settings
 
 
 def stream_settings(stream: Stream) -> dict[str, str]:
     """Return what the samples of the stages follow from beside their tasks, as texts."""
-    settings = {f"stream setting {name!r}": value for name, value in _public(stream)}
+    settings = {f"stream setting {name!r}": value for name, value in _arguments(stream)}
     return settings | {"stream": type(stream).__name__}
 
 
@@ -72,29 +78,46 @@ def task_settings(task: Task) -> dict[str, str]:
     return settings | {f"side_files of task {task.name}": str(sorted(task.side_files.items()))}
 
 
+def without_retired(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a checkpoint without those that are none any more, see `RETIRED`."""
+    endings = tuple(ending for name in RETIRED for ending in (f"'{name}'", f".{name}'"))
+    return {k: text for k, text in saved.items() if k in current or not k.endswith(endings)}
+
+
 def _optimizer(module: ContinualModule) -> str:
     """Return class and defaults of the optimizer, made for a parameter of no use."""
     optimizer = module.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     return f"{type(optimizer).__name__} {sorted(optimizer.defaults.items(), key=str)}"
 
 
-def _public(thing: object) -> Iterator[tuple[str, str]]:
-    for name, value in vars(thing).items():
-        if not name.startswith("_") and name not in _STATE and isinstance(value, _PLAIN):
+def _arguments(thing: object) -> Iterator[tuple[str, str]]:
+    """Yield the plain arguments of an object's constructor that it keeps under their own names.
+
+    Attributes that no constructor of its class takes are state, and no setting.
+    """
+    for name in _parameters(type(thing)):
+        value = getattr(thing, name, getattr(thing, f"_{name}", None))
+        if isinstance(value, _PLAIN):
             yield name, str(value)
 
 
+def _parameters(kind: type) -> list[str]:
+    """Return the names of the arguments of a class's constructor and of those it builds on."""
+    names: dict[str, None] = {}
+    for base in kind.__mro__:
+        if base is not object and "__init__" in vars(base):
+            found = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names |= dict.fromkeys(p.name for p in found if p.kind not in _VARIABLE)
+    names.pop("self", None)
+    return sorted(names)
+
+
 def _nested(thing: object, depth: int = 3) -> Iterator[tuple[str, str]]:
-    """Yield the plain attributes of an object of ours and of those it is made of."""
-    for name, value in _attributes(thing):
-        if isinstance(value, _PLAIN):
-            yield name.lstrip("_"), str(value)
-        elif depth and type(value).__module__.startswith("dmole."):
+    """Yield the constructor arguments of an object and of this package's objects it consists of."""
+    yield from _arguments(thing)
+    if not depth:
+        return
+    for name, value in sorted(getattr(thing, "__dict__", {}).items()):
+        if type(value).__module__.startswith("dmole.") and not isinstance(value, _PLAIN):
             for inner, text in _nested(value, depth - 1):
                 yield f"{name.lstrip('_')}.{inner}", text
-
-
-def _attributes(thing: object) -> Iterator[tuple[str, Any]]:
-    names = vars(thing) if hasattr(thing, "__dict__") else getattr(thing, "__slots__", ())
-    for name in sorted(names):
-        yield name, getattr(thing, name)

@@ -1,4 +1,4 @@
-"""Requests to end a run: noted when they come, answered where nothing is lost."""
+"""Requests to end a run: recorded when they arrive, met at the next safe point."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):  # noqa: N818 - a request that was met, not an error
-    """The run was asked to end, saved what it had and ended.
+    """A signal requested the end of the run, which saved its state and ended.
 
     Args:
-        signum: The signal that asked.
+        signum: The signal.
         message: Says where the run stands; empty on ranks that need not speak.
         exit_status: For the shell; by convention 128 plus the number of the signal.
     """
@@ -42,10 +42,10 @@ class Interrupted(Exception):  # noqa: N818 - a request that was met, not an err
 
 
 class Interruption:
-    """Notes SIGTERM, SIGUSR1 and Ctrl-C; a Ctrl-C after that ends the process at once.
+    """Records SIGTERM, SIGUSR1 and Ctrl-C; a Ctrl-C after that ends the process at once.
 
-    The handler sets a flag and tells the processes that we started. Loops look at the flag; a
-    decision that all processes must take alike is made by :meth:`check`.
+    The handler sets a flag and informs the processes that this one started. Loops look at the
+    flag; a decision that all processes must take alike is made by :meth:`check`.
 
     Attributes:
         signum: The signal that was received, None before.
@@ -59,7 +59,7 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
-        """Whether this process was asked to end."""
+        """Whether this process has received a request to end."""
         return self.signum is not None
 
     @contextmanager
@@ -87,7 +87,7 @@ class Interruption:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            return  # a worker that was forked from us: its parent decides
+            return  # a worker forked from this process: its parent decides
         if self.requested and signum == signal.SIGINT:
             self._kill_children(signal.SIGKILL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -101,9 +101,9 @@ class Interruption:
             self._kill_children(signal.SIGTERM)
 
     def until_requested(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield batches, at least one, until this process is asked to end.
+        """Yield batches, at least one, until this process receives a request to end.
 
-        What was cut short must not be used: call :meth:`check` behind the loop.
+        What was cut short must not be used: call :meth:`check` after the loop.
         """
         for batch in batches:
             yield batch
@@ -111,7 +111,7 @@ class Interruption:
                 return
 
     def check(self, strategy: Strategy) -> None:
-        """End the run on all processes if any was asked to; all of them call this alike.
+        """End the run on all processes if any received a request; all of them call this alike.
 
         Raises:
             Interrupted: If so.
@@ -128,26 +128,26 @@ class Interruption:
         raise Interrupted(self.signum or signal.SIGTERM)
 
     def agreed(self, strategy: Strategy) -> bool:
-        """Return whether any process was asked to end; all of them call this alike.
+        """Return whether any process received a request to end; all of them call this alike.
 
         All of them then know the same signal.
         """
-        own = 0 if self.signum is None else 1 + self._ranked.index(self.signum)
-        weight = max_over_ranks(own, strategy.root_device)
+        here = 0 if self.signum is None else 1 + self._ranked.index(self.signum)
+        weight = max_over_ranks(here, strategy.root_device)
         if weight:
             self.signum = self._ranked[weight - 1]
         return weight > 0
 
 
 def requeue(environment: object, signum: int) -> str:
-    """Ask SLURM to queue the job again where it asked us to end for that reason.
+    """Queue the job again where SLURM ended it for that reason.
 
     Args:
         environment: Lightning's cluster environment.
         signum: The signal that ended the run.
 
     Returns:
-        What was done, for the log; empty where there was nothing to do.
+        What was done, for the log; empty where nothing had to be done.
     """
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
         return ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from dmole.run.lightning_private import starts_processes_for_each_fit
 
 
 def check_strategy(strategy: Strategy) -> None:
@@ -22,7 +23,7 @@ def check_strategy(strategy: Strategy) -> None:
         ValueError: If it is neither of one device nor DDP with lasting processes.
     """
     name = type(strategy).__name__
-    if isinstance(strategy.launcher, _MultiProcessingLauncher):
+    if starts_processes_for_each_fit(strategy):
         raise ValueError("a sequence needs its processes to last: use trainer.strategy ddp")
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise ValueError(

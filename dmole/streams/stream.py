@@ -25,8 +25,9 @@ class Stage:
         index: 1-based; 0 stands for "before training".
         name: What logs and progress bars call it.
         tasks: Tasks that are learned in it; their epochs and batch sizes are its own.
-        expert: Expert it trains; one that exists already goes on training.
+        expert: Expert it trains; one that exists already continues training.
         draw: Rule of which training samples it draws; by default all of its tasks.
+        common: Expert that every stage trains beside its own, where the router has one.
     """
 
     index: int
@@ -34,12 +35,19 @@ class Stage:
     tasks: tuple[str, ...]
     expert: str
     draw: Draw = _OWN_TASKS
+    common: str | None = None
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """All experts that the stage trains: its own, then the common one."""
+        return tuple(filter(None, (self.expert, self.common)))
 
 
 class Stream(ABC):
     """Orders the tasks into stages.
 
-    Its public attributes are settings of the run: another value cannot go on with a checkpoint.
+    Its constructor arguments, kept under their own names, are settings of the run: a checkpoint
+    made with other values is not resumed.
     """
 
     @abstractmethod
@@ -51,8 +59,16 @@ class SequentialStream(Stream):
     """One task after the other.
 
     Args:
-        shared_expert: Name of a single expert that every stage goes on training. ``None``
+        shared_expert: Name of a single expert that every stage trains. ``None``
             gives each task an expert of its own, named after it.
+
+    Example:
+        >>> from dmole.streams import SequentialStream
+        >>> [(stage.index, stage.expert) for stage in SequentialStream().stages(["paint", "count"])]
+        [(1, 'paint'), (2, 'count')]
+        >>> stages = SequentialStream(shared_expert="shared").stages(["paint", "count"])
+        >>> [(stage.index, stage.expert) for stage in stages]
+        [(1, 'shared'), (2, 'shared')]
     """
 
     def __init__(self, shared_expert: str | None = None) -> None:
@@ -79,7 +95,7 @@ class ReplayStream(SequentialStream):
     each counted once. The first stage has none. See `dmole.streams.replay`.
 
     Args:
-        shared_expert: Name of the expert that every stage goes on training; ``None`` gives each
+        shared_expert: Name of the expert that every stage trains; ``None`` gives each
             task an expert of its own.
         buffer_size: Most samples in the buffer.
         buffer_mb: Most megabytes (10^6 bytes) in the buffer, instead: image files as they are
@@ -134,7 +150,7 @@ class BlurredStream(SequentialStream):
 
     Args:
         beta: Share of foreign samples in a stage, in [0, 1); 0 is the clean stream.
-        shared_expert: Name of the expert that every stage goes on training; ``None`` gives each
+        shared_expert: Name of the expert that every stage trains; ``None`` gives each
             task an expert of its own.
         seed: Seed of the draw; ``None`` takes the seed of the data.
 

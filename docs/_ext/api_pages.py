@@ -181,10 +181,19 @@ def ignore_unpublished_types(app: Sphinx) -> None:
     app.config.nitpick_ignore = {*app.config.nitpick_ignore, *names}
 
 
+def keep_sentence_of_property(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep napoleon from reading the words before a colon as the type of a property."""
+    if what == "property":
+        lines[:0] = [".. a comment, which has no colon", ""]
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Write the pages before Sphinx reads the source folder."""
     app.connect("builder-inited", write_pages)
     app.connect("builder-inited", ignore_unpublished_types)
+    app.connect("autodoc-process-docstring", keep_sentence_of_property, priority=400)
     app.connect("missing-reference", resolve_short_name)
     app.config.autodoc_default_options = {"members": True}
     return {"parallel_read_safe": True, "parallel_write_safe": True}

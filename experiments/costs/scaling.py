@@ -66,7 +66,7 @@ class Tower:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseModel:
+class ModelSizes:
     """Shape of a multimodal language model.
 
     Args:
@@ -124,7 +124,7 @@ def tower_parameters(tower: Tower) -> int:
     return scored_parameters(tower) + tower.layers * vectors + tower.other
 
 
-def base_parameters(model: BaseModel) -> int:
+def base_parameters(model: ModelSizes) -> int:
     """Return all parameters of a base model."""
     embeddings = model.vocabulary * model.language.width * (1 if model.tied else 2)
     towers = tower_parameters(model.vision) + tower_parameters(model.language)
@@ -141,7 +141,7 @@ def expert_blocks(tower: Tower, share: float) -> int:
     return round(share * tower.layers)
 
 
-def task_parameters(model: BaseModel, load: Load) -> int:
+def task_parameters(model: ModelSizes, load: Load) -> int:
     """Return the parameters of one task's experts in both towers."""
     towers = (model.vision, model.language)
     return sum(expert_parameters(t, expert_blocks(t, load.share), load.rank) for t in towers)
@@ -152,7 +152,7 @@ def training_state_bytes(parameters: int) -> int:
     return parameters * FP32 * (2 + ADAM_MOMENTS)
 
 
-def router_bytes(model: BaseModel, components: int = 128) -> int:
+def router_bytes(model: ModelSizes, components: int = 128) -> int:
     """Return the bytes of one task's autoencoder on the embedding of both towers."""
     width = model.vision.width + model.language.width
     return FP32 * (2 * width * components + components + width)
@@ -181,18 +181,18 @@ def block_activation_bytes(
     return tokens * (kept * element + norms + tower.heads * FP32)
 
 
-def loss_bytes(model: BaseModel, tokens: int, element: int) -> int:
+def loss_bytes(model: ModelSizes, tokens: int, element: int) -> int:
     """Return the peak of the loss: logits, log-probabilities and the gradient, in float32."""
     copies = 2 * FP32 + (element if element != FP32 else 0)
     return tokens * model.vocabulary * copies
 
 
-def lengths(model: BaseModel, load: Load) -> tuple[int, int]:
+def lengths(model: ModelSizes, load: Load) -> tuple[int, int]:
     """Return the tokens of a batch in the vision tower and in the language model."""
     return load.batch * model.patches, load.batch * (model.image_tokens + load.text_tokens)
 
 
-def training_activation_bytes(model: BaseModel, load: Load, *, recompute: bool = False) -> int:
+def training_activation_bytes(model: ModelSizes, load: Load, *, recompute: bool = False) -> int:
     """Return the activations of a training step, without the loss.
 
     An expert in the first block of each tower is assumed, so that all blocks keep what the
@@ -220,7 +220,7 @@ def training_activation_bytes(model: BaseModel, load: Load, *, recompute: bool =
     return total + largest
 
 
-def proxy_activation_bytes(model: BaseModel, load: Load) -> int:
+def proxy_activation_bytes(model: ModelSizes, load: Load) -> int:
     """Return the activations of the proxy pass, without the loss; it never recomputes."""
     towers = zip((model.vision, model.language), lengths(model, load), strict=True)
     return sum(
@@ -229,7 +229,7 @@ def proxy_activation_bytes(model: BaseModel, load: Load) -> int:
     )
 
 
-def proxy_gradient_bytes(model: BaseModel, *, summed: bool = True) -> int:
+def proxy_gradient_bytes(model: ModelSizes, *, summed: bool = True) -> int:
     """Return what the proxy pass keeps of gradients.
 
     Args:
@@ -243,7 +243,7 @@ def proxy_gradient_bytes(model: BaseModel, *, summed: bool = True) -> int:
     return sum(2 * FP32 * t.layers * sum(1 + bias for *_, bias in t.linears) for t in towers)
 
 
-def cache_bytes(model: BaseModel, batch: int, tokens: int, element: int) -> int:
+def cache_bytes(model: ModelSizes, batch: int, tokens: int, element: int) -> int:
     """Return the keys and values of a generation of ``tokens`` in all, prompt included."""
     tower = model.language
     return 2 * tower.layers * tower.key_width * batch * tokens * element

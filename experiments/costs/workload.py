@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.costs.scaling import BaseModel, Load, Tower, expert_blocks
+from experiments.costs.scaling import Load, ModelSizes, Tower, expert_blocks
 
 ATTENTION_BACKWARD = 2.5
 """Backward over forward work of fused attention, which computes the scores again."""
@@ -48,13 +48,13 @@ def attention_flops(tower: Tower, sequences: int, length: int) -> int:
     return 4 * sequences * length**2 * tower.heads * tower.head_width * tower.layers
 
 
-def head_flops(model: BaseModel, tokens: int) -> int:
+def head_flops(model: ModelSizes, tokens: int) -> int:
     """Return the forward work of the output layer."""
     return 2 * tokens * model.language.width * model.vocabulary
 
 
 def pass_flops(
-    model: BaseModel, load: Load, *, backward: bool, weights: bool = False, recompute: bool = False
+    model: ModelSizes, load: Load, *, backward: bool, weights: bool = False, recompute: bool = False
 ) -> int:
     """Return the work of one batch; projector and patch embedding are left out as small.
 
@@ -75,7 +75,7 @@ def pass_flops(
     return round(total) + (1 + backward) * head_flops(model, load.batch * lengths[1])
 
 
-def expert_flops(model: BaseModel, load: Load) -> int:
+def expert_flops(model: ModelSizes, load: Load) -> int:
     """Return the work of the trained expert in one batch, forward and backward."""
     lengths = (model.patches, model.image_tokens + load.text_tokens)
     return sum(
@@ -90,7 +90,7 @@ def expert_flops(model: BaseModel, load: Load) -> int:
 
 
 def stream_flops(
-    model: BaseModel, load: Load, stream: Stream, *, proxy: float = 0.01, recompute: bool = False
+    model: ModelSizes, load: Load, stream: Stream, *, proxy: float = 0.01, recompute: bool = False
 ) -> dict[str, float]:
     """Return the work of a sequence by phase.
 

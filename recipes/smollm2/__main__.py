@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from recipes.smollm2.alignment import Alignment, Settings
+from recipes.smollm2.alignment import Alignment, AlignmentSettings
 from recipes.smollm2.assembly import assemble, load_language_model, weights_file
 
 
-def make(settings: Settings, output: Path, *, report_every: int = 20) -> Path:
+def make(settings: AlignmentSettings, output: Path, *, report_every: int = 20) -> Path:
     """Assemble the model, train its projector and save both with a record of the training.
 
     Args:
@@ -56,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Make a base model of the tiny vision tower and SmolLM2-135M-Instruct.",
     )
     parser.add_argument("--output", type=Path, required=True, help="new folder to write to")
-    for name, value in asdict(Settings()).items():
+    for name, value in asdict(AlignmentSettings()).items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=type(value), default=value, help="default: %(default)s")
     values = vars(parser.parse_args(arguments))
     output = values.pop("output")
     torch.set_num_threads(1)  # sums in a fixed order: the same machine makes the same model
     try:
-        print(make(Settings(**values), output))
+        print(make(AlignmentSettings(**values), output))
     except (FileExistsError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
 

@@ -28,7 +28,7 @@ CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class AlignmentSettings:
     """What fixes the outcome of the training."""
 
     seed: int = 0
@@ -111,7 +111,7 @@ class Alignment:
         settings: What fixes the outcome.
     """
 
-    def __init__(self, model: Any, processor: Any, settings: Settings) -> None:
+    def __init__(self, model: Any, processor: Any, settings: AlignmentSettings) -> None:
         self.model, self.settings = model, settings
         self.projector = model.model.multi_modal_projector.requires_grad_(True)
         self.targets = WordTargets(model.get_input_embeddings().weight, processor.tokenizer)

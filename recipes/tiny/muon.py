@@ -1,4 +1,9 @@
-"""The Muon optimizer for matrices, in fp32 and batched over matrices of one shape."""
+"""The Muon optimizer for matrices, in fp32 and batched over matrices of one shape.
+
+`torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` computes the same update in bfloat16. The shipped
+weights of the tiny model were trained with this class. With torch's they would not be remade bit
+for bit, so switch together with the next training of the weights.
+"""
 
 from __future__ import annotations
 

@@ -15,11 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recipes.tiny.pretraining import CHECKPOINT, Pretraining, Settings
+from recipes.tiny.pretraining import CHECKPOINT, Pretraining, PretrainingSettings
 
 
 def pretrain(
-    settings: Settings, output: Path, *, report_every: int = 50, stop_after: int | None = None
+    settings: PretrainingSettings,
+    output: Path,
+    *,
+    report_every: int = 50,
+    stop_after: int | None = None,
 ) -> Path | None:
     """Train the tiny model, or go on training it, and save it.
 
@@ -56,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description="Make the tiny model from a seed.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    defaults = Settings()
+    defaults = PretrainingSettings()
     for name, value in asdict(defaults).items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=type(value), default=value, help="default: %(default)s")
     values = vars(parser.parse_args(arguments))
     output = values.pop("output")
     torch.set_num_threads(1)  # sums in a fixed order: the same machine makes the same model
-    print(pretrain(Settings(**values), output))
+    print(pretrain(PretrainingSettings(**values), output))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ DENSE_WEIGHT, GAZE_WEIGHT, COPY_SHARE = 0.3, 0.5, 0.6
 
 
 @dataclass(frozen=True)
-class Settings:
+class PretrainingSettings:
     """What fixes the outcome of a run."""
 
     seed: int = 0
@@ -55,7 +55,7 @@ class Pretraining:
         output: Folder of the checkpoint and of the finished model.
     """
 
-    def __init__(self, settings: Settings, output: Path) -> None:
+    def __init__(self, settings: PretrainingSettings, output: Path) -> None:
         self.settings, self.output = settings, output
         torch.manual_seed(settings.seed)
         self.tokenizer = build_tokenizer()

@@ -20,7 +20,7 @@ from dmole.allocation import (
 @dataclass(frozen=True)
 class FakeLayer:
     name: str
-    module: str
+    modality: str
     linears: tuple[str, ...]
 
 
@@ -33,9 +33,9 @@ def make_units(vision: int, language: int, projector: int = 0) -> list[Unit]:
     ]
 
 
-def make_scores(units: list[Unit], vision: float = 1.0, language: float = 1.0):
+def make_scores(units: list[Unit], vision: float = 1.0, language: float = 1.0) -> dict[str, float]:
     weight = {"vision": vision, "projector": language, "language": language}
-    return {unit.name: weight[unit.module] * (1 + i / 100) for i, unit in enumerate(units)}
+    return {unit.name: weight[unit.modality] * (1 + i / 100) for i, unit in enumerate(units)}
 
 
 def internvl2_2b() -> tuple[list[FakeLayer], dict[str, tuple[int, int]]]:
@@ -51,14 +51,14 @@ def internvl2_2b() -> tuple[list[FakeLayer], dict[str, tuple[int, int]]]:
     return layers, features
 
 
-def test_rank_4_on_all_linears_of_internvl2_2b_counts_5505024_parameters():
+def test_rank_4_on_all_linears_of_internvl2_2b_counts_5505024_parameters() -> None:
     units = build_units(*internvl2_2b(), "linear")
     plan = UniformAllocator(rank=4, unit="linear").allocate("t", units, None, True)
     assert len(units) == 24 * 9
     assert expert_parameters(plan) == 5_505_024
 
 
-def test_rank_8_on_half_the_blocks_counts_the_same_parameters():
+def test_rank_8_on_half_the_blocks_counts_the_same_parameters() -> None:
     units = build_units(*internvl2_2b(), "block")
     scores = {unit.name: 1.0 for unit in units}
     plan = SensitivityAllocator(rank=8).allocate("t", units, scores, True)
@@ -66,23 +66,34 @@ def test_rank_8_on_half_the_blocks_counts_the_same_parameters():
     assert expert_parameters(plan) == 5_505_024
 
 
-def test_a_layer_without_linears_or_with_an_unknown_shape_is_refused():
+def test_a_layer_without_linears_or_with_an_unknown_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"vision\.0 has no linear"):
         build_units([FakeLayer("vision.0", "vision", ())], {})
     with pytest.raises(ValueError, match=r"linear m\.a is unknown"):
         build_units([FakeLayer("vision.0", "vision", ("m.a",))], {})
 
 
-def test_the_budget_follows_the_difficulty():
+def test_the_budget_follows_the_difficulty() -> None:
     units = make_units(24, 24)
-    scores = {unit.name: 3.0 if unit.module == "vision" else 1.0 for unit in units}
+    scores = {unit.name: 3.0 if unit.modality == "vision" else 1.0 for unit in units}
     plan = SensitivityAllocator().allocate("t", units, scores, True)
     assert plan.difficulty == {"vision": 0.75, "language": 0.25}
     assert plan.budget == {"vision": 18, "language": 6}
     assert {entry.rank for entry in plan.experts} == {8}
 
 
-def test_without_curriculum_the_best_units_of_both_towers_win():
+@pytest.mark.parametrize(("floor", "vision"), [(0.0, 0), (0.25, 6), (1.0, 24)])
+def test_a_tower_whose_scores_are_zero_gets_its_floor_of_the_budget(
+    floor: float, vision: int
+) -> None:
+    units = make_units(24, 24)
+    plan = SensitivityAllocator(vision_floor=floor).allocate(
+        "t", units, make_scores(units, vision=0.0), True
+    )
+    assert plan.budget == {"vision": vision, "language": 24 - vision}
+
+
+def test_without_curriculum_the_best_units_of_both_towers_win() -> None:
     units = make_units(4, 4)
     plan = SensitivityAllocator(curriculum=False).allocate(
         "t", units, make_scores(units, vision=2.0), True
@@ -90,7 +101,7 @@ def test_without_curriculum_the_best_units_of_both_towers_win():
     assert plan.budget == {"vision": 4, "language": 0}
 
 
-def test_tower_normalization_makes_towers_comparable():
+def test_tower_normalization_makes_towers_comparable() -> None:
     units = make_units(4, 4)
     plan = SensitivityAllocator(curriculum=False, normalize="tower").allocate(
         "t", units, make_scores(units, vision=1000.0), True
@@ -105,7 +116,9 @@ def test_tower_normalization_makes_towers_comparable():
     curriculum=st.booleans(),
     data=st.data(),
 )
-def test_the_number_of_experts_is_always_the_budget(sizes, fraction, curriculum, data):
+def test_the_number_of_experts_is_always_the_budget(
+    sizes: tuple[int, int, int], fraction: float, curriculum: bool, data: st.DataObject
+) -> None:
     units = make_units(*sizes)
     value = st.one_of(st.none(), st.just(math.nan), st.floats(0, 1e6))
     scores = {unit.name: data.draw(value) for unit in units}
@@ -122,14 +135,14 @@ def test_the_number_of_experts_is_always_the_budget(sizes, fraction, curriculum,
     assert Allocation.from_json(plan.to_json()) == plan
 
 
-def test_units_without_gradient_are_never_chosen_but_zero_may_be():
+def test_units_without_gradient_are_never_chosen_but_zero_may_be() -> None:
     units = make_units(2, 2)
     scores = {"vision.0": 0.0, "vision.1": None, "language.0": 0.0, "language.1": math.nan}
     plan = SensitivityAllocator(budget_fraction=1.0).allocate("t", units, scores, True)
-    assert [entry.layer for entry in plan.experts] == ["vision.0", "language.0"]
+    assert [entry.unit for entry in plan.experts] == ["vision.0", "language.0"]
 
 
-def test_the_allocation_of_a_task_does_not_depend_on_the_order_of_tasks():
+def test_the_allocation_of_a_task_does_not_depend_on_the_order_of_tasks() -> None:
     units = make_units(6, 6)
     tables = {f"t{i}": {unit.name: float(i) for unit in units} for i in range(1, 4)}  # all ties
     one, two = SensitivityAllocator(), SensitivityAllocator()
@@ -138,7 +151,7 @@ def test_the_allocation_of_a_task_does_not_depend_on_the_order_of_tasks():
     assert forward == {t: backward[t] for t in tables}
 
 
-def test_another_modules_units_stay_in_the_table_without_expert():
+def test_another_modules_units_stay_in_the_table_without_expert() -> None:
     units = make_units(2, 2, projector=1)
     plan = SensitivityAllocator(modules=("language",), budget_fraction=1.0).allocate(
         "t", units, make_scores(units), True
@@ -148,19 +161,19 @@ def test_another_modules_units_stay_in_the_table_without_expert():
     assert plan.difficulty == {"language": 1.0}
 
 
-def test_the_parameter_cap_drops_the_lowest_scored_units():
+def test_the_parameter_cap_drops_the_lowest_scored_units() -> None:
     units = make_units(2, 2)
     scores = {"vision.0": 1.0, "vision.1": 4.0, "language.0": 3.0, "language.1": 2.0}
     plan = SensitivityAllocator(budget_fraction=1.0, rank=2, max_parameters=45).allocate(
         "t", units, scores, True
     )
-    assert [entry.layer for entry in plan.experts] == ["vision.1", "language.0"]
+    assert [entry.unit for entry in plan.experts] == ["vision.1", "language.0"]
     assert expert_parameters(plan) == 40
     with pytest.raises(ValueError, match=r"max_parameters=19 .* 20 parameters .* vision\.1"):
         SensitivityAllocator(rank=2, max_parameters=19).allocate("t", units, scores, True)
 
 
-def test_missing_scores_are_refused():
+def test_missing_scores_are_refused() -> None:
     units = make_units(1, 1)
     with pytest.raises(ValueError, match="needs proxy scores"):
         SensitivityAllocator().allocate("t", units, None, True)
@@ -183,30 +196,30 @@ def test_missing_scores_are_refused():
         ({"max_parameters": 0}, "max_parameters"),
     ],
 )
-def test_bad_arguments_are_refused(kwargs: dict[str, object], message: str):
+def test_bad_arguments_are_refused(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SensitivityAllocator(**kwargs)  # type: ignore[arg-type]
 
 
-def test_uniform_takes_every_unit_or_evenly_spaced_ones():
+def test_uniform_takes_every_unit_or_evenly_spaced_ones() -> None:
     units = make_units(4, 8)
     assert len(UniformAllocator().allocate("t", units, None, True).experts) == 12
     plan = UniformAllocator(budget_fraction=0.5).allocate("t", units, None, True)
-    assert [entry.layer for entry in plan.experts] == [
+    assert [entry.unit for entry in plan.experts] == [
         *("vision.1", "vision.3"),
         *("language.1", "language.3", "language.5", "language.7"),
     ]
     assert plan.difficulty == {}
 
 
-def test_uniform_leaves_out_units_known_to_get_no_gradient():
+def test_uniform_leaves_out_units_known_to_get_no_gradient() -> None:
     units = make_units(2, 2)
     scores = make_scores(units) | {"vision.1": None}
     plan = UniformAllocator().allocate("t", units, scores, True)
-    assert [e.layer for e in plan.experts] == ["vision.0", "language.0", "language.1"]
+    assert [e.unit for e in plan.experts] == ["vision.0", "language.0", "language.1"]
 
 
-def test_first_task_only_allocates_once():
+def test_first_task_only_allocates_once() -> None:
     units = make_units(2, 2)
     allocator = UniformAllocator(first_task_only=True)
     assert len(allocator.allocate("a", units, None, True).experts) == 4
@@ -215,7 +228,7 @@ def test_first_task_only_allocates_once():
     assert expert_parameters(later) == 0
 
 
-def test_rows_are_those_of_the_allocation_table():
+def test_rows_are_those_of_the_allocation_table() -> None:
     units = make_units(1, 1)
     plan = SensitivityAllocator().allocate("t", units, {"vision.0": 2.0, "language.0": None}, True)
     assert plan.rows(3) == [
@@ -226,6 +239,15 @@ def test_rows_are_those_of_the_allocation_table():
     ]
 
 
-def test_a_broken_plan_is_refused():
+def test_a_broken_plan_is_refused() -> None:
     with pytest.raises(ValueError, match="not an allocation"):
         Allocation.from_json('{"task": "t"}')
+
+
+def test_a_plan_with_the_field_names_of_earlier_versions_is_read() -> None:
+    plan = UniformAllocator().allocate("t", make_units(1, 1), None, True)
+    content = plan.to_dict()
+    content["task"] = content.pop("expert")
+    for entry in content["entries"]:
+        entry["module"], entry["layer"] = entry.pop("modality"), entry.pop("unit")
+    assert Allocation.from_dict(content) == plan

@@ -44,25 +44,25 @@ def score(model: Line, **kwargs: object) -> dict[str, float | None]:
         ("fisher", (25 + 196 + 25 + 49) / 2),
     ],
 )
-def test_scores_follow_the_closed_form(reduction: str, expected: float):
+def test_scores_follow_the_closed_form(reduction: str, expected: float) -> None:
     scores = score(Line(), reduction=reduction)
     assert scores["line"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_unit_without_gradient_scores_none_and_a_flat_one_zero():
+def test_a_unit_without_gradient_scores_none_and_a_flat_one_zero() -> None:
     model = Line()
     units = {"idle": [model.idle], "flat": [model.other]}
     assert score_gradients(model, units, BATCHES, model.loss) == {"idle": None, "flat": 0.0}
 
 
-def test_signed_gradients_cancel_in_the_sum_only():
+def test_signed_gradients_cancel_in_the_sum_only() -> None:
     model = Line()
     batches = [(1.0, 0.0), (1.0, 5.0)]  # residuals +2.5 and -2.5
     assert score(model, batches=batches)["line"] == 0
     assert score(model, batches=batches, reduction="mean_batch_norm")["line"] == 10
 
 
-def test_scaling_the_loss_scales_the_score():
+def test_scaling_the_loss_scales_the_score() -> None:
     model = Line()
     scaled = score(model, loss_fn=lambda batch: 8 * model.loss(batch))
     one = score(model)["line"]
@@ -70,14 +70,14 @@ def test_scaling_the_loss_scales_the_score():
     assert scaled["line"] == 8 * one
 
 
-def test_gradients_are_accumulated_in_float32():
+def test_gradients_are_accumulated_in_float32() -> None:
     model = Line(torch.bfloat16)
     batches = [(1.0, 2.5 - 256.0)] + [(1.0, 2.5 - 0.5)] * 64  # a: 512 then 64 ones
     score_a = score_gradients(model, {"a": [model.a]}, batches, model.loss)["a"]
     assert score_a == 512 + 64
 
 
-def test_everything_is_restored_and_no_gradient_is_kept():
+def test_everything_is_restored_and_no_gradient_is_kept() -> None:
     model = Line()
     model.a.requires_grad_(False)
     model.b.grad = torch.full((1,), 7.0)
@@ -89,7 +89,7 @@ def test_everything_is_restored_and_no_gradient_is_kept():
     assert all(p.grad is None for p in (model.a, model.idle, model.other))
 
 
-def test_everything_is_restored_after_an_error():
+def test_everything_is_restored_after_an_error() -> None:
     model = Line()
     model.a.requires_grad_(False)
     with pytest.raises(ValueError, match="loss of batch 1 is nan"):
@@ -100,7 +100,7 @@ def test_everything_is_restored_after_an_error():
     assert model.b.grad is not None  # no hook is left behind
 
 
-def test_a_gradient_that_is_not_finite_names_unit_and_batch():
+def test_a_gradient_that_is_not_finite_names_unit_and_batch() -> None:
     model = Line()
 
     def loss(batch: tuple[float, float]) -> Tensor:
@@ -111,7 +111,7 @@ def test_a_gradient_that_is_not_finite_names_unit_and_batch():
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean", "mean_batch_norm", "fisher"])
-def test_a_batch_in_parts_scores_like_a_whole_one(reduction: str):
+def test_a_batch_in_parts_scores_like_a_whole_one(reduction: str) -> None:
     model = Line()
     asked: list[bool] = []
 
@@ -125,7 +125,7 @@ def test_a_batch_in_parts_scores_like_a_whole_one(reduction: str):
 
 
 @pytest.mark.parametrize("reduction", ["sum", "fisher"])
-def test_a_gradient_that_is_not_finite_in_one_part_names_unit_and_batch(reduction: str):
+def test_a_gradient_that_is_not_finite_in_one_part_names_unit_and_batch(reduction: str) -> None:
     model = Line()
 
     def in_parts(batch: tuple[float, float]) -> Iterator[Tensor]:
@@ -136,7 +136,7 @@ def test_a_gradient_that_is_not_finite_in_one_part_names_unit_and_batch(reductio
         score(model, loss_fn=in_parts, reduction=reduction)
 
 
-def test_a_loss_that_is_not_finite_in_a_later_part_names_the_batch():
+def test_a_loss_that_is_not_finite_in_a_later_part_names_the_batch() -> None:
     model = Line()
 
     def in_parts(batch: tuple[float, float]) -> Iterator[Tensor]:
@@ -148,12 +148,12 @@ def test_a_loss_that_is_not_finite_in_a_later_part_names_the_batch():
     assert model.a.grad is None
 
 
-def test_scores_are_taken_even_where_gradients_are_off():
+def test_scores_are_taken_even_where_gradients_are_off() -> None:
     with torch.no_grad():
         assert score(Line())["line"] == 31
 
 
-def test_no_batch_shared_parameters_and_unknown_reductions_are_refused():
+def test_no_batch_shared_parameters_and_unknown_reductions_are_refused() -> None:
     model = Line()
     with pytest.raises(ValueError, match="there is no batch"):
         score(model, batches=[])
@@ -165,13 +165,13 @@ def test_no_batch_shared_parameters_and_unknown_reductions_are_refused():
         score(model, reduction="max")
 
 
-def test_a_loss_without_any_unit_leaves_all_scores_none():
+def test_a_loss_without_any_unit_leaves_all_scores_none() -> None:
     scores = score(Line(), loss_fn=lambda batch: torch.tensor(1.0))
     assert scores == {"line": None, "idle": None}
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean", "mean_batch_norm", "fisher"])
-def test_two_ranks_score_like_one_process(reduction: str):
+def test_two_ranks_score_like_one_process(reduction: str) -> None:
     sent: list[list[Tensor]] = []
 
     def recorder(log: list[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -196,7 +196,7 @@ def test_two_ranks_score_like_one_process(reduction: str):
     assert both["line"] == pytest.approx(single["line"], rel=1e-6)
 
 
-def test_a_rank_without_gradient_still_takes_part_in_the_reduction():
+def test_a_rank_without_gradient_still_takes_part_in_the_reduction() -> None:
     model = Line()
     seen: list[tuple[int, ...]] = []
 

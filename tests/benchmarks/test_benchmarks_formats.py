@@ -63,16 +63,16 @@ def fault(root: Path, form: str, content: Any, **options: Any) -> str:
 # -- CoIN and its side files -------------------------------------------------------------------
 
 
-def test_repeated_ids_of_a_published_file_get_a_number(root):
+def test_repeated_ids_of_a_published_file_get_a_number(root: Path) -> None:
     samples = read(root, "coin", [ask(7, answer="x"), ask(7, answer="y"), ask("7", answer="z")])
     assert [sample.id for sample in samples] == ["7", "7#2", "7#3"]
 
 
-def test_repeated_ids_of_an_own_file_are_refused(root):
+def test_repeated_ids_of_an_own_file_are_refused(root: Path) -> None:
     assert "same id '7'" in fault(root, "auto", [ask(7, answer="x"), ask(7, answer="y")])
 
 
-def test_a_grounding_item_keeps_box_and_size(root):
+def test_a_grounding_item_keeps_box_and_size(root: Path) -> None:
     (sample,) = read(root, "coin", [ask(1, answer_bbox=[0.1, 0.2, 0.3, 0.4], size=[640, 480])])
     assert sample.references == ("[0.1, 0.2, 0.3, 0.4]",)
     assert sample.metadata["size"] == [640, 480]
@@ -82,7 +82,7 @@ PROBLEMS = {"5": {"choices": ["yes", "no"], "answer": 1}, "6": {"choices": ["x"]
 
 
 @pytest.mark.parametrize("item", [ask(5), talk("5", "A")], ids=["question", "conversation"])
-def test_a_scienceqa_answer_is_the_letter_of_its_problem(root, item):
+def test_a_scienceqa_answer_is_the_letter_of_its_problem(root: Path, item: dict[str, Any]) -> None:
     (sample,) = read(root, "scienceqa", [item], side={"problems": PROBLEMS})
     assert sample.references == ("B",)
     assert sample.metadata["choices"] == ["yes", "no"]
@@ -114,11 +114,13 @@ def test_a_scienceqa_answer_is_the_letter_of_its_problem(root, item):
         ([talk(5, conversations=[])], {"problems": PROBLEMS}, "must be one question"),
     ],
 )
-def test_a_fault_of_scienceqa_is_one_line(root, items, side, message):
+def test_a_fault_of_scienceqa_is_one_line(
+    root: Path, items: list[Any], side: dict[str, Any], message: str
+) -> None:
     assert message in fault(root, "scienceqa", items, side=side)
 
 
-def test_ten_human_answers_are_kept_blanks_included(root):
+def test_ten_human_answers_are_kept_blanks_included(root: Path) -> None:
     ten = ["red"] * 8 + ["", "blue"]
     side = {"annotations": {"data": [{"question_id": 3, "answers": ten}]}}
     (sample,) = read(root, "textvqa", [ask("3", answer="red")], side=side)
@@ -135,11 +137,11 @@ def test_ten_human_answers_are_kept_blanks_included(root):
         ({"data": [{"question_id": 3, "answers": ["", " "]}]}, "the answer is empty"),
     ],
 )
-def test_a_fault_of_textvqa_is_one_line(root, annotations, message):
+def test_a_fault_of_textvqa_is_one_line(root: Path, annotations: Any, message: str) -> None:
     assert message in fault(root, "textvqa", [ask(3)], side={"annotations": annotations})
 
 
-def test_gqa_takes_its_own_answers_and_leaves_out_what_is_not_balanced(root):
+def test_gqa_takes_its_own_answers_and_leaves_out_what_is_not_balanced(root: Path) -> None:
     entries = {"1": {"answer": "yes", "isBalanced": True}, "2": {"answer": "no"}}
     entries["3"] = {"answer": "no", "isBalanced": False}
     items = [ask(1, answer="wrong"), ask(2), ask(3)]
@@ -155,12 +157,12 @@ def test_gqa_takes_its_own_answers_and_leaves_out_what_is_not_balanced(root):
     ],
     ids=["by question", "by image"],
 )
-def test_vizwiz_answers_are_found_in_both_forms(root, annotations):
+def test_vizwiz_answers_are_found_in_both_forms(root: Path, annotations: Any) -> None:
     (sample,) = read(root, "vizwiz", [ask(1, "sub/a.png")], side={"annotations": annotations})
     assert sample.references == ("x", "y")
 
 
-def test_vizwiz_annotations_of_neither_form_are_refused(root):
+def test_vizwiz_annotations_of_neither_form_are_refused(root: Path) -> None:
     message = fault(root, "vizwiz", [ask(1)], side={"annotations": "[3]"})
     assert "must hold a list of objects" in message
 
@@ -179,7 +181,7 @@ def coco(names: list[str], key: str = "file_name", first: int = 1) -> dict[str, 
 
 
 @pytest.mark.parametrize("key", ["file_name", "image"])
-def test_a_caption_file_gives_an_item_an_image_with_all_captions(root, key):
+def test_a_caption_file_gives_an_item_an_image_with_all_captions(root: Path, key: str) -> None:
     samples = read(root, "coco_captions", coco(["a.png", "b.png"], key), prompt="Say it.")
     assert [sample.references for sample in samples] == [
         ("a a.png", "the a.png"),
@@ -188,7 +190,7 @@ def test_a_caption_file_gives_an_item_an_image_with_all_captions(root, key):
     assert {sample.prompt for sample in samples} == {"Say it."}
 
 
-def test_a_caption_file_trains_on_each_caption(root):
+def test_a_caption_file_trains_on_each_caption(root: Path) -> None:
     file = write(root, "train.json", coco(["a.png"]))
     task = Task("t", train=file, test=file, format="coco_captions", prompt="Say it.")
     samples = open_source(task, "train", root)
@@ -207,11 +209,13 @@ def test_a_caption_file_trains_on_each_caption(root):
         ({"images": [], "annotations": []}, "holds no items"),
     ],
 )
-def test_a_fault_of_a_caption_file_is_one_line(root, content, message):
+def test_a_fault_of_a_caption_file_is_one_line(
+    root: Path, content: dict[str, Any], message: str
+) -> None:
     assert message in fault(root, "coco_captions", content, prompt="Say it.")
 
 
-def test_a_caption_task_without_a_prompt_is_refused_before_it_is_read(root):
+def test_a_caption_task_without_a_prompt_is_refused_before_it_is_read(root: Path) -> None:
     task = Task("t", train="no.json", test="no.json", format="coco_captions")
     with pytest.raises(ValueError, match="task 't': format 'coco_captions' needs a prompt"):
         SampleStore([task], root)
@@ -220,7 +224,9 @@ def test_a_caption_task_without_a_prompt_is_refused_before_it_is_read(root):
 @pytest.mark.parametrize(
     "names", [["x/b.png", "y/a.png"], ["1.png", "2.png"]], ids=["by name", "by position"]
 )
-def test_references_of_questions_are_found_by_file_name_or_by_position(root, names):
+def test_references_of_questions_are_found_by_file_name_or_by_position(
+    root: Path, names: list[str]
+) -> None:
     items = [ask(10, "sub/a.png", answer="one"), ask(11, "sub/b.png", answer="one")]
     samples = read(root, "coin", items, side={"captions": coco(names)})
     first = "y/a.png" if "y/a.png" in names else "1.png"
@@ -228,7 +234,7 @@ def test_references_of_questions_are_found_by_file_name_or_by_position(root, nam
     assert samples[1].references[0] == f"a {next(name for name in names if name != first)}"
 
 
-def test_references_that_fit_neither_way_are_refused(root):
+def test_references_that_fit_neither_way_are_refused(root: Path) -> None:
     items = [ask(10, "sub/a.png", answer="one"), ask(11, "sub/b.png", answer="one")]
     mixed = coco(["a.png", "other.png"])
     assert "(id '11'): its image is not in" in fault(root, "coin", items, side={"captions": mixed})
@@ -239,7 +245,7 @@ def test_references_that_fit_neither_way_are_refused(root):
 # -- D-MoLE ------------------------------------------------------------------------------------
 
 
-def test_choices_are_lettered_and_the_index_becomes_a_letter(root):
+def test_choices_are_lettered_and_the_index_becomes_a_letter(root: Path) -> None:
     item = {"image": "a.png", "question": "which?", "choices": ["cat", "dog"], "answer": 1}
     (sample,) = read(root, "choices", [item], file="test.jsonl")
     assert sample.prompt == "which?\nA. cat\nB. dog"
@@ -248,7 +254,7 @@ def test_choices_are_lettered_and_the_index_becomes_a_letter(root):
 
 
 @pytest.mark.parametrize("answer", [2, -1, True, "B", None])
-def test_an_answer_that_is_no_index_is_refused(root, answer):
+def test_an_answer_that_is_no_index_is_refused(root: Path, answer: Any) -> None:
     item = {"image": "a.png", "question": "which?", "choices": ["cat", "dog"], "answer": answer}
     assert "is not an index of the 2 choices" in fault(root, "choices", [item])
 
@@ -258,7 +264,7 @@ def skvg(**changes: Any) -> dict[str, Any]:
     return item | {"width": 40, "height": 30} | changes
 
 
-def test_a_phrase_gets_its_knowledge_and_a_box_with_the_size(root):
+def test_a_phrase_gets_its_knowledge_and_a_box_with_the_size(root: Path) -> None:
     prompt = "Knowing {knowledge}, where is <ref>{sent}</ref>?"
     (sample,) = read(root, "skvg", [skvg()], prompt=prompt)
     assert sample.prompt == "Knowing he is old, where is <ref>the man</ref>?"
@@ -275,7 +281,7 @@ def test_a_phrase_gets_its_knowledge_and_a_box_with_the_size(root):
         ({"height": 0}, "'width' and 'height' must be positive"),
     ],
 )
-def test_a_fault_of_skvg_is_one_line(root, changes, message):
+def test_a_fault_of_skvg_is_one_line(root: Path, changes: dict[str, Any], message: str) -> None:
     assert message in fault(root, "skvg", [skvg(**changes)], prompt="{sent}")
 
 
@@ -289,7 +295,7 @@ def train(root: Path, content: dict[str, Any]) -> list[Sample]:
     return open_source(task, "train", root)
 
 
-def test_a_meta_file_is_read_with_its_repeats_and_its_folder(root):
+def test_a_meta_file_is_read_with_its_repeats_and_its_folder(root: Path) -> None:
     samples = train(root, meta(repeat_time=2, root="sub"))
     assert [sample.id for sample in samples] == ["1", "2", "1#2", "2#2"]
     assert samples[0].images[0].path == root / "sub" / "a.png"
@@ -303,7 +309,9 @@ def test_a_meta_file_is_read_with_its_repeats_and_its_folder(root):
         ({"annotation": "no.jsonl"}, r"no\.jsonl does not exist"),
     ],
 )
-def test_a_fault_of_a_meta_file_is_one_line(root, changes, message):
+def test_a_fault_of_a_meta_file_is_one_line(
+    root: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(root, meta(**changes))
 
@@ -311,7 +319,7 @@ def test_a_fault_of_a_meta_file_is_one_line(root, changes, message):
 # -- retention ---------------------------------------------------------------------------------
 
 
-def test_pope_is_read_as_lines_whatever_the_suffix(root):
+def test_pope_is_read_as_lines_whatever_the_suffix(root: Path) -> None:
     rows = [{"question_id": 1, "image": "a.png", "text": "is it?", "label": "Yes"}]
     for file in ("pope.json", "pope.jsonl"):
         (sample,) = read(root, "pope", "\n".join(map(json.dumps, rows)), file=file)
@@ -327,7 +335,7 @@ def test_pope_is_read_as_lines_whatever_the_suffix(root):
         ('{"question_id": 1', "broken JSON at line 1"),
     ],
 )
-def test_a_fault_of_pope_is_one_line(root, text, message):
+def test_a_fault_of_pope_is_one_line(root: Path, text: str, message: str) -> None:
     assert message in fault(root, "pope", text)
 
 
@@ -338,7 +346,7 @@ def mme(root: Path, text: str) -> list[Sample]:
     return open_source(task, "test", root)
 
 
-def test_mme_answers_name_their_image(root):
+def test_mme_answers_name_their_image(root: Path) -> None:
     samples = mme(root, "a.png\tIs it?\tYes\na.png\tIs it not?\tNo\tpredicted\n")
     assert [s.references for s in samples] == [
         ("Yes image=sub/a.png",),
@@ -349,12 +357,12 @@ def test_mme_answers_name_their_image(root):
 
 
 @pytest.mark.parametrize("line", ["a.png Is it? Yes", "a.png\tIs it?\tPerhaps"])
-def test_a_broken_line_of_mme_is_named(root, line):
+def test_a_broken_line_of_mme_is_named(root: Path, line: str) -> None:
     with pytest.raises(ValueError, match=r"sub\.txt, line 2: expected image, question"):
         mme(root, f"a.png\tIs it?\tYes\n{line}\n")
 
 
-def test_an_mme_folder_without_texts_is_refused(root):
+def test_an_mme_folder_without_texts_is_refused(root: Path) -> None:
     task = Task("t", test="sub", format="mme", eval_only=True)
     with pytest.raises(ValueError, match=r"must be a folder with a \.txt file a sub-task"):
         open_source(task, "test", root)
@@ -365,7 +373,7 @@ def mmmu(**changes: Any) -> dict[str, Any]:
     return item | {"image_1": "a.png", "image_2": "b.png", "image_3": None} | changes
 
 
-def test_mmmu_has_its_images_its_options_and_a_request(root):
+def test_mmmu_has_its_images_its_options_and_a_request(root: Path) -> None:
     (sample,) = read(root, "mmmu", [mmmu()])
     assert [image.path.name for image in sample.images] == ["a.png", "b.png"]
     assert sample.prompt == (
@@ -385,24 +393,24 @@ def test_mmmu_has_its_images_its_options_and_a_request(root):
         ({"options": {"A": "x"}}, "'options' must be a list"),
     ],
 )
-def test_a_fault_of_mmmu_is_one_line(root, changes, message):
+def test_a_fault_of_mmmu_is_one_line(root: Path, changes: dict[str, Any], message: str) -> None:
     assert message in fault(root, "mmmu", [mmmu(**changes)])
 
 
 # -- all ---------------------------------------------------------------------------------------
 
 
-def test_an_unknown_format_is_answered_with_those_there_are(root):
+def test_an_unknown_format_is_answered_with_those_there_are(root: Path) -> None:
     message = fault(root, "coco", [ask(1, answer="x")])
     assert "task 't': unknown format 'coco', there are auto, choices, coco_captions" in message
 
 
-def test_side_files_of_a_format_that_has_none_are_refused(root):
+def test_side_files_of_a_format_that_has_none_are_refused(root: Path) -> None:
     message = fault(root, "auto", [ask(1, answer="x")], side={"problems": {}})
     assert "format 'auto' knows no side file 'problems', none" in message
 
 
-def test_a_missing_side_file_is_named(root):
+def test_a_missing_side_file_is_named(root: Path) -> None:
     task = Task(
         *("t", "x", write(root, "test.json", [ask(5)])),
         format="scienceqa",
@@ -413,7 +421,7 @@ def test_a_missing_side_file_is_named(root):
 
 
 @pytest.mark.parametrize("form", sorted(set(LAYOUTS) - {"mme"}))
-def test_every_format_refuses_an_item_that_is_no_object(root, form):
+def test_every_format_refuses_an_item_that_is_no_object(root: Path, form: str) -> None:
     layout = LAYOUTS[form]
     side = {key: {"data": [], "annotations": []} for key in layout.required}
     message = fault(root, form, [3], side=side, prompt="x")
@@ -421,7 +429,7 @@ def test_every_format_refuses_an_item_that_is_no_object(root, form):
 
 
 @pytest.mark.parametrize("form", ["coin", "scienceqa", "gqa", "choices", "skvg", "textvqa"])
-def test_every_format_trains_on_conversations(root, form):
+def test_every_format_trains_on_conversations(root: Path, form: str) -> None:
     layout = LAYOUTS[form]
     side = dict.fromkeys(layout.required, "not-read.json")
     file = write(root, "train.json", [talk(1), talk(2)])
@@ -430,7 +438,7 @@ def test_every_format_trains_on_conversations(root, form):
     assert [sample.turns[1].text for sample in samples] == ["red", "red"]
 
 
-def test_the_test_images_may_be_elsewhere(root):
+def test_the_test_images_may_be_elsewhere(root: Path) -> None:
     file = write(root, "x.json", [talk(1)])
     other = write(root, "y.json", [talk(1)])
     task = Task("t", train=file, test=other, image_root=".", test_image_root="{no,sub}")
@@ -438,12 +446,12 @@ def test_the_test_images_may_be_elsewhere(root):
     assert open_source(task, "test", root)[0].images[0].path == root / "sub" / "a.png"
 
 
-def test_a_prompt_suffix_stands_behind_a_prompt(root):
+def test_a_prompt_suffix_stands_behind_a_prompt(root: Path) -> None:
     (sample,) = read(root, "coin", [ask(1, answer="x")], prompt="Q: {question}", prompt_suffix="!")
     assert sample.prompt == "Q: what?!"
 
 
-def test_a_task_can_be_tested_on_its_train_file(root):
+def test_a_task_can_be_tested_on_its_train_file(root: Path) -> None:
     file = write(root, "train.json", [talk(1, "A")])
     task = Task(
         *("t", file, file),

@@ -14,6 +14,9 @@ from dmole.allocation import Allocation
 from dmole.callbacks.curriculum import HEADER, Curriculum
 from dmole.curriculum import factors as factors_module
 from dmole.curriculum.factors import shares, update_factors
+from dmole.run.context import StageContext
+from dmole.run.state import RunBoard, SequenceState
+from dmole.streams.stream import SequentialStream, Stage
 
 
 class World:
@@ -25,21 +28,16 @@ class World:
             budget = dict.fromkeys(difficulty, 3)
             plan = Allocation("colors", (), difficulty, budget)
         self.module = SimpleNamespace(
-            allocation=plan,
-            stage_steps=steps,
-            update_scale={},
-            training_modules=lambda: training,
+            stage=StageContext(1, ("colors",), allocation=plan, steps=steps),
+            training_modalities=lambda: training,
             log=lambda name, value, **_: self.logged.update({name: value}),
         )
         self.logged = {}
-        self.trainer = SimpleNamespace(
-            run_dir=folder,
-            current_stage=SimpleNamespace(index=1, expert="colors"),
-            global_step=0,
-            is_global_zero=True,
-            lightning_module=self.module,
-            data=None,
-        )
+        self.trainer = SimpleNamespace(global_step=0, is_global_zero=True)
+        board = RunBoard(folder.parent, name="", version=folder.name)
+        self.state = SequenceState(self.trainer, board, SequentialStream())
+        self.state.stage = Stage(1, "colors", ("colors",), "colors")
+        self.trainer.sequence = self.state
 
     def start(self, curriculum):
         curriculum.on_train_start(self.trainer, self.module)
@@ -48,7 +46,7 @@ class World:
     def step(self, curriculum, number):
         self.trainer.global_step = number
         curriculum.on_train_batch_start(self.trainer, self.module, None, number)
-        return dict(self.module.update_scale)
+        return dict(self.module.stage.update_scale)
 
     def gradients(self, curriculum, **norms):
         """Let an optimizer step happen with gradients of these norms."""
@@ -61,7 +59,7 @@ class World:
         curriculum.on_before_optimizer_step(self.trainer, self.module, optimizer)
 
     def table(self):
-        with (self.trainer.run_dir / "curriculum.csv").open(encoding="utf-8") as file:
+        with (self.state.run_dir / "curriculum.csv").open(encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
 
@@ -195,7 +193,7 @@ def test_each_stage_starts_anew_and_its_rows_are_added(tmp_path):
     world = World(tmp_path, {"vision": 0.25, "language": 0.75})
     curriculum = world.start(Curriculum("online"))
     world.gradients(curriculum, vision=5.0, language=1.0)
-    world.trainer.current_stage = SimpleNamespace(index=2, expert="shapes")
+    world.state.stage = Stage(2, "shapes", ("shapes",), "shapes")
     world.trainer.global_step = 10
     world.start(curriculum)
     assert world.step(curriculum, 10) == {"vision": 1.0, "language": 1.0}

@@ -32,12 +32,12 @@ def test_the_sample_drawn_is_that_of_a_whole_list_and_no_other_is_touched(
     }
     drawn: list[Any] = []
     monkeypatch.setattr(router_fitting, "embed_samples", lambda *given: drawn.extend(given[2]))
-    trainer: Any = SimpleNamespace(
+    state: Any = SimpleNamespace(
         data=SimpleNamespace(arriving_items=lambda s: TaskItems([(n, parts[n]) for n in s.tasks])),
-        current_stage=SimpleNamespace(tasks=("a", "b")),
-        strategy=SimpleNamespace(root_device="cpu"),
+        stage=SimpleNamespace(tasks=("a", "b")),
+        device="cpu",
     )
-    RouterFitting(embedding_samples=most, seed=3)._embeddings(trainer, None)  # type: ignore[arg-type]
+    RouterFitting(embedding_samples=most, seed=3)._embeddings(state, None)  # type: ignore[arg-type]
     whole = [(sample, name) for name, samples in parts.items() for sample in samples]
     if len(whole) > most:
         order = torch.randperm(20, generator=torch.Generator().manual_seed(3))[:most]

@@ -29,33 +29,33 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["quickstart.yaml", "configs/quickstart.yaml"])
-def test_a_shipped_config_is_found_from_any_folder(elsewhere, name):
+def test_a_shipped_config_is_found_from_any_folder(elsewhere: Path, name: str) -> None:
     assert find_config(name) == SHIPPED / "quickstart.yaml"
 
 
-def test_a_file_in_the_working_directory_wins(elsewhere):
+def test_a_file_in_the_working_directory_wins(elsewhere: Path) -> None:
     (elsewhere / "quickstart.yaml").write_text("seed_everything: 7\n")
     assert find_config("quickstart.yaml").resolve() == elsewhere / "quickstart.yaml"
 
 
-def test_an_unknown_config_is_answered_with_those_there_are(elsewhere):
+def test_an_unknown_config_is_answered_with_those_there_are(elsewhere: Path) -> None:
     with pytest.raises(ValueError, match=r"no config quikstart\.yaml; shipped are: .*quickstart"):
         find_config("quikstart.yaml")
 
 
-def test_a_name_cannot_leave_the_shipped_folder(elsewhere):
+def test_a_name_cannot_leave_the_shipped_folder(elsewhere: Path) -> None:
     with pytest.raises(ValueError, match="no config"):
         find_config("methods/../../pyproject.toml")
 
 
-def test_every_config_of_the_checkout_is_listed():
+def test_every_config_of_the_checkout_is_listed() -> None:
     assert shipped_configs() == sorted(
         str(path) for path in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS]
     )
 
 
 @pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"], ["-c", "{}"]])
-def test_the_names_of_configs_are_replaced_in_every_form(elsewhere, form):
+def test_the_names_of_configs_are_replaced_in_every_form(elsewhere: Path, form: list[str]) -> None:
     words = [part.format("methods/dmole.yaml") for part in form]
     resolved, found = resolve_configs(["fit", *words, "--seed_everything", "3"])
     path = SHIPPED / "methods" / "dmole.yaml"
@@ -64,21 +64,21 @@ def test_the_names_of_configs_are_replaced_in_every_form(elsewhere, form):
 
 
 @pytest.mark.parametrize(("text", "fault"), [("[1, 2]", "not list"), ("", "not NoneType")])
-def test_a_config_must_hold_keys_and_values(tmp_path, text, fault):
+def test_a_config_must_hold_keys_and_values(tmp_path: Path, text: str, fault: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"a\.yaml must hold keys and values, {fault}"):
         read_settings(path)
 
 
-def test_broken_yaml_is_refused_with_its_place(tmp_path):
+def test_broken_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("data: {tasks: [")
     with pytest.raises(ValueError, match=r"(?s)a\.yaml is not YAML: .*line 1"):
         read_settings(path)
 
 
-def test_a_fault_is_laid_to_the_last_file_that_has_the_key(tmp_path):
+def test_a_fault_is_laid_to_the_last_file_that_has_the_key(tmp_path: Path) -> None:
     paths = [tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml"]
     for path, rank in zip(paths, ({"rank": 1}, {"rank": "x"}, {"width": 1}), strict=True):
         path.write_text(yaml.safe_dump({"model": rank}))
@@ -88,13 +88,15 @@ def test_a_fault_is_laid_to_the_last_file_that_has_the_key(tmp_path):
     assert name_config("something else", paths, []) == "something else"
 
 
-def test_every_yaml_of_the_checkout_is_a_mapping():
+def test_every_yaml_of_the_checkout_is_a_mapping() -> None:
     for name in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS]:
         assert read_settings(SHIPPED / name)
 
 
 @pytest.mark.parametrize("name", [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS], ids=str)
-def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
+def test_every_config_builds_a_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dmole.cli.lightning import ContinualCLI
 
     monkeypatch.chdir(tmp_path)
@@ -107,7 +109,7 @@ def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
     cli = ContinualCLI([*base, *own, *flags], run=False)
     assert cli.datamodule.task_names
     assert cli.datamodule.training_task_names
-    assert cli.trainer.stream.stages(cli.datamodule.task_names) is not None
+    assert cli.trainer.sequence.stream.stages(cli.datamodule.task_names) is not None
     wanted = read_settings(SHIPPED / name).get("model", {}).get("router", {})
     if wanted:
         router = type(cli.model.router)
@@ -119,14 +121,14 @@ def test_every_config_builds_a_run(name, tmp_path, monkeypatch):
     ("method", "shared"), [("dmole", None), ("seq_ft", "shared"), ("replay", "shared")]
 )
 def test_a_stream_replaces_that_of_any_method_and_keeps_its_expert(
-    method, shared, tmp_path, monkeypatch
-):
+    method: str, shared: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dmole.cli.lightning import ContinualCLI
     from dmole.streams.stream import BlurredStream
 
     monkeypatch.chdir(tmp_path)
     names = ["quickstart.yaml", f"methods/{method}.yaml", "streams/blurred.yaml"]
     words = [word for name in names for word in ("--config", str(SHIPPED / name))]
-    stream = ContinualCLI(words, run=False).trainer.stream
+    stream = ContinualCLI(words, run=False).trainer.sequence.stream
     assert isinstance(stream, BlurredStream)
     assert (stream.beta, stream.shared_expert) == (0.2, shared)

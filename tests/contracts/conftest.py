@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from families import FAMILIES, randomize
 from families.modules import add_expert, make_module
-from families.saved import save_family
+from families.saved import Folders, save_family
+
+from dmole.module import ContinualModule
 
 MIXES = {"paligemma": (1, 2, 1), "mllama": (1, 0, 1)}
 """Images of three samples of a batch, where a family cannot take one, none and two."""
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Return a function that gives the folder of a family's model, made when first asked for."""
     root, made = tmp_path_factory.mktemp("families"), {}
 
-    def folder(family):
+    def folder(family: str) -> Path:
         if family not in made:
             made[family] = save_family(family, root / family)
         return made[family]
@@ -25,22 +30,22 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
-def family(request):
+def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="session")
-def mix(family):
+def mix(family: str) -> tuple[int, int, int]:
     return MIXES.get(family, (1, 0, 2))
 
 
 @pytest.fixture(scope="session")
-def bare(family, folders):
+def bare(family: str, folders: Folders) -> ContinualModule:
     return make_module(folders(family))
 
 
 @pytest.fixture
-def fresh(bare):
+def fresh(bare: ContinualModule) -> Iterator[ContinualModule]:
     """A module without experts; those that a test adds are gone after it."""
     yield bare
     for name in bare.library.names:
@@ -49,7 +54,7 @@ def fresh(bare):
 
 
 @pytest.fixture(scope="session")
-def taught(family, folders):
+def taught(family: str, folders: Folders) -> ContinualModule:
     """A module with the experts ``a`` and ``b`` on every linear; tests leave it as it is."""
     module = make_module(folders(family))
     for name in "ab":

@@ -13,7 +13,7 @@ import yaml
 from no_figures import NoFigures
 from torch import Tensor
 
-from dmole.callbacks import ContinualCallback, ExpertInspector
+from dmole.callbacks import ExpertInspector
 from dmole.cli.config_files import read_settings
 from dmole.cli.lightning import ContinualCLI
 from dmole.datamodule import ContinualDataModule
@@ -25,21 +25,6 @@ METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
 TASKS = ("paint", "count")
 STEPS = 2
 """Optimizer steps of a task: 8 samples in batches of 4."""
-
-
-class CutError(Exception):
-    """Stands for whatever ends a process."""
-
-
-class CutAfter(ContinualCallback):
-    """Ends the run at a step, before that step is saved."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            raise CutError
 
 
 def settings_of(method: str) -> dict[str, Any]:
@@ -191,7 +176,7 @@ def silence(trainer: ContinualTrainer) -> None:
 def layers_of(module: ContinualModule) -> dict[str, dict[str, tuple[int, int]]]:
     """Return inputs and outputs of the linears of every block of both towers."""
     sizes = module.backbone.linear_shapes()
-    layers = [layer for layer in module.backbone.layers if layer.module != "projector"]
+    layers = [layer for layer in module.backbone.layers if layer.modality != "projector"]
     return {layer.name: {path: sizes[path] for path in layer.linears} for layer in layers}
 
 

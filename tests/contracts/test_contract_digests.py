@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from run_content import run_content
 from safetensors.torch import load_file, save_file
+
+from experiments import digests
+from experiments.run_content import run_content
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,22 +24,10 @@ and say so in its message; a change that is not meant to must leave this as it i
 """
 
 
-def load(name: str) -> ModuleType:
-    """Import a script of experiments, and what it imports from there."""
-    sys.path.insert(0, str(ROOT / "experiments"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(ROOT / "experiments"))
-
-
-DIGESTS = load("digests")
-
-
 @pytest.fixture(scope="module")
 def commit() -> str:
     try:
-        return str(DIGESTS.find_commit(REFERENCE))
+        return str(digests.find_commit(REFERENCE))
     except LookupError as error:
         pytest.skip(str(error))
 
@@ -49,7 +36,7 @@ def commit() -> str:
 def test_every_method_learns_and_answers_as_with_the_reference_commit(
     commit: str, tmp_path: Path
 ) -> None:
-    found = DIGESTS.compare(commit, [], tmp_path)
+    found = digests.compare(commit, [], tmp_path)
     assert {one.method: one.differing for one in found if one.differing} == {}
     assert len(found) >= 26
     # equal numbers would say little if all methods had the same
@@ -58,14 +45,14 @@ def test_every_method_learns_and_answers_as_with_the_reference_commit(
 
 def test_a_commit_that_is_not_there_is_named() -> None:
     with pytest.raises(LookupError, match=r"git|no commit 0{40}"):
-        DIGESTS.find_commit("0" * 40)
+        digests.find_commit("0" * 40)
 
 
 def test_a_comparison_names_what_differs_and_which_run_failed() -> None:
     ours, theirs = {"plan": "1", "router": "2", "replay": "3"}, {"plan": "1", "router": "4"}
-    assert DIGESTS.Comparison("dmole", theirs, ours).differing == ["replay", "router"]
-    assert DIGESTS.Comparison("dmole", ours, ours).differing == []
-    assert DIGESTS.Comparison("dmole", ours, None).differing == ["the run failed"]
+    assert digests.Comparison("dmole", theirs, ours).differing == ["replay", "router"]
+    assert digests.Comparison("dmole", ours, ours).differing == []
+    assert digests.Comparison("dmole", ours, None).differing == ["the run failed"]
 
 
 @pytest.fixture

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from families import ANSWERS, make_batch, make_samples, randomize
 from families.modules import add_expert, batch_of, logits, make_module
+from families.saved import Folders
 from torch import nn
 from torch.testing import assert_close
 
 from dmole.allocation import SensitivityAllocator, score_gradients
+from dmole.data.collate import Batch
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
+from dmole.module import ContinualModule
+from dmole.run.context import EvaluationPass, StageContext
 
 # logits are around 10, embeddings around 1; processors differ in their matrix kernels
 CLOSE = {"rtol": 1e-3, "atol": 5e-3}
@@ -30,7 +35,7 @@ VISION_LINEARS = {
 CLIP_LINEARS = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
 
 
-def loss_step(module, batch):
+def loss_step(module: ContinualModule, batch: Batch) -> float:
     module._trainer = SimpleNamespace(global_step=0)
     module.log = lambda *_, **__: None
     loss = module.training_step(batch, 0)
@@ -38,7 +43,7 @@ def loss_step(module, batch):
     return float(loss.detach())
 
 
-def test_layers_and_linears_of_both_towers_are_found(taught, family):
+def test_layers_and_linears_of_both_towers_are_found(taught: ContinualModule, family: str) -> None:
     backbone = taught.backbone
     found = [layer.name for layer in backbone.layers]
     assert found == [
@@ -49,18 +54,20 @@ def test_layers_and_linears_of_both_towers_are_found(taught, family):
     ends = {}
     for layer in backbone.layers:
         for path in layer.linears:
-            assert backbone.parts.module_of(path) == layer.module
+            assert backbone.parts.modality_of(path) == layer.modality
             assert path.startswith(layer.path)
-            ends.setdefault(layer.module, set()).add(path.rpartition(".")[2])
+            ends.setdefault(layer.modality, set()).add(path.rpartition(".")[2])
     assert ends["vision"] == VISION_LINEARS.get(family, CLIP_LINEARS)
     assert ends["language"] == LANGUAGE_LINEARS
     paths = [path for layer in backbone.layers for path in layer.linears]
     assert len(paths) == len(set(paths))
     merged = [p for p in paths if "merger" in p or "projector" in p or "connector" in p]
-    assert all(backbone.parts.module_of(path) == "projector" for path in merged)
+    assert all(backbone.parts.modality_of(path) == "projector" for path in merged)
 
 
-def test_every_vision_linear_sees_the_rows_that_are_counted(taught, mix):
+def test_every_vision_linear_sees_the_rows_that_are_counted(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     batch = batch_of(taught, make_samples(mix))
     counted = taught.backbone.vision_rows(batch.inputs, batch.image_counts)
     seen = set()
@@ -69,7 +76,7 @@ def test_every_vision_linear_sees_the_rows_that_are_counted(taught, mix):
             lambda _, args: seen.add(args[0].shape[0])
         )
         for layer in taught.backbone.layers
-        if layer.module == "vision"
+        if layer.modality == "vision"
         for path in layer.linears
     ]
     logits(taught, batch)
@@ -78,7 +85,9 @@ def test_every_vision_linear_sees_the_rows_that_are_counted(taught, mix):
     assert seen == {int(counted.sum())}
 
 
-def test_samples_with_other_experts_in_a_batch_are_as_alone(taught, mix):
+def test_samples_with_other_experts_in_a_batch_are_as_alone(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     samples, tasks = make_samples(mix), ("a", "b", "a")
     batch = batch_of(taught, samples, tasks)
     together = logits(taught, batch)
@@ -91,8 +100,10 @@ def test_samples_with_other_experts_in_a_batch_are_as_alone(taught, mix):
 
 
 @pytest.mark.parametrize("module", ["vision", "projector", "language"])
-def test_experts_of_one_module_alone_tell_the_samples_apart(fresh, mix, module):
-    units = [unit for unit in fresh.units() if unit.module == module]
+def test_experts_of_one_module_alone_tell_the_samples_apart(
+    fresh: ContinualModule, mix: tuple[int, int, int], module: str
+) -> None:
+    units = [unit for unit in fresh.units() if unit.modality == module]
     if not units:
         pytest.skip("the projector of this family has no linear")
     linears = [path for unit in units for path in unit.linears]
@@ -110,7 +121,9 @@ def test_experts_of_one_module_alone_tell_the_samples_apart(fresh, mix, module):
         )
 
 
-def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(fresh, mix):
+def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(
+    fresh: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     add_expert(fresh, "a")
     randomize(fresh.library, "a")
     assert 0 < loss_step(fresh, batch_of(fresh, make_samples(mix), "aaa")) < 1e3
@@ -120,13 +133,15 @@ def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(fresh, mix)
         assert (parameter.grad is not None) == (id(parameter) in own)
     for path, parameter in fresh.library.parameters("a"):
         assert torch.isfinite(parameter.grad).all()
-        part = fresh.backbone.parts.module_of(path)
+        part = fresh.backbone.parts.modality_of(path)
         moved[part] = moved.get(part, 0.0) + float(parameter.grad.abs().sum())
     assert moved["vision"] > 0
     assert moved["language"] > 0
 
 
-def test_only_answers_and_their_end_are_learned(taught, mix):
+def test_only_answers_and_their_end_are_learned(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     batch = batch_of(taught, make_samples(mix))
     tokenizer = taught.backbone.processor.tokenizer
     for row, ids in enumerate(batch.labels):
@@ -136,7 +151,9 @@ def test_only_answers_and_their_end_are_learned(taught, mix):
         assert end in tokenizer.all_special_tokens or end.startswith("<")
 
 
-def test_a_prompt_is_what_training_saw_before_the_answer(taught, mix):
+def test_a_prompt_is_what_training_saw_before_the_answer(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     for trained, asked in zip(make_samples(mix), make_samples(mix, answers=False), strict=True):
         whole, prompt = batch_of(taught, [trained]), batch_of(taught, [asked])
         ids = prompt.inputs["input_ids"][0]
@@ -144,11 +161,13 @@ def test_a_prompt_is_what_training_saw_before_the_answer(taught, mix):
         assert int((whole.labels[0] != -100).nonzero()[0]) == len(ids)
 
 
-def test_layers_have_a_proxy_score_or_get_no_expert(fresh, family, mix, monkeypatch):
+def test_layers_have_a_proxy_score_or_get_no_expert(
+    fresh: ContinualModule, family: str, mix: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches = [batch_of(fresh, make_samples(mix))]
-    units = [unit for unit in fresh.units() if unit.module != "projector"]
+    units = [unit for unit in fresh.units() if unit.modality != "projector"]
 
-    def score():
+    def score() -> dict[str, float | None]:
         parameters = {
             unit.name: [p for path in unit.linears for p in fresh.backbone.linear_parameters(path)]
             for unit in units
@@ -163,10 +182,12 @@ def test_layers_have_a_proxy_score_or_get_no_expert(fresh, family, mix, monkeypa
         assert scores["vision.1"] is None
         allocator = SensitivityAllocator(rank=2, budget_fraction=1.0)
         plan = allocator.allocate("a", units, scores, first=True)
-        assert "vision.1" not in {entry.layer for entry in plan.experts}
+        assert "vision.1" not in {entry.unit for entry in plan.experts}
 
 
-def test_an_embedding_does_not_depend_on_batch_mates(taught, mix):
+def test_an_embedding_does_not_depend_on_batch_mates(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     samples = make_samples(mix)
     embedder = Embedder(taught.backbone)
     together = embedder(batch_of(taught, samples))
@@ -181,10 +202,12 @@ def test_an_embedding_does_not_depend_on_batch_mates(taught, mix):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_answers_with_left_padding_are_those_of_the_sample_alone(taught, mix, beams):
+def test_answers_with_left_padding_are_those_of_the_sample_alone(
+    taught: ContinualModule, mix: tuple[int, int, int], beams: int
+) -> None:
     samples, tasks = make_samples(mix, answers=False), ("a", "b", "a")
     taught.beams = beams
-    taught.answer_lengths = dict.fromkeys("ab", 5)
+    taught.evaluation = EvaluationPass(answer_lengths=dict.fromkeys("ab", 5))
     batch = batch_of(taught, samples, tasks)
     assert not batch.inputs["attention_mask"].bool().all()  # there is padding
     together = taught.answer(batch)
@@ -195,16 +218,21 @@ def test_answers_with_left_padding_are_those_of_the_sample_alone(taught, mix, be
         assert alone.texts == [together.texts[row]]
 
 
-def test_experts_change_the_answers(taught, mix):
+def test_experts_change_the_answers(taught: ContinualModule, mix: tuple[int, int, int]) -> None:
     samples = make_samples(mix, answers=False)
-    taught.beams, taught.answer_lengths = 1, dict.fromkeys("ab", 8)
+    taught.beams = 1
+    taught.evaluation = EvaluationPass(answer_lengths=dict.fromkeys("ab", 8))
     first = taught.answer(batch_of(taught, samples, "aaa")).texts
     assert first != taught.answer(batch_of(taught, samples, "bbb")).texts
 
 
 def test_saved_experts_answer_the_same_on_a_model_loaded_anew(
-    taught, family, folders, mix, tmp_path
-):
+    taught: ContinualModule,
+    family: str,
+    folders: Folders,
+    mix: tuple[int, int, int],
+    tmp_path: Path,
+) -> None:
     batch = batch_of(taught, make_samples(mix))
     for name in "ab":
         save_expert(taught.library, name, tmp_path / name, "base")
@@ -215,20 +243,22 @@ def test_saved_experts_answer_the_same_on_a_model_loaded_anew(
     assert other.backbone.fingerprint() == taught.backbone.fingerprint()
 
 
-def test_a_state_that_is_resumed_gives_the_same_next_step(fresh, family, folders, mix):
+def test_a_state_that_is_resumed_gives_the_same_next_step(
+    fresh: ContinualModule, family: str, folders: Folders, mix: tuple[int, int, int]
+) -> None:
     batch = batch_of(fresh, make_samples(mix), "aaa")
     add_expert(fresh, "a")
     step(fresh, batch)
     other = make_module(folders(family))
     other.library.rebuild(fresh.library.architecture())
     other.load_state_dict(fresh.state_dict())
-    other.train_expert("a", 1)
+    other.begin_stage(StageContext(1, ("a",)))
     assert step(other, batch) == step(fresh, batch)
     for key, tensor in fresh.state_dict().items():
         assert torch.equal(other.state_dict()[key], tensor)
 
 
-def step(module: nn.Module, batch):
+def step(module: nn.Module, batch: Batch) -> float:
     parameters = [p for _, p in module.library.parameters("a")]
     for parameter in parameters:
         parameter.grad = None
@@ -237,7 +267,9 @@ def step(module: nn.Module, batch):
     return loss
 
 
-def test_another_image_gives_another_loss(taught, mix):
+def test_another_image_gives_another_loss(
+    taught: ContinualModule, mix: tuple[int, int, int]
+) -> None:
     first = make_samples(mix)
     batch = make_batch(taught.backbone, first)
     before = taught.base_loss(batch)

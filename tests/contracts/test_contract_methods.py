@@ -10,22 +10,22 @@ import json
 import multiprocessing
 import queue
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cuts import CutAfter, CutError
+from families.saved import Folders
 from method_runs import (
     CONFIGS,
     METHODS,
     STEPS,
     TASKS,
     Builder,
-    CutAfter,
-    CutError,
     assert_equal,
     changed,
     layers_of,
@@ -38,10 +38,11 @@ from two_ranks import become_rank, free_port
 
 from dmole.cli.config_files import read_settings
 from dmole.experts import ExpertShape, LoRAExpert
-from dmole.experts.library import seed_from
 from dmole.metrics import read_matrix
 from dmole.regularizers.base import StageView
 from dmole.run.checkpoint_file import read_checkpoint
+from dmole.run.context import StageContext
+from dmole.storage.seeds import expert_seed
 
 Linears = Mapping[str, tuple[int, int]]
 """Inputs and outputs of linear layers by path."""
@@ -92,7 +93,7 @@ class Run:
         found = {}
         for path, numbers in self.checkpoint()["architecture"][name].items():
             base = torch.nn.Linear(*self.linears[path])
-            generator = torch.Generator().manual_seed(seed_from(0, name, path))
+            generator = torch.Generator().manual_seed(expert_seed(0, name, path))
             expert = LoRAExpert(base, ExpertShape.from_list(numbers), generator)
             found |= {f"{name}/{path}.{key}": value for key, value in expert.state_dict().items()}
         return found
@@ -112,21 +113,21 @@ class Run:
         return {path: size for unit in units for path, size in joined[unit].items()}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_waiting_for_the_disk():
-    """No test here pulls the plug, and a run waits some hundred times."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda handle: None)
-        yield
+Runs = Callable[..., Run]
+"""Gives the run of a method, and of a family where it is named."""
+OnTwoRanks = Callable[[str, str], dict[int, Any]]
+"""Gives what both ranks found in the run of a method and family, by rank."""
+Trained = Callable[..., dict[str, torch.Tensor]]
+"""Gives the experts that a changed method learns."""
 
 
 @pytest.fixture(scope="module")
-def builder():
+def builder() -> Builder:
     return Builder()
 
 
 @pytest.fixture(scope="module")
-def runs(builder, folders, tmp_path_factory) -> Callable[[str, str], Run]:
+def runs(builder: Builder, folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Return a function that gives the uninterrupted run of a method, made when first asked for."""
     made: dict[tuple[str, str], Run] = {}
 
@@ -144,7 +145,7 @@ def runs(builder, folders, tmp_path_factory) -> Callable[[str, str], Run]:
 
 
 @pytest.fixture
-def run(runs, method, family) -> Run:
+def run(runs: Runs, method: str, family: str) -> Run:
     return runs(method, family)
 
 
@@ -156,7 +157,7 @@ def stages_of(method: str) -> int:
 
 
 @cases(METHODS, QUICK)
-def test_two_tasks_are_learned_and_every_expert_is_written(run):
+def test_two_tasks_are_learned_and_every_expert_is_written(run: Run) -> None:
     matrix, tasks = read_matrix(run.folder / "evaluation_matrix.csv")
     assert tasks == list(TASKS)
     assert matrix.shape == (stages_of(run.method) + 1, len(TASKS))
@@ -191,8 +192,8 @@ def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[st
 
 @cases(KINDS)
 def test_a_run_cut_in_its_last_stage_and_gone_on_with_ends_in_the_same_bytes(
-    run, builder, folders, tmp_path
-):
+    run: Run, builder: Builder, folders: Folders, tmp_path: Path
+) -> None:
     """The second run has the same seed, so that a repetition is tested too."""
     last = stages_of(run.method)
     if last:
@@ -212,7 +213,9 @@ def test_a_run_cut_in_its_last_stage_and_gone_on_with_ends_in_the_same_bytes(
 
 
 @cases(KINDS)
-def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(run, builder, folders, tmp_path):
+def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(
+    run: Run, builder: Builder, folders: Folders, tmp_path: Path
+) -> None:
     built = builder.build(tmp_path, folders(run.family), run.method)
     output = tmp_path / "again"
     built.trainer.evaluate(built.module, built.data, run=run.folder, output=output)
@@ -224,8 +227,9 @@ def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(run, builder,
         read_matrix(folder / "evaluation_matrix.csv") for folder in (output, run.folder)
     )
     kept = ~np.isnan(ours).any(axis=1)
-    stages = [stage.expert for stage in built.trainer.plan]
-    trains_on = len(set(stages)) < len(stages) or built.module.router.common is not None
+    plan = built.trainer.sequence.plan
+    stages = [name for stage in plan for name in stage.experts]
+    trains_on = len(set(stages)) < len(stages)
     between = [not trains_on] * (len(kept) - 2)  # experts of these rows are others by now
     assert kept.tolist() == [True, *between, True][: len(kept)]
     np.testing.assert_array_equal(ours[kept], theirs[kept])
@@ -269,7 +273,9 @@ REMEMBERED: dict[str, Callable[[Linears], int]] = {
 
 
 @cases(METHODS, QUICK)
-def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_of_the_base(run):
+def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_of_the_base(
+    run: Run,
+) -> None:
     content = run.checkpoint()
     state = content["state_dict"]
     extra = {key for key in state if key.startswith("@regularizer/")}
@@ -338,7 +344,7 @@ There are two blocks in each tower.
 
 
 @cases(METHODS, QUICK)
-def test_as_many_parameters_train_as_the_closed_form_says(run):
+def test_as_many_parameters_train_as_the_closed_form_says(run: Run) -> None:
     said = json.loads((run.folder / "timing.json").read_text())["parameters"]
     if not stages_of(run.method):
         assert "trainable" not in said
@@ -357,22 +363,22 @@ BUDGET: int = read_settings(CONFIGS.parent / "experiments" / "results.yaml")["bu
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_method_trains_more_than_the_budget_in_a_stage_of_the_embedded_model(
-    builder, method, tmp_path
-):
+    builder: Builder, method: str, tmp_path: Path
+) -> None:
     built = builder.build(tmp_path, "tiny", method)
     module, tasks = built.module, ("paint", "count", "read", "find", "caption")
-    stages = built.trainer.stream.stages(tasks)
+    stages = built.trainer.sequence.stream.stages(tasks)
     if not stages:
         assert method == "zero_shot"
         return
-    stage, units = stages[0], module.units()
+    stage, units = replace(stages[0], common=module.router.common), module.units()
     most = 0
     for favored in ("vision", "language"):  # whatever the data may say
-        scores = {u.name: u.parameters * (1e6 if u.module == favored else 1.0) for u in units}
-        for name in filter(None, (module.router.common, stage.expert)):
+        scores = {u.name: u.parameters * (1e6 if u.modality == favored else 1.0) for u in units}
+        for name in reversed(stage.experts):
             first = not module.library.names
             module.add_expert(module.allocator.allocate(name, units, scores, first))
-        module.train_expert(stage.expert, 1, None, stage.tasks)
+        module.begin_stage(StageContext.of(stage, epochs=1))
         for term in module.regularizers:
             term.before_stage(
                 StageView(
@@ -442,7 +448,12 @@ def plans_of(callback: Any) -> list[tuple[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def on_two_ranks(request, builder, folders, tmp_path_factory):
+def on_two_ranks(
+    request: pytest.FixtureRequest,
+    builder: Builder,
+    folders: Folders,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> OnTwoRanks:
     """Return a function that gives what both ranks of a family's runs found, by method."""
     wanted = [
         item.callspec.params
@@ -472,8 +483,8 @@ def on_two_ranks(request, builder, folders, tmp_path_factory):
 
 @cases(("branchlora", "dmole", "moe_cl"))
 def test_two_processes_end_with_the_same_experts_where_one_plan_put_them(
-    on_two_ranks, method, family
-):
+    on_two_ranks: OnTwoRanks, method: str, family: str
+) -> None:
     found = on_two_ranks(method, family)
     for result in found.values():
         if isinstance(result, BaseException):
@@ -502,11 +513,15 @@ NO_DROPOUT = {"model.dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
-def trained(builder, folders, runs, tmp_path_factory):
+def trained(
+    builder: Builder, folders: Folders, runs: Runs, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
     """Return a function that gives the experts that a changed method learns."""
     made: dict[str, dict[str, torch.Tensor]] = {}
 
-    def experts(method: str, changes: Mapping[str, Any], tasks=TASKS) -> dict[str, torch.Tensor]:
+    def experts(
+        method: str, changes: Mapping[str, Any], tasks: Sequence[str] = TASKS
+    ) -> dict[str, torch.Tensor]:
         if not changes and tasks == TASKS:
             return runs(method).experts
         key = repr((method, changes, tasks))
@@ -560,12 +575,16 @@ def trained(builder, folders, runs, tmp_path_factory):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_without_its_own_term_a_method_learns_what_a_plainer_one_does(
-    trained, method, changes, other, other_changes
-):
+    trained: Trained,
+    method: str,
+    changes: dict[str, Any],
+    other: str,
+    other_changes: dict[str, Any],
+) -> None:
     assert_equal(trained(method, changes), trained(other, other_changes))
 
 
-def test_the_likeliest_of_all_experts_renormalized_are_all_experts(trained):
+def test_the_likeliest_of_all_experts_renormalized_are_all_experts(trained: Trained) -> None:
     ours = trained("sparse_mole", {f"{GATE}.top_k": 3, COEFFICIENT: 0.0})
     theirs = trained("dense_mole", {})
     assert ours.keys() == theirs.keys()
@@ -573,7 +592,7 @@ def test_the_likeliest_of_all_experts_renormalized_are_all_experts(trained):
         assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-5, msg=key)
 
 
-def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained):
+def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Trained) -> None:
     alike = {
         **NO_DROPOUT,  # its draws depend on the name of the stage's expert
         "trainer.gradient_clip_val": None,  # the norm's rounding depends on the routers' zeros
@@ -617,12 +636,14 @@ SHARED = {"trainer.stream.init_args.shared_expert": "paint"}
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_with_a_single_task_a_method_with_one_adapter_is_fine_tuning(trained, method, changes):
+def test_with_a_single_task_a_method_with_one_adapter_is_fine_tuning(
+    trained: Trained, method: str, changes: dict[str, Any]
+) -> None:
     """Initial weights and dropout depend on the expert's name: all are given the same."""
     assert_equal(trained(method, changes, FIRST), trained("seq_ft", SHARED, FIRST))
 
 
-def test_every_method_with_one_adapter_is_compared_on_a_single_task():
+def test_every_method_with_one_adapter_is_compared_on_a_single_task() -> None:
     adapters = {
         name
         for name in METHODS
@@ -631,7 +652,7 @@ def test_every_method_with_one_adapter_is_compared_on_a_single_task():
     assert adapters == set(ONE_ADAPTER)
 
 
-def test_changes_leave_the_settings_they_were_made_from():
+def test_changes_leave_the_settings_they_were_made_from() -> None:
     before = settings_of("lwf_lora")
     after = changed(before, {COEFFICIENT: 0.0})
     assert before == settings_of("lwf_lora")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from families import FAMILIES
+from families.saved import Folders
 
 from dmole.cli.config_files import read_settings
 from dmole.cli.lightning import ContinualCLI
@@ -28,15 +30,15 @@ TASKS = [
 ]
 
 
-def settings(family):
+def settings(family: str) -> dict[str, Any]:
     return read_settings(CONFIGS / "models" / f"{family}.yaml")["model"]["backbone"]["init_args"]
 
 
-def test_there_is_a_config_for_every_family():
+def test_there_is_a_config_for_every_family() -> None:
     assert sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml")) == sorted(FAMILIES)
 
 
-def test_a_config_names_a_published_model_and_sets_what_others_set(family):
+def test_a_config_names_a_published_model_and_sets_what_others_set(family: str) -> None:
     found = settings(family)
     keys = {"name_or_path", "dtype", "attn_implementation", "patterns", "quantization"}
     assert set(found) == {*keys, "image_settings"}
@@ -44,7 +46,9 @@ def test_a_config_names_a_published_model_and_sets_what_others_set(family):
     assert (found["dtype"], found["attn_implementation"]) == ("bfloat16", "sdpa")
 
 
-def test_a_config_composes_with_a_benchmark_without_loading_weights(family, capsys):
+def test_a_config_composes_with_a_benchmark_without_loading_weights(
+    family: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     configs = [CONFIGS / "quickstart.yaml", CONFIGS / "models" / f"{family}.yaml"]
     words = [word for path in configs for word in ("--config", str(path))]
     with pytest.raises(SystemExit) as ended:
@@ -56,11 +60,11 @@ def test_a_config_composes_with_a_benchmark_without_loading_weights(family, caps
     assert wanted.items() <= parsed.items()
 
 
-def _whole(patterns):
+def _whole(patterns: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if patterns is None else vars(Patterns(**patterns))
 
 
-def test_image_settings_fit_the_processor_of_the_family(family, folders):
+def test_image_settings_fit_the_processor_of_the_family(family: str, folders: Folders) -> None:
     wanted = settings(family)["image_settings"] or {}
     backbone = PretrainedBackbone(str(folders(family)), image_settings=wanted)
     found = backbone.processor.image_processor
@@ -75,7 +79,7 @@ def test_image_settings_fit_the_processor_of_the_family(family, folders):
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
-def test_no_expert_goes_behind_the_layer_that_the_projector_reads(name):
+def test_no_expert_goes_behind_the_layer_that_the_projector_reads(name: str) -> None:
     """Built with the published depths and no weights: CLIP has 24 layers, read before the last."""
     import transformers
 
@@ -85,7 +89,7 @@ def test_no_expert_goes_behind_the_layer_that_the_projector_reads(name):
     with torch.device("meta"):
         model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     layers = discover(model, Patterns(**settings(name)["patterns"])).layers
-    modules = [layer.module for layer in layers]
+    modules = [layer.modality for layer in layers]
     assert modules.count("vision") == 23
     assert layers[22].path.endswith("layers.22")
     assert modules.count("language") == config.text_config.num_hidden_layers
@@ -94,9 +98,16 @@ def test_no_expert_goes_behind_the_layer_that_the_projector_reads(name):
 @pytest.mark.parametrize(
     "name", [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FAMILIES]
 )
-def test_two_tasks_are_learned_with_the_config_of_the_family(name, folders, tmp_path):
+def test_two_tasks_are_learned_with_the_config_of_the_family(
+    name: str, folders: Folders, tmp_path: Path
+) -> None:
     small = {
-        "trainer": {"name": name, "default_root_dir": str(tmp_path), "enable_progress_bar": False},
+        "trainer": {
+            "name": name,
+            "default_root_dir": str(tmp_path),
+            "enable_progress_bar": False,
+            "callbacks": [{"class_path": "no_figures.NoFigures"}],
+        },
         "model": {
             "backbone": {
                 "init_args": {

@@ -30,7 +30,7 @@ def data(folder: Path) -> ContinualDataModule:
     return ContinualDataModule(tasks, data_root=str(folder), verify_images=True)
 
 
-def test_all_tasks_can_be_read_with_their_images(data: ContinualDataModule, folder: Path):
+def test_all_tasks_can_be_read_with_their_images(data: ContinualDataModule, folder: Path) -> None:
     data.check()
     for name in data.task_names:
         assert len(data.train_samples(name)) == 48
@@ -39,7 +39,7 @@ def test_all_tasks_can_be_read_with_their_images(data: ContinualDataModule, fold
     assert [path.name for path in folder.parent.iterdir()] == ["data"]  # no draft is left
 
 
-def test_answers_are_lower_case_and_balanced(data: ContinualDataModule):
+def test_answers_are_lower_case_and_balanced(data: ContinualDataModule) -> None:
     kinds = {"yes_no": 2, "color": 8, "shape": 3, "digit": 10, "larger": 2}
     for name, kind in kinds.items():
         counts = Counter(sample.turns[-1].text for sample in data.train_samples(name))
@@ -50,7 +50,7 @@ def test_answers_are_lower_case_and_balanced(data: ContinualDataModule):
         assert all(answer.islower() for answer in counts)
 
 
-def test_train_and_test_share_no_picture(data: ContinualDataModule):
+def test_train_and_test_share_no_picture(data: ContinualDataModule) -> None:
     for name in data.task_names:
         pictures = [
             {str(image) for sample in samples for image in sample.images}
@@ -59,7 +59,7 @@ def test_train_and_test_share_no_picture(data: ContinualDataModule):
         assert not pictures[0] & pictures[1]
 
 
-def test_larger_names_the_side_of_the_larger_digit(data: ContinualDataModule):
+def test_larger_names_the_side_of_the_larger_digit(data: ContinualDataModule) -> None:
     from sklearn.datasets import load_digits
 
     target = load_digits().target
@@ -69,7 +69,7 @@ def test_larger_names_the_side_of_the_larger_digit(data: ContinualDataModule):
         assert sample.turns[-1].text == expected
 
 
-def test_the_seed_decides_what_is_written(tmp_path: Path, folder: Path):
+def test_the_seed_decides_what_is_written(tmp_path: Path, folder: Path) -> None:
     written = {}
     for seed in (0, 1):
         output = tmp_path / str(seed)
@@ -81,7 +81,7 @@ def test_the_seed_decides_what_is_written(tmp_path: Path, folder: Path):
     assert all(written[0][name] != written[1][name] for name in written[0])
 
 
-def test_existing_data_are_not_overwritten(tmp_path: Path):
+def test_existing_data_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     for output in (tmp_path, tmp_path / "mine.txt"):
         with pytest.raises(FileExistsError, match="exists already and is not an empty folder"):
@@ -89,7 +89,7 @@ def test_existing_data_are_not_overwritten(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         (tmp_path / "out").parent.mkdir(exist_ok=True)
         raise OSError("disk full")
@@ -101,13 +101,15 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("package", ["easy_vqa", "sklearn.datasets"])
-def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str):
+def test_missing_packages_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install dmole\[examples\]"):
         make_example(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sizes_below_one_are_refused(tmp_path: Path):
+def test_sizes_below_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train_size 0 and test_size 250 must be at least 1"):
         make_example(tmp_path / "out", train_size=0)

@@ -15,7 +15,7 @@ from dmole.demo.world.world import COLOR_NAMES, COLORS, LIGHT_COLORS, SHAPES, sh
 LIGHT_NAMES = [COLOR_NAMES[color] for color in LIGHT_COLORS]
 
 
-def test_shapes_that_the_text_leaves_out_can_be_read_from_the_picture():
+def test_shapes_that_the_text_leaves_out_can_be_read_from_the_picture() -> None:
     for sample in synthetic_samples("synthetic://graph_node/test?size=40&picture=1"):
         graph, question = read_prompt(sample.prompt)
         assert not any(shape for _, shape in graph.nodes(data="shape"))
@@ -37,7 +37,7 @@ def shape_seen(pixels: np.ndarray, name: str) -> str:
     return (*SHAPES, "?")[int(np.argmax(fits))]
 
 
-def test_nodes_of_a_picture_do_not_overlap_and_edges_are_drawn():
+def test_nodes_of_a_picture_do_not_overlap_and_edges_are_drawn() -> None:
     rng = random.Random(2)
     for count in range(2, 8):
         graph = random_graph(rng, count, count - 1)

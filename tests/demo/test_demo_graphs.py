@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import random
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import networkx as nx
 import pytest
@@ -34,7 +35,7 @@ EVERY_TASK = pytest.mark.parametrize("task", sorted(GRAPH_TASKS))
 
 @EVERY_TASK
 @pytest.mark.parametrize("form", FORMS)
-def test_networkx_finds_the_same_answer_from_the_text_alone(task, form):
+def test_networkx_finds_the_same_answer_from_the_text_alone(task: str, form: str) -> None:
     for sample in synthetic_samples(f"synthetic://{task}/test?size=150{form}"):
         right = solve(*read_prompt(sample.prompt))
         if isinstance(right, str):
@@ -46,7 +47,7 @@ def test_networkx_finds_the_same_answer_from_the_text_alone(task, form):
             assert " ".join(sample.references) == " ".join(words)
 
 
-def test_any_order_and_direction_of_a_nodes_edges_is_accepted_and_a_route_has_one():
+def test_any_order_and_direction_of_a_nodes_edges_is_accepted_and_a_route_has_one() -> None:
     subgraphs = synthetic_samples("synthetic://graph_sub/test?size=60")
     for sample in subgraphs:
         count = len(read_edges(sample.references[0]))
@@ -60,7 +61,7 @@ def test_any_order_and_direction_of_a_nodes_edges_is_accepted_and_a_route_has_on
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_a_graph_read_back_is_the_graph_written(write):
+def test_a_graph_read_back_is_the_graph_written(write: Callable[..., str]) -> None:
     rng = random.Random(0)
     for _ in range(200):
         graph = random_graph(rng, 6, rng.randint(5, 15))
@@ -71,7 +72,7 @@ def test_a_graph_read_back_is_the_graph_written(write):
         assert len({frozenset(edge) for edge in graph.edges}) == len(graph.edges)
 
 
-def test_the_nodes_of_a_link_have_as_many_edges_whether_they_are_joined_or_not():
+def test_the_nodes_of_a_link_have_as_many_edges_whether_they_are_joined_or_not() -> None:
     ends: dict[str, Counter[tuple[int, ...]]] = {"yes": Counter(), "no": Counter()}
     for sample in synthetic_samples("synthetic://graph_link/val?size=600"):
         graph, question = read_prompt(sample.prompt)
@@ -81,7 +82,7 @@ def test_the_nodes_of_a_link_have_as_many_edges_whether_they_are_joined_or_not()
         assert abs(ends["yes"][degrees] - ends["no"][degrees]) < 4 * ends["yes"][degrees] ** 0.5
 
 
-def test_the_shape_with_more_ends_of_edges_is_right_half_of_the_time():
+def test_the_shape_with_more_ends_of_edges_is_right_half_of_the_time() -> None:
     leads = Counter()
     for sample in synthetic_samples("synthetic://graph_node/val?size=600"):
         graph, _ = read_prompt(sample.prompt)
@@ -94,7 +95,7 @@ def test_the_shape_with_more_ends_of_edges_is_right_half_of_the_time():
 
 
 @EVERY_TASK
-def test_other_names_change_the_text_and_not_the_class_of_the_answer(task):
+def test_other_names_change_the_text_and_not_the_class_of_the_answer(task: str) -> None:
     rng = random.Random(1)
     for _ in range(50):
         problem = GRAPH_TASKS[task](rng)
@@ -114,7 +115,7 @@ def test_other_names_change_the_text_and_not_the_class_of_the_answer(task):
 
 
 @EVERY_TASK
-def test_splits_share_no_graph_under_any_order_of_its_text(task):
+def test_splits_share_no_graph_under_any_order_of_its_text(task: str) -> None:
     seen: Counter[object] = Counter()
     for split, size in zip(SPLITS, (2400, 200, 200), strict=True):
         of_split = set()
@@ -126,7 +127,7 @@ def test_splits_share_no_graph_under_any_order_of_its_text(task):
 
 
 @EVERY_TASK
-def test_graphs_of_solved_problems_are_in_no_other_split_either(task):
+def test_graphs_of_solved_problems_are_in_no_other_split_either(task: str) -> None:
     shares = {}
     for split in SPLITS:
         samples = synthetic_samples(f"synthetic://{task}/{split}?size=20&shots=2&seed=5")
@@ -152,7 +153,7 @@ def first_answers(task: str, size: int = 1200) -> list[str]:
         ("graph_path", (2, 3)),
     ],
 )
-def test_answers_are_balanced(task, classes):
+def test_answers_are_balanced(task: str, classes: Sequence[str]) -> None:
     answers = first_answers(task)
     listed = task in ("graph_sub", "graph_path")
     counts = Counter(len(read_edges(answer)) if listed else answer for answer in answers)
@@ -161,7 +162,7 @@ def test_answers_are_balanced(task, classes):
     assert all(abs(times - fair) < 4 * fair**0.5 for times in counts.values())
 
 
-def test_the_shapes_of_a_node_problem_are_equally_frequent_and_the_asked_one_is_not_told():
+def test_the_shapes_of_a_node_problem_are_equally_frequent_and_the_asked_one_is_not_told() -> None:
     for sample in synthetic_samples("synthetic://graph_node/val?size=50"):
         graph, question = read_prompt(sample.prompt)
         asked = question.split()[-2]
@@ -170,20 +171,20 @@ def test_the_shapes_of_a_node_problem_are_equally_frequent_and_the_asked_one_is_
         assert sorted(shapes.values()) == [2, 2]
 
 
-def test_a_node_without_a_majority_has_no_kind():
+def test_a_node_without_a_majority_has_no_kind() -> None:
     nodes = (Node("red"), Node("blue", "star"), Node("pink", "cross"))
     assert kind_of_most(Graph(nodes, ()), "red") is None
     assert kind_of_most(Graph(nodes, (("red", "blue"), ("pink", "red"))), "red") is None
     assert kind_of_most(Graph(nodes, (("red", "blue"),)), "red") == "star"
 
 
-def test_nodes_that_no_way_joins_have_no_route():
+def test_nodes_that_no_way_joins_have_no_route() -> None:
     graph = Graph((Node("red"), Node("blue"), Node("pink")), (("red", "blue"),))
     assert graph.shortest_routes("red", "pink") == []
 
 
 @EVERY_TASK
-def test_forms_show_the_same_graph_and_question(task):
+def test_forms_show_the_same_graph_and_question(task: str) -> None:
     plain, json, shots = (
         synthetic_samples(f"synthetic://{task}/test?size=20{form}")
         for form in ("", "&json=1", "&shots=3")
@@ -200,7 +201,7 @@ def test_forms_show_the_same_graph_and_question(task):
 
 
 @EVERY_TASK
-def test_solved_problems_in_front_are_right(task):
+def test_solved_problems_in_front_are_right(task: str) -> None:
     for sample in synthetic_samples(f"synthetic://{task}/val?size=20&shots=2"):
         *solved, _ = sample.prompt.removeprefix("task ").split(" task ")
         for block in solved:
@@ -211,7 +212,7 @@ def test_solved_problems_in_front_are_right(task):
 
 
 @EVERY_TASK
-def test_prompts_are_short_enough_for_the_tiny_model(task):
+def test_prompts_are_short_enough_for_the_tiny_model(task: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY_PATH)
 
     def longest(form: str) -> int:
@@ -232,15 +233,15 @@ def test_prompts_are_short_enough_for_the_tiny_model(task):
         ("graph_node/train?size=1&shots=2&json=1", "JSON leave room for shots=1, got shots=2"),
     ],
 )
-def test_a_bad_option_is_refused_by_name(query, message):
+def test_a_bad_option_is_refused_by_name(query: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         synthetic_samples(f"synthetic://{query}")
 
 
-def test_an_address_holds_the_options_given():
+def test_an_address_holds_the_options_given() -> None:
     address = parse_address("synthetic://graph_sub/val?size=2&json=1&seed=4")
     assert (address.size, address.seed, address.options) == (2, 4, {"json": 1})
 
 
-def test_the_examples_of_the_docstrings_hold():
+def test_the_examples_of_the_docstrings_hold() -> None:
     assert doctest.testmod(graphs).failed == 0

@@ -12,8 +12,14 @@ from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.demo.tiny import TINY_PATH
 from dmole.demo.world import GENERATORS, GRAPH_TASKS, SPLITS, parse_address, synthetic_samples
 from dmole.demo.world.questions import WORDINGS, ask_all
-from dmole.demo.world.scenes import dense_labels, random_scene, shape_scene, text_scene
-from dmole.demo.world.styles import FILLS, filled_mask
+from dmole.demo.world.scenes import (
+    FILLS,
+    dense_labels,
+    filled_mask,
+    random_scene,
+    shape_scene,
+    text_scene,
+)
 from dmole.demo.world.world import CLASSES, COLOR_NAMES, Thing
 
 ALL = sorted([*GENERATORS, *GRAPH_TASKS])
@@ -30,7 +36,7 @@ SINGLE_WORD_TASKS = (
 
 
 @pytest.mark.parametrize("generator", ALL)
-def test_the_same_address_gives_the_same_samples(generator):
+def test_the_same_address_gives_the_same_samples(generator: str) -> None:
     first = synthetic_samples(f"synthetic://{generator}/train?size=5&seed=3")
     second = synthetic_samples(f"synthetic://{generator}/train?size=5&seed=3")
     for one, other in zip(first, second, strict=True):
@@ -38,14 +44,14 @@ def test_the_same_address_gives_the_same_samples(generator):
         np.testing.assert_array_equal(one.images[0].array, other.images[0].array)
 
 
-def test_a_longer_list_begins_with_the_shorter_one():
+def test_a_longer_list_begins_with_the_shorter_one() -> None:
     short = synthetic_samples("synthetic://find/test?size=3")
     long = synthetic_samples("synthetic://find/test?size=9")
     assert [sample.turns for sample in short] == [sample.turns for sample in long[:3]]
 
 
 @pytest.mark.parametrize("generator", ALL)
-def test_splits_and_seeds_share_neither_ids_nor_pictures(generator):
+def test_splits_and_seeds_share_neither_ids_nor_pictures(generator: str) -> None:
     ids, pictures = [], []
     for split in SPLITS:
         for seed in (0, 1):
@@ -56,7 +62,7 @@ def test_splits_and_seeds_share_neither_ids_nor_pictures(generator):
     assert len(set(pictures)) == len(pictures)
 
 
-def test_training_samples_end_with_the_answer_and_test_samples_with_the_question():
+def test_training_samples_end_with_the_answer_and_test_samples_with_the_question() -> None:
     (trained,) = synthetic_samples("synthetic://caption/train?size=1")
     (tested,) = synthetic_samples("synthetic://caption/test?size=1")
     assert [turn.role for turn in trained.turns] == ["user", "assistant"]
@@ -68,7 +74,9 @@ def test_training_samples_end_with_the_answer_and_test_samples_with_the_question
 
 
 @pytest.mark.parametrize("generator", ALL)
-def test_questions_survive_the_tokenizer_and_answers_are_made_of_known_words(generator):
+def test_questions_survive_the_tokenizer_and_answers_are_made_of_known_words(
+    generator: str,
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY_PATH)
     for sample in synthetic_samples(f"synthetic://{generator}/val?size=60"):
         answer = sample.references[0]
@@ -80,7 +88,7 @@ def test_questions_survive_the_tokenizer_and_answers_are_made_of_known_words(gen
             assert len(words) == 1
 
 
-def test_no_task_answers_two_ways_to_one_question():
+def test_no_task_answers_two_ways_to_one_question() -> None:
     answers: dict[tuple[bytes, str], str] = {}
     for generator in ALL:
         for sample in synthetic_samples(f"synthetic://{generator}/val?size=100"):
@@ -102,18 +110,18 @@ def test_no_task_answers_two_ways_to_one_question():
         ("file://paint/train?size=1", "is no address of the form"),
     ],
 )
-def test_a_bad_address_is_refused_by_name(uri, message):
+def test_a_bad_address_is_refused_by_name(uri: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_address(uri)
 
 
-def test_a_scene_of_the_pretraining_has_solid_shapes_only():
+def test_a_scene_of_the_pretraining_has_solid_shapes_only() -> None:
     rng = random.Random(0)
     scenes = [random_scene(rng) for _ in range(100)]
     assert {thing.fill for scene in scenes for thing in scene.things} == {"solid"}
 
 
-def test_dense_labels_name_color_class_and_edges_of_the_patches_under_a_thing():
+def test_dense_labels_name_color_class_and_edges_of_the_patches_under_a_thing() -> None:
     scene = text_scene(random.Random(1), "number")
     labels = dense_labels(scene).reshape(6, 8, 8)
     for glyph in scene.things:
@@ -127,7 +135,7 @@ def test_dense_labels_name_color_class_and_edges_of_the_patches_under_a_thing():
     assert (ground[2:] == -100).all()
 
 
-def test_shapes_of_a_scene_neither_overlap_nor_look_the_same():
+def test_shapes_of_a_scene_neither_overlap_nor_look_the_same() -> None:
     rng = random.Random(2)
     for _ in range(200):
         scene = shape_scene(rng)
@@ -139,7 +147,7 @@ def test_shapes_of_a_scene_neither_overlap_nor_look_the_same():
         assert len({thing.name for thing in scene.things}) == len(scene.things)
 
 
-def test_a_thing_is_painted_in_its_color_where_its_box_says():
+def test_a_thing_is_painted_in_its_color_where_its_box_says() -> None:
     rng = random.Random(3)
     for _ in range(50):
         scene = shape_scene(rng, 1, dark=False)
@@ -149,7 +157,7 @@ def test_a_thing_is_painted_in_its_color_where_its_box_says():
         assert np.abs(scene.pixels[row, column].astype(int) - ground).max() > 15
 
 
-def test_questions_cover_every_kind_and_answers_follow_from_the_scene():
+def test_questions_cover_every_kind_and_answers_follow_from_the_scene() -> None:
     rng = random.Random(4)
     seen = set()
     for _ in range(100):
@@ -165,7 +173,7 @@ def test_questions_cover_every_kind_and_answers_follow_from_the_scene():
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("size", [16, 20])
-def test_fills_differ_from_each_other_on_every_shape(fill, size):
+def test_fills_differ_from_each_other_on_every_shape(fill: str, size: int) -> None:
     for label in range(5):
         others = [filled_mask(label, size, other) for other in FILLS if other != fill]
         mask = filled_mask(label, size, fill)
@@ -173,12 +181,12 @@ def test_fills_differ_from_each_other_on_every_shape(fill, size):
         assert 0 <= mask.min() <= mask.max() <= 1
 
 
-def test_an_unknown_fill_is_refused():
+def test_an_unknown_fill_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown fill 'plaid'; known are solid, hollow"):
         filled_mask(0, 16, "plaid")
 
 
-def test_a_thing_knows_its_box_center_and_name():
+def test_a_thing_knows_its_box_center_and_name() -> None:
     thing = Thing(label=3, color=0, left=2, top=4, width=3, height=5)
     assert thing.box == (2, 4, 5, 9)
     assert thing.center == (3.5, 6.5)

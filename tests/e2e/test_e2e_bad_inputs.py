@@ -18,10 +18,15 @@ import yaml
 from bad_sources import CASES, bad_sources
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_runs import FitWords
 
 from dmole.cli.main import main
 
 ALLOCATOR = "dmole.allocation.SensitivityAllocator"
+
+
+Fault = Callable[..., str]
+Change = Callable[[Path], object]
 
 
 @pytest.fixture
@@ -30,12 +35,14 @@ def fault(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Callable[..., str]:
+) -> Fault:
     """Run ``fit`` with a config laid over the small one and return its one line of complaint."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read once, at import
 
-    def run(config: Any = None, *flags: str, text: str | None = None, run_folder=False) -> str:
+    def run(
+        config: Any = None, *flags: str, text: str | None = None, run_folder: bool = False
+    ) -> str:
         more = []
         if config is not None or text is not None:
             Path("own.yaml").write_text(yaml.safe_dump(config) if text is None else text)
@@ -97,12 +104,14 @@ def allocator(**init_args: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value[1] if isinstance(value, list) and len(value) > 1 else "",
 )
-def test_a_fault_of_a_config_names_file_and_key(fault, config, culprits):
+def test_a_fault_of_a_config_names_file_and_key(
+    fault: Fault, config: Any, culprits: list[Any]
+) -> None:
     line = fault(config)
     assert all(culprit in line for culprit in culprits), line
 
 
-def test_broken_yaml_names_file_and_place(fault):
+def test_broken_yaml_names_file_and_place(fault: Fault) -> None:
     assert "own.yaml is not YAML" in fault(text="data: {tasks: [")
 
 
@@ -118,7 +127,9 @@ def test_broken_yaml_names_file_and_place(fault):
     ],
     ids=lambda value: value[0],
 )
-def test_a_fault_of_a_flag_names_the_flag_and_no_file(fault, flags, culprits):
+def test_a_fault_of_a_flag_names_the_flag_and_no_file(
+    fault: Fault, flags: list[str], culprits: list[str]
+) -> None:
     line = fault(None, *flags)
     assert all(culprit in line for culprit in culprits), line
     assert "small.yaml" not in line
@@ -144,7 +155,9 @@ def test_a_fault_of_a_flag_names_the_flag_and_no_file(fault, flags, culprits):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_value_that_cannot_be_is_named(fault, config, culprit):
+def test_a_value_that_cannot_be_is_named(
+    fault: Fault, config: dict[str, Any], culprit: str
+) -> None:
     assert culprit in fault(config)
 
 
@@ -158,14 +171,16 @@ def test_a_value_that_cannot_be_is_named(fault, config, culprit):
     ],
     ids=["not text", "code", "nested", "empty"],
 )
-def test_a_config_that_cannot_be_read_is_named(fault, content, culprits):
+def test_a_config_that_cannot_be_read_is_named(
+    fault: Fault, content: bytes, culprits: list[str]
+) -> None:
     Path("own.yaml").write_bytes(content)
     line = fault(None, "--config", "own.yaml")
     assert all(culprit in line for culprit in culprits), line
     assert not Path("mark").exists()
 
 
-def test_two_tasks_of_one_name_are_refused(fault):
+def test_two_tasks_of_one_name_are_refused(fault: Fault) -> None:
     twice = tasks()["data"]["tasks"] * 2
     assert "two tasks have the name 'paint'" in fault({"data": {"tasks": twice}})
 
@@ -181,7 +196,7 @@ def test_two_tasks_of_one_name_are_refused(fault):
         ("empty", "empty"),
     ],
 )
-def test_a_base_model_that_cannot_be_loaded_is_named(fault, name, reason):
+def test_a_base_model_that_cannot_be_loaded_is_named(fault: Fault, name: str, reason: str) -> None:
     Path("empty").mkdir()
     path = {"class_path": "dmole.models.PretrainedBackbone", "init_args": {"name_or_path": name}}
     line = fault({"model": {"backbone": path}})
@@ -189,14 +204,18 @@ def test_a_base_model_that_cannot_be_loaded_is_named(fault, name, reason):
     assert reason in line
 
 
-def test_a_folder_that_cannot_be_written_is_named(fit_words, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_named(
+    fit_words: FitWords, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("in the way")
     assert main(fit_words(tmp_path / "file" / "runs")) == 1
     assert "file" in one_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_run_folder_that_exists_is_not_written_to(fit_words, tmp_path, capsys):
+def test_a_run_folder_that_exists_is_not_written_to(
+    fit_words: FitWords, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "small" / "version_3"
     folder.mkdir(parents=True)
     assert main(fit_words(tmp_path, "--trainer.version", "3")) == 1
@@ -269,12 +288,14 @@ def faulty_file(content: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_fault_of_a_data_file_names_file_and_item(fault, content, culprit):
+def test_a_fault_of_a_data_file_names_file_and_item(
+    fault: Fault, content: Any, culprit: str
+) -> None:
     assert culprit in fault(faulty_file(content))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_source_with_an_error_is_named(fault: Callable[..., str], case: str) -> None:
+def test_a_source_with_an_error_is_named(fault: Fault, case: str) -> None:
     task, message = bad_sources(Path())[case]
     keys = {"train": task.train, "columns": task.columns}
     if task.test is not None:
@@ -282,20 +303,18 @@ def test_a_source_with_an_error_is_named(fault: Callable[..., str], case: str) -
     assert message in fault(tasks(**keys))
 
 
-def test_a_hub_out_of_reach_is_named(
-    fault: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_out_of_reach_is_named(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     line = fault(tasks(train="hf://nobody/nothing?config=x"))
     assert "hf://nobody/nothing: cannot be loaded: " in line
 
 
-def test_a_system_turn_is_refused_where_the_model_takes_none(fault: Callable[..., str]) -> None:
+def test_a_system_turn_is_refused_where_the_model_takes_none(fault: Fault) -> None:
     line = fault(faulty_file([item(system="Be brief.")]), run_folder=True)
     assert "sample 'a': the chat template takes no system turn: the roles are 'user' and" in line
 
 
-def test_a_data_file_that_is_not_text_is_named(fault):
+def test_a_data_file_that_is_not_text_is_named(fault: Fault) -> None:
     config = faulty_file([])
     Path("train.json").write_bytes(b"[\xff]")
     assert "train.json: is not UTF-8 text" in fault(config)
@@ -326,13 +345,13 @@ def bomb(path: Path) -> None:
     ],
     ids=["folder", "pipe", "link", "text", "empty", "bomb"],
 )
-def test_an_image_that_cannot_be_used_is_named(fault, make, culprit):
+def test_an_image_that_cannot_be_used_is_named(fault: Fault, make: Change, culprit: str) -> None:
     make(Path("a.png"))
     line = fault(faulty_file([item(image="a.png")]), "--data.verify_images", "true")
     assert culprit in line
 
 
-def test_an_empty_test_file_is_refused(fault):
+def test_an_empty_test_file_is_refused(fault: Fault) -> None:
     Path("test.json").write_text("[]")
     assert "test.json: holds no items" in fault(tasks(test="test.json"))
 
@@ -343,23 +362,27 @@ def truncated_image() -> dict[str, Any]:
     return faulty_file([item(f"s{i}", image="a.png") for i in range(2)])
 
 
-def test_a_truncated_image_is_found_before_the_run_where_images_are_verified(fault):
+def test_a_truncated_image_is_found_before_the_run_where_images_are_verified(
+    fault: Fault,
+) -> None:
     line = fault(truncated_image(), "--data.verify_images", "true")
     assert "a.png" in line
 
 
-def test_a_truncated_image_is_named_where_it_is_met(fault):
+def test_a_truncated_image_is_named_where_it_is_met(fault: Fault) -> None:
     # images are decoded while training: what was done before is kept
     assert "a.png" in fault(truncated_image(), run_folder=True)
 
 
-def test_a_sample_that_is_too_long_is_named_with_its_length(fault):
+def test_a_sample_that_is_too_long_is_named_with_its_length(fault: Fault) -> None:
     line = fault({"data": {"max_length": 5}}, run_folder=True)
     assert "sample 'paint-test-0-0' has" in line
     assert "more than max_length 5" in line
 
 
-def test_a_training_sample_that_is_too_long_is_named_with_its_length(fault):
+def test_a_training_sample_that_is_too_long_is_named_with_its_length(
+    fault: Fault,
+) -> None:
     long = [{"from": "human", "value": "what ? " * 300}, {"from": "gpt", "value": "red"}]
     config = faulty_file([item("ok"), item("long", conversations=long)])
     config["data"]["max_length"] = 300
@@ -374,7 +397,7 @@ def test_a_training_sample_that_is_too_long_is_named_with_its_length(fault):
 class Code:
     """Makes a folder when it is unpickled."""
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, (str(Path("mark").resolve()),)
 
 
@@ -407,34 +430,51 @@ def holds(content: Any) -> Callable[[Path], None]:
 CUT_SHORT = "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short"
 
 
+CHECKPOINTS = [
+    ("missing", Path.unlink, "there is no checkpoint own/checkpoints/last.ckpt"),
+    ("empty", lambda file: file.write_bytes(b""), CUT_SHORT),
+    ("text", lambda file: file.write_text("text"), CUT_SHORT),
+    ("truncated", cut, CUT_SHORT),
+    ("bit-flipped", flip, "cannot read checkpoint own/checkpoints/last.ckpt: it is damaged in "),
+    ("code", holds(Code()), "last.ckpt: it holds more than tensors and plain values (posix.mkdir)"),
+    (
+        "bare pickle",
+        lambda file: file.write_bytes(pickle.dumps(Code())),
+        "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short, or no checkpoint",
+    ),
+    (
+        "of another project",
+        holds({"state_dict": {"w": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}),
+        "last.ckpt is not a checkpoint of a sequence",
+    ),
+    ("a list", holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
+    (
+        "other base",
+        fingerprint(**{"base model": "x"}),
+        "last.ckpt was made with another base model",
+    ),
+    (
+        "other data",
+        fingerprint(**{"data of paint": {}}),
+        "last.ckpt was made with another data of paint",
+    ),
+    ("other order", fingerprint(**{"order of stages": []}), "made with another order of stages"),
+]
+CHECKPOINTS_OFTEN = {"missing", "bit-flipped", "code", "other base"}
+"""Checked with every change; the others are, without the command line, in `test_e2e_resume.py`
+and `test_run_checkpoint_file.py`."""
+
+
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
-        (Path.unlink, "there is no checkpoint own/checkpoints/last.ckpt"),
-        (lambda file: file.write_bytes(b""), CUT_SHORT),
-        (lambda file: file.write_text("text"), CUT_SHORT),
-        (cut, CUT_SHORT),
-        (flip, "cannot read checkpoint own/checkpoints/last.ckpt: it is damaged in "),
-        (holds(Code()), "last.ckpt: it holds more than tensors and plain values (posix.mkdir)"),
-        (
-            lambda file: file.write_bytes(pickle.dumps(Code())),
-            "cannot read checkpoint own/checkpoints/last.ckpt: it is cut short, or no checkpoint",
-        ),
-        (
-            holds({"state_dict": {"w": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}),
-            "last.ckpt is not a checkpoint of a sequence",
-        ),
-        (holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
-        (fingerprint(**{"base model": "x"}), "last.ckpt was made with another base model"),
-        (fingerprint(**{"data of paint": {}}), "last.ckpt was made with another data of paint"),
-        (fingerprint(**{"order of stages": []}), "made with another order of stages"),
+        pytest.param(*row, id=name, marks=[] if name in CHECKPOINTS_OFTEN else pytest.mark.slow)
+        for name, *row in CHECKPOINTS
     ],
-    ids=[
-        "missing", "empty", "text", "truncated", "bit-flipped", "code", "bare pickle",
-        "of another project", "a list", "other base", "other data", "other order",
-    ],
-)  # fmt: skip
-def test_a_checkpoint_that_cannot_be_resumed_says_why(fault, quick_run, change, culprit):
+)
+def test_a_checkpoint_that_cannot_be_resumed_says_why(
+    fault: Fault, quick_run: Path, change: Change, culprit: str
+) -> None:
     file = Path("own") / "checkpoints" / "last.ckpt"
     file.parent.mkdir(parents=True)
     shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", file)
@@ -443,12 +483,12 @@ def test_a_checkpoint_that_cannot_be_resumed_says_why(fault, quick_run, change, 
     assert not Path("mark").exists()
 
 
-def test_a_checkpoint_outside_a_run_folder_is_refused(fault, quick_run):
+def test_a_checkpoint_outside_a_run_folder_is_refused(fault: Fault, quick_run: Path) -> None:
     shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", "last.ckpt")
     assert "last.ckpt lies in no run folder" in fault(None, "--ckpt_path", "last.ckpt")
 
 
-def test_a_run_folder_without_a_checkpoint_is_named(fault):
+def test_a_run_folder_without_a_checkpoint_is_named(fault: Fault) -> None:
     Path("empty").mkdir()
     line = fault(None, "--ckpt_path", "empty")
     assert "there is no checkpoint empty/checkpoints/last.ckpt" in line
@@ -579,7 +619,7 @@ FOREIGN = [
     (
         "router outside",
         edit(ROUTER, lambda c: c["tasks"][0].update(name="../../x")),
-        ["router.json: task name '../../x'"],
+        ["router.json: expert name '../../x'"],
     ),
     ("flipped router", lambda run: flip_last(run / ENCODER), [ENCODER, "is damaged"]),
     (
@@ -595,7 +635,7 @@ FOREIGN = [
     (
         "router of another width",
         tensors(ENCODER, lambda t: t.update(b_dec=torch.zeros(3))),
-        ["router of task paint: tensor b_dec has shape (3,)"],
+        ["router of expert paint: tensor b_dec has shape (3,)"],
     ),
     ("no config", lambda run: (run / "config.yaml").unlink(), ["is no run folder"]),
     (
@@ -643,8 +683,14 @@ OFTEN = {
     ],
 )
 def test_a_damaged_or_hostile_run_is_refused_and_runs_nothing(
-    quick_run, tmp_path, monkeypatch, capsys, name, change, culprits
-):
+    quick_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: Change,
+    culprits: list[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     unused = shutil.ignore_patterns("events*", "figures", "checkpoints", "predictions")
     run = shutil.copytree(quick_run, tmp_path / "run", ignore=unused)
@@ -679,33 +725,47 @@ def test_a_damaged_or_hostile_run_is_refused_and_runs_nothing(
     ],
     ids=" ".join,
 )
-def test_a_fault_of_another_verb_is_one_line(tmp_path, monkeypatch, capsys, words, culprit):
+def test_a_fault_of_another_verb_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    culprit: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(words) == 1
     assert culprit in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_prompt_file_that_is_no_list_is_named(tmp_path, capsys, quick_run):
+def test_a_prompt_file_that_is_no_list_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_run: Path
+) -> None:
     path = tmp_path / "prompts.json"
     path.write_text('{"prompt": "x"}')
     assert main(["predict", str(quick_run), "--input", str(path)]) == 1
     assert "prompts.json: expected a list of prompts, got dict" in one_line(capsys)
 
 
-def test_an_evaluation_does_not_write_over_a_folder(tmp_path, capsys, quick_run):
+def test_an_evaluation_does_not_write_over_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_run: Path
+) -> None:
     words = ["evaluate", str(quick_run), "--output", str(tmp_path)]
     assert main(words) == 1
     assert f"{tmp_path} exists; name another output" in one_line(capsys)
 
 
-def test_a_run_without_an_expert_file_is_refused(tmp_path, capsys, quick_run):
+def test_a_run_without_an_expert_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_run: Path
+) -> None:
     (tmp_path / "config.yaml").write_bytes((quick_run / "config.yaml").read_bytes())
     assert main(["predict", str(tmp_path), "--prompt", "what ?"]) == 1
     assert "experts.json is missing" in one_line(capsys)
 
 
-def test_missing_packages_of_the_example_are_named_with_their_extra(tmp_path, capsys, monkeypatch):
+def test_missing_packages_of_the_example_are_named_with_their_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
     assert main(["data", "make-example", str(tmp_path / "x")]) == 1
     line = one_line(capsys)
@@ -714,14 +774,16 @@ def test_missing_packages_of_the_example_are_named_with_their_extra(tmp_path, ca
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_verb_lists_those_there_are(capsys):
+def test_an_unknown_verb_lists_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 2
     line = one_line(capsys)
     assert "no verb 'train'" in line
     assert "fit, allocate, evaluate, predict, compare, data" in line
 
 
-def test_a_fault_is_raised_whole_where_a_traceback_is_wanted(monkeypatch):
+def test_a_fault_is_raised_whole_where_a_traceback_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("DMOLE_TRACEBACK", "1")
     with pytest.raises(ValueError, match="nowhere is no run folder"):
         main(["evaluate", "nowhere"])

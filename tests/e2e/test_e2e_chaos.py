@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from run_digests import run_digests
+from small_runs import find_processes
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,6 @@ class Fit:
                 [sys.executable, "-m", "dmole", *words],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
                 start_new_session=True,
             )
 
@@ -98,7 +98,11 @@ class Fit:
         return self.run
 
 
-def reference(folder: Path, *flags: str) -> tuple[Path, dict[tuple[int, str], float]]:
+Timed = tuple[Path, dict[tuple[int, str], float]]
+"""A run, and the seconds each of its phases took, by stage and name."""
+
+
+def reference(folder: Path, *flags: str) -> Timed:
     """Return an uninterrupted run and the seconds each of its phases took."""
     run = Fit(folder, flags).finish()
     laps = json.loads((run / "timing.json").read_text())["phases"]
@@ -106,16 +110,18 @@ def reference(folder: Path, *flags: str) -> tuple[Path, dict[tuple[int, str], fl
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Timed:
     return reference(tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="module")
-def alone_two(tmp_path_factory):
+def alone_two(tmp_path_factory: pytest.TempPathFactory) -> Timed:
     return reference(tmp_path_factory.mktemp("alone_two"), *TWO_PROCESSES)
 
 
-def instants(seed: int, seconds: dict[tuple[int, str], float], count: int) -> list[tuple]:
+def instants(
+    seed: int, seconds: dict[tuple[int, str], float], count: int
+) -> list[tuple[int, str, float]]:
     """Return phases in the order of the run with a random delay in each; training most often."""
     draw = random.Random(seed)
     chosen = [PHASES[i % len(PHASES)] for i in range(count - count // 3)]
@@ -141,11 +147,14 @@ def kill(fit: Fit) -> None:
     fit.process.kill()
 
 
+Survives = Callable[..., None]
+
+
 @pytest.fixture
-def survives(tmp_path, digests) -> Callable[..., None]:
+def survives(tmp_path: Path) -> Survives:
     """Return a check: runs killed again and again end like a given one."""
 
-    def check(reference, kills: int, seed: int, *flags: str) -> None:
+    def check(reference: Timed, kills: int, seed: int, *flags: str) -> None:
         run, seconds = reference
         hit = 0
         for chain in range(2 * kills):  # a run that ends before its next instant makes way
@@ -155,7 +164,7 @@ def survives(tmp_path, digests) -> Callable[..., None]:
                 if hit == kills or not ended(Fit(root, flags), at, kill):
                     break
                 hit += 1
-            assert digests(Fit(root, flags).finish()) == digests(run)
+            assert run_digests(Fit(root, flags).finish()) == run_digests(run)
             assert not list(root.rglob("*.part"))
             if hit == kills:
                 return
@@ -164,28 +173,30 @@ def survives(tmp_path, digests) -> Callable[..., None]:
     return check
 
 
-def test_a_run_killed_at_any_instant_ends_the_same(alone, survives):
+def test_a_run_killed_at_any_instant_ends_the_same(alone: Timed, survives: Survives) -> None:
     survives(alone, 14, 1)
 
 
-def test_a_run_with_workers_killed_at_any_instant_ends_the_same(alone, survives):
+def test_a_run_with_workers_killed_at_any_instant_ends_the_same(
+    alone: Timed, survives: Survives
+) -> None:
     survives(alone, 4, 2, "--data.num_workers", "2")
 
 
 def test_two_processes_killed_at_any_instant_end_the_same(
-    alone_two, survives, processes_of, tmp_path
-):
+    alone_two: Timed, survives: Survives, tmp_path: Path
+) -> None:
     survives(alone_two, 5, 3, *TWO_PROCESSES, "--data.num_workers", "2")
     deadline = time.monotonic() + START
-    while left := processes_of(tmp_path):  # those started by a killed process end by themselves
+    while left := find_processes(tmp_path):  # those started by a killed process end by themselves
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
 
 
 @pytest.mark.parametrize(("name", "times"), [("SIGTERM", 4), ("SIGUSR1", 1), ("SIGINT", 1)])
 def test_a_run_that_is_asked_to_end_saves_says_so_and_ends_the_same(
-    alone, tmp_path, digests, name, times
-):
+    alone: Timed, tmp_path: Path, name: str, times: int
+) -> None:
     run, seconds = alone
     number = getattr(signal, name)
     asked = 0
@@ -196,12 +207,14 @@ def test_a_run_that_is_asked_to_end_saves_says_so_and_ends_the_same(
             assert f"ended by {name} in stage" in fit.lines[-1]
             asked += 1
     assert asked == times
-    assert digests(Fit(tmp_path).finish()) == digests(run)
+    assert run_digests(Fit(tmp_path).finish()) == run_digests(run)
 
 
-def test_two_processes_that_are_asked_to_end_do_so_together(alone_two, tmp_path, digests):
+def test_two_processes_that_are_asked_to_end_do_so_together(
+    alone_two: Timed, tmp_path: Path
+) -> None:
     run, seconds = alone_two
     fit = Fit(tmp_path, TWO_PROCESSES)
     assert ended(fit, (1, "train", seconds[1, "train"] / 3), lambda f: f.process.terminate())
     assert fit.process.returncode == 128 + signal.SIGTERM, "\n".join(fit.lines)
-    assert digests(Fit(tmp_path, TWO_PROCESSES).finish()) == digests(run)
+    assert run_digests(Fit(tmp_path, TWO_PROCESSES).finish()) == run_digests(run)

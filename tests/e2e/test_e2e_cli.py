@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from small_runs import FitWords, Recipe, read_csv
 
 from dmole import __version__
 from dmole.cli.main import main
@@ -26,7 +27,7 @@ def python(*words: str) -> str:
 # -- verbs that load no model ------------------------------------------------------------------
 
 
-def test_help_and_version_load_no_torch():
+def test_help_and_version_load_no_torch() -> None:
     code = """
 import sys
 from dmole.cli.main import main
@@ -36,18 +37,18 @@ print(codes, [name for name in ("torch", "lightning", "transformers") if name in
     assert python("-c", code).splitlines()[-1] == "[0, 0, 0, 2] []"
 
 
-def test_the_module_is_the_console_script():
+def test_the_module_is_the_console_script() -> None:
     assert python("-m", "dmole", "--version") == f"dmole {__version__}\n"
 
 
-def test_help_names_every_verb(capsys):
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     for verb in ("fit", "allocate", "evaluate", "predict", "compare", "data make-example"):
         assert f"\n  {verb} " in text
 
 
-def test_the_help_of_fit_has_every_setting(capsys):
+def test_the_help_of_fit_has_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fit", "--help"])
     assert ended.value.code == 0
@@ -59,7 +60,12 @@ def test_the_help_of_fit_has_every_setting(capsys):
 # -- configs -----------------------------------------------------------------------------------
 
 
-def test_the_log_says_which_config_was_taken(tmp_path, monkeypatch, capsys, fit_words):
+def test_the_log_says_which_config_was_taken(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fit_words: FitWords,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(fit_words(tmp_path, verb="allocate")) == 0
     shipped = capsys.readouterr().out.splitlines()[0]
@@ -71,7 +77,9 @@ def test_the_log_says_which_config_was_taken(tmp_path, monkeypatch, capsys, fit_
     assert capsys.readouterr().out.splitlines()[0] == "config quickstart.yaml"
 
 
-def test_the_last_config_and_then_the_flags_win(tmp_path, capsys, fit_words):
+def test_the_last_config_and_then_the_flags_win(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fit_words: FitWords
+) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("{seed_everything: 5, model: {alpha: 3.0, beams: 2}}")
     flags = ["--config", str(own), "--model.alpha", "4", "--print_config"]
@@ -87,8 +95,8 @@ def test_the_last_config_and_then_the_flags_win(tmp_path, capsys, fit_words):
 
 
 def test_allocate_writes_nothing_and_prints_what_fit_will_do(
-    quick_run, tmp_path, capsys, fit_words, rows
-):
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fit_words: FitWords
+) -> None:
     assert main(fit_words(tmp_path / "runs", verb="allocate")) == 0
     assert not (tmp_path / "runs").exists()
     printed, task = {}, None
@@ -101,7 +109,7 @@ def test_allocate_writes_nothing_and_prints_what_fit_will_do(
     fitted = {
         (row["task"], row["layer"]): f"{float(row['score']):.4g} "
         + (f"rank {row['rank']}" if row["expert"] == "1" else "-")
-        for row in rows(quick_run / "allocation.csv")
+        for row in read_csv(quick_run / "allocation.csv")
     }
     assert printed == fitted
 
@@ -116,32 +124,29 @@ def answers(folder: Path) -> dict[str, str]:
     }
 
 
-def test_evaluate_computes_the_matrices_again_to_the_last_bit(quick_run, tmp_path, digests):
-    before = digests(quick_run)
-    output = tmp_path / "again"
-    assert main(["evaluate", str(quick_run), "--output", str(output)]) == 0
+def test_evaluate_computes_the_matrices_again_to_the_last_bit(
+    quick_run: Path, evaluated: Path
+) -> None:
     for name in (*MATRICES, "routing.csv", "metrics.json"):
-        assert (output / name).read_text() == (quick_run / name).read_text()
-    assert answers(output) == answers(quick_run)
-    assert digests(quick_run) == before
-    assert [path.name for path in quick_run.parent.iterdir()] == ["version_0"]
+        assert (evaluated / name).read_text() == (quick_run / name).read_text()
+    assert answers(evaluated) == answers(quick_run)
 
 
-def test_thresholds_of_zero_leave_the_base_model_alone(quick_run, tmp_path, rows):
+def test_thresholds_of_zero_leave_the_base_model_alone(quick_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "base"
     words = ["--threshold_scale", "0", "--output", str(output)]
     assert main(["evaluate", str(quick_run), *words]) == 0
-    assert {row["gate_set"] for row in rows(output / "routing.csv")} == {"base"}
+    assert {row["gate_set"] for row in read_csv(output / "routing.csv")} == {"base"}
     matrix, _ = read_matrix(output / "evaluation_matrix.csv")
     first, _ = read_matrix(quick_run / "evaluation_matrix.csv")
     assert (matrix == first[0]).all()
 
 
-def test_evaluate_can_look_at_the_training_samples(quick_run, tmp_path, rows):
+def test_evaluate_can_look_at_the_training_samples(quick_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "train"
     words = ["--split", "train", "--output", str(output), "--data.eval_batch_size", "32"]
     assert main(["evaluate", str(quick_run), *words]) == 0
-    counts = [int(row["count"]) for row in rows(output / "routing.csv") if row["stage"] == "2"]
+    counts = [int(row["count"]) for row in read_csv(output / "routing.csv") if row["stage"] == "2"]
     assert sum(counts) == 64
     lines = (output / "predictions" / "stage_2" / "paint.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["id"] == "paint-train-0-0"
@@ -151,7 +156,9 @@ def test_evaluate_can_look_at_the_training_samples(quick_run, tmp_path, rows):
 # -- predict -----------------------------------------------------------------------------------
 
 
-def test_predict_answers_a_single_prompt(quick_run, tmp_path, capsys):
+def test_predict_answers_a_single_prompt(
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = tmp_path / "a.png"
     Image.new("RGB", (64, 64), "red").save(image)
     prompt = "name the paint on the square"
@@ -163,7 +170,9 @@ def test_predict_answers_a_single_prompt(quick_run, tmp_path, capsys):
     assert set(answer["gate_set"].split("+")) <= {"base", "paint", "count"}
 
 
-def test_predict_gives_test_samples_the_answers_they_got_in_the_run(quick_run, tmp_path):
+def test_predict_gives_test_samples_the_answers_they_got_in_the_run(
+    quick_run: Path, tmp_path: Path
+) -> None:
     from dmole.data import Task, open_source
 
     task = Task("count", test="synthetic://count/test?size=8")
@@ -182,7 +191,9 @@ def test_predict_gives_test_samples_the_answers_they_got_in_the_run(quick_run, t
     assert [[a[k] for k in keys] for a in found] == [[e[k] for k in keys] for e in expected]
 
 
-def test_predict_answers_text_without_an_image(quick_run, capsys):
+def test_predict_answers_text_without_an_image(
+    quick_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["predict", str(quick_run), "--prompt", "how many ?"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)
     assert answer["image"] is None
@@ -192,7 +203,9 @@ def test_predict_answers_text_without_an_image(quick_run, capsys):
 # -- compare, data -----------------------------------------------------------------------------
 
 
-def test_compare_makes_a_table_and_a_picture(quick_run, tmp_path, capsys):
+def test_compare_makes_a_table_and_a_picture(
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["compare", str(quick_run), "--output", str(tmp_path)]) == 0
     table = capsys.readouterr().out
     assert "| small | 1 |" in table
@@ -208,7 +221,9 @@ def test_compare_makes_a_table_and_a_picture(quick_run, tmp_path, capsys):
     }
 
 
-def test_make_example_writes_tasks_that_can_be_read(tmp_path, capsys):
+def test_make_example_writes_tasks_that_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("easy_vqa")
     pytest.importorskip("sklearn")
     folder = tmp_path / "real"
@@ -223,20 +238,20 @@ def test_make_example_writes_tasks_that_can_be_read(tmp_path, capsys):
 # -- from Python -------------------------------------------------------------------------------
 
 
-def test_module_data_and_trainer_need_no_command_line(recipe, plain_run):
+def test_module_data_and_trainer_need_no_command_line(plain_run: Path) -> None:
     # `plain_run` was made by `trainer.fit(module, datamodule=data)`
     assert (plain_run / "metrics.json").is_file()
     content = torch.load(plain_run / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["done"][-1] == [2, "train"]
 
 
-def test_a_predictor_asked_twice_answers_each_prompt_by_itself(recipe, plain_run):
-    fresh = recipe().build(plain_run / "unused")
+def test_a_predictor_asked_twice_answers_each_prompt_by_itself(plain_run: Path) -> None:
+    fresh = Recipe().build(plain_run / "unused")
     predictor = Predictor(fresh.module, fresh.data, plain_run)
     first, second = {"prompt": "name the paint on the star"}, {"prompt": "say how many there are"}
     predictor([first])
     twice = predictor([second])
-    fresh = recipe().build(plain_run / "unused")
+    fresh = Recipe().build(plain_run / "unused")
     alone = Predictor(fresh.module, fresh.data, plain_run)([second])
     keys = [f"prompt/test/{answer['id']}" for answer in (*twice, *alone)]
     one, other = keys

@@ -6,12 +6,16 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from cuts import CutAfter, CutError
+from run_digests import run_digests
+from small_runs import NO_FIGURES, FitWords, Recipe
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
@@ -34,25 +38,14 @@ TASKS = [
 ]
 
 
-class CutError(Exception):
-    """Stands for whatever ends a process."""
-
-
-class CutAfter(ContinualCallback):
-    """Ends the run at a step, before that step is saved."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise CutError
+Make = Callable[..., Recipe]
+SLOW = pytest.mark.slow
 
 
 class SignalAfter(CutAfter):
     """Asks the run to end at a step."""
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -60,20 +53,20 @@ class SignalAfter(CutAfter):
 class Steps(ContinualCallback):
     """Remembers the loss of each step."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.losses: dict[int, float] = {}
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *args: Any) -> None:
         self.losses[trainer.global_step] = float(outputs["loss"])
 
 
 @pytest.fixture(scope="module")
-def make(recipe):
+def make() -> Make:
     """Return a function that describes the run; its dropout makes random draws matter."""
 
-    def make(*callbacks, workers: int = 0, **parts):
+    def make(*callbacks: ContinualCallback, workers: int = 0, **parts: Any) -> Recipe:
         trainer = {"checkpoint_every_n_steps": 1} | parts.pop("trainer", {})
-        return recipe(
+        return Recipe(
             tasks=TASKS,
             callbacks=callbacks,
             curriculum="online",
@@ -87,95 +80,120 @@ def make(recipe):
 
 
 @pytest.fixture(scope="module")
-def whole(make, tmp_path_factory):
+def whole(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, float]]:
+    """Return the run that nothing cut short, and its loss at each step."""
     steps = Steps()
     return make(steps).build(tmp_path_factory.mktemp("whole")).fit(), steps.losses
 
 
-@pytest.mark.parametrize("step", [2, 4, 5, 8, 11, 16])
-def test_a_stage_cut_at_any_step_goes_on_within_the_epoch(make, whole, tmp_path, digests, step):
+@pytest.fixture(scope="module")
+def cut_after(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Path], Path]:
+    """Return a function that fills a folder with a run cut after a step; each cut is made once."""
+    made: dict[int, Path] = {}
+
+    def copy(step: int, root: Path) -> Path:
+        if step not in made:
+            made[step] = tmp_path_factory.mktemp(f"cut_{step}")
+            with pytest.raises(CutError):
+                make(CutAfter(step)).build(made[step]).fit()
+        shutil.copytree(made[step], root, dirs_exist_ok=True)
+        return root / "dmole" / "version_0"
+
+    return copy
+
+
+# the end of an epoch, that of a stage, within the second stage; the others in the slow tests
+@pytest.mark.parametrize("step", [4, 8, 11, *(pytest.param(s, marks=SLOW) for s in (2, 5, 16))])
+def test_a_stage_cut_at_any_step_goes_on_within_the_epoch(
+    make: Make,
+    cut_after: Callable[[int, Path], Path],
+    whole: tuple[Path, dict[int, float]],
+    tmp_path: Path,
+    step: int,
+) -> None:
     run, losses = whole
-    cut = make(CutAfter(step)).build(tmp_path)
-    with pytest.raises(CutError):
-        cut.fit()
+    cut = cut_after(step, tmp_path)
     torch.manual_seed(99)  # a new process has drawn other numbers
     steps = Steps()
     resumed = make(steps).build(tmp_path).fit("auto")
-    assert resumed == cut.trainer.run_dir
+    assert resumed == cut
     assert min(steps.losses) == step  # the step of the cut is lost, and none before it
     assert steps.losses == {k: v for k, v in losses.items() if k in steps.losses}
-    assert digests(resumed) == digests(run)
+    assert run_digests(resumed) == run_digests(run)
     assert not (resumed / "checkpoints" / "stage.ckpt").exists()
 
 
-def test_loader_processes_change_nothing_on_the_way(make, whole, tmp_path, digests):
+def test_loader_processes_change_nothing_on_the_way(
+    make: Make, whole: tuple[Path, dict[int, float]], tmp_path: Path
+) -> None:
     with pytest.raises(CutError):
         make(CutAfter(7), workers=2).build(tmp_path).fit()
-    assert digests(make(workers=2).build(tmp_path).fit("last")) == digests(whole[0])
+    assert run_digests(make(workers=2).build(tmp_path).fit("last")) == run_digests(whole[0])
 
 
 def test_a_signal_in_training_saves_the_step_and_the_run_goes_on_behind_it(
-    make, whole, tmp_path, digests
-):
+    make: Make, whole: tuple[Path, dict[int, float]], tmp_path: Path
+) -> None:
     run, losses = whole
     asked = make(SignalAfter(6), trainer={"checkpoint_every_n_steps": 0}).build(tmp_path)
     with pytest.raises(
-        Interrupted, match=r"ended by SIGTERM in stage 1/2 paint, train; go on"
+        Interrupted, match=r"ended by SIGTERM in stage 1/2 paint, train; resume"
     ) as e:
         asked.fit()
     assert e.value.exit_status == 143
     steps = Steps()
-    assert digests(make(steps).build(tmp_path).fit("last")) == digests(run)
+    assert run_digests(make(steps).build(tmp_path).fit("last")) == run_digests(run)
     assert steps.losses == {k: v for k, v in losses.items() if k > 6}
 
 
-def test_gradients_that_are_being_accumulated_are_never_saved(make, tmp_path, digests):
-    trainer = {"accumulate_grad_batches": 3}
-    whole = make(trainer=trainer).build(tmp_path / "whole").fit()
+def test_gradients_that_are_being_accumulated_are_never_saved(make: Make, tmp_path: Path) -> None:
+    one = replace(make(trainer={"accumulate_grad_batches": 3}), tasks=TASKS[:1])
+    whole = one.build(tmp_path / "whole").fit()
     with pytest.raises(CutError):
-        make(CutAfter(3), trainer=trainer).build(tmp_path / "cut").fit()
-    assert digests(make(trainer=trainer).build(tmp_path / "cut").fit("auto")) == digests(whole)
+        replace(one, callbacks=[CutAfter(3)]).build(tmp_path / "cut").fit()
+    assert run_digests(one.build(tmp_path / "cut").fit("auto")) == run_digests(whole)
 
 
-def test_one_expert_for_all_tasks_goes_on_within_a_later_stage(make, tmp_path, digests):
-    parts = {
-        "stream": SequentialStream("shared"),
-        "allocator": UniformAllocator,
-        "router": SharedRouter,
-    }
-    whole = make(**parts).build(tmp_path / "whole").fit()
+def test_one_expert_for_all_tasks_goes_on_within_a_later_stage(make: Make, tmp_path: Path) -> None:
+    parts = {"allocator": UniformAllocator, "router": SharedRouter}
+    shared = replace(
+        make(stream=SequentialStream("shared"), **parts),
+        tasks=[replace(task, epochs=1) for task in TASKS],
+    )
+    whole = shared.build(tmp_path / "whole").fit()
     with pytest.raises(CutError):
-        make(CutAfter(12), **parts).build(tmp_path / "cut").fit()
-    assert digests(make(**parts).build(tmp_path / "cut").fit("auto")) == digests(whole)
+        replace(shared, callbacks=[CutAfter(6)]).build(tmp_path / "cut").fit()
+    assert run_digests(shared.build(tmp_path / "cut").fit("auto")) == run_digests(whole)
 
 
-def test_a_checkpoint_within_a_stage_holds_one_expert_and_its_optimizer(make, tmp_path):
-    cut = make(CutAfter(12)).build(tmp_path)
-    with pytest.raises(CutError):
-        cut.fit()
-    folder = cut.trainer.run_dir / "checkpoints"
-    content = read_checkpoint(folder / "stage.ckpt")
+def test_a_checkpoint_within_a_stage_holds_one_expert_and_its_optimizer(
+    cut_after: Callable[[int, Path], Path], tmp_path: Path
+) -> None:
+    file = cut_after(11, tmp_path) / "checkpoints" / "stage.ckpt"
+    content = read_checkpoint(file)
     assert {key.split("/")[0] for key in content["state_dict"]} == {"count"}
     numbers = sum(tensor.numel() for tensor in content["state_dict"].values())
-    assert (folder / "stage.ckpt").stat().st_size < 3 * 4 * numbers + 200_000
+    assert file.stat().st_size < 3 * 4 * numbers + 200_000
 
 
-def test_a_stage_of_another_run_is_not_gone_on_with(make, whole, tmp_path, digests):
-    for name, step in (("one", 6), ("two", 3)):
-        with pytest.raises(CutError):
-            make(CutAfter(step)).build(tmp_path / name).fit()
-    folders = [tmp_path / name / "dmole" / "version_0" / "checkpoints" for name in ("one", "two")]
-    shutil.copy(folders[0] / "stage.ckpt", folders[1] / "stage.ckpt")
+def test_a_stage_of_another_run_is_not_gone_on_with(
+    make: Make,
+    cut_after: Callable[[int, Path], Path],
+    whole: tuple[Path, dict[int, float]],
+    tmp_path: Path,
+) -> None:
+    one, two = cut_after(8, tmp_path / "one"), cut_after(4, tmp_path / "two")
+    shutil.copy(one / "checkpoints" / "stage.ckpt", two / "checkpoints" / "stage.ckpt")
     steps = Steps()
     run = make(steps).build(tmp_path / "two").fit("last")
     assert min(steps.losses) == 1
-    assert digests(run) == digests(whole[0])
+    assert run_digests(run) == run_digests(whole[0])
 
 
-def test_a_damaged_stage_is_refused_by_name(make, tmp_path):
-    with pytest.raises(CutError):
-        make(CutAfter(6)).build(tmp_path).fit()
-    file = tmp_path / "dmole" / "version_0" / "checkpoints" / "stage.ckpt"
+def test_a_damaged_stage_is_refused_by_name(
+    make: Make, cut_after: Callable[[int, Path], Path], tmp_path: Path
+) -> None:
+    file = cut_after(11, tmp_path) / "checkpoints" / "stage.ckpt"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cannot read checkpoint .*stage\.ckpt"):
         make().build(tmp_path).fit("last")
@@ -186,21 +204,21 @@ LIMIT = 300_000
 
 
 def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_the_run_goes_on_later(
-    fit_words, quick_run, tmp_path, digests
-):
-    words = fit_words(tmp_path, "--trainer.checkpoint_every_n_steps", "1", "--ckpt_path", "auto")
-    done = subprocess.run(
-        [sys.executable, "-m", "dmole", *words],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT)),
-    )
-    assert done.returncode == 1
+    fit_words: FitWords, quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--trainer.checkpoint_every_n_steps", "1", "--ckpt_path", "auto", NO_FIGURES]
+    words = fit_words(tmp_path, *flags)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, limits[1]))
+    try:
+        assert main(words) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     run = tmp_path / "small" / "version_0"
-    assert done.stderr.splitlines()[-1].startswith("dmole: [Errno 27] File too large: '")
-    assert len(done.stderr.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("dmole: [Errno 27] File too large: '")
+    assert error.count("\n") == 1
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["done"] == [[0, "evaluate"]]
     assert main(words) == 0
-    assert digests(run) == digests(quick_run)
-    assert not list(Path(tmp_path).rglob("*.part"))
+    assert run_digests(run) == run_digests(quick_run)
+    assert not list(tmp_path.rglob("*.part"))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from small_runs import Recipe
 
 from dmole.cli.main import main
 from dmole.data import Task
@@ -31,9 +32,9 @@ def chosen_options(tmp_path: Path) -> Task:
 
 
 def test_a_run_keeps_both_profiles_and_its_predictions_can_be_scored_again(
-    recipe: Any, chosen_options: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chosen_options: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = recipe(tasks=("paint", chosen_options)).build(tmp_path / "runs").fit()
+    run = Recipe(tasks=("paint", chosen_options)).build(tmp_path / "runs").fit()
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert list(metrics["profiles"]) == ["options"]
     assert list(metrics["profiles"]["options"]) == ["published", "corrected"]

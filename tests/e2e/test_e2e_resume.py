@@ -3,56 +3,61 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from cuts import CutError
+from run_digests import run_digests
+from small_runs import NO_FIGURES, FitWords, Recipe
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator
 from dmole.callbacks import ContinualCallback
 from dmole.cli.main import main
 from dmole.data import Task
+from dmole.data.collate import Batch
+from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.settings import task_settings
+from dmole.run.state import SequenceState
 from dmole.streams.stream import SequentialStream
-
-
-class CutError(Exception):
-    """Stands for whatever ends a process."""
+from dmole.trainer import ContinualTrainer
 
 
 class CutAt(ContinualCallback):
     """Ends the run in the middle of a phase, when part of it is done."""
 
-    def __init__(self, stage: int, phase: str):
+    def __init__(self, stage: int, phase: str) -> None:
         self.place = stage, phase
 
-    def _cut(self, trainer):
-        if (trainer.current_stage.index, trainer.phase) == self.place:
+    def _cut(self, state: SequenceState) -> None:
+        if (state.stage.index, state.phase) == self.place:
             raise CutError
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self._cut(trainer)
+    def on_train_batch_end(
+        self,
+        trainer: ContinualTrainer,
+        module: ContinualModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        self._cut(trainer.sequence)
 
-    def on_stage_trained(self, trainer, module):
-        self._cut(trainer)
+    def on_stage_trained(self, state: SequenceState, module: ContinualModule) -> None:
+        self._cut(state)
 
-    def on_evaluation_end(self, trainer, module):
-        self._cut(trainer)
-
-
-PLACES = [
-    (1, "train"),
-    (1, "router"),
-    (1, "evaluate"),
-    (2, "train"),
-    (2, "router"),
-    (2, "evaluate"),
-]
+    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
+        self._cut(state)
 
 
-def interrupted(recipe, folder: Path, stage: int, phase: str) -> Path:
-    sequence = recipe(callbacks=[CutAt(stage, phase)]).build(folder)
+PLACES = [(1, "router"), (1, "evaluate"), (2, "train")]
+MORE_PLACES = [(1, "train"), (2, "router"), (2, "evaluate")]
+
+
+def interrupted(folder: Path, stage: int, phase: str) -> Path:
+    sequence = Recipe(callbacks=[CutAt(stage, phase)]).build(folder)
     with pytest.raises(CutError):
         sequence.fit()
     return sequence.trainer.run_dir
@@ -64,18 +69,21 @@ def copied_run(plain_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(plain_run, tmp_path / "runs" / "dmole" / "version_0"))
 
 
-@pytest.mark.parametrize(("stage", "phase"), PLACES)
+@pytest.mark.parametrize(
+    ("stage", "phase"),
+    [*PLACES, *(pytest.param(*place, marks=pytest.mark.slow) for place in MORE_PLACES)],
+)
 def test_a_run_cut_in_any_phase_ends_as_if_it_had_not_been(
-    recipe, plain_run, tmp_path, digests, stage, phase
-):
-    run = interrupted(recipe, tmp_path, stage, phase)
+    plain_run: Path, tmp_path: Path, stage: int, phase: str
+) -> None:
+    run = interrupted(tmp_path, stage, phase)
     done = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["done"]
     assert [stage, phase] not in done
     torch.manual_seed(99)  # a new process has drawn other numbers
-    resumed = recipe().build(tmp_path).fit(run)
+    resumed = Recipe().build(tmp_path).fit(run)
     assert resumed == run
     assert list(run.parent.iterdir()) == [run]
-    assert digests(run) == digests(plain_run)
+    assert run_digests(run) == run_digests(plain_run)
     ours, theirs = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         for folder in (run, plain_run)
@@ -85,37 +93,39 @@ def test_a_run_cut_in_any_phase_ends_as_if_it_had_not_been(
 
 
 def test_an_expert_that_goes_on_training_is_resumed_from_its_last_whole_stage(
-    recipe, tmp_path, digests
-):
+    tmp_path: Path,
+) -> None:
     parts = {"allocator": UniformAllocator, "router": SharedRouter}
-    whole = recipe(stream=SequentialStream("shared"), **parts).build(tmp_path / "whole").fit()
-    cut = recipe(stream=SequentialStream("shared"), callbacks=[CutAt(2, "train")], **parts)
+    whole = Recipe(stream=SequentialStream("shared"), **parts).build(tmp_path / "whole").fit()
+    cut = Recipe(stream=SequentialStream("shared"), callbacks=[CutAt(2, "train")], **parts)
     sequence = cut.build(tmp_path / "cut")
     with pytest.raises(CutError):
         sequence.fit()
     run = sequence.trainer.run_dir
-    recipe(stream=SequentialStream("shared"), **parts).build(tmp_path / "cut").fit(run)
-    assert digests(run) == digests(whole)
+    Recipe(stream=SequentialStream("shared"), **parts).build(tmp_path / "cut").fit(run)
+    assert run_digests(run) == run_digests(whole)
 
 
-def test_resuming_a_finished_run_changes_nothing(recipe, copied_run, plain_run, digests):
-    recipe().build(copied_run.parents[1]).fit(copied_run)
-    assert digests(copied_run) == digests(plain_run)
+def test_resuming_a_finished_run_changes_nothing(copied_run: Path, plain_run: Path) -> None:
+    Recipe().build(copied_run.parents[1]).fit(copied_run)
+    assert run_digests(copied_run) == run_digests(plain_run)
 
 
-def test_the_command_line_resumes_in_the_folder_of_the_run(fit_words, quick_run, tmp_path, digests):
+def test_the_command_line_resumes_in_the_folder_of_the_run(
+    fit_words: FitWords, quick_run: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "small" / "version_0"
     shutil.copytree(quick_run, run)
     assert main(fit_words(tmp_path, "--ckpt_path", str(run))) == 0
     assert list(run.parent.iterdir()) == [run]
-    assert digests(run) == digests(quick_run)
+    assert run_digests(run) == run_digests(quick_run)
 
 
-def test_a_run_of_other_data_is_not_resumed(recipe, copied_run, tmp_path):
+def test_a_run_of_other_data_is_not_resumed(copied_run: Path, tmp_path: Path) -> None:
     longer = Task(
         "count", train="synthetic://count/train?size=9", test="synthetic://count/test?size=4"
     )
-    other = recipe(tasks=["paint", longer]).build(tmp_path)
+    other = Recipe(tasks=["paint", longer]).build(tmp_path)
     with pytest.raises(ValueError, match=r"was made with another data of count; it cannot be"):
         other.fit(copied_run)
 
@@ -131,15 +141,15 @@ def test_a_run_of_other_data_is_not_resumed(recipe, copied_run, tmp_path):
     ],
 )
 def test_a_run_of_a_task_with_another_setting_is_not_resumed(
-    recipe, copied_run, tmp_path, key, value
-):
-    before = recipe().build(tmp_path).data.task("count")
-    other = recipe(tasks=["paint", replace(before, **{key: value})]).build(tmp_path)
+    copied_run: Path, tmp_path: Path, key: str, value: int | str
+) -> None:
+    before = Recipe().build(tmp_path).data.task("count")
+    other = Recipe(tasks=["paint", replace(before, **{key: value})]).build(tmp_path)
     with pytest.raises(ValueError, match=rf"another {key} of task count; trainer\.accept_changes"):
         other.fit(copied_run)
 
 
-def test_side_files_are_a_setting_whatever_their_order():
+def test_side_files_are_a_setting_whatever_their_order() -> None:
     def setting(**files: str) -> str:
         return task_settings(Task("t", side_files=files))["side_files of task t"]
 
@@ -147,52 +157,55 @@ def test_side_files_are_a_setting_whatever_their_order():
     assert setting(a="1", b="2") != setting(a="1", b="3")
 
 
-def test_a_run_of_other_order_is_not_resumed(recipe, copied_run, tmp_path):
-    other = recipe(tasks=["count", "paint"]).build(tmp_path)
+def test_a_run_of_other_order_is_not_resumed(copied_run: Path, tmp_path: Path) -> None:
+    other = Recipe(tasks=["count", "paint"]).build(tmp_path)
     with pytest.raises(ValueError, match="was made with another order of stages"):
         other.fit(copied_run)
 
 
-def test_a_run_on_another_base_model_is_not_resumed(recipe, copied_run, tmp_path):
-    other = recipe().build(tmp_path)
+def test_a_run_on_another_base_model_is_not_resumed(copied_run: Path, tmp_path: Path) -> None:
+    other = Recipe().build(tmp_path)
     with torch.no_grad():
         next(other.module.backbone.model.parameters()).add_(1.0)
     with pytest.raises(ValueError, match="was made with another base model"):
         other.fit(copied_run)
 
 
-def test_a_run_with_another_router_is_not_resumed(recipe, copied_run, tmp_path):
-    other = recipe(router=SharedRouter).build(tmp_path)
+def test_a_run_with_another_router_is_not_resumed(copied_run: Path, tmp_path: Path) -> None:
+    other = Recipe(router=SharedRouter).build(tmp_path)
     with pytest.raises(ValueError, match="router"):
         other.fit(copied_run)
 
 
 @pytest.mark.parametrize("length", [0, 100, 20_000])
-def test_a_truncated_checkpoint_is_refused_in_one_line(recipe, copied_run, tmp_path, length):
+def test_a_truncated_checkpoint_is_refused_in_one_line(
+    copied_run: Path, tmp_path: Path, length: int
+) -> None:
     file = copied_run / "checkpoints" / "last.ckpt"
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(ValueError, match=r"^cannot read checkpoint .*last\.ckpt: .") as caught:
-        recipe().build(tmp_path).fit(copied_run)
+        Recipe().build(tmp_path).fit(copied_run)
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_of_something_else_is_refused(recipe, copied_run, tmp_path):
+def test_a_checkpoint_of_something_else_is_refused(copied_run: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, copied_run / "checkpoints" / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint of a sequence"):
-        recipe().build(tmp_path).fit(copied_run)
+        Recipe().build(tmp_path).fit(copied_run)
 
 
-def test_a_missing_checkpoint_is_named(recipe, tmp_path):
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no checkpoint .*nowhere"):
-        recipe().build(tmp_path).fit(tmp_path / "nowhere")
+        Recipe().build(tmp_path).fit(tmp_path / "nowhere")
 
 
 def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumable(
-    fit_words, quick_run, tmp_path, capsys, digests
-):
+    fit_words: FitWords, quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e30}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"model": {"optimizer": adamw}}))
-    assert main(fit_words(tmp_path / "runs", "--config", str(tmp_path / "own.yaml"))) == 1
+    own = ["--config", str(tmp_path / "own.yaml")]
+    assert main(fit_words(tmp_path / "runs", *own, NO_FIGURES)) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "the loss is nan at step 1 of expert 'paint'" in line
@@ -200,14 +213,14 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
     run = tmp_path / "runs" / "small" / "version_0"
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["done"] == [[0, "evaluate"]]
-    words = fit_words(tmp_path / "runs", "--ckpt_path", str(run))
+    words = fit_words(tmp_path / "runs", "--ckpt_path", str(run), NO_FIGURES)
     assert main(words) == 1
     assert "was made with another setting 'optimizer'; trainer.accept_changes" in (
         capsys.readouterr().err
     )
     assert main([*words, "--trainer.accept_changes", "true"]) == 0
-    assert "goes on with another setting 'optimizer'" in capsys.readouterr().out
-    assert digests(run) == digests(quick_run)
+    assert "resuming with another setting 'optimizer'" in capsys.readouterr().out
+    assert run_digests(run) == run_digests(quick_run)
 
 
 @pytest.mark.parametrize(
@@ -224,23 +237,27 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
         ({"router": lambda: AutoencoderRouter(threshold_scale=2.0)}, "router setting 'threshold"),
     ],
 )
-def test_a_setting_that_changes_the_numbers_is_named(recipe, copied_run, tmp_path, change, name):
-    other = recipe(**change).build(tmp_path)
-    with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes goes on"):
+def test_a_setting_that_changes_the_numbers_is_named(
+    copied_run: Path, tmp_path: Path, change: dict[str, Any], name: str
+) -> None:
+    other = Recipe(**change).build(tmp_path)
+    with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes resumes"):
         other.fit(copied_run)
 
 
-def test_settings_without_effect_may_change(recipe, copied_run, plain_run, tmp_path, digests):
-    other = recipe(
+def test_settings_without_effect_may_change(
+    copied_run: Path, plain_run: Path, tmp_path: Path
+) -> None:
+    other = Recipe(
         data={"num_workers": 1, "eval_batch_size": 3}, trainer={"checkpoint_every_n_steps": 7}
     )
     other.build(tmp_path).fit(copied_run)
-    assert digests(copied_run) == digests(plain_run)
+    assert run_digests(copied_run) == run_digests(plain_run)
 
 
 def test_another_version_of_the_code_is_said_and_gone_on_with(
-    fit_words, quick_run, tmp_path, capsys, digests
-):
+    fit_words: FitWords, quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "small" / "version_0"
     shutil.copytree(quick_run, run)
     file = run / "checkpoints" / "last.ckpt"
@@ -248,4 +265,4 @@ def test_another_version_of_the_code_is_said_and_gone_on_with(
     torch.save(content | {"code": "0.0.1"}, file)
     assert main(fit_words(tmp_path, "--ckpt_path", "last")) == 0
     assert "last.ckpt was made by dmole 0.0.1, this is" in capsys.readouterr().out
-    assert digests(run) == digests(quick_run)
+    assert run_digests(run) == run_digests(quick_run)

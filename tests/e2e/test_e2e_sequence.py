@@ -5,6 +5,7 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,20 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 from peft import PeftModel
+from run_digests import run_digests
 from safetensors.torch import load_file
+from small_runs import Recipe, read_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dmole.allocation import UniformAllocator
+from dmole.data import Task
+from dmole.data.collate import Batch
 from dmole.metrics import read_matrix, summarize
 from dmole.models import PretrainedBackbone
-from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
+from dmole.module import ContinualModule
+from dmole.routing import AllExpertsRouter, AutoencoderRouter, OracleRouter, SharedRouter
 from dmole.streams.stream import JointStream, SequentialStream, ZeroShotStream
+from dmole.trainer import ContinualTrainer
 
 TASKS = ["paint", "count"]
 STAGES = range(len(TASKS) + 1)
@@ -28,14 +35,22 @@ STAGES = range(len(TASKS) + 1)
 class CountAnswers(Callback):
     """Counts the samples that were answered, by stage and pass."""
 
-    def __init__(self):
-        self.counts = defaultdict(int)
+    def __init__(self) -> None:
+        self.counts: dict[tuple[int, str], int] = defaultdict(int)
 
-    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
-        self.counts[trainer.current_stage.index, trainer.evaluation_pass] += len(batch)
+    def on_test_batch_end(
+        self,
+        trainer: ContinualTrainer,
+        module: ContinualModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.counts[trainer.sequence.stage.index, module.evaluation.name] += len(batch)
 
 
-def predictions(run: Path, stage: int, task: str) -> list[dict]:
+def predictions(run: Path, stage: int, task: str) -> list[dict[str, Any]]:
     lines = (run / "predictions" / f"stage_{stage}" / f"{task}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in lines.splitlines()]
 
@@ -47,7 +62,7 @@ def chosen_layers(allocation: list[dict[str, str]], task: str) -> set[str]:
 # -- the run folder ----------------------------------------------------------------------------
 
 
-def test_the_config_of_a_run_is_the_whole_resolved_one(quick_run):
+def test_the_config_of_a_run_is_the_whole_resolved_one(quick_run: Path) -> None:
     config = yaml.safe_load((quick_run / "config.yaml").read_text(encoding="utf-8"))
     assert config["seed_everything"] == 0
     assert [task["name"] for task in config["data"]["tasks"]] == TASKS
@@ -55,7 +70,9 @@ def test_the_config_of_a_run_is_the_whole_resolved_one(quick_run):
     assert config["model"]["router"]["init_args"]["quantile"] == 0.99
 
 
-def test_both_matrices_have_a_row_a_stage_and_no_score_before_a_task_is_seen(quick_run):
+def test_both_matrices_have_a_row_a_stage_and_no_score_before_a_task_is_seen(
+    quick_run: Path,
+) -> None:
     matrix, names = read_matrix(quick_run / "evaluation_matrix.csv")
     oracle, _ = read_matrix(quick_run / "oracle_matrix.csv")
     assert names == TASKS
@@ -64,7 +81,7 @@ def test_both_matrices_have_a_row_a_stage_and_no_score_before_a_task_is_seen(qui
     assert np.isnan(oracle).tolist() == [[True, True], [False, True], [False, False]]
 
 
-def test_every_prediction_has_its_sample_gate_set_and_score(quick_run):
+def test_every_prediction_has_its_sample_gate_set_and_score(quick_run: Path) -> None:
     matrix, _ = read_matrix(quick_run / "evaluation_matrix.csv")
     for stage, (column, task) in itertools.product(STAGES, enumerate(TASKS)):
         found = predictions(quick_run, stage, task)
@@ -78,9 +95,9 @@ def test_every_prediction_has_its_sample_gate_set_and_score(quick_run):
         assert np.mean([line["score"] for line in found]) == pytest.approx(matrix[stage, column])
 
 
-def test_the_routing_counts_are_those_of_the_predictions(quick_run, rows):
+def test_the_routing_counts_are_those_of_the_predictions(quick_run: Path) -> None:
     counted = defaultdict(int)
-    for row in rows(quick_run / "routing.csv"):
+    for row in read_csv(quick_run / "routing.csv"):
         counted[int(row["stage"]), row["true_task"], row["gate_set"]] = int(row["count"])
     expected = defaultdict(int)
     for stage, task in itertools.product(STAGES, TASKS):
@@ -89,8 +106,8 @@ def test_the_routing_counts_are_those_of_the_predictions(quick_run, rows):
     assert counted == expected
 
 
-def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run, rows):
-    allocation = rows(quick_run / "allocation.csv")
+def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run: Path) -> None:
+    allocation = read_csv(quick_run / "allocation.csv")
     assert list(allocation[0]) == ["stage", "task", "module", "layer", "score", "expert", "rank"]
     paths = {layer.name: f"{layer.path}." for layer in PretrainedBackbone("tiny").layers}
     for task in TASKS:
@@ -107,7 +124,7 @@ def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run, rows):
 
 # peft asks for what transformers 5 has renamed
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_peft_loads_an_expert_of_a_run(quick_run):
+def test_peft_loads_an_expert_of_a_run(quick_run: Path) -> None:
     base = PretrainedBackbone("tiny").model
     folder = quick_run / "experts" / "count"
     adapted = PeftModel.from_pretrained(base, folder)
@@ -121,14 +138,14 @@ def test_peft_loads_an_expert_of_a_run(quick_run):
     assert all(torch.equal(loaded[key], saved[key]) for key in saved)
 
 
-def test_the_router_has_a_file_and_a_threshold_for_each_task(quick_run):
+def test_the_router_has_a_file_and_a_threshold_for_each_task(quick_run: Path) -> None:
     index = json.loads((quick_run / "router" / "router.json").read_text(encoding="utf-8"))
     assert [task["name"] for task in index["tasks"]] == TASKS
     assert all(task["threshold"] > 0 for task in index["tasks"])
     assert all((quick_run / "router" / f"{task}.safetensors").is_file() for task in TASKS)
 
 
-def test_the_metrics_follow_from_the_matrices(quick_run):
+def test_the_metrics_follow_from_the_matrices(quick_run: Path) -> None:
     metrics = json.loads((quick_run / "metrics.json").read_text(encoding="utf-8"))
     oracle, rates = metrics.pop("oracle"), metrics.pop("routing")
     digests = metrics.pop("fingerprints")
@@ -147,11 +164,11 @@ def test_the_metrics_follow_from_the_matrices(quick_run):
     assert set(metrics["definitions"]) >= {"AVG", "Last", "BWT", "MAA", "ACC", "Forgetting"}
 
 
-def test_the_curriculum_table_has_the_budget_of_the_allocation(quick_run, rows):
-    curriculum = rows(quick_run / "curriculum.csv")
+def test_the_curriculum_table_has_the_budget_of_the_allocation(quick_run: Path) -> None:
+    curriculum = read_csv(quick_run / "curriculum.csv")
     keys = ["stage", "task", "module", "difficulty", "budget", "factor", "step"]
     assert list(curriculum[0]) == keys
-    allocation = rows(quick_run / "allocation.csv")
+    allocation = read_csv(quick_run / "allocation.csv")
     for row in curriculum:
         granted = [
             other["expert"] == "1" and other["module"] == row["module"]
@@ -164,7 +181,7 @@ def test_the_curriculum_table_has_the_budget_of_the_allocation(quick_run, rows):
         assert math.fsum(shares) == pytest.approx(1.0)
 
 
-def test_the_timing_names_every_phase_and_the_parameters_of_the_experts(quick_run):
+def test_the_timing_names_every_phase_and_the_parameters_of_the_experts(quick_run: Path) -> None:
     timing = json.loads((quick_run / "timing.json").read_text(encoding="utf-8"))
     done = {(lap["stage"], lap["phase"]) for lap in timing["phases"]}
     phases = ["embed", "allocate", "train", "router", "evaluate"]
@@ -181,7 +198,7 @@ def test_the_timing_names_every_phase_and_the_parameters_of_the_experts(quick_ru
     assert parameters["base"] <= parameters["active"] <= parameters["total"]
 
 
-def test_tensorboard_has_the_scalars_and_figures_of_a_run(quick_run):
+def test_tensorboard_has_the_scalars_and_figures_of_a_run(quick_run: Path) -> None:
     board = EventAccumulator(str(quick_run)).Reload()
     scalars, images = set(board.Tags()["scalars"]), set(board.Tags()["images"])
     assert scalars >= {
@@ -202,7 +219,7 @@ def test_tensorboard_has_the_scalars_and_figures_of_a_run(quick_run):
     assert figures >= {"evaluation_matrix", "allocation", "expert_activation"}
 
 
-def test_the_checkpoint_holds_the_experts_and_nothing_of_the_base_model(quick_run):
+def test_the_checkpoint_holds_the_experts_and_nothing_of_the_base_model(quick_run: Path) -> None:
     file = quick_run / "checkpoints" / "last.ckpt"
     content = torch.load(file, weights_only=True)
     assert {key.split("/")[0] for key in content["state_dict"]} == set(TASKS)
@@ -212,7 +229,7 @@ def test_the_checkpoint_holds_the_experts_and_nothing_of_the_base_model(quick_ru
     assert learned == sum(timing["parameters"]["trainable"].values())
 
 
-def test_no_temporary_file_stays_in_a_run_folder(quick_run):
+def test_no_temporary_file_stays_in_a_run_folder(quick_run: Path) -> None:
     assert not [path for path in quick_run.rglob(".*") if path.is_file()]
 
 
@@ -220,19 +237,21 @@ def test_no_temporary_file_stays_in_a_run_folder(quick_run):
 
 
 def test_incremental_evaluation_gives_what_full_evaluation_gives(
-    recipe, plain_run, tmp_path, digests
-):
+    plain_run: Path, tmp_path: Path
+) -> None:
     counter = CountAnswers()
-    full = recipe(callbacks=[counter], trainer={"incremental_evaluation": False})
+    full = Recipe(callbacks=[counter], trainer={"incremental_evaluation": False})
     run = full.build(tmp_path).fit()
-    assert digests(run) == digests(plain_run)
+    assert run_digests(run) == run_digests(plain_run)
     # all 8 samples anew in each routed pass
     assert [counter.counts[stage, "routed"] for stage in STAGES] == [8, 8, 8]
 
 
-def test_incremental_evaluation_answers_only_under_new_gate_sets(recipe, plain_run, tmp_path):
+def test_incremental_evaluation_answers_only_under_new_gate_sets(
+    plain_run: Path, tmp_path: Path
+) -> None:
     counter = CountAnswers()
-    sequence = recipe(callbacks=[counter]).build(tmp_path)
+    sequence = Recipe(callbacks=[counter]).build(tmp_path)
     run = sequence.fit()
     asked = set()
     for stage, task in itertools.product(STAGES, TASKS):
@@ -242,15 +261,31 @@ def test_incremental_evaluation_answers_only_under_new_gate_sets(recipe, plain_r
     assert sum(counter.counts.values()) == len(asked)
 
 
-def test_the_oracle_forgets_exactly_nothing(plain_run):
-    oracle, _ = read_matrix(plain_run / "oracle_matrix.csv")
-    metrics = json.loads((plain_run / "metrics.json").read_text(encoding="utf-8"))
-    assert oracle[1, 0] == oracle[2, 0]
-    assert metrics["oracle"]["BWT"] == 0.0
+def one_answer(folder: Path, name: str, answer: str) -> Task:
+    """Return a task whose every answer is the same word, which is learned in a few steps."""
+    turns = [{"from": "human", "value": f"say {name}"}, {"from": "gpt", "value": answer}]
+    items = [{"id": str(index), "conversations": turns} for index in range(8)]
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(items))
+    return Task(name, train=str(file), test=str(file), max_new_tokens=2, epochs=4)
 
 
-def test_a_zero_shot_run_has_one_row_and_no_expert(recipe, tmp_path):
-    zero = recipe(stream=ZeroShotStream(), router=SharedRouter).build(tmp_path)
+def test_the_oracle_answers_with_the_own_expert_and_forgets_exactly_nothing(
+    tmp_path: Path,
+) -> None:
+    tasks = [one_answer(tmp_path, "first", "red"), one_answer(tmp_path, "second", "two")]
+    closed = Recipe(tasks=tasks, router=lambda: AutoencoderRouter(threshold_scale=0.0))
+    run = closed.build(tmp_path / "runs").fit()
+    oracle, _ = read_matrix(run / "oracle_matrix.csv")
+    np.testing.assert_array_equal(oracle, [[np.nan] * 2, [100.0, np.nan], [100.0, 100.0]])
+    matrix, _ = read_matrix(run / "evaluation_matrix.csv")
+    assert not matrix.any()  # no sample reaches an expert: thresholds are 0
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["oracle"]["BWT"], metrics["oracle"]["Last"]) == (0.0, 100.0)
+
+
+def test_a_zero_shot_run_has_one_row_and_no_expert(tmp_path: Path) -> None:
+    zero = Recipe(stream=ZeroShotStream(), router=SharedRouter).build(tmp_path)
     run = zero.fit()
     matrix, _ = read_matrix(run / "evaluation_matrix.csv")
     assert matrix.shape == (1, 2)
@@ -260,8 +295,8 @@ def test_a_zero_shot_run_has_one_row_and_no_expert(recipe, tmp_path):
     assert metrics["BWT"] is None
 
 
-def test_a_joint_run_has_two_rows_and_one_expert(recipe, tmp_path):
-    joint = recipe(stream=JointStream(), allocator=UniformAllocator, router=SharedRouter)
+def test_a_joint_run_has_two_rows_and_one_expert(tmp_path: Path) -> None:
+    joint = Recipe(stream=JointStream(), allocator=UniformAllocator, router=SharedRouter)
     run = joint.build(tmp_path).fit()
     matrix, _ = read_matrix(run / "evaluation_matrix.csv")
     assert matrix.shape == (2, 2)
@@ -270,10 +305,10 @@ def test_a_joint_run_has_two_rows_and_one_expert(recipe, tmp_path):
     assert metrics["Last"] == pytest.approx(matrix[1].mean())
 
 
-def test_sequential_fine_tuning_answers_everything_again_after_each_stage(recipe, tmp_path):
+def test_sequential_fine_tuning_answers_everything_again_after_each_stage(tmp_path: Path) -> None:
     counter = CountAnswers()
     stream = SequentialStream(shared_expert="shared")
-    shared = recipe(
+    shared = Recipe(
         stream=stream, allocator=UniformAllocator, router=SharedRouter, callbacks=[counter]
     )
     sequence = shared.build(tmp_path)
@@ -283,9 +318,9 @@ def test_sequential_fine_tuning_answers_everything_again_after_each_stage(recipe
     assert gate_sets == [{"base"}, {"shared"}, {"shared"}]
 
 
-def test_evaluating_again_leaves_out_rows_whose_experts_are_gone(recipe, tmp_path):
+def test_evaluating_again_leaves_out_rows_whose_experts_are_gone(tmp_path: Path) -> None:
     stream = SequentialStream(shared_expert="shared")
-    shared = recipe(stream=stream, allocator=UniformAllocator, router=SharedRouter)
+    shared = Recipe(stream=stream, allocator=UniformAllocator, router=SharedRouter)
     run = shared.build(tmp_path / "runs").fit()
     again = shared.build(tmp_path / "other")
     again.trainer.evaluate(again.module, again.data, run=run, output=tmp_path / "again")
@@ -296,7 +331,7 @@ def test_evaluating_again_leaves_out_rows_whose_experts_are_gone(recipe, tmp_pat
     assert not (tmp_path / "other").exists()
 
 
-def test_the_baselines_are_one_method_while_there_is_one_task(recipe, tmp_path):
+def test_the_baselines_are_one_method_while_there_is_one_task(tmp_path: Path) -> None:
     # an expert's name is part of the seed of its initial weights, so all get the same
     streams = {
         "seq_ft": (SequentialStream(shared_expert="paint"), SharedRouter),
@@ -306,7 +341,7 @@ def test_the_baselines_are_one_method_while_there_is_one_task(recipe, tmp_path):
     }
     found = {}
     for name, (stream, router) in streams.items():
-        alone = recipe(
+        alone = Recipe(
             tasks=["paint"],
             stream=stream,
             allocator=UniformAllocator,
@@ -329,48 +364,72 @@ def test_the_baselines_are_one_method_while_there_is_one_task(recipe, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_run_whatever_was_drawn_before(
-    recipe, plain_run, tmp_path, digests
-):
+    plain_run: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(99)
-    assert digests(recipe().build(tmp_path).fit()) == digests(plain_run)
+    assert run_digests(Recipe().build(tmp_path).fit()) == run_digests(plain_run)
 
 
-def test_another_seed_gives_other_experts(recipe, plain_run, tmp_path, digests):
-    first, other = digests(plain_run), digests(recipe(seed=1).build(tmp_path).fit())
+def test_another_seed_gives_other_experts(plain_run: Path, tmp_path: Path) -> None:
+    first, other = run_digests(plain_run), run_digests(Recipe(seed=1).build(tmp_path).fit())
     experts = [name for name in first if name.startswith("experts/")]
     assert len(experts) == 2
     assert all(first[name] != other[name] for name in experts)
 
 
-def test_an_allocation_does_not_depend_on_the_order_of_the_tasks(recipe, tmp_path, capsys):
+def test_proxy_scores_are_taken_without_dropout_and_leave_the_mode_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequence = Recipe(tasks=["paint"]).build(tmp_path)
+    model = sequence.module.backbone.model
+    modes: list[set[bool]] = []
+    base_loss = ContinualModule.base_loss
+
+    def spy(self: ContinualModule, batch: Batch) -> torch.Tensor:
+        modes.append({part.training for part in model.modules()})
+        return base_loss(self, batch)
+
+    monkeypatch.setattr(ContinualModule, "base_loss", spy)
+    model.train()
+    sequence.trainer.allocate(sequence.module, sequence.data)
+    assert modes
+    assert all(mode == {False} for mode in modes)
+    assert model.training
+
+
+def test_an_allocation_does_not_depend_on_the_order_of_the_tasks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = []
     for order in (["paint", "count", "find"], ["find", "paint", "count"]):
-        sequence = recipe(tasks=order).build(tmp_path)
+        sequence = Recipe(tasks=order).build(tmp_path)
         plans = sequence.trainer.allocate(sequence.module, sequence.data)
         found.append({name: plan.to_dict() for name, plan in plans.items()})
     assert found[0] == found[1]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_expert_does_not_depend_on_the_tasks_that_follow(recipe, plain_run, tmp_path):
-    run = recipe(tasks=["paint", "find"]).build(tmp_path).fit()
+def test_an_expert_does_not_depend_on_the_tasks_that_follow(
+    plain_run: Path, tmp_path: Path
+) -> None:
+    run = Recipe(tasks=["paint", "find"]).build(tmp_path).fit()
     file = "experts/paint/adapter_model.safetensors"
     ours, theirs = load_file(run / file), load_file(plain_run / file)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_a_second_sequence_with_the_same_module_or_trainer_is_refused(recipe, tmp_path):
-    first = recipe(tasks=("paint",)).build(tmp_path)
+def test_a_second_sequence_with_the_same_module_or_trainer_is_refused(tmp_path: Path) -> None:
+    first = Recipe(tasks=("paint",)).build(tmp_path)
     first.fit()
     with pytest.raises(ValueError, match="a new module and a new trainer"):
         first.fit()
-    other = recipe(tasks=("paint",)).build(tmp_path)
+    other = Recipe(tasks=("paint",)).build(tmp_path)
     with pytest.raises(ValueError, match="a new module and a new trainer"):
         other.trainer.fit(first.module, datamodule=other.data)
 
 
 @pytest.mark.parametrize("option", ["max_steps", "limit_test_batches", "fast_dev_run"])
-def test_options_that_cut_stages_short_are_refused(recipe, tmp_path, option):
+def test_options_that_cut_stages_short_are_refused(tmp_path: Path, option: str) -> None:
     with pytest.raises(ValueError, match=f"trainer.{option} cuts stages short"):
-        recipe(trainer={option: 3}).build(tmp_path)
+        Recipe(trainer={option: 3}).build(tmp_path)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from cuts import CutAfter, CutError
+from run_digests import run_digests
+from small_runs import Recipe, read_csv
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback, RouterFitting
 from dmole.data import Task
+from dmole.data.collate import Batch
 from dmole.routing import SharedRouter
-from dmole.streams.stream import BlurredStream, ReplayStream, SequentialStream
+from dmole.streams.stream import BlurredStream, ReplayStream, SequentialStream, Stream
 
 TASKS = [
     Task(
@@ -28,36 +35,29 @@ SHARED = {"allocator": UniformAllocator, "router": SharedRouter}
 REPLAY = {"stream": ReplayStream(buffer_size=4)} | SHARED
 
 
-class CutError(Exception):
-    """Stands for whatever ends a process."""
-
-
-class CutAfter(ContinualCallback):
-    """Ends the run at a step, before that step is saved."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise CutError
+Make = Callable[..., Recipe]
+Finished = tuple[Path, dict[int, Counter[tuple[str, str]]]]
+"""A run's folder, and how often each stage trained on each sample, by task and id."""
+SLOW = pytest.mark.slow
 
 
 class Served(ContinualCallback):
     """Counts the samples that each stage trains on."""
 
-    def __init__(self):
-        self.samples: dict[int, Counter] = {}
+    def __init__(self) -> None:
+        self.samples: dict[int, Counter[tuple[str, str]]] = {}
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        counter = self.samples.setdefault(trainer.current_stage.index, Counter())
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        counter = self.samples.setdefault(trainer.sequence.stage.index, Counter())
         counter.update(zip(batch.task_names, batch.sample_ids, strict=True))
 
 
 @pytest.fixture(scope="module")
-def make(recipe):
-    def make(*callbacks, **parts):
-        return recipe(
+def make() -> Make:
+    def make(*callbacks: ContinualCallback, **parts: Any) -> Recipe:
+        return Recipe(
             tasks=TASKS,
             callbacks=callbacks,
             data={"batch_size": 2},
@@ -70,14 +70,14 @@ def make(recipe):
 
 
 @pytest.fixture(scope="module")
-def replayed(make, tmp_path_factory):
+def replayed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     served = Served()
     return make(served, **REPLAY).build(tmp_path_factory.mktemp("whole")).fit(), served.samples
 
 
-def test_a_stage_trains_on_its_task_and_what_the_run_folder_says(replayed, rows):
+def test_a_stage_trains_on_its_task_and_what_the_run_folder_says(replayed: Finished) -> None:
     run, samples = replayed
-    written = Counter((int(r["stage"]), r["task"], r["id"]) for r in rows(run / "replay.csv"))
+    written = Counter((int(r["stage"]), r["task"], r["id"]) for r in read_csv(run / "replay.csv"))
     assert set(written.values()) == {1}
     for index, task in enumerate(TASKS, start=1):
         foreign = {
@@ -89,16 +89,16 @@ def test_a_stage_trains_on_its_task_and_what_the_run_folder_says(replayed, rows)
 
 
 # steps a stage: 4, then 5 in each of 2 epochs, then 5; in the last two a part is replayed
-@pytest.mark.parametrize("step", [3, 6, 12, 17])
+@pytest.mark.parametrize("step", [12, *(pytest.param(s, marks=SLOW) for s in (3, 6, 17))])
 def test_a_replay_that_was_cut_goes_on_with_the_same_samples(
-    make, replayed, tmp_path, digests, step
-):
+    make: Make, replayed: Finished, tmp_path: Path, step: int
+) -> None:
     with pytest.raises(CutError):
         make(CutAfter(step), **REPLAY).build(tmp_path).fit()
     torch.manual_seed(99)  # a new process has drawn other numbers
     run = make(**REPLAY).build(tmp_path).fit("auto")
-    assert "replay.csv" in digests(run)
-    assert digests(run) == digests(replayed[0])
+    assert "replay.csv" in run_digests(run)
+    assert run_digests(run) == run_digests(replayed[0])
 
 
 @pytest.mark.parametrize(
@@ -112,44 +112,66 @@ def test_a_replay_that_was_cut_goes_on_with_the_same_samples(
         (SequentialStream("shared"), "stream"),
     ],
 )
-def test_a_run_with_another_buffer_is_not_gone_on_with(make, replayed, tmp_path, stream, name):
+def test_a_run_with_another_buffer_is_not_gone_on_with(
+    make: Make, replayed: Finished, tmp_path: Path, stream: Stream, name: str
+) -> None:
     other = make(**REPLAY | {"stream": stream}).build(tmp_path)
-    other.trainer.accept_changes = True  # the place in the data would be another
+    other.trainer.sequence.accept_changes = True  # the place in the data would be another
     with pytest.raises(ValueError, match=f"was made with another {name}; it cannot") as caught:
         other.fit(replayed[0])
     assert "\n" not in str(caught.value)
 
 
-def test_a_buffer_too_small_for_any_sample_is_refused_before_anything_is_written(make, tmp_path):
+def test_a_buffer_too_small_for_any_sample_is_refused_before_anything_is_written(
+    make: Make, tmp_path: Path
+) -> None:
     parts = REPLAY | {"stream": ReplayStream(buffer_mb=1e-5)}
     with pytest.raises(ValueError, match="no sample of paint fits in a buffer of 1e-05 MB"):
         make(**parts).build(tmp_path).fit()
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_a_stream_without_blur_is_the_clean_stream_bit_for_bit(make, tmp_path, digests):
-    clean = make(stream=SequentialStream()).build(tmp_path / "clean").fit()
-    blurred = make(stream=BlurredStream(0.0)).build(tmp_path / "blurred").fit()
-    assert digests(blurred) == digests(clean)
+def test_a_stream_without_blur_is_the_clean_stream_bit_for_bit(make: Make, tmp_path: Path) -> None:
+    two = replace(make(stream=SequentialStream()), tasks=TASKS[:2])
+    clean = two.build(tmp_path / "clean").fit()
+    blurred = replace(two, stream=BlurredStream(0.0)).build(tmp_path / "blurred").fit()
+    assert run_digests(blurred) == run_digests(clean)
     assert not (clean / "replay.csv").exists()
 
 
-def test_a_blurred_run_with_an_expert_a_task_can_be_cut(make, tmp_path, digests):
+BLURRED = {"stream": BlurredStream(0.4)}
+SOME = 4
+"""Samples that a router is fitted on: fewer than a stage has, so that the draw matters."""
+
+
+@pytest.fixture(scope="module")
+def blurred(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     served = Served()
-    parts = {"stream": BlurredStream(0.4)}
-    # fewer than a stage has, so that the draw matters
-    whole = make(served, RouterFitting(4), **parts).build(tmp_path / "whole").fit()
-    assert not (whole / "replay.csv").exists()
-    assert [sum(n for (task, _), n in served.samples[i].items() if task != TASKS[i - 1].name)
-            for i in (1, 2, 3)] == [3, 4, 2]  # fmt: skip
-    for step in (2, 7):
-        folder = tmp_path / str(step)
-        with pytest.raises(CutError):
-            make(CutAfter(step), RouterFitting(4), **parts).build(folder).fit()
-        assert digests(make(RouterFitting(4), **parts).build(folder).fit("auto")) == digests(whole)
+    whole = make(served, RouterFitting(SOME), **BLURRED)
+    return whole.build(tmp_path_factory.mktemp("blurred")).fit(), served.samples
 
 
-def test_a_blurred_run_with_another_share_is_not_gone_on_with(make, tmp_path):
+def test_a_blurred_stage_trains_on_samples_of_other_tasks(blurred: Finished) -> None:
+    run, samples = blurred
+    foreign = [
+        sum(count for (name, _), count in samples[stage].items() if name != task.name)
+        for stage, task in enumerate(TASKS, start=1)
+    ]
+    assert foreign == [3, 4, 2]
+    assert not (run / "replay.csv").exists()
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(2, marks=SLOW)])
+def test_a_blurred_run_with_an_expert_a_task_can_be_cut(
+    make: Make, blurred: Finished, tmp_path: Path, step: int
+) -> None:
+    with pytest.raises(CutError):
+        make(CutAfter(step), RouterFitting(SOME), **BLURRED).build(tmp_path).fit()
+    resumed = make(RouterFitting(SOME), **BLURRED).build(tmp_path).fit("auto")
+    assert run_digests(resumed) == run_digests(blurred[0])
+
+
+def test_a_blurred_run_with_another_share_is_not_gone_on_with(make: Make, tmp_path: Path) -> None:
     tasks = [replace(task, epochs=1) for task in TASKS[:2]]
     blurred = replace(make(stream=BlurredStream(0.4), **SHARED), tasks=tasks)
     with pytest.raises(CutError):

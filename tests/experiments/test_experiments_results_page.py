@@ -35,11 +35,11 @@ def matrices() -> dict[str, dict[int, list[list[float]]]]:
     return found
 
 
-def test_every_method_is_a_row():
+def test_every_method_is_a_row() -> None:
     assert set(ROWS) == {path.stem for path in (ROOT / "configs" / "methods").glob("*.yaml")}
 
 
-def test_every_method_has_every_seed_and_every_stage():
+def test_every_method_has_every_seed_and_every_stage() -> None:
     found = matrices()
     assert list(found) == list(ROWS)
     for row, runs in found.items():
@@ -48,7 +48,7 @@ def test_every_method_has_every_seed_and_every_stage():
         assert {np.shape(matrix) for matrix in runs.values()} == {shape}
 
 
-def test_the_table_holds_the_means_of_the_matrices():
+def test_the_table_holds_the_means_of_the_matrices() -> None:
     shown = {line["method"]: line for line in read_csv("comparison.csv")}
     assert len(shown) == len(ROWS)
     for row, runs in matrices().items():
@@ -57,7 +57,7 @@ def test_the_table_holds_the_means_of_the_matrices():
         assert float(shown[row]["Last sd"]) == pytest.approx(np.std(last, ddof=1))
 
 
-def test_neither_all_are_forgotten_nor_all_is_kept():
+def test_neither_all_are_forgotten_nor_all_is_kept() -> None:
     last = {row: np.mean([m[-1] for m in runs.values()]) for row, runs in matrices().items()}
     assert last["zero_shot"] == 0
     assert last["finetune"] - last["seq_ft"] > 20
@@ -66,7 +66,7 @@ def test_neither_all_are_forgotten_nor_all_is_kept():
 
 
 @pytest.mark.parametrize("row", [row for row, spec in ROWS.items() if "values" in spec])
-def test_a_method_ran_with_the_best_value_of_the_search(row: str):
+def test_a_method_ran_with_the_best_value_of_the_search(row: str) -> None:
     key = ROWS[row]["vary"]
     scores = {
         line["value"]: float(line["Last"])
@@ -80,7 +80,7 @@ def test_a_method_ran_with_the_best_value_of_the_search(row: str):
     assert scores[str(ran)] == max(scores.values())
 
 
-def test_the_learning_rate_is_the_best_of_finetune():
+def test_the_learning_rate_is_the_best_of_finetune() -> None:
     tried = {
         float(line["value"]): float(line["Last"])
         for line in read_csv("search.csv")
@@ -90,7 +90,7 @@ def test_the_learning_rate_is_the_best_of_finetune():
     assert comparison["model"]["optimizer"]["init_args"]["lr"] == max(tried, key=tried.__getitem__)
 
 
-def test_the_search_sees_no_test_sample():
+def test_the_search_sees_no_test_sample() -> None:
     jobs = results_jobs.search_jobs(list(ROWS))
     tasks = [task for job, _ in jobs for task in job.settings["data"]["tasks"]]
     assert tasks
@@ -98,14 +98,16 @@ def test_the_search_sees_no_test_sample():
     assert results_jobs.PLAN["search"]["seed"] not in results_jobs.PLAN["seeds"]
 
 
-def test_a_key_that_a_config_lacks_cannot_be_varied():
+def test_a_key_that_a_config_lacks_cannot_be_varied() -> None:
     with pytest.raises(KeyError, match="is not set in the method's config"):
         results_jobs.replaced({"model": {"alpha": 1}}, "model.beta", 2)
     replaced = results_jobs.replaced({"model": {"parts": [{"a": 1}]}}, "model.parts.0.a", 2)
     assert replaced == {"model": {"parts": [{"a": 2}]}}
 
 
-def test_what_is_finished_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_is_finished_is_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = results_jobs.Job("dmole", "dmole", 0, {"model": {"alpha": 1}})
     job.folder(tmp_path).mkdir(parents=True)
     (job.folder(tmp_path) / results_jobs.MARK).write_text(job.digest)
@@ -114,7 +116,7 @@ def test_what_is_finished_is_not_run_again(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path):
+def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
     job, other = (results_jobs.Job("a", "a", 0, {"model": {"alpha": n}}) for n in (1, 2))
     job.folder(tmp_path).mkdir(parents=True)
     (job.folder(tmp_path) / results_jobs.MARK).write_text(job.digest)
@@ -122,14 +124,16 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path):
         results_jobs.run_all([other], tmp_path, processes=1)
 
 
-def test_a_folder_left_before_its_first_checkpoint_is_cleared(tmp_path: Path):
+def test_a_folder_left_before_its_first_checkpoint_is_cleared(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "version_0"
     (folder / "checkpoints").mkdir(parents=True)
     results_jobs.clear_unstarted(folder)
     assert not folder.exists()
 
 
-def test_a_page_without_its_marks_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_page_without_its_marks_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = tmp_path / "page.md"
     monkeypatch.setattr(results, "PAGE", page)
     page.write_text("a\n<!-- x -->\nold\n<!-- end x -->\nb\n")
@@ -142,7 +146,7 @@ def test_a_page_without_its_marks_is_left_as_it_is(tmp_path: Path, monkeypatch: 
         assert page.read_text() == broken
 
 
-def test_a_kept_config_is_of_no_single_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_kept_config_is_of_no_single_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "OUTPUT", tmp_path)
     job = results_jobs.Job("a", "a", 1, {})
     job.folder(tmp_path).mkdir(parents=True)

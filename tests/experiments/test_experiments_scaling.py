@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from memory_meter import PeakBytes, saved_bytes
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dmole.allocation import UniformAllocator, score_gradients
@@ -17,9 +20,10 @@ from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import OracleRouter
 from dmole.routing.autoencoder import PCAReconstructor, parameter_count
+from dmole.run.context import StageContext
 from experiments.costs import base_models, scaling, workload
 from experiments.costs.base_models import TINY
-from experiments.costs.scaling import Load
+from experiments.costs.scaling import Load, ModelSizes
 
 BATCH = 4
 
@@ -53,7 +57,7 @@ class Setting:
     def add_expert(self) -> None:
         plan = self.module.allocator.allocate("t", self.module.units(), None, first=True)
         self.module.add_expert(plan)
-        self.module.train_expert("t", 1, plan)
+        self.module.begin_stage(StageContext(1, ("t",), allocation=plan))
         self.module.train()
 
     def loss(self) -> Tensor:
@@ -84,11 +88,11 @@ class Setting:
 # -- exact: parameters, experts, optimizer, router, cache ---------------------------------------
 
 
-def test_the_parameters_of_the_tiny_model_are_counted_exactly():
+def test_the_parameters_of_the_tiny_model_are_counted_exactly() -> None:
     assert scaling.base_parameters(TINY) == PretrainedBackbone("tiny").parameter_count()
 
 
-def _llava(width: int, layers: int, heads: int, mlp_width: int):
+def _llava(width: int, layers: int, heads: int, mlp_width: int) -> nn.Module:
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -116,7 +120,7 @@ def _llava(width: int, layers: int, heads: int, mlp_width: int):
     return LlavaForConditionalGeneration(config)
 
 
-def _internvl():
+def _internvl() -> nn.Module:
     from transformers import (
         InternVLConfig,
         InternVLForConditionalGeneration,
@@ -147,7 +151,7 @@ def _internvl():
     return InternVLForConditionalGeneration(config)
 
 
-def _qwen2_vl():
+def _qwen2_vl() -> nn.Module:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 8192, "num_heads": 16, "mlp_ratio": 4}
@@ -174,14 +178,16 @@ def _qwen2_vl():
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_the_parameters_of_large_models_are_those_of_transformers(model, build):
+def test_the_parameters_of_large_models_are_those_of_transformers(
+    model: ModelSizes, build: Callable[[], nn.Module]
+) -> None:
     with torch.device("meta"):
         built = build()
     assert scaling.base_parameters(model) == sum(p.numel() for p in built.parameters())
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_experts_and_their_training_state_are_counted_exactly(share):
+def test_experts_and_their_training_state_are_counted_exactly(share: float) -> None:
     setting = Setting(share=share)
     setting.add_expert()
     module = setting.module
@@ -197,7 +203,7 @@ def test_experts_and_their_training_state_are_counted_exactly(share):
     assert scaling.training_state_bytes(count) == held
 
 
-def test_an_expert_file_is_as_large_as_its_parameters(tmp_path):
+def test_an_expert_file_is_as_large_as_its_parameters(tmp_path: Path) -> None:
     setting = Setting()
     setting.add_expert()
     save_expert(setting.module.library, "t", tmp_path, "tiny")
@@ -206,13 +212,13 @@ def test_an_expert_file_is_as_large_as_its_parameters(tmp_path):
     assert expected <= size < 1.05 * expected
 
 
-def test_a_routers_autoencoder_is_counted_exactly():
+def test_a_routers_autoencoder_is_counted_exactly() -> None:
     rows = torch.randn(200, TINY.vision.width + TINY.language.width)
     weights = PCAReconstructor(16).fit(rows, torch.Generator())
     assert scaling.router_bytes(TINY, components=16) == scaling.FP32 * parameter_count(weights)
 
 
-def test_the_cache_of_a_generation_is_counted_exactly():
+def test_the_cache_of_a_generation_is_counted_exactly() -> None:
     setting = Setting()
     with torch.no_grad():
         cache = setting.module.backbone.model(**setting.batch.inputs).past_key_values
@@ -225,7 +231,7 @@ def test_the_cache_of_a_generation_is_counted_exactly():
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_saved_activations_are_as_reckoned_within_six_percent(dtype, share):
+def test_saved_activations_are_as_reckoned_within_six_percent(dtype: str, share: float) -> None:
     setting = Setting(dtype, share)
     setting.add_expert()
     with saved_bytes(setting.module.backbone.model.parameters()) as total:
@@ -245,7 +251,9 @@ def test_saved_activations_are_as_reckoned_within_six_percent(dtype, share):
         ("bfloat16", True, 0.92, 1.35),
     ],
 )
-def test_the_peak_of_a_training_step_is_as_reckoned(dtype, recompute, low, high):
+def test_the_peak_of_a_training_step_is_as_reckoned(
+    dtype: str, recompute: bool, low: float, high: float
+) -> None:
     setting = Setting(dtype, recompute=recompute)
     setting.add_expert()
     setting.loss().backward()  # gradients of the experts exist from now on
@@ -259,7 +267,7 @@ def test_the_peak_of_a_training_step_is_as_reckoned(dtype, recompute, low, high)
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("reduction", ["sum", "fisher"])
-def test_the_peak_of_the_proxy_pass_is_as_reckoned(dtype, reduction):
+def test_the_peak_of_the_proxy_pass_is_as_reckoned(dtype: str, reduction: str) -> None:
     setting = Setting(dtype)
     if setting.mixed:
         setting.batch.inputs["pixel_values"] = setting.batch.inputs["pixel_values"].bfloat16()
@@ -273,7 +281,7 @@ def test_the_peak_of_the_proxy_pass_is_as_reckoned(dtype, reduction):
     assert 0.9 < reckoned / meter.peak < 1.1
 
 
-def test_what_the_proxy_pass_keeps_of_gradients_is_the_difference_of_its_reductions():
+def test_what_the_proxy_pass_keeps_of_gradients_is_the_difference_of_its_reductions() -> None:
     peaks = {}
     for reduction in ("sum", "fisher"):
         setting = Setting()
@@ -284,7 +292,7 @@ def test_what_the_proxy_pass_keeps_of_gradients_is_the_difference_of_its_reducti
     assert peaks["sum"] - peaks["fisher"] == pytest.approx(kept, rel=0.02)
 
 
-def test_the_proxy_pass_recomputes_nothing():
+def test_the_proxy_pass_recomputes_nothing() -> None:
     peaks = []
     for recompute in (False, True):
         setting = Setting(recompute=recompute)
@@ -295,7 +303,9 @@ def test_the_proxy_pass_recomputes_nothing():
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.5, 1.2, 1.5), (1.0, 1.4, 1.8)])
-def test_experts_without_mixed_precision_keep_copies_of_their_inputs(share, low, high):
+def test_experts_without_mixed_precision_keep_copies_of_their_inputs(
+    share: float, low: float, high: float
+) -> None:
     kept = []
     for mixed in (True, False):
         setting = Setting("bfloat16", share)
@@ -324,7 +334,7 @@ def _attention(load: Load, factor: float) -> float:
     return factor * sum(workload.attention_flops(t, BATCH, length) for t, length in towers)
 
 
-def test_the_work_of_a_forward_pass_is_that_of_its_products():
+def test_the_work_of_a_forward_pass_is_that_of_its_products() -> None:
     setting = Setting()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         setting.module.base_loss(setting.batch)
@@ -334,7 +344,7 @@ def test_the_work_of_a_forward_pass_is_that_of_its_products():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_work_of_a_training_step_is_as_reckoned_within_five_percent(recompute):
+def test_the_work_of_a_training_step_is_as_reckoned_within_five_percent(recompute: bool) -> None:
     setting = Setting(share=1.0, recompute=recompute)
     setting.add_expert()
     with FlopCounterMode(display=False) as counter:
@@ -345,7 +355,7 @@ def test_the_work_of_a_training_step_is_as_reckoned_within_five_percent(recomput
     assert reckoned == pytest.approx(_counted(counter), rel=0.05)
 
 
-def test_the_work_of_the_proxy_pass_is_as_reckoned_within_five_percent():
+def test_the_work_of_the_proxy_pass_is_as_reckoned_within_five_percent() -> None:
     setting = Setting()
     with FlopCounterMode(display=False) as counter:
         setting.score("fisher")
@@ -354,7 +364,7 @@ def test_the_work_of_the_proxy_pass_is_as_reckoned_within_five_percent():
     assert 2 * once == pytest.approx(_counted(counter), rel=0.05)
 
 
-def test_a_share_of_the_peak_rate_is_required():
+def test_a_share_of_the_peak_rate_is_required() -> None:
     assert workload.gpu_hours(3.6e15, 1e12, 0.5) == pytest.approx(2.0)
     with pytest.raises(ValueError, match=r"utilization must be in \(0, 1\], got 0"):
         workload.gpu_hours(1.0, 1.0, 0)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +18,13 @@ from torch.testing import assert_close
 from dmole.experts import ExpertLibrary, ExpertShape, Gates, load_expert, save_expert
 
 
-def make_library(seed=0):
+def make_library(seed: int = 0) -> ExpertLibrary:
     model = nn.ModuleDict({"x": nn.Linear(4, 3), "y": nn.Linear(3, 5)})
     return ExpertLibrary(model, lambda _: "language", seed=seed)
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     library = make_library()
     library.add("a", {"x": 2, "y": 3}, {"x": 4.0, "y": 9.0})
     randomize(library, "a")
@@ -29,18 +32,18 @@ def folder(tmp_path):
     return tmp_path / "a"
 
 
-def edit_tensors(folder, change):
+def edit_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(folder / "adapter_model.safetensors")
     change(tensors)
     save_file(tensors, folder / "adapter_model.safetensors")
 
 
-def edit_config(folder, **changes):
+def edit_config(folder: Path, **changes: Any) -> None:
     file = folder / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def test_a_round_trip_gives_back_every_bit_rank_and_scaling(folder):
+def test_a_round_trip_gives_back_every_bit_rank_and_scaling(folder: Path) -> None:
     source, target = make_library(), make_library(seed=5)
     load_expert(source, "a", folder)
     load_expert(target, "again", folder)
@@ -53,7 +56,7 @@ def test_a_round_trip_gives_back_every_bit_rank_and_scaling(folder):
         assert torch.equal(target.state_dict("again")[key], tensor)
 
 
-def test_the_config_says_what_peft_needs_and_names_the_base_model(folder):
+def test_the_config_says_what_peft_needs_and_names_the_base_model(folder: Path) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "some/base"
     assert config["peft_type"] == "LORA"
@@ -64,7 +67,7 @@ def test_the_config_says_what_peft_needs_and_names_the_base_model(folder):
     }
 
 
-def test_saving_again_replaces_the_files_and_leaves_nothing_beside_them(folder):
+def test_saving_again_replaces_the_files_and_leaves_nothing_beside_them(folder: Path) -> None:
     library = make_library()
     load_expert(library, "a", folder)
     save_expert(library, "a", folder, "other/base")
@@ -103,8 +106,8 @@ PREFIX = "base_model.model."
     ids=["no B", "no A", "unknown part", "unknown layer", "wrong B", "wrong A", "empty"],
 )
 def test_tensors_that_do_not_fit_are_refused_and_leave_the_library_as_it_was(
-    folder, change, message
-):
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
     edit_tensors(folder, change)
     library = make_library()
     with pytest.raises(ValueError, match=message) as caught:
@@ -125,13 +128,13 @@ def test_tensors_that_do_not_fit_are_refused_and_leave_the_library_as_it_was(
     ],
     ids=str,
 )
-def test_adapters_of_another_kind_are_refused(folder, changes):
+def test_adapters_of_another_kind_are_refused(folder: Path, changes: dict[str, Any]) -> None:
     edit_config(folder, **changes)
     with pytest.raises(ValueError, match=next(iter(changes))):
         load_expert(make_library(), "b", folder)
 
 
-def test_a_config_without_alpha_is_refused(folder):
+def test_a_config_without_alpha_is_refused(folder: Path) -> None:
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
     del config["lora_alpha"]
@@ -140,7 +143,7 @@ def test_a_config_without_alpha_is_refused(folder):
         load_expert(make_library(), "b", folder)
 
 
-def test_missing_and_damaged_files_are_named(folder, tmp_path):
+def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read expert .*nowhere"):
         load_expert(make_library(), "b", tmp_path / "nowhere")
     config_only = shutil.copytree(folder, tmp_path / "config_only")
@@ -169,13 +172,15 @@ def test_missing_and_damaged_files_are_named(folder, tmp_path):
     ],
     ids=str,
 )
-def test_sizes_that_the_tensors_do_not_have_are_refused(folder, changes, message):
+def test_sizes_that_the_tensors_do_not_have_are_refused(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
     edit_config(folder, **changes)
     with pytest.raises(ValueError, match=message):
         load_expert(make_library(), "b", folder)
 
 
-def test_an_empty_tensor_that_claims_a_billion_ranks_takes_no_memory(folder):
+def test_an_empty_tensor_that_claims_a_billion_ranks_takes_no_memory(folder: Path) -> None:
     edit_tensors(
         folder,
         lambda t: t.update(
@@ -201,13 +206,15 @@ def test_an_empty_tensor_that_claims_a_billion_ranks_takes_no_memory(folder):
     ],
     ids=["nan", "whole numbers", "one axis"],
 )
-def test_tensors_that_are_no_weights_are_refused(folder, tensor, message):
+def test_tensors_that_are_no_weights_are_refused(
+    folder: Path, tensor: torch.Tensor, message: str
+) -> None:
     edit_tensors(folder, lambda t: t.update({PREFIX + "x.lora_B.weight": tensor}))
     with pytest.raises(ValueError, match=message):
         load_expert(make_library(), "b", folder)
 
 
-def test_a_bit_flipped_anywhere_in_the_tensors_is_noticed(folder):
+def test_a_bit_flipped_anywhere_in_the_tensors_is_noticed(folder: Path) -> None:
     file = folder / "adapter_model.safetensors"
     whole = file.read_bytes()
     data = 8 + int.from_bytes(whole[:8], "little")
@@ -219,7 +226,7 @@ def test_a_bit_flipped_anywhere_in_the_tensors_is_noticed(folder):
             load_expert(make_library(), "b", folder)
 
 
-def test_a_bit_flipped_in_the_header_is_noticed_or_changes_nothing(folder):
+def test_a_bit_flipped_in_the_header_is_noticed_or_changes_nothing(folder: Path) -> None:
     file = folder / "adapter_model.safetensors"
     whole = file.read_bytes()
     reference = make_library()
@@ -239,19 +246,19 @@ def test_a_bit_flipped_in_the_header_is_noticed_or_changes_nothing(folder):
     assert loaded < 40  # only the remarks may change unnoticed
 
 
-def test_a_file_without_digest_as_peft_writes_it_is_loaded(folder):
+def test_a_file_without_digest_as_peft_writes_it_is_loaded(folder: Path) -> None:
     edit_tensors(folder, lambda t: None)
     library = make_library()
     load_expert(library, "b", folder)
     assert library.names == ("b",)
 
 
-def rank_of(i):
+def rank_of(i: int) -> int:
     return (2, 4, 4, 1)[i % 4]
 
 
 @pytest.mark.parametrize("family", ["llava", "idefics3"])
-def test_peft_gives_the_oracle_outputs_with_several_ranks(family, tmp_path):
+def test_peft_gives_the_oracle_outputs_with_several_ranks(family: str, tmp_path: Path) -> None:
     from peft import PeftModel
 
     backbone = make_backbone(family)
@@ -259,7 +266,7 @@ def test_peft_gives_the_oracle_outputs_with_several_ranks(family, tmp_path):
     parts = backbone.parts
     library = ExpertLibrary(
         backbone.model,
-        lambda path: "language" if parts.module_of(path) == "language" else "vision",
+        lambda path: "language" if parts.modality_of(path) == "language" else "vision",
         dropout=0.05,
     )
     paths = all_linears(backbone)
@@ -296,7 +303,7 @@ MIXTURES = {
 }
 
 
-def make_mixture(kind):
+def make_mixture(kind: str) -> ExpertLibrary:
     library = make_library()
     library.place("m", MIXTURES[kind])
     randomize(library, "m")
@@ -307,13 +314,15 @@ def make_mixture(kind):
 
 
 @pytest.fixture
-def mixture(tmp_path):
+def mixture(tmp_path: Path) -> Path:
     save_expert(make_mixture("branches"), "m", tmp_path / "m", "some/base")
     return tmp_path / "m"
 
 
 @pytest.mark.parametrize("kind", MIXTURES)
-def test_a_mixture_comes_back_with_every_bit_its_shapes_and_what_is_frozen(kind, tmp_path):
+def test_a_mixture_comes_back_with_every_bit_its_shapes_and_what_is_frozen(
+    kind: str, tmp_path: Path
+) -> None:
     source, target = make_mixture(kind), make_library(seed=5)
     save_expert(source, "m", tmp_path / "m", "some/base")
     names = sorted(path.name for path in (tmp_path / "m").iterdir())
@@ -327,7 +336,7 @@ def test_a_mixture_comes_back_with_every_bit_its_shapes_and_what_is_frozen(kind,
         assert torch.equal(theirs[key], tensor)
 
 
-def edit_mixture(folder, change):
+def edit_mixture(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     file = folder / "mixture.json"
     content = json.loads(file.read_text())
     change(content)
@@ -358,7 +367,9 @@ def edit_mixture(folder, change):
         lambda c: c["layers"].clear(),
     ],
 )
-def test_a_mixture_that_is_not_described_as_it_is_is_refused_by_file(mixture, change):
+def test_a_mixture_that_is_not_described_as_it_is_is_refused_by_file(
+    mixture: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
     edit_mixture(mixture, change)
     library = make_library()
     with pytest.raises(ValueError, match=r"mixture\.json") as caught:
@@ -369,13 +380,13 @@ def test_a_mixture_that_is_not_described_as_it_is_is_refused_by_file(mixture, ch
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 10**5])
-def test_a_description_that_is_no_json_is_refused_by_file(mixture, text):
+def test_a_description_that_is_no_json_is_refused_by_file(mixture: Path, text: str) -> None:
     (mixture / "mixture.json").write_text(text)
     with pytest.raises(ValueError, match=r"cannot read expert .*mixture\.json"):
         load_expert(make_library(), "b", mixture)
 
 
-def test_missing_or_damaged_tensors_of_a_mixture_are_named(mixture):
+def test_missing_or_damaged_tensors_of_a_mixture_are_named(mixture: Path) -> None:
     file = mixture / "mixture.safetensors"
     whole = file.read_bytes()
     for damage in (whole[:40], whole[:-4] + bytes([whole[-4] ^ 1, *whole[-3:]])):
@@ -387,7 +398,9 @@ def test_missing_or_damaged_tensors_of_a_mixture_are_named(mixture):
         load_expert(make_library(), "b", mixture)
 
 
-def test_a_mixture_of_a_model_with_other_widths_is_refused_and_leaves_the_library(mixture):
+def test_a_mixture_of_a_model_with_other_widths_is_refused_and_leaves_the_library(
+    mixture: Path,
+) -> None:
     other = ExpertLibrary(
         nn.ModuleDict({"x": nn.Linear(5, 3), "y": nn.Linear(3, 5)}), lambda _: "language"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,22 +14,27 @@ from torch import nn
 from torch.testing import assert_close
 
 from dmole.experts import ExpertLibrary, Gates, RoutedLinear
-from dmole.experts.library import seed_from
 
 
-def make_library(model, **kwargs):
+def make_library(model: nn.Module, **kwargs: Any) -> ExpertLibrary:
     return ExpertLibrary(model, lambda _: "language", **kwargs)
 
 
-def small_model():
+def small_model() -> nn.ModuleDict:
     return nn.ModuleDict({"x": nn.Linear(4, 3), "y": nn.Linear(3, 5), "norm": nn.LayerNorm(5)})
 
 
-def add(library, name, paths=("x", "y"), rank=2, alpha=4.0):
+def add(
+    library: ExpertLibrary,
+    name: str,
+    paths: Sequence[str] = ("x", "y"),
+    rank: int = 2,
+    alpha: float = 4.0,
+) -> None:
     library.add(name, dict.fromkeys(paths, rank), dict.fromkeys(paths, alpha))
 
 
-def digests(module):
+def digests(module: nn.Module) -> dict[str, str]:
     return {
         name: hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
         for name, tensor in module.state_dict().items()
@@ -37,7 +44,9 @@ def digests(module):
 # -- initial weights ---------------------------------------------------------------------------
 
 
-def first_weights(name="a", path="x", seed=0, before=()):
+def first_weights(
+    name: str = "a", path: str = "x", seed: int = 0, before: Sequence[str] = ()
+) -> torch.Tensor:
     library = make_library(small_model(), seed=seed)
     for other in before:
         add(library, other)
@@ -46,7 +55,7 @@ def first_weights(name="a", path="x", seed=0, before=()):
     return dict(library.experts(name))[path].lora_a
 
 
-def test_initial_weights_depend_on_seed_name_and_layer_alone():
+def test_initial_weights_depend_on_seed_name_and_layer_alone() -> None:
     first = first_weights()
     assert torch.equal(first, first_weights(before=("b", "c")))
     assert not torch.equal(first, first_weights(seed=1))
@@ -54,7 +63,7 @@ def test_initial_weights_depend_on_seed_name_and_layer_alone():
     assert not torch.equal(first[:, :3], first_weights(path="y"))
 
 
-def test_adding_an_expert_leaves_the_global_random_state_alone():
+def test_adding_an_expert_leaves_the_global_random_state_alone() -> None:
     before = torch.random.get_rng_state()
     library = make_library(small_model())
     before = torch.random.get_rng_state()
@@ -62,18 +71,11 @@ def test_adding_an_expert_leaves_the_global_random_state_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_seeds_are_the_same_in_every_process_and_fit_a_generator():
-    assert seed_from(0, "a", "x") == seed_from(0, "a", "x")
-    assert seed_from(0, "a", "x") != seed_from(0, "x", "a")
-    assert seed_from(0, "a", "x") == 4224559700233875062
-    torch.Generator().manual_seed(seed_from(3))
-
-
 # -- bookkeeping -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["train", "keys", "forward", "a_b-c", "0"])
-def test_a_task_may_have_the_name_of_a_method(name):
+def test_a_task_may_have_the_name_of_a_method(name: str) -> None:
     library = make_library(small_model())
     add(library, name)
     library.train_only(name)
@@ -87,7 +89,7 @@ def test_a_task_may_have_the_name_of_a_method(name):
     assert library.names == ()
 
 
-def test_removing_the_last_expert_restores_the_very_base_layer():
+def test_removing_the_last_expert_restores_the_very_base_layer() -> None:
     model = small_model()
     base = model["x"]
     library = make_library(model)
@@ -103,7 +105,7 @@ def test_removing_the_last_expert_restores_the_very_base_layer():
     assert library.names == ("a",)
 
 
-def test_only_the_named_expert_trains():
+def test_only_the_named_expert_trains() -> None:
     library = make_library(small_model())
     for name in ("a", "b"):
         add(library, name)
@@ -114,13 +116,13 @@ def test_only_the_named_expert_trains():
     assert not any(p.requires_grad for p in library.model.parameters())
 
 
-def test_counts_are_rank_times_the_sum_of_widths():
+def test_counts_are_rank_times_the_sum_of_widths() -> None:
     library = make_library(small_model())
     library.add("a", {"x": 2, "y": 5}, {"x": 1.0, "y": 1.0})
     assert library.count("a") == 2 * (4 + 3) + 5 * (3 + 5)
 
 
-def test_a_new_layer_takes_over_the_mode_of_the_linear_it_wraps():
+def test_a_new_layer_takes_over_the_mode_of_the_linear_it_wraps() -> None:
     model = small_model().eval()
     library = make_library(model, dropout=0.5)
     add(library, "a")
@@ -137,7 +139,9 @@ def test_a_new_layer_takes_over_the_mode_of_the_linear_it_wraps():
         ({"x": 2, "y": 0}, "rank of an expert must be at least 1"),
     ],
 )
-def test_an_impossible_expert_is_refused_and_leaves_the_model_as_it_was(ranks, message):
+def test_an_impossible_expert_is_refused_and_leaves_the_model_as_it_was(
+    ranks: dict[str, Any], message: str
+) -> None:
     model = small_model()
     library = make_library(model)
     with pytest.raises(ValueError, match=message):
@@ -146,7 +150,7 @@ def test_an_impossible_expert_is_refused_and_leaves_the_model_as_it_was(ranks, m
     assert isinstance(model["x"], nn.Linear)
 
 
-def test_a_name_is_given_once():
+def test_a_name_is_given_once() -> None:
     library = make_library(small_model())
     add(library, "a")
     with pytest.raises(ValueError, match="already an expert called 'a'"):
@@ -156,7 +160,7 @@ def test_a_name_is_given_once():
 # -- rebuilding --------------------------------------------------------------------------------
 
 
-def test_an_architecture_survives_json_and_rebuilds_the_same_experts():
+def test_an_architecture_survives_json_and_rebuilds_the_same_experts() -> None:
     library = make_library(small_model())
     library.add("a", {"x": 2, "y": 5}, {"x": 1.0, "y": 2.5})
     library.add("b", {"y": 1}, {"y": 8.0})
@@ -175,7 +179,7 @@ def test_an_architecture_survives_json_and_rebuilds_the_same_experts():
     assert other.architecture() == library.architecture()
 
 
-def test_an_architecture_that_contradicts_the_library_is_refused():
+def test_an_architecture_that_contradicts_the_library_is_refused() -> None:
     library = make_library(small_model())
     add(library, "a")
     other = library.architecture()
@@ -186,7 +190,7 @@ def test_an_architecture_that_contradicts_the_library_is_refused():
         library.rebuild({})
 
 
-def test_saved_tensors_are_copies():
+def test_saved_tensors_are_copies() -> None:
     library = make_library(small_model())
     add(library, "a")
     saved = library.state_dict("a")
@@ -205,7 +209,9 @@ def test_saved_tensors_are_copies():
         ),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused_before_any_is_copied(change, message):
+def test_tensors_that_do_not_fit_are_refused_before_any_is_copied(
+    change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
     library = make_library(small_model())
     add(library, "a")
     tensors = {key: torch.full_like(t, 7.0) for key, t in library.state_dict("a").items()}
@@ -228,25 +234,25 @@ class World:
         parts = self.backbone.parts
         self.library = ExpertLibrary(
             self.backbone.model,
-            lambda path: "language" if parts.module_of(path) == "language" else "vision",
+            lambda path: "language" if parts.modality_of(path) == "language" else "vision",
             dropout=0.1,
         )
         self.batch = make_batch(self.backbone, make_samples((1, 0, 2)))
         self.rows = self.backbone.vision_rows(self.batch.inputs, self.batch.image_counts)
 
-    def add(self, name):
+    def add(self, name: str) -> None:
         add(self.library, name, all_linears(self.backbone))
 
-    def gates(self, *names):
+    def gates(self, *names: Any) -> Gates:
         weights = torch.tensor([[float(n in names) for n in self.library.names]]).expand(3, -1)
         return Gates(self.library.names, weights, self.rows)
 
-    def logits(self, *names):
+    def logits(self, *names: Any) -> torch.Tensor:
         gates = self.gates(*names) if names else None
         with torch.no_grad(), self.library.context.use(gates):
             return self.backbone.model(**self.batch.inputs, use_cache=False).logits
 
-    def train(self, name, partner=None, steps=3):
+    def train(self, name: str, partner: str | None = None, steps: int = 3) -> None:
         self.library.train_only(name)
         parameters = [p for _, p in self.library.parameters(name)]
         optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
@@ -262,7 +268,7 @@ class World:
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next", "idefics3"])
-def test_training_a_second_expert_changes_no_bit_of_what_was_there(family):
+def test_training_a_second_expert_changes_no_bit_of_what_was_there(family: str) -> None:
     world = World(family)
     base = world.logits()
     fingerprint = world.backbone.fingerprint()
@@ -297,7 +303,7 @@ def test_training_a_second_expert_changes_no_bit_of_what_was_there(family):
     assert not any(isinstance(m, RoutedLinear) for m in world.backbone.modules())
 
 
-def test_a_samples_gradients_do_not_reach_experts_its_gates_close():
+def test_a_samples_gradients_do_not_reach_experts_its_gates_close() -> None:
     world = World("llava")
     for name in ("a", "b"):
         world.add(name)
@@ -311,7 +317,7 @@ def test_a_samples_gradients_do_not_reach_experts_its_gates_close():
     assert all(p.grad.abs().max() > 0 for _, p in world.library.parameters("a"))
 
 
-def test_the_digest_of_an_expert_changes_with_any_of_its_tensors():
+def test_the_digest_of_an_expert_changes_with_any_of_its_tensors() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     library = ExpertLibrary(model, lambda path: "language")
     library.add("a", {"0": 2}, {"0": 4.0})

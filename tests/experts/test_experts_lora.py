@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,12 @@ RANKS = {"a": 2, "b": 3, "c": 1}
 ALPHAS = {"a": 4.0, "b": 3.0, "c": 5.0}
 
 
-def routed(dropout=0.0, bias=True, view="language", dtype=torch.float32):
+def routed(
+    dropout: float = 0.0,
+    bias: bool = True,
+    view: str = "language",
+    dtype: torch.dtype = torch.float32,
+) -> RoutedLinear:
     layer = RoutedLinear(nn.Linear(6, 5, bias=bias).to(dtype), GateContext(), view, dropout)
     layer.base.requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
@@ -34,7 +41,7 @@ def routed(dropout=0.0, bias=True, view="language", dtype=torch.float32):
     return layer
 
 
-def loop(layer, x, weights):
+def loop(layer: RoutedLinear, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The definition, one sample and expert at a time; weights ``(B, E)`` or ``(B, T, E)``."""
     rows = []
     for i, row in enumerate(x):
@@ -47,7 +54,7 @@ def loop(layer, x, weights):
     return torch.stack(rows)
 
 
-def run(layer, x, weights, **kwargs):
+def run(layer: RoutedLinear, x: torch.Tensor, weights: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     with layer._context.use(Gates(list(RANKS), weights, **kwargs)):
         return layer(x)
 
@@ -64,7 +71,9 @@ def run(layer, x, weights, **kwargs):
     ids=["hard", "soft", "all", "one", "per token"],
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_output_and_gradients_equal_the_loop_over_samples_and_experts(weights, bias):
+def test_output_and_gradients_equal_the_loop_over_samples_and_experts(
+    weights: torch.Tensor, bias: bool
+) -> None:
     layer = routed(bias=bias)
     x, outer = torch.randn(4, 7, 6, requires_grad=True), torch.randn(4, 7, 5)
     parameters = [p for p in layer.parameters() if p.requires_grad]
@@ -79,7 +88,7 @@ def test_output_and_gradients_equal_the_loop_over_samples_and_experts(weights, b
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 7, 6), (4, 2, 3, 6)])
-def test_any_number_of_axes_between_rows_and_width_is_allowed(shape):
+def test_any_number_of_axes_between_rows_and_width_is_allowed(shape: tuple[Any, ...]) -> None:
     layer, x = routed(), torch.randn(shape)
     weights = torch.tensor([[1.0, 0, 0.5], [0, 1, 0], [0, 0, 0], [1, 1, 1]])
     found = run(layer, x, weights)
@@ -88,11 +97,11 @@ def test_any_number_of_axes_between_rows_and_width_is_allowed(shape):
         assert_close(found[i : i + 1], run(layer, x[i : i + 1], weights[i : i + 1]))
 
 
-def test_experts_that_no_sample_uses_are_not_computed(monkeypatch):
+def test_experts_that_no_sample_uses_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = routed(), torch.randn(2, 3, 6)
     asked, original = [], RoutedLinear._down
 
-    def down(self, x, experts):
+    def down(self: RoutedLinear, x: torch.Tensor, experts: list[LoRAExpert]) -> torch.Tensor:
         asked.append(experts)
         return original(self, x, experts)
 
@@ -103,7 +112,7 @@ def test_experts_that_no_sample_uses_are_not_computed(monkeypatch):
     assert asked == [[layer.expert("a"), layer.expert("c")]]
 
 
-def test_a_trainable_expert_without_samples_has_gradients_of_zero():
+def test_a_trainable_expert_without_samples_has_gradients_of_zero() -> None:
     layer = routed()
     layer.expert("a").requires_grad_(False)
     run(layer, torch.randn(2, 3, 6), torch.zeros(2, 3)).sum().backward()
@@ -112,7 +121,7 @@ def test_a_trainable_expert_without_samples_has_gradients_of_zero():
     assert layer.expert("b").lora_b.grad.abs().max() == 0
 
 
-def test_closed_gates_and_no_gates_are_the_base_layer_to_the_bit():
+def test_closed_gates_and_no_gates_are_the_base_layer_to_the_bit() -> None:
     layer, x = routed(), torch.randn(2, 3, 6)
     expected = layer.base(x)
     assert torch.equal(layer(x), expected)
@@ -121,7 +130,7 @@ def test_closed_gates_and_no_gates_are_the_base_layer_to_the_bit():
         assert torch.equal(run(layer, x, torch.zeros(2, 3)), expected)
 
 
-def test_a_new_expert_is_no_op_to_the_bit():
+def test_a_new_expert_is_no_op_to_the_bit() -> None:
     layer, x = routed(), torch.randn(2, 3, 6)
     for name in RANKS:
         nn.init.zeros_(layer.expert(name).lora_b)
@@ -129,7 +138,7 @@ def test_a_new_expert_is_no_op_to_the_bit():
 
 
 @pytest.mark.parametrize("shape", [(2, 6), (2, 1, 6), (2, 3, 6), (2, 5, 3, 6)])
-def test_freezing_an_expert_changes_no_bit_of_its_output(shape):
+def test_freezing_an_expert_changes_no_bit_of_its_output(shape: tuple[Any, ...]) -> None:
     layer, x = routed(bias=False), torch.randn(shape)
     weights = torch.tensor([[0.0, 1.0, 0.0]] * 2)
     with torch.no_grad():
@@ -138,7 +147,7 @@ def test_freezing_an_expert_changes_no_bit_of_its_output(shape):
         assert torch.equal(run(layer, x, weights), trainable)
 
 
-def test_dropout_acts_on_the_experts_input_alone_and_only_in_training():
+def test_dropout_acts_on_the_experts_input_alone_and_only_in_training() -> None:
     layer, x = routed(dropout=0.5), torch.randn(2, 3, 6)
     layer.train()
     open_gates, closed = torch.ones(2, 3), torch.zeros(2, 3)
@@ -148,7 +157,7 @@ def test_dropout_acts_on_the_experts_input_alone_and_only_in_training():
     assert_close(run(layer, x, open_gates), loop(layer, x, open_gates), rtol=1e-5, atol=1e-5)
 
 
-def test_initial_weights_have_the_spread_of_kaiming_uniform():
+def test_initial_weights_have_the_spread_of_kaiming_uniform() -> None:
     expert = LoRAExpert(nn.Linear(64, 5), ExpertShape(8, 16.0), torch.Generator().manual_seed(0))
     bound = 1 / math.sqrt(64)  # a = sqrt(5)
     assert expert.scaling == 2.0
@@ -158,12 +167,12 @@ def test_initial_weights_have_the_spread_of_kaiming_uniform():
     assert 0.9 * bound < expert.lora_a.abs().max() <= bound
 
 
-def test_a_rank_below_one_is_refused():
+def test_a_rank_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="rank of an expert must be at least 1, got 0"):
         LoRAExpert(nn.Linear(4, 4), ExpertShape(0, 16.0), torch.Generator())
 
 
-def test_a_base_in_half_precision_keeps_its_dtype_and_the_experts_theirs():
+def test_a_base_in_half_precision_keeps_its_dtype_and_the_experts_theirs() -> None:
     layer = routed(dtype=torch.bfloat16)
     x = torch.randn(2, 3, 6, dtype=torch.bfloat16)
     weights = torch.tensor([[1.0, 0, 0], [0.5, 1, 0]])
@@ -175,7 +184,7 @@ def test_a_base_in_half_precision_keeps_its_dtype_and_the_experts_theirs():
     assert_close(found.float(), expected, rtol=2e-2, atol=5e-2)
 
 
-def test_under_autocast_the_output_is_half_precision_and_gradients_are_float32():
+def test_under_autocast_the_output_is_half_precision_and_gradients_are_float32() -> None:
     layer, x = routed(), torch.randn(2, 3, 6)
     weights = torch.tensor([[1.0, 0, 0], [0.5, 1, 0]])
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -186,7 +195,7 @@ def test_under_autocast_the_output_is_half_precision_and_gradients_are_float32()
     assert_close(found.float(), loop(layer, x, weights), rtol=3e-2, atol=6e-2)
 
 
-def test_the_layer_looks_like_the_linear_it_wraps():
+def test_the_layer_looks_like_the_linear_it_wraps() -> None:
     layer = routed()
     assert (layer.in_features, layer.out_features) == (6, 5)
     assert layer.weight is layer.base.weight
@@ -196,14 +205,14 @@ def test_the_layer_looks_like_the_linear_it_wraps():
         layer.expert("d")
 
 
-def tower(layers, shapes):
+def tower(layers: int, shapes: Sequence[tuple[int, int]]) -> nn.ModuleList:
     return nn.ModuleList(
         nn.ModuleDict({str(i): nn.Linear(*shape) for i, shape in enumerate(shapes)})
         for _ in range(layers)
     )
 
 
-def test_parameter_counts_of_the_published_model_follow_from_its_widths():
+def test_parameter_counts_of_the_published_model_follow_from_its_widths() -> None:
     vision = [(1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024)]
     language = [(2048, 4096), (2048, 2048), (2048, 8192), (2048, 8192), (8192, 2048)]
     with torch.device("meta"):  # InternVL2-2B: 24 blocks a side

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -28,22 +29,24 @@ TENSORS = {
 }
 
 
-def make(shape, seed=0):
+def make(shape: ExpertShape, seed: int = 0) -> LoRAExpert:
     return LoRAExpert(nn.Linear(7, 5), shape, torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(params=SHAPES)
-def kind(request):
+def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_examples_in_the_docstrings_hold():
+def test_examples_in_the_docstrings_hold() -> None:
     result = doctest.testmod(dmole.experts.shape)
     assert result.attempted
     assert result.failed == 0
 
 
-def test_an_expert_has_the_tensors_of_its_shape_and_as_many_numbers_as_are_counted(kind):
+def test_an_expert_has_the_tensors_of_its_shape_and_as_many_numbers_as_are_counted(
+    kind: str,
+) -> None:
     expert = make(SHAPES[kind])
     assert {name: tuple(p.shape) for name, p in expert.named_parameters()} == TENSORS[kind]
     assert sum(p.numel() for p in expert.parameters()) == SHAPES[kind].count(7, 5)
@@ -51,22 +54,22 @@ def test_an_expert_has_the_tensors_of_its_shape_and_as_many_numbers_as_are_count
     assert flags == ({"frozen": (4,), "trunk_frozen": (1,)} if kind == "branches" else {})
 
 
-def test_up_projections_start_at_zero_and_the_rest_is_drawn(kind):
+def test_up_projections_start_at_zero_and_the_rest_is_drawn(kind: str) -> None:
     for name, parameter in make(SHAPES[kind]).named_parameters():
         assert bool(parameter.any()) != name.startswith("lora_b")
 
 
-def test_a_shape_survives_json(kind):
+def test_a_shape_survives_json(kind: str) -> None:
     numbers = json.loads(json.dumps(SHAPES[kind].to_list()))
     assert ExpertShape.from_list(numbers) == SHAPES[kind]
     assert len(numbers) == (2 if kind == "plain" else 4)  # plain LoRA reads as it always did
 
 
-def test_side_by_side_experts_are_scaled_each_by_its_own_rank():
+def test_side_by_side_experts_are_scaled_each_by_its_own_rank() -> None:
     assert make(ExpertShape(6, 12.0, heads=3)).scaling == make(ExpertShape(2, 4.0)).scaling
 
 
-def test_what_is_frozen_of_branches_does_not_train():
+def test_what_is_frozen_of_branches_does_not_train() -> None:
     expert = make(SHAPES["branches"])
     assert len(list(expert.trainable())) == 5
     expert.frozen[1] = 1.0
@@ -94,6 +97,8 @@ PROJECTOR = (1024 + 1) * HIDDEN + (HIDDEN + 1) * HIDDEN
         ),
     ],
 )
-def test_counts_of_the_published_models_follow_from_their_widths(shapes, millions):
+def test_counts_of_the_published_models_follow_from_their_widths(
+    shapes: list[Any], millions: float
+) -> None:
     block = sum(shape.count(*size) for size in LAYERS for shape in shapes)
     assert round((DEPTH * block + PROJECTOR) / 1e6, 1) == millions

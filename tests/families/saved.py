@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from families.models import make_model
 from families.processors import make_processor
+
+Folders = Callable[[str], Path]
+"""Gives the folder of a family's model."""
 
 
 def save_family(family: str, folder: Path) -> Path:

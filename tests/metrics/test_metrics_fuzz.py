@@ -42,7 +42,7 @@ def is_score(value: float) -> bool:
 
 @FUZZ
 @given(st.lists(ANSWER, min_size=1, max_size=3), st.lists(ANSWER, min_size=1, max_size=4))
-def test_answers_compared_as_texts(answers, references):
+def test_answers_compared_as_texts(answers: list[str], references: list[str]) -> None:
     for name in ("exact_match", "vqa_soft", "contains"):
         score = build_metric(name).score(answers, [references] * len(answers))
         assert all(map(is_score, [score.value, *score.per_sample, *score.details.values()]))
@@ -59,7 +59,7 @@ def test_answers_compared_as_texts(answers, references):
 @example("[nan, nan, nan, nan]", "unit", "strict", "xyxy")
 @example("[inf, -inf, inf, inf]", "auto", "strict", "xyxy")
 @example(f"<x{'9' * 5000}><y1><x2><y3>", "tokens", "bracket", "xyxy")
-def test_boxes(answer, box_format, parser, order):
+def test_boxes(answer: str, box_format: str, parser: str, order: str) -> None:
     metric = IoU(box_format=box_format, parser=parser, order=order)
     score = metric.score([answer, REFERENCE], [[REFERENCE], [REFERENCE]])
     assert all(map(is_score, [score.value, *score.per_sample, *score.details.values()]))
@@ -67,7 +67,7 @@ def test_boxes(answer, box_format, parser, order):
 
 @FUZZ
 @given(ANSWER, st.tuples(st.integers(0, 5), st.integers(0, 5)))
-def test_boxes_in_pixels_of_any_size(answer, size):
+def test_boxes_in_pixels_of_any_size(answer: str, size: tuple[int, int]) -> None:
     reference = f"[0, 0, 1, 1] size={size[0]}x{size[1]}"
     metric = IoU(box_format="pixels", reference_format="pixels", parser="numbers")
     if 0 in size:
@@ -80,7 +80,7 @@ def test_boxes_in_pixels_of_any_size(answer, size):
 
 @FUZZ
 @given(st.lists(ANSWER, min_size=1, max_size=4))
-def test_captions(answers):
+def test_captions(answers: list[str]) -> None:
     score = CIDEr("python").score(answers, [["a red dog", "a dog"]] * len(answers))
     assert math.isfinite(score.value)
     assert score.value >= 0  # CIDEr x 100 may exceed 100
@@ -95,7 +95,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=repr)
-def test_long_answers_are_read_in_no_time(piece):
+def test_long_answers_are_read_in_no_time(piece: str) -> None:
     text = piece * (LONG // len(piece))
     started = time.process_time()
     normalize_answer(text)

@@ -9,13 +9,13 @@ OWNER = {"a": "a", "b": "b", "c": "c"}
 LEARNED = {"a": 1, "b": 2, "c": 3}
 
 
-def test_docstring_examples_hold():
+def test_docstring_examples_hold() -> None:
     result = doctest.testmod(module)
     assert result.attempted
     assert result.failed == 0
 
 
-def test_rates_count_own_rejected_foreign_and_unseen_samples():
+def test_rates_count_own_rejected_foreign_and_unseen_samples() -> None:
     counts = [
         (0, "a", "base", 10),
         (1, "a", "a", 10),
@@ -37,12 +37,12 @@ def test_rates_count_own_rejected_foreign_and_unseen_samples():
     assert rates["unseen_accepted"] == 100 * 5 / 30
 
 
-def test_without_training_nothing_is_seen():
+def test_without_training_nothing_is_seen() -> None:
     rates = routing_rates([(0, "a", "base", 10)], OWNER, LEARNED)
     assert set(rates.values()) == {None}
 
 
-def test_an_expert_that_all_tasks_share_is_foreign_to_none():
+def test_an_expert_that_all_tasks_share_is_foreign_to_none() -> None:
     counts = [(2, "a", "a+common", 3), (2, "b", "a+common", 1)]
     rates = routing_rates(counts, {"a": "a", "b": "b"}, {"a": 1, "b": 2}, common="common")
     assert rates["foreign_too"] == 25.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -25,16 +27,16 @@ from dmole.models import Backbone, Embedder, PretrainedBackbone
 
 
 @pytest.fixture(scope="module", params=MODEL_FAMILIES)
-def backbone(request):
+def backbone(request: pytest.FixtureRequest) -> Backbone:
     return make_backbone(request.param)
 
 
-def test_the_base_model_is_frozen_and_in_evaluation_mode(backbone):
+def test_the_base_model_is_frozen_and_in_evaluation_mode(backbone: Backbone) -> None:
     assert not any(p.requires_grad for p in backbone.parameters())
     assert not any(m.training for m in backbone.model.modules())
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_the_answer_tokens(backbone):
+def test_the_loss_is_the_mean_cross_entropy_of_the_answer_tokens(backbone: Backbone) -> None:
     batch = make_batch(backbone, make_samples((1, 0, 2)))
     with torch.no_grad():
         logits = backbone.model(**batch.inputs, use_cache=False).logits
@@ -45,7 +47,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_answer_tokens(backbone):
     assert_close(found, expected)
 
 
-def test_the_loss_does_not_depend_on_padding(backbone):
+def test_the_loss_does_not_depend_on_padding(backbone: Backbone) -> None:
     samples = make_samples((1, 0, 2))
     with torch.no_grad():
         batch = make_batch(backbone, samples)
@@ -60,7 +62,9 @@ def test_the_loss_does_not_depend_on_padding(backbone):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_answers_are_texts_that_repeat_and_do_not_depend_on_batch_mates(backbone, beams):
+def test_answers_are_texts_that_repeat_and_do_not_depend_on_batch_mates(
+    backbone: Backbone, beams: int
+) -> None:
     samples = make_samples((1, 0, 2), answers=False)
     batch = make_batch(backbone, samples)
     texts = backbone.generate(batch.inputs, 5, beams)
@@ -71,7 +75,7 @@ def test_answers_are_texts_that_repeat_and_do_not_depend_on_batch_mates(backbone
         assert backbone.generate(alone.inputs, 5, beams) == [texts[i]]
 
 
-def test_another_image_changes_the_logits(backbone):
+def test_another_image_changes_the_logits(backbone: Backbone) -> None:
     """Families that are blind to images at random initialization would test nothing."""
     batch = make_batch(backbone, make_samples((1,)))
     with torch.no_grad():
@@ -80,7 +84,7 @@ def test_another_image_changes_the_logits(backbone):
         assert (backbone.model(**batch.inputs).logits - first).abs().max() > 1e-2
 
 
-def test_hidden_states_have_the_widths_of_their_towers(backbone):
+def test_hidden_states_have_the_widths_of_their_towers(backbone: Backbone) -> None:
     batch = make_batch(backbone, make_samples((1, 0, 2)))
     rows = int(backbone.vision_rows(batch.inputs, batch.image_counts).sum())
     hidden = backbone.vision_hidden(batch.inputs)
@@ -92,10 +96,10 @@ def test_hidden_states_have_the_widths_of_their_towers(backbone):
     )
 
 
-def test_experts_change_neither_fingerprint_nor_counts_nor_shapes_nor_base_parameters():
+def test_experts_change_neither_fingerprint_nor_counts_nor_shapes_nor_base_parameters() -> None:
     backbone = make_backbone("llava")
 
-    def facts():
+    def facts() -> tuple[Any, ...]:
         path = all_linears(backbone)[0]
         return (
             backbone.fingerprint(),
@@ -115,14 +119,14 @@ def test_experts_change_neither_fingerprint_nor_counts_nor_shapes_nor_base_param
     assert backbone.fingerprint() != before[0]
 
 
-def test_linear_parameters_are_weight_and_bias():
+def test_linear_parameters_are_weight_and_bias() -> None:
     backbone = make_backbone("llava")
     vision, language = backbone.layers[0].linears[0], backbone.layers[-1].linears[0]
     assert [p.ndim for p in backbone.linear_parameters(vision)] == [2, 1]
     assert [p.ndim for p in backbone.linear_parameters(language)] == [2]
 
 
-def test_a_fingerprint_reads_every_dtype_and_scalars():
+def test_a_fingerprint_reads_every_dtype_and_scalars() -> None:
     model = nn.Module()
     model.config = SimpleNamespace()
     model.vision_tower = nn.ModuleList([nn.Linear(2, 2).bfloat16()])
@@ -135,7 +139,7 @@ def test_a_fingerprint_reads_every_dtype_and_scalars():
     assert backbone.fingerprint() != before
 
 
-def make_qwen():
+def make_qwen() -> nn.Module:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
@@ -163,7 +167,7 @@ def make_qwen():
     return Backbone(Qwen2VLForConditionalGeneration(config), None)
 
 
-def test_packed_patches_are_pooled_by_sample():
+def test_packed_patches_are_pooled_by_sample() -> None:
     backbone = make_qwen()
     grid = torch.tensor([[1, 4, 4], [1, 4, 6], [1, 2, 2]])
     inputs = {"pixel_values": torch.randn(16 + 24 + 4, 96), "image_grid_thw": grid}
@@ -178,20 +182,22 @@ def test_packed_patches_are_pooled_by_sample():
     assert_close(found[2, :24], hidden[16:].amax(0))
 
 
-def test_the_shipped_model_loads_by_its_short_name():
+def test_the_shipped_model_loads_by_its_short_name() -> None:
     backbone = PretrainedBackbone("tiny")
-    assert {layer.module for layer in backbone.layers} >= {"vision", "language"}
+    assert {layer.modality for layer in backbone.layers} >= {"vision", "language"}
     assert backbone.name_or_path.endswith("weights")
     assert next(backbone.parameters()).dtype == torch.float32
 
 
-def test_a_model_that_is_not_there_is_named_in_one_line():
+def test_a_model_that_is_not_there_is_named_in_one_line() -> None:
     with pytest.raises(ValueError, match="cannot load the base model '/nowhere/at/all'") as caught:
         PretrainedBackbone("/nowhere/at/all")
     assert "\n" not in str(caught.value)
 
 
-def test_code_of_a_model_runs_only_if_asked_and_says_so(monkeypatch, caplog):
+def test_code_of_a_model_runs_only_if_asked_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     asked = []
     for kind in ("AutoConfig", "AutoProcessor", "AutoModelForImageTextToText"):
         monkeypatch.setattr(f"transformers.{kind}.from_pretrained", refuse_to_load(asked))
@@ -208,8 +214,8 @@ def test_code_of_a_model_runs_only_if_asked_and_says_so(monkeypatch, caplog):
     assert said == {"trust_remote_code is on: code of a/b runs on this machine"}
 
 
-def refuse_to_load(asked):
-    def load(source, trust_remote_code, **options):
+def refuse_to_load(asked: list[bool]) -> Callable[..., None]:
+    def load(source: str, trust_remote_code: bool, **options: Any) -> None:
         asked.append(trust_remote_code)
         raise OSError("not here")
 

@@ -9,11 +9,15 @@ from torch import nn
 from dmole.models import Parts, Patterns, discover
 
 
-def block(width=4):
+def block(width: int = 4) -> nn.ModuleDict:
     return nn.ModuleDict({"attn": nn.Linear(width, width), "mlp": nn.Linear(width, width)})
 
 
-def toy(vision="vision_tower", language="language_model", projector="multi_modal_projector"):
+def toy(
+    vision: str = "vision_tower",
+    language: str = "language_model",
+    projector: str = "multi_modal_projector",
+) -> nn.Module:
     """``model.<parts>`` and ``lm_head``, as in transformers."""
     model = nn.Module()
     model.model = nn.Module()
@@ -26,17 +30,17 @@ def toy(vision="vision_tower", language="language_model", projector="multi_modal
 
 
 @pytest.mark.parametrize("family", MODEL_FAMILIES)
-def test_two_vision_and_two_language_layers_and_the_projector_are_found(family):
+def test_two_vision_and_two_language_layers_and_the_projector_are_found(family: str) -> None:
     backbone = make_backbone(family)
     names = [layer.name for layer in backbone.layers]
     assert names == ["vision.0", "vision.1", "projector.0", "language.0", "language.1"]
-    assert [layer.module for layer in backbone.layers] == [name.split(".")[0] for name in names]
+    assert [layer.modality for layer in backbone.layers] == [name.split(".")[0] for name in names]
     for layer in backbone.layers:
         assert layer.linears
         for path in layer.linears:
             assert isinstance(backbone.model.get_submodule(path), nn.Linear)
             assert path.startswith(layer.path)
-            assert backbone.parts.module_of(path) == layer.module
+            assert backbone.parts.modality_of(path) == layer.modality
     ends = {path.rpartition(".")[2] for path in backbone.layers[-1].linears}
     assert ends == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     ends = {path.rpartition(".")[2] for path in backbone.layers[0].linears}
@@ -54,14 +58,14 @@ def test_two_vision_and_two_language_layers_and_the_projector_are_found(family):
         ("visual", "language_model", "aligner"),
     ],
 )
-def test_parts_are_known_by_the_usual_names(vision, language, projector):
+def test_parts_are_known_by_the_usual_names(vision: str, language: str, projector: str) -> None:
     parts = discover(toy(vision, language, projector))
     assert parts.vision == f"model.{vision}"
     assert parts.language == f"model.{language}"
     assert parts.projector == (f"model.{projector}",)
 
 
-def test_mergers_inside_the_vision_module_are_the_projector_and_no_layers():
+def test_mergers_inside_the_vision_module_are_the_projector_and_no_layers() -> None:
     model = toy("visual", projector="")
     model.model.visual["merger"] = nn.ModuleDict({"fc": nn.Linear(4, 4)})
     model.model.visual["deepstack_merger_list"] = nn.ModuleList([block(), block()])
@@ -74,39 +78,39 @@ def test_mergers_inside_the_vision_module_are_the_projector_and_no_layers():
         "projector.1",
         "language.0",
     ]
-    assert parts.module_of("model.visual.merger.fc") == "projector"
-    assert parts.module_of("model.visual.layers.0.attn") == "vision"
+    assert parts.modality_of("model.visual.merger.fc") == "projector"
+    assert parts.modality_of("model.visual.layers.0.attn") == "vision"
 
 
-def test_a_tower_with_two_lists_of_blocks_counts_on():
+def test_a_tower_with_two_lists_of_blocks_counts_on() -> None:
     model = toy()
     model.model.vision_tower["global_layers"] = nn.ModuleList([block()])
-    names = [layer.name for layer in discover(model).layers if layer.module == "vision"]
+    names = [layer.name for layer in discover(model).layers if layer.modality == "vision"]
     assert names == ["vision.0", "vision.1", "vision.2"]
 
 
-def test_lists_of_linears_inside_a_block_are_part_of_the_block():
+def test_lists_of_linears_inside_a_block_are_part_of_the_block() -> None:
     model = toy()
     model.model.language_model["layers"][0]["parts"] = nn.ModuleList([nn.Linear(4, 4)])
-    (layer,) = [spec for spec in discover(model).layers if spec.module == "language"]
+    (layer,) = [spec for spec in discover(model).layers if spec.modality == "language"]
     assert layer.linears == tuple(
         f"model.language_model.layers.0.{name}" for name in ("attn", "mlp", "parts.0")
     )
 
 
-def test_lists_without_linears_are_no_layers():
+def test_lists_without_linears_are_no_layers() -> None:
     model = toy()
     model.model.vision_tower["norms"] = nn.ModuleList([nn.LayerNorm(4)])
-    assert len([x for x in discover(model).layers if x.module == "vision"]) == 2
+    assert len([x for x in discover(model).layers if x.modality == "vision"]) == 2
 
 
-def test_modules_without_parameters_are_no_projector():
+def test_modules_without_parameters_are_no_projector() -> None:
     model = toy()
     model.model.dropout = nn.Dropout()
     assert discover(model).projector == ("model.multi_modal_projector",)
 
 
-def test_overrides_name_the_parts_of_an_unknown_family():
+def test_overrides_name_the_parts_of_an_unknown_family() -> None:
     model = toy("eye", "brain", "nerve")
     parts = discover(model, Patterns(vision=r"\.eye$", language=r"\.brain$"))
     assert (parts.vision, parts.language) == ("model.eye", "model.brain")
@@ -117,7 +121,7 @@ def test_overrides_name_the_parts_of_an_unknown_family():
     assert parts.projector == ("model.nerve.fc",)
 
 
-def test_overrides_narrow_layers_and_linears():
+def test_overrides_narrow_layers_and_linears() -> None:
     parts = discover(toy(), Patterns(layers=r"layers\.0$", linears="attn$"))
     assert [(layer.name, layer.linears) for layer in parts.layers] == [
         ("vision.0", ("model.vision_tower.layers.0.attn",)),
@@ -135,14 +139,16 @@ def test_overrides_narrow_layers_and_linears():
         (toy(), Patterns(linears="^nothing$"), "no layers with linears below"),
     ],
 )
-def test_a_part_that_is_not_found_names_the_override_to_set(model, patterns, message):
+def test_a_part_that_is_not_found_names_the_override_to_set(
+    model: nn.Module, patterns: Patterns | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         discover(model, patterns)
 
 
-def test_a_path_outside_of_all_parts_is_refused():
+def test_a_path_outside_of_all_parts_is_refused() -> None:
     parts = Parts("a.vision", ("a.nerve",), "a.text")
-    assert parts.module_of("a.nerve.fc") == "projector"
+    assert parts.modality_of("a.nerve.fc") == "projector"
     for path in ("lm_head", "a.vision2.fc", "a"):
         with pytest.raises(ValueError, match=f"layer '{path}' is in no part"):
-            parts.module_of(path)
+            parts.modality_of(path)

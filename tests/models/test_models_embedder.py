@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from families import (
@@ -15,23 +18,26 @@ from families import (
 )
 from torch.testing import assert_close
 
+from dmole.data.sample import Sample
 from dmole.experts import ExpertLibrary, Gates
-from dmole.models import Embedder
+from dmole.models import Backbone, Embedder
 from dmole.models.embedder import sample_keys
 
 IMAGES = (1, 0, 2, 1)
 
 
 @pytest.fixture(scope="module", params=MODEL_FAMILIES)
-def backbone(request):
+def backbone(request: pytest.FixtureRequest) -> Backbone:
     return make_backbone(request.param)
 
 
-def embed(backbone, samples):
+def embed(backbone: Backbone, samples: Sequence[Sample]) -> torch.Tensor:
     return Embedder(backbone)(make_batch(backbone, samples))
 
 
-def test_an_embedding_is_the_maximum_over_the_images_beside_that_over_the_question(backbone):
+def test_an_embedding_is_the_maximum_over_the_images_beside_that_over_the_question(
+    backbone: Backbone,
+) -> None:
     samples = make_samples(IMAGES)
     found = embed(backbone, samples)
     assert found.shape == (4, 2 * WIDTH)
@@ -46,7 +52,7 @@ def test_an_embedding_is_the_maximum_over_the_images_beside_that_over_the_questi
             assert not found[i, :WIDTH].any()
 
 
-def test_an_embedding_depends_on_no_batch_mate_and_no_padding(backbone):
+def test_an_embedding_depends_on_no_batch_mate_and_no_padding(backbone: Backbone) -> None:
     samples = make_samples(IMAGES)
     together = embed(backbone, samples)
     for i, sample in enumerate(samples):
@@ -56,18 +62,18 @@ def test_an_embedding_depends_on_no_batch_mate_and_no_padding(backbone):
     assert_close(mixed, together[order], rtol=1e-4, atol=1e-4)
 
 
-def test_a_prompt_and_its_training_sample_have_the_same_embedding(backbone):
+def test_a_prompt_and_its_training_sample_have_the_same_embedding(backbone: Backbone) -> None:
     trained, asked = make_samples((1, 0)), make_samples((1, 0), answers=False)
     assert_close(embed(backbone, trained), embed(backbone, asked), rtol=1e-4, atol=1e-4)
 
 
-def test_images_and_questions_both_tell_samples_apart(backbone):
+def test_images_and_questions_both_tell_samples_apart(backbone: Backbone) -> None:
     found = embed(backbone, make_samples((1, 1, 1)))
     for half in (found[:, :WIDTH], found[:, WIDTH:]):
         assert (half[0] - half[1]).abs().max() > 1e-2
 
 
-def test_embeddings_are_float32_without_gradient_under_autocast(backbone):
+def test_embeddings_are_float32_without_gradient_under_autocast(backbone: Backbone) -> None:
     samples = make_samples(IMAGES)
     plain = embed(backbone, samples)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -77,7 +83,7 @@ def test_embeddings_are_float32_without_gradient_under_autocast(backbone):
     assert torch.equal(found, plain)
 
 
-def test_embedding_leaves_modes_and_flags_as_they_were(backbone):
+def test_embedding_leaves_modes_and_flags_as_they_were(backbone: Backbone) -> None:
     backbone.model.train()
     child = next(m for m in backbone.model.modules() if not list(m.children()))
     child.eval()
@@ -91,16 +97,16 @@ def test_embedding_leaves_modes_and_flags_as_they_were(backbone):
 class Counting:
     """Counts the passes of the language model."""
 
-    def __init__(self, backbone):
+    def __init__(self, backbone: Backbone) -> None:
         self.count = 0
         module = backbone.model.get_submodule(backbone.parts.language)
         self.handle = module.register_forward_pre_hook(self._hit)
 
-    def _hit(self, *_):
+    def _hit(self, *_: Any) -> None:
         self.count += 1
 
 
-def test_each_sample_is_embedded_once(backbone):
+def test_each_sample_is_embedded_once(backbone: Backbone) -> None:
     batch, embedder = make_batch(backbone, make_samples(IMAGES)), Embedder(backbone)
     counting = Counting(backbone)
     first = embedder(batch)
@@ -111,13 +117,13 @@ def test_each_sample_is_embedded_once(backbone):
     assert len(embedder.cache) == 4
 
 
-def test_a_batch_of_questions_alone_has_vision_zeros(backbone):
+def test_a_batch_of_questions_alone_has_vision_zeros(backbone: Backbone) -> None:
     found = embed(backbone, make_samples((0, 0)))
     assert not found[:, :WIDTH].any()
     assert found[:, WIDTH:].any()
 
 
-def test_without_gates_experts_do_not_change_an_embedding(backbone):
+def test_without_gates_experts_do_not_change_an_embedding(backbone: Backbone) -> None:
     samples = make_samples(IMAGES)
     plain = embed(backbone, samples)
     library = ExpertLibrary(backbone.model, lambda _: "language")
@@ -130,7 +136,7 @@ def test_without_gates_experts_do_not_change_an_embedding(backbone):
     library.remove("a")
 
 
-def test_samples_of_other_tasks_and_splits_have_other_keys():
+def test_samples_of_other_tasks_and_splits_have_other_keys() -> None:
     backbone = make_backbone("llava")
     train = make_batch(backbone, make_samples((1, 0)))
     test = make_batch(backbone, make_samples((1, 0), answers=False), task="shapes")

@@ -8,17 +8,17 @@ import torch
 from families import WIDTH, make_backbone, make_batch, make_samples
 from torch.testing import assert_close
 
-from dmole.models import Embedder
+from dmole.models import Backbone, Embedder
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module")
-def mllama():
+def mllama() -> Backbone:
     return make_backbone("mllama")
 
 
-def test_paligemma_2_reads_questions_as_paligemma_does(monkeypatch):
+def test_paligemma_2_reads_questions_as_paligemma_does(monkeypatch: pytest.MonkeyPatch) -> None:
     gemma2 = {"model_type": "gemma2", "head_dim": 16, "query_pre_attn_scalar": 16}
     monkeypatch.setitem(tiny._LANGUAGE, "paligemma", gemma2)
     backbone = make_backbone("paligemma")
@@ -29,7 +29,7 @@ def test_paligemma_2_reads_questions_as_paligemma_does(monkeypatch):
         assert_close(together[row], Embedder(backbone)(make_batch(backbone, [sample]))[0], **CLOSE)
 
 
-def test_a_paligemma_question_is_read_in_both_directions():
+def test_a_paligemma_question_is_read_in_both_directions() -> None:
     backbone = make_backbone("paligemma")
     question = make_batch(backbone, make_samples((1,))).question
     first = backbone.text_hidden(**question)
@@ -37,7 +37,7 @@ def test_a_paligemma_question_is_read_in_both_directions():
     assert (backbone.text_hidden(**question)[0, 0] - first[0, 0]).abs().max() > 1e-3
 
 
-def test_padding_tiles_and_images_are_no_part_of_an_mllama_embedding(mllama):
+def test_padding_tiles_and_images_are_no_part_of_an_mllama_embedding(mllama: Backbone) -> None:
     batch = make_batch(mllama, make_samples((2, 0, 2)))
     inputs = batch.inputs
     hidden = mllama.vision_hidden(inputs)
@@ -53,7 +53,7 @@ def test_padding_tiles_and_images_are_no_part_of_an_mllama_embedding(mllama):
     assert torch.isinf(hidden[~real]).all()
 
 
-def test_mllama_text_beside_images_skips_cross_attention_as_it_does_alone(mllama):
+def test_mllama_text_beside_images_skips_cross_attention_as_it_does_alone(mllama: Backbone) -> None:
     samples = make_samples((2, 0, 2))
     batch = make_batch(mllama, samples)
     alone = make_batch(mllama, samples[1:2])

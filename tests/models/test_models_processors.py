@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers.models.smolvlm.processing_smolvlm as smolvlm
 from families import make_batch, make_processor, make_samples
 from families.saved import save_family
+from transformers import ProcessorMixin
 
-from dmole.data.collate import Collator
+from dmole.data.collate import Batch, Collator
 from dmole.models import PretrainedBackbone
 from dmole.models import processors as loading
 from dmole.models.processors import load_processor, set_image_settings, without_video
 
 
 @pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_family("qwen2_vl", tmp_path_factory.mktemp("qwen2_vl"))
 
 
-def collate(processor):
+def collate(processor: ProcessorMixin) -> Batch:
     return Collator(processor)([(s, "t") for s in make_samples((1, 0, 2))], generation=False)
 
 
 @pytest.fixture
-def no_torchvision(monkeypatch):
+def no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
 
 
 @pytest.mark.usefixtures("no_torchvision")
-def test_a_processor_that_could_read_videos_is_loaded_for_images(qwen):
+def test_a_processor_that_could_read_videos_is_loaded_for_images(qwen: Path) -> None:
     processor = load_processor(str(qwen))
     assert type(processor).__name__ == "Qwen2VLProcessor"
     assert isinstance(processor, __import__("transformers").Qwen2VLProcessor)
@@ -42,7 +45,7 @@ def test_a_processor_that_could_read_videos_is_loaded_for_images(qwen):
 
 
 @pytest.mark.usefixtures("no_torchvision")
-def test_the_files_of_older_repositories_are_read(qwen, tmp_path):
+def test_the_files_of_older_repositories_are_read(qwen: Path, tmp_path: Path) -> None:
     """Published models keep image settings in a file of their own, and another name."""
     for file in qwen.iterdir():
         if file.name != "processor_config.json":
@@ -58,7 +61,7 @@ def test_the_files_of_older_repositories_are_read(qwen, tmp_path):
         assert torch.equal(value, expected[key])
 
 
-def test_a_processor_without_video_can_be_sent_to_a_worker_and_saved(tmp_path):
+def test_a_processor_without_video_can_be_sent_to_a_worker_and_saved(tmp_path: Path) -> None:
     processor = make_processor("internvl")
     copy = pickle.loads(pickle.dumps(processor))
     assert type(copy).__name__ == "InternVLProcessor"
@@ -69,14 +72,16 @@ def test_a_processor_without_video_can_be_sent_to_a_worker_and_saved(tmp_path):
     assert json.loads((tmp_path / "processor_config.json").read_text())["image_seq_length"] == 4
 
 
-def test_only_the_video_part_is_left_out():
+def test_only_the_video_part_is_left_out() -> None:
     assert make_processor("llava_onevision").get_attributes() == ["image_processor", "tokenizer"]
     base = type(make_processor("smolvlm")).__mro__[1]
     assert base.get_attributes() == ["image_processor", "tokenizer", "video_processor"]
     assert without_video(base).get_attributes() == ["image_processor", "tokenizer"]
 
 
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_family("smolvlm", tmp_path)
     monkeypatch.setattr(smolvlm, "num2words", None)
     with pytest.raises(ValueError, match=r"needs the package num2words: pip install 'dmole\[smol"):
@@ -90,10 +95,12 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monk
         ("X requires\nsentencepiece", "cannot load the processor of 'a/b': X requires sentencep"),
     ],
 )
-def test_what_a_processor_lacks_is_said_in_one_line(monkeypatch, text, message):
+def test_what_a_processor_lacks_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
     class Lacking:
         @staticmethod
-        def from_pretrained(*_, **__):
+        def from_pretrained(*_: Any, **__: Any) -> None:
             raise ImportError(text)
 
     monkeypatch.setattr(loading, "_video_class", lambda *_: Lacking)
@@ -102,7 +109,7 @@ def test_what_a_processor_lacks_is_said_in_one_line(monkeypatch, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_image_settings_change_the_number_of_image_tokens(qwen):
+def test_image_settings_change_the_number_of_image_tokens(qwen: Path) -> None:
     small = PretrainedBackbone(str(qwen), image_settings={"max_pixels": 128})
     large = PretrainedBackbone(str(qwen), image_settings={"max_pixels": 1024})
     counts = [
@@ -111,7 +118,7 @@ def test_image_settings_change_the_number_of_image_tokens(qwen):
     assert counts[0] < counts[1]
 
 
-def test_image_settings_win_over_what_a_processor_class_sets_for_every_call():
+def test_image_settings_win_over_what_a_processor_class_sets_for_every_call() -> None:
     processor = make_processor("internvl")
     assert collate(processor).inputs["pixel_values"].shape[0] > 3
     set_image_settings(processor, {"crop_to_patches": False})
@@ -119,6 +126,6 @@ def test_image_settings_win_over_what_a_processor_class_sets_for_every_call():
     assert type(processor).images_kwargs["crop_to_patches"]  # other processors are as before
 
 
-def test_an_unknown_image_setting_is_answered_with_those_there_are(qwen):
+def test_an_unknown_image_setting_is_answered_with_those_there_are(qwen: Path) -> None:
     with pytest.raises(ValueError, match=r"'max_pixel' is unknown to Qwen2VL.*max_pixels, merge_s"):
         PretrainedBackbone(str(qwen), image_settings={"max_pixel": 128})

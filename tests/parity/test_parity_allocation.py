@@ -24,7 +24,7 @@ def allocate(case: dict[str, Any], fraction: float) -> set[str]:
     allocator = SensitivityAllocator(unit="linear", budget_fraction=fraction, vision_floor=0.25)
     plan = allocator.allocate("t", units, scores, True)
     assert len(plan.experts) == sum(plan.budget.values())
-    return {entry.layer for entry in plan.experts}
+    return {entry.unit for entry in plan.experts}
 
 
 def test_selection_equals_the_official_one(fixtures_dir: Path) -> None:

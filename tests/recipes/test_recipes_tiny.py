@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from dmole.demo.tiny import TINY_PATH
 from dmole.demo.world.questions import ask_all
@@ -21,7 +22,7 @@ from recipes.tiny.evaluate import answer, fresh_cases, score
 from recipes.tiny.muon import Muon, orthogonalize
 from recipes.tiny.packing import Packer, answer_loss
 from recipes.tiny.pretrain import main, pretrain
-from recipes.tiny.pretraining import Settings
+from recipes.tiny.pretraining import PretrainingSettings
 from recipes.tiny.tokenizer import (
     ASSISTANT,
     BOS,
@@ -33,37 +34,39 @@ from recipes.tiny.tokenizer import (
     build_tokenizer,
 )
 
-SMALL = Settings(eye_steps=1, eye_batch=3, all_steps=2, all_batch=3)
+SMALL = PretrainingSettings(eye_steps=1, eye_batch=3, all_steps=2, all_batch=3)
 
 
 @pytest.fixture(scope="module")
-def processor():
+def processor() -> ProcessorMixin:
     return AutoProcessor.from_pretrained(TINY_PATH)
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> PreTrainedModel:
     return AutoModelForImageTextToText.from_pretrained(TINY_PATH, dtype=torch.float32).eval()
 
 
-def _ids(processor, text):
+def _ids(processor: ProcessorMixin, text: str) -> list[int]:
     return processor.tokenizer(text, add_special_tokens=False).input_ids
 
 
-def test_the_shipped_files_weigh_at_most_ten_megabytes():
+def test_the_shipped_files_weigh_at_most_ten_megabytes() -> None:
     assert sum(file.stat().st_size for file in TINY_PATH.iterdir()) <= 10e6
 
 
-def test_every_word_of_the_world_is_one_token(processor):
+def test_every_word_of_the_world_is_one_token(processor: ProcessorMixin) -> None:
     for word in (*COLOR_NAMES, *CLASSES, *EXTRA_WORDS, *LOCATION_TOKENS):
         assert len(_ids(processor, word)) == 1, word
 
 
-def test_the_tokenizer_script_makes_the_shipped_tokenizer(processor):
+def test_the_tokenizer_script_makes_the_shipped_tokenizer(processor: ProcessorMixin) -> None:
     assert build_tokenizer().get_vocab() == processor.tokenizer.get_vocab()
 
 
-def test_the_chat_template_and_processor_give_the_training_format(processor):
+def test_the_chat_template_and_processor_give_the_training_format(
+    processor: ProcessorMixin,
+) -> None:
     scene = random_scene(random.Random(0))
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "what is at <x3><y4> ?"},
@@ -78,7 +81,7 @@ def test_the_chat_template_and_processor_give_the_training_format(processor):
     torch.testing.assert_close(batch["pixel_values"], to_pixel_values([scene.pixels]))
 
 
-def test_the_chat_template_takes_plain_text_and_several_turns(processor):
+def test_the_chat_template_takes_plain_text_and_several_turns(processor: ProcessorMixin) -> None:
     messages = [
         {"role": "user", "content": "<image>\ncount the shapes"},
         {"role": "assistant", "content": "two"},
@@ -90,18 +93,22 @@ def test_the_chat_template_takes_plain_text_and_several_turns(processor):
     )
 
 
-def test_the_chat_template_refuses_other_roles(processor):
+def test_the_chat_template_refuses_other_roles(processor: ProcessorMixin) -> None:
     with pytest.raises(Exception, match="got system"):
         processor.apply_chat_template([{"role": "system", "content": "be kind"}])
 
 
-def test_a_question_without_picture_runs_through_the_language_model(processor, model):
+def test_a_question_without_picture_runs_through_the_language_model(
+    processor: ProcessorMixin, model: PreTrainedModel
+) -> None:
     batch = processor.tokenizer(["what color is the star ?"], return_tensors="pt")
     hidden = model.model.language_model(**batch).last_hidden_state
     assert hidden.shape == (1, 6, 160)
 
 
-def test_a_packed_question_has_the_loss_of_the_question_alone(processor, model):
+def test_a_packed_question_has_the_loss_of_the_question_alone(
+    processor: ProcessorMixin, model: PreTrainedModel
+) -> None:
     rng = random.Random(5)
     scene = random_scene(rng)
     packer = Packer(processor.tokenizer)
@@ -115,13 +122,15 @@ def test_a_packed_question_has_the_loss_of_the_question_alone(processor, model):
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_shipped_model_answers_color_questions_about_fresh_scenes(processor, model):
+def test_the_shipped_model_answers_color_questions_about_fresh_scenes(
+    processor: ProcessorMixin, model: PreTrainedModel
+) -> None:
     cases = fresh_cases(40, seed=1, kinds=["color"])["color"]
     answers = answer(model, processor, [(case.pixels, case.question.text) for case in cases])
     assert score(cases, answers)["exact"] >= 90
 
 
-def test_boxes_are_scored_by_overlap_too():
+def test_boxes_are_scored_by_overlap_too() -> None:
     cases = fresh_cases(2, seed=1, kinds=["box"])["box"]
     assert score(cases, [cases[0].question.answer, "left"]) == {
         "exact": 50.0,
@@ -130,25 +139,27 @@ def test_boxes_are_scored_by_overlap_too():
     }
 
 
-def test_orthogonalized_matrices_have_singular_values_near_one():
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     values = torch.linalg.svdvals(orthogonalize(torch.randn(2, 6, 4)))
     assert ((values > 0.6) & (values < 1.3)).all()
 
 
-def test_muon_takes_no_closure():
+def test_muon_takes_no_closure() -> None:
     optimizer = Muon([torch.nn.Parameter(torch.ones(2, 2))])
     with pytest.raises(ValueError, match="no closure"):
         optimizer.step(lambda: None)
 
 
 @pytest.fixture
-def quick_start(monkeypatch, processor):
+def quick_start(monkeypatch: pytest.MonkeyPatch, processor: ProcessorMixin) -> None:
     monkeypatch.setattr(pretraining, "build_tokenizer", lambda: processor.tokenizer)
     monkeypatch.setattr(architecture, "WHITENING_SCENES", 20)
 
 
 @pytest.mark.usefixtures("quick_start")
-def test_pretraining_resumes_to_the_same_weights(tmp_path, capsys):
+def test_pretraining_resumes_to_the_same_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     straight = pretrain(SMALL, tmp_path / "straight", report_every=1)
     assert pretrain(SMALL, tmp_path / "broken", stop_after=2) is None
     resumed = pretrain(SMALL, tmp_path / "broken")
@@ -162,7 +173,7 @@ def test_pretraining_resumes_to_the_same_weights(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("quick_start")
-def test_the_command_makes_a_model_that_transformers_loads(tmp_path):
+def test_the_command_makes_a_model_that_transformers_loads(tmp_path: Path) -> None:
     options = ["--eye-steps=1", "--eye-batch=2", "--all-steps=1", "--all-batch=2", "--seed=4"]
     main(["--output", str(tmp_path), *options])
     made = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")

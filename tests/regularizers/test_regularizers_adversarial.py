@@ -9,7 +9,7 @@ from dmole.regularizers import reverse_gradient
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
-def test_features_climb_the_loss_that_the_classifier_descends(scale: float):
+def test_features_climb_the_loss_that_the_classifier_descends(scale: float) -> None:
     features, classifier = nn.Linear(3, 4), nn.Linear(4, 2)
     x, target = torch.randn(5, 3), torch.randint(2, (5,))
     parameters = [*features.parameters(), *classifier.parameters()]
@@ -27,12 +27,12 @@ def test_features_climb_the_loss_that_the_classifier_descends(scale: float):
         assert_close(after, before)
 
 
-def test_the_way_forward_is_the_identity():
+def test_the_way_forward_is_the_identity() -> None:
     x = torch.randn(2, 3)
     assert torch.equal(reverse_gradient(x, 0.3), x)
 
 
-def test_the_gradient_of_the_gradient_is_turned_too():
+def test_the_gradient_of_the_gradient_is_turned_too() -> None:
     x = torch.randn(3, dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(reverse_gradient(x, 2.0).pow(3).sum(), x, create_graph=True)
     assert_close(first, -2 * 3 * x**2)

@@ -16,7 +16,7 @@ def both(width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, 5, width, requires_grad=True), torch.randn(2, 5, width)
 
 
-def test_two_class_logits_have_the_closed_form():
+def test_two_class_logits_have_the_closed_form() -> None:
     student = torch.tensor([[[math.log(3.0), 0.0], [0.0, 0.0]]])  # 3/4 and 1/4
     teacher = torch.zeros(1, 2, 2)
     expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
@@ -27,7 +27,9 @@ def test_two_class_logits_have_the_closed_form():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_value_and_gradient_are_those_of_the_divergence_of_shifted_valid_tokens(temperature):
+def test_value_and_gradient_are_those_of_the_divergence_of_shifted_valid_tokens(
+    temperature: float,
+) -> None:
     student, teacher = both()
     valid = LABELS[:, 1:] != -100
     theirs = (teacher[:, :-1][valid] / temperature).log_softmax(-1)
@@ -40,7 +42,7 @@ def test_value_and_gradient_are_those_of_the_divergence_of_shifted_valid_tokens(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_equal_logits_give_exactly_zero_and_no_gradient_at_all(dtype):
+def test_equal_logits_give_exactly_zero_and_no_gradient_at_all(dtype: torch.dtype) -> None:
     logits = (5 * torch.randn(2, 5, 1000)).to(dtype)
     student = logits.clone().requires_grad_()
     loss = distillation(student, logits, LABELS)
@@ -50,21 +52,21 @@ def test_equal_logits_give_exactly_zero_and_no_gradient_at_all(dtype):
     assert not student.grad.any()
 
 
-def test_padding_changes_nothing():
+def test_padding_changes_nothing() -> None:
     student, teacher = both()
     longer = [torch.cat([x, torch.randn(2, 3, 6)], dim=1) for x in (student, teacher)]
     labels = torch.cat([LABELS, torch.full((2, 3), -100)], dim=1)
     assert_close(distillation(*longer, labels), distillation(student, teacher, LABELS))
 
 
-def test_only_the_logits_that_foretell_a_label_get_a_gradient():
+def test_only_the_logits_that_foretell_a_label_get_a_gradient() -> None:
     student, teacher = both()
     distillation(student, teacher, LABELS).backward()
     reached = student.grad.abs().sum(-1) > 0
     assert reached.tolist() == [[False, True, True, True, False], [True, True, False, False, False]]
 
 
-def test_no_valid_token_costs_nothing():
+def test_no_valid_token_costs_nothing() -> None:
     student, teacher = both()
     # the first label has no position before it
     labels = torch.full((2, 5), -100).index_fill(1, torch.tensor([0]), 3)
@@ -74,7 +76,7 @@ def test_no_valid_token_costs_nothing():
     assert not student.grad.any()
 
 
-def test_tokens_ruled_out_by_both_models_add_nothing():
+def test_tokens_ruled_out_by_both_models_add_nothing() -> None:
     student, teacher = both()
     shut = torch.tensor([0.0, 0, 0, 0, 0, -torch.inf])
     loss = distillation(student + shut, teacher + shut, LABELS)
@@ -83,14 +85,14 @@ def test_tokens_ruled_out_by_both_models_add_nothing():
     assert student.grad.isfinite().all()
 
 
-def test_the_teacher_gets_no_gradient():
+def test_the_teacher_gets_no_gradient() -> None:
     student, teacher = both()
     teacher.requires_grad_()
     distillation(student, teacher, LABELS).backward()
     assert teacher.grad is None
 
 
-def test_bad_arguments_are_refused_with_their_value():
+def test_bad_arguments_are_refused_with_their_value() -> None:
     student, teacher = both()
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         distillation(student, teacher, LABELS, temperature=0)

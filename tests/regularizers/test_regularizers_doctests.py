@@ -5,11 +5,11 @@ import importlib
 
 import pytest
 
-MODULES = ["adversarial", "distillation", "elastic", "importance", "orthogonality"]
+MODULES = ["adversarial", "distillation", "elastic", "importance", "mixture", "orthogonality"]
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_in_the_docstrings_hold(name: str):
+def test_examples_in_the_docstrings_hold(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"dmole.regularizers.{name}"))
     assert result.attempted
     assert result.failed == 0

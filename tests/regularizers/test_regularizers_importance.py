@@ -9,24 +9,24 @@ from torch.testing import assert_close
 from dmole.regularizers import first_order_hypergradient, importance_weights
 
 
-def test_untrained_weights_are_plain_replay():
+def test_untrained_weights_are_plain_replay() -> None:
     assert_close(importance_weights(torch.full((5,), 0.7), torch.ones(5)), torch.ones(5))
 
 
-def test_weights_sum_to_the_samples_times_the_common_strength():
+def test_weights_sum_to_the_samples_times_the_common_strength() -> None:
     strength = softplus(torch.tensor(-1.0))
     weights = importance_weights(torch.randn(6), strength.expand(6))
     assert_close(weights.mean(), strength)
 
 
-def test_a_higher_score_or_strength_weighs_more():
+def test_a_higher_score_or_strength_weighs_more() -> None:
     scores, strengths = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0])
     weights = importance_weights(scores, strengths)
     assert weights[0] > weights[1] > weights[2] == 0
     assert_close(weights[0] / weights[1], torch.tensor(1.0).exp())
 
 
-def test_a_helpful_sample_rises_and_a_harmful_one_falls():
+def test_a_helpful_sample_rises_and_a_harmful_one_falls() -> None:
     g = torch.tensor([1.0])
     scores = torch.zeros(2, requires_grad=True)
     weights = importance_weights(scores, torch.ones(2))
@@ -35,7 +35,7 @@ def test_a_helpful_sample_rises_and_a_harmful_one_falls():
     assert stepped[0] > 1 > stepped[1]
 
 
-def test_identical_samples_keep_equal_weights():
+def test_identical_samples_keep_equal_weights() -> None:
     sample = [torch.randn(3), torch.randn(2, 2)]
     found = first_order_hypergradient([torch.randn(3), torch.randn(2, 2)], [sample] * 4, 0.1)
     assert_close(found, found[:1].expand(4))
@@ -54,7 +54,7 @@ def unrolled(weights: Tensor, theta: Tensor, step: float) -> Tensor:
 
 
 @pytest.mark.parametrize(("step", "at_the_start"), [(0.1, False), (1e-6, True)])
-def test_it_is_the_finite_difference_of_one_unrolled_step(step: float, at_the_start: bool):
+def test_it_is_the_finite_difference_of_one_unrolled_step(step: float, at_the_start: bool) -> None:
     theta = torch.tensor([0.4, 0.2], dtype=torch.float64, requires_grad=True)
     weights = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
     samples = [torch.autograd.grad(loss, theta, retain_graph=True) for loss in losses(theta)[1]]
@@ -66,11 +66,11 @@ def test_it_is_the_finite_difference_of_one_unrolled_step(step: float, at_the_st
         assert_close(found[index], (up - down) / 2e-4, rtol=1e-4, atol=0)
 
 
-def test_no_samples_have_no_gradient():
+def test_no_samples_have_no_gradient() -> None:
     assert first_order_hypergradient([torch.ones(1)], [], 0.1).shape == (0,)
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shapes \[\(3,\)\], the validation loss \[\(2,\)\]"):
         first_order_hypergradient([torch.ones(2)], [[torch.ones(3)]], 0.1)
     with pytest.raises(ValueError, match=r"got \(2,\) and \(3,\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +11,13 @@ import pytest
 import torch
 from families import make_backbone, make_samples, randomize
 from families.modules import batch_of
+from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 from torch.testing import assert_close
 
 from dmole.allocation import UniformAllocator
+from dmole.data.collate import Batch
+from dmole.data.sample import Sample
 from dmole.experts.gates import MixingRecord
 from dmole.module import ContinualModule
 from dmole.regularizers import (
@@ -23,10 +27,12 @@ from dmole.regularizers import (
     ElasticWeights,
     LoadBalance,
     Orthogonality,
+    Regularizer,
     ReplayImportance,
     RouterEntropy,
     StageView,
     elastic_penalty,
+    load_balance,
     normalized_overlap,
     overlap,
 )
@@ -37,18 +43,25 @@ from dmole.routing import (
     CommonExpertRouter,
     CommonMixing,
     OracleRouter,
+    Router,
     SharedRouter,
     TokenRouter,
     TopKGate,
-    load_balance,
     normalized_entropy,
 )
+from dmole.run.context import StageContext
 
 TASKS = ("a", "b")
 IMAGES = (1, 0, 2, 1)
 
 
-def make_module(router, *terms, experts=1, dropout=0.0, names=("a",)):
+def make_module(
+    router: Router,
+    *terms: Regularizer,
+    experts: int = 1,
+    dropout: float = 0.0,
+    names: Sequence[str] = ("a",),
+) -> ContinualModule:
     allocator = UniformAllocator(rank=2, experts=experts)
     module = ContinualModule(
         make_backbone("llava"), allocator, router, dropout=dropout, regularizers=list(terms)
@@ -56,32 +69,39 @@ def make_module(router, *terms, experts=1, dropout=0.0, names=("a",)):
     for name in (*filter(None, [router.common]), *names):
         place(module, name)
         randomize(module.library, name, 0.1)
-    module.train_expert(names[-1], 1, None, TASKS[:1])
+    experts = tuple(filter(None, (names[-1], router.common)))
+    module.begin_stage(StageContext(1, experts, TASKS[:1]))
     return module
 
 
-def place(module, name):
+def place(module: ContinualModule, name: str) -> None:
     plan = module.allocator.allocate(name, module.units(), None, not module.library.names)
     module.add_expert(plan)
 
 
-def view(module, index=1, batches=()):
+def view(module: ContinualModule, index: int = 1, samples: Sequence[Sample] = ()) -> StageView:
+    """Return a stage that serves the given samples of task ``a``, as many a batch as is said."""
+
+    def serve(count: int, size: int) -> Iterator[Batch]:
+        for start in range(0, min(count, len(samples)), size):
+            yield batch_of(module, samples[start : min(start + size, count)], "a" * size)
+
     return StageView(
         library=module.library,
         experts=module.training_experts,
         index=index,
-        tasks=module.stage_tasks,
+        tasks=module.stage.tasks,
         all_tasks=TASKS,
-        samples=lambda count, size: iter(batches),
+        samples=serve,
         step=module.compute_step,
     )
 
 
-def parameters(module):
+def parameters(module: ContinualModule) -> dict[str, Tensor]:
     return view(module).parameters()
 
 
-def gradients(value, named):
+def gradients(value: Tensor, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = torch.autograd.grad(value, list(named.values()), retain_graph=True, allow_unused=True)
     return {
         name: torch.zeros_like(p) if g is None else g
@@ -89,19 +109,19 @@ def gradients(value, named):
     }
 
 
-def one_by_one(module, tasks="aaaa"):
+def one_by_one(module: ContinualModule, tasks: str = "aaaa") -> list[Batch]:
     samples = make_samples(IMAGES)
     return [batch_of(module, [sample], task) for sample, task in zip(samples, tasks, strict=True)]
 
 
-def whole(module, tasks="aaaa"):
+def whole(module: ContinualModule, tasks: str = "aaaa") -> Batch:
     return batch_of(module, make_samples(IMAGES), tasks)
 
 
 # -- distillation ---------------------------------------------------------------------------
 
 
-def test_distillation_and_its_gradient_are_exactly_zero_where_a_stage_starts():
+def test_distillation_and_its_gradient_are_exactly_zero_where_a_stage_starts() -> None:
     term = Distillation(coefficient=3.0)
     module = make_module(SharedRouter(), term)
     term.before_stage(view(module, index=2))
@@ -111,7 +131,7 @@ def test_distillation_and_its_gradient_are_exactly_zero_where_a_stage_starts():
     assert not any(bool(g.any()) for g in gradients(value, parameters(module)).values())
 
 
-def test_a_first_stage_has_nothing_to_distil():
+def test_a_first_stage_has_nothing_to_distil() -> None:
     term = Distillation()
     module = make_module(SharedRouter(), term)
     term.before_stage(view(module, index=1))
@@ -121,7 +141,7 @@ def test_a_first_stage_has_nothing_to_distil():
     assert not term.tensors()
 
 
-def test_the_teacher_is_the_model_before_the_stage_whatever_the_student_drops():
+def test_the_teacher_is_the_model_before_the_stage_whatever_the_student_drops() -> None:
     term = Distillation(coefficient=1.0, temperature=2.0)
     module = make_module(SharedRouter(), term, dropout=0.3)
     module.eval()  # the base model has no dropout, the experts' is off
@@ -151,10 +171,10 @@ def test_the_teacher_is_the_model_before_the_stage_whatever_the_student_drops():
 
 
 @pytest.mark.parametrize("online", [False, True])
-def test_importance_is_the_mean_of_squared_gradients_of_single_samples(online):
+def test_importance_is_the_mean_of_squared_gradients_of_single_samples(online: bool) -> None:
     term = ElasticWeights(coefficient=2.0, online=online)
     module = make_module(SharedRouter(), term)
-    batches = one_by_one(module)
+    samples, batches = make_samples(IMAGES), one_by_one(module)
     own = parameters(module)
     expected = {name: torch.zeros_like(p) for name, p in own.items()}
     for batch in batches:
@@ -164,7 +184,7 @@ def test_importance_is_the_mean_of_squared_gradients_of_single_samples(online):
         for name, p in own.items():
             if p.grad is not None:
                 expected[name] += p.grad**2 / len(batches)
-    term.after_stage(view(module, batches=batches))
+    term.after_stage(view(module, samples=samples))
     found = term.extra_tensors()
     assert len(found) == 2 * len(own)
     for name, p in own.items():
@@ -174,11 +194,13 @@ def test_importance_is_the_mean_of_squared_gradients_of_single_samples(online):
 
 
 @pytest.mark.parametrize("online", [False, True])
-def test_elastic_weights_cost_nothing_at_the_anchor_and_the_closed_form_away_from_it(online):
+def test_elastic_weights_cost_nothing_at_the_anchor_and_the_closed_form_away_from_it(
+    online: bool,
+) -> None:
     term = ElasticWeights(coefficient=2.0, online=online)
     module = make_module(SharedRouter(), term)
     batches = one_by_one(module)
-    term.after_stage(view(module, batches=batches))
+    term.after_stage(view(module, samples=make_samples(IMAGES)))
     _, step = module.compute_step(batches[0])
     own = parameters(module)
     assert term(step) == 0
@@ -193,14 +215,14 @@ def test_elastic_weights_cost_nothing_at_the_anchor_and_the_closed_form_away_fro
         assert_close(gradient, 2.0 * importance[name] * (own[name] - anchors[name]).detach())
 
 
-def test_two_tasks_have_two_anchors_or_online_the_last_ones():
+def test_two_tasks_have_two_anchors_or_online_the_last_ones() -> None:
     for online, count in ((False, 2), (True, 1)):
         term = ElasticWeights(online=online, decay=0.5)
         module = make_module(SharedRouter(), term)
-        batches = one_by_one(module)
-        term.after_stage(view(module, batches=batches))
+        samples = make_samples(IMAGES)
+        term.after_stage(view(module, samples=samples))
         first = {k: v.clone() for k, v in term.extra_tensors().items() if "importance" in k}
-        term.after_stage(view(module, index=2, batches=batches))
+        term.after_stage(view(module, index=2, samples=samples))
         found = {k: v for k, v in term.extra_tensors().items() if "importance" in k}
         assert len(found) == count * len(first)
         if online:
@@ -216,7 +238,9 @@ def test_two_tasks_have_two_anchors_or_online_the_last_ones():
 
 
 @pytest.mark.parametrize("form", ["sum", "normalized"])
-def test_orthogonality_is_that_of_all_layers_and_reaches_the_new_down_projections_alone(form):
+def test_orthogonality_is_that_of_all_layers_and_reaches_the_new_down_projections_alone(
+    form: str,
+) -> None:
     term = Orthogonality(coefficient=0.3, form=form)
     module = make_module(AllExpertsRouter(), term, names=("a", "b", "c"))
     library = module.library
@@ -246,7 +270,7 @@ def test_orthogonality_is_that_of_all_layers_and_reaches_the_new_down_projection
     assert reached == {n for n in everyone if n.startswith("c/") and n.endswith("lora_a")}
 
 
-def test_the_first_expert_has_nothing_to_be_orthogonal_to():
+def test_the_first_expert_has_nothing_to_be_orthogonal_to() -> None:
     term = Orthogonality()
     module = make_module(AllExpertsRouter(), term)
     _, step = module.compute_step(whole(module))
@@ -256,12 +280,12 @@ def test_the_first_expert_has_nothing_to_be_orthogonal_to():
 # -- routers within layers --------------------------------------------------------------------
 
 
-def left_padded(module, batch, count):
+def left_padded(module: ContinualModule, batch: Batch, count: int) -> Batch:
     """Return a batch with more padding before every sample."""
     pad = module.backbone.processor.tokenizer.pad_token_id
     fill = {"input_ids": pad, "attention_mask": 0}
 
-    def wider(tensor, value):
+    def wider(tensor: Tensor, value: int) -> Tensor:
         return torch.cat([tensor.new_full((len(tensor), count), value), tensor], dim=1)
 
     inputs = {
@@ -276,7 +300,7 @@ def left_padded(module, batch, count):
     [LoadBalance(0.5), LoadBalance(0.5, "mean", soft=True), RouterEntropy(0.5, "sum")],
     ids=["balance", "soft balance", "entropy"],
 )
-def test_terms_of_routers_do_not_count_padding(term):
+def test_terms_of_routers_do_not_count_padding(term: Regularizer) -> None:
     module = make_module(TokenRouter(TopKGate(2)), term, experts=3, names=("shared",))
     batch = whole(module)
     values = [term(module.compute_step(each)[1]) for each in (batch, left_padded(module, batch, 7))]
@@ -285,7 +309,7 @@ def test_terms_of_routers_do_not_count_padding(term):
 
 
 @pytest.mark.parametrize("over", ["mean", "sum"])
-def test_terms_of_routers_are_those_of_what_each_layer_recorded(over):
+def test_terms_of_routers_are_those_of_what_each_layer_recorded(over: str) -> None:
     terms = LoadBalance(0.5, over), RouterEntropy(0.25, over, index=1.3)
     module = make_module(TokenRouter(TopKGate(2)), *terms, experts=3, names=("shared",))
     _, step = module.compute_step(whole(module))
@@ -303,12 +327,12 @@ def test_terms_of_routers_are_those_of_what_each_layer_recorded(over):
 # -- the adversary ----------------------------------------------------------------------------
 
 
-def test_experts_climb_the_classifiers_loss_and_classifiers_descend_it():
+def test_experts_climb_the_classifiers_loss_and_classifiers_descend_it() -> None:
     weight = 0.7
     term = AdversarialTask(coefficient=weight)
     router = CommonExpertRouter(OracleRouter(), CommonMixing())
     module = make_module(router, term, names=TASKS)
-    module.train_expert("b", 1, None, TASKS[1:])
+    module.begin_stage(StageContext(2, ("b", "common"), TASKS[1:]))
     term.before_stage(view(module))
     _, step = module.compute_step(whole(module, "bbbb"))
     own = parameters(module)
@@ -334,7 +358,7 @@ def test_experts_climb_the_classifiers_loss_and_classifiers_descend_it():
         assert gradient.any()
 
 
-def test_without_a_weight_the_adversary_changes_no_gradient_and_no_norm():
+def test_without_a_weight_the_adversary_changes_no_gradient_and_no_norm() -> None:
     term = AdversarialTask(coefficient=0.0)
     router = CommonExpertRouter(OracleRouter(), CommonMixing())
     module = make_module(router, term, names=TASKS)
@@ -347,7 +371,7 @@ def test_without_a_weight_the_adversary_changes_no_gradient_and_no_norm():
     assert not any(gradient.any() for gradient in found.values())
 
 
-def test_classifiers_are_those_of_the_seed_and_stay_over_the_stages():
+def test_classifiers_are_those_of_the_seed_and_stay_over_the_stages() -> None:
     router = CommonExpertRouter(OracleRouter(), CommonMixing())
     module = make_module(router, names=TASKS)
     terms = [AdversarialTask(seed=seed) for seed in (1, 1, 2)]
@@ -367,11 +391,11 @@ def test_classifiers_are_those_of_the_seed_and_stay_over_the_stages():
 # -- branches -------------------------------------------------------------------------------
 
 
-def test_of_branches_chosen_equally_often_the_heavier_is_frozen_and_unused_ones_never():
+def test_of_branches_chosen_equally_often_the_heavier_is_frozen_and_unused_ones_never() -> None:
     term = BranchFreezing(top_k=3)
     router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
     module = make_module(router, term, experts=4)
-    term.after_stage(view(module, batches=[]))
+    term.after_stage(view(module))
     common = dict(module.library.experts("common"))
     assert not any(expert.frozen.any() for expert in common.values())
     # all tokens alike, as the first ones of sequences that begin alike are
@@ -396,7 +420,7 @@ def test_of_branches_chosen_equally_often_the_heavier_is_frozen_and_unused_ones_
     assert all(expert.frozen.tolist() == [0, 0, 0, 1] for expert in common.values())
 
 
-def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages():
+def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages() -> None:
     term = BranchFreezing(top_k=1)
     router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
     module = make_module(router, term, experts=3)
@@ -406,7 +430,7 @@ def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages(
     for batch in batches:
         for record in module.compute_step(batch)[1].gates.records:
             used[record.path] = used.get(record.path, 0) + record.weights.sum(0)
-    term.after_stage(view(module, batches=batches))
+    term.after_stage(view(module, samples=make_samples(IMAGES)))
     common = dict(module.library.experts("common"))
     for path, expert in common.items():
         frozen = expert.frozen.nonzero().flatten().tolist()
@@ -414,7 +438,7 @@ def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages(
         assert used[path][frozen[0]] == used[path].max()
         assert not expert.trunk_frozen
     place(module, "b")
-    module.train_expert("b", 1, None, TASKS[1:])
+    module.begin_stage(StageContext(2, ("b", "common"), TASKS[1:]))
     trained = [p for p in module.parameters() if p.requires_grad]
     before = {path: {k: v.clone() for k, v in e.named_parameters()} for path, e in common.items()}
     optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.5)
@@ -429,24 +453,23 @@ def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages(
             assert same == (key == f"lora_b_{frozen}"), (path, key)
 
 
-def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_left():
+def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_left() -> None:
     term = BranchFreezing(top_k=2, freeze_trunk=True)
     router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
     module = make_module(router, term, experts=3)
-    batches = one_by_one(module)[:1]
-    term.after_stage(view(module, batches=batches))
-    module.focus("a", TASKS[:1])
+    term.after_stage(view(module, samples=make_samples(IMAGES)[:1]))
+    module.focus(StageContext(1, ("a", "common"), TASKS[:1]))
     common = dict(module.library.experts("common"))
     assert not any(expert.lora_a.requires_grad for expert in common.values())
     for expert in common.values():
         expert.frozen.fill_(1.0)
-    module.focus("a", TASKS[:1])
+    module.focus(StageContext(1, ("a", "common"), TASKS[:1]))
     assert not any(expert.learning for expert in common.values())
     assert all(p.requires_grad for _, p in module.library.parameters("a"))
-    module.compute_step(batches[0])[0].backward()  # the task's routers go on
+    module.compute_step(one_by_one(module)[0])[0].backward()  # the task's routers go on
 
 
-def test_branch_freezing_without_branches_is_refused():
+def test_branch_freezing_without_branches_is_refused() -> None:
     module = make_module(SharedRouter(), BranchFreezing())
     with pytest.raises(ValueError, match="no layer has branches"):
         module.regularizers[0].before_stage(view(module))
@@ -455,7 +478,7 @@ def test_branch_freezing_without_branches_is_refused():
 # -- replay -----------------------------------------------------------------------------------
 
 
-def learner_of(term, module, steps, start=0):
+def learner_of(term: ReplayImportance, module: ContinualModule, steps: int, start: int = 0) -> None:
     """Let the weights follow some batches in which two samples are replayed."""
     for number in range(start, start + steps):
         batch = whole(module, "abba")  # the stage learns a
@@ -464,11 +487,11 @@ def learner_of(term, module, steps, start=0):
         term.after_step()
 
 
-def held(term, samples):
+def held(term: ReplayImportance, samples: Sequence[Sample]) -> list[bool]:
     return [term._is_held(sample.id) for sample in samples]
 
 
-def seed_that_holds_out_a_current_sample():
+def seed_that_holds_out_a_current_sample() -> int:
     for seed in range(1000):
         term = ReplayImportance(every=1, heldout=0.4, seed=seed)
         if held(term, make_samples(IMAGES)) == [True, False, False, False]:
@@ -476,7 +499,9 @@ def seed_that_holds_out_a_current_sample():
     raise AssertionError
 
 
-def test_a_rank_without_replayed_samples_follows_the_others(monkeypatch: pytest.MonkeyPatch):
+def test_a_rank_without_replayed_samples_follows_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seed = seed_that_holds_out_a_current_sample()
     term, idle = (ReplayImportance(every=3, heldout=0.4, seed=seed) for _ in range(2))
     module = make_module(SharedRouter(), term)
@@ -501,7 +526,7 @@ def test_a_rank_without_replayed_samples_follows_the_others(monkeypatch: pytest.
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
-def test_twenty_updates_weigh_samples_noticeably():
+def test_twenty_updates_weigh_samples_noticeably() -> None:
     learner = learned_replay._Learner(ReplayImportance(), 64, 1)
     embeddings = 8 * torch.nn.functional.normalize(torch.randn(2, 64))
     signal, places = torch.tensor([1.0, -1.0]), torch.tensor([0, 0])
@@ -511,7 +536,7 @@ def test_twenty_updates_weigh_samples_noticeably():
     assert high > 1.2 * low
 
 
-def test_weights_of_replayed_samples_start_at_one():
+def test_weights_of_replayed_samples_start_at_one() -> None:
     term = ReplayImportance(every=1, heldout=0.0)
     module = make_module(SharedRouter(), term)
     term.before_stage(view(module, index=2))
@@ -521,7 +546,7 @@ def test_weights_of_replayed_samples_start_at_one():
         assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-6)
 
 
-def test_held_out_samples_are_never_learned_from():
+def test_held_out_samples_are_never_learned_from() -> None:
     term = ReplayImportance(every=0, heldout=0.4, seed=seed_that_holds_out_a_current_sample())
     module = make_module(SharedRouter(), term)
     term.before_stage(view(module, index=2))
@@ -533,7 +558,7 @@ def test_held_out_samples_are_never_learned_from():
     assert_close(loss + term(step), rest / counted)
 
 
-def test_learned_weights_go_on_from_a_checkpoint_as_if_it_had_not_been_made():
+def test_learned_weights_go_on_from_a_checkpoint_as_if_it_had_not_been_made() -> None:
     seed = seed_that_holds_out_a_current_sample()
     term, other = (ReplayImportance(every=1, heldout=0.4, seed=seed) for _ in range(2))
     module = make_module(SharedRouter(), term)

@@ -36,7 +36,9 @@ def test_zero_has_no_sign() -> None:
         ({"a": 3.0, "b": 2.0}, "high", ["a"], set()),
     ],
 )
-def test_the_best_is_the_best_as_printed(cells, better, apart, expected) -> None:
+def test_the_best_is_the_best_as_printed(
+    cells: dict[str, float], better: str, apart: list[str], expected: set[str]
+) -> None:
     assert best_of(cells, better, apart) == expected
 
 

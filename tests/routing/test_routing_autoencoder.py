@@ -32,7 +32,7 @@ def random_weights(width: int, hidden: int, relu: bool = True, sigmoid: bool = F
 
 
 @pytest.mark.parametrize(("relu", "sigmoid"), [(False, False), (True, False), (True, True)])
-def test_the_batched_product_equals_each_reconstructor_alone(relu: bool, sigmoid: bool):
+def test_the_batched_product_equals_each_reconstructor_alone(relu: bool, sigmoid: bool) -> None:
     stack = [random_weights(12, hidden, relu, sigmoid) for hidden in (3, 5, 1)]
     rows = torch.randn(7, 12)
     losses = ReconstructorStack(stack).losses(rows)
@@ -43,7 +43,7 @@ def test_the_batched_product_equals_each_reconstructor_alone(relu: bool, sigmoid
         assert_close(losses[:, column], (output - rows).square().mean(1), rtol=1e-5, atol=1e-6)
 
 
-def test_losses_are_the_same_under_autocast_and_for_any_batch():
+def test_losses_are_the_same_under_autocast_and_for_any_batch() -> None:
     stack = ReconstructorStack([random_weights(64, 16) for _ in range(3)])
     rows = torch.randn(33, 64)
     losses = stack.losses(rows)
@@ -54,7 +54,7 @@ def test_losses_are_the_same_under_autocast_and_for_any_batch():
     assert torch.equal(stack.losses(rows.flip(0)).flip(0), losses)
 
 
-def test_the_paper_autoencoder_has_789632_parameters():
+def test_the_paper_autoencoder_has_789632_parameters() -> None:
     weights = Weights(
         torch.empty(128, 3072), torch.empty(128), torch.empty(3072, 128), torch.empty(3072),
         relu=True, sigmoid=True,
@@ -63,7 +63,7 @@ def test_the_paper_autoencoder_has_789632_parameters():
 
 
 @pytest.mark.parametrize(("samples", "width"), [(200, 20), (15, 40)])
-def test_pca_reaches_the_least_error_of_any_linear_autoencoder(samples: int, width: int):
+def test_pca_reaches_the_least_error_of_any_linear_autoencoder(samples: int, width: int) -> None:
     rows = torch.randn(samples, width) * torch.linspace(3, 0.1, width) + 5
     weights = PCAReconstructor(4).fit(rows, generator())
     values = torch.linalg.svdvals((rows - rows.mean(0)).double())
@@ -72,7 +72,7 @@ def test_pca_reaches_the_least_error_of_any_linear_autoencoder(samples: int, wid
     assert_close(weights.w_enc @ weights.w_dec, torch.eye(4), atol=1e-5, rtol=0)
 
 
-def test_pca_is_deterministic_in_sign():
+def test_pca_is_deterministic_in_sign() -> None:
     rows = torch.randn(50, 8)
     one = PCAReconstructor(3).fit(rows, generator())
     other = PCAReconstructor(3).fit(rows.flip(0), generator(1))
@@ -81,26 +81,28 @@ def test_pca_is_deterministic_in_sign():
 
 
 @pytest.mark.parametrize(("samples", "width", "used"), [(5, 40, 4), (100, 10, 5), (1, 10, 0)])
-def test_pca_keeps_too_few_components_to_copy_everything(samples: int, width: int, used: int):
+def test_pca_keeps_too_few_components_to_copy_everything(
+    samples: int, width: int, used: int
+) -> None:
     weights = PCAReconstructor(128).fit(torch.randn(samples, width), generator())
     assert weights.w_enc.shape == (used, width)
     assert torch.isfinite(weights.losses(torch.randn(3, width))).all()
 
 
-def test_pca_of_identical_samples_is_finite():
+def test_pca_of_identical_samples_is_finite() -> None:
     rows = torch.ones(10, 30)
     losses = PCAReconstructor(4).fit(rows, generator()).losses(rows)
     assert losses.max() < 1e-10
 
 
-def test_a_sigmoid_cannot_go_below_the_error_of_its_range():
+def test_a_sigmoid_cannot_go_below_the_error_of_its_range() -> None:
     rows = normalize_rows(torch.randn(60, 16))
     weights = MLPReconstructor(hidden=16, output="sigmoid", max_epochs=200).fit(rows, generator())
     assert (weights.losses(rows) >= rows.clamp_max(0).square().mean(1)).all()
 
 
 @pytest.mark.parametrize("output", ["linear", "sigmoid"])
-def test_training_reduces_the_loss_and_is_reproducible(output: str):
+def test_training_reduces_the_loss_and_is_reproducible(output: str) -> None:
     rows = normalize_rows(torch.randn(100, 4) @ torch.randn(4, 16)) + (output == "sigmoid")
     weights = [
         MLPReconstructor(hidden=8, output=output, max_epochs=e).fit(rows, generator())  # type: ignore[arg-type]
@@ -111,7 +113,7 @@ def test_training_reduces_the_loss_and_is_reproducible(output: str):
     assert torch.equal(last, again)
 
 
-def test_training_works_under_no_grad_and_inference_mode():
+def test_training_works_under_no_grad_and_inference_mode() -> None:
     rows = torch.randn(10, 6)
     with torch.inference_mode():
         inside = MLPReconstructor(hidden=2, max_epochs=3).fit(rows.clone(), generator())
@@ -121,7 +123,7 @@ def test_training_works_under_no_grad_and_inference_mode():
 
 
 @pytest.mark.parametrize("output", ["linear", "sigmoid"])
-def test_the_output_may_start_at_the_mean(output: str):
+def test_the_output_may_start_at_the_mean(output: str) -> None:
     rows = torch.rand(50, 6) * 0.1 + 0.5
     start = MLPReconstructor(output=output, bias_init="mean")._start(rows, generator())  # type: ignore[arg-type]
     bias = start[3].sigmoid() if output == "sigmoid" else start[3]
@@ -132,14 +134,14 @@ def test_the_output_may_start_at_the_mean(output: str):
     ("kwargs", "message"),
     [({"hidden": 0}, "hidden"), ({"output": "relu"}, "output"), ({"bias_init": "x"}, "bias_init")],
 )
-def test_bad_recipes_are_refused(kwargs: dict[str, object], message: str):
+def test_bad_recipes_are_refused(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MLPReconstructor(**kwargs)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="components"):
         PCAReconstructor(0)
 
 
-def test_a_stack_refuses_what_does_not_fit_together():
+def test_a_stack_refuses_what_does_not_fit_together() -> None:
     with pytest.raises(ValueError, match="no reconstructor"):
         ReconstructorStack([])
     with pytest.raises(ValueError, match="differ"):
@@ -148,19 +150,19 @@ def test_a_stack_refuses_what_does_not_fit_together():
         random_weights(4, 2).losses(torch.zeros(3, 5))
 
 
-def test_rows_get_unit_length_and_zero_stays_zero():
+def test_rows_get_unit_length_and_zero_stays_zero() -> None:
     rows = normalize_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     assert_close(rows, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
-def test_standardized_rows_of_the_first_task_have_mean_0_and_deviation_1():
+def test_standardized_rows_of_the_first_task_have_mean_0_and_deviation_1() -> None:
     rows = torch.randn(100, 5) + 3
     out = Preprocessor.fit(rows)(rows)
     assert_close(out.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
     assert_close(out.std(0, unbiased=False), torch.ones(5), atol=1e-3, rtol=0)
 
 
-def test_a_constant_dimension_does_not_blow_up():
+def test_a_constant_dimension_does_not_blow_up() -> None:
     rows = torch.randn(100, 5)
     rows[:, 0] = 0
     preprocess = Preprocessor.fit(rows)
@@ -168,7 +170,7 @@ def test_a_constant_dimension_does_not_blow_up():
     assert torch.isfinite(Preprocessor.fit(torch.ones(1, 3))(torch.randn(2, 3))).all()
 
 
-def test_a_single_loss_has_no_deviation():
+def test_a_single_loss_has_no_deviation() -> None:
     table = quantile_table(torch.tensor([2.0]))
     assert table["Q50"] == 2.0
     assert "std" not in table

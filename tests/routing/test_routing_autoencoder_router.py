@@ -44,7 +44,7 @@ def mixed_batch() -> tuple[Tensor, list[str]]:
         {"reconstructor": "mlp_linear", "components": 16, "max_epochs": 300, "patience": 50},
     ],
 )
-def test_samples_of_distant_clusters_find_their_own_expert(kwargs: dict[str, object]):
+def test_samples_of_distant_clusters_find_their_own_expert(kwargs: dict[str, object]) -> None:
     rows, names = mixed_batch()
     routing = fitted(threshold_scale=2.0, **kwargs).route(
         RouteQuery(rows, names, "test", None, TASKS)
@@ -55,14 +55,14 @@ def test_samples_of_distant_clusters_find_their_own_expert(kwargs: dict[str, obj
     assert torch.equal(routing.gates.sum(1), torch.tensor([float(len(o)) for o in routing.order]))
 
 
-def test_a_far_point_is_left_to_the_base_model():
+def test_a_far_point_is_left_to_the_base_model() -> None:
     rows = cluster("unseen", 10)
     routing = fitted().route(RouteQuery(rows, ["red"] * 10, "test", None, TASKS))
     assert routing.gate_sets() == ["base"] * 10
     assert not routing.gates.any()
 
 
-def test_scale_0_gives_the_base_model_and_infinity_the_two_nearest():
+def test_scale_0_gives_the_base_model_and_infinity_the_two_nearest() -> None:
     router = fitted(threshold_scale=0.0)
     rows, names = mixed_batch()
     assert router.route(RouteQuery(rows, names, "test", None, TASKS)).order == [()] * 60
@@ -75,7 +75,7 @@ def test_scale_0_gives_the_base_model_and_infinity_the_two_nearest():
         router.threshold_scale = -1.0
 
 
-def test_a_samples_routing_does_not_depend_on_its_batch_mates():
+def test_a_samples_routing_does_not_depend_on_its_batch_mates() -> None:
     router = fitted()
     rows, names = mixed_batch()
     together = router.route(RouteQuery(rows, names, "test", None, TASKS))
@@ -87,7 +87,7 @@ def test_a_samples_routing_does_not_depend_on_its_batch_mates():
         assert torch.equal(alone.losses[0], together.losses[i])
 
 
-def test_columns_follow_the_experts_that_are_named():
+def test_columns_follow_the_experts_that_are_named() -> None:
     rows, names = mixed_batch()
     routing = fitted(threshold_scale=2.0).route(
         RouteQuery(rows[:1], names[:1], "test", None, ("new", "blue", "red"))
@@ -98,7 +98,7 @@ def test_columns_follow_the_experts_that_are_named():
     assert routing.losses[0, 0] == math.inf
 
 
-def test_in_training_the_current_expert_is_first_and_one_partner_may_help():
+def test_in_training_the_current_expert_is_first_and_one_partner_may_help() -> None:
     router = AutoencoderRouter(components=4, threshold_scale=2.0)
     router.fit("red", cluster("red", 100))
     router.fit("green", cluster("green", 100))
@@ -110,14 +110,14 @@ def test_in_training_the_current_expert_is_first_and_one_partner_may_help():
     assert torch.isinf(routing.losses[:, 2]).all()
 
 
-def test_a_task_is_never_its_own_partner():
+def test_a_task_is_never_its_own_partner() -> None:
     routing = fitted(threshold_scale=math.inf).route(
         RouteQuery(cluster("red", 3), ["red"] * 3, "train", "red", TASKS)
     )
     assert all(order[0] == "red" and order[1] in ("green", "blue") for order in routing.order)
 
 
-def test_embeddings_are_needed_only_where_a_past_autoencoder_is_asked():
+def test_embeddings_are_needed_only_where_a_past_autoencoder_is_asked() -> None:
     router = AutoencoderRouter(components=4)
     assert not router.needs(RouteQuery(None, (), "train", "red", ["red"]))
     assert router.route(RouteQuery(None, ["red"], "train", "red", ["red"])).order == [("red",)]
@@ -129,7 +129,7 @@ def test_embeddings_are_needed_only_where_a_past_autoencoder_is_asked():
         router.route(RouteQuery(None, ["red"], "test", None, ["red"]))
 
 
-def test_the_batch_vote_gives_all_samples_one_gate_set():
+def test_the_batch_vote_gives_all_samples_one_gate_set() -> None:
     rows = torch.cat([cluster("red", 7, seed=5), cluster("blue", 3, seed=5)])
     router = fitted(vote="batch", threshold_scale=2.0)
     assert (
@@ -140,7 +140,7 @@ def test_the_batch_vote_gives_all_samples_one_gate_set():
     assert order == [("green", "red")] * 10
 
 
-def test_the_threshold_is_the_scaled_quantile_of_the_heldout_losses():
+def test_the_threshold_is_the_scaled_quantile_of_the_heldout_losses() -> None:
     router = AutoencoderRouter(components=4, quantile=0.5, heldout_fraction=0.25)
     fit = router.fit("red", cluster("red", 40))
     assert fit.losses_heldout.shape == (10,)
@@ -149,14 +149,14 @@ def test_the_threshold_is_the_scaled_quantile_of_the_heldout_losses():
     assert router.threshold("red") == pytest.approx(3 * fit.threshold)
 
 
-def test_identical_embeddings_still_accept_themselves():
+def test_identical_embeddings_still_accept_themselves() -> None:
     router = AutoencoderRouter()
     rows = torch.ones(10, WIDTH)
     router.fit("flat", rows)
     assert router.route(RouteQuery(rows[:1], ["flat"], "test", None, ["flat"])).order == [("flat",)]
 
 
-def test_statistics_are_those_of_the_first_task_for_ever():
+def test_statistics_are_those_of_the_first_task_for_ever() -> None:
     router = AutoencoderRouter(components=4)
     router.fit("red", cluster("red", 50))
     rows = cluster("red", 10, seed=2)
@@ -165,7 +165,7 @@ def test_statistics_are_those_of_the_first_task_for_ever():
     assert torch.equal(router.losses(rows, ["red"]), before)
 
 
-def test_a_fit_depends_on_seed_and_task_alone():
+def test_a_fit_depends_on_seed_and_task_alone() -> None:
     one, two = AutoencoderRouter(components=4), AutoencoderRouter(components=4)
     rows = cluster("red", 50)
     torch.manual_seed(1)
@@ -177,7 +177,7 @@ def test_a_fit_depends_on_seed_and_task_alone():
 
 
 @pytest.mark.parametrize("reconstructor", ["pca", "mlp_linear", "mlp_sigmoid"])
-def test_fit_and_routing_are_the_same_to_the_bit_under_autocast(reconstructor: str):
+def test_fit_and_routing_are_the_same_to_the_bit_under_autocast(reconstructor: str) -> None:
     options = {"reconstructor": reconstructor, "standardize": False, "max_epochs": 5}
     data = {task: cluster(task, 50) for task in TASKS}
     rows, names = mixed_batch()
@@ -199,7 +199,9 @@ def test_fit_and_routing_are_the_same_to_the_bit_under_autocast(reconstructor: s
 
 
 @pytest.mark.parametrize("standardize", [True, False])
-def test_a_saved_router_routes_alike_and_thresholds_stay_open(tmp_path: Path, standardize: bool):
+def test_a_saved_router_routes_alike_and_thresholds_stay_open(
+    tmp_path: Path, standardize: bool
+) -> None:
     router = fitted(standardize=standardize)
     router.save(tmp_path / "router")
     router.save(tmp_path / "router")
@@ -213,12 +215,12 @@ def test_a_saved_router_routes_alike_and_thresholds_stay_open(tmp_path: Path, st
     assert one.losses is not None
     assert two.losses is not None
     assert torch.equal(one.losses, two.losses)
-    assert copy.tasks == TASKS
+    assert copy.fitted == TASKS
     index = json.loads((tmp_path / "router" / "router.json").read_text())
     assert index["tasks"][0]["threshold"] == router.threshold("red")
 
 
-def test_state_survives_a_round_trip_and_can_be_continued():
+def test_state_survives_a_round_trip_and_can_be_continued() -> None:
     state = fitted().state_dict()
     copy = AutoencoderRouter(components=4)
     copy.load_state_dict(state)
@@ -230,7 +232,7 @@ def test_state_survives_a_round_trip_and_can_be_continued():
     assert torch.equal(copy.losses(rows, tasks), fresh.losses(rows, tasks))
 
 
-def test_a_router_of_another_kind_is_refused(tmp_path: Path):
+def test_a_router_of_another_kind_is_refused(tmp_path: Path) -> None:
     fitted().save(tmp_path)
     with pytest.raises(ValueError, match=r"saved by AutoencoderRouter, not by OracleRouter"):
         OracleRouter().load(tmp_path)
@@ -259,19 +261,19 @@ def test_a_router_of_another_kind_is_refused(tmp_path: Path):
         ({"components": 0}, "components"),
     ],
 )
-def test_bad_arguments_are_refused(kwargs: dict[str, object], message: str):
+def test_bad_arguments_are_refused(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AutoencoderRouter(**kwargs)  # type: ignore[arg-type]
 
 
-def test_bad_embeddings_are_refused():
-    with pytest.raises(ValueError, match="task red: the router needs"):
+def test_bad_embeddings_are_refused() -> None:
+    with pytest.raises(ValueError, match="expert red: the router needs"):
         AutoencoderRouter().fit("red", torch.zeros(1, 4))
-    with pytest.raises(ValueError, match="task red: an embedding is not finite"):
+    with pytest.raises(ValueError, match="expert red: an embedding is not finite"):
         AutoencoderRouter().fit("red", torch.full((3, 4), torch.nan))
 
 
-def test_the_release_configuration_fits_and_routes():
+def test_the_release_configuration_fits_and_routes() -> None:
     router = fitted(reconstructor="mlp_sigmoid", standardize=False, vote="batch", max_epochs=20)
     rows, names = mixed_batch()
     assert len(router.route(RouteQuery(rows, names, "test", None, TASKS)).order) == 60

@@ -6,19 +6,19 @@ import torch
 from dmole.routing import EmbeddingCache, combine, masked_max_pool
 
 
-def test_padding_takes_no_part_in_the_maximum():
+def test_padding_takes_no_part_in_the_maximum() -> None:
     hidden = torch.tensor([[[-3.0, -1.0], [-2.0, -5.0], [9.0, 9.0]]])
     mask = torch.tensor([[1, 1, 0]])
     assert masked_max_pool(hidden, mask).tolist() == [[-2.0, -1.0]]
 
 
-def test_a_fully_masked_row_is_zero():
+def test_a_fully_masked_row_is_zero() -> None:
     pooled = masked_max_pool(torch.randn(2, 3, 4), torch.tensor([[1, 0, 1], [0, 0, 0]]))
     assert torch.equal(pooled[1], torch.zeros(4))
     assert masked_max_pool(torch.randn(2, 0, 4), torch.ones(2, 0)).tolist() == [[0.0] * 4] * 2
 
 
-def test_pooling_is_independent_of_padding_and_batch_mates():
+def test_pooling_is_independent_of_padding_and_batch_mates() -> None:
     rows = [torch.randn(length, 5, dtype=torch.bfloat16) for length in (3, 7)]
     alone = [masked_max_pool(row[None], torch.ones(1, len(row))) for row in rows]
     hidden = torch.full((2, 9, 5), 100.0, dtype=torch.bfloat16)
@@ -31,17 +31,17 @@ def test_pooling_is_independent_of_padding_and_batch_mates():
     assert torch.equal(pooled, torch.cat(alone))
 
 
-def test_shapes_that_do_not_belong_together_are_refused():
+def test_shapes_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mask \(B, S\)"):
         masked_max_pool(torch.zeros(2, 3, 4), torch.zeros(2, 4))
 
 
-def test_embeddings_put_vision_beside_text():
+def test_embeddings_put_vision_beside_text() -> None:
     both = combine(torch.ones(2, 3, dtype=torch.bfloat16), torch.zeros(2, 2))
     assert both.tolist() == [[1, 1, 1, 0, 0]] * 2
 
 
-def test_the_cache_keeps_the_first_row_of_an_id():
+def test_the_cache_keeps_the_first_row_of_an_id() -> None:
     cache = EmbeddingCache()
     assert cache.missing(["a", "b", "a"]) == ["a", "b"]
     cache.add(["a", "b"], torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -51,7 +51,7 @@ def test_the_cache_keeps_the_first_row_of_an_id():
     assert len(cache) == 3
 
 
-def test_the_cache_names_what_is_wrong():
+def test_the_cache_names_what_is_wrong() -> None:
     cache = EmbeddingCache()
     cache.add(["a"], torch.zeros(1, 3))
     with pytest.raises(ValueError, match="3 dimensions here, got 4"):
@@ -64,7 +64,7 @@ def test_the_cache_names_what_is_wrong():
         cache.get_many(["z"])
 
 
-def test_forgotten_rows_are_missing_and_others_stay():
+def test_forgotten_rows_are_missing_and_others_stay() -> None:
     cache = EmbeddingCache()
     ids = ["a/train/0", "a/test/0", "ab/train/0"]
     cache.add(ids, torch.arange(6.0).reshape(3, 2))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,31 +19,31 @@ LOSSES = torch.tensor([[0.3, 0.1, 0.2], [0.9, 0.9, 0.9], [0.5, 0.9, 0.4]])
 THRESHOLDS = torch.tensor([0.6, 0.6, 0.3])
 
 
-def test_the_two_smallest_under_their_threshold_are_on_best_first():
+def test_the_two_smallest_under_their_threshold_are_on_best_first() -> None:
     assert select_experts(LOSSES, THRESHOLDS) == [(1, 2), (), (0,)]
     assert select_experts(LOSSES, THRESHOLDS, max_experts=1) == [(1,), (), (0,)]
     assert select_experts(LOSSES, THRESHOLDS, max_experts=3)[0] == (1, 2, 0)
 
 
-def test_a_loss_at_the_threshold_is_not_below_it():
+def test_a_loss_at_the_threshold_is_not_below_it() -> None:
     assert select_experts(torch.tensor([[0.5]]), torch.tensor([0.5])) == [()]
 
 
-def test_the_second_ratio_refuses_a_distant_second():
+def test_the_second_ratio_refuses_a_distant_second() -> None:
     assert select_experts(LOSSES, THRESHOLDS, second_ratio=1.5)[0] == (1,)
     assert select_experts(LOSSES, THRESHOLDS, second_ratio=2.5)[0] == (1, 2)
 
 
-def test_ties_go_to_the_lower_column():
+def test_ties_go_to_the_lower_column() -> None:
     assert select_experts(torch.full((1, 3), 0.1), torch.ones(3)) == [(0, 1)]
 
 
-def test_a_partner_is_the_best_past_expert_or_none():
+def test_a_partner_is_the_best_past_expert_or_none() -> None:
     assert choose_partner(LOSSES, THRESHOLDS) == [1, None, 0]
     assert choose_partner(torch.empty(2, 0), torch.empty(0)) == [None, None]
 
 
-def test_the_batch_votes_with_its_valid_samples_only():
+def test_the_batch_votes_with_its_valid_samples_only() -> None:
     losses = torch.tensor([[0.1, 0.9]] * 3 + [[0.9, 0.1]] + [[0.9, 0.9]] * 6)
     bound = torch.full((2,), 0.5)
     assert batch_vote(losses, bound, support=0.3) == (0,)
@@ -50,14 +52,14 @@ def test_the_batch_votes_with_its_valid_samples_only():
     assert batch_vote(losses, bound, support=0.9, support_first=True) == ()
 
 
-def test_gates_hold_one_where_an_expert_is_on():
+def test_gates_hold_one_where_an_expert_is_on() -> None:
     gates = gates_from_order([(1, 0), (), (2,)], 3)
     assert gates.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     assert gates.dtype == torch.float32
     assert gates_from_order([(), ()], 0).shape == (2, 0)
 
 
-def test_gate_sets_are_spelled_as_in_reports():
+def test_gate_sets_are_spelled_as_in_reports() -> None:
     assert gate_set_name(()) == "base"
     assert gate_set_name(("vqa", "caption")) == "vqa+caption"
 
@@ -65,7 +67,7 @@ def test_gate_sets_are_spelled_as_in_reports():
 @pytest.mark.parametrize(
     ("kwargs", "message"), [({"max_experts": 0}, "max_experts"), ({"second_ratio": 0.5}, "second")]
 )
-def test_bad_arguments_are_refused(kwargs: dict[str, float], message: str):
+def test_bad_arguments_are_refused(kwargs: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         select_experts(LOSSES, THRESHOLDS, **kwargs)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"thresholds \(E,\)"):
@@ -81,7 +83,9 @@ matrices = st.integers(1, 5).flatmap(
 
 
 @given(matrices, st.integers(1, 3), st.randoms(use_true_random=False))
-def test_a_samples_experts_do_not_depend_on_its_batch_mates(case, max_experts, random):
+def test_a_samples_experts_do_not_depend_on_its_batch_mates(
+    case: tuple[list[list[int]], list[int]], max_experts: int, random: Random
+) -> None:
     losses, thresholds = (torch.tensor(part, dtype=torch.float32) for part in case)
     together = select_experts(losses, thresholds, max_experts=max_experts)
     alone = [select_experts(row[None], thresholds, max_experts=max_experts)[0] for row in losses]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from families import make_backbone, make_samples, randomize
@@ -18,18 +21,27 @@ from dmole.routing import (
     CommonMixing,
     DenseGate,
     EntropyGate,
+    Mixing,
     OracleRouter,
+    TokenGate,
     TokenMixing,
     TokenRouter,
     TopKGate,
 )
+from dmole.run.context import EvaluationPass
 
 IN, OUT, RANK, ALPHA, EXPERTS = 9, 5, 2, 3.0, 4
 SCALING = ALPHA / RANK
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
 
 
-def make_library(mixing, view="language", common=None, names=("a",), experts=EXPERTS):
+def make_library(
+    mixing: Mixing,
+    view: str = "language",
+    common: str | None = None,
+    names: Sequence[str] = ("a",),
+    experts: int = EXPERTS,
+) -> ExpertLibrary:
     library = ExpertLibrary(nn.ModuleDict({"x": nn.Linear(IN, OUT)}), lambda _: view, mixing=mixing)
     for name in (*((common,) if common else ()), *names):
         shape = mixing.shape(RANK, ALPHA, experts, common=name == common)
@@ -38,26 +50,28 @@ def make_library(mixing, view="language", common=None, names=("a",), experts=EXP
     return library
 
 
-def forward(library, x, weights=None, **options):
+def forward(
+    library: ExpertLibrary, x: torch.Tensor, weights: torch.Tensor | None = None, **options: Any
+) -> tuple[torch.Tensor, Gates]:
     weights = torch.ones(len(x), len(library.names)) if weights is None else weights
     gates = Gates(library.names, weights, **options)
     with library.context.use(gates):
         return library.model["x"](x), gates
 
 
-def part(library, name):
+def part(library: ExpertLibrary, name: str) -> dict[str, torch.Tensor]:
     """Return an expert of the layer in double precision."""
     (_, expert), *rest = library.experts(name)
     assert not rest
     return {key: value.detach().double() for key, value in expert.named_parameters()}
 
 
-def base(library, x):
+def base(library: ExpertLibrary, x: torch.Tensor) -> torch.Tensor:
     linear = library.model["x"].base
     return x.double() @ linear.weight.detach().double().T + linear.bias.detach().double()
 
 
-def one_by_one(library, gate, x):
+def one_by_one(library: ExpertLibrary, gate: TokenGate, x: torch.Tensor) -> torch.Tensor:
     """The definition of a mixture, a token and an expert at a time."""
     own = part(library, "a")
     y = base(library, x).reshape(-1, OUT)
@@ -85,7 +99,7 @@ ROWS = {  # the input's shape, and the vision rows of three samples
 
 @pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
 @pytest.mark.parametrize("rows", ROWS)
-def test_a_mixture_is_the_loop_over_its_experts(gate, rows):
+def test_a_mixture_is_the_loop_over_its_experts(gate: TokenGate, rows: str) -> None:
     shape, counts = ROWS[rows]
     library = make_library(TokenMixing(gate), "language" if rows == "language" else "vision")
     x = torch.randn(shape)
@@ -94,7 +108,7 @@ def test_a_mixture_is_the_loop_over_its_experts(gate, rows):
     assert_close(found.double(), one_by_one(library, gate, x), rtol=1e-5, atol=1e-5)
 
 
-def test_samples_that_do_not_use_the_mixture_are_the_base_models():
+def test_samples_that_do_not_use_the_mixture_are_the_base_models() -> None:
     library = make_library(TokenMixing(DenseGate()))
     x = torch.randn(3, 5, IN)
     found, _ = forward(library, x, torch.tensor([[1.0], [0.0], [1.0]]))
@@ -102,7 +116,7 @@ def test_samples_that_do_not_use_the_mixture_are_the_base_models():
     assert_close(found[2].double(), one_by_one(library, DenseGate(), x[2]), rtol=1e-5, atol=1e-5)
 
 
-def test_a_single_expert_has_no_router_and_is_plain_lora():
+def test_a_single_expert_has_no_router_and_is_plain_lora() -> None:
     library = make_library(TokenMixing(TopKGate(1)), experts=1)
     own, x = part(library, "a"), torch.randn(3, 5, IN)
     assert set(own) == {"lora_a", "lora_b"}
@@ -112,7 +126,7 @@ def test_a_single_expert_has_no_router_and_is_plain_lora():
     assert not gates.records
 
 
-def test_padding_is_not_recorded_and_what_stands_in_it_changes_no_other_token():
+def test_padding_is_not_recorded_and_what_stands_in_it_changes_no_other_token() -> None:
     library = make_library(TokenMixing(TopKGate(2)))
     x = torch.randn(3, 5, IN)
     other = torch.where(MASK.bool()[..., None], x, torch.full_like(x, 100.0))
@@ -131,13 +145,13 @@ def test_padding_is_not_recorded_and_what_stands_in_it_changes_no_other_token():
 # -- an expert that all tasks share -----------------------------------------------------------
 
 
-def update_of(library, name, x):
+def update_of(library: ExpertLibrary, name: str, x: torch.Tensor) -> torch.Tensor:
     own = part(library, name)
     return SCALING * x.double() @ own["lora_a"].T @ own["lora_b"].T
 
 
 @pytest.mark.parametrize("winner", ["common", "own"])
-def test_a_saturated_gate_leaves_one_of_two_experts(winner):
+def test_a_saturated_gate_leaves_one_of_two_experts(winner: str) -> None:
     library = make_library(CommonMixing(), common="common", names=("a", "b"), experts=1)
     x = torch.randn(3, 5, IN).abs()
     (_, common), *_ = library.experts("common")
@@ -153,7 +167,7 @@ def test_a_saturated_gate_leaves_one_of_two_experts(winner):
     assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_common_and_the_own_expert_share_every_token():
+def test_the_common_and_the_own_expert_share_every_token() -> None:
     library = make_library(CommonMixing(), common="common", names=("a", "b"), experts=1)
     x = torch.randn(2, 5, IN)
     found, gates = forward(
@@ -169,7 +183,7 @@ def test_the_common_and_the_own_expert_share_every_token():
     assert_close(record.output.double(), means, rtol=1e-5, atol=1e-5)
 
 
-def test_the_mean_over_a_long_sequence_stays_finite_in_half_precision():
+def test_the_mean_over_a_long_sequence_stays_finite_in_half_precision() -> None:
     library = make_library(CommonMixing(), common="common", experts=1)
     library.model.half()
     x = torch.full((1, 2048, IN), 50.0, dtype=torch.float16)  # sums to more than float16 holds
@@ -181,7 +195,7 @@ def test_the_mean_over_a_long_sequence_stays_finite_in_half_precision():
     assert_close(record.output.double(), mean, rtol=1e-5, atol=1e-3)
 
 
-def test_several_experts_a_task_are_refused_beside_a_common_one():
+def test_several_experts_a_task_are_refused_beside_a_common_one() -> None:
     with pytest.raises(ValueError, match="CommonMixing takes one expert a layer and task"):
         CommonMixing().shape(RANK, ALPHA, 2, common=False)
 
@@ -189,12 +203,19 @@ def test_several_experts_a_task_are_refused_beside_a_common_one():
 # -- branches -------------------------------------------------------------------------------
 
 
-def branched(view="language", top_k=2, renormalize=False):
+def branched(view: str = "language", top_k: int = 2, renormalize: bool = False) -> ExpertLibrary:
     mixing = BranchMixing(top_k, renormalize)
     return make_library(mixing, view, common="common", names=("a", "b"))
 
 
-def by_branches(library, x, first, names, top_k=2, renormalize=False):
+def by_branches(
+    library: ExpertLibrary,
+    x: torch.Tensor,
+    first: torch.Tensor,
+    names: Sequence[str],
+    top_k: int = 2,
+    renormalize: bool = False,
+) -> torch.Tensor:
     """The definition, a row at a time: ``first`` decides, the task's router looks at it."""
     trunk = part(library, "common")
     y = base(library, x)
@@ -212,7 +233,9 @@ BOTH = torch.tensor([[1.0, 1, 0], [1, 0, 1], [1, 1, 0]])
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
-def test_the_first_token_that_is_no_padding_picks_the_branches_of_a_sequence(renormalize):
+def test_the_first_token_that_is_no_padding_picks_the_branches_of_a_sequence(
+    renormalize: bool,
+) -> None:
     library = branched(renormalize=renormalize)
     x = torch.randn(3, 5, IN)
     first = torch.stack([x[0, 2], x[1, 0], x[2, 1]])
@@ -221,7 +244,7 @@ def test_the_first_token_that_is_no_padding_picks_the_branches_of_a_sequence(ren
     assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_decision_on_the_prompt_stays_for_every_token_of_the_answer():
+def test_a_decision_on_the_prompt_stays_for_every_token_of_the_answer() -> None:
     library = branched()
     prompt, step = torch.randn(3, 5, IN), torch.randn(3, 1, IN)
     first = torch.stack([prompt[0, 2], prompt[1, 0], prompt[2, 1]])
@@ -233,7 +256,7 @@ def test_a_decision_on_the_prompt_stays_for_every_token_of_the_answer():
     assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_branches_do_not_depend_on_left_padding_or_batch_mates():
+def test_branches_do_not_depend_on_left_padding_or_batch_mates() -> None:
     library = branched()
     x = torch.randn(3, 5, IN)
     together, _ = forward(library, x, BOTH, token_mask=MASK)
@@ -246,7 +269,9 @@ def test_branches_do_not_depend_on_left_padding_or_batch_mates():
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_in_a_vision_tower_the_first_patch_of_the_row_or_of_the_sample_decides(packed):
+def test_in_a_vision_tower_the_first_patch_of_the_row_or_of_the_sample_decides(
+    packed: bool,
+) -> None:
     library = branched("vision")
     counts = torch.tensor([3, 0, 2])  # the second sample has no image
     x = torch.randn(5, IN) if packed else torch.randn(5, 4, IN)
@@ -257,7 +282,7 @@ def test_in_a_vision_tower_the_first_patch_of_the_row_or_of_the_sample_decides(p
     assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_token_that_is_recorded_is_one_a_sequence():
+def test_a_token_that_is_recorded_is_one_a_sequence() -> None:
     library = branched()
     _, gates = forward(library, torch.randn(2, 5, IN), torch.ones(2, 3), recording=True)
     assert [record.weights.shape for record in gates.records] == [(2, EXPERTS)] * 2  # both routers
@@ -266,7 +291,7 @@ def test_a_token_that_is_recorded_is_one_a_sequence():
 # -- on whole models --------------------------------------------------------------------------
 
 
-def make_module(family, kind):
+def make_module(family: str, kind: str) -> ContinualModule:
     backbone = make_backbone(family)
     several = UniformAllocator(rank=1, experts=4)
     if kind == "tokens":
@@ -284,13 +309,13 @@ def make_module(family, kind):
         module.add_expert(plan)
         randomize(module.library, name)
     module.library.train_only(None)
-    module.answer_lengths = dict.fromkeys("ab", 4)
+    module.evaluation = EvaluationPass(answer_lengths=dict.fromkeys("ab", 4))
     return module
 
 
 @pytest.mark.parametrize("kind", ["tokens", "common", "branches"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])  # rows of images, packed patches
-def test_mixed_experts_answer_a_sample_in_a_batch_as_alone(family, kind):
+def test_mixed_experts_answer_a_sample_in_a_batch_as_alone(family: str, kind: str) -> None:
     module = make_module(family, kind)
     samples, tasks = make_samples((1, 0, 2), answers=False), ("a", "b", "a")
     bare = [module.backbone.generate(batch_of(module, samples, tasks).inputs, 4, 1)]

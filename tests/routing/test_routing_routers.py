@@ -19,7 +19,7 @@ from dmole.routing import (
 TASKS = ("red", "green", "blue")
 
 
-def test_the_oracle_uses_the_true_tasks_own_expert():
+def test_the_oracle_uses_the_true_tasks_own_expert() -> None:
     routing = OracleRouter().route(
         RouteQuery(None, ["green", "unseen", "red"], "test", None, TASKS)
     )
@@ -27,7 +27,7 @@ def test_the_oracle_uses_the_true_tasks_own_expert():
     assert OracleRouter().route(RouteQuery(None, ["x"], "train", "red", TASKS)).order == [("red",)]
 
 
-def test_the_shared_router_always_uses_one_expert():
+def test_the_shared_router_always_uses_one_expert() -> None:
     router = SharedRouter()
     assert router.route(RouteQuery(None, ["x"], "test", None, [])).order == [()]
     assert router.route(RouteQuery(None, ["x"], "train", "blue", TASKS)).order == [("red",)]
@@ -38,7 +38,7 @@ def test_the_shared_router_always_uses_one_expert():
         SharedRouter("pink").route(RouteQuery(None, ["x"], "train", "blue", TASKS))
 
 
-def test_all_experts_are_summed_with_the_current_one_first():
+def test_all_experts_are_summed_with_the_current_one_first() -> None:
     routing = AllExpertsRouter().route(RouteQuery(None, ["x", "y"], "train", "green", TASKS))
     assert routing.order == [("green", "red", "blue")] * 2
     assert torch.equal(routing.gates, torch.ones(2, 3))
@@ -46,13 +46,13 @@ def test_all_experts_are_summed_with_the_current_one_first():
 
 
 @pytest.mark.parametrize("router", [OracleRouter(), AllExpertsRouter(), AutoencoderRouter()])
-def test_a_current_task_without_expert_is_refused_in_training(router: Router):
+def test_a_current_task_without_expert_is_refused_in_training(router: Router) -> None:
     with pytest.raises(ValueError, match="current expert 'pink'"):
         router.route(RouteQuery(None, ["x"], "train", "pink", TASKS))
 
 
 @pytest.mark.parametrize("router", [OracleRouter(), AllExpertsRouter(), SharedRouter()])
-def test_routers_that_learn_nothing_save_and_load(router: Router, tmp_path: Path):
+def test_routers_that_learn_nothing_save_and_load(router: Router, tmp_path: Path) -> None:
     assert router.fit("red", torch.zeros(2, 2)) is None
     assert not router.needs(RouteQuery(None, (), "test", None, TASKS))
     router.save(tmp_path)

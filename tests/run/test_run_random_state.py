@@ -1,4 +1,4 @@
-"""Random generators go on where they were, through a file that executes nothing."""
+"""random generators continue where they were, through a file that executes nothing."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_the_newest_run_with_a_checkpoint_is_found_by_number_not_by_name(tmp_pat
 
 
 def test_last_wants_a_run_and_auto_starts_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no run of .*a to go on with"):
+    with pytest.raises(ValueError, match=r"no run of .*a to resume"):
         decide_opening(tmp_path, "a", None, "last")
     opening = decide_opening(tmp_path, "a", None, "auto")
     assert opening.checkpoint is None

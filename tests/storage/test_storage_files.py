@@ -17,18 +17,18 @@ from dmole.storage import files
 from dmole.storage.files import atomic_path, read_json, write_csv, write_json, write_lines
 
 
-def test_docstring_examples_hold():
+def test_docstring_examples_hold() -> None:
     for module in (files, config_files):
         assert doctest.testmod(module).failed == 0
 
 
-def fail_while_writing(path):
+def fail_while_writing(path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError("killed")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "a.txt"
     with pytest.raises(RuntimeError, match="killed"):
         fail_while_writing(path)
@@ -40,7 +40,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_target_is_untouched_until_the_end(tmp_path):
+def test_the_target_is_untouched_until_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with atomic_path(path) as temporary:
@@ -50,7 +50,7 @@ def test_the_target_is_untouched_until_the_end(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_files_have_the_usual_permissions(tmp_path):
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_json(tmp_path / "a.json", {})
@@ -59,7 +59,7 @@ def test_files_have_the_usual_permissions(tmp_path):
     assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640
 
 
-def test_json_keeps_order_and_letters_and_refuses_nan(tmp_path):
+def test_json_keeps_order_and_letters_and_refuses_nan(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     content = {"z": 1, "a": [None, "größe"]}
     write_json(path, content)
@@ -71,14 +71,14 @@ def test_json_keeps_order_and_letters_and_refuses_nan(tmp_path):
     assert json.loads(path.read_text(encoding="utf-8")) == content
 
 
-def test_lines_are_one_object_each(tmp_path):
+def test_lines_are_one_object_each(tmp_path: Path) -> None:
     rows = [{"id": "1", "text": "two\nlines"}, {"id": "2"}]
     write_lines(tmp_path / "a.jsonl", rows)
     lines = (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_a_missing_column_is_empty_and_an_unknown_one_is_refused(tmp_path):
+def test_a_missing_column_is_empty_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write_csv(path, ("a", "b"), [{"a": 1}, {"a": 2, "b": 'x,"y"'}])
     assert path.read_bytes() == b'a,b\n1,\n2,"x,""y"""\n'
@@ -86,7 +86,9 @@ def test_a_missing_column_is_empty_and_an_unknown_one_is_refused(tmp_path):
         write_csv(path, ("a", "b"), [{"c": 1}])
 
 
-def test_the_working_directory_comes_before_the_shipped_configs(tmp_path, monkeypatch):
+def test_the_working_directory_comes_before_the_shipped_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     shipped = find_config("configs/quickstart.yaml")
     assert shipped == find_config("quickstart.yaml")
@@ -96,7 +98,9 @@ def test_the_working_directory_comes_before_the_shipped_configs(tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", ["no_such.yaml", "../pyproject.toml", "/no/such/file.yaml"])
-def test_a_config_that_is_not_there_lists_those_that_are(name, tmp_path, monkeypatch):
+def test_a_config_that_is_not_there_lists_those_that_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert "quickstart.yaml" in shipped_configs()
     with pytest.raises(ValueError, match=r"no config .*shipped are: .*quickstart\.yaml"):
@@ -111,7 +115,9 @@ def test_a_config_that_is_not_there_lists_those_that_are(name, tmp_path, monkeyp
         ["fit", "-c", "quickstart.yaml", "--trainer.name", "x"],
     ],
 )
-def test_config_names_become_paths_and_the_rest_stays(arguments, tmp_path, monkeypatch):
+def test_config_names_become_paths_and_the_rest_stays(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     found, paths = resolve_configs(arguments)
     path = str(find_config("quickstart.yaml"))
@@ -121,7 +127,7 @@ def test_config_names_become_paths_and_the_rest_stays(arguments, tmp_path, monke
     assert len(found) == len(arguments)
 
 
-def test_the_clock_counts_outer_phases_once_and_samples_of_training():
+def test_the_clock_counts_outer_phases_once_and_samples_of_training() -> None:
     clock = Clock()
     with clock.lap(1, "colors", "train") as train:
         train.samples = 10
@@ -137,7 +143,7 @@ def test_the_clock_counts_outer_phases_once_and_samples_of_training():
     assert len(report["phases"]) == 3
 
 
-def test_a_clock_without_training_has_no_speed():
+def test_a_clock_without_training_has_no_speed() -> None:
     assert Clock().report()["train_samples_per_second"] is None
     assert peak_memory() > 10**6
 

@@ -55,20 +55,20 @@ def ids(items: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("repeat", [1, 2])
-def test_a_stream_without_blur_serves_the_clean_stream(llava: Any, repeat: int):
+def test_a_stream_without_blur_serves_the_clean_stream(llava: Any, repeat: int) -> None:
     for index in (1, 2, 3):
         for epoch in (0, 1):
             clean = served(make(llava, repeat), SequentialStream(), index, epoch)
             assert served(make(llava, repeat), BlurredStream(0.0), index, epoch) == clean
 
 
-def test_the_first_stage_of_a_replay_is_that_of_the_clean_stream(llava: Any):
+def test_the_first_stage_of_a_replay_is_that_of_the_clean_stream(llava: Any) -> None:
     stream = ReplayStream(buffer_size=3)
     assert served(make(llava), stream, 1) == served(make(llava), SequentialStream(), 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_buffered_sample_comes_once_an_epoch(llava: Any, workers: int):
+def test_each_buffered_sample_comes_once_an_epoch(llava: Any, workers: int) -> None:
     data = make(llava, num_workers=workers)
     stream = ReplayStream(buffer_size=6)
     stage = stream.stages(data.training_task_names)[2]
@@ -81,7 +81,7 @@ def test_each_buffered_sample_comes_once_an_epoch(llava: Any, workers: int):
         assert sorted(served(data, stream, 3, epoch)) == sorted(own + replayed)
 
 
-def test_a_batch_tells_which_samples_are_replayed(llava: Any):
+def test_a_batch_tells_which_samples_are_replayed(llava: Any) -> None:
     data = make(llava)
     stage = ReplayStream(buffer_size=6).stages(NAMES)[2]
     data.set_stage(stage)
@@ -97,7 +97,7 @@ def test_a_batch_tells_which_samples_are_replayed(llava: Any):
 @pytest.mark.parametrize("stream", [ReplayStream(buffer_size=7), BlurredStream(0.4)])
 def test_ranks_share_a_stage_without_duplicates(
     llava: Any, monkeypatch: pytest.MonkeyPatch, stream: Stream
-):
+) -> None:
     data = make(llava, batch_size=2)
     stage = stream.stages(NAMES)[1]
     whole = Counter(ids(data.stage_items(stage)))
@@ -114,7 +114,7 @@ def test_ranks_share_a_stage_without_duplicates(
 
 def test_large_files_are_drawn_from_as_small_ones_are(
     tmp_path: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     for name in "ab":
         Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
         rows = ",".join(
@@ -141,7 +141,7 @@ def test_large_files_are_drawn_from_as_small_ones_are(
     assert list((tmp_path / "cache").glob("*.arrow"))
 
 
-def test_the_bytes_of_a_sample_are_its_images_and_turns(tmp_path: Path):
+def test_the_bytes_of_a_sample_are_its_images_and_turns(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"12345")
     turns = (Turn("user", "né"), Turn("assistant", "ok"))
     pixels = ArrayImage(np.zeros((2, 3, 3), np.uint8))
@@ -150,7 +150,7 @@ def test_the_bytes_of_a_sample_are_its_images_and_turns(tmp_path: Path):
     assert samples.stored_bytes().tolist() == [5, 5 + 5 + 5 + 18]
 
 
-def test_a_selection_is_read_in_its_order_and_travels_to_workers():
+def test_a_selection_is_read_in_its_order_and_travels_to_workers() -> None:
     samples = SampleList([Sample(str(i), (Turn("user", "x" * 128 * i),)) for i in range(4)])
     chosen = pickle.loads(pickle.dumps(Selection(samples, np.array([3, 0, 3]))))
     assert [sample.id for sample in chosen] == ["3", "0", "3"]
@@ -158,7 +158,7 @@ def test_a_selection_is_read_in_its_order_and_travels_to_workers():
     assert chosen.at(1).id == "0"
 
 
-def test_replay_takes_no_part_in_proxy_batches_and_blur_does(llava: Any):
+def test_replay_takes_no_part_in_proxy_batches_and_blur_does(llava: Any) -> None:
     def names(stream: Stream) -> set[str]:
         data = make(llava)
         stage = stream.stages(data.training_task_names)[1]
@@ -169,7 +169,7 @@ def test_replay_takes_no_part_in_proxy_batches_and_blur_does(llava: Any):
     assert names(BlurredStream(0.4)) == set(NAMES)
 
 
-def test_experts_are_shared_or_one_a_task():
+def test_experts_are_shared_or_one_a_task() -> None:
     assert {s.expert for s in ReplayStream(buffer_size=1).stages(NAMES)} == {"shared"}
     for stream in (ReplayStream(None, buffer_mb=1.0), BlurredStream(0.1)):
         assert [stage.expert for stage in stream.stages(NAMES)] == list(NAMES)
@@ -189,12 +189,12 @@ def test_experts_are_shared_or_one_a_task():
         ({"shared_expert": "../x", "buffer_size": 1}, "shared_expert '../x' must be letters"),
     ],
 )
-def test_a_replay_that_cannot_be_is_refused(options: dict, message: str):
+def test_a_replay_that_cannot_be_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReplayStream(**options)
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.0, float("nan")])
-def test_a_share_out_of_range_is_refused(beta: float):
+def test_a_share_out_of_range_is_refused(beta: float) -> None:
     with pytest.raises(ValueError, match=r"beta must be in \[0, 1\), got"):
         BlurredStream(beta)

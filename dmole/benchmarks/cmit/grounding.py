@@ -34,8 +34,8 @@ def release_box(text: str) -> Box:
         >>> release_box("[1, 2, x, 4] [100, 200, 300, 400]")
         (0.0, 0.0, 0.0, 0.0)
     """
-    found = _FIRST_BRACKET.search(text)
-    box = four_numbers(list(found.groups())) if found else None
+    match = _FIRST_BRACKET.search(text)
+    box = four_numbers(list(match.groups())) if match else None
     with np.errstate(all="ignore"):  # the numbers are whatever the model wrote
         single = np.array(box or (0.0, 0.0, 0.0, 0.0), dtype=np.float32)
         if single.sum() >= 4:
@@ -45,8 +45,8 @@ def release_box(text: str) -> Box:
 
 def release_overlap(item: Item) -> float | None:
     """Return the best overlap as D-MoLE computes it; None where it reads no box."""
-    found = _FIRST_BRACKET.search(item.text)
-    if found is None or four_numbers(list(found.groups())) is None:
+    match = _FIRST_BRACKET.search(item.text)
+    if match is None or four_numbers(list(match.groups())) is None:
         return None
     box = release_box(item.text)
     return max(

@@ -6,8 +6,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dmole.benchmarks.shared.answers import SideAnswers, with_answers
-from dmole.data.items import Item, Numbered, Source, choices_of, index_by, letter_of, read_json
+from dmole.data.items import Item, Numbered, Source, choices_of, index_by, letter_of
 from dmole.data.streaming import kind_of
+from dmole.storage.files import read_json
 
 
 def choice_items(source: Source) -> Numbered:

@@ -42,8 +42,7 @@ def decimals_box(text: str) -> Box | None:
         >>> decimals_box("[-0.2, 0.1, 0.00, 0.3, 0.4]")
         (0.2, 0.1, 0.3, 0.4)
     """
-    found = _POSITIVE_DECIMAL.findall(text)
-    return four_numbers(found[:4])
+    return four_numbers(_POSITIVE_DECIMAL.findall(text)[:4])
 
 
 def _overlap_of(read: Callable[[str], Box | None], scale: bool) -> Overlap:

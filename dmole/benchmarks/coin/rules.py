@@ -68,8 +68,8 @@ def scienceqa_letter(text: str) -> str | None:
         return text
     if text[1:3] == ". " and text[0] in ascii_uppercase:
         return text[0]
-    found = _LONE.search(text)
-    return found[0].upper() if found else None
+    match = _LONE.search(text)
+    return match[0].upper() if match else None
 
 
 def _scienceqa(item: Item) -> float | None:

@@ -74,8 +74,8 @@ def science(prediction: str, answer: str, image: str, question: str) -> float:
         return float(text == target)
     if "Which states" not in question:
         return float(target in text)
-    given, wanted = text.split(","), target.split(",")
-    return sum(part in given for part in wanted) / len(wanted)
+    given, gold = text.split(","), target.split(",")
+    return sum(part in given for part in gold) / len(gold)
 
 
 def science_corrected(prediction: str, answer: str, image: str, question: str) -> float:
@@ -90,8 +90,8 @@ def science_corrected(prediction: str, answer: str, image: str, question: str) -
     if "which states" not in question.lower():
         return float(occurs_as_words(prediction, answer))
     given = {tidy(part) for part in prediction.split(",")}
-    wanted = {tidy(part) for part in answer.split(",")} - {""}
-    return sum(part in given for part in wanted) / len(wanted) if wanted else 0.0
+    gold = {tidy(part) for part in answer.split(",")} - {""}
+    return sum(part in given for part in gold) / len(gold) if gold else 0.0
 
 
 def finance(prediction: str, answer: str) -> bool:

@@ -83,7 +83,7 @@ def judge_overlap(overlap: Overlap, accepts: Callable[[float], bool]) -> Judge:
     """
 
     def judge(item: Item) -> float | None:
-        found = overlap(item)
-        return None if found is None else float(accepts(found))
+        value = overlap(item)
+        return None if value is None else float(accepts(value))
 
     return judge

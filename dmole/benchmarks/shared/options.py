@@ -74,9 +74,9 @@ def option_letter(text: str, allowed: str) -> str | None:
         >>> option_letter("It is a rock", "ABCDE") is None
         True
     """
-    for found in _OPTION.finditer(text):
-        if found[1].upper() in allowed:
-            return found[1].upper()
+    for match in _OPTION.finditer(text):
+        if match[1].upper() in allowed:
+            return match[1].upper()
     return None
 
 

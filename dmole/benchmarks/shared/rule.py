@@ -43,8 +43,8 @@ def any_reference(judge: Callable[[str, str], bool | float | None]) -> Judge:
     """Return a judge of items from one of (prediction, reference): the best reference counts."""
 
     def best(item: Item) -> float | None:
-        found = [judge(item.text, reference) for reference in item.references]
-        scores = [float(score) for score in found if score is not None]
+        judged = [judge(item.text, reference) for reference in item.references]
+        scores = [float(score) for score in judged if score is not None]
         return max(scores) if scores else None
 
     return best
@@ -68,7 +68,7 @@ def has_words(text: str, words: str) -> bool:
 
 
 def _joined(outside: str, edge: str) -> bool:
-    """Return whether a word goes on beyond its edge: in letters, or over a decimal point.
+    """Return whether a word continues beyond its edge: in letters, or over a decimal point.
 
     Args:
         outside: Up to two characters next to the word, the nearer one first.

@@ -65,9 +65,9 @@ def relaxed(prediction: str, answer: str) -> bool:
         >>> relaxed("104", "100"), relaxed("0.0", "0")
         (True, False)
     """
-    given, wanted = _number(prediction), _number(answer)
-    if given is not None and wanted:
-        return abs(given - wanted) / abs(wanted) <= TOLERANCE
+    given, gold = _number(prediction), _number(answer)
+    if given is not None and gold:
+        return abs(given - gold) / abs(gold) <= TOLERANCE
     return prediction.lower() == answer.lower()
 
 
@@ -78,10 +78,10 @@ def relaxed_corrected(prediction: str, answer: str) -> bool:
         >>> relaxed_corrected("$1,040", "1000"), relaxed_corrected("0.0", "0")
         (True, True)
     """
-    given, wanted = (_NOT_NUMERIC.sub("", tidy(text)) for text in (prediction, answer))
-    if given.endswith("%") != wanted.endswith("%"):
-        given, wanted = given.rstrip("%"), wanted.rstrip("%")
-    first, second = _number(given), _number(wanted)
+    given, gold = (_NOT_NUMERIC.sub("", tidy(text)) for text in (prediction, answer))
+    if given.endswith("%") != gold.endswith("%"):
+        given, gold = given.rstrip("%"), gold.rstrip("%")
+    first, second = _number(given), _number(gold)
     if first is None or second is None or not (math.isfinite(first) and math.isfinite(second)):
         return tidy(prediction) == tidy(answer)
     return abs(first - second) <= TOLERANCE * abs(second)

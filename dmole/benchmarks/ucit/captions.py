@@ -50,14 +50,14 @@ class UCITCaption(ProfiledMetric):
         missing = meteor_missing()
         names = ("bleu", "rouge_l", "cider") if missing else ("bleu", "meteor", "rouge_l", "cider")
         texts, references = [item.text for item in items], [item.references for item in items]
-        found = score_captions(texts, references, self.tokenizer_name, names)
+        scores = score_captions(texts, references, self.tokenizer_name, names)
         details: Details = {"tokenizer": self.tokenizer_name}
-        details |= {name: 100.0 * value for name, (value, _) in found.items()}
-        profiles = {"corrected": _percent(found["cider"])}
+        details |= {name: 100.0 * value for name, (value, _) in scores.items()}
+        profiles = {"corrected": _percent(scores["cider"])}
         if missing:
             details["published"] = f"not computed: {missing}"
         else:
-            each = [_percent(score) for score in found.values()]
+            each = [_percent(score) for score in scores.values()]
             columns = zip(*(score.per_sample for score in each), strict=True)
             profiles["published"] = ProfileScore(
                 sum(score.value for score in each) / len(each),

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dmole.data.formats import Split
-from dmole.data.items import Source, read_json
+from dmole.data.items import Source
 from dmole.data.layout import Layout
 from dmole.data.shapes import MetaPart, is_meta, meta_parts, named_rows, table_items
 from dmole.data.sources.container import Container, Numbered, text_version
 from dmole.data.streaming import stream_items
+from dmole.storage.files import read_json
 
 _LONGEST_CELL = 1 << 30  # characters; the limit of the csv module would refuse most images
 READABLE = ("conversations", "question")

@@ -13,8 +13,7 @@ from dmole.demo.world.questions import (
     refer_to,
     region,
 )
-from dmole.demo.world.scenes import shape_scene, text_scene
-from dmole.demo.world.styles import FILLS
+from dmole.demo.world.scenes import FILLS, shape_scene, text_scene
 from dmole.demo.world.world import COLOR_NAMES, SHAPES, Pixels, Scene, Thing
 
 PAINTS = {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dmole.benchmarks.benchmark import Benchmark
-from dmole.benchmarks.layouts.metrics import MME, MMMU, POPE
-from dmole.benchmarks.layouts.miniature import write_retention
-from dmole.benchmarks.layouts.readers import mme_items, mmmu_items, pope_items
+from dmole.benchmarks.retention.metrics import MME, MMMU, POPE
+from dmole.benchmarks.retention.miniature import write_retention
+from dmole.benchmarks.retention.readers import mme_items, mmmu_items, pope_items
 from dmole.data.layout import Layout
 
 BENCHMARK = Benchmark(

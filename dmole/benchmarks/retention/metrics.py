@@ -61,8 +61,8 @@ def option_answer(text: str) -> str | None:
         >>> option_answer("(B) a cat"), option_answer("The answer is C."), option_answer("cat")
         ('B', 'C', None)
     """
-    found = _FIRST.match(text.strip()) or _LONE.search(text)
-    return found[1] if found else None
+    match = _FIRST.match(text.strip()) or _LONE.search(text)
+    return match[1] if match else None
 
 
 class MME(TaskMetric):

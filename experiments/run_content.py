@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from run_digests import tensor_digest
+import torch
+from safetensors.torch import load_file
 
 TABLES = {
     "plan": "allocation.csv",
@@ -33,6 +34,15 @@ SHAPES = {
     "mixture.json": ("layers",),
 }
 """What tells ranks and scaling of an expert, by the file that lies beside its tensors."""
+
+
+def tensor_digest(path: Path) -> str:
+    """Return a SHA-256 of names, shapes, types and values of the tensors in a file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def run_content(run: Path) -> dict[str, str]:

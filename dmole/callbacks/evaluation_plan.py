@@ -1,0 +1,123 @@
+"""Which experts each test sample is answered with, and which samples need an answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dmole.callbacks.answers import AnswerBook, GateSet, read_journal
+from dmole.callbacks.router_fitting import embed_samples
+from dmole.routing import RouteQuery
+from dmole.run.context import EvaluationPass
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dmole.module import ContinualModule
+    from dmole.run.state import SequenceState
+
+Losses = dict[str, dict[str, list[float]]]
+"""Reconstruction losses by expert and true task."""
+
+
+def plan_routed(
+    state: SequenceState, module: ContinualModule, answers: AnswerBook
+) -> EvaluationPass:
+    """Route the test samples of all tasks with the experts that the stages so far have trained.
+
+    Args:
+        state: Has data and stages; its stage is evaluated.
+        module: Has experts and router.
+        answers: Answers that need not be given again.
+
+    Raises:
+        Interrupted: If a signal requested the end of the run.
+    """
+    trained = {name for stage in state.learned() for name in stage.experts}
+    experts = tuple(name for name in module.library.names if name in trained)
+    gate_sets: dict[str, GateSet] = {}
+    losses: Losses = {}
+    for task in state.data.task_names:
+        gate_sets |= _route(state, module, experts, task, losses)
+    evaluation = EvaluationPass(
+        name="routed",
+        experts=experts,
+        gate_sets=gate_sets,
+        digests={name: module.library.digest(name) for name in experts},
+        answer_lengths={task.name: task.max_new_tokens for task in state.data.tasks},
+        losses=losses,
+    )
+    return _with_pending(state, evaluation, state.data.task_names, answers)
+
+
+def plan_oracle(
+    state: SequenceState, module: ContinualModule, routed: EvaluationPass, answers: AnswerBook
+) -> EvaluationPass:
+    """Give each sample of a seen task the experts that the task's last stage was trained with.
+
+    Args:
+        state: Has data and stages.
+        module: Has the router, which knows what belongs to an expert.
+        routed: The pass before, of the same experts.
+        answers: Answers that need not be given again.
+    """
+    gate_sets: dict[str, GateSet] = {}
+    experts = routed.experts or ()
+    for task in state.seen_tasks():
+        expert = next(s.expert for s in reversed(state.learned()) if task in s.tasks)
+        trained_with = module.router.own(expert, experts)
+        gate_sets |= dict.fromkeys(sample_names(state, task), trained_with)
+    evaluation = replace(routed, name="oracle", gate_sets=gate_sets, losses={})
+    return _with_pending(state, evaluation, state.seen_tasks(), answers)
+
+
+def sample_names(state: SequenceState, task: str) -> list[str]:
+    """Return the names of a task's test samples, ``task/test/id``, unique over tasks."""
+    return [f"{task}/test/{sample.id}" for sample in state.data.test_samples(task)]
+
+
+def journal_of(state: SequenceState, evaluation: EvaluationPass) -> tuple[Path, str]:
+    """Return file and name of the journal that this rank keeps of a pass."""
+    file = f"answers_{evaluation.name}_{state.trainer.global_rank}.jsonl"
+    return state.run_dir / "checkpoints" / file, f"stage {state.stage.index} {evaluation.name}"
+
+
+def _with_pending(
+    state: SequenceState, evaluation: EvaluationPass, tasks: Sequence[str], answers: AnswerBook
+) -> EvaluationPass:
+    plan, digests = evaluation.gate_sets, evaluation.digests
+    pending = {task: answers.missing(sample_names(state, task), plan, digests) for task in tasks}
+    return replace(
+        evaluation,
+        pending={task: indices for task, indices in pending.items() if indices},
+        known=read_journal(*journal_of(state, evaluation), plan, digests),
+    )
+
+
+def _route(
+    state: SequenceState,
+    module: ContinualModule,
+    experts: Sequence[str],
+    task: str,
+    losses: Losses,
+) -> dict[str, GateSet]:
+    """Return the router's gate sets for a task's test samples, and add to the losses."""
+    keys = sample_names(state, task)
+    embeddings = None  # (N, D)
+    query = RouteQuery(None, (), "test", None, experts)
+    if module.router.needs(query):
+        pairs = [(sample, task) for sample in state.data.test_samples(task)]
+        embeddings = embed_samples(state, module, pairs, "test")
+    plan: dict[str, GateSet] = {}
+    size = state.data.eval_batch_size
+    for start in range(0, len(keys), size):  # only a batch vote looks beyond the sample
+        part = slice(start, start + size)
+        rows = None if embeddings is None else embeddings[part]  # (B, D)
+        names = [task] * len(keys[part])
+        routing = module.router.route(replace(query, embeddings=rows, task_names=names))
+        plan |= dict(zip(keys[part], routing.order, strict=True))
+        if routing.losses is not None:  # (B, E)
+            for expert, column in zip(experts, routing.losses.T, strict=True):
+                losses.setdefault(expert, {}).setdefault(task, []).extend(column.tolist())
+    return plan

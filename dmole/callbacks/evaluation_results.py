@@ -1,0 +1,64 @@
+"""What follows from the answers of an evaluation beside its row of the matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dmole.metrics.routing_rates import routing_rates
+from dmole.routing import gate_set_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from dmole.data import Sample
+    from dmole.metrics import TaskScore
+    from dmole.metrics.routing_rates import Count
+    from dmole.module import ContinualModule
+    from dmole.run.context import EvaluationPass
+    from dmole.run.state import SequenceState
+
+
+def prediction_lines(
+    samples: Iterable[Sample],
+    texts: Sequence[str],
+    gate_sets: Sequence[tuple[str, ...]],
+    score: TaskScore,
+) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a task's file of predictions.
+
+    Args:
+        samples: Its test samples.
+        texts: Their answers.
+        gate_sets: Their experts.
+        score: Of the task.
+    """
+    rows = zip(samples, texts, gate_sets, score.per_sample, strict=True)
+    for index, (sample, text, gate_set, value) in enumerate(rows):
+        line = {
+            "id": sample.id,
+            "prompt": sample.prompt,
+            "prediction": text,
+            "references": list(sample.references),
+            "score": value,
+            "gate_set": gate_set_name(gate_set),
+        }
+        yield line | score.of_sample(index, sample.metadata)
+
+
+def router_rates(state: SequenceState, counts: Iterable[Count]) -> dict[str, float | None]:
+    """Return how well the router keeps the tasks apart, see `routing_rates`."""
+    owner: dict[str, str] = {}
+    learned_at: dict[str, int] = {}
+    for stage in state.learned():
+        owner |= dict.fromkeys(stage.tasks, stage.expert)
+        learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
+    return routing_rates(counts, owner, learned_at, state.stage.common)
+
+
+def count_active(state: SequenceState, module: ContinualModule, routed: EvaluationPass) -> None:
+    """Record the parameters that an average test sample uses, base model included."""
+    sizes = {name: module.library.count(name) for name in routed.experts or ()}
+    used = sum(sizes[name] for gate_set in routed.gate_sets.values() for name in gate_set)
+    base = module.backbone.parameter_count()
+    active = base + used / max(1, len(routed.gate_sets))
+    state.clock.costs.record(base=base, total=base + sum(sizes.values()), active=active)

@@ -1,0 +1,197 @@
+"""Where a sequence of stages stands: what trainer, callbacks, checkpoints and session share."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from dmole.run.clock import Clock
+from dmole.run.signals import Interruption
+from dmole.streams.stream import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch.strategies import Strategy
+
+    from dmole.datamodule import ContinualDataModule
+    from dmole.module import ContinualModule
+    from dmole.run.clock import Lap
+    from dmole.streams.stream import Stream
+
+C = TypeVar("C")
+
+BEFORE_TRAINING = Stage(0, "zero-shot", (), "")
+"""Stage 0: the base model without experts."""
+
+
+class RunBoard(TensorBoardLogger):
+    """TensorBoard without the file of hyperparameters: a run has its ``config.yaml``."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what is waiting."""
+        self.experiment.flush()
+
+
+class SequenceState:
+    """State of a sequence; the trainer owns it, everyone else reads it.
+
+    Args:
+        trainer: Lightning's trainer: its strategy, callbacks, loggers and counters.
+        board: TensorBoard logger of the run; its folder is the run folder.
+        stream: Orders the tasks into stages.
+        incremental_evaluation: Whether a test sample is answered again only where its experts
+            changed.
+        accept_changes: Whether a checkpoint made with other settings may be resumed.
+
+    Attributes:
+        plan: All stages in order; empty before a sequence begins.
+        stage: The current stage; its index is 0 before the first one.
+        phase: ``train``, ``router`` or ``evaluate``.
+        done: Finished phases, as pairs of stage index and phase.
+        samples_trained: Samples that the current stage has trained on so far, on all ranks.
+        clock: Seconds, memory and parameters of the run.
+        interruption: Whether a signal requested the end of the run.
+        settings: All settings as they were before training; empty until a checkpoint needs them.
+        run_id: Tells checkpoints of this run from those of others.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        board: RunBoard,
+        stream: Stream,
+        incremental_evaluation: bool = True,
+        accept_changes: bool = False,
+    ) -> None:
+        self.trainer = trainer
+        self.stream = stream
+        self.incremental_evaluation = incremental_evaluation
+        self.accept_changes = accept_changes
+        self.plan: list[Stage] = []
+        self.stage = BEFORE_TRAINING
+        self.phase = "evaluate"
+        self.done: set[tuple[int, str]] = set()
+        self.samples_trained = 0
+        self.clock = Clock()
+        self.interruption = Interruption()
+        self.settings: dict[str, str] = {}
+        self.run_id = secrets.token_hex(8)
+        self._board = board
+        self._data: ContinualDataModule | None = None
+        self._fingerprints: dict[str, Any] | None = None
+
+    # -- run folder and data ---------------------------------------------------------------
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run; the same on every rank."""
+        return Path(self._board.log_dir)
+
+    def write_to(self, run: Path) -> None:
+        """Make a folder the run folder; TensorBoard writes there from now on."""
+        self._board = RunBoard(run.parent, name="", version=run.name)
+        self.trainer.loggers = [self._board, *self.trainer.loggers[1:]]
+
+    @property
+    def data(self) -> ContinualDataModule:
+        """The datamodule of the running sequence.
+
+        Raises:
+            RuntimeError: If no sequence is running.
+        """
+        if self._data is None:
+            raise RuntimeError("no sequence is running: call fit, evaluate or predict first")
+        return self._data
+
+    @data.setter
+    def data(self, data: ContinualDataModule) -> None:
+        self._data = data
+
+    def fingerprints(self, module: ContinualModule) -> dict[str, Any]:
+        """Return the SHA-256 of the base model and, by split, of each task's samples."""
+        if self._fingerprints is None:
+            of_task = self.data.fingerprint()
+            self._fingerprints = {
+                "base": module.backbone.fingerprint(),
+                "data": {name: of_task[name] for name in self.data.task_names},
+            }
+        return self._fingerprints
+
+    # -- processes -------------------------------------------------------------------------
+
+    @property
+    def strategy(self) -> Strategy:
+        """Lightning's strategy, which connects the processes."""
+        return self.trainer.strategy
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process."""
+        return self.trainer.strategy.root_device
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this process writes the files of the run."""
+        return self.trainer.is_global_zero
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.trainer.world_size
+
+    # -- stages ----------------------------------------------------------------------------
+
+    def learned(self) -> tuple[Stage, ...]:
+        """Return the stages up to and including the current one."""
+        return tuple(self.plan[: self.stage.index])
+
+    def seen_tasks(self) -> tuple[str, ...]:
+        """Return the tasks trained on so far, in order."""
+        return tuple(dict.fromkeys(task for stage in self.learned() for task in stage.tasks))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[Lap]:
+        """Time a phase of the current stage."""
+        with self.clock.lap(self.stage.index, self.stage.name, phase) as lap:
+            yield lap
+
+    # -- callbacks -------------------------------------------------------------------------
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """All callbacks of the trainer."""
+        return self.trainer.callbacks  # type: ignore[attr-defined, no-any-return]
+
+    def callback_of(self, kind: type[C]) -> C:
+        """Return the callback of a type.
+
+        Raises:
+            ValueError: If the trainer has none.
+        """
+        for callback in self.callbacks:
+            if isinstance(callback, kind):
+                return callback
+        raise ValueError(f"the trainer has no callback {kind.__name__}")
+
+
+def sequence_of(trainer: Trainer) -> SequenceState:
+    """Return the state of the sequence that a trainer runs.
+
+    Raises:
+        TypeError: If it is a plain Lightning trainer.
+    """
+    state = getattr(trainer, "sequence", None)
+    if not isinstance(state, SequenceState):
+        raise TypeError(
+            f"this callback needs a dmole.ContinualTrainer, not a {type(trainer).__name__}"
+        )
+    return state

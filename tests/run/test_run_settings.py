@@ -1,0 +1,143 @@
+"""Settings are what constructors were given; nothing else can make a resume be refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dmole.allocation import UniformAllocator
+from dmole.callbacks import Curriculum
+from dmole.data import Task
+from dmole.datamodule import ContinualDataModule
+from dmole.models import PretrainedBackbone
+from dmole.module import ContinualModule
+from dmole.regularizers.base import Regularizer, Step
+from dmole.routing import AutoencoderRouter, Router
+from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
+from dmole.run.settings import RETIRED, run_settings, stream_settings, without_retired
+from dmole.run.state import RunBoard, SequenceState
+from dmole.streams.stream import ReplayStream
+from dmole.trainer import ContinualTrainer
+
+
+class Penalty(Regularizer):
+    """A user's regularizer: one argument, some state."""
+
+    def __init__(self, weight: float = 0.5) -> None:
+        super().__init__()
+        self._weight = weight
+        self.steps = 0
+
+    def forward(self, step: Step) -> Tensor:
+        return torch.zeros(())
+
+
+def build(folder: Path, router: Router | None = None, **arguments: Any) -> ContinualTrainer:
+    """Return a trainer that knows its data, and its module as ``trainer.built``."""
+    trainer = ContinualTrainer(
+        default_root_dir=str(folder), callbacks=[Curriculum("off")], accelerator="cpu"
+    )
+    task = Task(
+        "paint", train="synthetic://paint/train?size=4", test="synthetic://paint/test?size=2"
+    )
+    trainer.sequence.data = ContinualDataModule([task])
+    trainer.built = ContinualModule(  # type: ignore[attr-defined]
+        PretrainedBackbone("tiny"),
+        UniformAllocator(rank=2),
+        router or AutoencoderRouter(),
+        regularizers=[Penalty()],
+        **arguments,
+    )
+    return trainer
+
+
+def settings(trainer: Any) -> dict[str, str]:
+    return run_settings(trainer.sequence, trainer.built)
+
+
+def test_settings_are_the_arguments_of_all_parts(tmp_path: Path) -> None:
+    found = settings(build(tmp_path, alpha=3.0, dropout=0.3))
+    assert found["model setting 'alpha'"] == "3.0"
+    assert found["setting 'dropout'"] == "0.3"
+    assert found["allocator setting 'rank'"] == "2"
+    assert found["router setting 'quantile'"] == "0.99"
+    assert found["router setting 'threshold_scale'"] == "1.0"  # kept with an underscore
+    assert found["router setting 'bank.reconstructor.components'"] == "128"  # of a part
+    assert found["Penalty setting 'weight'"] == "0.5"
+    assert found["Curriculum setting 'mode'"] == "off"
+    assert found["max_new_tokens of task paint"] == "32"
+    assert found["setting 'optimizer'"].startswith("AdamW [")
+
+
+def test_state_of_any_part_is_no_setting(tmp_path: Path) -> None:
+    trainer: Any = build(tmp_path)
+    before = settings(trainer)
+    module = trainer.built
+    parts = (module, module.allocator, module.router, *module.regularizers, *trainer.callbacks)
+    for number, part in enumerate(parts):
+        part.counter, part._position, part.note = number, number, f"{number} steps"
+    assert settings(trainer) == before
+
+
+def test_a_new_attribute_of_the_module_does_not_refuse_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attribute is there from the beginning, and another one when the run resumes."""
+
+    def fit(number: int, ckpt_path: str | None) -> Path:
+        trainer: Any = build(tmp_path)
+        trainer.built.rounds = number
+        monkeypatch.setattr(trainer, "_run_phase", lambda module, phase: None)
+        trainer.fit(trainer.built, datamodule=trainer.sequence.data, ckpt_path=ckpt_path)
+        return Path(trainer.run_dir)
+
+    assert fit(1, None) == fit(2, "last")
+
+
+def test_a_checkpoint_of_an_earlier_release_is_resumed_though_it_lists_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ContinualTrainer, "_run_phase", lambda *_: None)
+    first: Any = build(tmp_path)
+    first.fit(first.built, datamodule=first.sequence.data)
+    file = first.run_dir / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(file)
+    content["settings"] |= {f"model setting '{name}'": "1" for name in RETIRED}
+    content["settings"]["router setting 'router.vision_width'"] = "128"
+    save_checkpoint(content, file)
+    again: Any = build(tmp_path)
+    again.fit(again.built, datamodule=again.sequence.data, ckpt_path="last")
+    content["settings"]["model setting 'width'"] = "1"
+    save_checkpoint(content, file)
+    other: Any = build(tmp_path)
+    with pytest.raises(ValueError, match="was made with another model setting 'width'"):
+        other.fit(other.built, datamodule=other.sequence.data, ckpt_path="last")
+
+
+def test_a_retired_name_that_is_an_argument_is_compared() -> None:
+    saved = {"Mine setting 'tasks'": "('a',)", "Mine setting 'due'": "3"}
+    assert without_retired(saved, {"Mine setting 'tasks'": "('b',)"}) == {
+        "Mine setting 'tasks'": "('a',)"
+    }
+
+
+def test_a_stream_is_described_by_its_arguments() -> None:
+    stream: Any = ReplayStream(buffer_size=4, share=0.5)
+    stream.served = 7
+    assert stream_settings(stream) == {
+        "stream": "ReplayStream",
+        "stream setting 'buffer_size'": "4",
+        "stream setting 'share'": "0.5",
+        "stream setting 'shared_expert'": "shared",
+    }
+
+
+def test_a_state_without_data_says_that_nothing_runs(tmp_path: Path) -> None:
+    trainer: Any = ContinualTrainer(default_root_dir=str(tmp_path), accelerator="cpu")
+    state = SequenceState(trainer, RunBoard(tmp_path, name="x"), ReplayStream(buffer_size=1))
+    with pytest.raises(RuntimeError, match="no sequence is running"):
+        _ = state.data

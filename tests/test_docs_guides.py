@@ -1,0 +1,118 @@
+"""The commands and files of the guides work, on data cut to seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText
+
+from dmole.cli.main import main
+from dmole.demo.tiny import TINY_PATH
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+EXAMPLES = DOCS / "examples"
+DMOLE = "import sys; from dmole.cli.main import main; sys.exit(main())"
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the words of a page's indented command lines that begin with `dmole`."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return [shlex.split(line, comments=True) for line in re.findall(r"^ +(dmole .*)$", text, re.M)]
+
+
+def small_tasks(tasks: list[dict[str, object]]) -> str:
+    return yaml.safe_dump({"data": {"data_root": "data/real", "tasks": tasks}})
+
+
+def test_a_method_in_a_file_of_ones_own_trains_and_answers(tmp_path: Path) -> None:
+    for path in EXAMPLES.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    small = tmp_path / "two_small_tasks.yaml"
+    small.write_text(re.sub(r"size=\d+", "size=8", small.read_text(encoding="utf-8")), "utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+    def run(*words: str) -> str:
+        command = [sys.executable, "-c", DMOLE, *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    configs = ("quickstart.yaml", "my_method.yaml", "two_small_tasks.yaml")
+    run("fit", *(word for name in configs for word in ("--config", name)))
+    folder = tmp_path / "runs/my_method/version_0"
+    rows = (folder / "allocation.csv").read_text(encoding="utf-8").splitlines()[1:]
+    chosen = [row.split(",")[3] for row in rows if row.split(",")[5] == "1"]
+    assert chosen == ["vision.2", "vision.3", "language.2", "language.3"] * 2
+    last = [row.split(",") for row in (folder / "routing.csv").read_text("utf-8").splitlines()[1:]]
+    assert {name for stage, _, name, _ in last if stage == "2"} <= {"paint", "count", "base"}
+    assert '"gate_set": ' in run("predict", str(folder), "--prompt", "name the paint")
+
+
+def test_a_class_that_cannot_be_imported_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(EXAMPLES / "my_method.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["allocate", "--config", "quickstart.yaml", "--config", "my_method.yaml"]) == 1
+    assert "No module named 'my_method'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_own_data_in_ten_minutes_goes_from_images_to_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "guides/own_data.md").read_text(encoding="utf-8")
+    (config,) = [
+        block for block in re.findall(r"```yaml\n(.*?)```", page, re.S) if "tasks" in block
+    ]
+    Path("mine.yaml").write_text(config, encoding="utf-8")
+    lines = commands("guides/own_data.md")
+    assert [words[1] for words in lines] == ["data", "data", "fit", "fit", "compare"]
+    for words in lines:
+        small = {"200": "16", "50": "4"} if "make-example" in words else {}
+        assert main([small.get(word, word) for word in words[1:]]) == 0, words
+    assert Path("runs/comparison/comparison.md").is_file()
+
+
+@pytest.mark.slow
+def test_a_lora_is_merged_and_the_new_data_are_learned_on_top_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    base = AutoModelForImageTextToText.from_pretrained(TINY_PATH)
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(base, lora)
+    adapted.save_pretrained("my_lora")
+    expected = adapted.merge_and_unload().state_dict()
+    script = str(EXAMPLES / "merge_adapter.py")
+    subprocess.run([sys.executable, script, str(TINY_PATH), "my_lora", "merged"], check=True)
+    merged = AutoModelForImageTextToText.from_pretrained("merged").state_dict()
+    torch.testing.assert_close(merged, expected, rtol=0, atol=0)
+
+    assert (
+        main(["data", "make-example", "data/real", "--train_size", "16", "--test_size", "4"]) == 0
+    )
+    digit = {"name": "digit", "train": "digit_train.json", "test": "digit_test.json"}
+    first = {"name": "first", "test": "color_test.json", "eval_only": True}
+    Path("mine.yaml").write_text(small_tasks([digit, first]), encoding="utf-8")
+    for words in commands("guides/from_a_lora.md"):
+        assert main(words[1:]) == 0, words
+    header, *rows = Path("runs/real/dmole/version_0/evaluation_matrix.csv").read_text().splitlines()
+    assert header == "stage,digit,first"
+    assert len(rows) == 2
