@@ -297,7 +297,7 @@ def test_a_fault_of_a_data_file_names_file_and_item(
 @pytest.mark.parametrize("case", CASES)
 def test_a_source_with_an_error_is_named(fault: Fault, case: str) -> None:
     task, message = bad_sources(Path())[case]
-    keys = {"train": task.train, "columns": task.columns}
+    keys = {"train": task.train, "columns": task.columns, "format": task.format}
     if task.test is not None:
         keys["test"] = task.test
     assert message in fault(tasks(**keys))
