@@ -33,13 +33,9 @@ demo: $(READY)
 	  $$(ls -dt $(RUNS)/demo_seq_ft/version_* | head -1) --output $(RUNS)/demo
 
 # the documentation site, in docs/_build/html; a warning ends the build
-docs: $(VENV)/.docs
+docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --nitpicky --keep-going --quiet -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
-
-$(VENV)/.docs: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	touch $(VENV)/.docs
 
 # the table of docs/results.md: every method, three seeds; hours, and can be stopped and started
 results: $(READY)

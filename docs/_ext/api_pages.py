@@ -48,11 +48,19 @@ def page(room: str) -> str:
     lines += [f"* :py:obj:`~{name}`: {_summary(name)}" for name in names]
     for name in names:
         value = _resolve(name)
+        if _directive(value) == "py:data":
+            module, _, plain = name.rpartition(".")
+            lines += [
+                "",
+                f".. py:data:: {plain}",
+                f"   :module: {module}",
+                "",
+                f"   {_summary(name)}",
+            ]
+            continue
         lines += ["", f".. {_directive(value)}:: {name}"]
         if isclass(value) and value.__bases__ != (object,):
             lines += ["   :show-inheritance:"]
-        elif _directive(value) == "py:data":
-            lines += ["", f"   {_summary(name)}"]
     return "\n".join([*lines, ""])
 
 
@@ -150,6 +158,8 @@ def _text_below(name: str) -> str:
         if ("", attribute) in documented:
             return " ".join(documented["", attribute])
     value = _resolve(name)
+    if get_origin(value) is not None:
+        return f"The type `{value}`.".replace("typing.", "")
     return f"A `{type(value).__name__}`" + (
         f" of {len(value)}." if hasattr(value, "__len__") else "."
     )
