@@ -59,7 +59,7 @@ def test_a_config_may_name_a_class_by_its_old_path_and_the_run_keeps_the_new_one
     sys.modules.pop("dmole.data.stream", None)
     quickstart = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
     cli = ContinualCLI(["--config", quickstart, "--config", str(config)], run=False)
-    assert type(cli.trainer.stream) is ReplayStream
+    assert type(cli.trainer.sequence.stream) is ReplayStream
     printed = caplog.text
     assert printed.count("dmole.data.stream is now dmole.streams.stream") >= 1
     kept = cli.parser.dump(cli.config)
