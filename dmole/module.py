@@ -71,7 +71,7 @@ class ContinualModule(LightningModule):
         warmup: Share of a stage's steps in which the learning rate rises linearly.
         activation_checkpointing: Trade time for memory in the backward pass.
         beams: Width of the beam search when answering; 1 is greedy.
-        projector_experts: Whether the projector may hold experts; its layers count in the
+        projector_experts: Whether the projector may hold experts; its linears count in the
             language model's budget.
         regularizers: Extra terms of the training loss.
         seed: Fixes the initial weights of the experts.
@@ -140,13 +140,13 @@ class ContinualModule(LightningModule):
 
     def units(self) -> list[Unit]:
         """Return what may get an expert, in the order of the model."""
-        layers = [
-            layer
-            for layer in self.backbone.layers
-            if self.projector_experts or layer.modality != "projector"
+        blocks = [
+            block
+            for block in self.backbone.blocks
+            if self.projector_experts or block.modality != "projector"
         ]
         return build_units(
-            layers, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
+            blocks, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
         )
 
     def count_parameters(self, allocation: Allocation) -> int:
@@ -221,7 +221,7 @@ class ContinualModule(LightningModule):
     # -- steps -----------------------------------------------------------------------------
 
     def base_loss(self, batch: Batch) -> Tensor:
-        """Return the bare base model's loss on a batch, for scoring its layers."""
+        """Return the bare base model's loss on a batch, for scoring its units."""
         with self.library.context.use(None):
             return self.backbone.loss(batch.inputs, labels_of(batch))
 

@@ -87,7 +87,8 @@ def _router(folder: Path) -> dict[str, str]:
     tensors = {
         f"router/{path.stem}": tensor_digest(path) for path in sorted(folder.glob("*.safetensors"))
     }
-    return tensors | {"router": _digest(_leaves(_json(folder / "router.json")["tasks"]))}
+    index = _json(folder / "router.json")
+    return tensors | {"router": _digest(_leaves(index.get("experts", index.get("tasks"))))}
 
 
 def _predictions(folder: Path) -> dict[str, str]:

@@ -108,6 +108,14 @@ def bad_sources(root: Path) -> dict[str, tuple[Task, str]]:
             train("hf://a/b?spilt=x"),
             "unknown option 'spilt'; there are split",
         ),
+        "a split of a file": (
+            train("late.json?split=val"),
+            "is no table with splits, but has the option 'split'",
+        ),
+        "a hub address in the format of a benchmark": (
+            train("hf://a/b", format="coin"),
+            "the format 'coin' is one of files",
+        ),
         "a limit of 0": (train("late.json#0"), "the number of items must be at least 1"),
     }
 
@@ -134,6 +142,8 @@ CASES = (
     "no question in a tar",
     "a wrong length",
     "an option of the hub",
+    "a split of a file",
+    "a hub address in the format of a benchmark",
     "a limit of 0",
 )
 """Names of the sources."""

@@ -23,12 +23,14 @@ torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 
-LONG = ("contracts", "e2e")
-"""Folders whose files take longest: they start first, so that both workers end together."""
+RUNS = ("contracts", "e2e")
+"""Folders of tests that make whole runs."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.parent.name not in LONG)
+    """Start with the files that take longest, so that both workers end together."""
+    longest = {*RUNS, Path(__file__).parent.name}  # beside this file the README is run
+    items.sort(key=lambda item: item.path.parent.name not in longest)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -43,7 +45,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _without_waiting_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs wait for the disk some hundred times, and no test of whole runs pulls the plug."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.parent.name in LONG:
+        if request.path.parent.name in RUNS:
             patch.setattr("os.fsync", lambda handle: None)
         yield
 

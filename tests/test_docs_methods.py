@@ -40,7 +40,7 @@ def settings(node: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_page_has_the_name_of_the_method_and_all_its_settings(method: str):
+def test_a_page_has_the_name_of_the_method_and_all_its_settings(method: str) -> None:
     page = (PAGES / linked_page(method)).read_text(encoding="utf-8")
     assert f"methods/{method}.yaml" in page
     missing = [key for key in settings(yaml.safe_load(config_of(method))) if f"`{key}`" not in page]
@@ -48,12 +48,12 @@ def test_a_page_has_the_name_of_the_method_and_all_its_settings(method: str):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_config_says_where_its_page_is(method: str):
+def test_a_config_says_where_its_page_is(method: str) -> None:
     head = config_of(method).partition("\ntrainer:")[0]
     assert f"docs/methods/{linked_page(method)}" in head
 
 
-def test_every_page_belongs_to_a_method_and_every_row_to_a_config():
+def test_every_page_belongs_to_a_method_and_every_row_to_a_config() -> None:
     rows = re.findall(r"^\| \[`(\w+)`\]", INDEX, flags=re.MULTILINE)
     assert sorted(rows) == METHODS
     pages = {path.name for path in PAGES.glob("*.md")} - {"README.md"}
@@ -61,7 +61,7 @@ def test_every_page_belongs_to_a_method_and_every_row_to_a_config():
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in PAGES.glob("*.md")))
-def test_pages_link_to_each_other_where_they_are(page: str):
+def test_pages_link_to_each_other_where_they_are(page: str) -> None:
     text = (PAGES / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (PAGES / target).is_file(), target

@@ -208,8 +208,8 @@ class DepthAllocator(UniformAllocator):
     """Give every block experts, more or fewer by its depth in its tower.
 
     Args:
-        counts: Experts of a block by its relative depth, from the first layers to the last;
-            ``[2, 4, 6, 8]`` gives the first quarter of the layers 2 each.
+        counts: Experts of a block by its relative depth, from the first blocks to the last;
+            ``[2, 4, 6, 8]`` gives the first quarter of the blocks 2 each.
         rank: Rank of each expert.
         modules: Modalities that may get experts.
         targets: Regular expression of the linears that may hold experts; empty is all.

@@ -209,14 +209,14 @@ def spread_evenly(names: Sequence[str], k: int) -> list[str]:
 
 
 def experts_by_depth(counts: Sequence[int], depth: int) -> list[int]:
-    """Return the number of experts of each layer, first to last.
+    """Return the number of experts of each block, first to last.
 
-    The counts are groups of neighbouring layers, as even as they go, lower groups first to be
-    larger. A tower with fewer layers than groups takes the group at each layer's relative depth:
-    first and last are kept, and a single layer has the middle one.
+    The counts are groups of neighbouring blocks, as even as they go, lower groups first to be
+    larger. A tower with fewer blocks than groups takes the group at each block's relative depth:
+    first and last are kept, and a single block has the middle one.
 
     Args:
-        counts: Experts of each group from the first layers to the last, positive.
+        counts: Experts of each group from the first blocks to the last, positive.
         depth: Layers of the tower, positive.
 
     Raises:
@@ -236,7 +236,7 @@ def experts_by_depth(counts: Sequence[int], depth: int) -> list[int]:
         raise ValueError(f"depth must be at least 1, got {depth}")
     groups = len(counts)
     if depth >= groups:
-        return [counts[layer * groups // depth] for layer in range(depth)]
+        return [counts[block * groups // depth] for block in range(depth)]
     if depth == 1:
         return [counts[(groups - 1) // 2]]
     return [counts[round_half_up(i * (groups - 1) / (depth - 1))] for i in range(depth)]

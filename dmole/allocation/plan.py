@@ -13,8 +13,8 @@ from dmole.modality import Modality
 UnitKind = Literal["block", "linear"]
 
 
-class Layer(Protocol):
-    """What is read of a backbone's layer."""
+class Block(Protocol):
+    """What is read of a backbone's block."""
 
     @property
     def name(self) -> str:
@@ -26,7 +26,7 @@ class Layer(Protocol):
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """Full module paths of the layer's linears."""
+        """Full module paths of the block's linears."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Unit:
     """The smallest thing that gets an expert or none: a block or a single linear.
 
     Args:
-        name: Unique name, also the ``layer`` column of ``allocation.csv``.
+        name: Unique name, also the ``unit`` column of ``allocation.csv``.
         modality: ``vision``, ``projector`` or ``language``.
         linears: Full module paths of the linears that are wrapped together.
         parameters: Parameters of an expert of rank 1, the sum of in + out over the linears.
@@ -98,11 +98,11 @@ class Allocation:
         return [
             {
                 "stage": stage,
-                "task": self.expert,
-                "module": entry.modality,
-                "layer": entry.unit,
+                "expert": self.expert,
+                "modality": entry.modality,
+                "unit": entry.unit,
                 "score": "" if entry.score is None else entry.score,
-                "expert": int(entry.expert),
+                "selected": int(entry.expert),
                 "rank": entry.rank * entry.mixture,
             }
             for entry in self.entries
@@ -158,7 +158,7 @@ def expert_parameters(allocation: Allocation) -> int:
 
 
 def build_units(
-    layers: Sequence[Layer],
+    blocks: Sequence[Block],
     features: Mapping[str, tuple[int, int]],
     unit: UnitKind = "block",
     targets: str = "",
@@ -166,32 +166,32 @@ def build_units(
     """Return the units of a model, in its own order.
 
     Args:
-        layers: Blocks of the model.
+        blocks: Blocks of the model.
         features: ``(in_features, out_features)`` per linear, keyed by full module path.
-        unit: ``block`` joins all linears of a layer, ``linear`` takes each on its own.
+        unit: ``block`` joins all linears of a block, ``linear`` takes each on its own.
         targets: Regular expression to be found in the path of a linear that may hold experts.
 
     Raises:
-        ValueError: If ``unit`` is neither, a layer has no linear or one has no known shape, or
+        ValueError: If ``unit`` is neither, a block has no linear or one has no known shape, or
             ``targets`` fits none.
     """
     if unit not in ("block", "linear"):
         raise ValueError(f"unit must be 'block' or 'linear', got {unit!r}")
     units = []
-    for layer in layers:
-        if not layer.linears:
-            raise ValueError(f"layer {layer.name} has no linear to hold an expert")
-        missing = [linear for linear in layer.linears if linear not in features]
+    for block in blocks:
+        if not block.linears:
+            raise ValueError(f"block {block.name} has no linear to hold an expert")
+        missing = [linear for linear in block.linears if linear not in features]
         if missing:
-            raise ValueError(f"layer {layer.name}: shape of linear {missing[0]} is unknown")
-        fitting = tuple(path for path in layer.linears if re.search(targets, path))
+            raise ValueError(f"block {block.name}: shape of linear {missing[0]} is unknown")
+        fitting = tuple(path for path in block.linears if re.search(targets, path))
         if not fitting:
             continue
         groups = [fitting] if unit == "block" else [(linear,) for linear in fitting]
         for linears in groups:
-            name = layer.name if unit == "block" else linears[0]
+            name = block.name if unit == "block" else linears[0]
             size = sum(sum(features[linear]) for linear in linears)
-            units.append(Unit(name, layer.modality, linears, size))
+            units.append(Unit(name, block.modality, linears, size))
     if not units:
         raise ValueError(f"no linear of the model fits targets {targets!r}")
     return units

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
     from dmole.run.state import SequenceState
 
-HEADER = ("stage", "task", "module", "difficulty", "budget", "factor", "step")
+HEADER = ("stage", "expert", "modality", "difficulty", "budget", "factor", "step")
+
+_OLD_COLUMNS = {"task": "expert", "module": "modality"}  # in runs of format 1
 
 Mode = Literal["off", "static", "online"]
 """off: budget split only; static: from the proxy scores; online: from gradients while training."""
@@ -87,8 +89,8 @@ class Curriculum(ContinualCallback):
             self.rows.append(
                 {
                     "stage": state.stage.index,
-                    "task": state.stage.expert,
-                    "module": name,
+                    "expert": state.stage.expert,
+                    "modality": name,
                     "difficulty": difficulty,
                     "budget": plan.budget.get(name, 0) if plan is not None else 0,
                     "factor": factors.get(name, 1.0),
@@ -130,8 +132,8 @@ class Curriculum(ContinualCallback):
             self.rows.append(
                 {
                     "stage": state.stage.index,
-                    "task": state.stage.expert,
-                    "module": name,
+                    "expert": state.stage.expert,
+                    "modality": name,
                     "difficulty": shares(self._norms).get(name, ""),
                     "budget": "",
                     "factor": factor,
@@ -170,7 +172,10 @@ class Curriculum(ContinualCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved state."""
-        self.rows = list(state_dict["rows"])
+        self.rows = [
+            {_OLD_COLUMNS.get(name, name): value for name, value in row.items()}
+            for row in state_dict["rows"]
+        ]
         self._norms = dict(state_dict["norms"])
         self._difficulty = dict(state_dict["difficulty"])
         self._first_step = state_dict["first_step"]

@@ -21,6 +21,7 @@ from dmole.callbacks.evaluation_plan import journal_of, plan_oracle, plan_routed
 from dmole.callbacks.evaluation_results import count_active, prediction_lines, router_rates
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize, write_matrix
+from dmole.metrics.summary import RUN_FORMAT
 from dmole.module import Answers
 from dmole.routing import gate_set_name
 from dmole.run.state import sequence_of
@@ -230,7 +231,8 @@ class EvaluationMatrix(ContinualCallback):
         tasks_of = [[index[task] for task in stage.tasks] for stage in state.learned()]
         scope: Any = self.avg_scope
         learned, oracle = self.matrix[:rows, : len(names)], self.oracle[:rows, : len(names)]
-        content = summarize(learned, names, scope, task_of_stage=tasks_of)
+        content: dict[str, Any] = {"format": RUN_FORMAT}
+        content |= summarize(learned, names, scope, task_of_stage=tasks_of)
         content |= scoring_facts(self.scores)
         content["oracle"] = summarize(oracle, names, scope, task_of_stage=tasks_of)
         only_scored = list(state.data.task_names)[len(names) :]

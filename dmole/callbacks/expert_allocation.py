@@ -37,7 +37,7 @@ log = logging.getLogger("dmole")
 COMMON = 0
 """Key of the plan of the expert that all stages share."""
 
-HEADER = ("stage", "task", "module", "layer", "score", "expert", "rank")
+HEADER = ("stage", "expert", "modality", "unit", "score", "selected", "rank")
 
 
 class ExpertAllocation(ContinualCallback):

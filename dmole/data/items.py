@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dmole.data.formats import Split
-from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.data.streaming import kind_of, stream_items
 from dmole.storage.files import read_json
 
@@ -100,12 +99,6 @@ def as_question(item: Item) -> Item:
     rest = {key: value for key, value in item.items() if key != "conversations"}
     answer = {"answer": turns[1]["value"]} if len(turns) == 2 else {}
     return rest | {"text": turns[0]["value"]} | answer
-
-
-def question_of(item: Mapping[str, Any]) -> str:
-    """Return the question of an item without image placeholders."""
-    text = item.get("text", item.get("question", ""))
-    return text.replace(IMAGE_PLACEHOLDER, "").strip() if isinstance(text, str) else ""
 
 
 def choices_of(item: Mapping[str, Any]) -> Sequence[str]:

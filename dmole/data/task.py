@@ -30,7 +30,10 @@ class Task:
         image_root: Folder the image paths in the files are relative to, alternatives allowed; by
             default the folder of the file that names them.
         test_image_root: The same for the test file, where that is another folder.
-        format: How the files are written; a name of `dmole.benchmarks.registry.LAYOUTS`.
+        format: How the files are written; a name of `dmole.benchmarks.registry.LAYOUTS`. With
+            ``auto`` the keys of the first items tell their shape (LLaVA and ShareGPT
+            conversations, messages, query and response, questions; `dmole.data.shapes.SHAPES`),
+            and all items must have it.
         side_files: Further files that the format reads, by name, such as ``problems`` and
             ``splits`` of ``scienceqa``; alternatives allowed.
         metric: Name of a task metric, or a metric object.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "base_model.model."
 MIXTURE = "mixture.json"
-"""File that tells the layers of an expert that PEFT cannot hold."""
+"""File that tells the linears of an expert that PEFT cannot hold."""
 _PARTS = {"lora_a": "lora_A", "lora_b": "lora_B"}
 
 
@@ -87,18 +87,20 @@ def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
     path = folder / MIXTURE
     content = read_json(path, "expert")
     try:
-        layers = content["layers"]
-        shapes = {str(layer): ExpertShape.from_list(numbers) for layer, numbers in layers.items()}
+        linears = content["layers"]
+        shapes = {
+            str(linear): ExpertShape.from_list(numbers) for linear, numbers in linears.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"cannot read expert {path}: {error!r}") from error
     tensors = read_tensor_file(folder / "mixture.safetensors")
-    found: dict[str, dict[str, Tensor]] = {layer: {} for layer in shapes}
+    found: dict[str, dict[str, Tensor]] = {linear: {} for linear in shapes}
     for key, tensor in tensors.items():
-        layer, _, part = key.rpartition(".")
-        found.setdefault(layer, {})[part] = tensor
-    for layer, own in found.items():
-        if layer not in shapes or not _describes(layers[layer], shapes[layer], own):
-            raise ValueError(f"expert {path}: layer {layer} is not described as its tensors are")
+        linear, _, part = key.rpartition(".")
+        found.setdefault(linear, {})[part] = tensor
+    for linear, own in found.items():
+        if linear not in shapes or not _describes(linears[linear], shapes[linear], own):
+            raise ValueError(f"expert {path}: linear {linear} is not described as its tensors are")
     library.place(name, shapes)
     try:
         library.load_state_dict(name, tensors)
@@ -108,7 +110,7 @@ def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
 
 
 def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a layer's numbers are those of its tensors; takes no memory for them."""
+    """Return whether a linear's numbers are those of its tensors; takes no memory for them."""
     rows = {key: len(tensor) for key, tensor in tensors.items() if tensor.ndim == 2}
     ups = sum(key.startswith("lora_b") for key in rows)
     sizes = (rows.get("lora_a", 0), ups, rows.get("router", 0))
@@ -153,7 +155,7 @@ def _check_ranks(config: dict[str, Any], ranks: dict[str, int], folder: Path) ->
         stated = pattern.get(path, config.get("r", rank))
         if not _is_number(stated) or stated != rank:
             raise ValueError(
-                f"expert {folder}: layer {path} has rank {rank} in its tensors, "
+                f"expert {folder}: linear {path} has rank {rank} in its tensors, "
                 f"{str(stated)[:40]} in adapter_config.json"
             )
 
@@ -173,9 +175,9 @@ def _place(key: str, folder: Path) -> tuple[str, str]:
 
 def _config(library: ExpertLibrary, name: str, base_model: str) -> dict[str, object]:
     """Return the PEFT description; ranks that differ from the commonest go to the patterns."""
-    layers = library.architecture()[name]
-    rank = Counter(int(r) for r, _ in layers.values()).most_common(1)[0][0]
-    alpha = Counter(a for _, a in layers.values()).most_common(1)[0][0]
+    linears = library.architecture()[name]
+    rank = Counter(int(r) for r, _ in linears.values()).most_common(1)[0][0]
+    alpha = Counter(a for _, a in linears.values()).most_common(1)[0][0]
     return {
         **_PLAIN,
         "base_model_name_or_path": base_model,
@@ -184,7 +186,7 @@ def _config(library: ExpertLibrary, name: str, base_model: str) -> dict[str, obj
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": library.dropout,
-        "target_modules": sorted(layers),
-        "rank_pattern": {p: int(r) for p, (r, _) in layers.items() if int(r) != rank},
-        "alpha_pattern": {p: a for p, (_, a) in layers.items() if a != alpha},
+        "target_modules": sorted(linears),
+        "rank_pattern": {p: int(r) for p, (r, _) in linears.items() if int(r) != rank},
+        "alpha_pattern": {p: a for p, (_, a) in linears.items() if a != alpha},
     }

@@ -1,8 +1,8 @@
-"""Which expert each sample uses, and how the layers get to know it.
+"""Which expert each sample uses, and how the linears get to know it.
 
-A :class:`Gates` object is made once for a batch and handed to the layers through a
+A :class:`Gates` object is made once for a batch and handed to the linears through a
 :class:`GateContext` for exactly one forward or one ``generate``. At rest no gates are set and
-every layer is the base model's.
+every linear is the base model's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MixingRecord:
-    """What a layer that mixes experts by token did with the tokens it saw.
+    """What a linear that mixes experts by token did with the tokens it saw.
 
     Args:
-        path: The layer.
+        path: The linear.
         probabilities: ``(M, N)`` of the router for each valid token, float32, with its graph.
         weights: ``(M, N)`` that the experts were multiplied with.
         output: ``(rows, out)`` mean over valid tokens of what the common expert added, where the
@@ -43,15 +43,15 @@ class Gates:
 
     Args:
         experts: Names of the ``E`` experts, one for each column.
-        weights: ``(B, E)``, or per token ``(B, S, E)`` for layers of the language modality.
+        weights: ``(B, E)``, or per token ``(B, S, E)`` for linears of the language modality.
         vision_rows: ``(B,)`` how many rows of the vision tower belong to each sample (images,
             tiles, or packed patches). ``None`` means one row a sample.
         token_mask: ``(B, S)`` 1 where the language model sees a token, 0 where it sees padding.
-        recording: Whether layers that mix experts by token note what they did in ``records``.
+        recording: Whether linears that mix experts by token note what they did in ``records``.
 
     Attributes:
-        records: What mixing layers did in this forward, in the order of the model.
-        decisions: What a layer decides once for a whole ``generate``, by its path.
+        records: What mixing linears did in this forward, in the order of the model.
+        decisions: What a linear decides once for a whole ``generate``, by its path.
 
     Raises:
         ValueError: If the shapes do not fit together.
@@ -95,10 +95,10 @@ class Gates:
         """Return the factor of every low-rank channel, or None where all factors are one.
 
         Args:
-            modality: Side of the layer.
-            names: Experts computed by the layer, in the order of their channels.
+            modality: Side of the linear.
+            names: Experts computed by the linear, in the order of their channels.
             ranks: Rank of each of them.
-            x: Layer input of shape ``(rows, ..., width)``.
+            x: Input of the linear of shape ``(rows, ..., width)``.
 
         Returns:
             Tensor broadcastable to ``(rows, ..., sum(ranks))``, on the device of ``x``.
@@ -129,11 +129,11 @@ class Gates:
         return mask.bool().repeat_interleave(x.shape[0] // mask.shape[0], dim=0).to(x.device)
 
     def row_weights(self, modality: Modality, name: str, x: Tensor) -> Tensor:
-        """Return the weight of one expert for each row that a layer sees, ``(rows,)``."""
+        """Return the weight of one expert for each row that a linear sees, ``(rows,)``."""
         return self._expanded(modality, x)[..., self._index[name]]
 
     def _expanded(self, modality: Modality, x: Tensor) -> Tensor:
-        """Repeat the samples' weights to the rows a layer sees."""
+        """Repeat the samples' weights to the rows a linear sees."""
         rows = x.shape[0]
         key = (modality, rows)
         if key not in self._rows:
@@ -159,7 +159,7 @@ class Gates:
         return x[torch.arange(x.shape[0], device=x.device), valid.int().argmax(dim=1)]
 
     def _repeat(self, values: Tensor, modality: Modality, rows: int) -> Tensor:
-        """Repeat something of the samples, ``(B, ...)``, to the rows of a layer."""
+        """Repeat something of the samples, ``(B, ...)``, to the rows of a linear."""
         samples = self.weights.shape[0]
         if modality == "language":
             if rows % samples:
@@ -187,7 +187,7 @@ def _merged(counts: Tensor, rows: int) -> Tensor:
 
 
 class GateContext:
-    """Holds the gates of the forward that is running; shared by all layers of a library."""
+    """Holds the gates of the forward that is running; shared by all linears of a library."""
 
     def __init__(self) -> None:
         self.current: Gates | None = None

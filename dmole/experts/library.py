@@ -29,7 +29,7 @@ class ExpertLibrary:
         model: The frozen base model; linears that receive an expert are wrapped in place.
         modality_of: Maps the full path of a linear to the side of the model it sits on.
         dropout: Dropout on the experts' input while training.
-        seed: Together with expert name and layer it fixes the initial weights of an expert.
+        seed: Together with expert name and linear it fixes the initial weights of an expert.
         mixing: Weighs the experts' channels token by token; None leaves it to the gates.
     """
 
@@ -47,7 +47,7 @@ class ExpertLibrary:
         self.dropout = dropout
         self.seed = seed
         self._modality_of = modality_of
-        self._layers: dict[str, RoutedLinear] = {}
+        self._linears: dict[str, RoutedLinear] = {}
         self._architecture: dict[str, dict[str, ExpertShape]] = {}
         self.versions: dict[str, int] = {}
 
@@ -99,20 +99,20 @@ class ExpertLibrary:
     def remove(self, name: str) -> None:
         """Delete an expert; a linear without experts becomes the base model's again."""
         for path in self._architecture.pop(name):
-            layer = self._layers[path]
-            del layer.experts[expert_key(name)]
-            if not layer.names:
-                self.model.set_submodule(path, layer.base)
-                del self._layers[path]
+            linear = self._linears[path]
+            del linear.experts[expert_key(name)]
+            if not linear.names:
+                self.model.set_submodule(path, linear.base)
+                del self._linears[path]
 
     def experts(self, name: str) -> Iterator[tuple[str, LoRAExpert]]:
         """Yield the linears' paths and low-rank updates of one expert."""
         for path in self._architecture[name]:
-            yield path, self._layers[path].expert(name)
+            yield path, self._linears[path].expert(name)
 
     def modality(self, path: str) -> Modality:
         """Return the side of the model that a linear with experts sits on."""
-        return self._layers[path].modality
+        return self._linears[path].modality
 
     def parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield ``(path of the linear, parameter)`` of one expert."""
@@ -154,8 +154,8 @@ class ExpertLibrary:
         for name in self.names:
             if name not in architecture:
                 raise ValueError(f"the checkpoint knows no expert called {name!r}")
-        for name, layers in architecture.items():
-            wanted = {path: ExpertShape.from_list(numbers) for path, numbers in layers.items()}
+        for name, linears in architecture.items():
+            wanted = {path: ExpertShape.from_list(numbers) for path, numbers in linears.items()}
             if name not in self._architecture:
                 self.place(name, wanted)
             elif self._architecture[name] != wanted:
@@ -223,35 +223,35 @@ class ExpertLibrary:
                 parameters[key].data = data
 
     def _base(self, path: str) -> nn.Linear:
-        if path in self._layers:
-            return self._layers[path].base
+        if path in self._linears:
+            return self._linears[path].base
         try:
-            layer = self.model.get_submodule(path)
+            linear = self.model.get_submodule(path)
         except AttributeError as error:
-            raise ValueError(f"the model has no layer {path!r}") from error
-        if not isinstance(layer, nn.Linear):
-            raise ValueError(f"layer {path!r} is a {type(layer).__name__}, not a Linear")
-        return layer
+            raise ValueError(f"the model has no linear {path!r}") from error
+        if not isinstance(linear, nn.Linear):
+            raise ValueError(f"module {path!r} is a {type(linear).__name__}, not a Linear")
+        return linear
 
     def _wrapped(self, path: str) -> RoutedLinear:
-        if path not in self._layers:
+        if path not in self._linears:
             base = self._base(path)
             modality = self._modality_of(path)
-            layer = RoutedLinear(base, self.context, modality, self.dropout, self._mixing, path)
-            layer.train(base.training)
-            self.model.set_submodule(path, layer)
-            self._layers[path] = layer
-        return self._layers[path]
+            linear = RoutedLinear(base, self.context, modality, self.dropout, self._mixing, path)
+            linear.train(base.training)
+            self.model.set_submodule(path, linear)
+            self._linears[path] = linear
+        return self._linears[path]
 
 
 def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> None:
-    """Refuse an expert that would be larger than its layer before memory is taken for it."""
+    """Refuse an expert that would be larger than its linear before memory is taken for it."""
     most = max(base.in_features, base.out_features)
     rank = shape.rank // max(1, shape.heads)  # of one of those side by side
     if rank > most:
-        raise ValueError(f"expert {name!r}: rank {rank} is larger than layer {path} ({most})")
+        raise ValueError(f"expert {name!r}: rank {rank} is larger than linear {path} ({most})")
     if not math.isfinite(shape.alpha):
-        raise ValueError(f"expert {name!r}: alpha {shape.alpha} of layer {path} is not finite")
+        raise ValueError(f"expert {name!r}: alpha {shape.alpha} of linear {path} is not finite")
 
 
 @contextmanager

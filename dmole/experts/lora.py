@@ -1,4 +1,4 @@
-"""A linear layer with low-rank experts, each switched per sample.
+"""A linear with low-rank experts, each switched per sample.
 
 ::
 
@@ -33,16 +33,16 @@ class ChannelMixing(Protocol):
     """What weighs channels by token; the kinds are in `dmole.routing.mixing`."""
 
     def __call__(
-        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+        self, linear: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
     ) -> dict[str, Tensor]:
         """Return weights by expert, ``(rows, ..., N)``; each covers ``channels / N`` channels."""
 
 
 class LoRAExpert(nn.Module):
-    """One expert in one layer: ``lora_b @ lora_a`` scaled by ``alpha / rank``, maybe a router.
+    """One expert in one linear: ``lora_b @ lora_a`` scaled by ``alpha / rank``, maybe a router.
 
     Args:
-        base: The layer it adds to.
+        base: The linear it adds to.
         shape: Form of its tensors.
         generator: Source of the initial ``lora_a`` and router (Kaiming uniform with
             ``a = sqrt(5)``); the up-projections start at zero, so a new expert changes nothing.
@@ -106,10 +106,10 @@ def _drawn(
 
 
 class RoutedLinear(nn.Module):
-    """A frozen linear layer plus the experts that tasks placed on it.
+    """A frozen linear plus the experts that tasks placed on it.
 
     Args:
-        base: The layer of the base model; wrapped, never changed.
+        base: The linear of the base model; wrapped, never changed.
         context: Holds the gates of the running forward.
         modality: Whether the rows of the input are the vision tower's or the language model's.
         dropout: Probability of dropping an entry of the experts' input while training.
@@ -140,12 +140,12 @@ class RoutedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Weight of the base layer; some models read its dtype."""
+        """Weight of the base linear; some models read its dtype."""
         return self.base.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """Bias of the base layer."""
+        """Bias of the base linear."""
         return self.base.bias
 
     @property
@@ -225,11 +225,11 @@ class RoutedLinear(nn.Module):
         return torch.cat(tiled, dim=-1)  # (rows, ..., channels)
 
 
-_PREFIX = "task_"  # a task may be called "train" or "keys", which no submodule can
+_PREFIX = "expert_"  # an expert may be called "train" or "keys", which no submodule can
 
 
 def expert_key(name: str) -> str:
-    """Return the submodule name of a task's expert."""
+    """Return the submodule name of an expert."""
     return _PREFIX + name
 
 

@@ -1,4 +1,4 @@
-"""What one expert is made of in one layer."""
+"""What one expert is made of in one linear."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ExpertShape:
-    """Form of an expert's tensors in one linear layer.
+    """Form of an expert's tensors in one linear.
 
     ::
 
@@ -35,7 +35,7 @@ class ExpertShape:
         return self.rank * self.branches
 
     def count(self, in_features: int, out_features: int) -> int:
-        """Return the number of parameters on a layer of a given size.
+        """Return the number of parameters on a linear of a given size.
 
         Example:
             >>> ExpertShape(rank=8, alpha=16.0, heads=4).count(100, 50)

@@ -20,6 +20,14 @@ from dmole.metrics.continual import (
 )
 from dmole.metrics.matrix import Scope, TaskOfStage, as_matrix, mean_or_nan, prepare
 
+RUN_FORMAT = 2
+"""Version of the files of a run folder, the key ``format`` of ``metrics.json``.
+
+Version 1 has no such key. Its ``allocation.csv`` has the columns ``task``, ``module``, ``layer``
+and ``expert`` in place of ``expert``, ``modality``, ``unit`` and ``selected``, its
+``curriculum.csv`` ``task`` and ``module`` in place of ``expert`` and ``modality``.
+"""
+
 PER_TASK = ("AVG", "Last", "BWT", "Forgetting", "Transfer")
 
 

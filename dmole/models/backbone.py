@@ -1,6 +1,6 @@
 """Any transformers image-text-to-text model behind one small surface.
 
-Loads model and processor, knows the parts and layers, counts the rows of the vision tower and
+Loads model and processor, knows the parts and blocks, counts the rows of the vision tower and
 gives the hidden states that the router embeds. Knows nothing of experts or tasks.
 """
 
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dmole.experts.lora import expert_key
 from dmole.messages import first_line
-from dmole.models.discovery import LayerSpec, Parts, Patterns, discover
+from dmole.models.discovery import Block, Parts, Patterns, discover
 from dmole.models.families import family_of
 from dmole.models.processors import load_processor, set_image_settings
 from dmole.models.quantization import Quantization, entries, quantization_config
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("dmole")
+
+
+_OF_AN_EXPERT = f".experts.{expert_key('')}"  # in the names of parameters
 
 
 class Backbone(nn.Module):
@@ -50,9 +54,9 @@ class Backbone(nn.Module):
         self.name_or_path = str(getattr(model.config, "name_or_path", ""))
 
     @property
-    def layers(self) -> tuple[LayerSpec, ...]:
-        """All layers that may hold experts."""
-        return self.parts.layers
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks that may hold experts."""
+        return self.parts.blocks
 
     @property
     def vision_width(self) -> int:
@@ -70,13 +74,13 @@ class Backbone(nn.Module):
     def parameter_count(self) -> int:
         """Return the number of parameters of the base model, experts not counted."""
         named = self.model.named_parameters()
-        return sum(entries(p) for name, p in named if ".experts.task_" not in name)
+        return sum(entries(p) for name, p in named if _OF_AN_EXPERT not in name)
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Return ``(in_features, out_features)`` of every linear of the layers, by full path."""
+        """Return ``(in_features, out_features)`` of every linear of the blocks, by full path."""
         shapes = {}
-        for layer in self.layers:
-            for path in layer.linears:
+        for block in self.blocks:
+            for path in block.linears:
                 linear: Any = self.model.get_submodule(path)
                 shapes[path] = (linear.in_features, linear.out_features)
         return shapes
@@ -92,13 +96,13 @@ class Backbone(nn.Module):
         parameters = list(base.parameters(recurse=False))
         if not all(parameter.is_floating_point() for parameter in parameters):
             raise ValueError(
-                f"the weight of {path} is quantized and has no gradient, so layers cannot be "
+                f"the weight of {path} is quantized and has no gradient, so units cannot be "
                 "scored: use dmole.allocation.UniformAllocator"
             )
         return parameters
 
     def check_scorable(self) -> None:
-        """Make sure that all layers have gradients to be scored by.
+        """Make sure that all linears have gradients to be scored by.
 
         Raises:
             ValueError: If one is quantized.
@@ -184,7 +188,7 @@ class Backbone(nn.Module):
         """Return the sha256 over names and values of the base model's weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
-            if ".experts.task_" in name:
+            if _OF_AN_EXPERT in name:
                 continue
             digest.update(name.replace(".base.", ".").encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -211,7 +215,7 @@ class PretrainedBackbone(Backbone):
     Example:
         >>> from dmole import PretrainedBackbone
         >>> backbone = PretrainedBackbone("tiny")
-        >>> [layer.name for layer in backbone.layers][:2], backbone.parameter_count()
+        >>> [block.name for block in backbone.blocks][:2], backbone.parameter_count()
         (['vision.0', 'vision.1'], 2269184)
     """
 

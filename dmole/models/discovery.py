@@ -1,4 +1,4 @@
-"""Find vision tower, projector, language model, their layers and linears in any model."""
+"""Find vision tower, projector, language model, their blocks and linears in any model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Patterns:
         vision: Path of the vision tower.
         projector: Paths of the projector's roots.
         language: Path of the language model.
-        layers: Paths of the layers (transformer blocks) of both towers.
+        layers: Paths of the transformer blocks of both towers.
         linears: Keeps only the linears whose path matches, for instance ``self_attn``.
     """
 
@@ -36,8 +36,8 @@ class Patterns:
 
 
 @dataclass(frozen=True)
-class LayerSpec:
-    """One layer that may hold experts.
+class Block:
+    """One transformer block, or a root of the projector, that may hold experts.
 
     Args:
         name: Short name, modality and position: ``vision.0``.
@@ -60,13 +60,13 @@ class Parts:
         vision: Path of the vision tower.
         projector: Paths of the projector's roots (several where mergers are spread out).
         language: Path of the language model.
-        layers: All layers, vision first, then projector, then language.
+        blocks: All blocks, vision first, then projector, then language.
     """
 
     vision: str
     projector: tuple[str, ...]
     language: str
-    layers: tuple[LayerSpec, ...] = field(default=())
+    blocks: tuple[Block, ...] = field(default=())
 
     def modality_of(self, path: str) -> Modality:
         """Return ``vision``, ``projector`` or ``language`` for the path of a submodule.
@@ -80,11 +80,11 @@ class Parts:
             return "vision"
         if _inside(path, self.language):
             return "language"
-        raise ValueError(f"layer {path!r} is in no part of the model")
+        raise ValueError(f"module {path!r} is in no part of the model")
 
 
 def discover(model: nn.Module, patterns: Patterns | None = None) -> Parts:
-    """Find the parts and layers of a transformers image-text-to-text model.
+    """Find the parts and blocks of a transformers image-text-to-text model.
 
     Args:
         model: The model.
@@ -98,12 +98,12 @@ def discover(model: nn.Module, patterns: Patterns | None = None) -> Parts:
     language = _one(model, patterns.language, _LANGUAGE, "language")
     projector = _projector(model, patterns.projector, vision, language)
     parts = Parts(vision, projector, language)
-    layers = [
-        *_tower_layers(model, parts, "vision", vision, patterns),
-        *_projector_layers(model, projector, patterns),
-        *_tower_layers(model, parts, "language", language, patterns),
+    blocks = [
+        *_tower_blocks(model, parts, "vision", vision, patterns),
+        *_projector_blocks(model, projector, patterns),
+        *_tower_blocks(model, parts, "language", language, patterns),
     ]
-    return Parts(vision, projector, language, tuple(layers))
+    return Parts(vision, projector, language, tuple(blocks))
 
 
 def _inside(path: str, root: str) -> bool:
@@ -157,27 +157,27 @@ def _linears(model: nn.Module, path: str, keep: str | None) -> tuple[str, ...]:
     return tuple(p for p in found if keep is None or re.search(keep, p))
 
 
-def _tower_layers(
+def _tower_blocks(
     model: nn.Module, parts: Parts, modality: Modality, root: str, patterns: Patterns
-) -> list[LayerSpec]:
-    """Return the layers of a tower: members of its outermost lists of blocks with linears."""
+) -> list[Block]:
+    """Return the blocks of a tower: members of its outermost lists of blocks with linears."""
     if patterns.layers:
         pattern = re.compile(patterns.layers)
         paths = [p for p, _ in model.named_modules() if _inside(p, root) and pattern.search(p)]
         paths = [p for p in paths if not any(_inside(p, q) and p != q for q in paths)]
     else:
-        paths = _blocks(model, parts, root)
-    specs: list[LayerSpec] = []
+        paths = _block_paths(model, parts, root)
+    blocks: list[Block] = []
     for path in paths:
         linears = _linears(model, path, patterns.linears)
         if linears:
-            specs.append(LayerSpec(f"{modality}.{len(specs)}", modality, path, linears))
-    if not specs:
-        raise ValueError(f"no layers with linears below {root!r}; set patterns.layers")
-    return specs
+            blocks.append(Block(f"{modality}.{len(blocks)}", modality, path, linears))
+    if not blocks:
+        raise ValueError(f"no blocks with linears below {root!r}; set patterns.layers")
+    return blocks
 
 
-def _blocks(model: nn.Module, parts: Parts, root: str) -> list[str]:
+def _block_paths(model: nn.Module, parts: Parts, root: str) -> list[str]:
     lists: list[str] = []
     for name, child in model.get_submodule(root).named_modules():
         path = f"{root}.{name}"
@@ -195,12 +195,10 @@ def _list(model: nn.Module, path: str) -> list[nn.Module]:
     return list(model.get_submodule(path).children())
 
 
-def _projector_layers(
-    model: nn.Module, roots: tuple[str, ...], patterns: Patterns
-) -> list[LayerSpec]:
-    specs: list[LayerSpec] = []
+def _projector_blocks(model: nn.Module, roots: tuple[str, ...], patterns: Patterns) -> list[Block]:
+    blocks: list[Block] = []
     for root in roots:
         linears = _linears(model, root, patterns.linears)
         if linears:
-            specs.append(LayerSpec(f"projector.{len(specs)}", "projector", root, linears))
-    return specs
+            blocks.append(Block(f"projector.{len(blocks)}", "projector", root, linears))
+    return blocks

@@ -64,7 +64,7 @@ class AdversarialTask(Regularizer):
 
     Args:
         coefficient: The :math:`w`; 0 trains no classifier either.
-        targets: Regular expression of the language model's layers whose common expert is looked
+        targets: Regular expression of the language model's linears whose common expert is looked
             at.
         seed: Draws the classifiers.
 
@@ -93,7 +93,7 @@ class AdversarialTask(Regularizer):
         self._tasks: tuple[str, ...] = ()
 
     def before_stage(self, stage: StageView) -> None:
-        """Make the classifiers in the first stage, one a layer and each over all tasks."""
+        """Make the classifiers in the first stage, one a linear and each over all tasks."""
         common = stage.experts[-1] if len(stage.experts) > 1 else None
         widths = {
             path: expert.up.shape[0]
@@ -104,7 +104,7 @@ class AdversarialTask(Regularizer):
         }
         if not widths:
             raise ValueError(
-                f"AdversarialTask: no common expert is mixed in a layer of {self.targets!r}; it "
+                f"AdversarialTask: no common expert is mixed in a linear of {self.targets!r}; it "
                 "needs a CommonExpertRouter with CommonMixing"
             )
         self._places = {path: place for place, path in enumerate(widths)}

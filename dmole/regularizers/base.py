@@ -24,7 +24,7 @@ class Step:
         stage_tasks: Tasks of the stage; samples of others are replayed.
         batch: The samples, with labels.
         labels: ``(B, T)`` token ids, -100 where no answer is.
-        gates: Experts of each sample, and what mixing layers recorded; None without any.
+        gates: Experts of each sample, and what mixing linears recorded; None without any.
         logits: ``(B, T, V)`` of the experts in training, with their graph.
         forward: Returns such logits again, under the experts' values at the time.
         embed: Returns what the router sees of the samples, ``(B, D)``.
@@ -91,7 +91,7 @@ class Regularizer(nn.Module, ABC):
     per_token: bool = False
     """Whether the term is a mean over the batch's answer tokens, by which ranks are weighed."""
     records: bool = False
-    """Whether it reads what mixing layers record."""
+    """Whether it reads what mixing linears record."""
 
     def before_stage(self, stage: StageView) -> None:
         """Prepare for a stage whose experts are in place; distributed training is not yet set."""

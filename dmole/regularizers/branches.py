@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class BranchFreezing(Regularizer):
-    """Freezes in every layer the branches that the stage's samples used most; adds no loss.
+    """Freezes in every linear the branches that the stage's samples used most; adds no loss.
 
     Use is the sum of a branch's weights over the samples. Counting choices would not do: in a
     causal language model sequences that begin alike all choose the same branches, equally often.
     A branch that no sample used stays free.
 
-    Later tasks may still choose frozen branches. Once all of a layer are frozen, they can choose
+    Later tasks may still choose frozen branches. Once all of a linear are frozen, they can choose
     among frozen ones alone, and only routers (and the trunk) go on learning there.
 
     Args:
-        top_k: Branches that a stage freezes in each layer, of those it used.
+        top_k: Branches that a stage freezes in each linear, of those it used.
         samples: Training samples of the stage that are counted.
         freeze_trunk: Freeze the shared down-projection after the first stage too. Otherwise it
             goes on moving, and with it what frozen branches compute.
@@ -54,11 +54,11 @@ class BranchFreezing(Regularizer):
         """Make sure that there is something to freeze.
 
         Raises:
-            ValueError: If no layer has branches.
+            ValueError: If no linear has branches.
         """
         if not self._branched(stage):
             raise ValueError(
-                "BranchFreezing: no layer has branches; it needs a CommonExpertRouter with "
+                "BranchFreezing: no linear has branches; it needs a CommonExpertRouter with "
                 "BranchMixing, and an allocator that gives several experts"
             )
 

@@ -1,4 +1,4 @@
-"""What keeps the routers within mixing layers in use: balance, and a bound on their entropy."""
+"""What keeps the routers within mixing linears in use: balance, and a bound on their entropy."""
 
 from __future__ import annotations
 

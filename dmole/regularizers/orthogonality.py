@@ -21,7 +21,7 @@ def overlap(current: Tensor, past: Tensor) -> Tensor:
 
     Args:
         current: ``lora_a`` of the expert now learnt, shape ``(r, d)``.
-        past: Rows of all past ``lora_a`` of the same layer, shape ``(R, d)``; no gradient.
+        past: Rows of all past ``lora_a`` of the same linear, shape ``(R, d)``; no gradient.
 
     Returns:
         Scalar, at least float32; zero where there are no past rows.
@@ -50,7 +50,7 @@ def normalized_overlap(current: Tensor, past: Sequence[Tensor]) -> Tensor:
 
     Args:
         current: ``lora_a`` of the expert now learnt, shape ``(r, d)``.
-        past: ``lora_a`` of each past expert of the same layer, shape ``(r_i, d)``; no gradient.
+        past: ``lora_a`` of each past expert of the same linear, shape ``(r_i, d)``; no gradient.
 
     Returns:
         Scalar, at least float32; zero where there are no past experts. Zero rows overlap nothing.
@@ -92,9 +92,9 @@ class Orthogonality(Regularizer):
 
     Args:
         coefficient: Weight of the overlap; 0 leaves the loss as it is.
-        form: ``sum`` of absolute products over all layers and earlier experts, as published, or
-            ``normalized``: the mean over layers and pairs of the overlap of rows of length 1,
-            which does not grow with rank, width, layers or tasks.
+        form: ``sum`` of absolute products over all linears and earlier experts, as published, or
+            ``normalized``: the mean over linears and pairs of the overlap of rows of length 1,
+            which does not grow with rank, width, linears or tasks.
         l2: Weight of the sum of Frobenius norms of the new expert's matrices.
 
     Raises:
@@ -140,7 +140,7 @@ class Orthogonality(Regularizer):
         return total
 
     def _pairs(self, step: Step) -> list[tuple[Tensor, list[Tensor]]]:
-        """Return the new down-projection and the earlier ones of each layer that has both."""
+        """Return the new down-projection and the earlier ones of each linear that has both."""
         past: dict[str, list[Tensor]] = {}
         for name in step.library.names:
             for path, expert in step.library.experts(name) if name not in step.experts else ():

@@ -28,7 +28,7 @@ class Terms(nn.ModuleList):
 
     @property
     def records(self) -> bool:
-        """Whether one of them reads what mixing layers record."""
+        """Whether one of them reads what mixing linears record."""
         return any(term.records for term in self)
 
     def total(

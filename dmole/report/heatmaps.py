@@ -70,43 +70,44 @@ def _frame(axes: Axes, row: int, column: int) -> None:
 
 
 def allocation_heatmap(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draw where each task's experts sit: one row a layer, one column a task.
+    """Draw where experts sit: one row for each unit, one column for each expert.
 
-    The color is the layer's proxy score as a share of the task's highest; a dot marks an expert.
+    The color is the unit's proxy score as a share of the highest in the column. A dot marks a
+    selected unit.
 
     Args:
-        rows: Rows of ``allocation.csv``: ``task``, ``module``, ``layer``, ``score`` and ``expert``
-            (0 or 1), strings or numbers.
-        title: Words above the figure.
+        rows: Rows of ``allocation.csv``: ``expert``, ``modality``, ``unit``, ``score`` and
+            ``selected`` (0 or 1), strings or numbers.
+        title: Title of the figure.
 
     Raises:
         ValueError: If there are no rows.
     """
     if not rows:
         raise ValueError("no allocation to draw")
-    tasks = list(dict.fromkeys(str(row["task"]) for row in rows))
-    modules = {str(row["layer"]): str(row["module"]) for row in rows}
-    layers = list(modules)
-    scores = np.full((len(layers), len(tasks)), math.nan)
+    names = list(dict.fromkeys(str(row["expert"]) for row in rows))
+    modality_of = {str(row["unit"]): str(row["modality"]) for row in rows}
+    units = list(modality_of)
+    scores = np.full((len(units), len(names)), math.nan)
     experts = []
     for row in rows:
-        place = layers.index(str(row["layer"])), tasks.index(str(row["task"]))
+        place = units.index(str(row["unit"])), names.index(str(row["expert"]))
         scores[place] = float(row["score"]) if str(row["score"]).strip() else math.nan
-        if int(row["expert"]):
+        if int(row["selected"]):
             experts.append(place)
-    height = min(0.24, 14 / len(layers))  # inches a layer
-    words = 2.1 + 0.07 * max(map(len, layers))  # inches beside the grid
-    figure = new_figure(words + 0.95 * len(tasks), 1.6 + height * len(layers))
+    height = min(0.24, 14 / len(units))  # inches for each unit
+    words = 2.1 + 0.07 * max(map(len, units))  # inches beside the grid
+    figure = new_figure(words + 0.95 * len(names), 1.6 + height * len(units))
     axes = figure.subplots()
-    _grid(axes, _share_of_highest(scores), (tasks, layers), (0.0, 1.0), None)
+    _grid(axes, _share_of_highest(scores), (names, units), (0.0, 1.0), None)
     for y, x in experts:
         dot = axes.plot(x, y, "o", color=ACCENT, markeredgecolor="white")
         dot[0].set(markersize=max(29 * height, 3.0), markeredgewidth=4 * height)
-    for y in range(1, len(layers)):
-        if modules[layers[y]] != modules[layers[y - 1]]:
+    for y in range(1, len(units)):
+        if modality_of[units[y]] != modality_of[units[y - 1]]:
             axes.axhline(y - 0.5, color=INK, linewidth=1.4)
-    dress(axes, title, "task  (dot: expert added)", "layer")
-    _bar(figure, axes, "proxy score, share of the task's highest")
+    dress(axes, title, "expert  (dot: unit selected)", "unit")
+    _bar(figure, axes, "proxy score, share of the expert's highest")
     return figure
 
 

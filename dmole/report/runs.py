@@ -14,6 +14,7 @@ import yaml
 
 from dmole.messages import one_line
 from dmole.metrics.matrix_file import read_matrix
+from dmole.metrics.summary import RUN_FORMAT
 from dmole.storage.files import read_json
 
 Array = npt.NDArray[np.float64]
@@ -179,6 +180,9 @@ def _existing(folder: Path, name: str) -> Path:
 def _read_metrics(path: Path) -> dict[str, Any]:
     """Read ``metrics.json``, in which what has a definition is a number or missing."""
     metrics = _mapping(path, read_json(path))
+    version = metrics.get("format", 1)
+    if version not in range(1, RUN_FORMAT + 1):
+        raise ValueError(f"{path}: unknown format {version!r}, the newest is {RUN_FORMAT}")
     for name in ("definitions", "per_task", "oracle", "scoring", "fingerprints"):
         _mapping(path, metrics.get(name) or {}, name)
     oracle = metrics.get("oracle") or {}

@@ -1,7 +1,7 @@
-"""How a layer weighs its experts by what it sees: token by token, or once a sequence.
+"""How a linear weighs its experts by what it sees: token by token, or once a sequence.
 
 The gates of a batch say which experts a sample may use at all; a mixing says how much of each,
-from small routers that sit in the layers and are trained with the experts.
+from small routers that sit in the linears and are trained with the experts.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 
 class Mixing(ABC):
-    """Weighs the channels of a layer's experts."""
+    """Weighs the channels of a linear's experts."""
 
     @abstractmethod
     def shape(self, rank: int, alpha: float, experts: int, *, common: bool) -> ExpertShape:
-        """Return the form of an expert in one layer.
+        """Return the form of an expert in one linear.
 
         Args:
             rank: Rank of one low-rank update.
             alpha: Numerator of its scaling ``alpha / rank``.
-            experts: Updates side by side that the allocation grants the layer.
+            experts: Updates side by side that the allocation grants the linear.
             common: Whether this is the expert that all tasks share.
 
         Raises:
@@ -43,17 +43,17 @@ class Mixing(ABC):
 
     @abstractmethod
     def __call__(
-        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+        self, linear: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
     ) -> dict[str, Tensor]:
         """Return weights by expert, ``(rows, ..., N)``; each covers ``channels / N`` channels."""
 
 
 class TokenMixing(Mixing):
-    r"""Experts side by side, weighed for each token by a router in the layer.
+    r"""Experts side by side, weighed for each token by a router in the linear.
 
     .. math:: y = W x + s \sum_i g_i(x) B_i A_i x, \qquad g = \text{gate}(\text{softmax}(W_g x))
 
-    A layer with a single expert has no router and is plain LoRA.
+    A linear with a single expert has no router and is plain LoRA.
 
     Args:
         gate: From the router's logits to weights.
@@ -73,7 +73,7 @@ class TokenMixing(Mixing):
         return ExpertShape(rank * experts, alpha * experts, heads=heads)
 
     def __call__(
-        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+        self, linear: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
     ) -> dict[str, Tensor]:
         """Return the gate's weights of every expert that has a router."""
         weights = {}
@@ -83,7 +83,7 @@ class TokenMixing(Mixing):
             found = self.gate(_logits(x, expert))  # (rows, ..., N)
             weights[name] = found.weights
             if gates.recording:
-                _record(layer, x, gates, found.probabilities, found.weights)
+                _record(linear, x, gates, found.probabilities, found.weights)
         return weights
 
 
@@ -103,7 +103,7 @@ class CommonMixing(Mixing):
         return ExpertShape(rank, alpha, heads=2 if common else 0)
 
     def __call__(
-        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+        self, linear: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
     ) -> dict[str, Tensor]:
         """Return the weight of the common expert and that of the others."""
         shared = {name: expert for name, expert in experts.items() if expert.shape.heads}
@@ -113,7 +113,7 @@ class CommonMixing(Mixing):
             weights = {other: both[..., 1:] for other in experts if other != name}
             weights[name] = both[..., :1]
             if gates.recording:
-                _record(layer, x, gates, both, both, _mean_output(layer, x, expert, gates))
+                _record(linear, x, gates, both, both, _mean_output(linear, x, expert, gates))
         return weights
 
 
@@ -123,8 +123,8 @@ class BranchMixing(Mixing):
     .. math:: y = W x + s \sum_{i \in \text{top-}k(p)} p_i B_i A x, \qquad
         p = \text{softmax}(W_r^t x_0)
 
-    with :math:`x_0` the first token of the sequence: one decision a sequence and layer. In a causal
-    language model that token sees no other, so that there the choice follows the task alone.
+    with :math:`x_0` the first token of the sequence: one decision a sequence and linear. In a
+    causal language model that token sees no other, so that there the choice follows the task alone.
 
     Args:
         top_k: Branches of a decision.
@@ -145,32 +145,32 @@ class BranchMixing(Mixing):
         return ExpertShape(0, alpha, branches=0, heads=experts)
 
     def __call__(
-        self, layer: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
+        self, linear: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
     ) -> dict[str, Tensor]:
         """Return the branches' weights: what the router of each row's task says."""
         routers = {name: expert for name, expert in experts.items() if expert.shape.heads}
-        decided = self._decide(layer, x, routers, gates)  # (rows, N)
+        decided = self._decide(linear, x, routers, gates)  # (rows, N)
         between = [1] * (x.ndim - 2)  # the axes of the tokens, if x has any
         spread = decided.reshape(len(decided), *between, decided.shape[-1])  # (rows, 1, N)
         weights = spread.expand(*x.shape[:-1], decided.shape[-1])  # (rows, ..., N)
         return {name: weights for name, expert in experts.items() if not expert.shape.heads}
 
     def _decide(
-        self, layer: RoutedLinear, x: Tensor, routers: Mapping[str, LoRAExpert], gates: Gates
+        self, linear: RoutedLinear, x: Tensor, routers: Mapping[str, LoRAExpert], gates: Gates
     ) -> Tensor:
         """Return ``(rows, N)``; while answering, what was decided on the prompt stays."""
-        if layer.path in gates.decisions:
-            return gates.decisions[layer.path]
-        first = gates.first_tokens(layer.modality, x)  # (rows, width)
+        if linear.path in gates.decisions:
+            return gates.decisions[linear.path]
+        first = gates.first_tokens(linear.modality, x)  # (rows, width)
         total = first.new_zeros(())
         for name, expert in routers.items():
             found = self.gate(_logits(first, expert))  # (rows, N)
-            on = gates.row_weights(layer.modality, name, x)[:, None] if name in gates.live else 0.0
+            on = gates.row_weights(linear.modality, name, x)[:, None] if name in gates.live else 0.0
             total = total + found.weights * on
             if gates.recording:
-                gates.records.append(MixingRecord(layer.path, found.probabilities, found.weights))
+                gates.records.append(MixingRecord(linear.path, found.probabilities, found.weights))
         if not torch.is_grad_enabled():
-            gates.decisions[layer.path] = total
+            gates.decisions[linear.path] = total
         return total
 
 
@@ -181,7 +181,7 @@ def _logits(x: Tensor, expert: LoRAExpert) -> Tensor:
 
 
 def _record(
-    layer: RoutedLinear,
+    linear: RoutedLinear,
     x: Tensor,
     gates: Gates,
     probabilities: Tensor,
@@ -190,28 +190,28 @@ def _record(
 ) -> None:
     """Note what the router said of the tokens that are no padding."""
     flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (probabilities, weights)]
-    valid = gates.valid_tokens(layer.modality, x)
+    valid = gates.valid_tokens(linear.modality, x)
     if valid is not None:
         flat = [tensor[valid.reshape(-1)] for tensor in flat]  # (M, N), M valid tokens
-    gates.records.append(MixingRecord(layer.path, flat[0], flat[1], output))
+    gates.records.append(MixingRecord(linear.path, flat[0], flat[1], output))
 
 
-def _mean_output(layer: RoutedLinear, x: Tensor, expert: LoRAExpert, gates: Gates) -> Tensor:
+def _mean_output(linear: RoutedLinear, x: Tensor, expert: LoRAExpert, gates: Gates) -> Tensor:
     """Return the mean of what an expert adds to each row's valid tokens, ``(rows, out)`` float32.
 
     An update is linear, so that its output on the mean is the mean of its outputs. In half
     precision the sum over a long sequence would overflow.
     """
     with torch.autocast(x.device.type, enabled=False):
-        low = flat_linear(_pooled(layer, x.float(), gates), expert.lora_a.float())  # (rows, rank)
+        low = flat_linear(_pooled(linear, x.float(), gates), expert.lora_a.float())  # (rows, rank)
         return flat_linear(low, expert.up.float()) * expert.scaling
 
 
-def _pooled(layer: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
+def _pooled(linear: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
     """Return the mean over each row's valid tokens, ``(rows, width)``."""
     if x.ndim == 2:
         return x
-    valid = gates.valid_tokens(layer.modality, x)
+    valid = gates.valid_tokens(linear.modality, x)
     if valid is None:
         return x.mean(dim=1)  # (rows, tokens, width) -> (rows, width)
     weight = valid.to(x.dtype)[..., None]  # (rows, tokens, 1)
@@ -221,6 +221,6 @@ def _pooled(layer: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
 def _refuse_several(mixing: Mixing, experts: int) -> None:
     if experts != 1:
         raise ValueError(
-            f"{type(mixing).__name__} takes one expert a layer and task, the allocator gives "
+            f"{type(mixing).__name__} takes one expert a linear and task, the allocator gives "
             f"{experts}: set its experts to 1"
         )

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class TokenRouter(SharedRouter):
-    """Use one shared mixture for every sample; its layers choose among their experts by token.
+    """Use one shared mixture for every sample; its linears choose among their experts by token.
 
     Args:
-        gate: From the logits of a layer's router to the weights of its experts.
+        gate: From the logits of a linear's router to the weights of its experts.
         expert: Name of the shared mixture; None takes the oldest.
     """
 
@@ -48,7 +48,7 @@ class CommonExpertRouter(Router):
 
     Args:
         router: Chooses the task's expert.
-        mixing: Weighs the two against each other in the layers.
+        mixing: Weighs the two against each other in the linears.
         common: Name of the shared expert.
     """
 
@@ -127,11 +127,11 @@ def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[
 
     Args:
         allocation: Layers, ranks and experts side by side.
-        router: Mixes experts within layers, or does not.
+        router: Mixes experts within linears, or does not.
         alpha: Numerator of the scaling of one low-rank update.
 
     Raises:
-        ValueError: If a layer gets several experts and the router does not mix them.
+        ValueError: If a linear gets several experts and the router does not mix them.
     """
     mixing, common = router.mixing, allocation.expert == router.common
     shapes: dict[str, ExpertShape] = {}

@@ -60,7 +60,7 @@ class Router(ABC):
     needs_embeddings: bool = False
     """Whether the router is fitted to, and routes by, embeddings."""
     mixing: Mixing | None = None
-    """How layers weigh the experts they hold; None adds them up under the gates alone."""
+    """How linears weigh the experts they hold; None adds them up under the gates alone."""
     vision_width: int | None = None
     """Dimensions of an embedding that come from the vision tower, the first ones."""
     common: str | None = None
@@ -124,7 +124,7 @@ class Router(ABC):
 
     def save(self, folder: str | Path) -> None:
         """Write ``router.json`` and one tensor file per fitted expert into the folder."""
-        write_index(Path(folder), {"router": type(self).__name__, "tasks": []})
+        write_index(Path(folder), {"router": type(self).__name__, "experts": []})
 
     def load(self, folder: str | Path) -> None:
         """Take over what :meth:`save` wrote.
@@ -163,13 +163,13 @@ class LearningRouter(Router):
 
     def state_dict(self) -> dict[str, Any]:
         """Return kind and tensors, for a checkpoint."""
-        return {"kind": self.kind(), "tasks": self.tensors()}
+        return {"kind": self.kind(), "experts": self.tensors()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
         if state.get("kind") != self.kind():
             raise ValueError(f"router state is of {state.get('kind')}, this is {self.kind()}")
-        self.restore(state["tasks"])
+        self.restore(state["experts"])
 
     def save(self, folder: str | Path) -> None:
         """Write the tensors of each expert, then the index; see :meth:`Router.save`."""
@@ -177,16 +177,16 @@ class LearningRouter(Router):
         for name, tensors in self.tensors().items():
             write_tensors(Path(folder), name, tensors)
             experts.append({"name": name, **self.describe(name)})
-        index = {"router": type(self).__name__, "kind": self.kind(), "tasks": experts}
+        index = {"router": type(self).__name__, "kind": self.kind(), "experts": experts}
         write_index(Path(folder), index)
 
     def load(self, folder: str | Path) -> None:
         """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
         index = read_index(Path(folder), type(self).__name__)
-        names = [entry["name"] for entry in index["tasks"]]
+        names = [entry["name"] for entry in index["experts"]]
         tensors = {name: read_tensors(Path(folder), name) for name in names}
         # an index of format 1 may lack the kind where it is empty
-        self.load_state_dict({"kind": index.get("kind", {}), "tasks": tensors})
+        self.load_state_dict({"kind": index.get("kind", {}), "experts": tensors})
 
 
 class OracleRouter(Router):

@@ -12,7 +12,8 @@ from dmole.storage.files import check_name, read_json, write_json
 from dmole.storage.tensors import read_tensor_file, write_tensor_file
 
 INDEX = "router.json"
-FORMAT = 1
+FORMAT = 2
+"""Version of the index. Version 1 has the key ``tasks`` instead of ``experts`` and is read, too."""
 
 
 def write_index(folder: Path, content: Mapping[str, Any]) -> None:
@@ -32,13 +33,17 @@ def read_index(folder: Path, router: str) -> dict[str, Any]:
         found, version = content["router"], content["format"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"cannot read router {path}: it is no index of a router") from error
-    if version != FORMAT:
+    if version == 1 and "tasks" in content:
+        content = {"experts": content["tasks"], **content}
+    elif version != FORMAT:
         raise ValueError(f"router {path} has format {version}, expected {FORMAT}")
     if found != router:
         raise ValueError(f"router {path} was saved by {found}, not by {router}")
-    tasks = content.get("tasks")
-    if not isinstance(tasks, list) or not all(isinstance(t, dict) and "name" in t for t in tasks):
-        raise ValueError(f"router {path}: 'tasks' must be a list of objects with a name")
+    experts = content.get("experts")
+    if not isinstance(experts, list) or not all(
+        isinstance(entry, dict) and "name" in entry for entry in experts
+    ):
+        raise ValueError(f"router {path}: 'experts' must be a list of objects with a name")
     return dict(content)
 
 

@@ -14,8 +14,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from dmole.messages import first_line
 from dmole.storage.files import atomic_path
 
-FORMAT = 2
-"""Version of the layout; others are refused."""
+FORMAT = 3
+"""Version of the layout. Version 2 is converted when it is read, others are refused."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -64,9 +64,31 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch raises half a dozen kinds for damaged files
         raise ValueError(f"cannot read checkpoint {file}: {first_line(error)}") from error
+    if isinstance(content, dict) and content.get("format") == 2:
+        return {**_converted(content), "format": FORMAT}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
     return content
+
+
+def _converted(content: Any) -> Any:
+    """Return content of version 2 with the names of version 3.
+
+    There, experts were named after tasks: ``...experts.task_<name>...`` in the names of tensors,
+    ``tasks`` in the state of a router.
+    """
+    if isinstance(content, list):
+        return [_converted(entry) for entry in content]
+    if not isinstance(content, dict):
+        return content
+    router = content.keys() == {"kind", "tasks"}
+    names = {"tasks": "experts"} if router else {}
+    return {
+        names.get(key, key.replace(".experts.task_", ".experts.expert_"))
+        if isinstance(key, str)
+        else key: _converted(value)
+        for key, value in content.items()
+    }
 
 
 def _verify(file: Path) -> None:

@@ -16,16 +16,16 @@ def book() -> AnswerBook:
     return book
 
 
-def test_an_answer_is_found_whatever_the_order_of_its_experts(book: AnswerBook):
+def test_an_answer_is_found_whatever_the_order_of_its_experts(book: AnswerBook) -> None:
     assert book.get("x", ("a", "b"), BEFORE) == "red"
     assert book.missing(["x", "y"], PLAN, BEFORE) == []
 
 
-def test_samples_of_an_expert_that_changed_are_answered_again(book: AnswerBook):
+def test_samples_of_an_expert_that_changed_are_answered_again(book: AnswerBook) -> None:
     assert book.missing(["x", "y"], PLAN, {"a": "1", "b": "other"}) == [0]
 
 
-def test_a_saved_book_knows_the_same_answers(book: AnswerBook):
+def test_a_saved_book_knows_the_same_answers(book: AnswerBook) -> None:
     other = AnswerBook()
     other.load_state_dict(book.state_dict())
     assert other.missing(["x", "y"], PLAN, BEFORE) == []
@@ -33,7 +33,7 @@ def test_a_saved_book_knows_the_same_answers(book: AnswerBook):
     assert book.missing(["x", "y"], PLAN, BEFORE) == [0, 1]
 
 
-def test_only_answers_under_gate_sets_in_use_are_kept(book: AnswerBook):
+def test_only_answers_under_gate_sets_in_use_are_kept(book: AnswerBook) -> None:
     book.put("x", ("a",), BEFORE, "green")
     book.put("x", ("b",), BEFORE, "pink")
     now = {"a": "1", "b": "other"}  # b went on training

@@ -99,7 +99,7 @@ def test_static_factors_hold_over_the_stage_and_are_logged_and_written(tmp_path)
     assert world.logged == {"curriculum/factor_vision": 0.5, "curriculum/factor_language": 1.5}
     rows = world.table()
     assert tuple(rows[0]) == HEADER
-    assert [(r["module"], r["difficulty"], r["budget"], r["factor"]) for r in rows] == [
+    assert [(r["modality"], r["difficulty"], r["budget"], r["factor"]) for r in rows] == [
         ("vision", "0.25", "3", "0.5"),
         ("language", "0.75", "3", "1.5"),
     ]
@@ -197,7 +197,7 @@ def test_each_stage_starts_anew_and_its_rows_are_added(tmp_path):
     world.trainer.global_step = 10
     world.start(curriculum)
     assert world.step(curriculum, 10) == {"vision": 1.0, "language": 1.0}
-    assert [(row["stage"], row["task"]) for row in world.table()] == [
+    assert [(row["stage"], row["expert"]) for row in world.table()] == [
         ("1", "colors"),
         ("1", "colors"),
         ("2", "shapes"),

@@ -85,7 +85,7 @@ def test_the_table_has_a_row_for_each_unit_and_stage(world: MakeWorld) -> None:
     with (built.folder / "allocation.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     units = [unit.name for unit in built.module.units()]
-    assert [(row["stage"], row["task"], row["layer"]) for row in rows] == [
+    assert [(row["stage"], row["expert"], row["unit"]) for row in rows] == [
         (stage, task, unit) for stage, task in (("1", "paint"), ("2", "count")) for unit in units
     ]
     assert {row["rank"] for row in rows} <= {"0", "2"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dmole.callbacks.answers import AnswerJournal
@@ -10,7 +12,7 @@ PLAN = {"a": ("one",), "b": (), "c": ("two", "one")}
 DIGESTS = {"one": "11", "two": "22"}
 
 
-def written(path) -> AnswerJournal:
+def written(path: Path) -> AnswerJournal:
     journal = AnswerJournal()
     assert journal.open(path, "stage 1 routed", PLAN, DIGESTS) == {}
     journal.add(["a", "b"], ["yes\n", "ünïcode"], [("one",), ()])
@@ -18,7 +20,7 @@ def written(path) -> AnswerJournal:
     return journal
 
 
-def test_whole_batches_are_found_again_and_a_torn_line_is_not(tmp_path):
+def test_whole_batches_are_found_again_and_a_torn_line_is_not(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     written(path)
     known = {"a": "yes\n", "b": "ünïcode", "c": "no"}
@@ -39,14 +41,20 @@ def test_whole_batches_are_found_again_and_a_torn_line_is_not(tmp_path):
         ("stage 1 routed", PLAN, {"one": "11", "two": "33"}, {"a", "b"}),
     ],
 )
-def test_answers_of_other_passes_or_experts_are_not_taken(tmp_path, name, plan, digests, left):
+def test_answers_of_other_passes_or_experts_are_not_taken(
+    tmp_path: Path,
+    name: str,
+    plan: dict[str, tuple[str, ...]],
+    digests: dict[str, str],
+    left: set[str],
+) -> None:
     path = tmp_path / "answers.jsonl"
     written(path)
     assert set(AnswerJournal().open(path, name, plan, digests)) == left
 
 
 @pytest.mark.parametrize("damage", [b"\0\0\0\n", b"[[1, 2]\n", b"\xff\n"])
-def test_what_lies_behind_a_damaged_line_is_answered_again(tmp_path, damage):
+def test_what_lies_behind_a_damaged_line_is_answered_again(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "answers.jsonl"
     written(path)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -56,6 +64,6 @@ def test_what_lies_behind_a_damaged_line_is_answered_again(tmp_path, damage):
     assert AnswerJournal().open(path, "stage 1 routed", PLAN, DIGESTS) == {}
 
 
-def test_a_journal_that_is_not_open_takes_nothing():
+def test_a_journal_that_is_not_open_takes_nothing() -> None:
     with pytest.raises(RuntimeError, match="not open"):
         AnswerJournal().add(["a"], ["x"], [()])

@@ -176,7 +176,7 @@ def silence(trainer: ContinualTrainer) -> None:
 def layers_of(module: ContinualModule) -> dict[str, dict[str, tuple[int, int]]]:
     """Return inputs and outputs of the linears of every block of both towers."""
     sizes = module.backbone.linear_shapes()
-    layers = [layer for layer in module.backbone.layers if layer.modality != "projector"]
+    layers = [block for block in module.backbone.blocks if block.modality != "projector"]
     return {layer.name: {path: sizes[path] for path in layer.linears} for layer in layers}
 
 

@@ -45,21 +45,21 @@ def loss_step(module: ContinualModule, batch: Batch) -> float:
 
 def test_layers_and_linears_of_both_towers_are_found(taught: ContinualModule, family: str) -> None:
     backbone = taught.backbone
-    found = [layer.name for layer in backbone.layers]
+    found = [block.name for block in backbone.blocks]
     assert found == [
         *(f"vision.{i}" for i in range(VISION_BLOCKS.get(family, 2))),
         *(f"projector.{i}" for i in range(PROJECTORS.get(family, 1))),
         *(f"language.{i}" for i in range(2)),
     ]
     ends = {}
-    for layer in backbone.layers:
+    for layer in backbone.blocks:
         for path in layer.linears:
             assert backbone.parts.modality_of(path) == layer.modality
             assert path.startswith(layer.path)
             ends.setdefault(layer.modality, set()).add(path.rpartition(".")[2])
     assert ends["vision"] == VISION_LINEARS.get(family, CLIP_LINEARS)
     assert ends["language"] == LANGUAGE_LINEARS
-    paths = [path for layer in backbone.layers for path in layer.linears]
+    paths = [path for block in backbone.blocks for path in block.linears]
     assert len(paths) == len(set(paths))
     merged = [p for p in paths if "merger" in p or "projector" in p or "connector" in p]
     assert all(backbone.parts.modality_of(path) == "projector" for path in merged)
@@ -75,9 +75,9 @@ def test_every_vision_linear_sees_the_rows_that_are_counted(
         taught.backbone.model.get_submodule(path).register_forward_pre_hook(
             lambda _, args: seen.add(args[0].shape[0])
         )
-        for layer in taught.backbone.layers
-        if layer.modality == "vision"
-        for path in layer.linears
+        for block in taught.backbone.blocks
+        if block.modality == "vision"
+        for path in block.linears
     ]
     logits(taught, batch)
     for handle in handles:

@@ -104,7 +104,7 @@ class Run:
         with (self.folder / "allocation.csv").open(newline="") as file:
             for row in csv.DictReader(file):
                 if int(row["rank"]):
-                    found.setdefault(row["task"], []).append(row["layer"])
+                    found.setdefault(row["expert"], []).append(row["unit"])
         return found
 
     def linears_of(self, units: list[str]) -> Linears:

@@ -88,7 +88,7 @@ def test_no_expert_goes_behind_the_layer_that_the_projector_reads(name: str) -> 
     assert (config.vision_config.num_hidden_layers, config.vision_feature_layer) == (24, -2)
     with torch.device("meta"):
         model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
-    layers = discover(model, Patterns(**settings(name)["patterns"])).layers
+    layers = discover(model, Patterns(**settings(name)["patterns"])).blocks
     modules = [layer.modality for layer in layers]
     assert modules.count("vision") == 23
     assert layers[22].path.endswith("layers.22")

@@ -17,13 +17,13 @@ from dmole.curriculum.optimization import (
 )
 
 
-def test_docstring_examples_hold():
+def test_docstring_examples_hold() -> None:
     result = doctest.testmod(optimization)
     assert result.attempted
     assert result.failed == 0
 
 
-def test_groups_are_named_after_their_module_in_the_order_of_the_data():
+def test_groups_are_named_after_their_module_in_the_order_of_the_data() -> None:
     tensors = [nn.Parameter(torch.ones(i)) for i in range(1, 5)]
     modules = ["language", "vision", "language", "vision"]
     groups = parameter_groups(zip(modules, tensors, strict=True))
@@ -34,7 +34,7 @@ def test_groups_are_named_after_their_module_in_the_order_of_the_data():
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5])
-def test_schedules_have_their_closed_forms(steps, warmup):
+def test_schedules_have_their_closed_forms(steps: int, warmup: float) -> None:
     rising = math.ceil(warmup * steps)
     for step in range(steps + 3):
         progress = min(1.0, (step - rising) / max(1, steps - rising))
@@ -49,7 +49,7 @@ def test_schedules_have_their_closed_forms(steps, warmup):
             assert 0.0 <= found <= 1.0
 
 
-def test_the_first_step_is_never_without_effect_and_the_peak_is_reached():
+def test_the_first_step_is_never_without_effect_and_the_peak_is_reached() -> None:
     for schedule in ("cosine", "linear", "constant"):
         factors = [learning_rate_factor(step, 20, 0.25, schedule) for step in range(20)]
         assert factors[0] > 0
@@ -65,13 +65,13 @@ OPTIMIZERS = {
 }
 
 
-def make(kind):
+def make(kind: str) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
     torch.manual_seed(0)
     named = [("vision", nn.Parameter(torch.randn(6))), ("language", nn.Parameter(torch.randn(6)))]
     return OPTIMIZERS[kind](parameter_groups(named)), [p for _, p in named]
 
 
-def updates(kind, scale, steps=1):
+def updates(kind: str, scale: dict[str, float], steps: int = 1) -> list[list[torch.Tensor]]:
     """Return how far each step moved the parameters, under fixed gradients."""
     optimizer, parameters = make(kind)
     moves = []
@@ -86,7 +86,7 @@ def updates(kind, scale, steps=1):
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_factor_scales_the_update_of_its_module_and_of_no_other(kind):
+def test_a_factor_scales_the_update_of_its_module_and_of_no_other(kind: str) -> None:
     ((vision, language),) = updates(kind, {})
     ((scaled, same),) = updates(kind, {"vision": 0.1})
     torch.testing.assert_close(scaled, 0.1 * vision, rtol=1e-4, atol=1e-6)
@@ -94,7 +94,7 @@ def test_a_factor_scales_the_update_of_its_module_and_of_no_other(kind):
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_the_factor_is_restored_does_not_compound_and_is_not_saved(kind):
+def test_the_factor_is_restored_does_not_compound_and_is_not_saved(kind: str) -> None:
     optimizer, parameters = make(kind)
     before = [group["lr"] for group in optimizer.param_groups]
     for _ in range(3):
@@ -110,16 +110,16 @@ def test_the_factor_is_restored_does_not_compound_and_is_not_saved(kind):
     assert [group["lr"] for group in optimizer.state_dict()["param_groups"]] == before
 
 
-def test_a_factor_of_zero_stops_weight_decay_too():
+def test_a_factor_of_zero_stops_weight_decay_too() -> None:
     ((vision, language),) = updates("AdamW", {"vision": 0.0})
     assert not vision.any()
     assert language.any()
 
 
-def test_rates_are_restored_when_the_step_fails():
+def test_rates_are_restored_when_the_step_fails() -> None:
     optimizer, _ = make("Adam")
 
-    def fail():
+    def fail() -> None:
         with scaled_learning_rates(optimizer, {"vision": 0.5}):
             raise RuntimeError("broken")
 

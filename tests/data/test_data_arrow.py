@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dmole.data.cache import CacheEntry
 from dmole.data.loader import Items
 from dmole.data.sample import Sample, Turn
 from dmole.data.sampler import approximate_length
-from dmole.data.sequences import SampleList, Samples, TaskItems
+from dmole.data.sequences import Row, SampleList, Samples, TaskItems
 from dmole.data.source import DataSource, find_source
 from dmole.data.task import Task
 from dmole.store import SampleStore
@@ -325,6 +326,21 @@ def test_two_processes_may_make_the_file_at_once(folder: Path):
         process.join()
     assert prints == {in_memory(source).fingerprint()}
     assert files(folder) == [".arrow", ".json"]
+
+
+def test_a_process_that_waited_takes_what_another_has_made(folder: Path) -> None:
+    source = write(folder, [question(i) for i in range(5)])
+    data = find_source(Task("t", train=source), "train", folder)
+    assert isinstance(data, DataSource)
+    entry = CacheEntry(data.address, data.images(), data._key)
+    made = entry.make(data._rows(entry.images))
+
+    def unread() -> Iterator[Row]:
+        raise AssertionError("the samples are made twice")
+        yield
+
+    assert_same(entry.make(unread()), made)
+    assert files(folder) == [".arrow", ".json"]  # no lock is left
 
 
 def first(batch: list[Any]) -> list[Any]:

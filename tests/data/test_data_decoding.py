@@ -7,7 +7,9 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def png(width: int, height: int, extra: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")
 
 
-def saved(image: Image.Image, kind: str, **options) -> bytes:
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -62,7 +64,9 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_damaged_or_hostile_image_is_one_error_that_names_it(tmp_path, content, reason):
+def test_a_damaged_or_hostile_image_is_one_error_that_names_it(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"^cannot read image .*a\.png: .*({reason})") as caught:
@@ -70,7 +74,7 @@ def test_a_damaged_or_hostile_image_is_one_error_that_names_it(tmp_path, content
     assert "\n" not in str(caught.value)
 
 
-def test_the_bound_is_met_whatever_the_process_does_with_warnings(tmp_path):
+def test_the_bound_is_met_whatever_the_process_does_with_warnings(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(10_000, 10_000))
     limit, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     with warnings.catch_warnings(record=True) as seen:
@@ -89,7 +93,7 @@ def outcome(path: Path) -> str:
         return "refused" if str(error).startswith(f"cannot read image {path}: ") else str(error)
 
 
-def test_a_bit_flipped_anywhere_gives_a_picture_or_one_error(tmp_path):
+def test_a_bit_flipped_anywhere_gives_a_picture_or_one_error(tmp_path: Path) -> None:
     path = tmp_path / "a"
     rng = np.random.default_rng(0)
     outcomes = set()
@@ -114,14 +118,16 @@ def test_a_bit_flipped_anywhere_gives_a_picture_or_one_error(tmp_path):
     ],
     ids=["missing", "folder", "named pipe"],
 )
-def test_what_is_no_file_is_refused_at_once(tmp_path, make, reason):
+def test_what_is_no_file_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], object], reason: str
+) -> None:
     make(tmp_path / "a.png")
     with pytest.raises(ValueError, match=rf"cannot read image .*a\.png: {reason}"):
         FileImage(tmp_path / "a.png").load()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
-def test_every_usual_mode_becomes_rgb(tmp_path, mode):
+def test_every_usual_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "a.tif"
     Image.new("RGB", (3, 2), "white").convert(mode).save(path)
     picture = decode_image(path)
@@ -130,26 +136,26 @@ def test_every_usual_mode_becomes_rgb(tmp_path, mode):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, name):
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, name: str) -> None:
     deep = np.array([[0, 256, 32_768, 65_535]], dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / name)
     assert np.asarray(decode_image(tmp_path / name))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_a_palette_with_transparency_keeps_its_colors_without_a_warning(tmp_path):
+def test_a_palette_with_transparency_keeps_its_colors_without_a_warning(tmp_path: Path) -> None:
     image = Image.new("P", (2, 2), 1)
     image.putpalette([255, 0, 0, 0, 255, 0] + [0] * 762)
     image.save(tmp_path / "a.png", transparency=bytes([0, 128] + [255] * 254))
     assert decode_image(tmp_path / "a.png").getpixel((0, 0)) == (0, 255, 0)
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert decode_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_the_orientation_of_exif_is_not_applied(tmp_path):
+def test_the_orientation_of_exif_is_not_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Image.new("RGB", (6, 2)).save(tmp_path / "a.jpg", exif=exif)

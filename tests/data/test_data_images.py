@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from dmole.data.images import ImageRoot
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     folder = tmp_path / "root"
     (folder / "sub").mkdir(parents=True)
     (tmp_path / "secret").mkdir()
@@ -28,7 +29,7 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "./a.png", "sub/a b.png", "sub//a b.png"])
-def test_a_name_below_the_root_is_found(root, name):
+def test_a_name_below_the_root_is_found(root: Path, name: str) -> None:
     assert ImageRoot(root).find(name).load().size == (2, 2)
 
 
@@ -67,14 +68,14 @@ def test_a_name_below_the_root_is_found(root, name):
         ("pipe.png", "pipe.png is not a file"),
     ],
 )
-def test_any_other_name_is_refused_in_one_short_line(root, name, message):
+def test_any_other_name_is_refused_in_one_short_line(root: Path, name: str, message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         ImageRoot(root).find(name)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, FileNotFoundError) or len(str(caught.value)) < 400
 
 
-def test_a_root_that_shares_its_beginning_with_another_folder_is_not_mistaken(root):
+def test_a_root_that_shares_its_beginning_with_another_folder_is_not_mistaken(root: Path) -> None:
     twin = root.with_name("root2")
     twin.mkdir()
     Image.new("RGB", (2, 2)).save(twin / "t.png")

@@ -35,7 +35,7 @@ def ids(loader: ResumableLoader) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_loader_goes_on_exactly_where_it_stopped(collator: Collator, workers: int):
+def test_loader_goes_on_exactly_where_it_stopped(collator: Collator, workers: int) -> None:
     whole = ids(make_loader(collator))
     first = make_loader(collator, workers=workers)
     iterator = iter(first)
@@ -49,7 +49,9 @@ def test_loader_goes_on_exactly_where_it_stopped(collator: Collator, workers: in
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_sample_that_only_fills_the_last_batch_has_no_labels(collator: Collator, workers: int):
+def test_a_sample_that_only_fills_the_last_batch_has_no_labels(
+    collator: Collator, workers: int
+) -> None:
     def answers(rank: int, taken: int) -> list[list[bool]]:
         sampler = TrainBatchSampler(5, 2, rank=rank, num_replicas=2)
         loader = train_loader(ITEMS[:5], collator, sampler, num_workers=workers)
@@ -61,7 +63,7 @@ def test_a_sample_that_only_fills_the_last_batch_has_no_labels(collator: Collato
     assert answers(1, 1) == [[False]]
 
 
-def test_an_extra_iterator_does_no_harm(collator: Collator):
+def test_an_extra_iterator_does_no_harm(collator: Collator) -> None:
     loader = make_loader(collator)
     whole = ids(loader)
     loader.load_state_dict({"taken": 3, "epoch": 0, "stage": 1})
@@ -69,7 +71,7 @@ def test_an_extra_iterator_does_no_harm(collator: Collator):
     assert ids(loader) == whole[3:]
 
 
-def test_epoch_set_after_the_iterator_is_made_counts(collator: Collator):
+def test_epoch_set_after_the_iterator_is_made_counts(collator: Collator) -> None:
     loader, other = make_loader(collator), make_loader(collator)
     iterator = iter(loader)
     loader.batch_sampler.sampler.set_epoch(4)  # type: ignore[union-attr]
@@ -79,7 +81,7 @@ def test_epoch_set_after_the_iterator_is_made_counts(collator: Collator):
     assert ids(loader) != ids(other)
 
 
-def test_state_of_a_finished_epoch_does_not_shorten_the_next(collator: Collator):
+def test_state_of_a_finished_epoch_does_not_shorten_the_next(collator: Collator) -> None:
     first, second = make_loader(collator), make_loader(collator)
     ids(first)
     second.load_state_dict(first.state_dict())
@@ -87,20 +89,20 @@ def test_state_of_a_finished_epoch_does_not_shorten_the_next(collator: Collator)
     assert len(ids(second)) == 5
 
 
-def test_state_of_another_stage_is_refused(collator: Collator):
+def test_state_of_another_stage_is_refused(collator: Collator) -> None:
     state = make_loader(collator, stage=1).state_dict()
     with pytest.raises(ValueError, match="the loader state is of stage 1, not of 2"):
         make_loader(collator, stage=2).load_state_dict(state)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_global_generator_is_not_touched(collator: Collator, workers: int):
+def test_global_generator_is_not_touched(collator: Collator, workers: int) -> None:
     before = torch.get_rng_state()
     ids(make_loader(collator, workers=workers))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_truncated_samples_are_counted_across_workers(processors: dict[str, Any]):
+def test_truncated_samples_are_counted_across_workers(processors: dict[str, Any]) -> None:
     collator = Collator(processors["llava"], max_length=13, on_too_long="truncate")
     long: list[Item] = [
         (Sample(f"{i}", (Turn("user", "q"), Turn("assistant", "ab " * 9))), "task")
@@ -162,7 +164,9 @@ def run(loader: ResumableLoader, folder: Path, *, stop: int = 0, resume: bool = 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning advises more workers and names an older folder
 @pytest.mark.parametrize("stop", [2, 5, 8])
-def test_lightning_resumes_the_order_bit_for_bit(collator: Collator, tmp_path: Path, stop: int):
+def test_lightning_resumes_the_order_bit_for_bit(
+    collator: Collator, tmp_path: Path, stop: int
+) -> None:
     whole = run(make_loader(collator), tmp_path / "whole").seen
     assert len(whole) == 15
     first = run(make_loader(collator), tmp_path / "parts", stop=stop).seen

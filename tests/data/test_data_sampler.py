@@ -17,7 +17,7 @@ def flat(sampler: TrainBatchSampler) -> list[int]:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 @pytest.mark.parametrize("grouped", [True, False])
-def test_every_sample_comes_once_an_epoch(batch_size: int, grouped: bool):
+def test_every_sample_comes_once_an_epoch(batch_size: int, grouped: bool) -> None:
     lengths = [index % 7 for index in range(50)] if grouped else None
     sampler = TrainBatchSampler(50, batch_size, lengths=lengths)
     assert sorted(flat(sampler)) == list(range(50))
@@ -27,7 +27,9 @@ def test_every_sample_comes_once_an_epoch(batch_size: int, grouped: bool):
 
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize(("size", "replicas"), [(50, 2), (50, 4), (51, 2), (3, 8), (1, 3)])
-def test_ranks_have_equal_batches_and_share_all_samples(size: int, replicas: int, grouped: bool):
+def test_ranks_have_equal_batches_and_share_all_samples(
+    size: int, replicas: int, grouped: bool
+) -> None:
     ranks = [
         TrainBatchSampler(
             size,
@@ -48,7 +50,9 @@ def test_ranks_have_equal_batches_and_share_all_samples(size: int, replicas: int
 
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("size", [50, 51, 53, 1, 8])
-def test_without_repeats_a_step_is_the_same_for_any_number_of_ranks(size: int, grouped: bool):
+def test_without_repeats_a_step_is_the_same_for_any_number_of_ranks(
+    size: int, grouped: bool
+) -> None:
     lengths = [index * 7 % 11 for index in range(size)] if grouped else None
     one = list(TrainBatchSampler(size, 4, lengths=lengths))
     ranks = [
@@ -62,7 +66,7 @@ def test_without_repeats_a_step_is_the_same_for_any_number_of_ranks(size: int, g
         assert sorted(index for part in kept for index in part) == sorted(one[step])
 
 
-def test_order_follows_from_seed_stage_and_epoch_alone():
+def test_order_follows_from_seed_stage_and_epoch_alone() -> None:
     def order(seed: int, stage: int, epoch: int) -> list[int]:
         torch.manual_seed(len(seen))
         sampler = TrainBatchSampler(40, 4, lengths=[1] * 40, seed=seed, stage=stage)
@@ -76,13 +80,13 @@ def test_order_follows_from_seed_stage_and_epoch_alone():
     assert len({tuple(each) for each in seen}) == 4
 
 
-def test_global_generator_is_not_touched():
+def test_global_generator_is_not_touched() -> None:
     before = torch.get_rng_state()
     list(TrainBatchSampler(40, 4, lengths=[1] * 40))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_grouped_batches_have_similar_lengths_in_shuffled_order():
+def test_grouped_batches_have_similar_lengths_in_shuffled_order() -> None:
     lengths = torch.randint(0, 1000, (400,)).tolist()
     spread = {}
     for grouped in (True, False):
@@ -94,7 +98,7 @@ def test_grouped_batches_have_similar_lengths_in_shuffled_order():
     assert spread[True] < 0.1 * spread[False]
 
 
-def test_start_leaves_out_the_first_batches():
+def test_start_leaves_out_the_first_batches() -> None:
     sampler = TrainBatchSampler(40, 4)
     whole = list(sampler)
     sampler.start = 3
@@ -111,13 +115,13 @@ def test_start_leaves_out_the_first_batches():
         ({"size": 2, "batch_size": 1, "rank": 1}, "rank 1 is not below num_replicas 1"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: dict, message: str):
+def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainBatchSampler(**arguments)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 7])
-def test_evaluation_shares_have_no_duplicates(replicas: int):
+def test_evaluation_shares_have_no_duplicates(replicas: int) -> None:
     indices = [5, 1, 9, 4, 8]
     shares = [split_batches(indices, 2, rank, replicas) for rank in range(replicas)]
     got = [index for share in shares for batch in share for index in batch]
@@ -127,14 +131,14 @@ def test_evaluation_shares_have_no_duplicates(replicas: int):
         assert shares[0] == [[5, 1], [9, 4], [8]]
 
 
-def test_derived_seeds_differ_and_stay():
+def test_derived_seeds_differ_and_stay() -> None:
     seeds = {derive_seed(0, "a"), derive_seed(1, "a"), derive_seed(0, "b"), derive_seed("0", "a")}
     assert len(seeds) == 4
     assert derive_seed(0, "a") == derive_seed(0, "a")
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_samples_that_differ_in_a_short_answer_are_not_sorted_by_it():
+def test_samples_that_differ_in_a_short_answer_are_not_sorted_by_it() -> None:
     lengths = {
         approximate_length(Sample("x", (Turn("user", "which color?"), Turn("assistant", answer))))
         for answer in ("red", "gold", "turquoise", "a very dark green")
@@ -160,7 +164,7 @@ def listed_steps(size: int, batch: int, lengths: list[int] | None, ranks: int, s
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 @pytest.mark.parametrize(("size", "batch"), [(1, 1), (3, 4), (50, 1), (997, 3), (1000, 8)])
-def test_arrays_keep_the_order_of_lists(size: int, batch: int, ranks: int, grouped: bool):
+def test_arrays_keep_the_order_of_lists(size: int, batch: int, ranks: int, grouped: bool) -> None:
     lengths = [index * 7 % 5 for index in range(size)] if grouped else None
     expected = listed_steps(size, batch, lengths, ranks, seed=4)
     for rank in range(ranks):
@@ -176,7 +180,7 @@ def test_arrays_keep_the_order_of_lists(size: int, batch: int, ranks: int, group
 
 @pytest.mark.parametrize("fraction", [0.01, 0.3, 1.0])
 @pytest.mark.parametrize("size", [1, 10, 101])
-def test_random_batches_are_the_first_of_a_whole_order(size: int, fraction: float):
+def test_random_batches_are_the_first_of_a_whole_order(size: int, fraction: float) -> None:
     order = torch.randperm(size, generator=torch.Generator().manual_seed(5)).tolist()
     whole = split_batches(order, 4)
     expected = whole[: math.ceil(fraction * len(whole))]

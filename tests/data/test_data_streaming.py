@@ -56,7 +56,7 @@ def test_every_list_is_read_as_json_reads_it_wherever_the_pieces_are_cut(
     size: int,
     escaped: bool,
     indent: int | None,
-):
+) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
     text = json.dumps(items, ensure_ascii=escaped, indent=indent)
     assert repr(with_pieces(size, write(folder, "x.json", text))) == repr(items)
@@ -72,7 +72,7 @@ STRICTER = "one object|half of a surrogate pair"
 @given(data=st.data(), size=st.integers(1, 40))
 def test_every_damage_is_found_where_json_finds_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, size: int
-):
+) -> None:
     items = data.draw(st.lists(VALUES, min_size=1, max_size=3))
     text = json.dumps(items, ensure_ascii=data.draw(st.booleans()), indent=1)
     begin = data.draw(st.integers(1, len(text) - 1))
@@ -98,7 +98,7 @@ def test_every_damage_is_found_where_json_finds_it(
     assert repr(got) == repr(expected)
 
 
-def test_numbers_and_constants_are_those_of_json(tmp_path: Path):
+def test_numbers_and_constants_are_those_of_json(tmp_path: Path) -> None:
     text = "[1, 1.0, -0, 123456789012345678901234567890, 1e3, 1e400, NaN, -Infinity, 7]"
     got = read(write(tmp_path, "x.json", text))
     assert [type(value) for value in got] == [int, float, int, int, *[float] * 4, int]
@@ -108,16 +108,18 @@ def test_numbers_and_constants_are_those_of_json(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", range(1, 12))
-def test_a_number_is_not_ended_by_the_end_of_a_piece(tmp_path: Path, size: int):
+def test_a_number_is_not_ended_by_the_end_of_a_piece(tmp_path: Path, size: int) -> None:
     assert with_pieces(size, write(tmp_path, "x.json", "[1e+2,10.5, -3]")) == [100.0, 10.5, -3]
 
 
-def test_only_newlines_part_the_lines(tmp_path: Path):
+def test_only_newlines_part_the_lines(tmp_path: Path) -> None:
     text = '\ufeff{"a": "b\u2028c\x85"}\r\n\n  \n[1]\r2\n'
     assert read(write(tmp_path, "x.jsonl", text)) == [{"a": "b\u2028c\x85"}, [1], 2]
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_memory_does_not_grow_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(streaming, "_PIECE", 1 << 12)
     for name, text in (
         ("x.json", "[" + '"text"' + ', "text"' * 20_000 + "]"),
@@ -163,7 +165,7 @@ def test_a_bad_file_is_refused_in_one_line(
     content: Any,
     message: str,
     size: int,
-):
+) -> None:
     path = write(tmp_path, name, content)
     if "must hold" not in message and "Extra" not in message:
         monkeypatch.setattr(streaming, "_PIECE", size)
@@ -173,12 +175,14 @@ def test_a_bad_file_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_keys_of_a_large_object_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_keys_of_a_large_object_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(streaming, "_PIECE", 8)
     path = write(tmp_path, "x.json", '{"data": [1, 2, 3], "broken')
     with pytest.raises(ValueError, match=r"must hold a list of items, but holds an object$"):
         list(stream_items(path))
 
 
-def test_an_escaped_pair_is_one_character(tmp_path: Path):
+def test_an_escaped_pair_is_one_character(tmp_path: Path) -> None:
     assert read(write(tmp_path, "x.json", '["\\ud83d\\ude00", "\\\\ud800"]')) == ["😀", "\\ud800"]

@@ -9,7 +9,7 @@ from dmole.data.task import Task, validate_tasks
 GOOD = Task("vqa", train="train.json", test="test.json")
 
 
-def test_good_tasks_pass():
+def test_good_tasks_pass() -> None:
     validate_tasks([GOOD, replace(GOOD, name="OCR-2_b")])
 
 
@@ -37,7 +37,7 @@ def test_good_tasks_pass():
         ),
     ],
 )
-def test_bad_tasks_are_refused_in_one_line(tasks: list[Task], message: str):
+def test_bad_tasks_are_refused_in_one_line(tasks: list[Task], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         validate_tasks(tasks)
     assert "\n" not in str(caught.value)

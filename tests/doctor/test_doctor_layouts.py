@@ -44,7 +44,9 @@ def report_of(tasks: list[Task], root: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_whole_benchmark_is_examined(miniature, capsys, name):
+def test_a_whole_benchmark_is_examined(
+    miniature: Callable[[str], Path], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     words = ["data", "check", "--config", f"{name}.yaml", "--config", "retention.yaml"]
     words += ["--data.data_root", str(miniature(name)), "--no_tokens", "--processes", "0"]
     assert main([*words, "--json", "-"]) == 0
@@ -66,7 +68,9 @@ def test_a_whole_benchmark_is_examined(miniature, capsys, name):
 
 
 @pytest.mark.parametrize("name", ["cmit", "coin", "ucit"])
-def test_a_side_file_that_is_missing_is_one_finding(miniature, tmp_path, name):
+def test_a_side_file_that_is_missing_is_one_finding(
+    miniature: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
     root = shutil.copytree(miniature(name), tmp_path / "x")
     sided = [task for task in tasks_of(name) if task.side_files]
     assert sided
@@ -85,13 +89,15 @@ def errors(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_processes_change_nothing_in_published_files(miniature, processes):
+def test_processes_change_nothing_in_published_files(
+    miniature: Callable[[str], Path], processes: int
+) -> None:
     tasks = tasks_of("coin") + tasks_of("retention", "tasks+")
     alone = report_of(tasks, miniature("coin"), limit=3)
     assert report_of(tasks, miniature("coin"), limit=3, processes=processes) == alone
 
 
-def test_missing_files_are_told_with_the_places_looked_at(tmp_path):
+def test_missing_files_are_told_with_the_places_looked_at(tmp_path: Path) -> None:
     report = report_of(tasks_of("coin")[:1], tmp_path)
     assert [finding["kind"] for finding in report["findings"]] == ["file", "file"]
     train = report["findings"][0]
@@ -99,7 +105,7 @@ def test_missing_files_are_told_with_the_places_looked_at(tmp_path):
     assert "none of these exists" in train["message"]
 
 
-def test_a_wording_that_an_item_cannot_fill_is_named(tmp_path):
+def test_a_wording_that_an_item_cannot_fill_is_named(tmp_path: Path) -> None:
     items = [{"id": "a", "text": "x ?", "answer": "y"}, {"id": "b", "text": "z ?", "answer": "y"}]
     (tmp_path / "train.json").write_text(json.dumps(items))
     (tmp_path / "test.json").write_text(json.dumps([items[0] | {"topic": "t"}, items[1]]))
@@ -111,7 +117,9 @@ def test_a_wording_that_an_item_cannot_fill_is_named(tmp_path):
     assert found["test"].startswith("item 1 (id 'b'): has no text 'topic'")
 
 
-def test_an_image_folder_that_is_missing_is_one_finding_a_split(miniature, tmp_path):
+def test_an_image_folder_that_is_missing_is_one_finding_a_split(
+    miniature: Callable[[str], Path], tmp_path: Path
+) -> None:
     (task, *_) = [task for task in tasks_of("cmit") if task.test_image_root]
     root = shutil.copytree(miniature("cmit"), tmp_path / "cmit")
     assert task.test_image_root is not None
@@ -121,7 +129,7 @@ def test_an_image_folder_that_is_missing_is_one_finding_a_split(miniature, tmp_p
     assert "image folder" in finding["message"]
 
 
-def test_lengths_are_of_the_questions_as_they_are_worded(tmp_path):
+def test_lengths_are_of_the_questions_as_they_are_worded(tmp_path: Path) -> None:
     from dmole.demo.tiny import TINY_PATH
     from dmole.doctor import BaseModel
 

@@ -40,7 +40,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 WORDS = ["data", "check", "--config", "quickstart.yaml", "--config", "own.yaml", "--processes", "0"]
 
 
-def test_healthy_data_end_with_0(write, capsys):
+def test_healthy_data_end_with_0(
+    write: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     write()
     assert main(WORDS) == 0
     output = capsys.readouterr()
@@ -49,7 +51,9 @@ def test_healthy_data_end_with_0(write, capsys):
     assert output.err == ""
 
 
-def test_errors_end_with_1_and_warnings_with_0(write, capsys):
+def test_errors_end_with_1_and_warnings_with_0(
+    write: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     write(train={"answer": ""})
     assert main([*WORDS, "--no_tokens"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "1 error, 0 warnings"
@@ -58,7 +62,9 @@ def test_errors_end_with_1_and_warnings_with_0(write, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "0 errors, 1 warning"
 
 
-def test_the_context_is_a_key_of_the_config(write, capsys):
+def test_the_context_is_a_key_of_the_config(
+    write: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     write()
     assert main([*WORDS, "--data.max_length", "3", "--limit", "1", "--json", "-"]) == 1
     report = json.loads(capsys.readouterr().out)
@@ -67,7 +73,9 @@ def test_the_context_is_a_key_of_the_config(write, capsys):
     assert [finding["kind"] for finding in report["findings"]] == ["too_long"] * 2
 
 
-def test_json_is_the_whole_report(write, capsys):
+def test_json_is_the_whole_report(
+    write: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     write(train={"image": "gone.png"})
     assert main([*WORDS, "--no_tokens", "--json", "report.json"]) == 1
     assert "1 error, 0 warnings" in capsys.readouterr().out
@@ -102,7 +110,12 @@ def test_json_is_the_whole_report(write, capsys):
 
 
 @pytest.mark.parametrize("image_root", [None, "."])
-def test_paths_are_relative_to_the_data_root(write, monkeypatch, tmp_path, image_root):
+def test_paths_are_relative_to_the_data_root(
+    write: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    image_root: str | None,
+) -> None:
     write()
     monkeypatch.chdir(tmp_path.parent)
     root = tmp_path.name
@@ -114,14 +127,16 @@ def test_paths_are_relative_to_the_data_root(write, monkeypatch, tmp_path, image
     assert main([*words, "--processes", "0"]) == 0
 
 
-def test_images_need_not_be_decoded(write):
+def test_images_need_not_be_decoded(write: Callable[..., None]) -> None:
     write()
     Path("train.png").write_text("no image")
     assert main([*WORDS, "--no_tokens"]) == 1
     assert main([*WORDS, "--no_tokens", "--no_images"]) == 0
 
 
-def test_a_config_of_the_data_alone_is_enough(write, capsys):
+def test_a_config_of_the_data_alone_is_enough(
+    write: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     write()
     assert main(["data", "check", "--config", "own.yaml", "--processes", "2"]) == 0
     assert "the limit is" not in capsys.readouterr().out
@@ -143,7 +158,9 @@ def test_a_config_of_the_data_alone_is_enough(write, capsys):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_stops_the_check_is_one_line(write, capsys, words, culprit):
+def test_what_stops_the_check_is_one_line(
+    write: Callable[..., None], capsys: pytest.CaptureFixture[str], words: list[Any], culprit: str
+) -> None:
     Path("task.yaml").write_text("{data: {tasks: [{name: a, trian: b}]}}")
     task = "{name: a, train: b.json, test: c.json, metric: acuracy}"
     Path("metric.yaml").write_text(f"{{data: {{tasks: [{task}]}}}}")
@@ -156,7 +173,9 @@ def test_what_stops_the_check_is_one_line(write, capsys, words, culprit):
 
 
 @pytest.fixture
-def warnings_logged(write, caplog, monkeypatch) -> Callable[[], list[str]]:
+def warnings_logged(
+    write: Callable[..., None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[str]]:
     # the command line gives the log a handler of its own; what is caught comes from the root
     monkeypatch.setattr(logging.getLogger("dmole"), "handlers", [])
     monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
@@ -170,7 +189,9 @@ def warnings_logged(write, caplog, monkeypatch) -> Callable[[], list[str]]:
     return logged
 
 
-def test_fit_warns_of_a_question_it_trains_on(write, warnings_logged):
+def test_fit_warns_of_a_question_it_trains_on(
+    write: Callable[..., None], warnings_logged: Callable[[], list[str]]
+) -> None:
     write(test={"text": "train 0 ?", "image": "train.png"})
     (message,) = warnings_logged()
     assert message.startswith("task mine: 1 test samples have image and question of a training")
@@ -178,6 +199,8 @@ def test_fit_warns_of_a_question_it_trains_on(write, warnings_logged):
 
 
 @pytest.mark.parametrize("change", [{"text": "train 0 ?"}, {"image": "train.png"}, {}])
-def test_fit_does_not_warn_of_less(write, warnings_logged, change):
+def test_fit_does_not_warn_of_less(
+    write: Callable[..., None], warnings_logged: Callable[[], list[str]], change: dict[str, Any]
+) -> None:
     write(test=change)
     assert warnings_logged() == []

@@ -297,7 +297,7 @@ def test_a_fault_of_a_data_file_names_file_and_item(
 @pytest.mark.parametrize("case", CASES)
 def test_a_source_with_an_error_is_named(fault: Fault, case: str) -> None:
     task, message = bad_sources(Path())[case]
-    keys = {"train": task.train, "columns": task.columns}
+    keys = {"train": task.train, "columns": task.columns, "format": task.format}
     if task.test is not None:
         keys["test"] = task.test
     assert message in fault(tasks(**keys))
@@ -581,7 +581,7 @@ FOREIGN = [
             WEIGHTS,
             lambda t: [t.update({k.replace("layers", "blocks"): t.pop(k)}) for k in list(t)],
         ),
-        ["the model has no layer"],
+        ["the model has no linear"],
     ),
     (
         "not finite",
@@ -615,10 +615,10 @@ FOREIGN = [
     ("router no object", edit(ROUTER, lambda c: [c]), [ROUTER, "it is no index of a router"]),
     ("router of another format", edit(ROUTER, lambda c: c | {"format": 99}), ["format 99"]),
     ("router of another kind", edit(ROUTER, lambda c: c | {"router": "X"}), ["saved by X"]),
-    ("router without tasks", edit(ROUTER, lambda c: c | {"tasks": {}}), [ROUTER, "'tasks'"]),
+    ("router without experts", edit(ROUTER, lambda c: c | {"experts": {}}), [ROUTER, "'experts'"]),
     (
         "router outside",
-        edit(ROUTER, lambda c: c["tasks"][0].update(name="../../x")),
+        edit(ROUTER, lambda c: c["experts"][0].update(name="../../x")),
         ["router.json: expert name '../../x'"],
     ),
     ("flipped router", lambda run: flip_last(run / ENCODER), [ENCODER, "is damaged"]),

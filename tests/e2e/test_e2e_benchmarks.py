@@ -85,7 +85,7 @@ def test_cmit_keeps_retention_out_of_its_figures(fit: Fit, rows: Rows) -> None:
     assert list(metrics["retention"]["per_task"]) == ["MME", "POPE-random"]
     last = (float(matrix[-1]["VizWiz-Cap"]) + float(matrix[-1]["SK-VG"])) / 2
     assert metrics["Last"] == pytest.approx(last)
-    assert {row["task"] for row in rows(run / "allocation.csv")} == {"VizWiz-Cap", "SK-VG"}
+    assert {row["expert"] for row in rows(run / "allocation.csv")} == {"VizWiz-Cap", "SK-VG"}
     assert main(["compare", str(run), "--output", str(run / "compared")]) == 0
     out = run / "again"
     assert main(["evaluate", str(run), "--split", "train", "--output", str(out)]) == 0

@@ -107,8 +107,8 @@ def test_allocate_writes_nothing_and_prints_what_fit_will_do(
         elif line.startswith("  ") and "." in words[0]:
             printed[task, words[0]] = " ".join(words[1:])
     fitted = {
-        (row["task"], row["layer"]): f"{float(row['score']):.4g} "
-        + (f"rank {row['rank']}" if row["expert"] == "1" else "-")
+        (row["expert"], row["unit"]): f"{float(row['score']):.4g} "
+        + (f"rank {row['rank']}" if row["selected"] == "1" else "-")
         for row in read_csv(quick_run / "allocation.csv")
     }
     assert printed == fitted

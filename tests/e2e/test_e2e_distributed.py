@@ -309,7 +309,7 @@ def test_two_started_processes_give_what_one_gives(
     run = tmp_path / "small" / "version_0"
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
     ours, theirs = (read_csv(folder / "allocation.csv") for folder in (run, one_process))
-    keys = ("stage", "task", "layer", "expert", "rank")
+    keys = ("stage", "expert", "unit", "selected", "rank")
     assert [[row[k] for k in keys] for row in ours] == [[row[k] for k in keys] for row in theirs]
     for name in ("evaluation_matrix.csv", "oracle_matrix.csv", "routing.csv"):
         assert (run / name).read_text() == (one_process / name).read_text()

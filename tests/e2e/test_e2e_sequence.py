@@ -56,7 +56,7 @@ def predictions(run: Path, stage: int, task: str) -> list[dict[str, Any]]:
 
 
 def chosen_layers(allocation: list[dict[str, str]], task: str) -> set[str]:
-    return {row["layer"] for row in allocation if row["task"] == task and row["expert"] == "1"}
+    return {row["unit"] for row in allocation if row["expert"] == task and row["selected"] == "1"}
 
 
 # -- the run folder ----------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_the_routing_counts_are_those_of_the_predictions(quick_run: Path) -> Non
 def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run: Path) -> None:
     allocation = read_csv(quick_run / "allocation.csv")
     assert list(allocation[0]) == ["stage", "task", "module", "layer", "score", "expert", "rank"]
-    paths = {layer.name: f"{layer.path}." for layer in PretrainedBackbone("tiny").layers}
+    paths = {block.name: f"{block.path}." for block in PretrainedBackbone("tiny").blocks}
     for task in TASKS:
         tensors = load_file(quick_run / "experts" / task / "adapter_model.safetensors")
         found = {
@@ -119,7 +119,7 @@ def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run: Path) ->
         }
         assert found == chosen_layers(allocation, task)
         for row in allocation:
-            assert (int(row["rank"]) > 0) == (row["expert"] == "1")
+            assert (int(row["rank"]) > 0) == (row["selected"] == "1")
 
 
 # peft asks for what transformers 5 has renamed
@@ -171,13 +171,13 @@ def test_the_curriculum_table_has_the_budget_of_the_allocation(quick_run: Path) 
     allocation = read_csv(quick_run / "allocation.csv")
     for row in curriculum:
         granted = [
-            other["expert"] == "1" and other["module"] == row["module"]
+            other["selected"] == "1" and other["modality"] == row["modality"]
             for other in allocation
-            if other["task"] == row["task"]
+            if other["expert"] == row["expert"]
         ]
         assert int(row["budget"]) == sum(granted)
     for task in TASKS:
-        shares = [float(row["difficulty"]) for row in curriculum if row["task"] == task]
+        shares = [float(row["difficulty"]) for row in curriculum if row["expert"] == task]
         assert math.fsum(shares) == pytest.approx(1.0)
 
 

@@ -91,7 +91,7 @@ PREFIX = "base_model.model."
         ),
         (
             lambda t: t.update({PREFIX + "z.lora_A.weight": torch.ones(2, 4)}),
-            "no layer 'z'|tensor z.lora_b is missing",
+            "no linear 'z'|tensor z.lora_b is missing",
         ),
         (
             lambda t: t.update({PREFIX + "y.lora_B.weight": torch.ones(5, 2)}),
@@ -103,7 +103,7 @@ PREFIX = "base_model.model."
         ),
         (lambda t: t.clear(), "allocation of 'b' is empty"),
     ],
-    ids=["no B", "no A", "unknown part", "unknown layer", "wrong B", "wrong A", "empty"],
+    ids=["no B", "no A", "unknown part", "unknown linear", "wrong B", "wrong A", "empty"],
 )
 def test_tensors_that_do_not_fit_are_refused_and_leave_the_library_as_it_was(
     folder: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
@@ -162,9 +162,9 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"r": 10**9}, "layer [xy] has rank . in its tensors, 1000000000 in adapter_config.json"),
-        ({"r": None}, "layer [xy] has rank . in its tensors, None"),
-        ({"rank_pattern": {"y": 4}}, "layer [xy] has rank"),
+        ({"r": 10**9}, "linear [xy] has rank . in its tensors, 1000000000 in adapter_config.json"),
+        ({"r": None}, "linear [xy] has rank . in its tensors, None"),
+        ({"rank_pattern": {"y": 4}}, "linear [xy] has rank"),
         ({"rank_pattern": [1]}, "rank_pattern must hold keys and values"),
         ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number, got nan"),
         ({"lora_alpha": "8"}, "lora_alpha must be a finite number, got '8'"),
@@ -192,7 +192,7 @@ def test_an_empty_tensor_that_claims_a_billion_ranks_takes_no_memory(folder: Pat
     )
     edit_config(folder, rank_pattern={"x": 10**9, "y": 3})
     library = make_library()
-    with pytest.raises(ValueError, match="rank 1000000000 is larger than layer x"):
+    with pytest.raises(ValueError, match="rank 1000000000 is larger than linear x"):
         load_expert(library, "b", folder)
     assert library.names == ()
 

@@ -262,10 +262,10 @@ def answer(
         return record
 
     handles = [
-        backbone.model.get_submodule(layer.linears[0]).register_forward_pre_hook(
-            hook("language" if layer.modality == "language" else "vision")
+        backbone.model.get_submodule(block.linears[0]).register_forward_pre_hook(
+            hook("language" if block.modality == "language" else "vision")
         )
-        for layer in backbone.layers
+        for block in backbone.blocks
     ]
     with torch.no_grad(), library.context.use(gates):
         tokens = backbone.model.generate(
@@ -335,7 +335,7 @@ def test_activation_checkpointing_gives_equal_gradients_though_the_context_is_le
     backbone, library = family
     plain = gradients(backbone, library, checkpointing=False)
     forwards = []
-    path = backbone.layers[-1].linears[0]
+    path = backbone.blocks[-1].linears[0]
     handle = backbone.model.get_submodule(path).register_forward_pre_hook(
         lambda *_: forwards.append(library.context.current)
     )

@@ -68,7 +68,7 @@ def make_batch(backbone: Backbone, samples: list[Sample], task: str = "colors") 
 
 
 def all_linears(backbone: Backbone) -> list[str]:
-    return [path for layer in backbone.layers for path in layer.linears]
+    return [path for block in backbone.blocks for path in block.linears]
 
 
 def randomize(library: Any, name: str, scale: float = 0.3) -> None:

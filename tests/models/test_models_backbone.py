@@ -121,7 +121,7 @@ def test_experts_change_neither_fingerprint_nor_counts_nor_shapes_nor_base_param
 
 def test_linear_parameters_are_weight_and_bias() -> None:
     backbone = make_backbone("llava")
-    vision, language = backbone.layers[0].linears[0], backbone.layers[-1].linears[0]
+    vision, language = backbone.blocks[0].linears[0], backbone.blocks[-1].linears[0]
     assert [p.ndim for p in backbone.linear_parameters(vision)] == [2, 1]
     assert [p.ndim for p in backbone.linear_parameters(language)] == [2]
 
@@ -184,7 +184,7 @@ def test_packed_patches_are_pooled_by_sample() -> None:
 
 def test_the_shipped_model_loads_by_its_short_name() -> None:
     backbone = PretrainedBackbone("tiny")
-    assert {layer.modality for layer in backbone.layers} >= {"vision", "language"}
+    assert {block.modality for block in backbone.blocks} >= {"vision", "language"}
     assert backbone.name_or_path.endswith("weights")
     assert next(backbone.parameters()).dtype == torch.float32
 

@@ -32,20 +32,20 @@ def toy(
 @pytest.mark.parametrize("family", MODEL_FAMILIES)
 def test_two_vision_and_two_language_layers_and_the_projector_are_found(family: str) -> None:
     backbone = make_backbone(family)
-    names = [layer.name for layer in backbone.layers]
+    names = [block.name for block in backbone.blocks]
     assert names == ["vision.0", "vision.1", "projector.0", "language.0", "language.1"]
-    assert [layer.modality for layer in backbone.layers] == [name.split(".")[0] for name in names]
-    for layer in backbone.layers:
+    assert [block.modality for block in backbone.blocks] == [name.split(".")[0] for name in names]
+    for layer in backbone.blocks:
         assert layer.linears
         for path in layer.linears:
             assert isinstance(backbone.model.get_submodule(path), nn.Linear)
             assert path.startswith(layer.path)
             assert backbone.parts.modality_of(path) == layer.modality
-    ends = {path.rpartition(".")[2] for path in backbone.layers[-1].linears}
+    ends = {path.rpartition(".")[2] for path in backbone.blocks[-1].linears}
     assert ends == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    ends = {path.rpartition(".")[2] for path in backbone.layers[0].linears}
+    ends = {path.rpartition(".")[2] for path in backbone.blocks[0].linears}
     assert ends == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
-    everything = [path for layer in backbone.layers for path in layer.linears]
+    everything = [path for block in backbone.blocks for path in block.linears]
     assert len(everything) == len(set(everything))
     assert not any("lm_head" in path for path in everything)
 
@@ -71,7 +71,7 @@ def test_mergers_inside_the_vision_module_are_the_projector_and_no_layers() -> N
     model.model.visual["deepstack_merger_list"] = nn.ModuleList([block(), block()])
     parts = discover(model)
     assert parts.projector == ("model.visual.merger", "model.visual.deepstack_merger_list")
-    assert [layer.name for layer in parts.layers] == [
+    assert [block.name for block in parts.blocks] == [
         "vision.0",
         "vision.1",
         "projector.0",
@@ -85,14 +85,14 @@ def test_mergers_inside_the_vision_module_are_the_projector_and_no_layers() -> N
 def test_a_tower_with_two_lists_of_blocks_counts_on() -> None:
     model = toy()
     model.model.vision_tower["global_layers"] = nn.ModuleList([block()])
-    names = [layer.name for layer in discover(model).layers if layer.modality == "vision"]
+    names = [block.name for block in discover(model).blocks if block.modality == "vision"]
     assert names == ["vision.0", "vision.1", "vision.2"]
 
 
 def test_lists_of_linears_inside_a_block_are_part_of_the_block() -> None:
     model = toy()
     model.model.language_model["layers"][0]["parts"] = nn.ModuleList([nn.Linear(4, 4)])
-    (layer,) = [spec for spec in discover(model).layers if spec.modality == "language"]
+    (layer,) = [spec for spec in discover(model).blocks if spec.modality == "language"]
     assert layer.linears == tuple(
         f"model.language_model.layers.0.{name}" for name in ("attn", "mlp", "parts.0")
     )
@@ -101,7 +101,7 @@ def test_lists_of_linears_inside_a_block_are_part_of_the_block() -> None:
 def test_lists_without_linears_are_no_layers() -> None:
     model = toy()
     model.model.vision_tower["norms"] = nn.ModuleList([nn.LayerNorm(4)])
-    assert len([x for x in discover(model).layers if x.modality == "vision"]) == 2
+    assert len([x for x in discover(model).blocks if x.modality == "vision"]) == 2
 
 
 def test_modules_without_parameters_are_no_projector() -> None:
@@ -123,7 +123,7 @@ def test_overrides_name_the_parts_of_an_unknown_family() -> None:
 
 def test_overrides_narrow_layers_and_linears() -> None:
     parts = discover(toy(), Patterns(layers=r"layers\.0$", linears="attn$"))
-    assert [(layer.name, layer.linears) for layer in parts.layers] == [
+    assert [(block.name, block.linears) for block in parts.blocks] == [
         ("vision.0", ("model.vision_tower.layers.0.attn",)),
         ("language.0", ("model.language_model.layers.0.attn",)),
     ]
@@ -135,8 +135,8 @@ def test_overrides_narrow_layers_and_linears() -> None:
         (toy("eye"), None, "no vision part found in Module; set patterns.vision"),
         (toy(language="brain"), None, "no language part found in Module; set patterns.language"),
         (toy(), Patterns(vision="^nothing$"), "searched /\\^nothing\\$/"),
-        (toy(), Patterns(layers="^nothing$"), "no layers with linears below 'model.vision_tower'"),
-        (toy(), Patterns(linears="^nothing$"), "no layers with linears below"),
+        (toy(), Patterns(layers="^nothing$"), "no blocks with linears below 'model.vision_tower'"),
+        (toy(), Patterns(linears="^nothing$"), "no blocks with linears below"),
     ],
 )
 def test_a_part_that_is_not_found_names_the_override_to_set(
@@ -150,5 +150,5 @@ def test_a_path_outside_of_all_parts_is_refused() -> None:
     parts = Parts("a.vision", ("a.nerve",), "a.text")
     assert parts.modality_of("a.nerve.fc") == "projector"
     for path in ("lm_head", "a.vision2.fc", "a"):
-        with pytest.raises(ValueError, match=f"layer '{path}' is in no part"):
+        with pytest.raises(ValueError, match=f"module '{path}' is in no part"):
             parts.modality_of(path)

@@ -25,7 +25,7 @@ def test_rows_add_up_to_what_the_vision_tower_sees(family: str, images: tuple[An
     batch = make_batch(backbone, make_samples(images))
     rows = backbone.vision_rows(batch.inputs, batch.image_counts)
     seen = []
-    path = backbone.layers[0].linears[0]
+    path = backbone.blocks[0].linears[0]
     backbone.model.get_submodule(path).register_forward_pre_hook(
         lambda _, args: seen.append(args[0].shape[0])
     )

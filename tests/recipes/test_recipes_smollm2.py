@@ -110,7 +110,7 @@ def test_the_parts_are_those_of_the_two_models(assembled: Assembled) -> None:
     assert torch.equal(grown[: len(words)], words)
     torch.testing.assert_close(grown[len(words) :], words.mean(0, keepdim=True))
     backbone = Backbone(model, processor)
-    modules = [layer.modality for layer in backbone.layers]
+    modules = [block.modality for block in backbone.blocks]
     assert modules == ["vision"] * 4 + ["projector"] + ["language"] * 2
 
 

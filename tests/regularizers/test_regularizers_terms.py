@@ -471,7 +471,7 @@ def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_l
 
 def test_branch_freezing_without_branches_is_refused() -> None:
     module = make_module(SharedRouter(), BranchFreezing())
-    with pytest.raises(ValueError, match="no layer has branches"):
+    with pytest.raises(ValueError, match="no linear has branches"):
         module.regularizers[0].before_stage(view(module))
 
 

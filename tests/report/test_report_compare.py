@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dmole.metrics import summarize, write_matrix
+from dmole.metrics.summary import RUN_FORMAT
 from dmole.report import compare, load_run
 from dmole.report.compare import group_runs
 from dmole.report.grids import summary_grid
@@ -284,3 +285,16 @@ def test_without_trained_parameters_an_older_picture_goes(
     assert "| zero-shot | 1 | 15.00 | 15.00 | n/a | n/a | n/a | n/a | n/a | 0 | 1,500 |" in text
     assert not (out / "accuracy_parameters.png").exists()
     assert (out / "forgetting.png").is_file()
+
+
+def test_a_run_of_the_first_format_is_compared_and_one_of_a_later_format_refused(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    matrix = [[0.0, 0.0], [90.0, 5.0], [88.0, 70.0]]
+    first = make_run(tmp_path / "first", "dmole", matrix)
+    now = make_run(tmp_path / "now", "dmole", matrix, 1, metrics={"format": RUN_FORMAT})
+    later = make_run(tmp_path / "later", "dmole", matrix, 2, metrics={"format": RUN_FORMAT + 1})
+    compare([first, now], tmp_path / "both", [])
+    assert (tmp_path / "both" / "comparison.csv").is_file()
+    with pytest.raises(ValueError, match=r"later/metrics.json: unknown format 3, the newest is 2"):
+        compare([first, later], tmp_path / "none", [])

@@ -25,8 +25,8 @@ from dmole.report.figures import (
 NAN = math.nan
 MATRIX = [[1.0, 2.0], [90.0, NAN], [80.0, 133.2]]
 ROWS = [
-    {"task": task, "module": layer.split(".")[0], "layer": layer, "score": score, "expert": expert}
-    for task, layer, score, expert in [
+    {"expert": name, "modality": unit.split(".")[0], "unit": unit, "score": score, "selected": one}
+    for name, unit, score, one in [
         ("a", "vision.0", "0.5", "1"),
         ("a", "language.0", "", "0"),
         ("b", "vision.0", 2.0, 0),
@@ -87,7 +87,7 @@ def test_the_allocation_marks_exactly_the_experts() -> None:
 
 def test_long_names_of_layers_leave_room_for_a_single_task(tmp_path: Path) -> None:
     names = [f"model.vision_tower.encoder.layers.{i}.self_attn.out_proj" for i in range(4)]
-    rows = [{"task": "a", "module": "v", "layer": n, "score": 1, "expert": 1} for n in names]
+    rows = [{"expert": "a", "modality": "v", "unit": n, "score": 1, "selected": 1} for n in names]
     figure = allocation_heatmap(rows, "Experts")
     save_figure(figure, tmp_path / "a.png")  # warns where there is no room
     assert figure.axes[0].get_window_extent().width > 50

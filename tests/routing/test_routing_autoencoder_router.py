@@ -217,7 +217,19 @@ def test_a_saved_router_routes_alike_and_thresholds_stay_open(
     assert torch.equal(one.losses, two.losses)
     assert copy.fitted == TASKS
     index = json.loads((tmp_path / "router" / "router.json").read_text())
-    assert index["tasks"][0]["threshold"] == router.threshold("red")
+    assert index["experts"][0]["threshold"] == router.threshold("red")
+
+
+def test_a_router_that_an_earlier_version_saved_is_loaded(tmp_path: Path) -> None:
+    router = fitted()
+    router.save(tmp_path)
+    path = tmp_path / "router.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, "format": 1, "tasks": index.pop("experts")}))
+    copy = AutoencoderRouter(components=4)
+    copy.load(tmp_path)
+    assert copy.fitted == router.fitted
+    assert copy.threshold("red") == router.threshold("red")
 
 
 def test_state_survives_a_round_trip_and_can_be_continued() -> None:

@@ -6,6 +6,9 @@ import os
 import pickle
 import random
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +19,14 @@ from dmole.run.checkpoint_file import FORMAT, read_checkpoint
 class Code:
     """Makes a file when it is unpickled."""
 
-    def __init__(self, mark):
+    def __init__(self, mark: Path) -> None:
         self.mark = str(mark)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, (self.mark,)
 
 
-def content():
+def content() -> dict[str, Any]:
     return {
         "format": FORMAT,
         "floats": torch.arange(300.0),
@@ -33,12 +36,12 @@ def content():
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Path:
     torch.save(content(), tmp_path / "last.ckpt")
     return tmp_path / "last.ckpt"
 
 
-def outcome(file):
+def outcome(file: Path) -> str:
     """Return "same", "refused", or what is wrong."""
     try:
         found = read_checkpoint(file)
@@ -54,11 +57,11 @@ def outcome(file):
     return "same" if found["names"] == wanted["names"] else f"names {found['names']}"
 
 
-def test_a_whole_checkpoint_is_read(file):
+def test_a_whole_checkpoint_is_read(file: Path) -> None:
     assert outcome(file) == "same"
 
 
-def test_a_bit_flipped_anywhere_is_refused_or_changes_nothing(file):
+def test_a_bit_flipped_anywhere_is_refused_or_changes_nothing(file: Path) -> None:
     whole = file.read_bytes()
     draw = random.Random(0)
     outcomes = set()
@@ -70,7 +73,7 @@ def test_a_bit_flipped_anywhere_is_refused_or_changes_nothing(file):
     assert outcomes == {"refused", "same"}  # padding and unused fields may change
 
 
-def test_a_bit_flipped_in_any_part_is_refused(file):
+def test_a_bit_flipped_in_any_part_is_refused(file: Path) -> None:
     whole = file.read_bytes()
     with zipfile.ZipFile(file) as archive:
         parts = [archive.read(name) for name in archive.namelist()]
@@ -83,7 +86,7 @@ def test_a_bit_flipped_in_any_part_is_refused(file):
             assert outcome(file) == "refused"
 
 
-def test_an_entry_marked_as_a_folder_is_refused(file):
+def test_an_entry_marked_as_a_folder_is_refused(file: Path) -> None:
     # torch would leave its tensor as it finds the memory
     whole = bytearray(file.read_bytes())
     with zipfile.ZipFile(file) as archive:
@@ -95,7 +98,7 @@ def test_an_entry_marked_as_a_folder_is_refused(file):
         read_checkpoint(file)
 
 
-def test_a_checkpoint_cut_anywhere_is_refused(file):
+def test_a_checkpoint_cut_anywhere_is_refused(file: Path) -> None:
     whole = file.read_bytes()
     for length in range(0, len(whole), len(whole) // 12):
         file.write_bytes(whole[:length])
@@ -103,7 +106,7 @@ def test_a_checkpoint_cut_anywhere_is_refused(file):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_checkpoint_is_named_and_never_run(tmp_path, zipped):
+def test_code_in_a_checkpoint_is_named_and_never_run(tmp_path: Path, zipped: bool) -> None:
     file, mark = tmp_path / "last.ckpt", tmp_path / "mark"
     torch.save({"format": FORMAT, "x": Code(mark)}, file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=r"posix.mkdir|no checkpoint") as caught:
@@ -115,9 +118,31 @@ def test_code_in_a_checkpoint_is_named_and_never_run(tmp_path, zipped):
     assert not mark.exists()
 
 
-def test_an_archive_that_would_grow_is_refused(tmp_path):
+def test_an_archive_that_would_grow_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("last/data.pkl", bytes(5_000_000))
     with pytest.raises(ValueError, match="compressed"):
         read_checkpoint(file)
+
+
+def test_a_checkpoint_of_format_2_is_read_with_the_names_of_today(tmp_path: Path) -> None:
+    old = {
+        "format": 2,
+        "state_dict": {"blocks.0.up.experts.task_task_a.lora_a": torch.ones(2)},
+        "router": {"kind": {"inner": {}}, "router": {"kind": {}, "tasks": {"task_a": {}}}},
+        "tasks": ["task_a"],
+        "laps": [{"name": "task_a"}],
+    }
+    torch.save(old, tmp_path / "last.ckpt")
+    new = read_checkpoint(tmp_path / "last.ckpt")
+    assert list(new["state_dict"]) == ["blocks.0.up.experts.expert_task_a.lora_a"]
+    assert new["router"] == {
+        "kind": {"inner": {}},
+        "router": {"kind": {}, "experts": {"task_a": {}}},
+    }
+    assert {key: new[key] for key in ("format", "tasks", "laps")} == {
+        "format": FORMAT,
+        "tasks": ["task_a"],
+        "laps": [{"name": "task_a"}],
+    }

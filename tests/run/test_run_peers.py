@@ -67,8 +67,8 @@ def fails_while_the_other_waits(failing: int) -> Callable[[int, PeerWatch], None
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_waits_for_ever_ends_with_the_message_of_the_one_that_failed(
-    failing, tmp_path
-):
+    failing: int, tmp_path: Path
+) -> None:
     codes, said = run(fails_while_the_other_waits(failing), tmp_path)
     assert codes == [1, 1]
     assert said[failing] == f"ValueError: image of rank {failing} is broken\n"
@@ -84,7 +84,7 @@ def fails_before_a_gather(rank: int, watch: PeerWatch) -> None:
     gather_objects(rank)
 
 
-def test_the_consequence_of_a_fault_elsewhere_is_reported_as_that_fault(tmp_path):
+def test_the_consequence_of_a_fault_elsewhere_is_reported_as_that_fault(tmp_path: Path) -> None:
     codes, said = run(fails_before_a_gather, tmp_path)
     assert codes == [1, 1]
     assert "rank 1 failed: no such sample" in said[0]
@@ -95,11 +95,11 @@ def ends_well(rank: int, watch: PeerWatch) -> None:
     dist.barrier()
 
 
-def test_processes_that_end_well_are_left_alone(tmp_path):
+def test_processes_that_end_well_are_left_alone(tmp_path: Path) -> None:
     assert run(ends_well, tmp_path) == ([0, 0], ["", ""])
 
 
-def test_a_single_process_has_nobody_to_watch():
+def test_a_single_process_has_nobody_to_watch() -> None:
     watch, error = PeerWatch(), ValueError("mine")
     watch.start()
     assert watch.announce(error) is error
@@ -121,7 +121,7 @@ print(child.pid)
 """
 
 
-def test_a_process_ends_soon_after_the_one_that_started_it():
+def test_a_process_ends_soon_after_the_one_that_started_it() -> None:
     words = [sys.executable, "-W", "ignore", "-c", STARTER, STARTED]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     child = Path("/proc") / done.stdout.strip()
@@ -131,6 +131,6 @@ def test_a_process_ends_soon_after_the_one_that_started_it():
     assert not child.exists()
 
 
-def test_a_process_whose_starter_is_gone_already_does_not_begin():
+def test_a_process_whose_starter_is_gone_already_does_not_begin() -> None:
     with pytest.raises(PeerError, match="that started this one is gone"):
         watch_parent(os.getppid() + 1)

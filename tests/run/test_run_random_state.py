@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ def draws() -> list[float]:
     return [random.random(), random.gauss(), float(np.random.normal()), float(torch.rand(()))]
 
 
-def test_all_generators_repeat_their_draws_after_a_trip_through_a_file(tmp_path):
+def test_all_generators_repeat_their_draws_after_a_trip_through_a_file(tmp_path: Path) -> None:
     draws()  # leaves a second Gaussian waiting in two of the generators
     torch.save(random_state(), tmp_path / "state")
     first = draws()

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from lightning.fabric.plugins.environments import SLURMEnvironment
@@ -19,7 +20,9 @@ STRATEGY = SingleDeviceStrategy("cpu")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_is_noted_told_to_children_and_obeyed_at_the_next_check(number, capfd):
+def test_a_signal_is_noted_told_to_children_and_obeyed_at_the_next_check(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     interruption, told = Interruption(), []
     before = signal.getsignal(number)
     with interruption.handled(None, told.append):
@@ -34,7 +37,7 @@ def test_a_signal_is_noted_told_to_children_and_obeyed_at_the_next_check(number,
     assert capfd.readouterr().err == f"dmole: {number.name}: ending at the next safe point\n"
 
 
-def test_a_loop_gives_one_batch_at_least_and_no_more_than_needed():
+def test_a_loop_gives_one_batch_at_least_and_no_more_than_needed() -> None:
     interruption = Interruption()
     assert list(interruption.until_requested(range(3))) == [0, 1, 2]
     interruption.signum = signal.SIGTERM
@@ -52,14 +55,14 @@ with Interruption().handled(None, lambda number: print(f"told {number}", flush=T
 """
 
 
-def test_a_second_ctrl_c_ends_the_process_and_its_children_at_once():
+def test_a_second_ctrl_c_ends_the_process_and_its_children_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True)
     assert done.returncode == -signal.SIGINT
     assert done.stdout == "told 15\nstill here\ntold 9\n"
 
 
 @pytest.fixture
-def scontrol(tmp_path, monkeypatch):
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for SLURM's command that writes down how it was called."""
     script = tmp_path / "scontrol"
     script.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\nexit ${{FAIL:-0}}\n')
@@ -70,7 +73,9 @@ def scontrol(tmp_path, monkeypatch):
     return tmp_path / "called"
 
 
-def test_slurm_queues_the_job_again_after_its_signal_only(scontrol, monkeypatch):
+def test_slurm_queues_the_job_again_after_its_signal_only(
+    scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = SLURMEnvironment(auto_requeue=True)
     assert requeue(environment, signal.SIGTERM) == ""
     assert requeue(None, signal.SIGUSR1) == ""
@@ -83,7 +88,9 @@ def test_slurm_queues_the_job_again_after_its_signal_only(scontrol, monkeypatch)
     assert scontrol.read_text() == "requeue 7_3\n"
 
 
-def test_a_job_that_cannot_be_queued_again_is_said(scontrol, monkeypatch):
+def test_a_job_that_cannot_be_queued_again_is_said(
+    scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = SLURMEnvironment(auto_requeue=True)
     monkeypatch.setenv("FAIL", "3")
     assert requeue(environment, signal.SIGUSR1) == "not queued again: scontrol: 3"

@@ -1,34 +1,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from dmole.run.strategies import check_precision, check_strategy
 from dmole.trainer import ContinualTrainer
 
 
-def plain_trainer(**options) -> Trainer:
+def plain_trainer(**options: Any) -> Trainer:
     return Trainer(accelerator="cpu", logger=False, **options)
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true"])
-def test_one_device_and_ddp_are_taken(strategy: str):
+def test_one_device_and_ddp_are_taken(strategy: str) -> None:
     trainer = plain_trainer(strategy=strategy, devices=1 if strategy == "auto" else 2)
     check_strategy(trainer.strategy)
 
 
 @pytest.mark.parametrize("kind", [FSDPStrategy, ModelParallelStrategy])
-def test_strategies_that_split_parameters_are_refused_in_one_line(kind):
+def test_strategies_that_split_parameters_are_refused_in_one_line(kind: type[Strategy]) -> None:
     with pytest.raises(ValueError, match=f"{kind.__name__} does not keep whole parameters") as info:
         check_strategy(kind())
     assert "\n" not in str(info.value)
 
 
-def test_the_trainer_checks_strategy_and_precision(tmp_path: Path):
+def test_the_trainer_checks_strategy_and_precision(tmp_path: Path) -> None:
     common = {"accelerator": "cpu", "default_root_dir": str(tmp_path), "devices": 2}
     with pytest.raises(ValueError, match="ModelParallelStrategy does not keep"):
         ContinualTrainer(strategy=ModelParallelStrategy(), **common)
@@ -37,23 +38,23 @@ def test_the_trainer_checks_strategy_and_precision(tmp_path: Path):
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
-def test_precisions_that_cast_the_experts_are_refused(precision: str):
+def test_precisions_that_cast_the_experts_are_refused(precision: str) -> None:
     with pytest.raises(ValueError, match=f"trainer.precision {precision} casts the experts"):
         check_precision(plain_trainer(precision=precision).precision_plugin)
 
 
-def test_precisions_that_leave_the_experts_alone_are_taken():
+def test_precisions_that_leave_the_experts_alone_are_taken() -> None:
     for precision in ("32-true", "bf16-mixed"):
         check_precision(plain_trainer(precision=precision).precision_plugin)
     check_precision(MixedPrecision("16-mixed", "cpu"))
 
 
-def test_on_the_cpu_all_devices_are_one_process(tmp_path: Path):
+def test_on_the_cpu_all_devices_are_one_process(tmp_path: Path) -> None:
     trainer = ContinualTrainer(accelerator="cpu", devices="auto", default_root_dir=str(tmp_path))
     assert (trainer.num_devices, trainer.world_size) == (1, 1)
 
 
-def test_on_the_cpu_sixteen_bits_are_those_of_bfloat():
+def test_on_the_cpu_sixteen_bits_are_those_of_bfloat() -> None:
     with pytest.warns(UserWarning, match="Using `precision='bf16-mixed'` instead"):
         trainer = plain_trainer(precision="16-mixed")
     assert trainer.precision == "bf16-mixed"

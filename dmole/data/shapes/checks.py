@@ -22,6 +22,9 @@ _PREFERENCES = (
     "kto_tag",
 )
 _WEIGHTS = ("loss", "loss_scale", "loss_weight", "loss_mask", "sample_weight")
+_CHECKED_IN_ITEM = frozenset(
+    (*_MEDIA, *_PREFERENCES, *_WEIGHTS, "tools", "functions", "weight", "weights", "label")
+)
 _TURN = (
     *("image", "images", *_MEDIA),
     *("tools", "tool_calls", "tool_call_id", "function_call"),
@@ -61,6 +64,8 @@ def refuse_unsupported(item: Mapping[str, Any], *, chat: bool) -> None:
     Raises:
         ValueError: If such a key has content.
     """
+    if _CHECKED_IN_ITEM.isdisjoint(item):  # nearly always, and a file may hold a million items
+        return
     for key in (*_MEDIA, *_PREFERENCES, "tools", *(("functions",) if chat else ())):
         if has_content(item.get(key)):
             raise ValueError(f"has {key!r}, which is not supported")
@@ -78,6 +83,8 @@ def refuse_in_turn(entry: Mapping[str, Any], role: Role, position: int) -> None:
         ValueError: If such a key has content, or a turn is weighed in another way than answers
             fully and everything else not at all.
     """
+    if CHECKED_IN_TURN.isdisjoint(entry):
+        return
     for key in _TURN:
         if has_content(entry.get(key)):
             raise ValueError(f"turn {position} has {key!r}, which is not supported")

@@ -55,25 +55,39 @@ def find_container(task: Task, split: Split, address: Address, data_root: Path) 
     """
     layout = layout_of(task)
     name = address.options.get("split", split)
+    if task.format == "auto":
+        found = _unlike_json(task, name, address, data_root)
+        if found is not None:
+            return found
     if address.base.startswith(HUB):
-        from dmole.data.sources.tables import open_hub
-
-        hub = address.base.removeprefix(HUB).strip("/")
-        options = {**address.options, "split": name}
-        return _checked(open_hub(f"{HUB}{hub}", hub, options, task.columns))
-    shards = find_shards(data_root, address.base)
-    if shards is not None:
-        return shards
+        raise ValueError(f"{address.base}: the format {task.format!r} is one of files")
+    if address.options:
+        raise ValueError(f"{address.base}: is no table with splits, but has the option 'split'")
     path = find_path(data_root, address.base, "data file")
     # a task may be tested on its train file; that is read as one, without side files
     read_as: Split = "train" if task.test == task.train else split
     if read_as == "train" and is_meta_file(path):
-        return MetaFile(path, data_root=data_root)
+        return MetaFile(path, data_root=data_root, wording=layout.prompt)
     if task.format != "auto":
         return _layout_files(task, layout, read_as, path, data_root)
-    if path.suffix == ".tsv":
+    return JsonFile(path)
+
+
+def _unlike_json(task: Task, split: str, address: Address, data_root: Path) -> Container | None:
+    """Return what is neither a JSON file nor in the layout of a benchmark, or None."""
+    if address.base.startswith(HUB):
+        from dmole.data.sources.tables import open_hub
+
+        hub = address.base.removeprefix(HUB).strip("/")
+        options = {**address.options, "split": split}
+        return _checked(open_hub(f"{HUB}{hub}", hub, options, task.columns))
+    shards = find_shards(data_root, address.base)
+    if shards is not None and not address.options:
+        return shards
+    path = find_path(data_root, address.base, "data file")
+    if path.suffix == ".tsv" and not address.options:
         return TsvFile(path, options_in_text=task.prompt is None)
-    return _table(path, name, task) or JsonFile(path)
+    return _table(path, split, task)
 
 
 def _layout_files(

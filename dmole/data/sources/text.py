@@ -104,13 +104,20 @@ class MetaFile(JsonFile):
     Args:
         path: The meta file.
         data_root: Folder that ``root`` and ``annotation`` are relative to.
+        wording: How questions are worded where the task does not say.
 
     Source:
         OpenGVLab/InternVL ``internvl/train/dataset.py``; gcd19/D-MoLE ``shell/dmole/*.json``.
     """
 
     data_root: Path
+    wording: str | None = None
     kind: ClassVar[str] = "meta file"
+
+    @property
+    def prompt(self) -> str | None:
+        """The wording of the layout."""
+        return self.wording
 
     @property
     def published(self) -> bool:
