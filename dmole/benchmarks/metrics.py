@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dmole._moved import moved_name
 from dmole.benchmarks.shared.rule import Rule
-from dmole.metrics.base import PROFILES, Item, Profile, ProfileScore, TaskMetric, TaskScore
+from dmole.metrics.base import PROFILES, Profile, ProfileScore, ScoringItem, TaskMetric, TaskScore
 
 Details = dict[str, float | str]
 
@@ -35,13 +35,13 @@ class ProfiledMetric(TaskMetric):
             raise ValueError(f"profile must be 'published' or 'corrected', got {profile!r}")
         self.profile = profile
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         profiles, details = self._both(items)
         chosen = profiles[self.profile]
         return TaskScore(chosen.value, chosen.per_sample, details, profiles, self.needs)
 
     @abstractmethod
-    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+    def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         """Return the scores under each profile, and the details."""
 
 
@@ -73,7 +73,7 @@ class RuleMetric(ProfiledMetric):
         """The rule itself."""
         return _rules()[self.rule_name]
 
-    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+    def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         rule = self.rule
         answered = [item for item in items if item.prediction is not None]
         details: Details = {"missing": len(items) - len(answered)}

@@ -13,7 +13,7 @@ from dmole.benchmarks.benchmark import Benchmark
 from dmole.benchmarks.metrics import ProfiledMetric, RuleMetric
 from dmole.benchmarks.shared.rule import Rule
 from dmole.benchmarks.shared.text_distance import ANLS, ANLS_UNCUT, RELAXED
-from dmole.data.items import Source
+from dmole.data.items import SourceFiles
 from dmole.data.layout import Layout
 from dmole.metrics.base import PROFILES, Profile, TaskMetric
 from dmole.metrics.task_metrics import (
@@ -33,7 +33,7 @@ _GENERAL = "dmole itself"
 """The owner of the names that belong to no benchmark, in messages."""
 
 _AUTO = Layout(
-    items=Source.items,
+    items=SourceFiles.items,
     does="conversations or questions with their answers; ids must differ",
     published=False,
 )

@@ -17,7 +17,7 @@ from dmole.doctor.compare import compare_images, compare_texts
 from dmole.doctor.findings import Finding, Findings, count_level
 from dmole.doctor.images import ImageReport, examine_images
 from dmole.doctor.pool import run_jobs
-from dmole.doctor.source import Source
+from dmole.doctor.source import CheckedSource
 from dmole.doctor.texts import TextReport, examine_texts
 from dmole.doctor.tokens import (
     BaseModel,
@@ -119,12 +119,12 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
     options = _with_model(options, general)
     root = data_root.expanduser()
     found = {
-        (task.name, split): Source.of(task, split, root)
+        (task.name, split): CheckedSource.of(task, split, root)
         for task in tasks
         for split in splits_of(task)
     }
     generated = {key: s.size for key, s in found.items() if isinstance(s, GeneratedSource)}
-    examined = _examine([s for s in found.values() if isinstance(s, Source)], options)
+    examined = _examine([s for s in found.values() if isinstance(s, CheckedSource)], options)
     splits = {(s.texts.source.task.name, s.texts.source.split): s for s in examined}
     for task in tasks:
         pair = splits.get((task.name, "train")), splits.get((task.name, "test"))
@@ -158,11 +158,11 @@ def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
     return options
 
 
-def _examine(sources: Sequence[Source], options: CheckOptions) -> list[SplitReport]:
+def _examine(sources: Sequence[CheckedSource], options: CheckOptions) -> list[SplitReport]:
     """Examine some files, large ones in several parts where there are processes to spare."""
     parts = max(1, math.ceil(options.processes / max(1, len(sources))))
     numbers = [(number, parts) for number in range(parts)]
-    jobs: list[tuple[Source, Any]] = []
+    jobs: list[tuple[CheckedSource, Any]] = []
     for source in sources:
         jobs.append((source, partial(examine_texts, source, options.limit)))
         for part in numbers:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dmole.doctor.findings import Findings
 from dmole.doctor.images import ImageReport
-from dmole.doctor.source import Source
+from dmole.doctor.source import CheckedSource
 from dmole.doctor.texts import TextReport, item_ids
 
 Numbers = npt.NDArray[np.uint64]
@@ -85,7 +85,9 @@ def compare_images(train: ImageReport, test: ImageReport) -> None:
     _report(findings, source, "shared_image", message, pictures.without(questions.items))
 
 
-def _report(findings: Findings, source: Source, kind: str, message: str, shared: Shared) -> None:
+def _report(
+    findings: Findings, source: CheckedSource, kind: str, message: str, shared: Shared
+) -> None:
     listed = shared.items[: findings.limit].tolist()
     names = item_ids(source, listed)
     for index, partner in zip(listed, shared.partners.tolist(), strict=False):

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dmole.data.leakage import asked, stable_hash
+from dmole.data.leakage import question_turns, stable_hash
 from dmole.data.sample import StoredImage
 from dmole.doctor.findings import Findings
-from dmole.doctor.source import Source, Tick, TolerantReader
+from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 
-Fault = tuple[str, str]
+Problem = tuple[str, str]
 """Kind of a finding and its message."""
 
 
@@ -34,7 +34,7 @@ class ImageReport:
         questions: A hash of its images and the texts before its last answer.
     """
 
-    source: Source
+    source: CheckedSource
     findings: Findings
     paths: array[int] = field(default_factory=lambda: array("Q"))
     owners: array[int] = field(default_factory=lambda: array("Q"))
@@ -65,27 +65,32 @@ class Album:
         self._decode = decode
         # by the hash of the path: a number instead of a text saves most of the memory
         self._hashes: dict[int, int] = {}
-        self._faults: dict[int, Fault] = {}
+        self._problems: dict[int, Problem] = {}
 
     @property
     def paths(self) -> set[int]:
         """Hashes of the paths of the files."""
-        return self._hashes.keys() | self._faults.keys()
+        return self._hashes.keys() | self._problems.keys()
 
-    def look(self, image: StoredImage) -> tuple[int | None, Fault | None]:
+    def look(self, image: StoredImage) -> tuple[int | None, Problem | None]:
         """Return the hash of an image, None where it cannot be decoded, and what is wrong."""
         key = stable_hash(image.name)
-        if key not in self._hashes and key not in self._faults:
-            value, fault = picture_hash(image) if self._decode else (key, None)
+        if key not in self._hashes and key not in self._problems:
+            value, problem = picture_hash(image) if self._decode else (key, None)
             if value is not None:
                 self._hashes[key] = value
-            if fault is not None:
-                self._faults[key] = fault
-        return self._hashes.get(key), self._faults.get(key)
+            if problem is not None:
+                self._problems[key] = problem
+        return self._hashes.get(key), self._problems.get(key)
 
 
 def examine_images(
-    source: Source, limit: int, part: tuple[int, int], decode: bool, *, tick: Tick | None = None
+    source: CheckedSource,
+    limit: int,
+    part: tuple[int, int],
+    decode: bool,
+    *,
+    tick: Tick | None = None,
 ) -> ImageReport:
     """Return what the images of a part of a file's items are like.
 
@@ -117,20 +122,20 @@ def _examine_item(
     examined = reader.examine(item, index)
     for image in reader.images(examined.names):
         # what is no image has no hash; the pass over the texts has reported it
-        value, fault = (None, None) if isinstance(image, tuple) else album.look(image)
+        value, problem = (None, None) if isinstance(image, tuple) else album.look(image)
         pictures.append(value)
-        if fault is not None:
-            report.findings.add(source.finding(*fault, index, source.id_of(item, index)))
+        if problem is not None:
+            report.findings.add(source.finding(*problem, index, source.id_of(item, index)))
         if value is not None:
             report.owners.append(index)
             report.pictures.append(value)
     if None in pictures or examined.sample is None:
         return
     report.askers.append(index)
-    report.questions.append(stable_hash(repr(pictures), *asked(examined.sample)))
+    report.questions.append(stable_hash(repr(pictures), *question_turns(examined.sample)))
 
 
-def picture_hash(image: StoredImage) -> tuple[int | None, Fault | None]:
+def picture_hash(image: StoredImage) -> tuple[int | None, Problem | None]:
     """Decode an image as training does and return a hash of its pixels, and what is wrong.
 
     The hash is made of the SHA-256 of the RGB pixels, so the same picture is recognised in

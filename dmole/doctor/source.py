@@ -28,7 +28,7 @@ _LONGEST = 400  # characters of a message: it may quote what the file holds
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckedSource:
     """The data of a task and split.
 
     Args:
@@ -36,17 +36,17 @@ class Source:
         split: What the data are for.
         address: The file, folder or address, for reports.
         data: The data; None where they cannot be opened at all.
-        fault: Why they cannot be opened.
+        error: Why they cannot be opened.
     """
 
     task: Task
     split: Split
     address: str
     data: DataSource | None = None
-    fault: str | None = None
+    error: str | None = None
 
     @classmethod
-    def of(cls, task: Task, split: Split, data_root: Path) -> Source | GeneratedSource:
+    def of(cls, task: Task, split: Split, data_root: Path) -> CheckedSource | GeneratedSource:
         """Return the data of a task; for a missing file, the one that was looked for first.
 
         There is nothing to examine about generated samples.
@@ -57,7 +57,7 @@ class Source:
             address = address_of(task, split)
             if "://" not in address:
                 address = str(data_root / Path(alternatives(address)[0]).expanduser())
-            return cls(task, split, address, fault=str(error))
+            return cls(task, split, address, error=str(error))
         if isinstance(found, GeneratedSource):
             return found
         return cls(task, split, found.address, found)
@@ -73,7 +73,7 @@ class Source:
         """Name of the kind of source, None where it cannot be opened."""
         return None if self.data is None else self.data.container.kind
 
-    def without_suffix(self) -> Source:
+    def without_suffix(self) -> CheckedSource:
         """Return the same data with nothing put after the questions."""
         task = replace(self.task, prompt_suffix="")
         data = self.data and replace(self.data, task=task)
@@ -97,7 +97,7 @@ class Source:
             OSError: If one cannot be read.
         """
         if self.data is None:
-            raise ValueError(self.fault)
+            raise ValueError(self.error)
         index = -1
         for index, item in self.data.items():
             yield index, item
@@ -150,7 +150,7 @@ class TolerantReader:
         ambiguous: Why the first items are of no one shape, None where they are.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: CheckedSource) -> None:
         self.ambiguous: str | None = None
         self.shapes = self._recognise(source)
         if source.data is not None:
@@ -184,7 +184,7 @@ class TolerantReader:
             except OSError as error:  # a name too long, a folder that may not be read
                 yield "unreadable_image", f"cannot read image {name!r}: {error.strerror}"
 
-    def _recognise(self, source: Source) -> tuple[Shape, ...]:
+    def _recognise(self, source: CheckedSource) -> tuple[Shape, ...]:
         """Return the shape of the first item that has one: others are malformed, one by one."""
         if source.data is None:
             return ()

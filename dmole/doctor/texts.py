@@ -15,7 +15,7 @@ from dmole.data.sample import Sample
 from dmole.data.streaming import kind_of
 from dmole.doctor.answers import AnswerCounter
 from dmole.doctor.findings import Findings
-from dmole.doctor.source import Source, Tick, TolerantReader
+from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 
 _POSITION_DIGITS = 6  # ids that are whole numbers up to this long count items, not contents
 
@@ -36,7 +36,7 @@ class TextReport:
             where it is only a number in a list.
     """
 
-    source: Source
+    source: CheckedSource
     findings: Findings
     shape: str | None = None
     items: int = 0
@@ -46,7 +46,7 @@ class TextReport:
     ids: array[int] = field(default_factory=lambda: array("Q"))
 
 
-def examine_texts(source: Source, limit: int, *, tick: Tick | None = None) -> TextReport:
+def examine_texts(source: CheckedSource, limit: int, *, tick: Tick | None = None) -> TextReport:
     """Return what the texts of a file are like.
 
     Args:
@@ -120,7 +120,7 @@ def _find_duplicates(report: TextReport) -> None:
     report.findings.count("duplicate_id", len(repeats) - len(listed))
 
 
-def item_ids(source: Source, indices: list[int]) -> dict[int, str]:
+def item_ids(source: CheckedSource, indices: list[int]) -> dict[int, str]:
     """Return the ids of some items of a file; the memory holds hashes only."""
     wanted, names = set(indices), dict[int, str]()
     if not wanted:

@@ -12,7 +12,7 @@ from typing import Any
 from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import Sample
 from dmole.doctor.findings import Findings
-from dmole.doctor.source import Source, Tick, TolerantReader
+from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 from dmole.messages import first_line
 
 _BATCH = 256  # samples tokenised at a time
@@ -49,7 +49,7 @@ class TokenReport:
         lengths: How many samples have how many tokens.
     """
 
-    source: Source
+    source: CheckedSource
     findings: Findings
     lengths: Counter[int] = field(default_factory=Counter)
 
@@ -107,7 +107,7 @@ class TokenLimit:
 
 
 def examine_tokens(
-    source: Source,
+    source: CheckedSource,
     keep: int,
     part: tuple[int, int],
     model: BaseModel,

@@ -71,7 +71,7 @@ class TaskScore:
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoringItem:
     """One sample as a rule sees it.
 
     Args:
@@ -111,7 +111,7 @@ def scoring_facts(scores: Mapping[str, TaskScore]) -> dict[str, Any]:
 
 def make_items(
     predictions: Predictions, references: References, metadata: Metadata | None = None
-) -> list[Item]:
+) -> list[ScoringItem]:
     """Put together what belongs together.
 
     Raises:
@@ -131,7 +131,7 @@ def make_items(
             raise ValueError(f"references[{position}] is empty")
     known = metadata if metadata is not None else [{}] * len(predictions)
     return [
-        Item(text, tuple(accepted), extra)
+        ScoringItem(text, tuple(accepted), extra)
         for text, accepted, extra in zip(predictions, references, known, strict=True)
     ]
 
@@ -225,5 +225,5 @@ class TaskMetric(Metric):
         return self._score(make_items(predictions, references, metadata))
 
     @abstractmethod
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         """Score a checked, non-empty set."""

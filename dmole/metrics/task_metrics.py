@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from dmole.metrics.base import Item, TaskMetric, TaskScore, mean_score
+from dmole.metrics.base import ScoringItem, TaskMetric, TaskScore, mean_score
 from dmole.metrics.boxes import (
     BoxFormat,
     BoxOrder,
@@ -24,14 +24,14 @@ from dmole.metrics.vqa import soft_accuracy
 class ExactMatch(TaskMetric):
     """Share of answers equal to an accepted one, trimmed and ignoring case."""
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         return mean_score([exact_match(item.text, item.references) for item in items])
 
 
 class VQASoft(TaskMetric):
     """Mean support of the answers by several human ones (VQA accuracy)."""
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         return mean_score([soft_accuracy(item.text, item.references) for item in items])
 
 
@@ -46,7 +46,7 @@ class Contains(TaskMetric):
         super().__init__()
         self.refusal = refusal
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         return mean_score([contains(item.text, item.references, self.refusal) for item in items])
 
 
@@ -68,7 +68,7 @@ class CaptionMetric(TaskMetric):
         super().__init__()
         self.tokenizer_name = resolve_tokenizer(tokenizer)
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         asked, name = self.figure
         texts, references = [item.text for item in items], [item.references for item in items]
         found = score_captions(texts, references, self.tokenizer_name, (asked,))
@@ -171,7 +171,7 @@ class IoU(TaskMetric):
             return False
         return overlap >= self.threshold if self.inclusive else overlap > self.threshold
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         overlaps = [self.overlap(item.text, item.references) for item in items]
         mean_iou = 100.0 * sum(overlap or 0.0 for overlap in overlaps) / len(overlaps)
         hits = [float(self._accepts(overlap)) for overlap in overlaps]

@@ -18,11 +18,11 @@ FOLDER = """
 from dmole.benchmarks.benchmark import Benchmark, Guide, Size
 from dmole.benchmarks.shared.miniature import Miniature, color, question, talk
 from dmole.benchmarks.shared.rule import Rule, any_reference
-from dmole.data.items import Numbered, Source
+from dmole.data.items import Numbered, SourceFiles
 from dmole.data.layout import Layout
 
 
-def shout(source: Source) -> Numbered:
+def shout(source: SourceFiles) -> Numbered:
     for index, item in source.items():
         yield index, item if source.split == "train" else item | {"answer": item["loud"].lower()}
 

@@ -78,10 +78,10 @@ BENCHMARK = Benchmark(
         "coco_captions": Layout(
             items=coco_caption_items,
             does="images and annotations of a COCO caption file",
-            wants_prompt=True,
+            needs_prompt=True,
         ),
         "skvg": Layout(
-            items=skvg_items, does="phrases with knowledge and a box in pixels", wants_prompt=True
+            items=skvg_items, does="phrases with knowledge and a box in pixels", needs_prompt=True
         ),
         "vizwiz": Layout(
             items=vizwiz_items, does="questions with ten answers each", required=("annotations",)

@@ -16,7 +16,7 @@ from dmole.benchmarks.shared.boxes import (
     scaled,
 )
 from dmole.benchmarks.shared.rule import Rule
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.boxes import Box, BoxReader, intersection_over_union
 
 _FIRST_BRACKET = re.compile(r"\[++([^,\n]*+),([^,\n]*+),([^,\n]*+),([^\]\n]*+)\]")
@@ -43,7 +43,7 @@ def release_box(text: str) -> Box:
     return (float(single[0]), float(single[1]), float(single[2]), float(single[3]))
 
 
-def release_overlap(item: Item) -> float | None:
+def release_overlap(item: ScoringItem) -> float | None:
     """Return the best overlap as D-MoLE computes it; None where it reads no box."""
     match = _FIRST_BRACKET.search(item.text)
     if match is None or four_numbers(list(match.groups())) is None:
@@ -66,7 +66,7 @@ def _single_overlap(box: Box, gold: Box, size: tuple[float, float]) -> float:
     return overlap if math.isfinite(overlap) else 0.0
 
 
-def _corrected(item: Item) -> float | None:
+def _corrected(item: ScoringItem) -> float | None:
     box = _ANY_UNIT.read(item.text)
     if box is None:
         return None
@@ -77,7 +77,7 @@ def _corrected(item: Item) -> float | None:
     return max(overlaps)
 
 
-def _required_size(item: Item, reference: str) -> tuple[float, float]:
+def _required_size(item: ScoringItem, reference: str) -> tuple[float, float]:
     size = image_size(item, reference)
     if size is None:
         raise ValueError(

@@ -14,7 +14,7 @@ from dmole.benchmarks.shared.options import (
 )
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words
 from dmole.benchmarks.shared.words import same_tidy, soft_rule
-from dmole.metrics.base import Item, Profile, ProfileScore
+from dmole.metrics.base import Profile, ProfileScore, ScoringItem
 from dmole.metrics.matching import exact_match
 
 
@@ -39,7 +39,7 @@ def release_letter(text: str, options: Mapping[str, str]) -> str | None:
     return next((letter for letter, option in options.items() if option in answer), answer)
 
 
-def _options(item: Item) -> dict[str, str]:
+def _options(item: ScoringItem) -> dict[str, str]:
     choices = option_texts(item.metadata)
     if not choices:
         raise ValueError(
@@ -49,12 +49,12 @@ def _options(item: Item) -> dict[str, str]:
     return dict(zip(LETTERS, choices, strict=False))
 
 
-def _multichoice(item: Item) -> float | None:
+def _multichoice(item: ScoringItem) -> float | None:
     letter = release_letter(item.text, _options(item))
     return None if letter is None else float(letter in right_letters(item))
 
 
-def judge_batch(items: Sequence[Item]) -> list[float]:
+def judge_batch(items: Sequence[ScoringItem]) -> list[float]:
     """Return the scores of a batch all of whose answers are read by its first sample's options.
 
     Args:
@@ -64,7 +64,7 @@ def judge_batch(items: Sequence[Item]) -> list[float]:
     return [float(release_letter(item.text, options) in right_letters(item)) for item in items]
 
 
-def _multichoice_corrected(item: Item) -> float | None:
+def _multichoice_corrected(item: ScoringItem) -> float | None:
     """Read the whole answer as an option's text, then a letter, then the longest option inside."""
     options = {letter: " ".join(text.lower().split()) for letter, text in _options(item).items()}
     answer = " ".join(item.text.lower().split())
@@ -77,7 +77,7 @@ def _multichoice_corrected(item: Item) -> float | None:
     return judge_letter(item, letter)
 
 
-def _exact(item: Item) -> float:
+def _exact(item: ScoringItem) -> float:
     return exact_match(item.text, item.references)
 
 
@@ -130,7 +130,7 @@ class MultichoiceInBatches(ProfiledMetric):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
 
-    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+    def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         published: list[float] = []
         for start in range(0, len(items), self.batch_size):
             published += judge_batch(items[start : start + self.batch_size])

@@ -17,7 +17,7 @@ from dmole.benchmarks.shared.boxes import (
     scaled,
 )
 from dmole.benchmarks.shared.rule import Rule
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.boxes import Box, intersection_over_union
 
 _POSITIVE_DECIMAL = re.compile(r"[1-9]\d*+\.\d*|0\.\d*[1-9]\d*")
@@ -46,7 +46,7 @@ def decimals_box(text: str) -> Box | None:
 
 
 def _overlap_of(read: Callable[[str], Box | None], scale: bool) -> Overlap:
-    def overlap(item: Item) -> float | None:
+    def overlap(item: ScoringItem) -> float | None:
         box = read(item.text)
         if box is None:
             return None
@@ -61,7 +61,7 @@ def _overlap_of(read: Callable[[str], Box | None], scale: bool) -> Overlap:
     return overlap
 
 
-def _corrected(item: Item) -> float | None:
+def _corrected(item: ScoringItem) -> float | None:
     box = any_box(item.text)
     if box is None:
         return None

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from dmole.benchmarks.shared.options import LETTERS, allowed_letters, judge_letter, option_letter
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words, tidy
 from dmole.benchmarks.shared.words import REFUSAL, same_tidy, same_upper, soft_rule
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
 _FOLDER = "CoIN, ETrain/Eval/LLaVA/CoIN/"
 
@@ -72,11 +72,11 @@ def scienceqa_letter(text: str) -> str | None:
     return match[0].upper() if match else None
 
 
-def _scienceqa(item: Item) -> float | None:
+def _scienceqa(item: ScoringItem) -> float | None:
     return judge_letter(item, scienceqa_letter(item.text))
 
 
-def _scienceqa_corrected(item: Item) -> float | None:
+def _scienceqa_corrected(item: ScoringItem) -> float | None:
     return judge_letter(item, option_letter(item.text, allowed_letters(item)))
 
 

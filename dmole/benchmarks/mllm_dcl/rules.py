@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words, tidy
 from dmole.benchmarks.shared.words import REFUSAL, same_tidy
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
 _FOLDER = "MCITlib, LoRA-FT/llava/eval/CoIN/"
 _EXACT_SOURCES = ("AI2D", "TQA", "VQA", "SciVerse")
@@ -113,7 +113,7 @@ def _squeeze(text: str) -> str:
     return "".join(text.lower().replace(".", "").split())
 
 
-def _origin(item: Item) -> tuple[str, str]:
+def _origin(item: ScoringItem) -> tuple[str, str]:
     """Return file name and question of an item.
 
     Raises:
@@ -129,12 +129,12 @@ def _origin(item: Item) -> tuple[str, str]:
     return image, item.metadata["question"]
 
 
-def _science(item: Item) -> float:
+def _science(item: ScoringItem) -> float:
     origin = _origin(item)
     return max(science(item.text, reference, *origin) for reference in item.references)
 
 
-def _science_corrected(item: Item) -> float:
+def _science_corrected(item: ScoringItem) -> float:
     origin = _origin(item)
     return max(science_corrected(item.text, answer, *origin) for answer in item.references)
 

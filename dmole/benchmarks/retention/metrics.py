@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from dmole.metrics.base import Item, TaskMetric, TaskScore, mean_score
+from dmole.metrics.base import ScoringItem, TaskMetric, TaskScore, mean_score
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters"),
@@ -76,7 +76,7 @@ class MME(TaskMetric):
         Fu et al., 2023, https://arxiv.org/abs/2306.13394.
     """
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         per_sample = []
         for text, accepted in ((item.text, item.references) for item in items):
@@ -108,7 +108,7 @@ class POPE(TaskMetric):
         Li et al., 2023, https://arxiv.org/abs/2305.10355.
     """
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         said = [pope_answer(item.text) == "yes" for item in items]
         true = [item.references[0].strip().lower() == "yes" for item in items]
         both = sum(s and t for s, t in zip(said, true, strict=True))
@@ -133,7 +133,7 @@ class MMMU(TaskMetric):
         Yue et al., 2024, https://arxiv.org/abs/2311.16502.
     """
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         return mean_score([_mmmu_hit(item.text, item.references[0].strip()) for item in items])
 
 

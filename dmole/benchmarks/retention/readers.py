@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dmole.data.items import Item, Numbered, Source, letter_of
+from dmole.data.items import Item, Numbered, SourceFiles, letter_of
 from dmole.data.prompts import lettered
 from dmole.data.streaming import kind_of
 
@@ -18,7 +18,7 @@ _LETTER = "Answer with the option's letter from the given choices directly."
 _SHORT = "Answer the question using a single word or phrase."
 
 
-def pope_items(source: Source) -> Numbered:
+def pope_items(source: SourceFiles) -> Numbered:
     """Yield POPE's yes/no questions: JSON lines of ``question_id, image, text, label``.
 
     The published files end in ``.json`` though they hold an object a line; both forms are read.
@@ -29,11 +29,11 @@ def pope_items(source: Source) -> Numbered:
     for index, item in _lines(source.path) if _has_lines(source.path) else source.items():
         label = item.get("label", item.get("answer"))
         if not isinstance(label, str) or label.strip().lower() not in ("yes", "no"):
-            raise source.fault(index, item, f"'label' must be yes or no, got {label!r}")
+            raise source.error(index, item, f"'label' must be yes or no, got {label!r}")
         yield index, item | {"answer": label.strip().lower()}
 
 
-def mme_items(source: Source) -> Numbered:
+def mme_items(source: SourceFiles) -> Numbered:
     """Yield MME's questions: a folder with a ``<sub-task>.txt`` each.
 
     A line is the image's name, the question and the answer, with tabs between them; a fourth
@@ -70,7 +70,7 @@ def mme_items(source: Source) -> Numbered:
             position += 1
 
 
-def mmmu_items(source: Source) -> Numbered:
+def mmmu_items(source: SourceFiles) -> Numbered:
     """Yield MMMU's questions, exported from parquet to JSON with the images as files.
 
     Keys ``id, question, options, answer`` and ``image_1`` to ``image_7`` (paths). ``options`` is a
@@ -85,7 +85,7 @@ def mmmu_items(source: Source) -> Numbered:
         try:
             yield index, _mmmu_item(item)
         except ValueError as error:
-            raise source.fault(index, item, str(error)) from error
+            raise source.error(index, item, str(error)) from error
 
 
 def _mmmu_item(item: Item) -> Item:

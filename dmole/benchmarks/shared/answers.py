@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmole.data.items import Item, Numbered, Source, as_question, index_by, read_object
+from dmole.data.items import Item, Numbered, SourceFiles, as_question, index_by, read_object
 
 
-def with_answers(source: Source, key: str, answers: Callable[[Item], Any]) -> Numbered:
+def with_answers(source: SourceFiles, key: str, answers: Callable[[Item], Any]) -> Numbered:
     """Yield questions with the answers that the side file ``annotations`` has for their ids.
 
     Args:
@@ -45,7 +45,7 @@ class SideAnswers:
     entries: dict[str, Any]
     answers: Callable[[Item], Any]
 
-    def answer(self, source: Source, index: int, item: Item, name: str) -> Item:
+    def answer(self, source: SourceFiles, index: int, item: Item, name: str) -> Item:
         """Return a question with the answers of its entry.
 
         Args:
@@ -59,17 +59,17 @@ class SideAnswers:
         """
         entry = self.entries.get(name)
         if not isinstance(entry, dict):
-            raise source.fault(index, item, f"{name!r} is not in {self.path}")
+            raise source.error(index, item, f"{name!r} is not in {self.path}")
         given = self.answers(entry)
         if not given:
-            raise source.fault(index, item, f"{name!r} has no answer in {self.path}")
+            raise source.error(index, item, f"{name!r} has no answer in {self.path}")
         try:
             return as_question(item) | {"answer": given}
         except ValueError as error:
-            raise source.fault(index, item, str(error)) from error
+            raise source.error(index, item, str(error)) from error
 
 
-def question_id(source: Source, index: int, item: Item) -> str:
+def question_id(source: SourceFiles, index: int, item: Item) -> str:
     """Return the id of a question.
 
     Raises:
@@ -78,4 +78,4 @@ def question_id(source: Source, index: int, item: Item) -> str:
     for key in ("question_id", "id"):
         if item.get(key) is not None:
             return str(item[key])
-    raise source.fault(index, item, "has no 'question_id'")
+    raise source.error(index, item, "has no 'question_id'")

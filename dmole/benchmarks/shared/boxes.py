@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 from dmole.benchmarks.shared.rule import Judge
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.boxes import Box, BoxReader, read_size
 
-Overlap = Callable[[Item], float | None]
+Overlap = Callable[[ScoringItem], float | None]
 """Best overlap of an item in 0..1; None where the answer holds no box."""
 
 _BRACKET = BoxReader(box_format="unit", parser="bracket")
@@ -59,7 +59,7 @@ def gold_box(reference: str) -> Box:
     return box
 
 
-def image_size(item: Item, reference: str) -> tuple[float, float] | None:
+def image_size(item: ScoringItem, reference: str) -> tuple[float, float] | None:
     """Return width and height of the image: from the metadata, else from the reference's note."""
     size = item.metadata.get("size", (item.metadata.get("width"), item.metadata.get("height")))
     try:
@@ -82,7 +82,7 @@ def judge_overlap(overlap: Overlap, accepts: Callable[[float], bool]) -> Judge:
         accepts: Whether an overlap is enough.
     """
 
-    def judge(item: Item) -> float | None:
+    def judge(item: ScoringItem) -> float | None:
         value = overlap(item)
         return None if value is None else float(accepts(value))
 

@@ -8,14 +8,14 @@ from typing import Any
 from dmole.data.items import (
     Item,
     Numbered,
-    Source,
+    SourceFiles,
     as_question,
     index_by,
     read_object,
 )
 
 
-def coco_caption_items(source: Source) -> Numbered:
+def coco_caption_items(source: SourceFiles) -> Numbered:
     """Yield an item an image with all its captions, or, for training, an item a caption.
 
     A ``.jsonl`` file is read as conversations: D-MoLE trains on those and tests on COCO files.
@@ -43,7 +43,7 @@ def coco_caption_items(source: Source) -> Numbered:
             position += 1
 
 
-def caption_references(source: Source, path: Path) -> Numbered:
+def caption_references(source: SourceFiles, path: Path) -> Numbered:
     """Yield the questions of a file with all captions of their images.
 
     A question belongs to the entry of its image's file name. Files whose names do not match are
@@ -65,13 +65,13 @@ def caption_references(source: Source, path: Path) -> Numbered:
     ids = _paired_ids(questions, content["images"], path)
     for (index, item), image_id in zip(questions, ids, strict=True):
         if image_id is None:
-            raise source.fault(index, item, f"its image is not in {path}")
+            raise source.error(index, item, f"its image is not in {path}")
         if not captions.get(image_id):
-            raise source.fault(index, item, f"image {image_id!r} has no caption in {path}")
+            raise source.error(index, item, f"image {image_id!r} has no caption in {path}")
         try:
             yield index, as_question(item) | {"answer": captions[image_id]}
         except ValueError as error:
-            raise source.fault(index, item, str(error)) from error
+            raise source.error(index, item, str(error)) from error
 
 
 def _paired_ids(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
 LETTERS = "ABCDE"
 
@@ -60,7 +60,7 @@ def option_texts(metadata: Mapping[str, Any]) -> list[str]:
     return [str(choice) for choice in choices]
 
 
-def allowed_letters(item: Item) -> str:
+def allowed_letters(item: ScoringItem) -> str:
     """Return the letters of the options of an item, all five where it does not list them."""
     return LETTERS[: len(option_texts(item.metadata)) or len(LETTERS)]
 
@@ -80,12 +80,12 @@ def option_letter(text: str, allowed: str) -> str | None:
     return None
 
 
-def right_letters(item: Item) -> set[str]:
+def right_letters(item: ScoringItem) -> set[str]:
     """Return the letters that are right."""
     return {right_letter(reference, item.metadata) for reference in item.references}
 
 
-def judge_letter(item: Item, letter: str | None) -> float | None:
+def judge_letter(item: ScoringItem, letter: str | None) -> float | None:
     """Return whether a letter is right, None where it is none of the options."""
     right = right_letters(item)
     return (

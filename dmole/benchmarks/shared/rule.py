@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
-Judge = Callable[[Item], float | None]
+Judge = Callable[[ScoringItem], float | None]
 """Score of an item in 0..1; None, which counts as 0, where the answer cannot be read."""
 
 
@@ -42,7 +42,7 @@ class Rule:
 def any_reference(judge: Callable[[str, str], bool | float | None]) -> Judge:
     """Return a judge of items from one of (prediction, reference): the best reference counts."""
 
-    def best(item: Item) -> float | None:
+    def best(item: ScoringItem) -> float | None:
         judged = [judge(item.text, reference) for reference in item.references]
         scores = [float(score) for score in judged if score is not None]
         return max(scores) if scores else None

@@ -8,7 +8,7 @@ import re
 from rapidfuzz.distance import Levenshtein
 
 from dmole.benchmarks.shared.rule import Rule, any_reference, tidy
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
 CUT_OFF = 0.5
 TOLERANCE = 0.05
@@ -47,7 +47,7 @@ def similarity_corrected(prediction: str, answer: str) -> float:
     return 1.0 - Levenshtein.distance(first, second) / length if length else 1.0
 
 
-def anls(item: Item, corrected: bool = False, cut_off: float = CUT_OFF) -> float:
+def anls(item: ScoringItem, corrected: bool = False, cut_off: float = CUT_OFF) -> float:
     """Return the best similarity to an accepted answer; 0 below the cut-off.
 
     Source:

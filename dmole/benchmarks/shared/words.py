@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmole.benchmarks.shared.rule import Rule, tidy
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.vqa import soft_accuracy
 
 REFUSAL = "Unanswerable"
@@ -25,11 +25,11 @@ def same_tidy(prediction: str, answer: str) -> bool:
     return tidy(prediction) == tidy(answer)
 
 
-def _soft(item: Item) -> float:
+def _soft(item: ScoringItem) -> float:
     return soft_accuracy(item.text, item.references)
 
 
-def _soft_corrected(item: Item) -> float:
+def _soft_corrected(item: ScoringItem) -> float:
     return soft_accuracy(item.text, item.references, profile="corrected")
 
 

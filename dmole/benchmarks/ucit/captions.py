@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from dmole.benchmarks.metrics import Details, ProfiledMetric
-from dmole.metrics.base import Item, Profile, ProfileScore
+from dmole.metrics.base import Profile, ProfileScore, ScoringItem
 from dmole.metrics.captions import SetScore, score_captions
 from dmole.metrics.meteor import meteor_missing, require_meteor
 from dmole.metrics.tokenizers import resolve_tokenizer
@@ -46,7 +46,7 @@ class UCITCaption(ProfiledMetric):
         if profile == "published":
             require_meteor()
 
-    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+    def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         missing = meteor_missing()
         names = ("bleu", "rouge_l", "cider") if missing else ("bleu", "meteor", "rouge_l", "cider")
         texts, references = [item.text for item in items], [item.references for item in items]

@@ -30,8 +30,8 @@ class QueryShape:
         if "conversations" in item or isinstance(item.get("prompt"), list | tuple):
             return False
         answered = any(key in item for key in (*_RESPONSES, *_PREFERENCES))
-        asked = any(key in item for key in _QUERIES[:3])
-        return (asked and answered) or is_query_by_question(item)
+        has_query = any(key in item for key in _QUERIES[:3])
+        return (has_query and answered) or is_query_by_question(item)
 
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item.
