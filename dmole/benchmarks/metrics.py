@@ -1,4 +1,4 @@
-"""Metrics with two profiles: what a benchmark's authors compute, and the same without quirks."""
+"""Metrics with two profiles: the authors' computation, and the same without its quirks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Details = dict[str, float | str]
 
 
 class ProfiledMetric(TaskMetric):
-    """A metric that scores once under each profile and reports the chosen one.
+    """A metric that computes a score under each profile and reports the selected one.
 
     Args:
-        profile: Whose value is the score: "published", what the authors' evaluator gives, or
+        profile: The reported profile: "published", the result of the authors' evaluator, or
             "corrected". The score's `profiles` hold both.
 
     Attributes:
@@ -37,8 +37,8 @@ class ProfiledMetric(TaskMetric):
 
     def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         profiles, details = self._both(items)
-        chosen = profiles[self.profile]
-        return TaskScore(chosen.value, chosen.per_sample, details, profiles, self.needs)
+        selected = profiles[self.profile]
+        return TaskScore(selected.value, selected.per_sample, details, profiles, self.needs)
 
     @abstractmethod
     def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
@@ -46,14 +46,15 @@ class ProfiledMetric(TaskMetric):
 
 
 class RuleMetric(ProfiledMetric):
-    """Mean of a rule that judges one answer after the other.
+    """Mean of a rule that scores answers one by one.
 
-    Its details say how many samples had no answer (``missing``), and how many answers each
-    profile could not read (``unparsable_published``, ``unparsable_corrected``).
+    Its details hold the number of samples without an answer (``missing``) and the number of
+    answers that each profile could not parse (``unparsable_published``,
+    ``unparsable_corrected``).
 
     Args:
         rule: Name of a rule, see `dmole.benchmarks.registry.RULES`.
-        profile: Whose value is the score.
+        profile: The reported profile.
 
     Raises:
         ValueError: If the rule or the profile is unknown.
@@ -70,7 +71,7 @@ class RuleMetric(ProfiledMetric):
 
     @property
     def rule(self) -> Rule:
-        """The rule itself."""
+        """The rule."""
         return _rules()[self.rule_name]
 
     def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
@@ -90,7 +91,9 @@ class RuleMetric(ProfiledMetric):
 
 
 def _rules() -> dict[str, Rule]:
-    from dmole.benchmarks.registry import RULES  # gathers the benchmarks, which import this file
+    from dmole.benchmarks.registry import (
+        RULES,
+    )  # it imports the benchmarks, which import this module
 
     return RULES
 

@@ -134,13 +134,13 @@ def test_a_metric_of_two_benchmarks_is_refused_when_they_are_found(root: Path) -
     path.write_text(FOLDER.replace('"made_up_first"', '"coin_gqa"'), encoding="utf-8")
     ended = run(root, ["data", "init", "made_up", str(root / "data")])
     assert ended.returncode == 1
-    assert ended.stderr == "dmole: both coin and made_up give the metric 'coin_gqa'\n"
+    assert ended.stderr == "dmole: both coin and made_up define the metric 'coin_gqa'\n"
     assert not (root / "data").exists()
 
 
 def test_two_owners_of_one_name_are_both_named() -> None:
     owners = [("coin", {"b": 1, "a": 2}), ("other", {"a": 3})]
-    with pytest.raises(ValueError, match="both coin and other give the format 'a'"):
+    with pytest.raises(ValueError, match="both coin and other define the format 'a'"):
         merge_names("format", owners)
     assert list(merge_names("format", owners[:1])) == ["a", "b"]
 

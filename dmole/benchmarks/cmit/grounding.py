@@ -1,4 +1,4 @@
-"""SK-VG as D-MoLE scores it: boxes in thousandths against boxes in pixels."""
+"""SK-VG as scored by D-MoLE: predicted boxes in thousandths, reference boxes in pixels."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _ANY_UNIT = BoxReader(box_format="auto", parser="bracket")
 
 
 def release_box(text: str) -> Box:
-    """Return the box D-MoLE reads in 0..1: of the first bracket; all zero if that fails.
+    """Return the box as parsed by D-MoLE, in 0..1: the first bracket; all zero if that fails.
 
-    Numbers whose sum, in single precision, is 4 or more are divided by 1000.
+    If the numbers sum to 4 or more in single precision, they are divided by 1000.
 
     Example:
         >>> release_box("[[100, 200, 300, 400]]") == release_box("[0.1, 0.2, 0.3, 0.4]")
@@ -36,7 +36,7 @@ def release_box(text: str) -> Box:
     """
     match = _FIRST_BRACKET.search(text)
     box = four_numbers(list(match.groups())) if match else None
-    with np.errstate(all="ignore"):  # the numbers are whatever the model wrote
+    with np.errstate(all="ignore"):  # the model may have written any numbers
         single = np.array(box or (0.0, 0.0, 0.0, 0.0), dtype=np.float32)
         if single.sum() >= 4:
             single = single / np.float32(1000)
@@ -44,7 +44,7 @@ def release_box(text: str) -> Box:
 
 
 def release_overlap(item: ScoringItem) -> float | None:
-    """Return the best overlap as D-MoLE computes it; None where it reads no box."""
+    """Return the best overlap as computed by D-MoLE; None if it parses no box."""
     match = _FIRST_BRACKET.search(item.text)
     if match is None or four_numbers(list(match.groups())) is None:
         return None
@@ -55,7 +55,7 @@ def release_overlap(item: ScoringItem) -> float | None:
 
 
 def _single_overlap(box: Box, gold: Box, size: tuple[float, float]) -> float:
-    """Return the overlap of a box in 0..1 and one in pixels, in single precision."""
+    """Return the overlap of a box in 0..1 and a box in pixels, in single precision."""
     with np.errstate(all="ignore"):
         sides = np.array([*size, *size], dtype=np.float32)
         first, second = np.array(box, np.float32) * sides, np.array(gold, np.float32)

@@ -30,7 +30,7 @@ def choice_items(source: SourceFiles) -> Numbered:
 
 
 def skvg_items(source: SourceFiles) -> Numbered:
-    """Yield phrases to be located; the answer is the box in pixels with the size of the image.
+    """Yield phrases to locate; the answer is the box in pixels with the size of the image.
 
     Source:
         gcd19/D-MoLE ``eval/refcoco/evaluate_grounding.py``: ``sent``, ``knowledge``, ``bbox`` as
@@ -63,8 +63,8 @@ def _numbers(item: Item, values: Any, count: int, name: str) -> list[float]:
 def vizwiz_items(source: SourceFiles) -> Numbered:
     """Yield VizWiz questions with the ten human answers of ``annotations``.
 
-    The side file is in VQAv2 form (``annotations`` by ``question_id``), or VizWiz's own list of
-    entries by ``image``.
+    The side file has the form of VQAv2 (``annotations`` by ``question_id``) or of VizWiz (a list
+    of entries by ``image``).
 
     Source:
         gcd19/D-MoLE ``eval/vqa/evaluate_vqa.py``; vizwiz.org.

@@ -19,7 +19,7 @@ from dmole.metrics.matching import exact_match
 
 
 def release_letter(text: str, options: Mapping[str, str]) -> str | None:
-    """Return what D-MoLE's release makes of an answer; None where it crashes on a blank one.
+    """Return the letter as parsed by D-MoLE's release; None for a blank answer, where it crashes.
 
     Args:
         text: The answer.
@@ -55,7 +55,7 @@ def _multichoice(item: ScoringItem) -> float | None:
 
 
 def judge_batch(items: Sequence[ScoringItem]) -> list[float]:
-    """Return the scores of a batch all of whose answers are read by its first sample's options.
+    """Return the scores of a batch, parsing all answers with the options of its first sample.
 
     Args:
         items: The samples of one batch, in the order of the file.
@@ -65,7 +65,7 @@ def judge_batch(items: Sequence[ScoringItem]) -> list[float]:
 
 
 def _multichoice_corrected(item: ScoringItem) -> float | None:
-    """Read the whole answer as an option's text, then a letter, then the longest option inside."""
+    """Match the whole answer to an option's text, else a letter, else the longest option in it."""
     options = {letter: " ".join(text.lower().split()) for letter, text in _options(item).items()}
     answer = " ".join(item.text.lower().split())
     bare = answer.strip(" .:;,()[]\"'")
@@ -109,14 +109,14 @@ MULTICHOICE = Rule(
 
 
 class MultichoiceInBatches(ProfiledMetric):
-    """D-MoLE's multiple choice with the options of a batch's first sample used for all of it.
+    """D-MoLE's multiple choice where a batch uses the options of its first sample.
 
-    The release does so when it evaluates in batches; the corrected profile is that of
-    "dmole_multichoice". Samples must come in the order of the file.
+    The release behaves this way when it evaluates in batches. The corrected profile is that of
+    "dmole_multichoice". Samples must be in the order of the file.
 
     Args:
         batch_size: Samples per batch.
-        profile: Whose value is the score.
+        profile: The reported profile.
 
     Raises:
         ValueError: If the batch size is below one or the profile unknown.

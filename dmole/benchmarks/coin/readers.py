@@ -1,4 +1,4 @@
-"""Readers of CoIN's files: answers of ScienceQA, TextVQA and GQA lie in files of their own."""
+"""Readers of CoIN's files; answers of ScienceQA, TextVQA and GQA are in side files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def coin_items(source: SourceFiles) -> Numbered:
     """Yield the questions or conversations of a CoIN file.
 
     The optional side file ``captions``, a COCO caption file, replaces the answers of test items
-    by all captions of their image.
+    with all captions of their image.
 
     Source:
         CoIN and UCIT: ``train.json`` and ``test.json`` (zackschen/CoIN, Ghy0501/HiDe-LLaVA).
@@ -35,8 +35,8 @@ def coin_items(source: SourceFiles) -> Numbered:
 def scienceqa_items(source: SourceFiles) -> Numbered:
     """Yield ScienceQA questions with choices and answer from ``problems``.
 
-    Test items are checked against the list ``test`` of ``splits`` where it is given: the published
-    accuracy is over all of its ids.
+    If ``splits`` is given, the test items must contain all ids of its list ``test``, because the
+    published accuracy is over these ids.
 
     Source:
         zackschen/CoIN ``eval_science_qa.py``.
@@ -75,7 +75,7 @@ def _check_split(source: SourceFiles, seen: set[str]) -> None:
     if missing:
         raise ValueError(
             f"{source.path}: lacks {len(missing)} of the {len(listed)} test questions of {path}, "
-            f"such as {missing[0]!r}; without side file 'splits' those there are will do"
+            f"such as {missing[0]!r}; without side file 'splits' this is not checked"
         )
 
 

@@ -1,4 +1,4 @@
-"""MME, POPE and MMMU: abilities of the base model, scored after each stage and never learned."""
+"""MME, POPE and MMMU: abilities of the base model, evaluated after each stage, never trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of MME, POPE and MMMU, which tell what a model has kept of its abilities."""
+"""Metrics of MME, POPE and MMMU, which measure the abilities that a model retains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PARTS = re.compile(r"[.\s,]+")
 
 
 def mme_answer(text: str) -> str:
-    """Return "yes" or "no" as MME reads it in an answer, else "other".
+    """Return "yes" or "no" as parsed by MME, else "other".
 
     Source:
         MME ``eval_tool/calculation.py``: the whole answer, else its first four characters.
@@ -41,7 +41,7 @@ def mme_answer(text: str) -> str:
 
 
 def pope_answer(text: str) -> str:
-    """Return "yes" or "no" as LLaVA reads it in an answer: anything without a "no" is a yes.
+    """Return "yes" or "no" as parsed by LLaVA: an answer without a "no" is a yes.
 
     Source:
         LLaVA-1.5 ``llava/eval/eval_pope.py``: the words of the first sentence.
@@ -55,7 +55,7 @@ def pope_answer(text: str) -> str:
 
 
 def option_answer(text: str) -> str | None:
-    """Return the letter an answer begins with, else the first capital that stands alone in it.
+    """Return the letter at the start of an answer, else the first lone capital in it.
 
     Example:
         >>> option_answer("(B) a cat"), option_answer("The answer is C."), option_answer("cat")
@@ -68,9 +68,10 @@ def option_answer(text: str) -> str | None:
 class MME(TaskMetric):
     """MME: mean over its sub-tasks of half of accuracy + accuracy+, in percent.
 
-    Accuracy+ is the share of images of which both questions are answered rightly. The `details`
-    hold ``perception`` (of 2000) and ``cognition`` (of 800) as MME reports them, summed over the
-    sub-tasks there are, and each sub-task (of 200). References are ``Yes image=<sub-task>/<name>``.
+    Accuracy+ is the share of images with both questions answered correctly. The `details` hold
+    ``perception`` (out of 2000) and ``cognition`` (out of 800) as MME reports them, summed over
+    the sub-tasks in the data, and each sub-task (out of 200). References are
+    ``Yes image=<sub-task>/<name>``.
 
     Source:
         Fu et al., 2023, https://arxiv.org/abs/2306.13394.

@@ -1,4 +1,4 @@
-"""Benchmarks of what a base model can do already: POPE, MME, MMMU. Evaluation only."""
+"""Readers of POPE, MME and MMMU, which evaluate abilities of the base model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmole.data.streaming import kind_of
 
 MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 
-# the wordings of LLaVA-1.5
+# the prompts of LLaVA-1.5
 _LETTER = "Answer with the option's letter from the given choices directly."
 _SHORT = "Answer the question using a single word or phrase."
 
@@ -21,7 +21,7 @@ _SHORT = "Answer the question using a single word or phrase."
 def pope_items(source: SourceFiles) -> Numbered:
     """Yield POPE's yes/no questions: JSON lines of ``question_id, image, text, label``.
 
-    The published files end in ``.json`` though they hold an object a line; both forms are read.
+    The published files end in ``.json`` but hold one object per line; both forms are read.
 
     Source:
         Li et al., 2023, https://arxiv.org/abs/2305.10355, ``output/coco/coco_pope_*.json``.
@@ -34,11 +34,12 @@ def pope_items(source: SourceFiles) -> Numbered:
 
 
 def mme_items(source: SourceFiles) -> Numbered:
-    """Yield MME's questions: a folder with a ``<sub-task>.txt`` each.
+    """Yield MME's questions from a folder with one ``<sub-task>.txt`` per sub-task.
 
-    A line is the image's name, the question and the answer, with tabs between them; a fourth
-    column, the place of predictions in MME's own tool, is not read. Images lie in
-    ``<image_root>/<sub-task>/``. The answer names the image, because accuracy+ goes by images.
+    A line holds the image's name, the question and the answer, separated by tabs. A fourth column,
+    which holds predictions in MME's tool, is not read. Images are in
+    ``<image_root>/<sub-task>/``. The answer names the image, because accuracy+ is computed per
+    image.
 
     Source:
         Fu et al., 2023, https://arxiv.org/abs/2306.13394, ``eval_tool``.
@@ -73,10 +74,10 @@ def mme_items(source: SourceFiles) -> Numbered:
 def mmmu_items(source: SourceFiles) -> Numbered:
     """Yield MMMU's questions, exported from parquet to JSON with the images as files.
 
-    Keys ``id, question, options, answer`` and ``image_1`` to ``image_7`` (paths). ``options`` is a
-    list, or the text of one as on the hub; without options the answer is open. Images stand before
-    the question, in their order; the marks ``<image 1>`` in the text are left as they are. Items
-    get a key ``form``: the options, if any, and LLaVA-1.5's request for a letter or a word.
+    The keys are ``id, question, options, answer`` and ``image_1`` to ``image_7`` (paths).
+    ``options`` is a list, or its text as on the hub; without options the answer is open. Images
+    precede the question, in order; the marks ``<image 1>`` in the text stay unchanged. Items get a
+    key ``form``: the options, if any, and LLaVA-1.5's request for a letter or a word.
 
     Source:
         Yue et al., 2024, https://arxiv.org/abs/2311.16502.
@@ -96,7 +97,7 @@ def _mmmu_item(item: Item) -> Item:
     answer = item.get("answer")
     if not options:
         return made | {"answer": str(answer), "form": _SHORT}
-    letters = [letter_of(place, options) for place in range(len(options))]
+    letters = [letter_of(index, options) for index in range(len(options))]
     if answer not in letters:
         raise ValueError(f"answer {answer!r} is none of the letters {', '.join(letters)}")
     return made | {"form": f"{lettered(options)}\n{_LETTER}"}

@@ -1,4 +1,4 @@
-"""Questions whose answers lie in a side file."""
+"""Questions whose answers are in a side file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dmole.data.items import Item, Numbered, SourceFiles, as_question, index_by,
 
 
 def with_answers(source: SourceFiles, key: str, answers: Callable[[Item], Any]) -> Numbered:
-    """Yield questions with the answers that the side file ``annotations`` has for their ids.
+    """Yield questions with their answers from the side file ``annotations``, joined by id.
 
     Args:
-        source: The questions; training items are left as they are.
+        source: The questions; training items are yielded unchanged.
         key: Key of the side file that holds the entries, each with a ``question_id``.
         answers: Returns the answers of an entry.
 
     Raises:
-        ValueError: If a question has no entry, or its entry no answer.
+        ValueError: If a question has no entry, or its entry has no answer.
     """
     if source.split == "train":
         yield from source.items()
@@ -37,7 +37,7 @@ class SideAnswers:
 
     Args:
         path: The file.
-        entries: Its entries by the name of a question or an image.
+        entries: Its entries by question id or image name.
         answers: Returns the answers of an entry.
     """
 
@@ -52,19 +52,19 @@ class SideAnswers:
             source: The questions.
             index: Position of the question.
             item: The question.
-            name: Name of the entry.
+            name: Key of the entry.
 
         Raises:
-            ValueError: If there is no such entry or it has no answer.
+            ValueError: If the entry does not exist or has no answer.
         """
         entry = self.entries.get(name)
         if not isinstance(entry, dict):
             raise source.error(index, item, f"{name!r} is not in {self.path}")
-        given = self.answers(entry)
-        if not given:
+        answers = self.answers(entry)
+        if not answers:
             raise source.error(index, item, f"{name!r} has no answer in {self.path}")
         try:
-            return as_question(item) | {"answer": given}
+            return as_question(item) | {"answer": answers}
         except ValueError as error:
             raise source.error(index, item, str(error)) from error
 
@@ -73,7 +73,7 @@ def question_id(source: SourceFiles, index: int, item: Item) -> str:
     """Return the id of a question.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If the question has no id.
     """
     for key in ("question_id", "id"):
         if item.get(key) is not None:

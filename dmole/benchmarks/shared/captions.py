@@ -1,4 +1,4 @@
-"""COCO caption files: images, and several captions of each."""
+"""COCO caption files: images with several captions each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from dmole.data.items import (
 
 
 def coco_caption_items(source: SourceFiles) -> Numbered:
-    """Yield an item an image with all its captions, or, for training, an item a caption.
+    """Yield one item per image with all its captions, or one item per caption for training.
 
-    A ``.jsonl`` file is read as conversations: D-MoLE trains on those and tests on COCO files.
+    A ``.jsonl`` file is read as conversations: D-MoLE trains on conversations and tests on COCO
+    files.
 
     Source:
         gcd19/D-MoLE ``eval/caption/evaluate_caption.py``: ``images`` with ``id`` and
@@ -46,8 +47,8 @@ def coco_caption_items(source: SourceFiles) -> Numbered:
 def caption_references(source: SourceFiles, path: Path) -> Numbered:
     """Yield the questions of a file with all captions of their images.
 
-    A question belongs to the entry of its image's file name. Files whose names do not match are
-    paired by position: their ids are 1, 2, 3 ... in the order of the questions.
+    Questions and entries are joined by the file name of the image. If the names do not match, they
+    are paired by position: the ids are 1, 2, 3 ... in the order of the questions.
 
     Args:
         source: The questions.
@@ -77,7 +78,7 @@ def caption_references(source: SourceFiles, path: Path) -> Numbered:
 def _paired_ids(
     questions: list[tuple[int, Item]], images: list[Item], path: Path
 ) -> list[str | None]:
-    """Return the image id of each question, None where there is none."""
+    """Return the image id of each question, None if it has none."""
     by_name = {
         PurePosixPath(str(image.get("file_name", ""))).name: str(image.get("id"))
         for image in images

@@ -1,4 +1,4 @@
-"""Answers that are words: what the rules of several benchmarks share."""
+"""Answers that are words: helpers for the rules of several benchmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dmole.metrics.base import ScoringItem
 from dmole.metrics.vqa import soft_accuracy
 
 REFUSAL = "Unanswerable"
-"""The answer that some evaluators count as wrong wherever it stands."""
+"""The answer that some evaluators count as wrong wherever it occurs."""
 
 
 def same_upper(prediction: str, answer: str) -> bool:
@@ -21,7 +21,7 @@ def same_upper(prediction: str, answer: str) -> bool:
 
 
 def same_tidy(prediction: str, answer: str) -> bool:
-    """Return whether both are equal but for case, spaces at the margins and a final period."""
+    """Return whether both are equal after `tidy`: ignoring case, extra spaces, final periods."""
     return tidy(prediction) == tidy(answer)
 
 
@@ -34,7 +34,7 @@ def _soft_corrected(item: ScoringItem) -> float:
 
 
 def soft_rule(source: str) -> Rule:
-    """Return the rule of soft accuracy over ten human answers, as kept in a repository's file."""
+    """Return the rule of soft accuracy over ten human answers, with its source file."""
     return Rule(
         published=_soft,
         corrected=_soft_corrected,

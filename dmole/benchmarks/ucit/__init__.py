@@ -1,4 +1,4 @@
-"""UCIT: six tasks that the usual base model has not been trained on."""
+"""UCIT: six tasks outside the training data of the usual base model."""
 
 from __future__ import annotations
 
