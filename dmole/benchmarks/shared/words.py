@@ -41,8 +41,8 @@ def soft_rule(source: str) -> Rule:
         does="soft accuracy over ten human answers after the EvalAI normalizer (k equal answers "
         "give 0, .3, .6, .9, 1)",
         fixes=(
-            "a period goes unless digits stand on both sides, not only behind it",
-            "all such periods go, not only the first 32",
+            "a period is removed unless digits stand on both sides, not only after it",
+            "all such periods are removed, not only the first 32",
             "an answer of articles alone ('A') is kept, so that it does not equal an empty one",
             '"somebody\'d" keeps its apostrophe like the other contractions',
         ),
