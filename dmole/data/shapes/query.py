@@ -1,4 +1,4 @@
-"""A query and its response, with what was said before: ms-swift, and instruction data sets."""
+"""A query and its response, with a history: ms-swift, and instruction data sets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class QueryShape:
 
 
 def read_query(item: Mapping[str, Any], query: str, response: str) -> Conversation:
-    """Return the conversation of a query, its response and what was said before.
+    """Return the conversation of a query, its response and its history.
 
     Args:
         item: The item.
