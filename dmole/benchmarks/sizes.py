@@ -41,7 +41,9 @@ def published_sizes(
     }
     if benchmark is not None and not sizes and key not in map(_plain, benchmark_tasks()):
         names = ", ".join(benchmark_tasks())
-        raise ValueError(f"task {task!r}: unknown benchmark {benchmark!r}; known are {names}")
+        raise ValueError(
+            f"task {task!r}: unknown benchmark {benchmark!r}; it must be one of {names}"
+        )
     return {name: splits for name, splits in sizes.items() if splits}
 
 

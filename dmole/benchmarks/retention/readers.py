@@ -46,7 +46,7 @@ def mme_items(source: SourceFiles) -> Numbered:
     """
     files = sorted(source.path.glob("*.txt")) if source.path.is_dir() else []
     if not files:
-        raise ValueError(f"{source.path}: must be a folder with a .txt file a sub-task")
+        raise ValueError(f"{source.path}: must be a folder with one .txt file per sub-task")
     position = 0
     for path in files:
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):

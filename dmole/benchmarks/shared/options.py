@@ -56,7 +56,9 @@ def option_texts(metadata: Mapping[str, Any]) -> list[str]:
     if not isinstance(choices, Sequence) or isinstance(choices, str):
         raise ValueError(f"'choices' must be a list, got {choices!r}")
     if len(choices) > len(LETTERS):
-        raise ValueError(f"'choices' has {len(choices)} options, at most {len(LETTERS)} are known")
+        raise ValueError(
+            f"'choices' has {len(choices)} options, at most {len(LETTERS)} are supported"
+        )
     return [str(choice) for choice in choices]
 
 

@@ -121,7 +121,7 @@ class MetaFile(JsonFile):
 
     @property
     def published(self) -> bool:
-        """Whether ids may repeat: they do where a file is read several times."""
+        """Whether ids may repeat: they do if a file is read several times."""
         return True
 
     @property
