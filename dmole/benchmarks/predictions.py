@@ -127,7 +127,8 @@ def _references(entry: dict[str, Any]) -> tuple[str, ...]:
         return tuple(_text(answer) for answer in entry["answers"])
     if "bbox" in entry and "answer" not in entry:
         return (str(entry["bbox"]),)
-    return read_answers(entry, "answer" if "answer" in entry else "answer_bbox")
+    only_box = "answer" not in entry and "answer_bbox" in entry
+    return read_answers(entry, "answer_bbox" if only_box else "answer")
 
 
 def _metadata(entry: dict[str, Any]) -> dict[str, Any]:
