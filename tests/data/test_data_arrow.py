@@ -181,7 +181,7 @@ def test_a_damaged_file_is_made_again(
     file.write_bytes(damage(whole))
     with caplog.at_level(logging.WARNING):
         assert_same(open_samples(source, "train"), in_memory(source))
-    assert "is damaged and made again" in caplog.text
+    assert "is damaged and is written again" in caplog.text
     assert file.read_bytes() == whole
 
 

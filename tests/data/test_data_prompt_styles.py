@@ -61,7 +61,7 @@ def test_the_answer_is_typed_as_suffix_and_the_prefix_cannot_see_it(processor: A
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (sample("what?", "red", images=0), "sample 'x' has no image: this model wants one"),
+        (sample("what?", "red", images=0), "sample 'x' has no image: this model needs one"),
         (sample("<image>a", "b", "c", "d"), "sample 'x' has 2 questions: this model answers only"),
     ],
 )

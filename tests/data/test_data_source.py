@@ -227,7 +227,7 @@ def test_a_damaged_cache_of_a_table_is_made_again(
     file.unlink()  # what is mapped stays whole
     file.write_bytes(data[:300])
     assert [color_of(sample) for sample in open_source(task, "train", root)] == ["red", "blue"]
-    assert "is damaged and made again" in caplog.text
+    assert "is damaged and is written again" in caplog.text
 
 
 def test_rows_may_name_files_or_hold_lists_and_plain_bytes(root: Path) -> None:
