@@ -1,1 +1,1 @@
-"""The command line: one file for each verb, arguments, config files."""
+"""The command line: its verbs, arguments and config files."""
