@@ -291,7 +291,7 @@ def test_training_a_second_expert_changes_no_bit_of_what_was_there(family: str) 
     assert changed == set()  # base, projector and the old expert
     added = {key for key in after if key not in before}
     assert added
-    assert all("task_new" in key for key in added)
+    assert all("expert_new" in key for key in added)
     assert torch.equal(world.logits("old"), old)
     assert torch.equal(world.logits(), base)
     assert not torch.equal(world.logits("new"), base)
