@@ -270,7 +270,7 @@ def test_training_moves_every_tensor_of_the_current_expert_and_nothing_else(chec
     everything = {name: p.detach().clone() for name, p in module.named_parameters()}
     trainer = fit(module, images, steps=3)
     moved = {n for n, p in module.named_parameters() if not torch.equal(p, everything[n])}
-    assert moved == {n for n in everything if "task_new" in n}
+    assert moved == {n for n in everything if "expert_new" in n}
     (optimizer,) = trainer.optimizers
     assert [group["name"] for group in optimizer.param_groups] == ["vision", "language"]
     assert module.stage.steps == 3
