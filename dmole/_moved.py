@@ -40,7 +40,7 @@ MOVED = {
     "dmole.strategies": "dmole.run.strategies",
     "dmole.tensor_files": "dmole.storage.tensors",
 }
-"""Old name of a module, and its name now."""
+"""Old name of each moved module, with its new name."""
 
 NAMES = {
     "dmole.benchmarks.metrics.MultichoiceInBatches": (
@@ -56,41 +56,41 @@ NAMES = {
     "dmole.metrics.build_metric": "dmole.benchmarks.registry.build_metric",
     "dmole.metrics.metric_of_task": "dmole.benchmarks.registry.metric_of_task",
 }
-"""Old path of a class or function that left a module, and its path now.
+"""Old path of each class or function that has left a module, with its new path.
 
-`dmole.benchmarks.metrics` is here because `dmole.metrics.rule_metrics` leads to it.
+`dmole.benchmarks.metrics` is listed because `dmole.metrics.rule_metrics` now resolves to it.
 """
 
 
 class _Alias(Loader):
-    """Loads the module at its new place under the old name."""
+    """Loads a module from its new path under its old name."""
 
     def __init__(self, new: str) -> None:
         self._new = new
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module at its new place."""
+        """Import and return the module from its new path."""
         log.warning("%s is now %s; the old path ends with the next release", spec.name, self._new)
         module = import_module(self._new)
         self._spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module its own specification back; it has been executed before."""
+        """Restore the module's own specification; the import has executed the module already."""
         module.__spec__ = self._spec
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules that have moved."""
+    """Finds modules by their old names."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Return the specification of an alias, None for all other modules."""
+        """Return the specification of an alias; None for a module that has not moved."""
         current = current_module(name)
         return ModuleSpec(name, _Alias(current)) if current != name else None
 
 
 def current_module(name: str) -> str:
-    """Return the dotted path of a module as it is now, the same path where nothing has moved.
+    """Return the current dotted path of a module; the same path if the module has not moved.
 
     Example:
         >>> current_module("dmole.reliability.signals")
@@ -105,10 +105,10 @@ def current_module(name: str) -> str:
 
 
 def moved_name(module: str, name: str) -> Any:
-    """Return what has left a module, for the module's ``__getattr__``.
+    """Return an object that has left a module, for the module's ``__getattr__``.
 
     Raises:
-        AttributeError: If nothing of this name has left it.
+        AttributeError: If no object of this name has left the module.
     """
     old = f"{module}.{name}"
     if old not in NAMES:
@@ -119,7 +119,7 @@ def moved_name(module: str, name: str) -> Any:
 
 
 def current_path(path: str) -> str:
-    """Return the dotted path of a class as it is now, the same path where nothing has moved.
+    """Return the current dotted path of a class; the same path if the class has not moved.
 
     Example:
         >>> current_path("dmole.data.stream.JointStream")
@@ -130,6 +130,6 @@ def current_path(path: str) -> str:
 
 
 def install() -> None:
-    """Make old paths work, once in a process."""
+    """Register the finder of old paths; further calls in a process have no effect."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())  # before the one that searches a moved package's folder
+        sys.meta_path.insert(0, _Finder())  # before the finder that searches packages' folders

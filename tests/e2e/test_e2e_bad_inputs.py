@@ -485,7 +485,7 @@ def test_a_checkpoint_that_cannot_be_resumed_says_why(
 
 def test_a_checkpoint_outside_a_run_folder_is_refused(fault: Fault, quick_run: Path) -> None:
     shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", "last.ckpt")
-    assert "last.ckpt lies in no run folder" in fault(None, "--ckpt_path", "last.ckpt")
+    assert "last.ckpt is not in a run folder" in fault(None, "--ckpt_path", "last.ckpt")
 
 
 def test_a_run_folder_without_a_checkpoint_is_named(fault: Fault) -> None:
