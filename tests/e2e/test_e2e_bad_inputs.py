@@ -612,7 +612,7 @@ FOREIGN = [
     ),
     ("no router", lambda run: (run / ROUTER).unlink(), ["cannot read router", ROUTER]),
     ("router broken", lambda run: (run / ROUTER).write_text("{"), ["cannot read router", ROUTER]),
-    ("router no object", edit(ROUTER, lambda c: [c]), [ROUTER, "it is no index of a router"]),
+    ("router no object", edit(ROUTER, lambda c: [c]), [ROUTER, "it is not the index of a router"]),
     ("router of another format", edit(ROUTER, lambda c: c | {"format": 99}), ["format 99"]),
     ("router of another kind", edit(ROUTER, lambda c: c | {"router": "X"}), ["saved by X"]),
     ("router without experts", edit(ROUTER, lambda c: c | {"experts": {}}), [ROUTER, "'experts'"]),

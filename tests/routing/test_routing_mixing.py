@@ -196,7 +196,7 @@ def test_the_mean_over_a_long_sequence_stays_finite_in_half_precision() -> None:
 
 
 def test_several_experts_a_task_are_refused_beside_a_common_one() -> None:
-    with pytest.raises(ValueError, match="CommonMixing takes one expert a linear and task"):
+    with pytest.raises(ValueError, match="CommonMixing takes one expert per linear and task"):
         CommonMixing().shape(RANK, ALPHA, 2, common=False)
 
 
