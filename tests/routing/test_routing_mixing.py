@@ -45,7 +45,7 @@ def make_library(
     library = ExpertLibrary(nn.ModuleDict({"x": nn.Linear(IN, OUT)}), lambda _: view, mixing=mixing)
     for name in (*((common,) if common else ()), *names):
         shape = mixing.shape(RANK, ALPHA, experts, common=name == common)
-        library.place(name, {"x": shape})
+        library.add_shapes(name, {"x": shape})
         randomize(library, name, 0.7)
     return library
 
