@@ -1,5 +1,8 @@
 """From files to batches: tasks, samples, tensors, loaders."""
 
+from typing import Any
+
+from dmole._moved import moved_name
 from dmole.data.collate import Batch, Collator, Item
 from dmole.data.loader import ResumableLoader
 from dmole.data.sample import (
@@ -36,3 +39,7 @@ __all__ = [
     "stream_items",
     "validate_tasks",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

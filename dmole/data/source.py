@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from dmole._moved import moved_name
 from dmole.data.address import Address, limited
 from dmole.data.cache import CacheEntry
 from dmole.data.formats import ItemReader, Split, sample_id
@@ -248,3 +249,7 @@ def _unique(address: str, rows: Iterable[Row]) -> list[Any]:
     if not samples:
         raise ValueError(f"{address}: holds no items")
     return samples
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

@@ -22,6 +22,7 @@ from dmole.allocation import UniformAllocator
 from dmole.data import Task
 from dmole.data.collate import Batch
 from dmole.metrics import read_matrix, summarize
+from dmole.metrics.summary import RUN_FORMAT
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter, AutoencoderRouter, OracleRouter, SharedRouter
@@ -108,7 +109,8 @@ def test_the_routing_counts_are_those_of_the_predictions(quick_run: Path) -> Non
 
 def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run: Path) -> None:
     allocation = read_csv(quick_run / "allocation.csv")
-    assert list(allocation[0]) == ["stage", "task", "module", "layer", "score", "expert", "rank"]
+    names = ["stage", "expert", "modality", "unit", "score", "selected", "rank"]
+    assert list(allocation[0]) == names
     paths = {block.name: f"{block.path}." for block in PretrainedBackbone("tiny").blocks}
     for task in TASKS:
         tensors = load_file(quick_run / "experts" / task / "adapter_model.safetensors")
@@ -140,14 +142,15 @@ def test_peft_loads_an_expert_of_a_run(quick_run: Path) -> None:
 
 def test_the_router_has_a_file_and_a_threshold_for_each_task(quick_run: Path) -> None:
     index = json.loads((quick_run / "router" / "router.json").read_text(encoding="utf-8"))
-    assert [task["name"] for task in index["tasks"]] == TASKS
-    assert all(task["threshold"] > 0 for task in index["tasks"])
+    assert [entry["name"] for entry in index["experts"]] == TASKS
+    assert all(entry["threshold"] > 0 for entry in index["experts"])
     assert all((quick_run / "router" / f"{task}.safetensors").is_file() for task in TASKS)
 
 
 def test_the_metrics_follow_from_the_matrices(quick_run: Path) -> None:
     metrics = json.loads((quick_run / "metrics.json").read_text(encoding="utf-8"))
     oracle, rates = metrics.pop("oracle"), metrics.pop("routing")
+    assert metrics.pop("format") == RUN_FORMAT
     digests = metrics.pop("fingerprints")
     assert digests["base"] == PretrainedBackbone("tiny").fingerprint()
     assert {task: set(splits) for task, splits in digests["data"].items()} == {
@@ -166,7 +169,7 @@ def test_the_metrics_follow_from_the_matrices(quick_run: Path) -> None:
 
 def test_the_curriculum_table_has_the_budget_of_the_allocation(quick_run: Path) -> None:
     curriculum = read_csv(quick_run / "curriculum.csv")
-    keys = ["stage", "task", "module", "difficulty", "budget", "factor", "step"]
+    keys = ["stage", "expert", "modality", "difficulty", "budget", "factor", "step"]
     assert list(curriculum[0]) == keys
     allocation = read_csv(quick_run / "allocation.csv")
     for row in curriculum:

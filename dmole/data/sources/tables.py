@@ -90,16 +90,7 @@ def open_parquet(path: Path, split: str, columns: Mapping[str, str]) -> RowTable
     version = hashlib.sha256(repr(archive_version(files)).encode()).hexdigest()[:32]
     folder = cache_folder() / "parquet" / version
 
-    def load() -> Dataset:
-        import datasets
-
-        return datasets.load_dataset(
-            "parquet",
-            data_files=[str(file) for file in files],
-            split="train",  # what the library calls files without a split
-            cache_dir=str(folder),
-        )
-
+    load = partial(_load_parquet, files, folder)
     existed = folder.exists()
     try:
         rows = _one_line(str(path), load)
@@ -120,6 +111,17 @@ def is_saved(path: Path) -> bool:
 def has_parquet(path: Path) -> bool:
     """Return whether a path is a parquet file or a folder with some."""
     return path.suffix == ".parquet" or next(path.rglob("*.parquet"), None) is not None
+
+
+def _load_parquet(files: Sequence[Path], folder: Path) -> Dataset:
+    import datasets
+
+    return datasets.load_dataset(
+        "parquet",
+        data_files=[str(file) for file in files],
+        split="train",  # what the library calls files without a split
+        cache_dir=str(folder),
+    )
 
 
 def _with_rows(files: Sequence[Path]) -> list[Path]:
