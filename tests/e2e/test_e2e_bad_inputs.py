@@ -191,7 +191,7 @@ def test_two_tasks_of_one_name_are_refused(fault: Fault) -> None:
         ("./no", "there is no such folder"),
         (
             "some/model",
-            "some/model is neither a folder nor in the local cache, and the hub is out of reach",
+            "some/model is neither a folder nor in the local cache, and the hub is unreachable",
         ),
         ("empty", "empty"),
     ],
