@@ -230,7 +230,7 @@ class ExpertLibrary:
         except AttributeError as error:
             raise ValueError(f"the model has no linear {path!r}") from error
         if not isinstance(linear, nn.Linear):
-            raise ValueError(f"module {path!r} is a {type(linear).__name__}, not a Linear")
+            raise ValueError(f"submodule {path!r} is a {type(linear).__name__}, not a Linear")
         return linear
 
     def _wrapped(self, path: str) -> RoutedLinear:

@@ -80,7 +80,7 @@ class Parts:
             return "vision"
         if _inside(path, self.language):
             return "language"
-        raise ValueError(f"module {path!r} is in no part of the model")
+        raise ValueError(f"submodule {path!r} is in no part of the model")
 
 
 def discover(model: nn.Module, patterns: Patterns | None = None) -> Parts:

@@ -120,7 +120,7 @@ class Router(ABC):
             ValueError: If the state belongs to another kind of router.
         """
         if state:
-            raise ValueError(f"{type(self).__name__} learns nothing, got state {sorted(state)}")
+            raise ValueError(f"{type(self).__name__} has no state, got {sorted(state)}")
 
     def save(self, folder: str | Path) -> None:
         """Write ``router.json`` and one tensor file per fitted expert into the folder."""

@@ -135,7 +135,7 @@ def test_a_new_layer_takes_over_the_mode_of_the_linear_it_wraps() -> None:
     [
         ({}, "the allocation of 'b' is empty"),
         ({"x": 2, "z": 2}, "the model has no linear 'z'"),
-        ({"x": 2, "norm": 2}, "module 'norm' is a LayerNorm, not a Linear"),
+        ({"x": 2, "norm": 2}, "submodule 'norm' is a LayerNorm, not a Linear"),
         ({"x": 2, "y": 0}, "rank of an expert must be at least 1"),
     ],
 )
