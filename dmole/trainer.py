@@ -206,7 +206,7 @@ class ContinualTrainer(Trainer):
                 state.done.add((stage.index, phase))
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
-        self._call_continual("on_sequence_end", module)
+        self._end(module)
 
     def allocate(
         self, model: ContinualModule, datamodule: ContinualDataModule
@@ -264,7 +264,7 @@ class ContinualTrainer(Trainer):
                 continue  # a later stage has changed these experts
             state.stage = stage
             self._run_phase(model, "evaluate")
-        self._call_continual("on_sequence_end", model)
+        self._end(model)
 
     def _begin(self, module: ContinualModule, data: ContinualDataModule) -> None:
         """Bind module and data to the run, and refuse invalid input before any file is written."""
@@ -278,6 +278,12 @@ class ContinualTrainer(Trainer):
         state.plan = [replace(stage, common=module.router.common) for stage in stages]
         for stage in state.plan:
             data.stage_items(stage)  # refuses a replay buffer that is too small
+
+    def _end(self, module: ContinualModule) -> None:
+        """Let callbacks act at the end, and close the loggers, which figures have opened again."""
+        self._call_continual("on_sequence_end", module)
+        for logger in self.loggers:
+            logger.finalize("success")
 
     # -- phases ----------------------------------------------------------------------------
 

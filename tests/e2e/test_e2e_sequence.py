@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from small_runs import Recipe, read_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dmole.allocation import UniformAllocator
+from dmole.callbacks import ContinualCallback
 from dmole.data import Task
 from dmole.data.collate import Batch
 from dmole.metrics import read_matrix, summarize
@@ -26,6 +28,7 @@ from dmole.metrics.summary import RUN_FORMAT
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter, AutoencoderRouter, OracleRouter, SharedRouter
+from dmole.run.state import SequenceState
 from dmole.streams.stream import JointStream, SequentialStream, ZeroShotStream
 from dmole.trainer import ContinualTrainer
 
@@ -436,3 +439,20 @@ def test_a_second_sequence_with_the_same_module_or_trainer_is_refused(tmp_path: 
 def test_options_that_cut_stages_short_are_refused(tmp_path: Path, option: str) -> None:
     with pytest.raises(ValueError, match=f"trainer.{option} cuts stages short"):
         Recipe(trainer={option: 3}).build(tmp_path)
+
+
+class LateScalar(ContinualCallback):
+    """Writes to TensorBoard after Lightning has closed its writer."""
+
+    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
+        logger: Any = state.trainer.logger
+        logger.experiment.add_scalar("late", 1.0, state.stage.index)
+
+
+def test_no_writer_of_tensorboard_stays_open_after_a_run(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    run = Recipe(callbacks=[LateScalar()]).build(tmp_path).fit()
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if type(thread).__name__ == "_AsyncWriterThread"]
+    events = EventAccumulator(str(run)).Reload()
+    assert [event.step for event in events.Scalars("late")] == [0, 1, 2]
