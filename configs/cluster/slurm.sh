@@ -1,24 +1,24 @@
 #!/bin/bash
-# A sequence of tasks on two nodes with four GPUs each, queued again until it is done.
+# A sequence of tasks on two nodes with four GPUs each, requeued until it is finished.
 #
 #   sbatch configs/cluster/slurm.sh --config real.yaml --data.data_root /data/real
 #
-# All words behind the script go to `dmole fit`. Adapt the lines marked <-.
+# All arguments of the script are passed to `dmole fit`. Adapt the lines marked <-.
 #SBATCH --job-name=dmole
-#SBATCH --nodes=2                 # <- as trainer.num_nodes
-#SBATCH --ntasks-per-node=4       # <- one task a GPU, as trainer.devices
+#SBATCH --nodes=2                 # <- equal to trainer.num_nodes
+#SBATCH --ntasks-per-node=4       # <- one task per GPU, equal to trainer.devices
 #SBATCH --gpus-per-node=4         # <-
-#SBATCH --cpus-per-task=8         # <- loader workers and a core for the process itself
+#SBATCH --cpus-per-task=8         # <- loader workers and one core for the process
 #SBATCH --mem=0                   # <-
 #SBATCH --time=24:00:00           # <-
-#SBATCH --requeue                 # after a failure of the node too
-#SBATCH --signal=SIGUSR1@120      # two minutes before the limit: save, queue again, end
-#SBATCH --open-mode=append        # one log over all parts of the run
+#SBATCH --requeue                 # also after a failure of the node
+#SBATCH --signal=SIGUSR1@120      # two minutes before the limit: save, requeue, exit
+#SBATCH --open-mode=append        # one log for all parts of the run
 #SBATCH --output=%x-%j.out
 
 set -euo pipefail
 
-# `auto` starts the run, and goes on with it when the job comes back.
+# `auto` starts the run, and resumes it when the job is requeued.
 srun --kill-on-bad-exit=1 dmole fit "$@" \
   --trainer.accelerator gpu \
   --trainer.num_nodes "${SLURM_NNODES}" \

@@ -1,10 +1,10 @@
 #!/bin/bash
-# The processes of one node, started by torchrun; run it on every node with the same arguments.
+# Starts the processes of one node with torchrun; run it on every node with the same arguments.
 #
 #   NNODES=2 NPROC=4 RENDEZVOUS=node0:29500 bash configs/cluster/torchrun.sh --config real.yaml
 #
-# On one node nothing need be set but NPROC. After a failure torchrun starts all processes again,
-# up to MAX_RESTARTS times, and the run goes on where it was.
+# On a single node, only NPROC must be set. After a failure, torchrun restarts all processes, up to
+# MAX_RESTARTS times, and the run resumes from its last checkpoint.
 
 set -euo pipefail
 
