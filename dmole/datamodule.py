@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from dmole.data.collate import Batch, Collator, Item
+from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.leakage import warn_of_leakage
 from dmole.data.loader import ResumableLoader, sequential_loader, train_loader
 from dmole.data.sample import Sample
@@ -249,7 +249,7 @@ class ContinualDataModule(LightningDataModule):
             sampler.set_epoch(self.trainer.current_epoch)
         return train_loader(items, self.collator, sampler, **self._options)
 
-    def test_dataloader(self) -> list[DataLoader[Item]]:
+    def test_dataloader(self) -> list[DataLoader[TaskSample]]:
         """Return a loader of generation batches for each task of `pending`, in its order.
 
         The samples are split among the ranks without duplicates.
@@ -273,12 +273,12 @@ class ContinualDataModule(LightningDataModule):
 
     def embedding_loader(
         self,
-        samples: Sequence[Item],
+        samples: Sequence[TaskSample],
         *,
         generation: bool = False,
         shard: bool = False,
         batch_size: int | None = None,
-    ) -> DataLoader[Item]:
+    ) -> DataLoader[TaskSample]:
         """Return a loader of the given samples in their order, for embedding or scoring.
 
         Args:

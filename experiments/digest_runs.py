@@ -2,8 +2,8 @@
 
 python experiments/digest_runs.py TREE OUTPUT METHOD [METHOD ...]
 
-The package comes from PYTHONPATH, which must name TREE, and so do its configs. Nothing here may
-depend on how a tree is arranged: it is run with the code of any commit.
+The package and its configs come from TREE, which PYTHONPATH must name. This script must not depend
+on the layout of a tree, because it runs with the code of any commit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 FINISHED = ".finished"
-"""File that a method's folder gets once its run ended well."""
+"""File in the folder of a method that marks a finished run."""
 
 ENTRIES = ("dmole.cli.main", "dmole.cli")
 """Modules that hold the command line's `main`, the newest first."""
@@ -51,7 +51,7 @@ def settings() -> dict[str, Any]:
     return {
         "trainer": {"enable_progress_bar": False, "checkpoint_every_n_steps": 0},
         "model": {
-            "dropout": 0.1,  # so that random draws matter
+            "dropout": 0.1,  # makes random draws affect the results
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
         },
         "data": {"batch_size": 4, "eval_batch_size": 8, "tasks": tasks},
@@ -59,7 +59,7 @@ def settings() -> dict[str, Any]:
 
 
 def quicken() -> None:
-    """Leave out what takes time and leaves no trace in the numbers: pictures, disk, threads."""
+    """Disable slow parts that do not affect the numbers: figures, disk syncs, threads."""
     import torch
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
@@ -74,42 +74,42 @@ def find_main(tree: Path) -> Callable[[list[str]], int]:
     """Return the command line of a source tree.
 
     Raises:
-        SystemExit: If another tree's package, or none, would be run.
+        SystemExit: If dmole is imported from another tree, or has no command line.
     """
     package = importlib.import_module("dmole")
     if not Path(str(package.__file__)).resolve().is_relative_to(tree.resolve()):
         raise SystemExit(f"dmole is imported from {package.__file__}, not from {tree}")
     for name in ENTRIES:
         try:
-            found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:  # what should be the package above it is a module
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # the parent is a module, not a package
             continue
-        if found is not None:
+        if spec is not None:
             main: Callable[[list[str]], int] = importlib.import_module(name).main
             return main
     raise SystemExit(f"{tree} has no command line in {' or '.join(ENTRIES)}")
 
 
 def run(main: Callable[[list[str]], int], method: str, small: Path, output: Path) -> bool:
-    """Run one method, and return whether it ended well."""
+    """Run one method, and return whether it succeeded."""
     configs = ("quickstart.yaml", str(small), f"methods/{method}.yaml")
-    words = ["fit", *(word for config in configs for word in ("--config", config))]
-    words += ["--seed_everything", "0", "--trainer.default_root_dir", str(output)]
-    words += ["--trainer.name", method, *METHOD_FLAGS.get(method, ())]
+    arguments = ["fit", *(text for config in configs for text in ("--config", config))]
+    arguments += ["--seed_everything", "0", "--trainer.default_root_dir", str(output)]
+    arguments += ["--trainer.name", method, *METHOD_FLAGS.get(method, ())]
     try:
-        ended_well = main(words) == 0
+        succeeded = main(arguments) == 0
     except Exception:  # the other methods can still be compared
         traceback.print_exc()
         return False
-    if ended_well:
+    if succeeded:
         (output / method / FINISHED).touch()
-    return ended_well
+    return succeeded
 
 
 def parse() -> argparse.Namespace:
-    """Return the words of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tree", type=Path, help="source tree that PYTHONPATH names")
+    parser.add_argument("tree", type=Path, help="source tree, the one in PYTHONPATH")
     parser.add_argument("output", type=Path, help="folder for the runs")
     parser.add_argument("methods", nargs="+", help="names of configs/methods")
     return parser.parse_args()

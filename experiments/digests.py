@@ -1,13 +1,13 @@
-"""Compare what every method learns and finds out with the code of a commit and with today's.
+"""Compare the results of every method between the code of a commit and the working tree.
 
     python -m experiments.digests --reference REV                  # every method of that commit
-    python -m experiments.digests --reference REV dmole seq_ft     # these alone
+    python -m experiments.digests --reference REV dmole seq_ft     # only these methods
     python -m experiments.digests --reference REV --output digests.json
 
-Both run a tiny sequence, see `digest_runs.py`, each in a process of its own: the code of REV from
-an archive of it, today's as it lies in the working tree, changes that are not committed included.
-What is compared is the content of the run folders, see `experiments/run_content.py`. One line
-a method names what differs; exit status 1 if anything does.
+Both run a tiny sequence (`digest_runs.py`) in separate processes: the code of REV from an archive,
+the other from the working tree, with uncommitted changes. The script compares the content of the
+run folders (`experiments/run_content.py`). It prints one line per method with the names of all
+differing digests; the exit status is 1 if any digest differs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Content = dict[str, str]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method with both codes; None stands for a run that did not end well."""
+    """Digests of a method with both versions of the code; None for a run that failed."""
 
     method: str
     reference: Content | None
@@ -43,9 +43,9 @@ class Comparison:
 
     @property
     def differing(self) -> list[str]:
-        """Return the names whose digests differ or that one side alone has."""
+        """Return the names with different digests or with a digest on one side only."""
         if self.reference is None or self.here is None:
-            sides = {"the reference's run failed": self.reference, "the run failed": self.here}
+            sides = {"the reference run failed": self.reference, "the run failed": self.here}
             return [message for message, content in sides.items() if content is None]
         names = sorted(self.reference.keys() | self.here.keys())
         return [name for name in names if self.reference.get(name) != self.here.get(name)]
@@ -55,11 +55,11 @@ def find_commit(revision: str) -> str:
     """Return the full hash of a commit.
 
     Raises:
-        LookupError: If there is no git, no repository or no such commit in it.
+        LookupError: If there is no git, no repository or no such commit.
     """
-    words = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
     try:
-        return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError as error:
         raise LookupError("git is not installed") from error
     except subprocess.CalledProcessError as error:
@@ -67,9 +67,9 @@ def find_commit(revision: str) -> str:
 
 
 def unpack(commit: str, folder: Path) -> None:
-    """Write the files of a commit into a folder; git keeps no trace of it."""
-    words = ["git", "-C", str(ROOT), "archive", "--format=tar", commit]
-    archive = subprocess.run(words, check=True, capture_output=True).stdout
+    """Write the files of a commit into a folder without a git worktree."""
+    command = ["git", "-C", str(ROOT), "archive", "--format=tar", commit]
+    archive = subprocess.run(command, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
 
@@ -83,24 +83,24 @@ def learn(tree: Path, methods: Sequence[str], folder: Path) -> dict[str, Content
     """Run methods with the code of a source tree.
 
     Args:
-        tree: Holds the package and its configs.
+        tree: Source tree with the package and its configs.
         methods: Names of methods.
-        folder: For the runs and their log; made here.
+        folder: Folder for the runs and their log; created here.
 
     Returns:
         The content of each run, or None where it failed.
     """
     folder.mkdir(parents=True)
     script = ROOT / "experiments" / "digest_runs.py"
-    words = [sys.executable, "-P", str(script), str(tree), str(folder), *methods]
+    command = [sys.executable, "-P", str(script), str(tree), str(folder), *methods]
     environment = os.environ | {
         "PYTHONPATH": str(tree),
         "OMP_NUM_THREADS": "1",
         "DMOLE_TRACEBACK": "1",
     }
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        # in a folder without configs: those of the working directory would win over the tree's
-        subprocess.run(words, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        # in a folder without configs: the working directory takes precedence over the tree
+        subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     contents: dict[str, Content | None] = dict.fromkeys(methods)
     for method in methods:
         if (folder / method / FINISHED).is_file():
@@ -115,8 +115,8 @@ def compare(commit: str, methods: Sequence[str], folder: Path) -> list[Compariso
 
     Args:
         commit: A commit of this repository.
-        methods: Names of methods; every one that the commit has, if there are none.
-        folder: Empty; receives the commit's files and all runs.
+        methods: Names of methods; if empty, all methods of the commit.
+        folder: Empty folder for the files of the commit and all runs.
     """
     tree = folder / "tree"
     unpack(commit, tree)
@@ -127,7 +127,7 @@ def compare(commit: str, methods: Sequence[str], folder: Path) -> list[Compariso
 
 
 def parse() -> argparse.Namespace:
-    """Return the words of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -145,16 +145,16 @@ def main() -> int:
     except LookupError as error:
         raise SystemExit(str(error)) from error
     with tempfile.TemporaryDirectory() as folder:
-        found = compare(commit, options.methods, Path(folder))
-    for one in found:
+        results = compare(commit, options.methods, Path(folder))
+    for one in results:
         print(f"{one.method}: {', '.join(one.differing) or 'equal'}")
-    equal = sum(not one.differing for one in found)
-    print(f"{equal} of {len(found)} methods equal those of {commit[:7]}")
+    equal = sum(not one.differing for one in results)
+    print(f"{equal} of {len(results)} methods equal those of {commit[:7]}")
     if options.output is not None:
-        content = {one.method: {"reference": one.reference, "here": one.here} for one in found}
+        content = {one.method: {"reference": one.reference, "here": one.here} for one in results}
         text = json.dumps({"commit": commit, "methods": content}, indent=2)
         options.output.write_text(text + "\n", encoding="utf-8")
-    return int(equal < len(found))
+    return int(equal < len(results))
 
 
 if __name__ == "__main__":

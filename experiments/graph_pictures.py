@@ -23,8 +23,8 @@ def draw(output: Path) -> None:
             axis = axes[row][column]
             axis.imshow(sample.images[0].load(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-            told, question = sample.prompt.removeprefix("task ").split(" question ")
-            lines = [*textwrap.wrap(told, 36), "", question]
+            graph, question = sample.prompt.removeprefix("task ").split(" question ")
+            lines = [*textwrap.wrap(graph, 36), "", question]
             lines += textwrap.wrap(f"→ {sample.turns[-1].text}", 36)
             axis.set_xlabel("\n".join(lines), fontsize=8, loc="left", family="monospace")
     figure.savefig(output, dpi=80, bbox_inches="tight")

@@ -1,17 +1,18 @@
 """Time and memory of a task file with a million items.
 
-Writes synthetic conversations over four image files, then measures in fresh processes:
+Writes synthetic conversations with four image files, then measures in fresh processes:
 
-- streaming: time of going through all items, and how far the memory of the process grows (that of
-  its own, polled; pages of mapped files can be dropped at any time and are not counted);
-- opening: the same of making the Arrow file (all checks included), then of opening it again;
-- workers: resident memory of a process and its loader workers, each of which reads every fourth
-  sample and so touches every page. Proportional set size (PSS) divides a page by the processes
-  that hold it, so its sum counts shared pages once. What the same number of workers holds over ten
-  samples is taken off: the rest is the data.
+- streaming: time to iterate over all items, and growth of the anonymous memory of the process
+  (polled; pages of mapped files do not count, because they can be dropped at any time);
+- opening: the same for the creation of the Arrow file (all checks included), then for opening it
+  again;
+- workers: resident memory of a process and its loader workers. Each worker reads every fourth
+  sample and so touches every page. Proportional set size (PSS) divides a page by the number of
+  processes that hold it, so its sum counts shared pages once. The difference from the same number
+  of workers with ten samples is the memory of the data.
 
-Run: ``python -m experiments.large_task [--items 1000000] [--workers 8]``. It needs Linux, some
-minutes and about 2 GB of disk in the temporary folder.
+Run ``python -m experiments.large_task [--items 1000000] [--workers 8]``. It needs Linux, some
+minutes and about 2 GB of disk space in the temporary folder.
 """
 
 from __future__ import annotations
@@ -53,19 +54,19 @@ def main() -> None:
         for count in (options.items // 10, options.items):
             source = write(folder / f"{count}.json", count)
             print(f"\n{count} items, {source.stat().st_size / MIB:.0f} MiB of JSON")
-            for label, job in (("stream", stream), ("make", opened), ("open", opened)):
-                seconds, peak = alone(job, source)
+            for label, job in (("stream", stream), ("make", open_seconds), ("open", open_seconds)):
+                seconds, peak = run_isolated(job, source)
                 print(f"{label:>8}: {seconds:7.2f} s, memory grew by {peak / MIB:4.0f} MiB")
         small = write(folder / "small.json", 10)
         size = sum(file.stat().st_size for file in (folder / "cache").glob("*.arrow")) / MIB
-        print(f"\nworkers over {options.items} items ({size:.0f} MiB of Arrow files in all)")
+        print(f"\nworkers with {options.items} items ({size:.0f} MiB of Arrow files in total)")
         data = {}
         for workers in (1, options.workers):
-            empty = alone(hold, small, workers)[0]
-            full = alone(hold, source, workers)[0]
+            empty = run_isolated(hold, small, workers)[0]
+            full = run_isolated(hold, source, workers)[0]
             data[workers] = full["pss"] - empty["pss"]
             for key in ("pss", "rss"):
-                texts = [f"{found[key] / MIB:.0f}" for found in (empty, full)]
+                texts = [f"{held[key] / MIB:.0f}" for held in (empty, full)]
                 print(f"{workers:>3} workers, sum of {key}: {texts[0]} MiB empty, {texts[1]} MiB")
         ratio = data[options.workers] / data[1]
         sizes = " and ".join(f"{value / MIB:.0f} MiB ({key})" for key, value in data.items())
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 class Passes(Dataset[int]):
-    """Of which every entry goes through the samples."""
+    """A dataset whose every entry iterates over the samples."""
 
     def __init__(self, items: TaskItems, count: int) -> None:
         self.items = items
@@ -83,11 +84,11 @@ class Passes(Dataset[int]):
         return self.count
 
     def __getitem__(self, index: int) -> int:
-        return sum(len(self.items[place][0].turns) for place in range(0, len(self.items), 4))
+        return sum(len(self.items[position][0].turns) for position in range(0, len(self.items), 4))
 
 
 def write(path: Path, count: int) -> Path:
-    """Write a data file of so many conversations, without holding them."""
+    """Write a data file with `count` conversations, one at a time."""
     words = WORDS.split()
     with path.open("w", encoding="utf-8") as file:
         for index in range(count):
@@ -99,8 +100,8 @@ def write(path: Path, count: int) -> Path:
     return path
 
 
-def alone(job: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
-    """Run a job in a process of its own; return its result and the growth of its memory."""
+def run_isolated(job: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """Run a job in a separate process; return its result and the growth of its memory."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=lambda: send.send(job(*arguments)))
@@ -115,15 +116,15 @@ def alone(job: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
 
 
 def stream(source: Path) -> float:
-    """Return the seconds of going through all items."""
+    """Return the seconds of an iteration over all items."""
     start = time.perf_counter()
     for _ in stream_items(source):
         pass
     return time.perf_counter() - start
 
 
-def opened(source: Path) -> float:
-    """Return the seconds of opening the samples."""
+def open_seconds(source: Path) -> float:
+    """Return the seconds to open the samples."""
     start = time.perf_counter()
     train_samples(source)
     return time.perf_counter() - start
@@ -135,7 +136,7 @@ def train_samples(source: Path) -> Samples:
 
 
 def hold(source: Path, workers: int) -> dict[str, int]:
-    """Return the resident memory of this process and workers that have read all samples."""
+    """Return the resident memory of this process and its workers after reading all samples."""
     items = TaskItems([("task", train_samples(source))])
     loader = DataLoader(
         Passes(items, workers),
@@ -144,14 +145,14 @@ def hold(source: Path, workers: int) -> dict[str, int]:
         persistent_workers=True,
         multiprocessing_context="fork",
     )
-    for _ in loader:  # the batches go round: one pass for each worker
+    for _ in loader:  # one batch, and so one pass, for each worker
         pass
     pids = [os.getpid(), *(process.pid for process in multiprocessing.active_children())]
     return {key: sum(memory(pid, key) for pid in pids) for key in ("pss", "rss")}
 
 
 def memory(pid: int | None, key: str) -> int:
-    """Return the bytes a process holds, from the kernel's summary of its mappings."""
+    """Return the bytes that a process holds, from the kernel's summary of its mappings."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     (line,) = (line for line in lines if line.lower().startswith(f"{key}:"))
     return int(line.split()[1]) * 1024

@@ -1,13 +1,13 @@
-"""Every method on comparison.yaml: search on a validation slice, final runs, tables and pictures.
+"""Every method on comparison.yaml: search on a validation slice, final runs, tables and figures.
 
     python -m experiments.results                # the table of docs/results.md (`make results`)
-    python -m experiments.results search         # the search before it (`make search`)
-    python -m experiments.results rank_budget    # a further table, of D-MoLE alone; or blurred
-    python -m experiments.results write          # the table of what is finished, no more runs
+    python -m experiments.results search         # its hyperparameter search (`make search`)
+    python -m experiments.results rank_budget    # another table, only of D-MoLE; or `blurred`
+    python -m experiments.results write          # the table of the finished runs, without new runs
 
-Each run is a process of its own with one thread, two at a time. What is finished is not run again,
-and what was cut goes on where it was, so all can be stopped and started at will. All seeds 0 come
-first, and the table is written after every seed.
+Each run is a separate process with one thread; two processes run at a time. Finished runs are
+skipped and interrupted runs resume, so the command can be stopped and restarted at any time. The
+runs are ordered by seed, and the table is written after every seed.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from experiments.results_jobs import (
 PAGE = ROOT / "docs" / "results.md"
 PICTURES = {
     "comparison": "Mean score on the tasks learned so far, and final scores",
-    "forgetting": "Each task's score after each stage, one panel a method",
+    "forgetting": "Each task's score after each stage, one panel per method",
     "accuracy_parameters": "Final score by trainable parameters",
 }
 WHAT = ("table", "search", "write", *PLAN["sweeps"])
 
 
 def refuse_failed(failed: Sequence[Job], runs: Path) -> None:
-    """End with an error that says where the logs are, if a run failed.
+    """Exit with an error that names the folder of the logs if a run failed.
 
     Raises:
-        SystemExit: If one did.
+        SystemExit: If a run failed.
     """
     if failed:
         raise SystemExit(f"{len(failed)} runs failed; their logs are in {runs / 'logs'}")
 
 
 def write_search(jobs: Sequence[tuple[Job, Any]], runs: Path) -> None:
-    """Write every value that was tried and what it reached, the losing ones too."""
+    """Write the scores of all values of the search."""
     kept = [r for r in read_rows(SEARCH) if r["row"] not in {job.method for job, _ in jobs}]
     for job, value in jobs:
         matrix, _ = read_matrix(job.folder(runs) / "evaluation_matrix.csv")
@@ -72,26 +72,26 @@ def write_search(jobs: Sequence[tuple[Job, Any]], runs: Path) -> None:
 
 
 def fill(part: str, text: str) -> None:
-    """Replace a part of the page between its two marks.
+    """Replace the part of the page between two marks.
 
     Raises:
-        SystemExit: If the page lacks one.
+        SystemExit: If the page lacks a mark.
     """
     page = PAGE.read_text(encoding="utf-8")
     begin, end = f"<!-- {part} -->\n", f"<!-- end {part} -->"
-    head, found, rest = page.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not found or not closed:
-        raise SystemExit(f"{PAGE} lacks the mark {(end if found else begin).strip()}")
+    head, opening, rest = page.partition(begin)
+    _, closing, tail = rest.partition(end)
+    if not opening or not closing:
+        raise SystemExit(f"{PAGE} lacks the mark {(end if opening else begin).strip()}")
     with atomic_path(PAGE) as temporary:
         temporary.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}", encoding="utf-8")
 
 
 def write_tables(runs: Path) -> None:
-    """Compare all that is finished; keep every matrix and one config a method beside the tables.
+    """Compare all finished runs; write tables, all matrices and one config per method.
 
     Raises:
-        SystemExit: If nothing is.
+        SystemExit: If no run is finished.
     """
     jobs = final_jobs(list(PLAN["rows"]), PLAN["seeds"])
     done = [job for job in jobs if job.finished(runs)]
@@ -113,7 +113,7 @@ def write_tables(runs: Path) -> None:
 
 
 def write_config(job: Job, runs: Path) -> None:
-    """Keep the resolved config of a run, without what was of this one run and machine."""
+    """Write the resolved config of a run, without settings of this run and machine."""
     text = (job.folder(runs) / "config.yaml").read_text(encoding="utf-8")
     config = yaml.safe_load(text)
     config["ckpt_path"] = None
@@ -132,9 +132,9 @@ def main() -> None:
     options = parser.parse_args()
     runs = options.runs
     if options.what == "search":
-        tried = search_jobs(options.rows)
-        refuse_failed(run_all([job for job, _ in tried], runs, options.processes), runs)
-        write_search(tried, runs)
+        candidates = search_jobs(options.rows)
+        refuse_failed(run_all([job for job, _ in candidates], runs, options.processes), runs)
+        write_search(candidates, runs)
         return
     if options.what in PLAN["sweeps"]:
         jobs = sweep_jobs(options.what)

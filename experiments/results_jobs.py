@@ -1,4 +1,4 @@
-"""The runs behind docs/results.md: their settings, and how they are run and restarted."""
+"""The runs of docs/results.md: their settings, and how they start and resume."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMPARISON = ROOT / "configs" / "comparison.yaml"
 OUTPUT = ROOT / "docs" / "results"
 SEARCH = OUTPUT / "search.csv"
 MARK = ".finished"
-"""Holds the digest of the settings of a run that ended well."""
+"""File with the digest of the settings, written into the folder of a finished run."""
 
 
 @dataclass(frozen=True)
@@ -43,38 +43,38 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Return what tells its settings from any others: those of comparison.yaml and its own."""
+        """Return the digest of all settings: comparison.yaml and those of this job."""
         text = COMPARISON.read_text(encoding="utf-8") + yaml.safe_dump(self.settings)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def finished(self, runs: Path) -> bool:
-        """Return whether it ended well, here or in an earlier process.
+        """Return whether the run is finished, by this or an earlier process.
 
         Raises:
-            SystemExit: If a run of other settings lies there.
+            SystemExit: If the folder holds a run with other settings.
         """
         mark = self.folder(runs) / MARK
         if not mark.is_file():
             return False
         if mark.read_text(encoding="utf-8") != self.digest:
-            raise SystemExit(f"{mark.parent} is of other settings than today's: remove it")
+            raise SystemExit(f"{mark.parent} was run with other settings: remove it")
         return True
 
     def run(self, runs: Path) -> bool:
-        """Run it, or go on with it; return whether it ended well."""
+        """Start or resume the run; return whether it succeeded."""
         folder = self.folder(runs)
-        if self.finished(runs):  # by another process meanwhile
+        if self.finished(runs):  # by another process in the meantime
             return True
         config = runs / "configs" / f"{self.name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
-        words = [sys.executable, "-m", "dmole", "fit", "--config", str(COMPARISON)]
-        words += ["--config", str(config), "--seed_everything", str(self.seed)]
-        words += ["--trainer.name", self.name, "--trainer.version", str(self.seed)]
-        words += ["--trainer.default_root_dir", str(runs)]
-        words += ["--trainer.enable_progress_bar", "false"]
+        command = [sys.executable, "-m", "dmole", "fit", "--config", str(COMPARISON)]
+        command += ["--config", str(config), "--seed_everything", str(self.seed)]
+        command += ["--trainer.name", self.name, "--trainer.version", str(self.seed)]
+        command += ["--trainer.default_root_dir", str(runs)]
+        command += ["--trainer.enable_progress_bar", "false"]
         if (folder / "checkpoints" / "last.ckpt").is_file():
-            words += ["--ckpt_path", str(folder)]
+            command += ["--ckpt_path", str(folder)]
         elif folder.is_dir():
             clear_unstarted(folder)
         log = runs / "logs" / f"{self.name}_{self.seed}.log"
@@ -82,7 +82,7 @@ class Job:
         with log.open("a", encoding="utf-8") as file:
             threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             ended = subprocess.run(
-                words, cwd=ROOT, env=os.environ | threads, stdout=file, stderr=subprocess.STDOUT
+                command, cwd=ROOT, env=os.environ | threads, stdout=file, stderr=subprocess.STDOUT
             )
         if ended.returncode == 0:
             (folder / MARK).write_text(self.digest, encoding="utf-8")
@@ -93,10 +93,10 @@ class Job:
 
 
 def clear_unstarted(folder: Path) -> None:
-    """Remove a run folder that was left before its first checkpoint.
+    """Remove the folder of a run that ended before its first checkpoint.
 
     Raises:
-        SystemExit: If a process is writing into it; names that one.
+        SystemExit: If a process is writing to the folder; the message names the process.
     """
     lock = RunLock(folder)
     try:
@@ -111,7 +111,7 @@ def replaced(settings: Any, key: str, value: Any) -> Any:
     """Return settings with the value at a dotted key replaced; the key must exist.
 
     Raises:
-        KeyError: If there is no such key.
+        KeyError: If the key does not exist.
     """
     result = copy.deepcopy(settings)
     *path, last = [int(part) if part.isdigit() else part for part in key.split(".")]
@@ -132,17 +132,17 @@ def method_settings(row: str) -> dict[str, Any]:
 
 
 def candidates(row: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield each value that is tried and the settings with it."""
+    """Yield each candidate value with the settings that contain it."""
     spec = PLAN["rows"][row]
     for value in spec.get("values", ()):
         yield value, replaced(method_settings(row), spec["vary"], value)
 
 
 def chosen(row: str) -> dict[str, Any]:
-    """Return the settings of the best candidate; the first of equals.
+    """Return the settings of the best candidate; the first of a tie.
 
     Raises:
-        SystemExit: If the search lacks the row.
+        SystemExit: If the search has no score of a candidate.
     """
     tried = list(candidates(row))
     if not tried:
@@ -151,12 +151,12 @@ def chosen(row: str) -> dict[str, Any]:
     scores = {r["value"]: float(r["Last"]) for r in read_rows(SEARCH) if r["row"] == of}
     missing = [value for value, _ in tried if str(value) not in scores]
     if missing:
-        raise SystemExit(f"{SEARCH}: {row} was not tried with {missing[0]}: make search")
+        raise SystemExit(f"{SEARCH} has no score of {row} with {missing[0]}: run `make search`")
     return max(tried, key=lambda pair: scores[str(pair[0])])[1]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file; none if it is missing."""
+    """Return the rows of a CSV file; empty if the file is missing."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -164,11 +164,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def search_jobs(rows: Sequence[str]) -> list[tuple[Job, Any]]:
-    """Return the runs of the search, each with the value it tries."""
+    """Return the runs of the search, each with its candidate value."""
     options = PLAN["search"]
     data = yaml.safe_load(COMPARISON.read_text(encoding="utf-8"))["data"]
     tasks = [task for task in data["tasks"] if task["name"] in options["tasks"]]
-    for task in tasks:  # test samples have no part in the choice
+    for task in tasks:  # the choice must not depend on test samples
         task["test"] = f"synthetic://{task['name']}/val?size={options['size']}"
     fewer = copy.deepcopy(tasks)
     for task in fewer:
@@ -190,13 +190,13 @@ def search_jobs(rows: Sequence[str]) -> list[tuple[Job, Any]]:
 
 
 def final_jobs(rows: Sequence[str], seeds: Sequence[int]) -> list[Job]:
-    """Return the runs of the table, all rows of a seed before the next."""
+    """Return the runs of the table, ordered by seed."""
     settings = {row: chosen(row) for row in rows}
     return [Job(row, row, seed, settings[row]) for seed in seeds for row in rows]
 
 
 def sweep_jobs(name: str) -> list[Job]:
-    """Return the runs of a further table: D-MoLE, and D-MoLE with some keys replaced."""
+    """Return the runs of another table: D-MoLE, and D-MoLE with some keys replaced."""
     spec = PLAN["sweeps"][name]
     rows = {"dmole": method_settings("dmole")}
     for row, changes in spec["rows"].items():
@@ -207,9 +207,9 @@ def sweep_jobs(name: str) -> list[Job]:
 
 
 def run_all(jobs: Sequence[Job], runs: Path, processes: int) -> list[Job]:
-    """Run what is not finished, several at a time; return what failed."""
+    """Run all unfinished jobs, `processes` at a time; return those that failed."""
     todo = [job for job in jobs if not job.finished(runs)]
-    print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are there already", flush=True)
+    print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are already finished", flush=True)
     with ThreadPoolExecutor(processes) as pool:
         results = list(pool.map(lambda job: job.run(runs), todo))
     return [job for job, well in zip(todo, results, strict=True) if not well]

@@ -1,9 +1,9 @@
-"""Time and memory of the routed layer, beside the plain linear layer and PEFT.
+"""Time and memory of a routed linear, compared with a plain linear and PEFT.
 
-One thread, fp32, forward and backward over 4 sequences of 128 tokens, one expert in training.
-PEFT computes all its adapters for every sample; the routed layer also does what D-MoLE needs:
-at most two experts a sample, chosen for each sample on its own. Times are medians of interleaved
-repetitions. Memory is the most bytes of tensors alive between two operators, beyond weights and
+One thread, fp32, forward and backward pass over 4 sequences of 128 tokens, one expert in training.
+PEFT computes all its adapters for every sample. The routed linear also supports the routing of
+D-MoLE: at most two experts per sample, selected for each sample. Times are medians of interleaved
+repetitions. Memory is the peak of bytes in live tensors between two operators, without weights and
 input.
 """
 
@@ -28,7 +28,7 @@ WIDTHS, EXPERTS, REPETITIONS = (512, 1024), (1, 2, 9), 25
 
 
 class PeakMemory(TorchDispatchMode):
-    """Follows the storages that operators make."""
+    """Tracks the storages that operators create."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class PeakMemory(TorchDispatchMode):
         self.peak = 0
 
     def ignore(self, *tensors: Tensor) -> None:
-        """Leave out what was there before."""
+        """Exclude tensors that exist already."""
         self.before.update(StorageWeakRef(t.untyped_storage()) for t in tensors)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
-        """Run an operator and count what is alive after it."""
+        """Run an operator and count the bytes of live storages after it."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -71,12 +71,12 @@ def routed(width: int, experts: int, active: int) -> tuple[nn.Module, Callable[[
             nn.init.normal_(cast("Tensor", expert.lora_b), std=0.02)
     library.train_only(names[-1])
     weights = torch.zeros(SAMPLES, experts)
-    for sample in range(SAMPLES):  # the one in training, and partners that differ
+    for sample in range(SAMPLES):  # the expert in training and different partners
         weights[sample, experts - 1] = 1.0
         for i in range(active - 1):
             weights[sample, (sample + i) % (experts - 1)] = 1.0
 
-    gates = Gates(names, weights)  # made once a batch, for all layers
+    gates = Gates(names, weights)  # made once per batch, for all linears
 
     def forward(x: Tensor) -> Tensor:
         with library.context.use(gates):
@@ -120,7 +120,7 @@ def compare(width: int, experts: int) -> None:
     base = plain(width)
     variants: dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]] = {
         "linear": (base, base),
-        "routed, 2 a sample": routed(width, experts, min(2, experts)),
+        "routed, 2 per sample": routed(width, experts, min(2, experts)),
         "routed, all": routed(width, experts, experts),
         "peft, all": peft(width, experts),
     }
@@ -129,7 +129,7 @@ def compare(width: int, experts: int) -> None:
     for _ in range(REPETITIONS):
         for name, (_, forward) in variants.items():
             times[name].append(step(forward, x))
-    medians = {name: statistics.median(found) for name, found in times.items()}
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     for name, (model, forward) in variants.items():
         print(
             f"{width:>6} {experts:>8}  {name:<20} {1e3 * medians[name]:>8.2f} "
@@ -139,7 +139,7 @@ def compare(width: int, experts: int) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    print(f"{'width':>6} {'experts':>8}  {'layer':<20} {'ms':>8} {'ratio':>7} {'peak MiB':>9}")
+    print(f"{'width':>6} {'experts':>8}  {'linear':<20} {'ms':>8} {'ratio':>7} {'peak MiB':>9}")
     for width in WIDTHS:
         for experts in EXPERTS:
             compare(width, experts)

@@ -1,7 +1,7 @@
-"""What a run learned and found out, as digests of contents: how a file is written does not count.
+"""Digests of the results of a run that do not depend on file formats.
 
-Digests by file, as `run_digests` takes them, change with each key, format or name of a file. These
-stay the same if only the code was rearranged.
+Digests of whole files, as in `run_digests`, change with every key, format or name of a file. These
+digests stay the same if a change only rearranges code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TABLES = {
     "replay": "replay.csv",
     "routing": "routing.csv",
 }
-"""Tables whose column names do not count; not every run has all of them."""
+"""Tables by logical name; their column names do not count. A run may lack some of them."""
 
 MATRICES = ("evaluation_matrix", "oracle_matrix")
 PREDICTED = ("id", "prediction", "score", "gate_set")
@@ -33,11 +33,11 @@ SHAPES = {
     ),
     "mixture.json": ("layers",),
 }
-"""What tells ranks and scaling of an expert, by the file that lies beside its tensors."""
+"""Keys of the ranks and scaling of an expert, by the file beside its tensors."""
 
 
 def tensor_digest(path: Path) -> str:
-    """Return a SHA-256 of names, shapes, types and values of the tensors in a file."""
+    """Return the SHA-256 of names, shapes, types and values of the tensors in a file."""
     digest = hashlib.sha256()
     for name, tensor in sorted(load_file(path).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -46,14 +46,14 @@ def tensor_digest(path: Path) -> str:
 
 
 def run_content(run: Path) -> dict[str, str]:
-    """Return a digest by logical name of all that a finished run learned and found out.
+    """Return digests of the results of a finished run by logical name.
 
     Args:
-        run: Its folder, ``<root>/<name>/version_<N>``.
+        run: Run folder, ``<root>/<name>/version_<N>``.
 
     Raises:
-        OSError: If matrices, metrics, router or the order of the experts are not there.
-        KeyError: If one of the figures or of the keys of a prediction is not there.
+        OSError: If matrices, metrics, router or the order of the experts are missing.
+        KeyError: If a figure or a key of a prediction is missing.
         ValueError: If a table has no header.
     """
     return {
@@ -71,19 +71,19 @@ def run_content(run: Path) -> dict[str, str]:
 
 
 def _experts(folder: Path) -> dict[str, str]:
-    """Return digests of each expert's tensors and shapes, and of the order of all experts."""
-    found = {"experts": _digest(_json(folder / "experts.json"))}
+    """Return digests of the tensors and shapes of each expert, and of the order of all experts."""
+    digests = {"experts": _digest(_json(folder / "experts.json"))}
     for path in sorted(folder.glob("*/*.safetensors")):
-        found[f"experts/{path.parent.name}"] = tensor_digest(path)
+        digests[f"experts/{path.parent.name}"] = tensor_digest(path)
     for file, keys in SHAPES.items():
         for path in sorted(folder.glob(f"*/{file}")):
             content = _json(path)
-            found[f"experts/{path.parent.name}/shape"] = _digest([content[key] for key in keys])
-    return found
+            digests[f"experts/{path.parent.name}/shape"] = _digest([content[key] for key in keys])
+    return digests
 
 
 def _router(folder: Path) -> dict[str, str]:
-    """Return digests of its tensors, and of what it notes of each task, thresholds among it."""
+    """Return digests of the tensors, and of the entry of each expert, such as its threshold."""
     tensors = {
         f"router/{path.stem}": tensor_digest(path) for path in sorted(folder.glob("*.safetensors"))
     }
@@ -92,12 +92,12 @@ def _router(folder: Path) -> dict[str, str]:
 
 
 def _predictions(folder: Path) -> dict[str, str]:
-    found = {}
+    digests = {}
     for path in sorted(folder.glob("*/*.jsonl")):
         lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         rows = [[line[key] for key in PREDICTED] for line in lines]
-        found[f"predictions/{path.parent.name}/{path.stem}"] = _digest(rows)
-    return found
+        digests[f"predictions/{path.parent.name}/{path.stem}"] = _digest(rows)
+    return digests
 
 
 def _metrics(path: Path) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _metrics(path: Path) -> dict[str, str]:
 
 
 def _matrix(path: Path) -> list[list[float | str]]:
-    """Return the names of the tasks, then the scores; cells without one are empty words."""
+    """Return the names of the tasks, then the scores; a cell without a score is an empty string."""
     (_, *names), *rows = _rows(path)
     return [[*names], *([_value(cell) for cell in row] for row in rows)]
 
@@ -120,7 +120,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _value(cell: str) -> float | str:
-    """Return the number that a cell holds, however it is written, or else its words."""
+    """Return the number of a cell in any notation, or else its text."""
     try:
         return float(cell)
     except ValueError:

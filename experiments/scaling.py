@@ -1,7 +1,7 @@
-"""Memory and GPU hours for large base models, reckoned from their shapes; nothing is run.
+"""Memory and GPU hours for large base models, estimated from their shapes without a run.
 
 Prints the tables of docs/scaling.md. The formulas are in `experiments.costs.scaling` and
-`experiments.costs.workload`; their tests compare them with what tiny models use.
+`experiments.costs.workload`; tests compare them with measurements of tiny models.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from experiments.costs.scaling import (
     training_activation_bytes,
     training_state_bytes,
 )
-from experiments.costs.workload import Stream, gpu_hours, stream_flops
+from experiments.costs.workload import Workload, gpu_hours, sequence_flops
 
 GIB, MIB = 2**30, 2**20
 A100 = 312e12
-"""Operations a second in bfloat16, NVIDIA's data sheet of the A100."""
+"""Operations per second in bfloat16, from NVIDIA's data sheet of the A100."""
 UTILIZATION = 0.35
 GENERATED = 32
-"""Samples answered at once, and tokens of an answer, in the column of generation."""
+"""Batch size and tokens of an answer in the column of generation."""
 SIZES = {name: sizes["train"].items for name, sizes in BENCHMARK.sizes.items()}
 # SK-VG and VizWiz are trained for 5 epochs, IconQA is repeated 5 times
 SEEN = sum(n * (5 if name in ("SK-VG", "VizWiz", "IconQA") else 1) for name, n in SIZES.items())
-STREAMS = (
-    Stream(
+WORKLOADS = (
+    Workload(
         name="the nine tasks of D-MoLE",
         tasks=9,
         seen=SEEN,
@@ -47,7 +47,7 @@ STREAMS = (
         answer_tokens=16,
         source="train sizes and epochs of the released code; 5,000 test samples a task assumed",
     ),
-    Stream(
+    Workload(
         name="eight tasks of CoIN's size",
         tasks=8,
         seen=8 * 70_000,
@@ -60,7 +60,7 @@ STREAMS = (
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, numbers on the right."""
+    """Return a Markdown table with right-aligned numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -111,9 +111,9 @@ def other_row(model: ModelSizes, load: Load) -> list[str]:
     ]
 
 
-def hours_row(model: ModelSizes, load: Load, stream: Stream) -> list[str]:
-    work = stream_flops(model, load, stream)
-    again = stream_flops(model, load, stream, recompute=True)["train"] - work["train"]
+def hours_row(model: ModelSizes, load: Load, workload: Workload) -> list[str]:
+    work = sequence_flops(model, load, workload)
+    again = sequence_flops(model, load, workload, recompute=True)["train"] - work["train"]
     cells = [f"{gpu_hours(work[phase], A100, UTILIZATION):,.1f}" for phase in work]
     total, more = (gpu_hours(w, A100, UTILIZATION) for w in (sum(work.values()), again))
     return [model.name, *cells, f"{total:,.0f}", f"{total + more:,.0f}"]
@@ -142,16 +142,16 @@ def report(load: Load) -> str:
             [other_row(model, load) for model in LARGE],
         ),
     ]
-    for stream in STREAMS:
+    for workload in WORKLOADS:
         parts += [
-            f"GPU hours for {stream.name}, {stream.seen:,} samples trained on ({stream.source}), "
-            f"on A100s at {UTILIZATION:.0%} of {A100 / 1e12:.0f} TFLOP/s:",
+            f"GPU hours for {workload.name}, {workload.seen:,} samples trained on "
+            f"({workload.source}), on A100s at {UTILIZATION:.0%} of {A100 / 1e12:.0f} TFLOP/s:",
             table(
                 (
                     *("base model", "train", "allocate", "embed", "evaluate", "all"),
                     "all, activations recomputed",
                 ),
-                [hours_row(model, load, stream) for model in LARGE],
+                [hours_row(model, load, workload) for model in LARGE],
             ),
         ]
     parts.append("\n".join(f"- {model.name}: {model.source}" for model in LARGE))

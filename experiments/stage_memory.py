@@ -1,9 +1,9 @@
-"""Memory of a stage, by how many tasks were learned before it.
+"""Memory of a stage by the number of tasks learned before it.
 
-The same tasks are read and evaluated in every process; only the number of stages differs. Each
-runs in a process of its own, on one thread, with the model that ships with the package. The
-figure is the most resident memory during the last stage, from its allocation to its evaluation,
-without the parameters of the experts. Beside it stands what the run remembers of samples.
+Every process reads and evaluates the same tasks; only the number of stages differs. Each run is a
+separate process with one thread and the embedded model. The measured value is the peak resident
+memory during the last stage, from its allocation to its evaluation, without the parameters of the
+experts. The other columns count the cached embeddings and answers of samples.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ TASKS, STAGES, TRAIN, TEST = 32, (2, 8, 32), 16, 2
 
 
 class FirstStages(Stream):
-    """Learns the first tasks only."""
+    """A stream that learns only the first tasks."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
     def stages(self, task_names: Sequence[str]) -> list[Stage]:
-        """Return the first stages of one task after the other."""
+        """Return the first stages of a sequential stream."""
         return SequentialStream().stages(task_names)[: self.count]
 
 
 class StagePeak(ContinualCallback):
-    """Notes the most resident memory of each stage, in MiB."""
+    """Records the peak resident memory of each stage, in MiB."""
 
     def __init__(self) -> None:
         self.peaks: list[float] = []
 
     def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
-        """Read the peak and start anew."""
+        """Read the peak and reset it."""
         status = Path("/proc/self/status").read_text(encoding="ascii")
         line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         self.peaks.append(int(line.split()[1]) / 2**10)
@@ -56,7 +56,7 @@ class StagePeak(ContinualCallback):
 
 
 class NoFigures(ExpertInspector):
-    """Leaves out the figures, whose memory would hide the rest."""
+    """Omits the figures, whose memory would hide the rest."""
 
     def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Draw nothing."""

@@ -1,6 +1,6 @@
-"""How far our tokenizer agrees with the Java one of COCO evaluation, and what that does to CIDEr.
+"""Agreement of the Python tokenizer with the Java tokenizer of COCO evaluation, and of CIDEr.
 
-Captions are made by chance from a seed: plain ones, and ones with punctuation, numbers,
+Captions are drawn randomly from a seed: plain ones, and ones with punctuation, numbers,
 contractions, brackets, abbreviations and letters of many scripts. Needs Java.
 
     python -m experiments.tokenizer_parity [--size 3000] [--seed 0] [--show 20]
@@ -37,50 +37,50 @@ ENDINGS = ["", ".", ".", ".", " .", "!", "?", "...", ";", ",", "\n", "  "]
 
 
 def captions(size: int, seed: int, share: float = 0.5) -> list[str]:
-    """Return captions, a share of them with something curious in them.
+    """Return captions, a share of them with unusual words or punctuation.
 
     Args:
-        size: How many.
+        size: Number of captions.
         seed: Seed of the choice.
-        share: Share of the curious ones, in 0..1.
+        share: Share of the unusual captions, in 0..1.
     """
-    chance = random.Random(seed)
-    return [_caption(chance, chance.random() < share) for _ in range(size)]
+    rng = random.Random(seed)
+    return [_caption(rng, rng.random() < share) for _ in range(size)]
 
 
-def _caption(chance: random.Random, curious: bool) -> str:
-    parts = [chance.choice(words.split("|")) for words in (SUBJECTS, VERBS, OBJECTS, PLACES)]
+def _caption(rng: random.Random, curious: bool) -> str:
+    parts = [rng.choice(words.split("|")) for words in (SUBJECTS, VERBS, OBJECTS, PLACES)]
     words = " ".join(["a", *parts]).split()
-    for _ in range(chance.choice([1, 1, 2, 3]) if curious else 0):
-        place, extra = chance.randrange(len(words) + 1), chance.choice(CURIOUS)
-        if place and chance.random() < 0.3:
-            words[place - 1] += extra  # touching the word before it
+    for _ in range(rng.choice([1, 1, 2, 3]) if curious else 0):
+        position, extra = rng.randrange(len(words) + 1), rng.choice(CURIOUS)
+        if position and rng.random() < 0.3:
+            words[position - 1] += extra  # without a space before it
         else:
-            words.insert(place, extra)
+            words.insert(position, extra)
     text = " ".join(words)
-    case = chance.random()
+    case = rng.random()
     text = text.upper() if case < 0.05 else text.capitalize() if case < 0.7 else text
-    return text + chance.choice(ENDINGS)
+    return text + rng.choice(ENDINGS)
 
 
 def agreement(texts: Sequence[str]) -> tuple[float, list[tuple[str, str, str]]]:
-    """Return the share of texts that both tokenizers split alike, and the others.
+    """Return the share of texts that both tokenizers split equally, and the other texts.
 
     Returns:
-        The share in 0..1; (text, by Java, by ours) of each text they split otherwise.
+        The share in 0..1; (text, split by Java, split by Python) of each other text.
     """
     pairs = zip(texts, tokenize_ptb(texts), map(tokenize_python, texts), strict=True)
-    others = [(text, java, ours) for text, java, ours in pairs if java != ours]
+    others = [(text, java, python) for text, java, python in pairs if java != python]
     return 1.0 - len(others) / len(texts), others
 
 
 def cider_of_both(texts: Sequence[str], seed: int) -> tuple[float, float]:
-    """Return CIDEr x 100 by Java and by ours, of captions that drop a word of their reference."""
-    chance = random.Random(seed)
+    """Return CIDEr x 100 by Java and by Python, of captions that lack a word of their reference."""
+    rng = random.Random(seed)
     predictions = []
     for text in texts:
         words = text.split()
-        words.pop(chance.randrange(len(words)))
+        words.pop(rng.randrange(len(words)))
         predictions.append(" ".join(words))
     values = []
     for tokens in (
@@ -96,16 +96,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", type=int, default=10, help="captions split otherwise to print")
+    parser.add_argument("--show", type=int, default=10, help="differing captions to print")
     options = parser.parse_args()
-    for name, share in (("plain", 0.0), ("curious", 1.0)):
+    for name, share in (("plain", 0.0), ("unusual", 1.0)):
         texts = captions(options.size, options.seed, share)
         rate, others = agreement(texts)
-        java, ours = cider_of_both(texts, options.seed)
-        print(f"{name:<8} {len(texts)} captions  split alike {100 * rate:.2f} %  ", end="")
-        print(f"CIDEr x 100: Java {java:.2f}, ours {ours:.2f}, difference {ours - java:+.2f}")
+        java, python = cider_of_both(texts, options.seed)
+        print(f"{name:<8} {len(texts)} captions  split equally {100 * rate:.2f} %  ", end="")
+        print(f"CIDEr x 100: Java {java:.2f}, Python {python:.2f}, ", end="")
+        print(f"difference {python - java:+.2f}")
         for text, first, second in others[: options.show]:
-            print(f"    {text!r}\n      Java {first!r}\n      ours {second!r}")
+            print(f"    {text!r}\n      Java   {first!r}\n      Python {second!r}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""From files to batches: tasks, samples, tensors, loaders."""
+"""Turns files into batches: tasks, samples, tensors and loaders."""
 
 from typing import Any
 
 from dmole._moved import moved_name
-from dmole.data.collate import Batch, Collator, Item
+from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.loader import ResumableLoader
 from dmole.data.sample import (
     IMAGE_PLACEHOLDER,
@@ -28,11 +28,11 @@ __all__ = [
     "EmbeddedImage",
     "FileImage",
     "ImageSource",
-    "Item",
     "ResumableLoader",
     "Sample",
     "Samples",
     "Task",
+    "TaskSample",
     "TrainBatchSampler",
     "Turn",
     "open_source",

@@ -1,4 +1,4 @@
-"""What a comparison shows of a run: its columns, each with what the figure is."""
+"""The columns of a comparison, each with the definition of its figure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from dmole.report.runs import Run
 
 Group = Mapping[str, Sequence[Run]]
-"""Runs by method; those of one method are repeats with other seeds."""
+"""Runs by method; the runs of one method are repeats with different seeds."""
 
 PER_TASK: dict[str, Literal["high", "low"]] = {
     "Last": "high",
@@ -18,7 +18,7 @@ PER_TASK: dict[str, Literal["high", "low"]] = {
     "BWT": "high",
     "Forgetting": "low",
 }
-"""Figures that are shown of each task too, and which end is better."""
+"""Figures that are also shown for each task, and whether high or low is better."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Column:
     """One figure of a run.
 
     Args:
-        name: Head of the column.
+        name: Header of the column.
         read: Returns the figure, NaN where it is missing.
-        define: Returns what the figure is, as computed for this run.
-        better: Which end is better; None for costs, where no end is best alone, and for figures
-            that need the task's identity.
-        whole: Whether it is written as a whole number.
-        optional: Whether the column is left out where no run has the figure.
+        define: Returns the definition of the figure, as computed for this run.
+        better: Whether high or low is better; None for costs, which are a trade-off, and for
+            figures that need the task identity.
+        whole: Whether the figure is written as a whole number.
+        optional: Whether the column is left out if no run has the figure.
     """
 
     name: str
@@ -53,17 +53,17 @@ def _figure(name: str, better: Literal["high", "low"] = "high") -> Column:
 def _oracle(name: str) -> Column:
     def define(run: Run) -> str | None:
         stated = ((run.metrics.get("oracle") or {}).get("definitions") or {}).get(name)
-        return f"with each sample's own task's expert alone: {stated}" if stated else None
+        return f"with only the expert of each sample's true task: {stated}" if stated else None
 
     return Column(f"oracle {name}", lambda run: run.oracle(name), define)
 
 
 def _active_text(run: Run) -> str:
     base = run.parameters.get("base")
-    size = f"the {base:,} " if isinstance(base, int) else "those "
+    size = f"the {base:,} parameters" if isinstance(base, int) else "those"
     return (
-        "parameters of the experts that an average test sample uses at the last evaluation; "
-        f"{size}of the base model not counted"
+        "parameters of the experts that an average test sample uses at the last evaluation, "
+        f"without {size} of the base model"
     )
 
 
@@ -90,7 +90,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "trainable parameters per task",
         lambda run: run.trainable_per_task,
-        lambda run: "mean over the experts of the parameters trained",
+        lambda run: "mean number of trained parameters over the experts",
         whole=True,
     ),
     Column("active added parameters", lambda run: run.active_added, _active_text, whole=True),
@@ -101,4 +101,4 @@ COLUMNS: tuple[Column, ...] = (
         whole=True,
     ),
 )
-"""What the table shows of a run, in this order."""
+"""Columns of the table, in this order."""

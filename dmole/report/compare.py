@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dmole.report.figures import save_figure
 from dmole.report.grids import summary_grid, task_grids
-from dmole.report.identity import advantages, check_alike, check_repeat, same_tasks
+from dmole.report.identity import advantages, check_comparable, check_repeat, same_tasks
 from dmole.report.method_figures import method_figures
 from dmole.report.notes import make_notes
 from dmole.report.runs import Run, load_run
@@ -22,26 +22,26 @@ from dmole.storage.files import atomic_path
 
 
 def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[str] = ()) -> str:
-    """Compare runs, grouped by method; runs of one method are taken as repeats (seeds).
+    """Compare runs, grouped by method; runs of one method count as repeats with different seeds.
 
     Writes ``comparison.md``, ``.csv``, ``.tex`` and ``.png``, ``per_task.csv`` and ``.tex``,
     ``forgetting.png`` and ``accuracy_parameters.png``, and prints the Markdown.
 
     Args:
         run_dirs: Run folders.
-        output: Folder to write to; made where missing.
-        allow: Differences to put up with, of `dmole.report.identity.CHECKS`.
+        output: Folder to write to; created if missing.
+        allow: Names of differences to allow, keys of `dmole.report.identity.CHECKS`.
 
     Returns:
         The Markdown.
 
     Raises:
         FileNotFoundError: If a run folder or a file in it is missing.
-        ValueError: If there is no run, a run is named twice, or runs do not belong in one table.
+        ValueError: If there is no run, a run is given twice, or runs are not comparable.
     """
     runs = [load_run(folder) for folder in run_dirs]
     check_folders(runs)
-    mixed = check_alike(runs, allow)
+    mixed = check_comparable(runs, allow)
     groups = group_runs(runs)
     given = {method: advantages(group[0]) for method, group in groups.items()}
     apart = [method for method, texts in given.items() if texts]
@@ -56,7 +56,7 @@ def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[
     write_summary_csv(output / "comparison.csv", grid, notes)
     write_task_csv(output / "per_task.csv", by_task, notes)
     for name, figure in method_figures(groups, grid, notes).items():
-        (output / name).unlink(missing_ok=True)  # of an earlier comparison
+        (output / name).unlink(missing_ok=True)  # left by an earlier comparison
         if figure is not None:
             save_figure(figure, output / name)
     print(text)
@@ -69,10 +69,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def check_folders(runs: Sequence[Run]) -> None:
-    """Refuse to compare nothing, one run with itself, or runs of other tasks.
+    """Refuse an empty list of runs, a run given twice, or runs with different tasks.
 
     Raises:
-        ValueError: If there is no run, a folder comes twice, or tasks differ between runs.
+        ValueError: If there is no run, a folder is given twice, or the tasks differ between runs.
     """
     if not runs:
         raise ValueError("no run to compare")
@@ -88,7 +88,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return runs by method, in order of appearance.
 
     Raises:
-        ValueError: If runs of one method differ in more than their seed, or not even in that.
+        ValueError: If runs of one method differ in more than their seed, or have the same seed.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:

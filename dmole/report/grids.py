@@ -1,4 +1,4 @@
-"""Tables as numbers: means and deviations over seeds, and the best of each column."""
+"""Numeric tables: means and standard deviations over seeds, and the best of each column."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Grid:
     """A table of methods and figures.
 
     Args:
-        title: What it shows.
-        columns: Heads of the columns.
-        rows: Mean and deviation by method and column.
-        best: Cells, as method and column, that are the best of their column.
+        title: Title of the table.
+        columns: Headers of the columns.
+        rows: Mean and standard deviation by method and column.
+        best: Best cells of the columns, as pairs of method and column.
         whole: Columns written as whole numbers.
     """
 
@@ -38,7 +38,7 @@ def mean_and_spread(values: Sequence[float]) -> Pair:
     """Return mean and sample standard deviation (divisor n - 1).
 
     Returns:
-        The mean is NaN if one value is; the deviation is NaN for a single value.
+        The mean is NaN if any value is; the standard deviation is NaN for a single value.
 
     Example:
         >>> mean_and_spread([79.0, 83.0])
@@ -52,7 +52,7 @@ def mean_and_spread(values: Sequence[float]) -> Pair:
 
 
 def shown(mean: float, *, whole: bool = False) -> str:
-    """Return a mean as tables print it; zero has no sign.
+    """Return a mean as printed in tables; zero has no sign.
 
     Example:
         >>> shown(-0.001), shown(91648.4, whole=True)
@@ -64,34 +64,34 @@ def shown(mean: float, *, whole: bool = False) -> str:
 def best_of(
     cells: Mapping[str, float], better: Literal["high", "low"], apart: Iterable[str] = ()
 ) -> set[str]:
-    """Return the methods with the best mean, as printed, so that ties are all best.
+    """Return the methods with the best mean as printed; all methods of a tie are best.
 
     Args:
-        cells: Mean by method; NaN takes no part.
-        better: Which end is better.
-        apart: Methods that take no part, as they were given more than the others.
+        cells: Mean by method; NaN is ignored.
+        better: Whether high or low is better.
+        apart: Methods to ignore, because they were given more than the others.
 
     Returns:
-        Empty where fewer than two methods have the figure: nothing was compared.
+        Empty if fewer than two methods have the figure, because there is nothing to compare.
 
     Example:
         >>> sorted(best_of({"a": 1.001, "b": 1.0, "c": 0.9}, "high"))
         ['a', 'b']
     """
     apart = set(apart)
-    known = {
+    printed = {
         method: round(mean, 2) + 0.0
         for method, mean in cells.items()
         if method not in apart and not math.isnan(mean)
     }
-    if len(known) < 2:
+    if len(printed) < 2:
         return set()
-    winner = (max if better == "high" else min)(known.values())
-    return {method for method, mean in known.items() if mean == winner}
+    winner = (max if better == "high" else min)(printed.values())
+    return {method for method, mean in printed.items() if mean == winner}
 
 
 def summary_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
-    """Return all figures of the methods: mean and deviation over their runs.
+    """Return all figures of the methods: mean and standard deviation over their runs.
 
     Args:
         groups: Runs by method.
@@ -119,7 +119,7 @@ def summary_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
 
 
 def task_grids(groups: Group, apart: Iterable[str] = ()) -> dict[str, Grid]:
-    """Return a table for each of `PER_TASK`, with a column a task.
+    """Return a table for each figure of `PER_TASK`, with one column per task.
 
     Args:
         groups: Runs by method.

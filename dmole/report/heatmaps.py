@@ -1,4 +1,4 @@
-"""Figures that color a grid: the evaluation matrix, the allocation, the routing."""
+"""Heatmaps: the evaluation matrix, the allocation and the routing."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dmole.metrics.matrix import TaskOfStage
-from dmole.report.style import ACCENT, INK, MISSING, dress, new_figure
+from dmole.report.style import ACCENT, INK, MISSING, label_axes, new_figure
 
 Array = npt.NDArray[np.float64]
 
 MOST_ANNOTATED = 400
-"""Grids of more cells carry no numbers, which could not be read."""
+"""Grids with more cells show no numbers, because they would be too small to read."""
 
 MOST_LABELS = 80
-"""Grids of more rows label only every n-th."""
+"""Grids with more rows label only every n-th row."""
 
 
 def matrix_heatmap(
@@ -32,19 +32,19 @@ def matrix_heatmap(
     title: str,
     task_of_stage: TaskOfStage | None = None,
 ) -> Figure:
-    """Draw the evaluation matrix: one row a stage, one column a task.
+    """Draw the evaluation matrix: one row per stage, one column per task.
 
-    Cells in which a task was just learned are framed; missing ones are grey.
+    Cells of a task that the stage has just learned are framed; missing cells are gray.
 
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_names: One name a column.
-        title: Words above the figure.
+        task_names: Name of each column.
+        title: Title of the figure.
         task_of_stage: Zero-based task or tasks of each stage; None means stage ``t`` learned the
             ``t``-th task.
 
     Raises:
-        ValueError: If the number of names and columns differ.
+        ValueError: If the numbers of names and columns differ.
     """
     scores = np.asarray(matrix, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[1] != len(task_names):
@@ -58,19 +58,19 @@ def matrix_heatmap(
     for row, entry in enumerate(learned if task_of_stage is None else task_of_stage, start=1):
         for column in [entry] if isinstance(entry, int) else entry:
             _frame(axes, row, column)
-    dress(axes, title, "task evaluated  (framed: just learned)", "")
+    label_axes(axes, title, "task evaluated  (framed: just learned)", "")
     _bar(figure, axes, "score (%)")
     return figure
 
 
 def _frame(axes: Axes, row: int, column: int) -> None:
     frame = Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=ACCENT)
-    frame.set(linewidth=1.8, zorder=3)  # above the lines between cells
+    frame.set(linewidth=1.8, zorder=3)  # above the grid lines
     axes.add_patch(frame)
 
 
 def allocation_heatmap(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draw where experts sit: one row for each unit, one column for each expert.
+    """Draw the allocated units: one row for each unit, one column for each expert.
 
     The color is the unit's proxy score as a share of the highest in the column. A dot marks a
     selected unit.
@@ -89,37 +89,37 @@ def allocation_heatmap(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     modality_of = {str(row["unit"]): str(row["modality"]) for row in rows}
     units = list(modality_of)
     scores = np.full((len(units), len(names)), math.nan)
-    experts = []
+    selected = []
     for row in rows:
-        place = units.index(str(row["unit"])), names.index(str(row["expert"]))
-        scores[place] = float(row["score"]) if str(row["score"]).strip() else math.nan
+        cell = units.index(str(row["unit"])), names.index(str(row["expert"]))
+        scores[cell] = float(row["score"]) if str(row["score"]).strip() else math.nan
         if int(row["selected"]):
-            experts.append(place)
+            selected.append(cell)
     height = min(0.24, 14 / len(units))  # inches for each unit
-    words = 2.1 + 0.07 * max(map(len, units))  # inches beside the grid
-    figure = new_figure(words + 0.95 * len(names), 1.6 + height * len(units))
+    margin = 2.1 + 0.07 * max(map(len, units))  # inches for the labels beside the grid
+    figure = new_figure(margin + 0.95 * len(names), 1.6 + height * len(units))
     axes = figure.subplots()
     _grid(axes, _share_of_highest(scores), (names, units), (0.0, 1.0), None)
-    for y, x in experts:
+    for y, x in selected:
         dot = axes.plot(x, y, "o", color=ACCENT, markeredgecolor="white")
         dot[0].set(markersize=max(29 * height, 3.0), markeredgewidth=4 * height)
     for y in range(1, len(units)):
         if modality_of[units[y]] != modality_of[units[y - 1]]:
             axes.axhline(y - 0.5, color=INK, linewidth=1.4)
-    dress(axes, title, "expert  (dot: unit selected)", "unit")
+    label_axes(axes, title, "expert  (dot: unit selected)", "unit")
     _bar(figure, axes, "proxy score, share of the expert's highest")
     return figure
 
 
 def activation_heatmap(counts: Mapping[str, Mapping[str, int]], title: str) -> Figure:
-    """Draw which experts answered: one row a true task, one column a gate set.
+    """Draw which experts answered: one row per true task, one column per gate set.
 
     Args:
         counts: Number of samples by true task and gate set (names joined by ``+``, or ``base``).
-        title: Words above the figure.
+        title: Title of the figure.
 
     Raises:
-        ValueError: If there is nothing to draw.
+        ValueError: If there are no tasks or no gate sets.
     """
     tasks = list(counts)
     gate_sets = _ordered_gate_sets(counts)
@@ -131,21 +131,21 @@ def activation_heatmap(counts: Mapping[str, Mapping[str, int]], title: str) -> F
     figure = new_figure(2.8 + 0.95 * len(gate_sets), 1.7 + 0.42 * len(tasks))
     axes = figure.subplots()
     _grid(axes, shares, (gate_sets, tasks), (0.0, 100.0), lambda share: f"{share:.0f}")
-    dress(axes, title, "experts used", "true task")
+    label_axes(axes, title, "experts used", "true task")
     _bar(figure, axes, "samples of the task (%)")
     return figure
 
 
 def _ordered_gate_sets(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Order columns: each task's own set first, in the order of the rows, the base model last."""
-    found = dict.fromkeys(name for row in counts.values() for name in row)
-    own = [task for task in counts if task in found]
-    mixed = sorted(name for name in found if name not in counts and name != "base")
-    return [*own, *mixed, *(["base"] if "base" in found else [])]
+    """Order columns: single experts in the order of the rows, mixed sets, the base model last."""
+    names = dict.fromkeys(name for row in counts.values() for name in row)
+    single = [task for task in counts if task in names]
+    mixed = sorted(name for name in names if name not in counts and name != "base")
+    return [*single, *mixed, *(["base"] if "base" in names else [])]
 
 
 def _share_of_highest(scores: Array) -> Array:
-    """Divide each column by its highest finite score; columns without one stay missing."""
+    """Divide each column by its highest score; columns without a positive score are NaN."""
     highest = np.max(np.nan_to_num(scores, nan=0.0), axis=0)
     missing = np.full_like(scores, math.nan)
     shares: Array = np.divide(scores, highest, out=missing, where=highest > 0)
@@ -159,7 +159,7 @@ def _grid(
     limits: tuple[float, float],
     write: Callable[[float], str] | None,
 ) -> None:
-    """Color a grid of ``(rows, columns)``, white lines between cells, numbers where they fit."""
+    """Draw values ``(rows, columns)`` as a colored grid, with numbers in the cells if they fit."""
     colors = matplotlib.colormaps["Blues"].with_extremes(bad=MISSING)
     masked = np.ma.masked_invalid(values)
     axes.imshow(masked, cmap=colors, vmin=limits[0], vmax=limits[1], aspect="auto")

@@ -1,4 +1,4 @@
-"""Whether runs may stand in one table: the same data, base model, scoring and definitions."""
+"""Checks that runs are comparable: the same data, base model, scoring and definitions."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from typing import Any
 
 from dmole.report.runs import Run, first_difference
 
-_ASKED = ("prompt", "prompt_suffix", "max_new_tokens", "eval_only")
-_FILES = ("train", "test", "format", "side_files", "image_root", "test_image_root")
-_TRAINED = ("epochs", "repeat")
+_PROMPT_KEYS = ("prompt", "prompt_suffix", "max_new_tokens", "eval_only")
+_FILE_KEYS = ("train", "test", "format", "side_files", "image_root", "test_image_root")
+_EPOCH_KEYS = ("epochs", "repeat")
 
 
-def check_alike(runs: Sequence[Run], allow: Sequence[str] = ()) -> list[str]:
-    """Refuse runs whose numbers do not mean the same.
+def check_comparable(runs: Sequence[Run], allow: Sequence[str] = ()) -> list[str]:
+    """Refuse runs whose numbers are not comparable.
 
     Args:
         runs: The runs.
-        allow: Names of `CHECKS` in which they may differ.
+        allow: Names of `CHECKS` in which the runs may differ.
 
     Returns:
-        What was found and allowed, one sentence for each check.
+        The allowed differences, one sentence for each check that failed.
 
     Raises:
-        ValueError: If a name is unknown, or two runs differ in what is not allowed; names both
-            runs and what differs.
+        ValueError: If a name is unknown, or two runs differ in a check that is not allowed. The
+            message names both runs and the difference.
     """
     for name in allow:
         if name not in CHECKS:
-            raise ValueError(f"no difference {name!r} to allow; there are {', '.join(CHECKS)}")
+            raise ValueError(
+                f"unknown difference {name!r} to allow; choose from {', '.join(CHECKS)}"
+            )
     allowed = []
     for name, find in CHECKS.items():
-        found = next(find(runs), None)
-        if found is None:
+        message = next(find(runs), None)
+        if message is None:
             continue
         if name not in allow:
-            raise ValueError(f"{found}; --allow {name} compares them all the same")
-        allowed.append(found)
+            raise ValueError(f"{message}; --allow {name} compares them anyway")
+        allowed.append(message)
     return allowed
 
 
@@ -47,7 +49,7 @@ def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
         if len(learned) < len(run.tasks_to_learn):
             yield (
                 f"{run.folder} has learned {len(learned)} of {len(run.tasks_to_learn)} tasks: "
-                "was it finished?"
+                "did it finish?"
             )
 
 
@@ -57,63 +59,64 @@ Difference = Callable[[Run, Run], str | None]
 def _pairwise(difference: Difference) -> Callable[[Sequence[Run]], Iterator[str]]:
     def find(runs: Sequence[Run]) -> Iterator[str]:
         for one, other in combinations(runs, 2):
-            if (what := difference(one, other)) is not None:
-                yield f"{one.folder} and {other.folder} differ in {what}"
+            if (text := difference(one, other)) is not None:
+                yield f"{one.folder} and {other.folder} differ in {text}"
 
     return find
 
 
 def _data(one: Run, other: Run) -> str | None:
-    """Compare the digests of samples where both runs have them, else the files' names."""
+    """Compare the digests of the samples if both runs have them, else the names of the files."""
     digests = [run.fingerprint("data") for run in (one, other)]
-    known = all(isinstance(digest, Mapping) for digest in digests)
-    for task in one.task_names if known else ():
-        mine, theirs = (digest.get(task) or {} for digest in digests)
+    have_digests = all(isinstance(digest, Mapping) for digest in digests)
+    for task in one.task_names if have_digests else ():
+        left, right = (digest.get(task) or {} for digest in digests)
         for split in ("train", "test"):
-            if mine.get(split) != theirs.get(split):
-                pair = _pair(_short(mine.get(split)), _short(theirs.get(split)))
+            if left.get(split) != right.get(split):
+                pair = _pair(_short(left.get(split)), _short(right.get(split)))
                 return f"the {split} samples of task {task!r}: sha256 {pair}"
-    return _task_settings(one, other, _ASKED if known else (*_FILES, *_ASKED))
+    keys = _PROMPT_KEYS if have_digests else (*_FILE_KEYS, *_PROMPT_KEYS)
+    return _task_settings(one, other, keys)
 
 
 def _base(one: Run, other: Run) -> str | None:
-    """Compare the digests of the base models where both runs have them, else the settings."""
-    mine, theirs = one.fingerprint("base"), other.fingerprint("base")
-    if mine and theirs:
-        same = mine == theirs
-        return None if same else f"the base model: sha256 {_pair(_short(mine), _short(theirs))}"
-    ours, others = (run.section("model").get("backbone") for run in (one, other))
-    key = first_difference(ours, others) if ours and others else None
+    """Compare the digests of the base models if both runs have them, else the settings."""
+    left, right = one.fingerprint("base"), other.fingerprint("base")
+    if left and right:
+        same = left == right
+        return None if same else f"the base model: sha256 {_pair(_short(left), _short(right))}"
+    left, right = (run.section("model").get("backbone") for run in (one, other))
+    key = first_difference(left, right) if left and right else None
     if key is None:
         return None
-    return f"model.backbone.{key}: {_pair(_at(ours, key), _at(others, key))}"
+    return f"model.backbone.{key}: {_pair(_at(left, key), _at(right, key))}"
 
 
 def _profile(one: Run, other: Run) -> str | None:
-    """Compare each task's metric with its profile, and what it was computed with."""
-    if (found := _task_settings(one, other, ("metric",), _plain_metric)) is not None:
-        return found
+    """Compare the metric of each task, its profile, and the tools that computed it."""
+    if (text := _task_settings(one, other, ("metric",), _plain_metric)) is not None:
+        return text
     for task in one.task_names:
-        mine, theirs = ((run.metrics.get("scoring") or {}).get(task) or {} for run in (one, other))
-        for key in sorted(mine.keys() & theirs.keys()):
-            if isinstance(mine[key], str) and mine[key] != theirs[key]:
-                return f"the {key} of the metric of task {task!r}: {_pair(mine[key], theirs[key])}"
+        left, right = ((run.metrics.get("scoring") or {}).get(task) or {} for run in (one, other))
+        for key in sorted(left.keys() & right.keys()):
+            if isinstance(left[key], str) and left[key] != right[key]:
+                return f"the {key} of the metric of task {task!r}: {_pair(left[key], right[key])}"
     return None
 
 
 def _epochs(one: Run, other: Run) -> str | None:
     if 1 in (len(one.matrix), len(other.matrix)):
         return None  # nothing was trained
-    return _task_settings(one, other, _TRAINED)
+    return _task_settings(one, other, _EPOCH_KEYS)
 
 
 def _definitions(one: Run, other: Run) -> str | None:
-    """Compare formula and scope; divisors follow from the number of stages, which may differ."""
+    """Compare formula and scope; the divisor follows from the number of stages and may differ."""
     if 1 in (len(one.matrix), len(other.matrix)):
         return None  # figures of the base model alone
-    mine, theirs = (run.metrics.get("definitions") or {} for run in (one, other))
-    for name in mine.keys() & theirs.keys():
-        texts = [_without_divisor(each[name]) for each in (mine, theirs)]
+    left, right = (run.metrics.get("definitions") or {} for run in (one, other))
+    for name in left.keys() & right.keys():
+        texts = [_without_divisor(each[name]) for each in (left, right)]
         if texts[0] != texts[1]:
             return f"the definition of {name}: {_pair(*texts)}"
     return None
@@ -127,24 +130,23 @@ CHECKS: dict[str, Callable[[Sequence[Run]], Iterator[str]]] = {
     "epochs": _pairwise(_epochs),
     "definitions": _pairwise(_definitions),
 }
-"""What makes runs incomparable, by the name that allows it; each yields what it finds."""
+"""Checks by the name that ``--allow`` takes; each yields one message per difference."""
 
 
 def _task_settings(
     one: Run, other: Run, keys: Sequence[str], read: Callable[[Any], Any] = lambda value: value
 ) -> str | None:
-    """Return the first setting of a task in which two configs that both have it differ."""
-    mine, theirs = one.task_configs, other.task_configs
+    """Return the first difference in a task setting that both configs have, if there is one."""
     for task in one.task_names:
-        ours, others = mine.get(task, {}), theirs.get(task, {})
+        left, right = (run.task_configs.get(task, {}) for run in (one, other))
         for key in keys:
-            if key in ours and key in others and read(ours[key]) != read(others[key]):
-                return f"the {key} of task {task!r}: {_pair(ours[key], others[key])}"
+            if key in left and key in right and read(left[key]) != read(right[key]):
+                return f"the {key} of task {task!r}: {_pair(left[key], right[key])}"
     return None
 
 
 def _plain_metric(metric: Any) -> Any:
-    """Return a metric's setting without the profile that it has anyway."""
+    """Return the setting of a metric without the profile ``published``, which is the default."""
     return metric.removesuffix(":published") if isinstance(metric, str) else metric
 
 
@@ -170,13 +172,13 @@ GIVEN = {
     "OracleRouter": "task identity given at test",
     "JointStream": "trained on all tasks at once",
 }
-"""Classes in a config that give a method what the others must do without, and what that is."""
+"""Advantage over a continual learner by the class in the config that gives it."""
 
 
 def advantages(run: Run) -> list[str]:
-    """Return what a run was given that a continual learner is not, as its config tells it."""
-    found = {name.rpartition(".")[2] for name in _class_paths(run.config)}
-    return [meaning for name, meaning in GIVEN.items() if name in found]
+    """Return the advantages over a continual learner that the config of a run gives it."""
+    classes = {name.rpartition(".")[2] for name in _class_paths(run.config)}
+    return [meaning for name, meaning in GIVEN.items() if name in classes]
 
 
 def _class_paths(settings: Any) -> Iterator[str]:
@@ -190,27 +192,27 @@ def _class_paths(settings: Any) -> Iterator[str]:
 
 
 def check_repeat(first: Run, run: Run) -> None:
-    """Refuse a run as a repeat of another if anything but the seed is another.
+    """Refuse a run as a repeat of another unless the seed differs and nothing else does.
 
     Raises:
-        ValueError: If a setting differs, or the number of stages, or the seed is the same.
+        ValueError: If a setting or the number of stages differs, or the seeds are equal.
     """
     both = f"{run.folder} and {first.folder} are both called {run.method!r}"
     if key := first_difference(first.config, run.config):
-        raise ValueError(f"{both} but differ in {key}; give one another trainer.name")
+        raise ValueError(f"{both} but differ in {key}; change trainer.name of one of them")
     if len(run.matrix) != len(first.matrix):
         stages = f"{len(run.matrix) - 1} and {len(first.matrix) - 1} stages"
-        raise ValueError(f"{both} but have {stages}: was each finished?")
+        raise ValueError(f"{both} but have {stages}: did both finish?")
     if run.seed is not None and run.seed == first.seed:
-        raise ValueError(f"{both} and are of one seed, {run.seed}; give one of them only")
+        raise ValueError(f"{both} and have the same seed, {run.seed}; give only one of them")
 
 
 def same_tasks(first: Run, run: Run) -> None:
-    """Refuse runs whose matrices have other columns.
+    """Refuse runs whose matrices have different columns.
 
     Raises:
-        ValueError: If tasks or their order differ; names both runs.
+        ValueError: If the tasks or their order differ. The message names both runs.
     """
     if run.task_names != first.task_names:
-        ours, theirs = ", ".join(run.task_names), ", ".join(first.task_names)
-        raise ValueError(f"tasks differ: {run.folder} has {ours}; {first.folder} {theirs}")
+        left, right = ", ".join(run.task_names), ", ".join(first.task_names)
+        raise ValueError(f"tasks differ: {run.folder} has {left}; {first.folder} has {right}")

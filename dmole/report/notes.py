@@ -1,4 +1,4 @@
-"""What stands around the numbers of a comparison: definitions, footnotes, what was allowed."""
+"""The text around the numbers of a comparison: definitions, footnotes, allowed differences."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dmole.report.columns import COLUMNS, Group
 from dmole.report.grids import Grid
 
 SIGNS = ("†", "‡", "§")
-"""Signs of footnotes, in this order."""
+"""Footnote signs, in this order."""
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What stands around the numbers.
+    """The text around the numbers.
 
     Args:
         runs: Number of runs by method.
-        given: What each method was given that a continual learner is not, one text each.
-        mixed: What differs between the runs and was allowed.
-        definitions: What each figure is, by its name: texts and the methods each holds for; the
-            first, of most methods, names none.
-        scoring: How the tasks are scored.
+        given: Advantages of each method over a continual learner, one text each.
+        mixed: Allowed differences between the runs.
+        definitions: Definitions by name of the figure: texts with the methods they hold for. The
+            first text holds for all other methods and has an empty list.
+        scoring: Metric of each task.
     """
 
     runs: Mapping[str, int]
@@ -39,14 +39,14 @@ class Notes:
         return dict(zip(texts, SIGNS, strict=False))
 
     def sign(self, method: str) -> str:
-        """Return the signs behind a method's name."""
+        """Return the signs after the name of a method."""
         return "".join(self.signs[text] for text in self.given.get(method, ()))
 
 
 def make_notes(
     groups: Group, grid: Grid, given: Mapping[str, Sequence[str]], mixed: Sequence[str]
 ) -> Notes:
-    """Collect what belongs to the tables of some runs."""
+    """Collect the notes for the tables of some runs."""
     first = next(iter(groups.values()))[0]
     metrics = {t: c["metric"] for t, c in first.task_configs.items() if c.get("metric")}
     scoring = ", ".join(f"{task} by {_metric_name(metric)}" for task, metric in metrics.items())
@@ -70,24 +70,24 @@ def _metric_name(metric: object) -> str:
 
 
 def statements(notes: Notes, *, bold: bool) -> list[str]:
-    """Return what is said of a table's numbers, without the definitions."""
-    said = ["Mean ± sample standard deviation over runs; percent, percentage points."]
+    """Return the notes on the numbers of a table, without the definitions."""
+    lines = ["Mean ± sample standard deviation over runs; percent, percentage points."]
     signs = " ".join(notes.signs.values())
     if bold:
-        without = f", methods marked {signs} apart" if signs else ""
-        said.append(
+        without = f", methods marked {signs} excluded" if signs else ""
+        lines.append(
             "Bold: the best mean of a column as printed, ties included"
-            f"{without}. Never bold: oracle figures, which need the task's identity, and costs."
+            f"{without}. Never bold: oracle figures, which need the task identity, and costs."
         )
-    said += [f"{sign} {text}." for text, sign in notes.signs.items()]
-    said += [f"Not alike, and allowed: {text}." for text in notes.mixed]
+    lines += [f"{sign} {text}." for text, sign in notes.signs.items()]
+    lines += [f"Allowed difference: {text}." for text in notes.mixed]
     if notes.scoring:
-        said.append(f"Scored: {notes.scoring}.")
-    return said
+        lines.append(f"Metrics: {notes.scoring}.")
+    return lines
 
 
 def definition_lines(notes: Notes, only: Sequence[str] | None = None) -> list[str]:
-    """Return one line a figure, and one more for methods that compute it otherwise."""
+    """Return one line per figure, and one more for each deviating definition."""
     return [
         f"{name}{' (' + ', '.join(methods) + ')' if methods else ''}: {text}"
         for name, texts in notes.definitions.items()

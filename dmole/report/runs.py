@@ -1,4 +1,4 @@
-"""A finished run as its folder tells it: matrices, figures, cost, settings."""
+"""A finished run, read from its folder: matrices, figures, costs, settings."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Run:
-    """What one run left behind.
+    """The results of one run.
 
     Args:
         folder: The run folder.
-        method: Name of the run: the trainer's ``name``, else that of the folder.
-        seed: ``seed_everything`` of the config, None where it has none.
+        method: Name of the run: the ``name`` of the trainer, else that of the folder.
+        seed: ``seed_everything`` of the config, None if it has none.
         task_names: Tasks in the order of the matrix.
         matrix: Evaluation matrix of shape ``(stages + 1, tasks)``, percent.
-        oracle_matrix: The same under oracle gates; None where the run has none.
+        oracle_matrix: The same with oracle gates; None if the run has none.
         metrics: Content of ``metrics.json``.
         timing: Content of ``timing.json``.
         config: Content of ``config.yaml``.
@@ -47,14 +47,14 @@ class Run:
     config: dict[str, Any]
 
     def figure(self, name: str) -> float:
-        """Return a figure of ``metrics.json`` (percent), NaN where it is missing."""
+        """Return a figure of ``metrics.json`` (percent), NaN if it is missing."""
         return _number(self.metrics.get(name))
 
     @property
     def task_of_stage(self) -> list[list[int]] | None:
-        """Tasks each stage learned, told from the oracle matrix, which holds seen tasks only.
+        """Tasks that each stage learned, derived from the oracle matrix, which has only seen tasks.
 
-        None where there is no such matrix: stage ``t`` is taken to learn the ``t``-th task.
+        None without an oracle matrix: stage ``t`` then learns the ``t``-th task.
         """
         if self.oracle_matrix is None:
             return None
@@ -63,23 +63,23 @@ class Run:
         return [np.flatnonzero(row).tolist() for row in new]
 
     def of_task(self, name: str, task: str) -> float:
-        """Return a figure of one task (percent), NaN where it is missing or does not apply."""
+        """Return a figure of one task (percent), NaN if it is missing or does not apply."""
         return _number(((self.metrics.get("per_task") or {}).get(task) or {}).get(name))
 
     def oracle(self, name: str) -> float:
-        """Return a figure under oracle gates, NaN where it is missing."""
+        """Return a figure with oracle gates, NaN if it is missing."""
         return _number((self.metrics.get("oracle") or {}).get(name))
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """What ``timing.json`` says of parameters."""
+        """Parameter counts of ``timing.json``."""
         return self.timing.get("parameters") or {}
 
     @property
     def trainable_per_task(self) -> float:
-        """Mean number of trainable parameters a task, 0 where no stage was trained.
+        """Mean number of trainable parameters per task, 0 if no stage was trained.
 
-        NaN where ``timing.json`` says nothing of parameters.
+        NaN if ``timing.json`` has no parameter counts.
         """
         trainable = self.parameters.get("trainable")
         if self.parameters and not trainable and len(self.matrix) == 1:
@@ -90,27 +90,27 @@ class Run:
 
     @property
     def active_added(self) -> float:
-        """Parameters an average test sample uses beyond the base model, NaN where missing."""
+        """Parameters that an average test sample uses beyond the base model, NaN if missing."""
         return _number(self.parameters.get("active")) - _number(self.parameters.get("base"))
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of the whole run in seconds, NaN where it is missing."""
+        """Wall-clock time of the whole run in seconds, NaN if it is missing."""
         return _number(self.timing.get("seconds"))
 
     @property
     def tasks_to_learn(self) -> list[str]:
-        """Tasks that have continual figures, without those that are only scored."""
+        """Tasks with continual figures, without tasks that are only scored."""
         learned = self.metrics.get("per_task") or {}
         return [task for task in self.task_names if task in learned] or self.task_names
 
     @property
     def learned_tasks(self) -> list[str]:
-        """Tasks learned by the last stage; all of them where the folder cannot tell."""
+        """Tasks learned up to the last stage; all tasks if the folder does not record it."""
         if len(self.matrix) == 1:
             stream = (self.section("trainer").get("stream") or {}).get("class_path")
-            none_wanted = stream is None or "ZeroShot" in str(stream)
-            return self.tasks_to_learn if none_wanted else []
+            learns_nothing = stream is None or "ZeroShot" in str(stream)
+            return self.tasks_to_learn if learns_nothing else []
         if self.oracle_matrix is None:
             return self.tasks_to_learn
         seen = dict(zip(self.task_names, ~np.isnan(self.oracle_matrix[-1]), strict=True))
@@ -131,7 +131,7 @@ class Run:
         return {str(task.get("name")): task for task in rows}
 
     def fingerprint(self, name: str) -> Any:
-        """Return the digest of ``base``, those of ``data`` by task and split, None if not noted."""
+        """Return the digest of ``base``, or those of ``data`` by task and split; None if unset."""
         return (self.metrics.get("fingerprints") or {}).get(name)
 
 
@@ -173,12 +173,12 @@ def load_run(run_dir: str | Path) -> Run:
 def _existing(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"run folder {folder} has no {name}: was the run finished?")
+        raise FileNotFoundError(f"run folder {folder} has no {name}: did the run finish?")
     return path
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
-    """Read ``metrics.json``, in which what has a definition is a number or missing."""
+    """Read ``metrics.json``; every figure with a definition must be a number or missing."""
     metrics = _mapping(path, read_json(path))
     version = metrics.get("format", 1)
     if version not in range(1, RUN_FORMAT + 1):
@@ -227,7 +227,7 @@ def _mapping(path: Path, content: Any, name: str = "") -> dict[str, Any]:
 
 
 def _method(folder: Path, config: dict[str, Any]) -> str:
-    """Return the trainer's name, plain or under `init_args`, else the folder above `version_N`."""
+    """Return the trainer's name, plain or under `init_args`, else the parent of `version_N`."""
     trainer = config.get("trainer")
     if isinstance(trainer, dict):
         name = trainer.get("name") or (trainer.get("init_args") or {}).get("name")
@@ -259,7 +259,7 @@ def first_difference(one: Any, other: Any, path: str = "") -> str | None:
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
         return None if one == other else path
     for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}):
-        found = first_difference(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
-        if found is not None:
-            return found
+        difference = first_difference(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+        if difference is not None:
+            return difference
     return None

@@ -1,4 +1,4 @@
-"""The look all figures share, and turning a figure into a file or an array.
+"""The style that all figures share, and conversion of a figure to a file or an array.
 
 Figures are plain `matplotlib.figure.Figure` objects on the Agg canvas: no window, no global state.
 """
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from dmole.storage.files import atomic_path
 
-# Okabe and Ito's palette, told apart by people with any common color blindness; yellow left out,
-# which is too light for a line on white.
+# Palette of Okabe and Ito, distinguishable with any common color blindness, without yellow, which
+# is too light for a line on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 ACCENT = COLORS[1]
@@ -27,19 +27,19 @@ DPI = 150
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure whose parts are kept from overlapping.
+    """Return an empty figure with a constrained layout.
 
     Args:
-        width: Inches.
-        height: Inches.
+        width: Width in inches.
+        height: Height in inches.
     """
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Give axes their words and remove what carries no information."""
+def label_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Set title and labels of axes, and remove ticks and spines that carry no information."""
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
     axes.set_xlabel(x_label, fontsize=9, color=INK)
     axes.set_ylabel(y_label, fontsize=9, color=INK)
@@ -51,7 +51,7 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def line_style(position: int) -> tuple[str, str]:
-    """Return color and marker of the n-th line; both change, so that neither is needed alone.
+    """Return color and marker of the n-th line; either tells neighboring lines apart.
 
     The first 49 pairs differ.
     """
@@ -60,7 +60,7 @@ def line_style(position: int) -> tuple[str, str]:
 
 
 def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
-    """Return a figure's pixels.
+    """Return the pixels of a figure.
 
     Args:
         figure: A figure on the Agg canvas.
@@ -74,17 +74,17 @@ def figure_to_array(figure: Figure) -> npt.NDArray[np.uint8]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG atomically.
 
     Args:
         figure: The figure.
-        path: Where to write; the name must end in ``.png``.
+        path: File to write; the name must end in ``.png``.
 
     Raises:
-        ValueError: If the name ends otherwise.
+        ValueError: If the name has another ending.
     """
     path = Path(path)
     if path.suffix != ".png":
-        raise ValueError(f"a figure is saved as .png, got {path}")
+        raise ValueError(f"a figure must be saved as .png, got {path}")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

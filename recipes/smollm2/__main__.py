@@ -20,9 +20,9 @@ def make(settings: AlignmentSettings, output: Path, *, report_every: int = 20) -
     """Assemble the model, train its projector and save both with a record of the training.
 
     Args:
-        settings: What fixes the outcome.
-        output: New or empty folder; any `from_pretrained` reads the model from it.
-        report_every: Steps between two printed lines.
+        settings: Settings that determine the outcome.
+        output: New or empty folder; `from_pretrained` can read the model from it.
+        report_every: Number of steps between two printed lines.
 
     Returns:
         The folder.
@@ -50,10 +50,10 @@ def make(settings: AlignmentSettings, output: Path, *, report_every: int = 20) -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and make the model."""
+    """Parse the command line and make the model."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.smollm2",
-        description="Make a base model of the tiny vision tower and SmolLM2-135M-Instruct.",
+        description="Make a base model of the tiny vision encoder and SmolLM2-135M-Instruct.",
     )
     parser.add_argument("--output", type=Path, required=True, help="new folder to write to")
     for name, value in asdict(AlignmentSettings()).items():
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(option, type=type(value), default=value, help="default: %(default)s")
     values = vars(parser.parse_args(arguments))
     output = values.pop("output")
-    torch.set_num_threads(1)  # sums in a fixed order: the same machine makes the same model
+    torch.set_num_threads(1)  # fixed order of sums: the result is reproducible on one machine
     try:
         print(make(AlignmentSettings(**values), output))
     except (FileExistsError, ModuleNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""Trains the projector: first to say words, then to answer questions through the language model."""
+"""Training of the projector: first on word embeddings, then on answers of the language model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from recipes.smollm2.assembly import TOKENS
 from recipes.tiny.architecture import to_pixel_values
 
 GROUND_WORD, GROUND_WEIGHT = "background", 0.15
-NOT_ASKED = ("box", "refer", "text_box")
-"""Kinds whose location tokens SmolLM2 does not have."""
+EXCLUDED_KINDS = ("box", "refer", "text_box")
+"""Kinds of questions that need location tokens, which SmolLM2 does not have."""
 CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
 class AlignmentSettings:
-    """What fixes the outcome of the training."""
+    """Settings that determine the outcome of the training."""
 
     seed: int = 0
     word_steps: int = 240
@@ -42,11 +42,11 @@ class AlignmentSettings:
 
 
 class WordTargets:
-    """The word embeddings that an image token is to become: color and class of what it shows.
+    """Word embeddings as targets of image tokens: the color and class that a token shows.
 
     Args:
         words: Word embeddings of the language model, ``(vocabulary, width)``.
-        tokenizer: Its tokenizer; names of several tokens count as their mean.
+        tokenizer: Its tokenizer; a name of several tokens is represented by their mean.
     """
 
     def __init__(self, words: Tensor, tokenizer: Any) -> None:
@@ -60,15 +60,15 @@ class WordTargets:
         self.scale = torch.cat([self.colors, self.classes]).square().mean()
 
     def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the squared distance to the words, 1 for image tokens that are all zero.
+        """Return the mean squared distance to the targets, 1 if all image tokens are zero.
 
         Args:
             tokens: Projected patches, ``(images, tokens, width)``.
-            labels: As `dense_labels` gives them, ``(images, 6, tokens)``.
+            labels: Labels of `dense_labels`, ``(images, 6, tokens)``.
         """
         color, label = labels[:, 0], labels[:, 1]
         shown = color > 0
-        # 0 is the ground, whose index is put right below
+        # label 0 is the ground; `torch.where` below replaces the target of its clamped index
         words = (self.colors[(color - 1).clamp(0)] + self.classes[(label - 1).clamp(0)]) / 2
         targets = torch.where(shown[..., None], words, self.ground)
         weights = torch.where(shown, 1.0, GROUND_WEIGHT)
@@ -77,21 +77,23 @@ class WordTargets:
 
 
 def conversation(rng: random.Random, scene: Scene, turns: int, name: str) -> Sample:
-    """Return a chat about a scene: up to `turns` questions of different kinds and their answers."""
-    questions = [question for question in ask_all(rng, scene) if question.kind not in NOT_ASKED]
+    """Return a dialog about a scene: up to `turns` questions of different kinds with answers."""
+    questions = [
+        question for question in ask_all(rng, scene) if question.kind not in EXCLUDED_KINDS
+    ]
     rng.shuffle(questions)
     by_kind: dict[str, Question] = {}
     for question in questions:
         by_kind.setdefault(question.kind, question)
-    said: list[Turn] = []
+    dialog: list[Turn] = []
     for question in list(by_kind.values())[:turns]:
-        image = "" if said else f"{IMAGE_PLACEHOLDER}\n"
-        said += [Turn("user", image + question.text), Turn("assistant", question.answer)]
-    return Sample(name, tuple(said), (ArrayImage(scene.pixels),))
+        image = "" if dialog else f"{IMAGE_PLACEHOLDER}\n"
+        dialog += [Turn("user", image + question.text), Turn("assistant", question.answer)]
+    return Sample(name, tuple(dialog), (ArrayImage(scene.pixels),))
 
 
 def chat_loss(model: Any, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy of the answers; logits are made for their tokens alone."""
+    """Return the mean cross-entropy of the answers; only their tokens get logits."""
     assert batch.labels is not None
     hidden = model.model(**batch.inputs, use_cache=False).last_hidden_state
     targets = batch.labels[:, 1:]
@@ -103,12 +105,12 @@ def chat_loss(model: Any, batch: Batch) -> Tensor:
 
 
 class Alignment:
-    """Trains the projector of an assembled model, and nothing else of it.
+    """Trains only the projector of an assembled model.
 
     Args:
-        model: The model; its other parts stay as they are.
+        model: The model; its other parts stay frozen.
         processor: Its processor.
-        settings: What fixes the outcome.
+        settings: Settings that determine the outcome.
     """
 
     def __init__(self, model: Any, processor: Any, settings: AlignmentSettings) -> None:

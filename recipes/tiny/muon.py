@@ -1,8 +1,8 @@
 """The Muon optimizer for matrices, in fp32 and batched over matrices of one shape.
 
 `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` computes the same update in bfloat16. The shipped
-weights of the tiny model were trained with this class. With torch's they would not be remade bit
-for bit, so switch together with the next training of the weights.
+weights of the tiny model were trained with this class. The optimizer of torch would not reproduce
+them bit for bit, so switch to it when the weights are next retrained.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
     Args:
         matrices: Batch of shape ``(matrices, rows, columns)``.
-        steps: Iterations.
+        steps: Number of iterations.
 
     Returns:
         Tensor of the same shape whose singular values lie near 1.
@@ -40,10 +40,10 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal; for hidden weight matrices only.
+    """Momentum with an orthogonalized update; for hidden weight matrices only.
 
     Args:
-        parameters: Matrices; those of one shape are orthogonalized together.
+        parameters: Matrices; matrices of one shape are orthogonalized in one batch.
         lr: Learning rate, on AdamW's scale.
         momentum: Decay of the gradient average (Nesterov).
         weight_decay: Decoupled weight decay.

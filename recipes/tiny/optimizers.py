@@ -1,4 +1,4 @@
-"""Which optimizer updates which parameter of the pretraining."""
+"""Optimizers of the pretraining, and the parameters that each of them updates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recipes.tiny.muon import Muon
 
 CLIP_NORM = 2.0
 NOT_HIDDEN = ("embed", "position", "heads.edges")
-"""Matrices that map from or to labels; they are AdamW's."""
+"""Name parts of matrices that map from or to labels; AdamW updates them."""
 
 
 def make_optimizers(
@@ -20,9 +20,9 @@ def make_optimizers(
     """Return Muon for hidden matrices and AdamW for the rest.
 
     Args:
-        named: Parameters by name; those without gradient are left out.
-        lr: Peak learning rate of both.
-        vision_scale: Factor on the learning rate of the vision tower (not of the projector).
+        named: Parameters by name; parameters that need no gradient are skipped.
+        lr: Peak learning rate of both optimizers.
+        vision_scale: Factor on the learning rate of the vision encoder (not of the projector).
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named:

@@ -1,4 +1,4 @@
-"""Many questions about one image in one sequence, and the loss on their answers."""
+"""Packing of many questions about one image into one sequence, and the loss on the answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IGNORED = -100
 END_WEIGHT = 0.2
 PREFIX = PATCHES + 1
 SLOW_KINDS = {"color": 2, "exist": 2, "relation": 1, "position": 1}
-"""Kinds that are learned slowly, and how many of each are always asked."""
+"""Kinds of questions that are learned slowly, and how many of each a sequence always has."""
 
 
 @dataclass
@@ -31,11 +31,11 @@ class Packed:
 
     Args:
         input_ids: Token ids.
-        labels: Target of each token, -100 where it is no answer.
+        labels: Target of each token, -100 for tokens that are not part of an answer.
         weights: Weight of each token in the loss.
         position_ids: Positions; every block starts right after the image.
         attention_mask: Additive mask of shape ``(images, 1, tokens, tokens)``.
-        gazes: Where the heads under supervision must look.
+        gazes: Attention targets of the supervised heads.
     """
 
     input_ids: Tensor
@@ -58,8 +58,8 @@ class Block:
 class Packer:
     """Turn questions into packed sequences.
 
-    A block sees the image and itself only, at the positions it has when it is asked alone, which
-    is exactly what generation sees.
+    A block attends only to the image and itself, at the positions of a sequence with a single
+    question, exactly as in generation.
 
     Args:
         tokenizer: The tokenizer of the model.
@@ -80,10 +80,10 @@ class Packer:
         return Block(self.ids(question.text), self.ids(question.answer), question.things)
 
     def copy_block(self, rng: random.Random) -> Block:
-        """Return ``repeat : w1 .. wn`` over the whole vocabulary.
+        """Return ``repeat : w1 .. wn`` with words from the whole vocabulary.
 
-        Without it tokens the world does not use fall to a probability of zero, and a later task
-        that answers with them starts from a loss it hardly leaves.
+        Without such blocks, the probability of tokens that the scenes do not use falls to zero, and
+        a later task that answers with them hardly learns.
         """
         words: list[int] = []
         for _ in range(rng.randint(1, 4)):
@@ -94,16 +94,16 @@ class Packer:
         return Block(self.ids("repeat :") + words, words)
 
     def pack(self, blocks_of: Sequence[Sequence[Block]]) -> Packed:
-        """Return one sequence an image."""
+        """Return one sequence per image."""
         rows, gazes = [], []
         for row, blocks in enumerate(blocks_of):
             sequence = _Sequence()
             for number, block in enumerate(blocks, 1):
-                asked = sequence.append(block, number)
+                token = sequence.append(block, number)
                 if block.gaze:
-                    # one thing: both heads look at it; two things: one each, in order of naming
+                    # both heads attend to a single thing, or one head to each of two, in order
                     for head, thing in enumerate((block.gaze[0], block.gaze[-1])):
-                        gazes.append(Gaze(row, asked, head, thing))
+                        gazes.append(Gaze(row, token, head, thing))
             rows.append(sequence)
         return _pad(rows, gazes)
 
@@ -122,7 +122,7 @@ class _Sequence:
         """Add a block; return the index of its last prompt token."""
         prompt = [USER, *block.question, ASSISTANT]
         size = len(block.answer)
-        weight = size**-0.5  # long answers do not swamp one-word answers
+        weight = size**-0.5  # keeps long answers from dominating one-word answers
         self.ids += [*prompt, *block.answer, EOS]
         self.labels += [IGNORED] * len(prompt) + [*block.answer, EOS]
         self.weights += [0.0] * len(prompt) + [weight] * size + [END_WEIGHT * weight]
@@ -157,7 +157,7 @@ def _pad(rows: Sequence[_Sequence], gazes: list[Gaze]) -> Packed:
 def choose_questions(
     rng: random.Random, questions: Sequence[Question], count: int
 ) -> list[Question]:
-    """Return `count` questions: the slow kinds first, then one of each kind in turn."""
+    """Return `count` questions: first the slow kinds, then one of each kind in turn."""
     kinds: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         kinds[question.kind].append(question)

@@ -1,8 +1,8 @@
 """Make the tiny model from a seed: `python -m recipes.tiny.pretrain --output DIR --seed 0`.
 
-Stage "eye" teaches vision tower and projector what every patch shows; stage "all" trains the whole
-model on packed questions. The budget is a number of steps, so a rerun makes the same model. A
-checkpoint is kept in DIR; the same command goes on from it.
+Stage "eye" trains vision encoder and projector to recognize the content of every patch; stage
+"all" trains the whole model on packed questions. The budget is a number of steps, so a rerun gives
+the same model. DIR holds a checkpoint, from which the same command resumes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ def pretrain(
     report_every: int = 50,
     stop_after: int | None = None,
 ) -> Path | None:
-    """Train the tiny model, or go on training it, and save it.
+    """Train the tiny model, or resume its training, and save it.
 
     Args:
-        settings: What fixes the outcome.
+        settings: Settings that determine the outcome.
         output: Folder of the checkpoint and of the finished model.
-        report_every: Steps between a printed line and a checkpoint.
-        stop_after: Leave after this many steps of this call, with a checkpoint.
+        report_every: Number of steps between two reports; each prints a line and saves a
+            checkpoint.
+        stop_after: Number of steps after which this call saves a checkpoint and returns.
 
     Returns:
         Folder of the finished model; None if the call stopped before the end.
@@ -57,7 +58,7 @@ def pretrain(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and train."""
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Make the tiny model from a seed.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     defaults = PretrainingSettings()
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(option, type=type(value), default=value, help="default: %(default)s")
     values = vars(parser.parse_args(arguments))
     output = values.pop("output")
-    torch.set_num_threads(1)  # sums in a fixed order: the same machine makes the same model
+    torch.set_num_threads(1)  # fixed order of sums: the result is reproducible on one machine
     print(pretrain(PretrainingSettings(**values), output))
 
 

@@ -1,4 +1,4 @@
-"""One pretraining run: its two stages, its checkpoint, and what it leaves behind."""
+"""A pretraining run: its two stages, its checkpoint and its output."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DENSE_WEIGHT, GAZE_WEIGHT, COPY_SHARE = 0.3, 0.5, 0.6
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """What fixes the outcome of a run."""
+    """Settings that determine the outcome of a run."""
 
     seed: int = 0
     eye_steps: int = 950
@@ -48,10 +48,10 @@ class PretrainingSettings:
 
 
 class Pretraining:
-    """Model, optimizers and place of a run.
+    """Model, optimizers and progress of a run.
 
     Args:
-        settings: What fixes the outcome.
+        settings: Settings that determine the outcome.
         output: Folder of the checkpoint and of the finished model.
     """
 
@@ -68,7 +68,7 @@ class Pretraining:
         self.optimizers = self._optimizers()
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizers of the present stage; in the first, only the eye and the words learn."""
+        """Return the optimizers of the current stage; stage "eye" trains only eye and words."""
         named = [*self.model.named_parameters()]
         for name, parameter in named:
             is_eye = any(part in name for part in ("vision", "projector", "embed_tokens"))
@@ -79,19 +79,19 @@ class Pretraining:
         return make_optimizers(named, self.settings.all_lr, vision_scale=EYE_SCALE)
 
     def _update(self, loss: Tensor, steps: int) -> None:
-        """One optimizer step on a warmed-up, linearly falling learning rate."""
+        """Make one optimizer step; the learning rate has a warm-up and a linear decay."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         update(self.optimizers, min(1.0, (self.step + 1) / 50) * (1 - self.step / steps))
 
     def _scenes(self, count: int) -> tuple[random.Random, list[Scene]]:
-        """Scenes of this step; they depend on the seed, the stage and the step alone."""
+        """Return the scenes of this step; they depend only on seed, stage and step."""
         rng = random.Random(f"pretrain-{self.settings.seed}-{self.stage}-{self.step}")
         return rng, [random_scene(rng) for _ in range(count)]
 
     def train_eye(self) -> dict[str, float]:
-        """One step on dense labels."""
+        """Train one step on dense labels; return its figures."""
         _, scenes = self._scenes(self.settings.eye_batch)
         patches = project_patches(self.model, to_pixel_values([s.pixels for s in scenes]))
         words = self.model.get_input_embeddings().weight
@@ -100,7 +100,7 @@ class Pretraining:
         return {"color": dense.color, "class": dense.label, "edge": dense.edge}
 
     def train_all(self) -> dict[str, float]:
-        """One step on packed questions, dense labels and gazes."""
+        """Train one step on packed questions, dense labels and gazes; return its figures."""
         rng, scenes = self._scenes(self.settings.all_batch)
         blocks = []
         for scene in scenes:
@@ -126,7 +126,7 @@ class Pretraining:
         }
 
     def run(self) -> Iterator[dict[str, float]]:
-        """Train both stages from the present place; yield the figures of each step."""
+        """Train both stages from the current step; yield the figures of each step."""
         stages = ("eye", self.settings.eye_steps), ("all", self.settings.all_steps)
         for stage, steps in stages[1:] if self.stage == "all" else stages:
             if stage != self.stage:
@@ -140,7 +140,7 @@ class Pretraining:
                 yield figures
 
     def save_checkpoint(self) -> None:
-        """Write everything a later call needs to go on."""
+        """Write the state that a later call needs to resume."""
         state = {
             "settings": asdict(self.settings),
             "place": (self.stage, self.step, self.cpu_seconds),
@@ -153,10 +153,10 @@ class Pretraining:
         partial.replace(self.output / CHECKPOINT)
 
     def load_checkpoint(self) -> None:
-        """Go on from the checkpoint in the output folder.
+        """Resume from the checkpoint in the output folder.
 
         Raises:
-            ValueError: If the checkpoint was made with other settings.
+            ValueError: If the checkpoint has different settings.
         """
         path = self.output / CHECKPOINT
         state = torch.load(path, weights_only=True)

@@ -1,4 +1,4 @@
-"""The processor of the tiny model: pixels in [-1, 1], 64 tokens a picture, the chat template."""
+"""The processor of the tiny model: pixels in [-1, 1], 64 tokens per image, the chat template."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build_processor(tokenizer: Any, image_size: int = 64, patch_size: int = 8) -
 
     Args:
         tokenizer: The tokenizer of the model.
-        image_size: Height and width every picture is resized to, in pixels.
+        image_size: Height and width to which every image is resized, in pixels.
         patch_size: Height and width of a patch, in pixels.
 
     Returns:
@@ -71,7 +71,7 @@ def build_processor(tokenizer: Any, image_size: int = 64, patch_size: int = 8) -
         tokenizer=tokenizer,
         patch_size=patch_size,
         vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,  # the class token, which "default" then drops again
+        num_additional_image_tokens=1,  # the class token, which "default" drops
         image_token="<image>",
         chat_template=CHAT_TEMPLATE,
     )

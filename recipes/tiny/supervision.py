@@ -1,4 +1,4 @@
-"""Extra losses of the pretraining: labels for every patch, and where two heads must look."""
+"""Auxiliary losses of the pretraining: labels of every patch, and attention of two heads."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ HIDDEN_SCORE = -1e9
 
 
 class DenseHeads(nn.Module):
-    """Read color, class and edges off projected patches; not part of the shipped model.
+    """Predict color, class and edges from projected patches; not part of the shipped model.
 
-    Colors and classes are scored by the language model's own word embeddings, so a patch learns to
-    speak the language model's words.
+    The word embeddings of the language model score colors and classes, so that the projected
+    patches align with these embeddings.
     """
 
     def __init__(self, tokenizer: Any, pad: int = 0) -> None:
@@ -59,7 +59,7 @@ class DenseResult:
 
 
 def dense_loss(heads: DenseHeads, patches: Tensor, words: Tensor, labels: Tensor) -> DenseResult:
-    """Return the cross-entropy of the patch labels ``(images, 6, 64)``; ground counts little."""
+    """Return the cross-entropy of the patch labels ``(images, 6, 64)``; ground has a low weight."""
     colors, classes, edges = heads(patches, words)
     shown = labels[:, 0] > 0
     weight = torch.where(shown, 1.0, GROUND_WEIGHT).flatten()
@@ -78,7 +78,7 @@ def dense_loss(heads: DenseHeads, patches: Tensor, words: Tensor, labels: Tensor
 
 @dataclass(frozen=True)
 class Gaze:
-    """At `token` of row `row`, head `head` must look at `thing`."""
+    """An attention target: at `token` of row `row`, head `head` must attend to `thing`."""
 
     row: int
     token: int
@@ -87,14 +87,14 @@ class Gaze:
 
 
 class GazeSupervision:
-    """Teach two heads of one language layer to look at the thing a question names.
+    """Train two heads of one language block to attend to the thing that a question names.
 
     Look-up by shape does not emerge within minutes from answers alone. The weights are ordinary
-    attention weights, so nothing of this is left at inference.
+    attention weights, so inference is unchanged.
     """
 
-    def __init__(self, model: Any, layer: int = 2) -> None:
-        self.attention = model.model.language_model.layers[layer].self_attn
+    def __init__(self, model: Any, block: int = 2) -> None:
+        self.attention = model.model.language_model.layers[block].self_attn
         self.attention.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
 
     def _keep_inputs(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ class GazeSupervision:
         self.cosine, self.sine = kwargs["position_embeddings"]
 
     def loss(self, gazes: Sequence[Gaze]) -> Tensor:
-        """Return the mean -log attention mass on the patches to look at (last forward pass)."""
+        """Return the mean -log attention mass on the target patches in the last forward pass."""
         rows = torch.tensor([gaze.row for gaze in gazes])
         tokens = torch.tensor([gaze.token for gaze in gazes])
         heads = torch.tensor([gaze.head for gaze in gazes])
@@ -130,7 +130,7 @@ class GazeSupervision:
 
 
 def _rotate(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Apply the rotary position code of the Llama attention."""
+    """Apply the rotary position encoding of the Llama attention."""
     first, second = vectors.chunk(2, -1)
     return vectors * cosine + torch.cat([-second, first], -1) * sine
 

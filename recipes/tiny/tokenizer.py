@@ -1,4 +1,4 @@
-"""The tokenizer of the tiny model: byte-level BPE in which every word of the world is one token."""
+"""The tokenizer of the tiny model: byte-level BPE with one token for every word of the scenes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ square triangle star cross rectangle red green blue yellow purple orange black p
 contain present task answer question use as lie part list all by only
 """
 EXTRA_WORDS = tuple(_EXTRA.split())
-"""Words the world does not use but a later task may; each gets a token of its own."""
+"""Words that the scenes do not use but a later task may; each is one token."""
 
 
 def build_tokenizer() -> Any:
     """Return the trained tokenizer.
 
-    A word, letter or digit carries its own leading space, so it is the same token everywhere and a
-    number is written as its digits (``4 7``).
+    The token of a word, letter or digit includes the leading space, so it is the same everywhere,
+    and a number is written as its digits (``4 7``).
 
     Returns:
         A `PreTrainedTokenizerFast`; ids 0 to 5 are pad, begin, end, image, user and assistant.

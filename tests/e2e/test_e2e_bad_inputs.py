@@ -262,7 +262,7 @@ def faulty_file(content: Any) -> dict[str, Any]:
         ([{"id": "q", "text": "what ?"}], "train.json: item 0 (id 'q'): has no 'answer'"),
         (
             [item(conversations=[{"from": "system", "value": "x"}])],
-            "train.json: item 0 (id 'a'): the last turn is of the system: there is no answer",
+            "train.json: item 0 (id 'a'): the last turn has the role 'system': there is no answer",
         ),
         (
             [item(conversations=[{"from": "robot", "value": "x"}])],

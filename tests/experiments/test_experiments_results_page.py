@@ -112,7 +112,7 @@ def test_what_is_finished_is_not_run_again(
     job.folder(tmp_path).mkdir(parents=True)
     (job.folder(tmp_path) / results_jobs.MARK).write_text(job.digest)
     assert results_jobs.run_all([job], tmp_path, processes=1) == []
-    assert capsys.readouterr().out == "1 of 1 runs are there already\n"
+    assert capsys.readouterr().out == "1 of 1 runs are already finished\n"
     assert not (tmp_path / "logs").exists()
 
 
@@ -120,7 +120,7 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> No
     job, other = (results_jobs.Job("a", "a", 0, {"model": {"alpha": n}}) for n in (1, 2))
     job.folder(tmp_path).mkdir(parents=True)
     (job.folder(tmp_path) / results_jobs.MARK).write_text(job.digest)
-    with pytest.raises(SystemExit, match=r"version_0 is of other settings than today's"):
+    with pytest.raises(SystemExit, match=r"version_0 was run with other settings"):
         results_jobs.run_all([other], tmp_path, processes=1)
 
 

@@ -231,7 +231,7 @@ def test_the_cache_of_a_generation_is_counted_exactly() -> None:
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_saved_activations_are_as_reckoned_within_six_percent(dtype: str, share: float) -> None:
+def test_saved_activations_are_as_estimated_within_six_percent(dtype: str, share: float) -> None:
     setting = Setting(dtype, share)
     setting.add_expert()
     with saved_bytes(setting.module.backbone.model.parameters()) as total:
@@ -251,7 +251,7 @@ def test_saved_activations_are_as_reckoned_within_six_percent(dtype: str, share:
         ("bfloat16", True, 0.92, 1.35),
     ],
 )
-def test_the_peak_of_a_training_step_is_as_reckoned(
+def test_the_peak_of_a_training_step_is_as_estimated(
     dtype: str, recompute: bool, low: float, high: float
 ) -> None:
     setting = Setting(dtype, recompute=recompute)
@@ -259,26 +259,26 @@ def test_the_peak_of_a_training_step_is_as_reckoned(
     setting.loss().backward()  # gradients of the experts exist from now on
     with PeakBytes() as meter:
         setting.loss().backward()
-    reckoned = setting.loss_peak + scaling.training_activation_bytes(
+    estimated = setting.loss_peak + scaling.training_activation_bytes(
         TINY, setting.load, recompute=recompute
     )
-    assert low < reckoned / meter.peak < high
+    assert low < estimated / meter.peak < high
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("reduction", ["sum", "fisher"])
-def test_the_peak_of_the_proxy_pass_is_as_reckoned(dtype: str, reduction: str) -> None:
+def test_the_peak_of_the_proxy_pass_is_as_estimated(dtype: str, reduction: str) -> None:
     setting = Setting(dtype)
     if setting.mixed:
         setting.batch.inputs["pixel_values"] = setting.batch.inputs["pixel_values"].bfloat16()
     with PeakBytes() as meter:
         setting.score(reduction)
-    reckoned = (
+    estimated = (
         scaling.proxy_activation_bytes(TINY, setting.load)
         + setting.loss_peak
         + scaling.proxy_gradient_bytes(TINY, summed=reduction == "sum")
     )
-    assert 0.9 < reckoned / meter.peak < 1.1
+    assert 0.9 < estimated / meter.peak < 1.1
 
 
 def test_what_the_proxy_pass_keeps_of_gradients_is_the_difference_of_its_reductions() -> None:
@@ -330,8 +330,8 @@ def _counted(counter: FlopCounterMode) -> int:
 
 def _attention(load: Load, factor: float) -> float:
     lengths = (TINY.patches, TINY.image_tokens + load.text_tokens)
-    towers = zip((TINY.vision, TINY.language), lengths, strict=True)
-    return factor * sum(workload.attention_flops(t, BATCH, length) for t, length in towers)
+    stacks = zip((TINY.vision, TINY.language), lengths, strict=True)
+    return factor * sum(workload.attention_flops(t, BATCH, length) for t, length in stacks)
 
 
 def test_the_work_of_a_forward_pass_is_that_of_its_products() -> None:
@@ -339,23 +339,23 @@ def test_the_work_of_a_forward_pass_is_that_of_its_products() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         setting.module.base_loss(setting.batch)
     projector = 2 * BATCH * TINY.image_tokens * (128 * 160 + 160 * 160)
-    reckoned = workload.pass_flops(TINY, setting.load, backward=False)
-    assert reckoned - _attention(setting.load, 1) + projector == _counted(counter)
+    estimated = workload.pass_flops(TINY, setting.load, backward=False)
+    assert estimated - _attention(setting.load, 1) + projector == _counted(counter)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_work_of_a_training_step_is_as_reckoned_within_five_percent(recompute: bool) -> None:
+def test_the_work_of_a_training_step_is_as_estimated_within_five_percent(recompute: bool) -> None:
     setting = Setting(share=1.0, recompute=recompute)
     setting.add_expert()
     with FlopCounterMode(display=False) as counter:
         setting.loss().backward()
-    reckoned = workload.pass_flops(TINY, setting.load, backward=True, recompute=recompute)
-    reckoned -= _attention(setting.load, 1 + workload.ATTENTION_BACKWARD + recompute)
-    reckoned += workload.expert_flops(TINY, setting.load)
-    assert reckoned == pytest.approx(_counted(counter), rel=0.05)
+    estimated = workload.pass_flops(TINY, setting.load, backward=True, recompute=recompute)
+    estimated -= _attention(setting.load, 1 + workload.ATTENTION_BACKWARD + recompute)
+    estimated += workload.expert_flops(TINY, setting.load)
+    assert estimated == pytest.approx(_counted(counter), rel=0.05)
 
 
-def test_the_work_of_the_proxy_pass_is_as_reckoned_within_five_percent() -> None:
+def test_the_work_of_the_proxy_pass_is_as_estimated_within_five_percent() -> None:
     setting = Setting()
     with FlopCounterMode(display=False) as counter:
         setting.score("fisher")

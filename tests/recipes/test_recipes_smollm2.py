@@ -29,7 +29,7 @@ from experiments.costs.base_models import SMOLLM2
 from recipes.smollm2 import __main__ as script
 from recipes.smollm2 import assembly
 from recipes.smollm2.alignment import (
-    NOT_ASKED,
+    EXCLUDED_KINDS,
     Alignment,
     AlignmentSettings,
     WordTargets,
@@ -99,8 +99,8 @@ def test_a_full_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_parts_are_those_of_the_two_models(assembled: Assembled) -> None:
     language, model, processor = assembled
     tiny = PretrainedBackbone("tiny").model.model.vision_tower.state_dict()
-    ours = model.model.vision_tower.state_dict()
-    assert all(torch.equal(ours[name], tensor) for name, tensor in tiny.items())
+    assembled = model.model.vision_tower.state_dict()
+    assert all(torch.equal(assembled[name], tensor) for name, tensor in tiny.items())
     layer = "layers.1.mlp.down_proj.weight"
     assert torch.equal(
         model.model.language_model.state_dict()[layer], language.model.state_dict()[layer]
@@ -132,7 +132,7 @@ def test_chats_ask_different_kinds_and_no_boxes() -> None:
     kinds = [turn.text for turn in _chat(turns=5).turns if turn.role == "user"]
     assert len(set(kinds)) == len(kinds) > 2
     assert not any("<x" in turn.text for turn in _chat(turns=20).turns)
-    assert set(NOT_ASKED) == {"box", "refer", "text_box"}
+    assert set(EXCLUDED_KINDS) == {"box", "refer", "text_box"}
 
 
 def test_word_targets_are_color_and_class_or_the_ground(assembled: Assembled) -> None:
@@ -189,7 +189,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_assembled_model_still_speaks_and_has_the_shape_reckoned_with(folder: Path) -> None:
+def test_the_assembled_model_still_speaks_and_has_the_shape_of_the_estimates(folder: Path) -> None:
     _, tokenizer = assembly.load_language_model(assembly.weights_file())
     backbone = PretrainedBackbone(str(folder))
     assert backbone.parameter_count() == scaling.base_parameters(SMOLLM2)
@@ -197,8 +197,8 @@ def test_the_assembled_model_still_speaks_and_has_the_shape_reckoned_with(folder
     more = [*question, {"role": "assistant", "content": "Paris."}, *question]
     for chat in (question, more, [{"role": "system", "content": "Be brief."}, *more]):
         own = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        ours = backbone.processor.apply_chat_template(chat, add_generation_prompt=True)
-        assert ours == own  # without pictures a prompt is SmolLM2's own
+        prompt = backbone.processor.apply_chat_template(chat, add_generation_prompt=True)
+        assert prompt == own  # without images, a prompt equals that of SmolLM2
     sample = Sample("a", (Turn("user", "What is the capital of France?"),))
     batch = Collator(backbone.processor)([(sample, "t")], generation=True)
     assert "Paris" in backbone.generate(batch.inputs, 12)[0]

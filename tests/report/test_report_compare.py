@@ -77,7 +77,9 @@ def test_two_runs_of_one_seed_are_no_two_seeds(
 ) -> None:
     matrix = [[0, 0], [90, 5], [88, 70]]
     folders = [make_run(tmp_path / str(i), "a", matrix, seed) for i, seed in enumerate((0, 1, 0))]
-    with pytest.raises(ValueError, match=r"2 and .*0 are both called 'a' and are of one seed, 0"):
+    with pytest.raises(
+        ValueError, match=r"2 and .*0 are both called 'a' and have the same seed, 0"
+    ):
         compare(folders, tmp_path / "out")
 
 
@@ -143,7 +145,7 @@ def test_comparing_writes_a_table_data_and_a_figure(
         "| 2,000 | 1,500 | 101 |"
     )
     assert "- BWT: mean_i (R[S,i] - R[s_i,i]); tasks learned before the last stage; div" in text
-    assert "; the 50,000 of the base model not counted\n" in text
+    assert ", without the 50,000 parameters of the base model\n" in text
 
 
 def test_the_data_keeps_exact_numbers_and_leaves_missing_ones_empty(
@@ -248,7 +250,7 @@ def test_a_method_told_the_task_is_marked_and_never_best(
     assert "| known† | 1 | 98.50 |" in text
     assert "| joint‡ | 1 | 96.50 |" in text
     assert "| dmole | 2 | **80.50 ± 2.12** |" in text
-    assert "ties included, methods marked † ‡ apart." in text
+    assert "ties included, methods marked † ‡ excluded." in text
     assert "† task identity given at test." in text
     with (tmp_path / "out" / "comparison.csv").open() as file:
         notes = [row["note"] for row in csv.DictReader(file)]

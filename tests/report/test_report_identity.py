@@ -100,12 +100,12 @@ def test_runs_of_unlike_things_are_refused_unless_told(
     assert main(words) == 1
     said = f"{folders[0]} and {folders[1]} {message}"
     assert capsys.readouterr().err == (
-        f"dmole: {' '.join(said.split())}; --allow {name} compares them all the same\n"
+        f"dmole: {' '.join(said.split())}; --allow {name} compares them anyway\n"
     )
     assert not (tmp_path / "out").exists()
     assert main([*words, "--allow", f"unfinished,{name}"]) == 0
     printed = capsys.readouterr().out
-    assert "Not alike, and allowed: " in printed
+    assert "Allowed difference: " in printed
     if name == "definitions":
         assert "- AVG: mean_i mean_t R[t,i]; all tasks, all stages; divisor 2" in printed
         assert "- AVG (b): mean_i mean_t R[t,i]; seen tasks, stages t >= s_i; divisor 2" in printed
@@ -115,7 +115,7 @@ def test_what_one_config_does_not_know_is_no_difference(make_run: MakeRun, tmp_p
     with_digests = make_run(tmp_path / "a", "a", MATRIX, metrics=digests(), config=tasks())
     bare = make_run(tmp_path / "b", "b", MATRIX)
     named = make_run(tmp_path / "c", "c", MATRIX, config=tasks(repeat=2, metric="cider:published"))
-    assert "Not alike" not in compare([with_digests, bare, named], tmp_path / "out")
+    assert "Allowed difference" not in compare([with_digests, bare, named], tmp_path / "out")
 
 
 def test_equal_samples_may_have_other_paths(make_run: MakeRun, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_run_that_trains_nothing_has_no_epochs(make_run: MakeRun, tmp_path: Pa
 
 def test_an_unfinished_run_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     half = make_run(tmp_path / "a", "a", MATRIX[:2])
-    with pytest.raises(ValueError, match=r"a has learned 1 of 2 tasks: was it finished\?.*unfini"):
+    with pytest.raises(ValueError, match=r"a has learned 1 of 2 tasks: did it finish\?.*unfini"):
         compare([half], tmp_path / "out")
     stream = {"name": "b", "stream": {"class_path": "dmole.streams.SequentialStream"}}
     begun = make_run(tmp_path / "b", "b", MATRIX[:1], config={"trainer": stream})
@@ -156,6 +156,6 @@ def test_an_unknown_difference_is_named(
 ) -> None:
     assert main(["compare", str(runs[0]), "--output", str(tmp_path), "--allow", "colour"]) == 1
     assert capsys.readouterr().err == (
-        "dmole: no difference 'colour' to allow; there are unfinished, data, base, profile, "
+        "dmole: unknown difference 'colour' to allow; choose from unfinished, data, base, profile, "
         "epochs, definitions\n"
     )

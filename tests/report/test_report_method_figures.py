@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from dmole.report.comparison_figures import comparison_figure, forgetting_curves
 from dmole.report.labels import LONGEST, plain, spread
-from dmole.report.method_figures import Fate, accuracy_figure, task_panels
+from dmole.report.method_figures import TaskHistory, accuracy_figure, task_panels
 from dmole.report.style import figure_to_array, line_style
 
 NAN = math.nan
@@ -59,9 +59,11 @@ def test_many_methods_are_rows_in_their_order() -> None:
 
 def test_the_panels_show_each_task_before_and_after_its_stage() -> None:
     scores = np.array([[1.0, 2.0], [90.0, 3.0], [80.0, 70.0]])
-    fate = Fate(scores, np.array([1.0, 2.0]), np.array([90.0, 75.0]))
-    still = Fate(scores[:1], np.array([1.0, 1.0]), np.array([]))
-    figure = task_panels({"ours": fate, "zero-shot": still, "third": fate}, ["color", "count"])
+    history = TaskHistory(scores, np.array([1.0, 2.0]), np.array([90.0, 75.0]))
+    still = TaskHistory(scores[:1], np.array([1.0, 1.0]), np.array([]))
+    figure = task_panels(
+        {"ours": history, "zero-shot": still, "third": history}, ["color", "count"]
+    )
     axes = figure.axes[0]
     assert axes.get_title(loc="left") == "ours"
     lines = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata())]
@@ -112,7 +114,7 @@ def test_names_are_shown_as_they_are() -> None:
     assert texts == [r"2.0  \$\frac\$", "2.0   _b"]
 
 
-def test_places_are_apart_and_near_to_those_wanted() -> None:
+def test_label_positions_are_apart_and_near_their_targets() -> None:
     assert spread([5.0, 1.0, 1.0], 1.0, 0.0, 9.0) == [5.0, 0.5, 1.5]
     assert spread([0.0, 0.0, 0.0], 1.0, 0.0, 9.0) == [0.0, 1.0, 2.0]
     assert spread([9.0, 9.0], 1.0, 0.0, 9.0) == [8.0, 9.0]
