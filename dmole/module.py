@@ -159,7 +159,7 @@ class ContinualModule(LightningModule):
     def add_expert(self, allocation: Allocation) -> None:
         """Place the experts of an allocation on the model, untrained."""
         shapes = expert_shapes(allocation, self.router, self.alpha)
-        self.library.place(allocation.expert, shapes)
+        self.library.add_shapes(allocation.expert, shapes)
 
     @property
     def training_experts(self) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def plan_oracle(
     experts = routed.experts or ()
     for task in state.seen_tasks():
         expert = next(s.expert for s in reversed(state.learned()) if task in s.tasks)
-        trained_with = module.router.own(expert, experts)
+        trained_with = module.router.trained_with(expert, experts)
         gate_sets |= dict.fromkeys(sample_names(state, task), trained_with)
     evaluation = replace(routed, name="oracle", gate_sets=gate_sets, losses={})
     return _with_pending(state, evaluation, state.seen_tasks(), answers)

@@ -191,7 +191,7 @@ def test_two_tasks_of_one_name_are_refused(fault: Fault) -> None:
         ("./no", "there is no such folder"),
         (
             "some/model",
-            "some/model is neither a folder nor in the local cache, and the hub is out of reach",
+            "some/model is neither a folder nor in the local cache, and the hub is unreachable",
         ),
         ("empty", "empty"),
     ],
@@ -612,7 +612,7 @@ FOREIGN = [
     ),
     ("no router", lambda run: (run / ROUTER).unlink(), ["cannot read router", ROUTER]),
     ("router broken", lambda run: (run / ROUTER).write_text("{"), ["cannot read router", ROUTER]),
-    ("router no object", edit(ROUTER, lambda c: [c]), [ROUTER, "it is no index of a router"]),
+    ("router no object", edit(ROUTER, lambda c: [c]), [ROUTER, "it is not the index of a router"]),
     ("router of another format", edit(ROUTER, lambda c: c | {"format": 99}), ["format 99"]),
     ("router of another kind", edit(ROUTER, lambda c: c | {"router": "X"}), ["saved by X"]),
     ("router without experts", edit(ROUTER, lambda c: c | {"experts": {}}), [ROUTER, "'experts'"]),
