@@ -71,9 +71,7 @@ def routed(width: int, experts: int, active: int) -> tuple[nn.Module, Callable[[
             nn.init.normal_(cast("Tensor", expert.lora_b), std=0.02)
     library.train_only(names[-1])
     weights = torch.zeros(SAMPLES, experts)
-    for sample in range(
-        SAMPLES
-    ):  # the expert in training and different partners
+    for sample in range(SAMPLES):  # the expert in training and different partners
         weights[sample, experts - 1] = 1.0
         for i in range(active - 1):
             weights[sample, (sample + i) % (experts - 1)] = 1.0

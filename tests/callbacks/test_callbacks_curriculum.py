@@ -189,7 +189,7 @@ def test_an_overflow_under_mixed_precision_does_not_spoil_the_average(tmp_path):
     assert world.step(curriculum, 2) == before
 
 
-def test_each_stage_starts_anew_and_its_rows_are_added(tmp_path):
+def test_each_stage_starts_again_and_its_rows_are_added(tmp_path):
     world = World(tmp_path, {"vision": 0.25, "language": 0.75})
     curriculum = world.start(Curriculum("online"))
     world.gradients(curriculum, vision=5.0, language=1.0)
@@ -206,7 +206,7 @@ def test_each_stage_starts_anew_and_its_rows_are_added(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["static", "online"])
-def test_a_resumed_stage_goes_on_with_the_same_factors_and_writes_no_row_twice(tmp_path, mode):
+def test_a_resumed_stage_continues_with_the_same_factors_and_writes_no_row_twice(tmp_path, mode):
     world = World(tmp_path, {"vision": 0.3, "language": 0.7})
     straight = world.start(Curriculum(mode, anneal=True))
     for step in range(4):
