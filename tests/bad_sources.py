@@ -23,7 +23,7 @@ def question(index: int) -> dict[str, Any]:
 
 
 def bad_sources(root: Path) -> dict[str, tuple[Task, str]]:
-    """Write sources with one fault each; return tasks and the beginning of the error."""
+    """Write sources with one error each; return tasks and the beginning of the error."""
     write_json(root / "mixed.json", [question(0), question(1), talk("red", images=[])])
     late = [question(i) for i in range(40)]
     write_json(root / "late.json", [*late, talk("red", images=[])])
@@ -88,7 +88,7 @@ def bad_sources(root: Path) -> dict[str, tuple[Task, str]]:
             "cannot be loaded: Parquet file size is 4",
         ),
         "no rows": (train("norows.parquet"), "holds no items"),
-        "a column of images nobody reads": (
+        "a column of images that is not read": (
             train("pic.parquet"),
             "column 'pic' holds images, but only 'image' or 'images' is read; "
             "the task can say columns: {image: pic}",
@@ -132,7 +132,7 @@ CASES = (
     "a split that is not there",
     "a truncated parquet file",
     "no rows",
-    "a column of images nobody reads",
+    "a column of images that is not read",
     "a missing image in a row",
     "an index twice",
     "a short row",

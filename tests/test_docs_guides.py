@@ -35,7 +35,7 @@ def small_tasks(tasks: list[dict[str, object]]) -> str:
     return yaml.safe_dump({"data": {"data_root": "data/real", "tasks": tasks}})
 
 
-def test_a_method_in_a_file_of_ones_own_trains_and_answers(tmp_path: Path) -> None:
+def test_a_method_in_a_custom_file_trains_and_answers(tmp_path: Path) -> None:
     for path in EXAMPLES.iterdir():
         if path.is_file():
             shutil.copy(path, tmp_path)
@@ -72,7 +72,7 @@ def test_a_class_that_cannot_be_imported_is_named_in_one_line(
 
 
 @pytest.mark.slow
-def test_own_data_in_ten_minutes_goes_from_images_to_a_comparison(
+def test_the_custom_data_guide_leads_from_images_to_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

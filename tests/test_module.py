@@ -205,7 +205,7 @@ def test_an_earlier_stage_sees_only_its_experts() -> None:
 
 
 @pytest.mark.parametrize("projector", [False, True])
-def test_units_hold_the_projector_only_where_asked(projector: bool) -> None:
+def test_units_include_the_projector_only_on_request(projector: bool) -> None:
     module = make_module(projector_experts=projector)
     assert ("projector" in {unit.modality for unit in module.units()}) == projector
     add(module, "a")
@@ -475,7 +475,7 @@ def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_too(
         module.training_step(batch, 0)
 
 
-def test_the_schedule_of_a_stage_spans_its_own_epochs() -> None:
+def test_the_schedule_of_a_stage_spans_its_epochs() -> None:
     module = make_module()
     add(module, "a")
     module.stage.epochs = 2

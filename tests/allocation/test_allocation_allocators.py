@@ -83,7 +83,7 @@ def test_the_budget_follows_the_difficulty() -> None:
 
 
 @pytest.mark.parametrize(("floor", "vision"), [(0.0, 0), (0.25, 6), (1.0, 24)])
-def test_a_tower_whose_scores_are_zero_gets_its_floor_of_the_budget(
+def test_a_modality_whose_scores_are_zero_gets_its_floor_of_the_budget(
     floor: float, vision: int
 ) -> None:
     units = make_units(24, 24)
@@ -93,7 +93,7 @@ def test_a_tower_whose_scores_are_zero_gets_its_floor_of_the_budget(
     assert plan.budget == {"vision": vision, "language": 24 - vision}
 
 
-def test_without_curriculum_the_best_units_of_both_towers_win() -> None:
+def test_without_curriculum_the_best_units_of_both_modalities_win() -> None:
     units = make_units(4, 4)
     plan = SensitivityAllocator(curriculum=False).allocate(
         "t", units, make_scores(units, vision=2.0), True
@@ -101,7 +101,7 @@ def test_without_curriculum_the_best_units_of_both_towers_win() -> None:
     assert plan.budget == {"vision": 4, "language": 0}
 
 
-def test_tower_normalization_makes_towers_comparable() -> None:
+def test_normalization_makes_modalities_comparable() -> None:
     units = make_units(4, 4)
     plan = SensitivityAllocator(curriculum=False, normalize="tower").allocate(
         "t", units, make_scores(units, vision=1000.0), True
@@ -212,7 +212,7 @@ def test_uniform_takes_every_unit_or_evenly_spaced_ones() -> None:
     assert plan.difficulty == {}
 
 
-def test_uniform_leaves_out_units_known_to_get_no_gradient() -> None:
+def test_uniform_leaves_out_units_that_get_no_gradient() -> None:
     units = make_units(2, 2)
     scores = make_scores(units) | {"vision.1": None}
     plan = UniformAllocator().allocate("t", units, scores, True)

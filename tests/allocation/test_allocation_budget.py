@@ -50,7 +50,7 @@ def test_vision_without_score_gets_its_floor(floor: float, vision: int) -> None:
     assert split == {"vision": vision, "language": 24 - vision}
 
 
-def test_what_exceeds_a_tower_spills_over() -> None:
+def test_what_exceeds_a_modality_spills_over() -> None:
     caps = {"vision": 10, "language": 24}
     assert split_budget({"vision": 9.0, "language": 1.0}, 24, caps=caps)["vision"] == 10
     caps = {"vision": 24, "language": 4}
@@ -64,7 +64,7 @@ def test_scores_that_are_all_zero_split_by_the_number_of_units() -> None:
     }
 
 
-def test_a_single_tower_gets_everything() -> None:
+def test_a_single_modality_gets_everything() -> None:
     assert split_budget({"language": 0.0}, 3, caps={"language": 4}) == {"language": 3}
     assert split_budget({"vision": 2.0}, 3, caps={"vision": 4}) == {"vision": 3}
 
@@ -154,9 +154,9 @@ def test_top_k_refuses_more_than_there_are_and_nan() -> None:
         select_top_k({"a": math.nan}, 1, generator())
 
 
-def test_tower_normalization_divides_by_the_tower_mean() -> None:
-    towers = {"v0": "vision", "v1": "vision", "l0": "language"}
-    assert normalize_scores({"v0": 1.0, "v1": 3.0, "l0": 0.0}, towers, "tower") == {
+def test_normalization_divides_by_the_mean_of_the_modality() -> None:
+    modalities = {"v0": "vision", "v1": "vision", "l0": "language"}
+    assert normalize_scores({"v0": 1.0, "v1": 3.0, "l0": 0.0}, modalities, "tower") == {
         "v0": 0.5,
         "v1": 1.5,
         "l0": 0.0,

@@ -16,7 +16,7 @@ def test_examples_in_the_docstrings_hold() -> None:
     assert result.failed == 0
 
 
-def test_a_tower_of_32_has_eight_layers_of_each() -> None:
+def test_a_model_of_32_blocks_has_eight_of_each() -> None:
     assert experts_by_depth(GROUPS, 32) == [2] * 8 + [4] * 8 + [6] * 8 + [8] * 8
 
 

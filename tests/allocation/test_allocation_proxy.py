@@ -113,15 +113,15 @@ def test_a_gradient_that_is_not_finite_names_unit_and_batch() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "mean", "mean_batch_norm", "fisher"])
 def test_a_batch_in_parts_scores_like_a_whole_one(reduction: str) -> None:
     model = Line()
-    asked: list[bool] = []
+    checks: list[bool] = []
 
     def in_parts(batch: tuple[float, float]) -> Iterator[Tensor]:
         for weight in (0.25, 0.5, 0.25):
-            asked.append(all(p.grad is None for p in (model.a, model.b)))
+            checks.append(all(p.grad is None for p in (model.a, model.b)))
             yield weight * model.loss(batch)
 
     assert score(model, loss_fn=in_parts, reduction=reduction) == score(model, reduction=reduction)
-    assert asked == [True] * 6  # nothing is kept of a part but what the reduction needs
+    assert checks == [True] * 6  # nothing is kept of a part but what the reduction needs
 
 
 @pytest.mark.parametrize("reduction", ["sum", "fisher"])

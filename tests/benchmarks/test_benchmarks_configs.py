@@ -126,7 +126,7 @@ def test_ucit_is_found_under_the_names_of_hide(miniature: Make, tmp_path: Path) 
     check("ucit", root)
 
 
-def test_a_benchmark_that_is_not_there_is_told_with_the_places_looked_at(tmp_path: Path) -> None:
+def test_a_missing_benchmark_is_reported_with_all_searched_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         check("coin", tmp_path)
     message = str(caught.value)
@@ -186,7 +186,7 @@ def test_init_leaves_a_folder_alone_unless_forced(
         (["coin"], "output"),
     ],
 )
-def test_a_fault_of_init_is_one_line_and_writes_nothing(
+def test_an_error_of_init_is_one_line_and_writes_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -202,7 +202,7 @@ def test_a_fault_of_init_is_one_line_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_interrupted_miniature_leaves_nothing_behind(
+def test_an_interrupted_miniature_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(miniature: Miniature) -> None:
@@ -230,7 +230,7 @@ def test_published_sizes_are_of_tasks_that_the_config_has(row: Row) -> None:
         assert all(size.items > 0 and size.source for size in splits.values())
 
 
-def test_a_task_whose_size_nobody_states_has_none_and_an_unknown_one_is_refused() -> None:
+def test_a_task_without_a_published_size_has_none_and_an_unknown_one_is_refused() -> None:
     assert published_sizes("RS", "mllm_dcl/RS") == {}
     with pytest.raises(
         ValueError, match="unknown benchmark 'other/RS'; it must be one of coin/ScienceQA"

@@ -53,7 +53,7 @@ def talk(name: Any, answer: str = "red", **keys: Any) -> dict[str, Any]:
     return {"id": name, "image": "a.png", "conversations": turns} | keys
 
 
-def fault(root: Path, form: str, content: Any, **options: Any) -> str:
+def error_of(root: Path, form: str, content: Any, **options: Any) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         read(root, form, content, **options)
     assert "\n" not in str(caught.value)
@@ -68,8 +68,8 @@ def test_repeated_ids_of_a_published_file_get_a_number(root: Path) -> None:
     assert [sample.id for sample in samples] == ["7", "7#2", "7#3"]
 
 
-def test_repeated_ids_of_an_own_file_are_refused(root: Path) -> None:
-    assert "same id '7'" in fault(root, "auto", [ask(7, answer="x"), ask(7, answer="y")])
+def test_repeated_ids_of_a_custom_file_are_refused(root: Path) -> None:
+    assert "same id '7'" in error_of(root, "auto", [ask(7, answer="x"), ask(7, answer="y")])
 
 
 def test_a_grounding_item_keeps_box_and_size(root: Path) -> None:
@@ -114,10 +114,10 @@ def test_a_scienceqa_answer_is_the_letter_of_its_problem(root: Path, item: dict[
         ([talk(5, conversations=[])], {"problems": PROBLEMS}, "must be one question"),
     ],
 )
-def test_a_fault_of_scienceqa_is_one_line(
+def test_an_error_of_scienceqa_is_one_line(
     root: Path, items: list[Any], side: dict[str, Any], message: str
 ) -> None:
-    assert message in fault(root, "scienceqa", items, side=side)
+    assert message in error_of(root, "scienceqa", items, side=side)
 
 
 def test_ten_human_answers_are_kept_blanks_included(root: Path) -> None:
@@ -137,11 +137,11 @@ def test_ten_human_answers_are_kept_blanks_included(root: Path) -> None:
         ({"data": [{"question_id": 3, "answers": ["", " "]}]}, "the answer is empty"),
     ],
 )
-def test_a_fault_of_textvqa_is_one_line(root: Path, annotations: Any, message: str) -> None:
-    assert message in fault(root, "textvqa", [ask(3)], side={"annotations": annotations})
+def test_an_error_of_textvqa_is_one_line(root: Path, annotations: Any, message: str) -> None:
+    assert message in error_of(root, "textvqa", [ask(3)], side={"annotations": annotations})
 
 
-def test_gqa_takes_its_own_answers_and_leaves_out_what_is_not_balanced(root: Path) -> None:
+def test_gqa_takes_its_answers_and_leaves_out_what_is_not_balanced(root: Path) -> None:
     entries = {"1": {"answer": "yes", "isBalanced": True}, "2": {"answer": "no"}}
     entries["3"] = {"answer": "no", "isBalanced": False}
     items = [ask(1, answer="wrong"), ask(2), ask(3)]
@@ -163,7 +163,7 @@ def test_vizwiz_answers_are_found_in_both_forms(root: Path, annotations: Any) ->
 
 
 def test_vizwiz_annotations_of_neither_form_are_refused(root: Path) -> None:
-    message = fault(root, "vizwiz", [ask(1)], side={"annotations": "[3]"})
+    message = error_of(root, "vizwiz", [ask(1)], side={"annotations": "[3]"})
     assert "must hold a list of objects" in message
 
 
@@ -209,10 +209,10 @@ def test_a_caption_file_trains_on_each_caption(root: Path) -> None:
         ({"images": [], "annotations": []}, "holds no items"),
     ],
 )
-def test_a_fault_of_a_caption_file_is_one_line(
+def test_an_error_of_a_caption_file_is_one_line(
     root: Path, content: dict[str, Any], message: str
 ) -> None:
-    assert message in fault(root, "coco_captions", content, prompt="Say it.")
+    assert message in error_of(root, "coco_captions", content, prompt="Say it.")
 
 
 def test_a_caption_task_without_a_prompt_is_refused_before_it_is_read(root: Path) -> None:
@@ -237,9 +237,13 @@ def test_references_of_questions_are_found_by_file_name_or_by_position(
 def test_references_that_fit_neither_way_are_refused(root: Path) -> None:
     items = [ask(10, "sub/a.png", answer="one"), ask(11, "sub/b.png", answer="one")]
     mixed = coco(["a.png", "other.png"])
-    assert "(id '11'): its image is not in" in fault(root, "coin", items, side={"captions": mixed})
+    assert "(id '11'): its image is not in" in error_of(
+        root, "coin", items, side={"captions": mixed}
+    )
     twice = coco(["a.png", "x/a.png"])
-    assert "two images have one 'file_name'" in fault(root, "coin", items, side={"captions": twice})
+    assert "two images have one 'file_name'" in error_of(
+        root, "coin", items, side={"captions": twice}
+    )
 
 
 # -- D-MoLE ------------------------------------------------------------------------------------
@@ -256,7 +260,7 @@ def test_choices_are_lettered_and_the_index_becomes_a_letter(root: Path) -> None
 @pytest.mark.parametrize("answer", [2, -1, True, "B", None])
 def test_an_answer_that_is_no_index_is_refused(root: Path, answer: Any) -> None:
     item = {"image": "a.png", "question": "which?", "choices": ["cat", "dog"], "answer": answer}
-    assert "is not an index of the 2 choices" in fault(root, "choices", [item])
+    assert "is not an index of the 2 choices" in error_of(root, "choices", [item])
 
 
 def skvg(**changes: Any) -> dict[str, Any]:
@@ -281,8 +285,8 @@ def test_a_phrase_gets_its_knowledge_and_a_box_with_the_size(root: Path) -> None
         ({"height": 0}, "'width' and 'height' must be positive"),
     ],
 )
-def test_a_fault_of_skvg_is_one_line(root: Path, changes: dict[str, Any], message: str) -> None:
-    assert message in fault(root, "skvg", [skvg(**changes)], prompt="{sent}")
+def test_an_error_of_skvg_is_one_line(root: Path, changes: dict[str, Any], message: str) -> None:
+    assert message in error_of(root, "skvg", [skvg(**changes)], prompt="{sent}")
 
 
 def meta(**changes: Any) -> dict[str, Any]:
@@ -309,7 +313,7 @@ def test_a_meta_file_is_read_with_its_repeats_and_its_folder(root: Path) -> None
         ({"annotation": "no.jsonl"}, r"no\.jsonl does not exist"),
     ],
 )
-def test_a_fault_of_a_meta_file_is_one_line(
+def test_an_error_of_a_meta_file_is_one_line(
     root: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -335,8 +339,8 @@ def test_pope_is_read_as_lines_whatever_the_suffix(root: Path) -> None:
         ('{"question_id": 1', "broken JSON at line 1"),
     ],
 )
-def test_a_fault_of_pope_is_one_line(root: Path, text: str, message: str) -> None:
-    assert message in fault(root, "pope", text)
+def test_an_error_of_pope_is_one_line(root: Path, text: str, message: str) -> None:
+    assert message in error_of(root, "pope", text)
 
 
 def mme(root: Path, text: str) -> list[Sample]:
@@ -393,20 +397,20 @@ def test_mmmu_has_its_images_its_options_and_a_request(root: Path) -> None:
         ({"options": {"A": "x"}}, "'options' must be a list"),
     ],
 )
-def test_a_fault_of_mmmu_is_one_line(root: Path, changes: dict[str, Any], message: str) -> None:
-    assert message in fault(root, "mmmu", [mmmu(**changes)])
+def test_an_error_of_mmmu_is_one_line(root: Path, changes: dict[str, Any], message: str) -> None:
+    assert message in error_of(root, "mmmu", [mmmu(**changes)])
 
 
 # -- all ---------------------------------------------------------------------------------------
 
 
 def test_an_unknown_format_is_answered_with_those_there_are(root: Path) -> None:
-    message = fault(root, "coco", [ask(1, answer="x")])
+    message = error_of(root, "coco", [ask(1, answer="x")])
     assert "task 't': unknown format 'coco', there are auto, choices, coco_captions" in message
 
 
 def test_side_files_of_a_format_that_has_none_are_refused(root: Path) -> None:
-    message = fault(root, "auto", [ask(1, answer="x")], side={"problems": {}})
+    message = error_of(root, "auto", [ask(1, answer="x")], side={"problems": {}})
     assert "format 'auto' knows no side file 'problems', none" in message
 
 
@@ -424,7 +428,7 @@ def test_a_missing_side_file_is_named(root: Path) -> None:
 def test_every_format_refuses_an_item_that_is_no_object(root: Path, form: str) -> None:
     layout = LAYOUTS[form]
     side = {key: {"data": [], "annotations": []} for key in layout.required}
-    message = fault(root, form, [3], side=side, prompt="x")
+    message = error_of(root, form, [3], side=side, prompt="x")
     assert "test.json: " in message
 
 
@@ -446,7 +450,7 @@ def test_the_test_images_may_be_elsewhere(root: Path) -> None:
     assert open_source(task, "test", root)[0].images[0].path == root / "sub" / "a.png"
 
 
-def test_a_prompt_suffix_stands_behind_a_prompt(root: Path) -> None:
+def test_a_prompt_suffix_follows_a_prompt(root: Path) -> None:
     (sample,) = read(root, "coin", [ask(1, answer="x")], prompt="Q: {question}", prompt_suffix="!")
     assert sample.prompt == "Q: what?!"
 

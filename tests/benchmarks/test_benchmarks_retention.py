@@ -94,5 +94,5 @@ def test_retention_is_the_change_since_before_training() -> None:
     assert "divisor 1" in result["definition"]
 
 
-def test_retention_of_nothing_known_is_missing() -> None:
+def test_retention_without_scores_is_missing() -> None:
     assert retention([[math.nan]], ["pope"])["change"] is None

@@ -198,7 +198,7 @@ def test_an_overflow_under_mixed_precision_does_not_spoil_the_average(tmp_path: 
     assert world.step(curriculum, 2) == before
 
 
-def test_each_stage_starts_anew_and_its_rows_are_added(tmp_path: Path) -> None:
+def test_each_stage_starts_again_and_its_rows_are_added(tmp_path: Path) -> None:
     world = World(tmp_path, {"vision": 0.25, "language": 0.75})
     curriculum = world.start(Curriculum("online"))
     world.gradients(curriculum, vision=5.0, language=1.0)
@@ -215,7 +215,7 @@ def test_each_stage_starts_anew_and_its_rows_are_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["static", "online"])
-def test_a_resumed_stage_goes_on_with_the_same_factors_and_writes_no_row_twice(
+def test_a_resumed_stage_continues_with_the_same_factors_and_writes_no_row_twice(
     tmp_path: Path, mode: Mode
 ) -> None:
     world = World(tmp_path, {"vision": 0.3, "language": 0.7})

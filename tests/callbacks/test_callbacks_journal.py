@@ -54,7 +54,7 @@ def test_answers_of_other_passes_or_experts_are_not_taken(
 
 
 @pytest.mark.parametrize("damage", [b"\0\0\0\n", b"[[1, 2]\n", b"\xff\n"])
-def test_what_lies_behind_a_damaged_line_is_answered_again(tmp_path: Path, damage: bytes) -> None:
+def test_what_follows_a_damaged_line_is_answered_again(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "answers.jsonl"
     written(path)
     lines = path.read_bytes().splitlines(keepends=True)

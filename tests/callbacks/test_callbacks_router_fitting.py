@@ -13,7 +13,7 @@ from dmole.data.sequences import SampleList, TaskItems
 
 
 class Counting(SampleList):
-    """Counts the samples that are asked for."""
+    """Counts the requested samples."""
 
     touched = 0
 

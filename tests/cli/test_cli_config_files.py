@@ -63,11 +63,11 @@ def test_the_names_of_configs_are_replaced_in_every_form(elsewhere: Path, form: 
     assert resolved == ["fit", *(part.format(path) for part in form), "--seed_everything", "3"]
 
 
-@pytest.mark.parametrize(("text", "fault"), [("[1, 2]", "not list"), ("", "not NoneType")])
-def test_a_config_must_hold_keys_and_values(tmp_path: Path, text: str, fault: str) -> None:
+@pytest.mark.parametrize(("text", "reason"), [("[1, 2]", "not list"), ("", "not NoneType")])
+def test_a_config_must_hold_keys_and_values(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=rf"a\.yaml must hold keys and values, {fault}"):
+    with pytest.raises(ValueError, match=rf"a\.yaml must hold keys and values, {reason}"):
         read_settings(path)
 
 
@@ -78,7 +78,7 @@ def test_broken_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
         read_settings(path)
 
 
-def test_a_fault_is_laid_to_the_last_file_that_has_the_key(tmp_path: Path) -> None:
+def test_an_error_names_the_last_file_that_has_the_key(tmp_path: Path) -> None:
     paths = [tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml"]
     for path, rank in zip(paths, ({"rank": 1}, {"rank": "x"}, {"width": 1}), strict=True):
         path.write_text(yaml.safe_dump({"model": rank}))
@@ -110,10 +110,10 @@ def test_every_config_builds_a_run(
     assert cli.datamodule.task_names
     assert cli.datamodule.training_task_names
     assert cli.trainer.sequence.stream.stages(cli.datamodule.task_names) is not None
-    wanted = read_settings(SHIPPED / name).get("model", {}).get("router", {})
-    if wanted:
+    expected = read_settings(SHIPPED / name).get("model", {}).get("router", {})
+    if expected:
         router = type(cli.model.router)
-        assert wanted["class_path"].rpartition(".")[2] == router.__name__
+        assert expected["class_path"].rpartition(".")[2] == router.__name__
     assert list(tmp_path.iterdir()) == []  # building writes nothing
 
 

@@ -94,7 +94,7 @@ def test_imagenet_is_paired_by_position_as_published_and_by_id_as_corrected(
     assert result["score"] == 0.0
 
 
-def test_our_own_predictions_need_no_references(
+def test_predictions_of_a_run_need_no_references(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = {

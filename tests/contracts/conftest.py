@@ -18,7 +18,7 @@ MIXES = {"paligemma": (1, 2, 1), "mllama": (1, 0, 1)}
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Return a function that gives the folder of a family's model, made when first asked for."""
+    """Return a function that gives the folder of the model of a family, made on first use."""
     root, made = tmp_path_factory.mktemp("families"), {}
 
     def folder(family: str) -> Path:

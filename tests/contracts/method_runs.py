@@ -92,7 +92,7 @@ class _Parser(ContinualCLI):
     """Parses many configs; making the parser takes longer than a run."""
 
     def instantiate_classes(self) -> None:
-        if hasattr(self, "wanted"):
+        if hasattr(self, "requested"):
             super().instantiate_classes()
 
 
@@ -104,7 +104,7 @@ class Builder:
 
     def __init__(self) -> None:
         self._cli = _Parser(["--config", str(CONFIGS / "quickstart.yaml")], run=False)
-        self._cli.wanted = True
+        self._cli.requested = True
         self._parsed: dict[str, Any] = {}
 
     def parse(
@@ -174,7 +174,7 @@ def silence(trainer: ContinualTrainer) -> None:
 
 
 def layers_of(module: ContinualModule) -> dict[str, dict[str, tuple[int, int]]]:
-    """Return inputs and outputs of the linears of every block of both towers."""
+    """Return inputs and outputs of the linears of every vision and language block."""
     sizes = module.backbone.linear_shapes()
     layers = [block for block in module.backbone.blocks if block.modality != "projector"]
     return {layer.name: {path: sizes[path] for path in layer.linears} for layer in layers}

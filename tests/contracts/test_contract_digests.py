@@ -20,7 +20,7 @@ REFERENCE = "21c6ae456a25494e9b7a67fa3f187234afc6f503"
 """The commit whose numbers count.
 
 Move it to the commit before yours when a change is meant to change numbers, tensors or answers,
-and say so in its message; a change that is not meant to must leave this as it is.
+and state it in its message; a change that is not meant to must leave this as it is.
 """
 
 

@@ -43,7 +43,9 @@ def loss_step(module: ContinualModule, batch: Batch) -> float:
     return float(loss.detach())
 
 
-def test_layers_and_linears_of_both_towers_are_found(taught: ContinualModule, family: str) -> None:
+def test_blocks_and_linears_of_vision_and_language_are_found(
+    taught: ContinualModule, family: str
+) -> None:
     backbone = taught.backbone
     found = [block.name for block in backbone.blocks]
     assert found == [
@@ -121,7 +123,7 @@ def test_experts_of_one_module_alone_tell_the_samples_apart(
         )
 
 
-def test_a_step_trains_the_expert_alone_and_reaches_the_vision_tower(
+def test_a_step_trains_only_the_expert_and_reaches_the_vision_encoder(
     fresh: ContinualModule, mix: tuple[int, int, int]
 ) -> None:
     add_expert(fresh, "a")
@@ -154,8 +156,8 @@ def test_only_answers_and_their_end_are_learned(
 def test_a_prompt_is_what_training_saw_before_the_answer(
     taught: ContinualModule, mix: tuple[int, int, int]
 ) -> None:
-    for trained, asked in zip(make_samples(mix), make_samples(mix, answers=False), strict=True):
-        whole, prompt = batch_of(taught, [trained]), batch_of(taught, [asked])
+    for trained, prompted in zip(make_samples(mix), make_samples(mix, answers=False), strict=True):
+        whole, prompt = batch_of(taught, [trained]), batch_of(taught, [prompted])
         ids = prompt.inputs["input_ids"][0]
         assert torch.equal(whole.inputs["input_ids"][0, : len(ids)], ids)
         assert int((whole.labels[0] != -100).nonzero()[0]) == len(ids)
@@ -226,7 +228,7 @@ def test_experts_change_the_answers(taught: ContinualModule, mix: tuple[int, int
     assert first != taught.answer(batch_of(taught, samples, "bbb")).texts
 
 
-def test_saved_experts_answer_the_same_on_a_model_loaded_anew(
+def test_saved_experts_answer_the_same_on_a_reloaded_model(
     taught: ContinualModule,
     family: str,
     folders: Folders,

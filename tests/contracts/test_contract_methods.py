@@ -128,7 +128,7 @@ def builder() -> Builder:
 
 @pytest.fixture(scope="module")
 def runs(builder: Builder, folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Return a function that gives the uninterrupted run of a method, made when first asked for."""
+    """Return a function that gives the uninterrupted run of a method, made on first use."""
     made: dict[tuple[str, str], Run] = {}
 
     def run(method: str, family: str = "llava") -> Run:
@@ -191,7 +191,7 @@ def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[st
 
 
 @cases(KINDS)
-def test_a_run_cut_in_its_last_stage_and_gone_on_with_ends_in_the_same_bytes(
+def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     run: Run, builder: Builder, folders: Folders, tmp_path: Path
 ) -> None:
     """The second run has the same seed, so that a repetition is tested too."""
@@ -258,7 +258,7 @@ def _classifiers(linears: Linears) -> int:
 
 
 EMBEDDING = 32 + 32
-"""Width of vision tower and language model."""
+"""Width of vision encoder and language model."""
 
 REMEMBERED: dict[str, Callable[[Linears], int]] = {
     "lwf_lora": _adapter,  # the teacher
@@ -300,7 +300,7 @@ def _six(linears: Linears, stage: int) -> int:
 
 
 def _by_depth(linears: Linears, stage: int) -> int:
-    """MoLA: the counts 2, 3, 4, 4 are 2 and 4 in towers of two blocks."""
+    """MoLA: the counts 2, 3, 4, 4 are 2 and 4 in modalities of two blocks."""
     count = {path: 2 if ".layers.0." in path else 4 for path in linears}
     return sum(count[path] * (i + o) + count[path] * i for path, (i, o) in linears.items())
 
@@ -327,7 +327,7 @@ ONE_ADAPTER = (
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
     **dict.fromkeys(("dmole", "dmole_v3", "dmole_v4", "dmole_o_lora"), (_dmole, 2)),
-    **dict.fromkeys(("dmole_v1", "dmole_v2"), (_dmole, 1)),  # half of one tower
+    **dict.fromkeys(("dmole_v1", "dmole_v2"), (_dmole, 1)),  # half of one modality
     "dmole_release": (_dmole, 8),  # half of the linears of attention, four a block
     "dense_mole": (_three, 4),
     "sparse_mole": (_three, 4),
@@ -339,7 +339,7 @@ TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
 }
 """Parameters that a stage trains on the linears of its units, and how many units have an expert.
 
-There are two blocks in each tower.
+Vision encoder and language model have two blocks each.
 """
 
 
@@ -434,7 +434,7 @@ def fit_on_two_ranks(todo: Mapping[str, Callable[[], Any]]) -> dict[str, dict[in
             if isinstance(result, BaseException):
                 break
     except queue.Empty:
-        pass  # the test of the method that hangs says so
+        pass  # the test of the method that hangs fails
     finally:
         for process in processes:
             process.join(timeout=10 if all(len(ranks) == 2 for ranks in found.values()) else 0)
@@ -455,7 +455,7 @@ def on_two_ranks(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> OnTwoRanks:
     """Return a function that gives what both ranks of a family's runs found, by method."""
-    wanted = [
+    selected = [
         item.callspec.params
         for item in request.session.items
         if "on_two_ranks" in getattr(item, "fixturenames", ())
@@ -463,7 +463,7 @@ def on_two_ranks(
     done: dict[str, dict[str, dict[int, Any]]] = {}
 
     def start(family: str) -> dict[str, dict[int, Any]]:
-        methods = [params["method"] for params in wanted if params["family"] == family]
+        methods = [params["method"] for params in selected if params["family"] == family]
         root, folder = tmp_path_factory.mktemp(f"ranks_{family}"), folders(family)
         for method in methods:
             builder.parse(method)  # once, not in each process
@@ -574,7 +574,7 @@ def trained(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_without_its_own_term_a_method_learns_what_a_plainer_one_does(
+def test_without_its_term_a_method_learns_what_a_plainer_one_does(
     trained: Trained,
     method: str,
     changes: dict[str, Any],
@@ -593,7 +593,7 @@ def test_the_likeliest_of_all_experts_renormalized_are_all_experts(trained: Trai
 
 
 def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Trained) -> None:
-    alike = {
+    unchanged = {
         **NO_DROPOUT,  # its draws depend on the name of the stage's expert
         "trainer.gradient_clip_val": None,  # the norm's rounding depends on the routers' zeros
     }
@@ -601,13 +601,13 @@ def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Train
         f"{ALLOCATOR}.experts": 1,
         f"{ROUTER}.mixing.init_args.top_k": 1,
         "model.regularizers": [],  # freezing needs branches
-        **alike,
+        **unchanged,
     }
     plain = {
         "trainer.stream.init_args.shared_expert": "common",
         f"{ALLOCATOR}.rank": 1,
         "model.alpha": 2,
-        **alike,
+        **unchanged,
     }
     ours = trained("branchlora", one)
     routers = {key for key in ours if not key.startswith("common/")}

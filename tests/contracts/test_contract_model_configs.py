@@ -55,9 +55,9 @@ def test_a_config_composes_with_a_benchmark_without_loading_weights(
         ContinualCLI([*words, "--print_config"], run=False)
     assert ended.value.code == 0
     parsed = yaml.safe_load(capsys.readouterr().out)["model"]["backbone"]["init_args"]
-    wanted = settings(family)
-    assert parsed.pop("patterns") == _whole(wanted.pop("patterns"))
-    assert wanted.items() <= parsed.items()
+    expected = settings(family)
+    assert parsed.pop("patterns") == _whole(expected.pop("patterns"))
+    assert expected.items() <= parsed.items()
 
 
 def _whole(patterns: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -65,10 +65,10 @@ def _whole(patterns: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def test_image_settings_fit_the_processor_of_the_family(family: str, folders: Folders) -> None:
-    wanted = settings(family)["image_settings"] or {}
-    backbone = PretrainedBackbone(str(folders(family)), image_settings=wanted)
+    expected = settings(family)["image_settings"] or {}
+    backbone = PretrainedBackbone(str(folders(family)), image_settings=expected)
     found = backbone.processor.image_processor
-    for name, value in wanted.items():
+    for name, value in expected.items():
         edge = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}.get(name)
         if edge is not None:
             assert getattr(found.size, edge) == value
@@ -79,7 +79,7 @@ def test_image_settings_fit_the_processor_of_the_family(family: str, folders: Fo
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
-def test_no_expert_goes_behind_the_layer_that_the_projector_reads(name: str) -> None:
+def test_no_expert_is_placed_after_the_block_that_the_projector_reads(name: str) -> None:
     """Built with the published depths and no weights: CLIP has 24 layers, read before the last."""
     import transformers
 

@@ -138,7 +138,7 @@ def test_out_of_range_is_refused_as_by_a_list(folder: Path) -> None:
             samples[index]
 
 
-def test_the_file_is_made_once_and_anew_when_what_it_depends_on_changes(folder: Path) -> None:
+def test_the_file_is_made_once_and_again_when_what_it_depends_on_changes(folder: Path) -> None:
     items = [question(i) for i in range(3)]
     source = write(folder, items)
     seen = set()
@@ -397,7 +397,7 @@ def test_items_of_tasks_follow_each_other(folder: Path) -> None:
         items[15]
 
 
-def test_the_store_serves_and_fingerprints_both_kinds_alike(
+def test_the_store_serves_and_fingerprints_both_kinds_equally(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, [question(i) for i in range(5)])

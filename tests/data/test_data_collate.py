@@ -127,9 +127,9 @@ def test_prompt_for_generation_is_what_training_saw_before_the_answer(
     collator = Collator(processor)
     for sample in samples:
         trained = collator(items([sample]), generation=False)
-        asked = collator(items([as_test(sample)]), generation=True)
-        prompt = asked.inputs["input_ids"][0]
-        assert asked.labels is None
+        prompts = collator(items([as_test(sample)]), generation=True)
+        prompt = prompts.inputs["input_ids"][0]
+        assert prompts.labels is None
         assert trained.labels is not None
         assert torch.equal(trained.inputs["input_ids"][0, : len(prompt)], prompt)
         assert trained.labels[0, len(prompt)] != IGNORED
@@ -140,9 +140,11 @@ def test_padding_is_right_in_training_and_left_in_generation(
 ) -> None:
     collator = Collator(processor)
     trained = collator(items(samples), generation=False).inputs["attention_mask"]
-    asked = collator(items([as_test(s) for s in samples]), generation=True).inputs["attention_mask"]
+    prompts = collator(items([as_test(s) for s in samples]), generation=True).inputs[
+        "attention_mask"
+    ]
     assert bool((trained.diff(dim=1) <= 0).all())
-    assert bool((asked.diff(dim=1) >= 0).all())
+    assert bool((prompts.diff(dim=1) >= 0).all())
     assert processor.tokenizer.padding_side == "left"  # the processor is left as it was
 
 

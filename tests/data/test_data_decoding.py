@@ -1,4 +1,4 @@
-"""Image files of unknown origin: every fault is one ValueError that names the file."""
+"""Image files of unknown origin: every error is a ValueError that names the file."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def ids(loader: ResumableLoader) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_loader_goes_on_exactly_where_it_stopped(collator: Collator, workers: int) -> None:
+def test_loader_resumes_exactly_where_it_stopped(collator: Collator, workers: int) -> None:
     whole = ids(make_loader(collator))
     first = make_loader(collator, workers=workers)
     iterator = iter(first)

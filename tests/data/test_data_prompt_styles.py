@@ -29,8 +29,8 @@ def sample(*texts: str, images: int = 1) -> Sample:
 
 def test_a_prefix_model_gets_images_question_line_and_answer(processor: Any) -> None:
     renderer = ChatRenderer(processor)
-    asked = renderer.render(sample("what is\n<image> it?"), generation=True)
-    assert asked.text == "<image>what is\n it?"  # the processor adds the line break
+    rendered = renderer.render(sample("what is\n<image> it?"), generation=True)
+    assert rendered.text == "<image>what is\n it?"  # the processor adds the line break
     trained = renderer.render(sample("<image>\nwhat?", "red "), generation=False)
     assert trained.text == "<image>what?\nred </s>"
     (answer,) = trained.answers

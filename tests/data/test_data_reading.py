@@ -253,6 +253,6 @@ def test_synthetic_test_samples_cannot_be_trained_on() -> None:
 
 def test_synthetic_training_samples_read_for_testing_become_questions_with_their_answer() -> None:
     trained = read_samples("synthetic://count/train?size=3", "train")
-    asked = read_samples("synthetic://count/train?size=3", "test")
-    assert [sample.turns for sample in asked] == [sample.turns[:-1] for sample in trained]
-    assert [sample.references for sample in asked] == [(s.turns[-1].text,) for s in trained]
+    tested = read_samples("synthetic://count/train?size=3", "test")
+    assert [sample.turns for sample in tested] == [sample.turns[:-1] for sample in trained]
+    assert [sample.references for sample in tested] == [(s.turns[-1].text,) for s in trained]

@@ -147,7 +147,7 @@ def test_samples_that_differ_in_a_short_answer_are_not_sorted_by_it() -> None:
 
 
 def listed_steps(size: int, batch: int, lengths: list[int] | None, ranks: int, seed: int) -> list:
-    """The order as plain lists make it; runs that were begun go on in this order."""
+    """The order computed with plain lists; interrupted runs resume in this order."""
     generator = torch.Generator().manual_seed(derive_seed(seed, 1, 2))
     order = torch.randperm(size, generator=generator).tolist()
     width = batch * ranks

@@ -90,12 +90,12 @@ def test_the_report_names_the_shape_of_every_kind(root: Path, kind: str) -> None
 def test_a_data_set_of_the_hub_is_loaded_with_its_options(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    requests: list[Any] = []
 
     def load(
         name: str, config: str | None, *, split: str, revision: str | None
     ) -> datasets.Dataset:
-        asked.append((name, config, split, revision))
+        requests.append((name, config, split, revision))
         pq.write_table(table(["red", "blue"]), root / "rows.parquet")
         return datasets.Dataset.from_parquet(str(root / "rows.parquet"), cache_dir=str(root / "c"))
 
@@ -103,7 +103,7 @@ def test_a_data_set_of_the_hub_is_loaded_with_its_options(
     task = Task("t", train="hf://org/name?config=c&revision=r", test="hf://org/name?split=val")
     assert [color_of(sample) for sample in open_source(task, "train", root)] == ["red", "blue"]
     assert open_source(task, "test", root)[1].references == ("blue", "BLUE")
-    assert asked == [("org/name", "c", "train", "r"), ("org/name", None, "val", None)]
+    assert requests == [("org/name", "c", "train", "r"), ("org/name", None, "val", None)]
 
 
 def test_without_a_network_the_hub_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,10 +87,10 @@ def test_the_shape_with_more_ends_of_edges_is_right_half_of_the_time() -> None:
     for sample in synthetic_samples("synthetic://graph_node/val?size=600"):
         graph, _ = read_prompt(sample.prompt)
         ends = Counter(graph.nodes[name]["shape"] for edge in graph.edges for name in edge)
-        wanted = ends.pop(sample.references[0])
+        right = ends.pop(sample.references[0])
         ends.pop(None)
         others = sum(ends.values())
-        leads[(wanted > others) - (wanted < others)] += 1
+        leads[(right > others) - (right < others)] += 1
     assert all(abs(leads[lead] - 200) < 50 for lead in (-1, 0, 1))
 
 
@@ -106,8 +106,8 @@ def test_other_names_change_the_text_and_not_the_class_of_the_answer(task: str) 
             [" ".join(moved.get(word, word) for word in text.split()) for text in texts]
             for texts in ((problem.question,), problem.answers)
         )
-        told, asked = read_prompt(f"task {write_list(graph)} question {question[0]}")
-        right = solve(told, asked)
+        told, target = read_prompt(f"task {write_list(graph)} question {question[0]}")
+        right = solve(told, target)
         if isinstance(right, str):
             assert problem.answers == (right,)
         else:
@@ -162,11 +162,11 @@ def test_answers_are_balanced(task: str, classes: Sequence[str]) -> None:
     assert all(abs(times - fair) < 4 * fair**0.5 for times in counts.values())
 
 
-def test_the_shapes_of_a_node_problem_are_equally_frequent_and_the_asked_one_is_not_told() -> None:
+def test_the_shapes_of_a_node_problem_are_equally_frequent_and_the_answer_is_hidden() -> None:
     for sample in synthetic_samples("synthetic://graph_node/val?size=50"):
         graph, question = read_prompt(sample.prompt)
-        asked = question.split()[-2]
-        assert [name for name, shape in graph.nodes(data="shape") if shape is None] == [asked]
+        target = question.split()[-2]
+        assert [name for name, shape in graph.nodes(data="shape") if shape is None] == [target]
         shapes = Counter(shape for _, shape in graph.nodes(data="shape") if shape)
         assert sorted(shapes.values()) == [2, 2]
 
@@ -192,8 +192,8 @@ def test_forms_show_the_same_graph_and_question(task: str) -> None:
     for one, two, three in zip(plain, json, shots, strict=True):
         assert one.references == two.references == three.references
         (graph, question), *others = (read_prompt(s.prompt) for s in (one, two, three))
-        for other, asked in others:
-            assert asked == question
+        for other, target in others:
+            assert target == question
             assert other.nodes(data=True) == graph.nodes(data=True)
             assert nx.utils.graphs_equal(other, graph)
         assert three.prompt.count("answer ") == 3

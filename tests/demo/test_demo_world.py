@@ -74,7 +74,7 @@ def test_training_samples_end_with_the_answer_and_test_samples_with_the_question
 
 
 @pytest.mark.parametrize("generator", ALL)
-def test_questions_survive_the_tokenizer_and_answers_are_made_of_known_words(
+def test_questions_survive_the_tokenizer_and_answers_consist_of_words_of_the_vocabulary(
     generator: str,
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY_PATH)

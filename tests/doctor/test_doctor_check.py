@@ -53,7 +53,7 @@ def found(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def faulty(tmp_path: Path, pics: Path) -> Path:
+def broken(tmp_path: Path, pics: Path) -> Path:
     (pics / "cut.png").write_bytes((pics / "0.png").read_bytes()[:60])
     (pics / "text.png").write_text("no image")
     (tmp_path / "outside.png").write_bytes((pics / "0.png").read_bytes())
@@ -89,7 +89,7 @@ def faulty(tmp_path: Path, pics: Path) -> Path:
     return tmp_path
 
 
-FAULTS = {
+FINDINGS = {
     ("missing_image", "train", 1, "a1"),
     ("missing_image", "train", 2, "a2"),
     ("image_path", "train", 2, "a2"),
@@ -112,21 +112,21 @@ FAULTS = {
     ("shared_id", "test", 2, "a3"),
     ("one_answer", "test", None, None),
 }
-NO_FAULTS = {"errors": 0, "warnings": 0, "findings": []}
+NO_FINDINGS = {"errors": 0, "warnings": 0, "findings": []}
 
 
-def test_every_kind_of_fault_is_found_with_file_and_item(faulty: Path) -> None:
-    report = check(faulty, model=TINY)
-    assert len(found(report)) == len(FAULTS)
-    assert set(found(report)) == FAULTS
-    files = {"train": str(faulty / "train.jsonl"), "test": str(faulty / "test.json")}
+def test_every_kind_of_error_is_found_with_file_and_item(broken: Path) -> None:
+    report = check(broken, model=TINY)
+    assert len(found(report)) == len(FINDINGS)
+    assert set(found(report)) == FINDINGS
+    files = {"train": str(broken / "train.jsonl"), "test": str(broken / "test.json")}
     assert all(finding["file"] == files[finding["split"]] for finding in report["findings"])
     assert (report["errors"], report["warnings"]) == (17, 4)
     assert report["token_limit"] == 512
 
 
-def test_the_texts_say_what_is_wrong(faulty: Path) -> None:
-    report = check(faulty, model=TINY)
+def test_the_texts_say_what_is_wrong(broken: Path) -> None:
+    report = check(broken, model=TINY)
     messages = {(f["kind"], f["item"]): f["message"] for f in report["findings"]}
     assert "gone.png does not exist" in messages["missing_image", 1]
     assert "symbolic link" in messages["image_path", 6]
@@ -140,31 +140,31 @@ def test_the_texts_say_what_is_wrong(faulty: Path) -> None:
     assert "more than 512" in messages["too_long", 11]
 
 
-def test_the_text_report_has_a_line_a_finding(faulty: Path) -> None:
+def test_the_text_report_has_a_line_a_finding(broken: Path) -> None:
     tasks = [Task("t", train="train.jsonl", test="test.json", image_root="pics")]
-    text = as_text(check_tasks(tasks, faulty, CheckOptions(model=TINY)))
+    text = as_text(check_tasks(tasks, broken, CheckOptions(model=TINY)))
     lines = text.splitlines()
     assert lines[-1] == "17 errors, 4 warnings"
-    assert sum(line.startswith(("error ", "warning ")) for line in lines) == len(FAULTS)
-    place = f"error malformed: t train: {faulty / 'train.jsonl'}: item 9 (id 'a9'): has neither"
+    assert sum(line.startswith(("error ", "warning ")) for line in lines) == len(FINDINGS)
+    place = f"error malformed: t train: {broken / 'train.jsonl'}: item 9 (id 'a9'): has neither"
     assert any(line.startswith(place) for line in lines)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
-def test_the_number_of_processes_changes_nothing(faulty: Path, processes: int) -> None:
-    alone = check(faulty, model=TINY, limit=2)
-    assert check(faulty, model=TINY, limit=2, processes=processes) == alone
+def test_the_number_of_processes_changes_nothing(broken: Path, processes: int) -> None:
+    alone = check(broken, model=TINY, limit=2)
+    assert check(broken, model=TINY, limit=2, processes=processes) == alone
 
 
-def test_all_are_counted_where_few_are_listed(faulty: Path) -> None:
-    report = check(faulty, limit=1)
+def test_all_are_counted_where_few_are_listed(broken: Path) -> None:
+    report = check(broken, limit=1)
     counts = report["tasks"][0]["splits"]["train"]["counts"]
     assert (counts["malformed"], counts["unreadable_image"], counts["image_path"]) == (5, 3, 3)
     assert [item for kind, _, item, _ in found(report) if kind == "malformed"] == [7]
     assert report["errors"] == 15
-    assert check(faulty, limit=0)["errors"] == 15
+    assert check(broken, limit=0)["errors"] == 15
     tasks = [Task("t", train="train.jsonl", test="test.json", image_root="pics")]
-    text = as_text(check_tasks(tasks, faulty, CheckOptions(limit=1)))
+    text = as_text(check_tasks(tasks, broken, CheckOptions(limit=1)))
     assert "error malformed: t train: 4 more not listed" in text.splitlines()
 
 
@@ -175,7 +175,7 @@ def test_healthy_data_have_no_findings(tmp_path: Path, pics: Path, processes: in
     write(tmp_path / "train.jsonl", train)
     write(tmp_path / "test.json", test)
     report = check(tmp_path, model=TINY, processes=processes)
-    assert {key: report[key] for key in NO_FAULTS} == NO_FAULTS
+    assert {key: report[key] for key in NO_FINDINGS} == NO_FINDINGS
     splits = report["tasks"][0]["splits"]
     assert splits["train"]["images"] == {"named": 20, "files": 4}
     assert splits["train"]["items"] == splits["train"]["tokens"]["samples"] == 20
@@ -197,7 +197,7 @@ def test_numbers_that_count_items_are_no_leak_but_long_ones_are(tmp_path: Path) 
     assert found(check(tmp_path)) == [("shared_id", "test", 2, "262148000")]
 
 
-def test_a_text_question_asked_in_training_is_a_leak(tmp_path: Path) -> None:
+def test_a_text_question_seen_in_training_is_a_leak(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [item("a", "one ?"), item("b", "two ?")])
     test = [{"question_id": 5, "text": "two ?", "answer": "x"}]
     test += [{"question_id": "c", "text": "three ?", "answer": "red"}]
@@ -205,7 +205,7 @@ def test_a_text_question_asked_in_training_is_a_leak(tmp_path: Path) -> None:
     assert found(check(tmp_path)) == [("shared_question", "test", 0, "5")]
 
 
-def test_a_dialog_asked_in_training_is_a_leak_with_a_suffix_too(tmp_path: Path) -> None:
+def test_a_dialog_seen_in_training_is_a_leak_with_a_suffix_too(tmp_path: Path) -> None:
     turns = item("a")["conversations"] + item("a", "two ?", "blue")["conversations"]
     for name, id in (("train.jsonl", "a"), ("test.json", "b")):
         write(tmp_path / name, [{"id": id, "conversations": turns}, item(f"{id}2", f"{id} ?", id)])
@@ -319,7 +319,7 @@ def test_generated_tasks_have_only_their_size(tmp_path: Path) -> None:
         Task("p", train="synthetic://paint/train?size=7", test="synthetic://paint/test?size=3")
     ]
     report = check(tmp_path, tasks=tasks, processes=2)
-    assert {key: report[key] for key in NO_FAULTS} == NO_FAULTS
+    assert {key: report[key] for key in NO_FINDINGS} == NO_FINDINGS
     assert report["tasks"][0]["splits"]["test"] == {
         "file": "synthetic://paint/test?size=3",
         "generated": True,

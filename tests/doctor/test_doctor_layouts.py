@@ -129,7 +129,7 @@ def test_an_image_folder_that_is_missing_is_one_finding_a_split(
     assert "image folder" in finding["message"]
 
 
-def test_lengths_are_of_the_questions_as_they_are_worded(tmp_path: Path) -> None:
+def test_lengths_are_of_the_rendered_questions(tmp_path: Path) -> None:
     from dmole.demo.tiny import TINY_PATH
     from dmole.doctor import BaseModel
 

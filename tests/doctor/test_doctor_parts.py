@@ -75,7 +75,7 @@ def test_shared_items_are_named_once_with_the_first_partner() -> None:
     assert shared.without(numbers(5)).items.tolist() == [6]
 
 
-def test_a_picture_is_known_by_its_pixels_and_shape(tmp_path: Path) -> None:
+def test_a_picture_is_identified_by_its_pixels_and_shape(tmp_path: Path) -> None:
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels).save(tmp_path / "b.bmp")
@@ -96,7 +96,7 @@ def test_sizes_fit_if_those_of_one_benchmark_do() -> None:
     assert "test" not in published_sizes("TextCaps")["cmit/TextCaps"]
     assert published_sizes("TextCaps", by_image=True)["cmit/TextCaps"]["test"] == 3166
     assert published_sizes("mine", "coin/GQA") == {"coin/GQA": {"test": 12578}}
-    assert published_sizes("mine", "coin/ImageNet") == {}  # of which nobody states a size
+    assert published_sizes("mine", "coin/ImageNet") == {}  # without a published size
     assert size_mismatch({"train": 1}, {}) == {}
 
 

@@ -25,18 +25,18 @@ from dmole.cli.main import main
 ALLOCATOR = "dmole.allocation.SensitivityAllocator"
 
 
-Fault = Callable[..., str]
+ErrorOf = Callable[..., str]
 Change = Callable[[Path], object]
 
 
 @pytest.fixture
-def fault(
+def error_of(
     fit_words: Callable[..., list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Fault:
-    """Run ``fit`` with a config laid over the small one and return its one line of complaint."""
+) -> ErrorOf:
+    """Run ``fit`` with a config on top of the small one and return its one-line error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read once, at import
 
@@ -104,15 +104,15 @@ def allocator(**init_args: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value[1] if isinstance(value, list) and len(value) > 1 else "",
 )
-def test_a_fault_of_a_config_names_file_and_key(
-    fault: Fault, config: Any, culprits: list[Any]
+def test_an_error_of_a_config_names_file_and_key(
+    error_of: ErrorOf, config: Any, culprits: list[Any]
 ) -> None:
-    line = fault(config)
+    line = error_of(config)
     assert all(culprit in line for culprit in culprits), line
 
 
-def test_broken_yaml_names_file_and_place(fault: Fault) -> None:
-    assert "own.yaml is not YAML" in fault(text="data: {tasks: [")
+def test_broken_yaml_names_file_and_place(error_of: ErrorOf) -> None:
+    assert "own.yaml is not YAML" in error_of(text="data: {tasks: [")
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ def test_broken_yaml_names_file_and_place(fault: Fault) -> None:
     ],
     ids=lambda value: value[0],
 )
-def test_a_fault_of_a_flag_names_the_flag_and_no_file(
-    fault: Fault, flags: list[str], culprits: list[str]
+def test_an_error_of_a_flag_names_the_flag_and_no_file(
+    error_of: ErrorOf, flags: list[str], culprits: list[str]
 ) -> None:
-    line = fault(None, *flags)
+    line = error_of(None, *flags)
     assert all(culprit in line for culprit in culprits), line
     assert "small.yaml" not in line
 
@@ -156,9 +156,9 @@ def test_a_fault_of_a_flag_names_the_flag_and_no_file(
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_value_that_cannot_be_is_named(
-    fault: Fault, config: dict[str, Any], culprit: str
+    error_of: ErrorOf, config: dict[str, Any], culprit: str
 ) -> None:
-    assert culprit in fault(config)
+    assert culprit in error_of(config)
 
 
 @pytest.mark.parametrize(
@@ -172,17 +172,17 @@ def test_a_value_that_cannot_be_is_named(
     ids=["not text", "code", "nested", "empty"],
 )
 def test_a_config_that_cannot_be_read_is_named(
-    fault: Fault, content: bytes, culprits: list[str]
+    error_of: ErrorOf, content: bytes, culprits: list[str]
 ) -> None:
     Path("own.yaml").write_bytes(content)
-    line = fault(None, "--config", "own.yaml")
+    line = error_of(None, "--config", "own.yaml")
     assert all(culprit in line for culprit in culprits), line
     assert not Path("mark").exists()
 
 
-def test_two_tasks_of_one_name_are_refused(fault: Fault) -> None:
+def test_two_tasks_of_one_name_are_refused(error_of: ErrorOf) -> None:
     twice = tasks()["data"]["tasks"] * 2
-    assert "two tasks have the name 'paint'" in fault({"data": {"tasks": twice}})
+    assert "two tasks have the name 'paint'" in error_of({"data": {"tasks": twice}})
 
 
 @pytest.mark.parametrize(
@@ -196,10 +196,12 @@ def test_two_tasks_of_one_name_are_refused(fault: Fault) -> None:
         ("empty", "empty"),
     ],
 )
-def test_a_base_model_that_cannot_be_loaded_is_named(fault: Fault, name: str, reason: str) -> None:
+def test_a_base_model_that_cannot_be_loaded_is_named(
+    error_of: ErrorOf, name: str, reason: str
+) -> None:
     Path("empty").mkdir()
     path = {"class_path": "dmole.models.PretrainedBackbone", "init_args": {"name_or_path": name}}
-    line = fault({"model": {"backbone": path}})
+    line = error_of({"model": {"backbone": path}})
     assert f"cannot load the base model {name!r}: " in line
     assert reason in line
 
@@ -233,7 +235,7 @@ def item(name: str = "a", **changes: Any) -> dict[str, Any]:
     return {"id": name, "conversations": turns} | changes
 
 
-def faulty_file(content: Any) -> dict[str, Any]:
+def broken_file(content: Any) -> dict[str, Any]:
     Path("train.json").write_text(content if isinstance(content, str) else json.dumps(content))
     return tasks(train="train.json")
 
@@ -288,36 +290,36 @@ def faulty_file(content: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_fault_of_a_data_file_names_file_and_item(
-    fault: Fault, content: Any, culprit: str
+def test_an_error_of_a_data_file_names_file_and_item(
+    error_of: ErrorOf, content: Any, culprit: str
 ) -> None:
-    assert culprit in fault(faulty_file(content))
+    assert culprit in error_of(broken_file(content))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_source_with_an_error_is_named(fault: Fault, case: str) -> None:
+def test_a_source_with_an_error_is_named(error_of: ErrorOf, case: str) -> None:
     task, message = bad_sources(Path())[case]
     keys = {"train": task.train, "columns": task.columns, "format": task.format}
     if task.test is not None:
         keys["test"] = task.test
-    assert message in fault(tasks(**keys))
+    assert message in error_of(tasks(**keys))
 
 
-def test_a_hub_out_of_reach_is_named(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_out_of_reach_is_named(error_of: ErrorOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    line = fault(tasks(train="hf://nobody/nothing?config=x"))
+    line = error_of(tasks(train="hf://nobody/nothing?config=x"))
     assert "hf://nobody/nothing: cannot be loaded: " in line
 
 
-def test_a_system_turn_is_refused_where_the_model_takes_none(fault: Fault) -> None:
-    line = fault(faulty_file([item(system="Be brief.")]), run_folder=True)
+def test_a_system_turn_is_refused_where_the_model_takes_none(error_of: ErrorOf) -> None:
+    line = error_of(broken_file([item(system="Be brief.")]), run_folder=True)
     assert "sample 'a': the chat template takes no system turn: the roles are 'user' and" in line
 
 
-def test_a_data_file_that_is_not_text_is_named(fault: Fault) -> None:
-    config = faulty_file([])
+def test_a_data_file_that_is_not_text_is_named(error_of: ErrorOf) -> None:
+    config = broken_file([])
     Path("train.json").write_bytes(b"[\xff]")
-    assert "train.json: is not UTF-8 text" in fault(config)
+    assert "train.json: is not UTF-8 text" in error_of(config)
 
 
 def bomb(path: Path) -> None:
@@ -345,48 +347,50 @@ def bomb(path: Path) -> None:
     ],
     ids=["folder", "pipe", "link", "text", "empty", "bomb"],
 )
-def test_an_image_that_cannot_be_used_is_named(fault: Fault, make: Change, culprit: str) -> None:
+def test_an_image_that_cannot_be_used_is_named(
+    error_of: ErrorOf, make: Change, culprit: str
+) -> None:
     make(Path("a.png"))
-    line = fault(faulty_file([item(image="a.png")]), "--data.verify_images", "true")
+    line = error_of(broken_file([item(image="a.png")]), "--data.verify_images", "true")
     assert culprit in line
 
 
-def test_an_empty_test_file_is_refused(fault: Fault) -> None:
+def test_an_empty_test_file_is_refused(error_of: ErrorOf) -> None:
     Path("test.json").write_text("[]")
-    assert "test.json: holds no items" in fault(tasks(test="test.json"))
+    assert "test.json: holds no items" in error_of(tasks(test="test.json"))
 
 
 def truncated_image() -> dict[str, Any]:
     Image.new("RGB", (64, 64), "red").save("a.png")
     Path("a.png").write_bytes(Path("a.png").read_bytes()[:60])
-    return faulty_file([item(f"s{i}", image="a.png") for i in range(2)])
+    return broken_file([item(f"s{i}", image="a.png") for i in range(2)])
 
 
 def test_a_truncated_image_is_found_before_the_run_where_images_are_verified(
-    fault: Fault,
+    error_of: ErrorOf,
 ) -> None:
-    line = fault(truncated_image(), "--data.verify_images", "true")
+    line = error_of(truncated_image(), "--data.verify_images", "true")
     assert "a.png" in line
 
 
-def test_a_truncated_image_is_named_where_it_is_met(fault: Fault) -> None:
+def test_a_truncated_image_is_named_where_it_is_met(error_of: ErrorOf) -> None:
     # images are decoded while training: what was done before is kept
-    assert "a.png" in fault(truncated_image(), run_folder=True)
+    assert "a.png" in error_of(truncated_image(), run_folder=True)
 
 
-def test_a_sample_that_is_too_long_is_named_with_its_length(fault: Fault) -> None:
-    line = fault({"data": {"max_length": 5}}, run_folder=True)
+def test_a_sample_that_is_too_long_is_named_with_its_length(error_of: ErrorOf) -> None:
+    line = error_of({"data": {"max_length": 5}}, run_folder=True)
     assert "sample 'paint-test-0-0' has" in line
     assert "more than max_length 5" in line
 
 
 def test_a_training_sample_that_is_too_long_is_named_with_its_length(
-    fault: Fault,
+    error_of: ErrorOf,
 ) -> None:
     long = [{"from": "human", "value": "what ? " * 300}, {"from": "gpt", "value": "red"}]
-    config = faulty_file([item("ok"), item("long", conversations=long)])
+    config = broken_file([item("ok"), item("long", conversations=long)])
     config["data"]["max_length"] = 300
-    line = fault(config, run_folder=True)
+    line = error_of(config, run_folder=True)
     assert "sample 'long' has" in line
     assert "max_length 300" in line
 
@@ -473,24 +477,24 @@ and `test_run_checkpoint_file.py`."""
     ],
 )
 def test_a_checkpoint_that_cannot_be_resumed_says_why(
-    fault: Fault, quick_run: Path, change: Change, culprit: str
+    error_of: ErrorOf, quick_run: Path, change: Change, culprit: str
 ) -> None:
     file = Path("own") / "checkpoints" / "last.ckpt"
     file.parent.mkdir(parents=True)
     shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", file)
     change(file)
-    assert culprit in fault(None, "--ckpt_path", str(file))
+    assert culprit in error_of(None, "--ckpt_path", str(file))
     assert not Path("mark").exists()
 
 
-def test_a_checkpoint_outside_a_run_folder_is_refused(fault: Fault, quick_run: Path) -> None:
+def test_a_checkpoint_outside_a_run_folder_is_refused(error_of: ErrorOf, quick_run: Path) -> None:
     shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", "last.ckpt")
-    assert "last.ckpt is not in a run folder" in fault(None, "--ckpt_path", "last.ckpt")
+    assert "last.ckpt is not in a run folder" in error_of(None, "--ckpt_path", "last.ckpt")
 
 
-def test_a_run_folder_without_a_checkpoint_is_named(fault: Fault) -> None:
+def test_a_run_folder_without_a_checkpoint_is_named(error_of: ErrorOf) -> None:
     Path("empty").mkdir()
-    line = fault(None, "--ckpt_path", "empty")
+    line = error_of(None, "--ckpt_path", "empty")
     assert "there is no checkpoint empty/checkpoints/last.ckpt" in line
 
 
@@ -725,7 +729,7 @@ def test_a_damaged_or_hostile_run_is_refused_and_runs_nothing(
     ],
     ids=" ".join,
 )
-def test_a_fault_of_another_verb_is_one_line(
+def test_an_error_of_another_verb_is_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -781,7 +785,7 @@ def test_an_unknown_verb_lists_those_there_are(capsys: pytest.CaptureFixture[str
     assert "fit, allocate, evaluate, predict, compare, data" in line
 
 
-def test_a_fault_is_raised_whole_where_a_traceback_is_wanted(
+def test_an_error_is_raised_with_its_traceback_where_one_is_requested(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DMOLE_TRACEBACK", "1")

@@ -194,25 +194,23 @@ def test_two_processes_killed_at_any_instant_end_the_same(
 
 
 @pytest.mark.parametrize(("name", "times"), [("SIGTERM", 4), ("SIGUSR1", 1), ("SIGINT", 1)])
-def test_a_run_that_is_asked_to_end_saves_says_so_and_ends_the_same(
+def test_a_run_that_receives_a_signal_saves_logs_it_and_ends_the_same(
     alone: Timed, tmp_path: Path, name: str, times: int
 ) -> None:
     run, seconds = alone
     number = getattr(signal, name)
-    asked = 0
+    signals = 0
     for at in instants(number, seconds, times):
         fit = Fit(tmp_path)
         if ended(fit, at, lambda fit: fit.process.send_signal(number)):
             assert fit.process.returncode == 128 + number, "\n".join(fit.lines)
             assert f"ended by {name} in stage" in fit.lines[-1]
-            asked += 1
-    assert asked == times
+            signals += 1
+    assert signals == times
     assert run_digests(Fit(tmp_path).finish()) == run_digests(run)
 
 
-def test_two_processes_that_are_asked_to_end_do_so_together(
-    alone_two: Timed, tmp_path: Path
-) -> None:
+def test_two_processes_that_receive_a_signal_end_together(alone_two: Timed, tmp_path: Path) -> None:
     run, seconds = alone_two
     fit = Fit(tmp_path, TWO_PROCESSES)
     assert ended(fit, (1, "train", seconds[1, "train"] / 3), lambda f: f.process.terminate())

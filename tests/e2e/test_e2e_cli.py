@@ -245,7 +245,7 @@ def test_module_data_and_trainer_need_no_command_line(plain_run: Path) -> None:
     assert content["done"][-1] == [2, "train"]
 
 
-def test_a_predictor_asked_twice_answers_each_prompt_by_itself(plain_run: Path) -> None:
+def test_a_predictor_called_twice_answers_each_prompt_by_itself(plain_run: Path) -> None:
     fresh = Recipe().build(plain_run / "unused")
     predictor = Predictor(fresh.module, fresh.data, plain_run)
     first, second = {"prompt": "name the paint on the star"}, {"prompt": "say how many there are"}

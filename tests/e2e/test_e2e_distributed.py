@@ -111,7 +111,7 @@ CLIPPED = {"gradient_clip_val": 0.05}
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
     folder = tmp_path_factory.mktemp("ddp")
-    mine = Recipe(
+    recipe = Recipe(
         tasks=TASKS,
         data={"batch_size": 2},
         trainer=TWO_RANKS | CLIPPED,
@@ -119,15 +119,15 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
         callbacks=[Losses()],
         **EQUAL,
     )
-    return fit_on_two_ranks(lambda: mine.build(folder))
+    return fit_on_two_ranks(lambda: recipe.build(folder))
 
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    mine = Recipe(
+    recipe = Recipe(
         tasks=TASKS, data={"batch_size": 4}, trainer=CLIPPED, callbacks=[Losses()], **EQUAL
     )
-    return mine.build(tmp_path_factory.mktemp("single")).fit()
+    return recipe.build(tmp_path_factory.mktemp("single")).fit()
 
 
 def expert_tensors(run: Path) -> dict[str, torch.Tensor]:
@@ -213,14 +213,14 @@ def test_two_ranks_learn_like_one(two_ranks: TwoRanks, one_rank: Path) -> None:
 def test_two_ranks_that_recompute_activations_learn_the_same(
     two_ranks: TwoRanks, tmp_path: Path
 ) -> None:
-    mine = Recipe(
+    recipe = Recipe(
         tasks=TASKS,
         data={"batch_size": 2},
         trainer=TWO_RANKS | CLIPPED,
         devices=2,
         model={"dropout": 0.0, "activation_checkpointing": True},
     )
-    _, states = fit_on_two_ranks(lambda: mine.build(tmp_path))
+    _, states = fit_on_two_ranks(lambda: recipe.build(tmp_path))
     assert states[0].keys() == two_ranks[1][0].keys()
     for key, tensor in states[0].items():
         assert (tensor == two_ranks[1][0][key]).all(), key
@@ -342,9 +342,9 @@ class Cut(ContinualCallback):
 def test_a_run_cut_before_its_router_was_fitted_is_resumed_on_two_ranks(
     tmp_path: Path, one_rank: Path
 ) -> None:
-    mine = Recipe(tasks=TASKS, data={"batch_size": 2}, callbacks=[Cut()])
+    recipe = Recipe(tasks=TASKS, data={"batch_size": 2}, callbacks=[Cut()])
     with pytest.raises(KeyError, match="cut"):
-        mine.build(tmp_path).fit()
+        recipe.build(tmp_path).fit()
     run = tmp_path / "dmole" / "version_0"
     ours = Recipe(tasks=TASKS, data={"batch_size": 2}, trainer=TWO_RANKS, devices=2)
     resumed, states = fit_on_two_ranks(lambda: Resumed(ours.build(tmp_path), run))
@@ -354,7 +354,7 @@ def test_a_run_cut_before_its_router_was_fitted_is_resumed_on_two_ranks(
 
 
 class Resumed:
-    """A sequence whose ``fit`` goes on from a run folder."""
+    """A sequence whose ``fit`` resumes from a run folder."""
 
     def __init__(self, sequence: Any, run: Path) -> None:
         self._sequence, self._run = sequence, run

@@ -1,4 +1,4 @@
-"""Training that is cut short goes on at its last saved step, and ends bit-equal."""
+"""Interrupted training resumes at its last saved step and ends bit-equal."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def cut_after(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 # the end of an epoch, that of a stage, within the second stage; the others in the slow tests
 @pytest.mark.parametrize("step", [4, 8, 11, *(pytest.param(s, marks=SLOW) for s in (2, 5, 16))])
-def test_a_stage_cut_at_any_step_goes_on_within_the_epoch(
+def test_a_stage_cut_at_any_step_resumes_within_the_epoch(
     make: Make,
     cut_after: Callable[[int, Path], Path],
     whole: tuple[Path, dict[int, float]],
@@ -131,15 +131,15 @@ def test_loader_processes_change_nothing_on_the_way(
     assert run_digests(make(workers=2).build(tmp_path).fit("last")) == run_digests(whole[0])
 
 
-def test_a_signal_in_training_saves_the_step_and_the_run_goes_on_behind_it(
+def test_a_signal_in_training_saves_the_step_and_the_run_resumes_after_it(
     make: Make, whole: tuple[Path, dict[int, float]], tmp_path: Path
 ) -> None:
     run, losses = whole
-    asked = make(SignalAfter(6), trainer={"checkpoint_every_n_steps": 0}).build(tmp_path)
+    interrupted = make(SignalAfter(6), trainer={"checkpoint_every_n_steps": 0}).build(tmp_path)
     with pytest.raises(
         Interrupted, match=r"ended by SIGTERM in stage 1/2 paint, train; resume"
     ) as e:
-        asked.fit()
+        interrupted.fit()
     assert e.value.exit_status == 143
     steps = Steps()
     assert run_digests(make(steps).build(tmp_path).fit("last")) == run_digests(run)
@@ -154,7 +154,7 @@ def test_gradients_that_are_being_accumulated_are_never_saved(make: Make, tmp_pa
     assert run_digests(one.build(tmp_path / "cut").fit("auto")) == run_digests(whole)
 
 
-def test_one_expert_for_all_tasks_goes_on_within_a_later_stage(make: Make, tmp_path: Path) -> None:
+def test_one_expert_for_all_tasks_resumes_within_a_later_stage(make: Make, tmp_path: Path) -> None:
     parts = {"allocator": UniformAllocator, "router": SharedRouter}
     shared = replace(
         make(stream=SequentialStream("shared"), **parts),
@@ -176,7 +176,7 @@ def test_a_checkpoint_within_a_stage_holds_one_expert_and_its_optimizer(
     assert file.stat().st_size < 3 * 4 * numbers + 200_000
 
 
-def test_a_stage_of_another_run_is_not_gone_on_with(
+def test_a_stage_of_another_run_is_not_resumed(
     make: Make,
     cut_after: Callable[[int, Path], Path],
     whole: tuple[Path, dict[int, float]],
@@ -203,7 +203,7 @@ LIMIT = 300_000
 """Bytes a file may have: enough for the first checkpoint, too few for an expert's optimizer."""
 
 
-def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_the_run_goes_on_later(
+def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_the_run_resumes_later(
     fit_words: FitWords, quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--trainer.checkpoint_every_n_steps", "1", "--ckpt_path", "auto", NO_FIGURES]

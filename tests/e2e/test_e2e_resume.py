@@ -88,11 +88,11 @@ def test_a_run_cut_in_any_phase_ends_as_if_it_had_not_been(
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         for folder in (run, plain_run)
     )
-    for part in ("progress", "done", "versions", "parameters"):  # steps and epochs go on too
+    for part in ("progress", "done", "versions", "parameters"):  # steps and epochs continue too
         assert ours[part] == theirs[part], part
 
 
-def test_an_expert_that_goes_on_training_is_resumed_from_its_last_whole_stage(
+def test_an_expert_that_continues_to_train_is_resumed_from_its_last_whole_stage(
     tmp_path: Path,
 ) -> None:
     parts = {"allocator": UniformAllocator, "router": SharedRouter}
@@ -255,7 +255,7 @@ def test_settings_without_effect_may_change(
     assert run_digests(copied_run) == run_digests(plain_run)
 
 
-def test_another_version_of_the_code_is_said_and_gone_on_with(
+def test_another_version_of_the_code_is_reported_and_the_run_resumes(
     fit_words: FitWords, quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "small" / "version_0"

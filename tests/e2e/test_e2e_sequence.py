@@ -70,7 +70,9 @@ def test_the_config_of_a_run_is_the_whole_resolved_one(quick_run: Path) -> None:
     config = yaml.safe_load((quick_run / "config.yaml").read_text(encoding="utf-8"))
     assert config["seed_everything"] == 0
     assert [task["name"] for task in config["data"]["tasks"]] == TASKS
-    assert config["data"]["tasks"][0]["metric"] == "exact_match"  # a default nobody wrote
+    assert (
+        config["data"]["tasks"][0]["metric"] == "exact_match"
+    )  # a default that the config does not set
     assert config["model"]["router"]["init_args"]["quantile"] == 0.99
 
 
@@ -249,7 +251,7 @@ def test_incremental_evaluation_gives_what_full_evaluation_gives(
     full = Recipe(callbacks=[counter], trainer={"incremental_evaluation": False})
     run = full.build(tmp_path).fit()
     assert run_digests(run) == run_digests(plain_run)
-    # all 8 samples anew in each routed pass
+    # all 8 samples again in each routed pass
     assert [counter.counts[stage, "routed"] for stage in STAGES] == [8, 8, 8]
 
 
@@ -259,12 +261,12 @@ def test_incremental_evaluation_answers_only_under_new_gate_sets(
     counter = CountAnswers()
     sequence = Recipe(callbacks=[counter]).build(tmp_path)
     run = sequence.fit()
-    asked = set()
+    answered = set()
     for stage, task in itertools.product(STAGES, TASKS):
         for line in predictions(run, stage, task):
-            asked.add((task, line["id"], line["gate_set"]))
-    asked |= {(task, line["id"], task) for task in TASKS for line in predictions(run, 0, task)}
-    assert sum(counter.counts.values()) == len(asked)
+            answered.add((task, line["id"], line["gate_set"]))
+    answered |= {(task, line["id"], task) for task in TASKS for line in predictions(run, 0, task)}
+    assert sum(counter.counts.values()) == len(answered)
 
 
 def one_answer(folder: Path, name: str, answer: str) -> Task:
@@ -276,7 +278,7 @@ def one_answer(folder: Path, name: str, answer: str) -> Task:
     return Task(name, train=str(file), test=str(file), max_new_tokens=2, epochs=4)
 
 
-def test_the_oracle_answers_with_the_own_expert_and_forgets_exactly_nothing(
+def test_the_oracle_answers_with_the_true_expert_and_forgets_exactly_nothing(
     tmp_path: Path,
 ) -> None:
     tasks = [one_answer(tmp_path, "first", "red"), one_answer(tmp_path, "second", "two")]

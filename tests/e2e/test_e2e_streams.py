@@ -1,4 +1,4 @@
-"""Streams that mix tasks: what is learned, written down and gone on with."""
+"""Streams that mix tasks: training, recorded tables and resume."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_stage_trains_on_its_task_and_what_the_run_folder_says(replayed: Finis
 
 # steps a stage: 4, then 5 in each of 2 epochs, then 5; in the last two a part is replayed
 @pytest.mark.parametrize("step", [12, *(pytest.param(s, marks=SLOW) for s in (3, 6, 17))])
-def test_a_replay_that_was_cut_goes_on_with_the_same_samples(
+def test_a_replay_that_was_cut_resumes_with_the_same_samples(
     make: Make, replayed: Finished, tmp_path: Path, step: int
 ) -> None:
     with pytest.raises(CutError):
@@ -112,7 +112,7 @@ def test_a_replay_that_was_cut_goes_on_with_the_same_samples(
         (SequentialStream("shared"), "stream"),
     ],
 )
-def test_a_run_with_another_buffer_is_not_gone_on_with(
+def test_a_run_with_another_buffer_is_not_resumed(
     make: Make, replayed: Finished, tmp_path: Path, stream: Stream, name: str
 ) -> None:
     other = make(**REPLAY | {"stream": stream}).build(tmp_path)
@@ -171,7 +171,7 @@ def test_a_blurred_run_with_an_expert_a_task_can_be_cut(
     assert run_digests(resumed) == run_digests(blurred[0])
 
 
-def test_a_blurred_run_with_another_share_is_not_gone_on_with(make: Make, tmp_path: Path) -> None:
+def test_a_blurred_run_with_another_share_is_not_resumed(make: Make, tmp_path: Path) -> None:
     tasks = [replace(task, epochs=1) for task in TASKS[:2]]
     blurred = replace(make(stream=BlurredStream(0.4), **SHARED), tasks=tasks)
     with pytest.raises(CutError):

@@ -16,7 +16,7 @@ def test_the_page_holds_what_the_command_prints(capsys: pytest.CaptureFixture[st
     scaling.main([])
     printed = capsys.readouterr().out.strip()
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    assert printed in page, "make the tables anew: python -m experiments.scaling"
+    assert printed in page, "make the tables again: python -m experiments.scaling"
 
 
 def test_a_larger_batch_needs_more_but_no_larger_experts() -> None:

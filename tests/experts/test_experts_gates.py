@@ -295,7 +295,7 @@ def test_left_padded_answers_equal_those_of_the_samples_alone(family: Model) -> 
         assert torch.equal(together[i : i + 1], alone)
 
 
-def test_beams_expand_the_language_rows_and_not_those_of_the_vision_tower(family: Model) -> None:
+def test_beams_expand_the_language_rows_and_not_those_of_the_vision_encoder(family: Model) -> None:
     backbone, library = family
     samples = make_samples(IMAGES, answers=False)
     together, counts = answer(backbone, library, samples, MIXED, num_beams=3)
@@ -348,7 +348,7 @@ def test_activation_checkpointing_gives_equal_gradients_though_the_context_is_le
         assert torch.equal(one, other)
 
 
-def test_a_projector_may_see_merged_rows_but_a_tower_may_not() -> None:
+def test_a_projector_may_see_merged_rows_but_a_vision_encoder_may_not() -> None:
     gates = Gates(["a", "b"], torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([8, 4]))
     mask = gates.rank_mask("projector", ["a", "b"], [1, 1], torch.zeros(3, 5))
     assert mask.tolist() == [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]

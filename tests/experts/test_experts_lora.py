@@ -99,17 +99,17 @@ def test_any_number_of_axes_between_rows_and_width_is_allowed(shape: tuple[Any, 
 
 def test_experts_that_no_sample_uses_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = routed(), torch.randn(2, 3, 6)
-    asked, original = [], RoutedLinear._down
+    calls, original = [], RoutedLinear._down
 
     def down(self: RoutedLinear, x: torch.Tensor, experts: list[LoRAExpert]) -> torch.Tensor:
-        asked.append(experts)
+        calls.append(experts)
         return original(self, x, experts)
 
     monkeypatch.setattr(RoutedLinear, "_down", down)
     with torch.no_grad():
         run(layer, x, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
         run(layer, x, torch.zeros(2, 3))
-    assert asked == [[layer.expert("a"), layer.expert("c")]]
+    assert calls == [[layer.expert("a"), layer.expert("c")]]
 
 
 def test_a_trainable_expert_without_samples_has_gradients_of_zero() -> None:

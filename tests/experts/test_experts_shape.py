@@ -65,7 +65,7 @@ def test_a_shape_survives_json(kind: str) -> None:
     assert len(numbers) == (2 if kind == "plain" else 4)  # plain LoRA reads as it always did
 
 
-def test_side_by_side_experts_are_scaled_each_by_its_own_rank() -> None:
+def test_parallel_experts_are_scaled_each_by_its_rank() -> None:
     assert make(ExpertShape(6, 12.0, heads=3)).scaling == make(ExpertShape(2, 4.0)).scaling
 
 

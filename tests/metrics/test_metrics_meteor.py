@@ -47,7 +47,7 @@ def test_one_process_scores_the_set_and_ends(fake_java: Path) -> None:
     assert lines[1:] == ["SCORE ||| a dog ||| a cat ||| a cat", "SCORE ||| x ||| a ? b"]
 
 
-def test_a_program_that_ends_early_is_a_fault(
+def test_a_program_that_ends_early_is_an_error(
     fake_java: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (fake_java.parent / "java").write_text("#!/bin/sh\nexit 1\n")

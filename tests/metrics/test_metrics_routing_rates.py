@@ -15,7 +15,7 @@ def test_docstring_examples_hold() -> None:
     assert result.failed == 0
 
 
-def test_rates_count_own_rejected_foreign_and_unseen_samples() -> None:
+def test_rates_count_correct_rejected_foreign_and_unseen_samples() -> None:
     counts = [
         (0, "a", "base", 10),
         (1, "a", "a", 10),

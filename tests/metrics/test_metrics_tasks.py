@@ -184,7 +184,7 @@ def test_ptb_without_java_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("\ud800 x_y _", "\ud800 x_y _"),
     ],
 )
-def test_the_own_tokenizer_splits_like_the_treebank(text: str, tokens: str) -> None:
+def test_the_python_tokenizer_splits_like_the_treebank(text: str, tokens: str) -> None:
     assert tokenize_python(text) == tokens
 
 
@@ -201,7 +201,7 @@ def test_the_threshold_is_inclusive_or_not() -> None:
     assert IoU(inclusive=False).score(half, whole).value == 0.0
 
 
-def test_a_reference_without_a_box_is_a_fault_of_the_data() -> None:
+def test_a_reference_without_a_box_is_an_error_of_the_data() -> None:
     with pytest.raises(ValueError, match="reference holds no box: 'left'"):
         IoU().score(["[0, 0, 1, 1]"], [["left"]])
     with pytest.raises(ValueError, match=r"threshold must be in 0..1, got 50"):

@@ -84,7 +84,7 @@ def test_another_image_changes_the_logits(backbone: Backbone) -> None:
         assert (backbone.model(**batch.inputs).logits - first).abs().max() > 1e-2
 
 
-def test_hidden_states_have_the_widths_of_their_towers(backbone: Backbone) -> None:
+def test_hidden_states_have_the_widths_of_their_modalities(backbone: Backbone) -> None:
     batch = make_batch(backbone, make_samples((1, 0, 2)))
     rows = int(backbone.vision_rows(batch.inputs, batch.image_counts).sum())
     hidden = backbone.vision_hidden(batch.inputs)
@@ -195,12 +195,12 @@ def test_a_model_that_is_not_there_is_named_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_code_of_a_model_runs_only_if_asked_and_says_so(
+def test_code_of_a_model_runs_only_on_request_and_logs_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = []
+    requests = []
     for kind in ("AutoConfig", "AutoProcessor", "AutoModelForImageTextToText"):
-        monkeypatch.setattr(f"transformers.{kind}.from_pretrained", refuse_to_load(asked))
+        monkeypatch.setattr(f"transformers.{kind}.from_pretrained", refuse_to_load(requests))
     # the command line gives the log a handler of its own; what is caught comes from the root
     monkeypatch.setattr(logging.getLogger("dmole"), "handlers", [])
     monkeypatch.setattr(logging.getLogger("dmole"), "propagate", True)
@@ -208,15 +208,15 @@ def test_code_of_a_model_runs_only_if_asked_and_says_so(
         for options in ({}, {"trust_remote_code": True}):
             with pytest.raises(ValueError, match="cannot load the base model 'a/b'"):
                 PretrainedBackbone("a/b", **options)
-    assert asked == [False, True]
+    assert requests == [False, True]
     # pytest itself captures a logger twice that once did not propagate
     said = {record.getMessage() for record in caplog.records}
     assert said == {"trust_remote_code is on: code of a/b runs on this machine"}
 
 
-def refuse_to_load(asked: list[bool]) -> Callable[..., None]:
+def refuse_to_load(requests: list[bool]) -> Callable[..., None]:
     def load(source: str, trust_remote_code: bool, **options: Any) -> None:
-        asked.append(trust_remote_code)
+        requests.append(trust_remote_code)
         raise OSError("not here")
 
     return load

@@ -30,7 +30,7 @@ def toy(
 
 
 @pytest.mark.parametrize("family", MODEL_FAMILIES)
-def test_two_vision_and_two_language_layers_and_the_projector_are_found(family: str) -> None:
+def test_two_vision_and_two_language_blocks_and_the_projector_are_found(family: str) -> None:
     backbone = make_backbone(family)
     names = [block.name for block in backbone.blocks]
     assert names == ["vision.0", "vision.1", "projector.0", "language.0", "language.1"]
@@ -58,7 +58,9 @@ def test_two_vision_and_two_language_layers_and_the_projector_are_found(family: 
         ("visual", "language_model", "aligner"),
     ],
 )
-def test_parts_are_known_by_the_usual_names(vision: str, language: str, projector: str) -> None:
+def test_modalities_are_recognized_by_the_usual_names(
+    vision: str, language: str, projector: str
+) -> None:
     parts = discover(toy(vision, language, projector))
     assert parts.vision == f"model.{vision}"
     assert parts.language == f"model.{language}"
@@ -82,7 +84,7 @@ def test_mergers_inside_the_vision_module_are_the_projector_and_no_layers() -> N
     assert parts.modality_of("model.visual.layers.0.attn") == "vision"
 
 
-def test_a_tower_with_two_lists_of_blocks_counts_on() -> None:
+def test_a_modality_with_two_lists_of_blocks_continues_the_numbering() -> None:
     model = toy()
     model.model.vision_tower["global_layers"] = nn.ModuleList([block()])
     names = [block.name for block in discover(model).blocks if block.modality == "vision"]

@@ -63,8 +63,8 @@ def test_an_embedding_depends_on_no_batch_mate_and_no_padding(backbone: Backbone
 
 
 def test_a_prompt_and_its_training_sample_have_the_same_embedding(backbone: Backbone) -> None:
-    trained, asked = make_samples((1, 0)), make_samples((1, 0), answers=False)
-    assert_close(embed(backbone, trained), embed(backbone, asked), rtol=1e-4, atol=1e-4)
+    trained, tested = make_samples((1, 0)), make_samples((1, 0), answers=False)
+    assert_close(embed(backbone, trained), embed(backbone, tested), rtol=1e-4, atol=1e-4)
 
 
 def test_images_and_questions_both_tell_samples_apart(backbone: Backbone) -> None:

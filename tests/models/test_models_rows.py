@@ -1,4 +1,4 @@
-"""Whose image, tile or patch each row of the vision tower is."""
+"""The image, tile or patch of each row of the vision encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def config(family: str) -> SimpleNamespace:
 
 @pytest.mark.parametrize("family", MODEL_FAMILIES)
 @pytest.mark.parametrize("images", [(1, 0, 2, 1), (0, 1), (1, 1), (3,), (2, 2, 0)])
-def test_rows_add_up_to_what_the_vision_tower_sees(family: str, images: tuple[Any, ...]) -> None:
+def test_rows_add_up_to_what_the_vision_encoder_sees(family: str, images: tuple[Any, ...]) -> None:
     backbone = make_backbone(family)
     batch = make_batch(backbone, make_samples(images))
     rows = backbone.vision_rows(batch.inputs, batch.image_counts)
@@ -67,13 +67,13 @@ def test_padded_tiles_are_not_counted() -> None:
     assert counts.tolist() == [3, 0, 1]
 
 
-def test_a_layout_nobody_knows_is_refused() -> None:
+def test_an_unknown_layout_is_refused() -> None:
     inputs = {"pixel_values": torch.zeros(7, 3, 8, 8)}
     with pytest.raises(ValueError, match="which of the 7 vision rows of a new_family model"):
         rows_per_sample(config("new_family"), inputs, COUNTS)
 
 
-def test_a_family_nobody_knows_is_taken_at_its_word_only_without_doubt() -> None:
+def test_an_unknown_family_is_accepted_only_where_its_layout_is_unambiguous() -> None:
     grid = torch.tensor([[1, 2, 2], [1, 2, 3], [1, 2, 4]])
     packed = {"pixel_values": torch.zeros(18, 12), "image_grid_thw": grid}
     assert rows_per_sample(config("new_family"), packed, COUNTS).tolist() == [10, 0, 8]

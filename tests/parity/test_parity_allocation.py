@@ -42,9 +42,9 @@ def test_selection_equals_the_official_one(fixtures_dir: Path) -> None:
             continue
         for tower, prefix in (("language_model", "language"), ("vision_model", "vision")):
             tie = case["ties"][tower]
-            mine = {name for name in chosen if name.startswith(prefix)}
-            assert set(tie["must_include"]) <= mine, case["id"]
-            rest = mine - set(tie["must_include"])
+            selected = {name for name in chosen if name.startswith(prefix)}
+            assert set(tie["must_include"]) <= selected, case["id"]
+            rest = selected - set(tie["must_include"])
             assert rest <= set(tie["tie_group"]), case["id"]
             assert len(rest) == tie["n_from_tie"], case["id"]
     assert compared

@@ -121,7 +121,7 @@ def test_entropy_gate_and_its_loss_equal_the_official_ones(fixtures_dir: Path) -
                 assert loss.item() == pytest.approx(case[f"loss_{which}"], rel=1e-5)
 
 
-def test_a_tower_of_32_has_the_official_numbers_of_experts(fixtures_dir: Path) -> None:
+def test_a_model_of_32_blocks_has_the_official_numbers_of_experts(fixtures_dir: Path) -> None:
     file = fixtures_dir / "baselines" / "mola_linear.json"
     recorded = json.loads(file.read_text(encoding="utf-8"))
     assert experts_by_depth([2, 4, 6, 8], 32) == recorded["default_number_experts"]

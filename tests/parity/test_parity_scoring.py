@@ -51,7 +51,7 @@ def answers(item: dict[str, Any]) -> list[str]:
 
 def mismatches(items: list[dict[str, Any]], ours: list[float], official: list[float]) -> list[Any]:
     triples = zip(items, ours, official, strict=True)
-    return [(item, mine, theirs) for item, mine, theirs in triples if abs(mine - theirs) > 1e-9]
+    return [(item, score, other) for item, score, other in triples if abs(score - other) > 1e-9]
 
 
 def test_normalizer_equals_evalai_on_every_string(load: Load) -> None:
@@ -139,7 +139,7 @@ def test_cider_with_ptb_equals_coco_evaluation(load: Load) -> None:
     assert score.value == pytest.approx(data["aggregate"]["CIDEr_x100"], abs=1e-4)
 
 
-def test_the_own_tokenizer_equals_the_java_one_on_the_recorded_captions(load: Load) -> None:
+def test_the_python_tokenizer_equals_the_java_one_on_the_recorded_captions(load: Load) -> None:
     # but for some that end in "a.": Java reads that by the first word of the caption after it
     data = load("captions_coco")
     items = data["items"]
@@ -155,7 +155,7 @@ def test_the_own_tokenizer_equals_the_java_one_on_the_recorded_captions(load: Lo
 
 
 @needs_java
-def test_the_own_tokenizer_agrees_with_the_java_one_on_captions_made_by_chance() -> None:
+def test_the_python_tokenizer_agrees_with_the_java_one_on_random_captions() -> None:
     benchmark = runpy.run_path(str(EXPERIMENTS / "tokenizer_parity.py"))
     plain, curious = (benchmark["captions"](1000, 1, share) for share in (0.0, 1.0))
     rate, others = benchmark["agreement"]([*plain, *curious])
@@ -238,7 +238,7 @@ def test_the_published_profile_gives_every_item_what_the_authors_code_gave(
         ("coin_grounding_regex", coin_regex_overlap),
     ],
 )
-def test_the_published_coin_boxes_are_read_and_overlap_alike(
+def test_the_published_coin_boxes_are_read_and_overlap_equally(
     load: Load, name: str, overlap: Callable[[ScoringItem], float | None]
 ) -> None:
     for item in load(name)["items"]:
@@ -248,7 +248,7 @@ def test_the_published_coin_boxes_are_read_and_overlap_alike(
         assert (found or 0.0) == pytest.approx(official["iou"] or 0.0, abs=1e-9), item
 
 
-def test_the_published_dmole_boxes_are_read_and_overlap_alike(load: Load) -> None:
+def test_the_published_dmole_boxes_are_read_and_overlap_equally(load: Load) -> None:
     for item in load("dmole_skvg_grounding")["items"]:
         sides = (item["width"], item["height"]) * 2
         pixels = [part * side for part, side in zip(release_box(item["pred"]), sides, strict=True)]
@@ -259,7 +259,7 @@ def test_the_published_dmole_boxes_are_read_and_overlap_alike(load: Load) -> Non
         assert (found or 0.0) == pytest.approx(item["official"]["iou"] or 0.0, abs=1e-5), item
 
 
-def test_the_published_letters_are_read_alike(load: Load) -> None:
+def test_the_published_letters_are_read_equally(load: Load) -> None:
     for item in load("coin_scienceqa")["items"]:
         assert (scienceqa_letter(item["pred"]) or "FAILED") == item["official"]["parsed"], item
     for item in load("dmole_multichoice_bs1")["items"]:

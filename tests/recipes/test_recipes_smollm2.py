@@ -189,7 +189,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_assembled_model_still_speaks_and_has_the_shape_of_the_estimates(folder: Path) -> None:
+def test_the_assembled_model_still_answers_and_has_the_shape_of_the_estimates(folder: Path) -> None:
     _, tokenizer = assembly.load_language_model(assembly.weights_file())
     backbone = PretrainedBackbone(str(folder))
     assert backbone.parameter_count() == scaling.base_parameters(SMOLLM2)

@@ -367,7 +367,7 @@ def test_without_a_weight_the_adversary_changes_no_gradient_and_no_norm() -> Non
     value = term(step)
     assert value == 0
     found = gradients(value, dict(term.named_parameters()))
-    assert len(found) == 2  # still in the graph, as distributed training wants
+    assert len(found) == 2  # still in the graph, as distributed training requires
     assert not any(gradient.any() for gradient in found.values())
 
 
@@ -398,7 +398,7 @@ def test_of_branches_chosen_equally_often_the_heavier_is_frozen_and_unused_ones_
     term.after_stage(view(module))
     common = dict(module.library.experts("common"))
     assert not any(expert.frozen.any() for expert in common.values())
-    # all tokens alike, as the first ones of sequences that begin alike are
+    # all tokens equal, as the first tokens of sequences with the same beginning
     batch = one_by_one(module)[0]
     weights = torch.tensor([[0.0, 0.2, 0.0, 0.8]])
 
@@ -453,7 +453,7 @@ def test_the_most_used_branches_are_frozen_and_stay_as_they_are_in_later_stages(
             assert same == (key == f"lora_b_{frozen}"), (path, key)
 
 
-def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_left() -> None:
+def test_a_frozen_trunk_does_not_train_and_freezing_continues_until_no_branch_is_left() -> None:
     term = BranchFreezing(top_k=2, freeze_trunk=True)
     router = CommonExpertRouter(OracleRouter(), BranchMixing(top_k=2))
     module = make_module(router, term, experts=3)
@@ -466,7 +466,9 @@ def test_a_frozen_trunk_does_not_train_and_freezing_goes_on_until_no_branch_is_l
     module.focus(StageContext(1, ("a", "common"), TASKS[:1]))
     assert not any(expert.learning for expert in common.values())
     assert all(p.requires_grad for _, p in module.library.parameters("a"))
-    module.compute_step(one_by_one(module)[0])[0].backward()  # the task's routers go on
+    module.compute_step(one_by_one(module)[0])[
+        0
+    ].backward()  # the routers of the task continue to train
 
 
 def test_branch_freezing_without_branches_is_refused() -> None:
@@ -558,7 +560,7 @@ def test_held_out_samples_are_never_learned_from() -> None:
     assert_close(loss + term(step), rest / counted)
 
 
-def test_learned_weights_go_on_from_a_checkpoint_as_if_it_had_not_been_made() -> None:
+def test_learned_weights_resume_from_a_checkpoint_as_without_interruption() -> None:
     seed = seed_that_holds_out_a_current_sample()
     term, other = (ReplayImportance(every=1, heldout=0.4, seed=seed) for _ in range(2))
     module = make_module(SharedRouter(), term)

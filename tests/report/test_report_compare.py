@@ -72,7 +72,7 @@ def test_a_broken_file_is_named(runs: list[Path], name: str, text: bytes) -> Non
         load_run(runs[0])
 
 
-def test_two_runs_of_one_seed_are_no_two_seeds(
+def test_two_runs_of_one_method_and_seed_are_refused(
     make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
     matrix = [[0, 0], [90, 5], [88, 70]]
@@ -238,7 +238,7 @@ def test_tasks_have_tables_and_exact_data_of_their_own(runs: list[Path], tmp_pat
     assert [rows[1]["BWT"], rows[1]["BWT sd"], rows[2]["Last sd"]] == ["", "", ""]
 
 
-def test_a_method_told_the_task_is_marked_and_never_best(
+def test_a_method_that_is_given_the_task_is_marked_and_never_best(
     make_run: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:
     routed = {"router": {"class_path": "dmole.routing.OracleRouter"}}

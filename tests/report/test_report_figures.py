@@ -100,7 +100,7 @@ def test_the_routing_is_in_percent_of_each_task() -> None:
     assert labels == ["a + b", "base"]
 
 
-def test_each_task_is_judged_by_its_own_threshold() -> None:
+def test_each_task_has_its_threshold() -> None:
     figure = loss_distribution({"a": [1.0, 3.0], "b": [1.0, 3.0]}, {"a": 2.0, "b": 0.5})
     assert words(figure) == ["50% below 2", "0% below 0.5"]
 

@@ -88,13 +88,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_runs_of_unlike_things_are_refused_unless_told(
+def test_incomparable_runs_are_refused_unless_allowed(
     case: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, mine, theirs, message = CASES[case]
+    name, left, right, message = CASES[case]
     folders = [
-        make_run(tmp_path / "a", "a", MATRIX, **mine),
-        make_run(tmp_path / "b", "b", MATRIX, **theirs),
+        make_run(tmp_path / "a", "a", MATRIX, **left),
+        make_run(tmp_path / "b", "b", MATRIX, **right),
     ]
     words = ["compare", *map(str, folders), "--output", str(tmp_path / "out")]
     assert main(words) == 1
@@ -111,7 +111,9 @@ def test_runs_of_unlike_things_are_refused_unless_told(
         assert "- AVG (b): mean_i mean_t R[t,i]; seen tasks, stages t >= s_i; divisor 2" in printed
 
 
-def test_what_one_config_does_not_know_is_no_difference(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_setting_that_one_config_lacks_is_no_difference(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
     with_digests = make_run(tmp_path / "a", "a", MATRIX, metrics=digests(), config=tasks())
     bare = make_run(tmp_path / "b", "b", MATRIX)
     named = make_run(tmp_path / "c", "c", MATRIX, config=tasks(repeat=2, metric="cider:published"))

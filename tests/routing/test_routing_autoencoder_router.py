@@ -44,7 +44,7 @@ def mixed_batch() -> tuple[Tensor, list[str]]:
         {"reconstructor": "mlp_linear", "components": 16, "max_epochs": 300, "patience": 50},
     ],
 )
-def test_samples_of_distant_clusters_find_their_own_expert(kwargs: dict[str, object]) -> None:
+def test_samples_of_distant_clusters_find_their_expert(kwargs: dict[str, object]) -> None:
     rows, names = mixed_batch()
     routing = fitted(threshold_scale=2.0, **kwargs).route(
         RouteQuery(rows, names, "test", None, TASKS)
@@ -117,7 +117,7 @@ def test_a_task_is_never_its_own_partner() -> None:
     assert all(order[0] == "red" and order[1] in ("green", "blue") for order in routing.order)
 
 
-def test_embeddings_are_needed_only_where_a_past_autoencoder_is_asked() -> None:
+def test_embeddings_are_needed_only_where_a_past_autoencoder_is_used() -> None:
     router = AutoencoderRouter(components=4)
     assert not router.needs(RouteQuery(None, (), "train", "red", ["red"]))
     assert router.route(RouteQuery(None, ["red"], "train", "red", ["red"])).order == [("red",)]
@@ -199,7 +199,7 @@ def test_fit_and_routing_are_the_same_to_the_bit_under_autocast(reconstructor: s
 
 
 @pytest.mark.parametrize("standardize", [True, False])
-def test_a_saved_router_routes_alike_and_thresholds_stay_open(
+def test_a_saved_router_routes_equally_and_thresholds_stay_open(
     tmp_path: Path, standardize: bool
 ) -> None:
     router = fitted(standardize=standardize)

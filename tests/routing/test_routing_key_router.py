@@ -1,4 +1,4 @@
-"""The keys of tasks have a closed form; what is learned is stored alike everywhere."""
+"""The keys of tasks have a closed form; learned keys have the same format everywhere."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_a_saturated_gate_leaves_one_of_two_experts(winner: str) -> None:
     assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_common_and_the_own_expert_share_every_token() -> None:
+def test_the_common_and_the_task_expert_share_every_token() -> None:
     library = make_library(CommonMixing(), common="common", names=("a", "b"), experts=1)
     x = torch.randn(2, 5, IN)
     found, gates = forward(
@@ -269,7 +269,7 @@ def test_branches_do_not_depend_on_left_padding_or_batch_mates() -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_in_a_vision_tower_the_first_patch_of_the_row_or_of_the_sample_decides(
+def test_in_a_vision_encoder_the_first_patch_of_the_row_or_of_the_sample_decides(
     packed: bool,
 ) -> None:
     library = branched("vision")

@@ -19,7 +19,7 @@ from dmole.routing import (
 TASKS = ("red", "green", "blue")
 
 
-def test_the_oracle_uses_the_true_tasks_own_expert() -> None:
+def test_the_oracle_uses_the_expert_of_the_true_task() -> None:
     routing = OracleRouter().route(
         RouteQuery(None, ["green", "unseen", "red"], "test", None, TASKS)
     )

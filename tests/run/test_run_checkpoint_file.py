@@ -48,13 +48,13 @@ def outcome(file: Path) -> str:
     except ValueError as error:
         good = str(error).startswith(("cannot read checkpoint", str(file)))
         return "refused" if good and "\n" not in str(error) else str(error)
-    wanted = content()
-    if found.keys() != wanted.keys():
+    expected = content()
+    if found.keys() != expected.keys():
         return f"keys {sorted(found)}"
     for key in ("floats", "whole"):
-        if found[key].dtype != wanted[key].dtype or not torch.equal(found[key], wanted[key]):
+        if found[key].dtype != expected[key].dtype or not torch.equal(found[key], expected[key]):
             return f"other {key}"
-    return "same" if found["names"] == wanted["names"] else f"names {found['names']}"
+    return "same" if found["names"] == expected["names"] else f"names {found['names']}"
 
 
 def test_a_whole_checkpoint_is_read(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fault of one process ends the others, with its message."""
+"""A failure of one process ends the others with its message."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def fails_before_a_gather(rank: int, watch: PeerWatch) -> None:
     gather_objects(rank)
 
 
-def test_the_consequence_of_a_fault_elsewhere_is_reported_as_that_fault(tmp_path: Path) -> None:
+def test_the_consequence_of_a_failure_elsewhere_is_reported_as_that_failure(tmp_path: Path) -> None:
     codes, said = run(fails_before_a_gather, tmp_path)
     assert codes == [1, 1]
     assert "rank 1 failed: no such sample" in said[0]
@@ -99,7 +99,7 @@ def test_processes_that_end_well_are_left_alone(tmp_path: Path) -> None:
     assert run(ends_well, tmp_path) == ([0, 0], ["", ""])
 
 
-def test_a_single_process_has_nobody_to_watch() -> None:
+def test_a_single_process_has_no_peers_to_watch() -> None:
     watch, error = PeerWatch(), ValueError("mine")
     watch.start()
     assert watch.announce(error) is error

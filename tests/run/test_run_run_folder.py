@@ -46,7 +46,7 @@ def test_the_newest_run_with_a_checkpoint_is_found_by_number_not_by_name(tmp_pat
     assert find_run(tmp_path, "a", 11) is None
 
 
-def test_last_wants_a_run_and_auto_starts_one(tmp_path: Path) -> None:
+def test_last_requires_a_run_and_auto_starts_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no run of .*a to resume"):
         decide_opening(tmp_path, "a", None, "last")
     opening = decide_opening(tmp_path, "a", None, "auto")

@@ -27,7 +27,7 @@ def state(tmp_path: Path) -> SequenceState:
     return trainer.sequence
 
 
-def test_a_stage_trains_its_own_expert_and_then_the_common_one(state: SequenceState) -> None:
+def test_a_stage_trains_its_expert_and_then_the_common_one(state: SequenceState) -> None:
     assert [stage.experts for stage in state.plan] == [("one", "all"), ("two", "all")]
     assert Stage(1, "alone", ("a",), "one").experts == ("one",)
     assert BEFORE_TRAINING.experts == ()

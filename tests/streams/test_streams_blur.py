@@ -24,7 +24,7 @@ class Stock:
         return self.times
 
     def stored_bytes(self, name: str) -> np.ndarray:
-        raise AssertionError("nobody asked for bytes")
+        raise AssertionError("the test needs no bytes")
 
 
 def stages(stock: Stock, beta: float, seed: int = 0) -> list[list[Part]]:

@@ -103,7 +103,7 @@ def test_the_buffer_is_one_that_a_learner_could_have_kept(options: dict[str, Any
         assert buffered("abc", seed=seed, **options) == earlier
 
 
-def test_the_buffer_follows_from_its_own_seed_or_else_from_that_of_the_data() -> None:
+def test_the_buffer_follows_from_its_seed_or_else_from_that_of_the_data() -> None:
     own = [drawn(replay("abc", 6, seed=7).replayed(("z",), Stock(), seed)) for seed in (0, 1)]
     assert own[0] == own[1]
     assert buffered("abc", 6, seed=7) == set(own[0])

@@ -135,7 +135,7 @@ def test_a_bad_row_is_refused_in_one_line(cells: dict[str, Any], message: str | 
     assert str(caught.value) == message
 
 
-def test_a_table_is_told_by_its_columns() -> None:
+def test_a_table_is_recognized_by_its_columns() -> None:
     assert is_table_row(row(1))
     assert is_table_row({"index": 1, "question": "", "answer": "", "image_path": ""})
     assert not is_table_row({"question": "q", "answer": "a", "image": "a.png"})

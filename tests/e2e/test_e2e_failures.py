@@ -1,4 +1,4 @@
-"""A fault of one process ends all of them, soon, and says what it was."""
+"""A failure of one process ends all processes quickly and reports its cause."""
 
 from __future__ import annotations
 
