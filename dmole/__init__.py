@@ -33,7 +33,7 @@ __all__ = [
 
 _moved.install()
 
-_ROOMS = {
+_PACKAGES = {
     "AutoencoderRouter": "routing",
     "ContinualDataModule": "datamodule",
     "ContinualModule": "module",
@@ -48,7 +48,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for: ``dmole --help`` must not wait for torch."""
-    if name not in _ROOMS:
+    """Import a public name on first use, so that ``dmole --help`` does not import torch."""
+    if name not in _PACKAGES:
         raise AttributeError(f"module 'dmole' has no attribute {name!r}")
-    return getattr(import_module(f"dmole.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"dmole.{_PACKAGES[name]}"), name)

@@ -13,92 +13,123 @@ from typing import Any
 log = logging.getLogger("dmole")
 
 MOVED = {
+    "dmole.arguments": "dmole.cli.arguments",
     "dmole.checkpoint": "dmole.run.checkpoint",
     "dmole.clock": "dmole.run.clock",
+    "dmole.config_files": "dmole.cli.config_files",
     "dmole.data.blur": "dmole.streams.blur",
     "dmole.data.datamodule": "dmole.datamodule",
+    "dmole.data.doctor": "dmole.doctor",
     "dmole.data.draws": "dmole.streams.draws",
     "dmole.data.examples": "dmole.demo.examples",
+    "dmole.data.layouts": "dmole.data.source",
     "dmole.data.replay": "dmole.streams.replay",
+    "dmole.data.store": "dmole.store",
     "dmole.data.stream": "dmole.streams.stream",
     "dmole.data.synthetic": "dmole.demo.world",
+    "dmole.data_check": "dmole.cli.check",
+    "dmole.files": "dmole.storage.files",
+    "dmole.lightning_cli": "dmole.cli.lightning",
     "dmole.metrics.registry": "dmole.benchmarks.registry",
     "dmole.metrics.retention_metrics": "dmole.benchmarks.retention.metrics",
     "dmole.metrics.rule_metrics": "dmole.benchmarks.metrics",
+    "dmole.metrics.rules": "dmole.benchmarks.registry",
     "dmole.models.tiny": "dmole.demo.tiny",
     "dmole.optimization": "dmole.curriculum.optimization",
     "dmole.reliability": "dmole.run",
     "dmole.strategies": "dmole.run.strategies",
+    "dmole.tensor_files": "dmole.storage.tensors",
 }
-"""Old name of a module, and its name now."""
+"""Old name of each moved module, with its new name."""
 
 NAMES = {
-    "dmole.benchmarks.metrics.MultichoiceInBatches": "dmole.benchmarks.cmit.rules",
-    "dmole.benchmarks.metrics.UCITCaption": "dmole.benchmarks.ucit.captions",
-    "dmole.metrics.MultichoiceInBatches": "dmole.benchmarks.cmit.rules",
-    "dmole.metrics.ProfiledMetric": "dmole.benchmarks.metrics",
-    "dmole.metrics.RuleMetric": "dmole.benchmarks.metrics",
-    "dmole.metrics.UCITCaption": "dmole.benchmarks.ucit.captions",
-    "dmole.metrics.build_metric": "dmole.benchmarks.registry",
-    "dmole.metrics.metric_of_task": "dmole.benchmarks.registry",
+    "dmole.benchmarks.metrics.MultichoiceInBatches": (
+        "dmole.benchmarks.cmit.rules.MultichoiceInBatches"
+    ),
+    "dmole.benchmarks.metrics.UCITCaption": "dmole.benchmarks.ucit.captions.UCITCaption",
+    "dmole.data.ContinualDataModule": "dmole.datamodule.ContinualDataModule",
+    "dmole.data.source.read_task": "dmole.data.source.open_source",
+    "dmole.metrics.MultichoiceInBatches": "dmole.benchmarks.cmit.rules.MultichoiceInBatches",
+    "dmole.metrics.ProfiledMetric": "dmole.benchmarks.metrics.ProfiledMetric",
+    "dmole.metrics.RuleMetric": "dmole.benchmarks.metrics.RuleMetric",
+    "dmole.metrics.UCITCaption": "dmole.benchmarks.ucit.captions.UCITCaption",
+    "dmole.metrics.build_metric": "dmole.benchmarks.registry.build_metric",
+    "dmole.metrics.metric_of_task": "dmole.benchmarks.registry.metric_of_task",
 }
-"""Old name of a class or function that left a module, and its module now.
+"""Old path of each class or function that has left a module, with its new path.
 
-`dmole.benchmarks.metrics` is here because `dmole.metrics.rule_metrics` leads to it.
+`dmole.benchmarks.metrics` is listed because `dmole.metrics.rule_metrics` now resolves to it.
 """
 
 
 class _Alias(Loader):
-    """Loads the module at its new place under the old name."""
+    """Loads a module from its new path under its old name."""
 
     def __init__(self, new: str) -> None:
         self._new = new
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module at its new place."""
+        """Import and return the module from its new path."""
         log.warning("%s is now %s; the old path ends with the next release", spec.name, self._new)
         module = import_module(self._new)
         self._spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module its own specification back; it has been executed before."""
+        """Restore the module's own specification; the import has executed the module already."""
         module.__spec__ = self._spec
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules that have moved."""
+    """Finds modules by their old names."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Return the specification of an alias, None for all other modules."""
-        return ModuleSpec(name, _Alias(MOVED[name])) if name in MOVED else None
+        """Return the specification of an alias; None for a module that has not moved."""
+        current = current_module(name)
+        return ModuleSpec(name, _Alias(current)) if current != name else None
+
+
+def current_module(name: str) -> str:
+    """Return the current dotted path of a module; the same path if the module has not moved.
+
+    Example:
+        >>> current_module("dmole.reliability.signals")
+        'dmole.run.signals'
+    """
+    parts = name.split(".")
+    for count in range(len(parts), 1, -1):
+        package = ".".join(parts[:count])
+        if package in MOVED:
+            return ".".join([MOVED[package], *parts[count:]])
+    return name
 
 
 def moved_name(module: str, name: str) -> Any:
-    """Return what has left a module, for the module's ``__getattr__``.
+    """Return an object that has left a module, for the module's ``__getattr__``.
 
     Raises:
-        AttributeError: If nothing of this name has left it.
+        AttributeError: If no object of this name has left the module.
     """
     old = f"{module}.{name}"
     if old not in NAMES:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    log.warning("%s is now %s.%s; the old path ends with the next release", old, NAMES[old], name)
-    return getattr(import_module(NAMES[old]), name)
+    log.warning("%s is now %s; the old path ends with the next release", old, NAMES[old])
+    home, _, current = NAMES[old].rpartition(".")
+    return getattr(import_module(home), current)
 
 
 def current_path(path: str) -> str:
-    """Return the dotted path of a class as it is now, the same path where nothing has moved.
+    """Return the current dotted path of a class; the same path if the class has not moved.
 
     Example:
         >>> current_path("dmole.data.stream.JointStream")
         'dmole.streams.stream.JointStream'
     """
     module, _, name = path.rpartition(".")
-    return f"{NAMES.get(path) or MOVED.get(module, module)}.{name}"
+    return NAMES.get(path) or f"{current_module(module)}.{name}"
 
 
 def install() -> None:
-    """Make old paths work, once in a process."""
+    """Register the finder of old paths; further calls in a process have no effect."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Finder())  # before the finder that searches packages' folders

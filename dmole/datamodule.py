@@ -1,4 +1,4 @@
-"""Serves the tasks of a sequence to Lightning: training stages, test samples, any samples."""
+"""The Lightning datamodule of a sequence: loaders for training, evaluation and embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from dmole.data.collate import Batch, Collator, Item
+from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.leakage import warn_of_leakage
 from dmole.data.loader import ResumableLoader, sequential_loader, train_loader
 from dmole.data.sample import Sample
@@ -25,20 +25,20 @@ from dmole.streams.stream import Stage
 
 
 class ContinualDataModule(LightningDataModule):
-    """The data of all tasks; which of them is served follows the stage.
+    """The data of all tasks. The current stage decides which of it the loaders serve.
 
     Args:
-        tasks: The tasks, in the order they are learned in unless the stream says otherwise.
-        data_root: Folder the files and image roots of the tasks are relative to; by default the
-            working directory.
-        batch_size: Samples per device and training step, where the task does not say.
+        tasks: The tasks. They are learned in this order unless the stream changes it.
+        data_root: Folder that the files and image roots of the tasks are relative to. The default
+            is the working directory.
+        batch_size: Samples per device and training step, for tasks that do not set their own.
         eval_batch_size: Samples per device in generation, embedding and scoring.
-        num_workers: Processes that read and prepare batches; 0 does it in the main process.
+        num_workers: Processes that read and prepare batches; 0 uses the main process.
         seed: Seed of the order of training samples.
-        max_length: Most tokens of a sample, image tokens included; ``null`` is the base model's
-            context.
+        max_length: Maximum number of tokens of a sample, image tokens included; ``null`` takes
+            the context length of the base model.
         on_too_long: ``error`` refuses longer training samples, ``truncate`` cuts their answer.
-        group_by_length: Whether training batches are made of samples of similar length.
+        group_by_length: Whether each training batch holds samples of similar length.
         pin_memory: Whether batches are put into page-locked memory, for faster copies to a GPU.
         verify_images: Whether `check` also decodes every image file.
 
@@ -50,7 +50,7 @@ class ContinualDataModule(LightningDataModule):
         >>> address = "synthetic://count/{}?size=8"
         >>> task = Task("count", train=address.format("train"), test=address.format("test"))
         >>> data = ContinualDataModule([task], batch_size=4)
-        >>> data.check()  # reads all files and refuses what cannot be trained on
+        >>> data.check()  # reads all files and refuses samples that cannot be used in training
         >>> data.test_samples("count")[0].prompt
         'say how many there are'
     """
@@ -70,7 +70,7 @@ class ContinualDataModule(LightningDataModule):
         verify_images: bool = False,
     ) -> None:
         super().__init__()
-        # test samples are shared without duplicates, so with few of them a rank may have none
+        # test samples are split without duplicates, so a rank may have none if there are few
         self.allow_zero_length_dataloader_with_multiple_devices = True
         for key, value, least in (
             ("batch_size", batch_size, 1),
@@ -102,40 +102,40 @@ class ContinualDataModule(LightningDataModule):
 
     @property
     def training_task_names(self) -> list[str]:
-        """Names of the tasks that are learned, in the order given; the others are only scored."""
+        """Names of the tasks that are trained on, in the order given; others are only scored."""
         return self._store.training_task_names
 
     def task(self, name: str) -> Task:
-        """Return the task of a name; `ValueError` if there is none."""
+        """Return the task with a name; `ValueError` if there is none."""
         return self._store.task(name)
 
     def train_samples(self, name: str) -> Sequence[Sample]:
-        """Return a task's training samples; they are read once."""
+        """Return the training samples of a task; their file is read once."""
         return self._store.samples(name, "train")
 
     def test_samples(self, name: str) -> Sequence[Sample]:
-        """Return a task's test samples; they are read once."""
+        """Return the test samples of a task; their file is read once."""
         return self._store.samples(name, "test")
 
     def stage_items(self, stage: Stage) -> TaskItems:
-        """Return what a stage trains on in an epoch: what arrives, and what is replayed.
+        """Return the samples of one epoch of a stage: those that arrive, then replayed ones.
 
-        Samples of a task with ``repeat`` come so many times. A sample whose task is not among the
-        stage's is replayed or of a neighbor.
+        A sample occurs ``repeat`` times if its task sets that. A sample of a task that is not
+        among the stage's tasks is replayed or belongs to a neighboring stage.
         """
         draw = (stage.tasks, self._store, self.seed)
         return self._store.items([*stage.draw.arriving(*draw), *stage.draw.replayed(*draw)])
 
     def arriving_items(self, stage: Stage) -> TaskItems:
-        """Return what a stage trains on in an epoch, without what is replayed."""
+        """Return the samples of one epoch of a stage, without replayed ones."""
         return self._store.items(stage.draw.arriving(stage.tasks, self._store, self.seed))
 
     def replayed_items(self, stage: Stage) -> TaskItems:
-        """Return the samples of earlier stages that a stage trains on again."""
+        """Return the samples of earlier stages that a stage replays."""
         return self._store.items(stage.draw.replayed(stage.tasks, self._store, self.seed))
 
     def epochs(self, stage_tasks: Sequence[str]) -> int:
-        """Return the passes over a stage's data: the largest setting of its tasks."""
+        """Return the number of epochs of a stage: the largest setting of its tasks."""
         return max(self.task(name).epochs for name in stage_tasks)
 
     def stage_batch_size(self, stage_tasks: Sequence[str]) -> int:
@@ -144,9 +144,9 @@ class ContinualDataModule(LightningDataModule):
         return min(sizes)
 
     def check(self) -> None:
-        """Read every file of every task, so that bad data is found before the first step.
+        """Read every file of every task, to report bad data before the first training step.
 
-        Test samples with images and question of a training sample are logged as a warning.
+        Logs a warning if test samples have the images and the question of a training sample.
 
         Raises:
             FileNotFoundError: If a file or an image is missing.
@@ -157,22 +157,23 @@ class ContinualDataModule(LightningDataModule):
             warn_of_leakage(name, self.train_samples(name), self.test_samples(name))
 
     def fingerprint(self) -> dict[str, dict[str, str]]:
-        """Return a SHA-256 of what the samples hold, for each task and split."""
+        """Return a SHA-256 of the content of the samples, for each task and split."""
         return self._store.fingerprint()
 
     def attach_processor(self, processor: Any, context_length: int | None = None) -> None:
-        """Say which transformers processor makes the tensors; needed before any loader.
+        """Set the transformers processor that makes the tensors; every loader needs it.
 
         Args:
             processor: The processor of the base model.
-            context_length: Most tokens the base model takes; the limit where none is set.
+            context_length: Maximum number of tokens of the base model; the limit if
+                ``max_length`` is not set.
         """
         limit = context_length if self.max_length is None else self.max_length
         self._collator = Collator(processor, limit, self.on_too_long)
 
     @property
     def collator(self) -> Collator:
-        """What makes the tensors.
+        """The collator, which makes the tensors of a batch.
 
         Raises:
             RuntimeError: If no processor is attached.
@@ -182,13 +183,13 @@ class ContinualDataModule(LightningDataModule):
         return self._collator
 
     def set_stage(self, stage: Stage) -> None:
-        """Choose whose training data the next `train_dataloader` serves.
+        """Set the stage whose training data the next `train_dataloader` serves.
 
         Args:
-            stage: The stage; its number is part of the seed of the order.
+            stage: The stage; its index is part of the seed of the order.
 
         Raises:
-            ValueError: If it has no task or an unknown one.
+            ValueError: If the stage has no task or an unknown one.
         """
         if not stage.tasks:
             raise ValueError(f"stage {stage.index} has no task")
@@ -197,10 +198,10 @@ class ContinualDataModule(LightningDataModule):
         self._stage = stage
 
     def set_evaluation(self, evaluation: EvaluationPass) -> None:
-        """Choose which test samples `test_dataloader` serves.
+        """Set the test samples that `test_dataloader` serves.
 
-        Batches of samples that an earlier process has answered are left out as a whole; the
-        others stay as they would have been.
+        Batches whose samples an earlier process has all answered are left out. The other batches
+        stay unchanged.
 
         Args:
             evaluation: The pass; tasks without pending samples are left out.
@@ -215,11 +216,11 @@ class ContinualDataModule(LightningDataModule):
                 for name, indices in evaluation.pending.items()
                 if indices
             }
-        self._answered = frozenset(evaluation.known)
+        self._answered = frozenset(evaluation.earlier_answers)
 
     @property
     def pending(self) -> dict[str, list[int]]:
-        """Indices of the test samples to answer for each task; by default all of them."""
+        """Indices of the test samples to answer, by task; all of them by default."""
         if self._pending is None:
             return {name: list(range(len(self.test_samples(name)))) for name in self.task_names}
         return self._pending
@@ -244,14 +245,14 @@ class ContinualDataModule(LightningDataModule):
             num_replicas=num_replicas,
         )
         if self.trainer is not None:
-            # when resuming, Lightning makes the iterator before it tells the epoch
+            # on resume, Lightning makes the iterator before it sets the epoch
             sampler.set_epoch(self.trainer.current_epoch)
         return train_loader(items, self.collator, sampler, **self._options)
 
-    def test_dataloader(self) -> list[DataLoader[Item]]:
+    def test_dataloader(self) -> list[DataLoader[TaskSample]]:
         """Return a loader of generation batches for each task of `pending`, in its order.
 
-        The samples are shared among ranks without duplicates.
+        The samples are split among the ranks without duplicates.
         """
         loaders = []
         rank, num_replicas = _rank()
@@ -272,20 +273,20 @@ class ContinualDataModule(LightningDataModule):
 
     def embedding_loader(
         self,
-        samples: Sequence[Item],
+        samples: Sequence[TaskSample],
         *,
         generation: bool = False,
         shard: bool = False,
         batch_size: int | None = None,
-    ) -> DataLoader[Item]:
-        """Return a loader of given samples in their order, for embedding or scoring.
+    ) -> DataLoader[TaskSample]:
+        """Return a loader of the given samples in their order, for embedding or scoring.
 
         Args:
-            samples: Samples with the names of their tasks. Test samples, which have no answer,
-                need ``generation``.
+            samples: Samples with the names of their tasks. Test samples have no answer and need
+                ``generation``.
             generation: Whether batches are prompts, padded on the left and without labels.
-            shard: Whether a rank gets its share only, rather than all samples.
-            batch_size: Samples in a batch; None takes that of evaluation.
+            shard: Whether a rank gets only its share instead of all samples.
+            batch_size: Samples in a batch; None takes the evaluation batch size.
         """
         rank, num_replicas = _rank() if shard else (0, 1)
         size = batch_size or self.eval_batch_size
@@ -297,10 +298,10 @@ class ContinualDataModule(LightningDataModule):
     def proxy_batches(
         self, stage: Stage, name: str, fraction: float, seed: int
     ) -> Iterator[list[Batch]]:
-        """Return a random part of what arrives in a stage for one of its tasks, at least a batch.
+        """Return random batches of the samples of one task that arrive in a stage, at least one.
 
-        A proxy batch has the size of a training step on all ranks, so that the choice depends on
-        the global batch size alone. It comes in parts that each fit on one device.
+        A proxy batch has the size of a training step over all ranks, so the choice depends only
+        on the global batch size. It is split into parts that each fit on one device.
 
         Args:
             stage: The stage.
@@ -335,7 +336,7 @@ class ContinualDataModule(LightningDataModule):
 
 
 def _grouped(batches: Iterable[Any], sizes: Sequence[int]) -> Iterator[list[Batch]]:
-    """Yield the next so many of the batches as one list, for each size."""
+    """Yield consecutive batches as lists of the given sizes."""
     iterator = iter(batches)
     for size in sizes:
         yield list(itertools.islice(iterator, size))

@@ -1,4 +1,4 @@
-"""The few collective operations that Lightning does not wrap; each is a no-op in one process."""
+"""Collective operations that Lightning does not wrap; each is a no-op in a single process."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def weigh_by_tokens(loss: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     .. math:: L_r' = \frac{R\, n_r}{\sum_i n_i} L_r, \qquad
         \frac{1}{R} \sum_r L_r' = \frac{\sum_r n_r L_r}{\sum_r n_r}
 
-    The mean of the shares, which is what distributed training takes of their gradients, is the
-    mean over the tokens of all ranks. In one process both are the loss as it is.
+    Distributed training averages the gradients of the shares, so the result is the gradient of
+    the mean over the tokens of all ranks. In a single process both values equal the loss.
 
     Args:
-        loss: Mean over the rank's own tokens, scalar; anything finite where it has none.
-        tokens: How many they are, scalar.
+        loss: Mean over the tokens of this rank, scalar; any finite number if it has none.
+        tokens: Number of tokens of this rank, scalar.
 
     Returns:
-        The share, with the graph of ``loss``, and the whole, without.
+        The share, with the graph of ``loss``, and the loss over all ranks, without a graph.
     """
     if not is_distributed():
         return loss, loss.detach()
@@ -56,11 +56,11 @@ def weigh_by_tokens(loss: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def max_over_ranks(value: int, device: torch.device) -> int:
-    """Return the largest of all ranks' values.
+    """Return the largest value of all ranks.
 
     Args:
-        value: Ours.
-        device: Where the ranks exchange tensors.
+        value: Value of this rank.
+        device: Device on which the ranks exchange tensors.
     """
     if not is_distributed():
         return value

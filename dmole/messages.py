@@ -1,12 +1,12 @@
-"""Messages of one line: what users read of an error or a text, wherever it is printed."""
+"""Messages of one line, from errors and texts."""
 
 from __future__ import annotations
 
 
 def one_line(content: BaseException | str) -> str:
-    r"""Return an error or a text as one line that can be printed and written anywhere.
+    r"""Return an error or a text as one line that any terminal or file can hold.
 
-    An error without a message is named by its type.
+    An error without a message is replaced by the name of its type.
 
     Example:
         >>> one_line("a\n  b"), one_line(ValueError())
@@ -17,7 +17,7 @@ def one_line(content: BaseException | str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    r"""Return the first line of an error's message, its type where there is none.
+    r"""Return the first line of an error's message; the name of its type if it has none.
 
     Example:
         >>> first_line(ValueError("no such model\nsee the documentation"))

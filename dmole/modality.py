@@ -1,16 +1,16 @@
-"""The three parts of a multimodal model, as allocation, experts and optimizer name them."""
+"""The three modalities of a model, as allocation, experts and optimizer name them."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
 Modality = Literal["vision", "projector", "language"]
-"""The part of the model that a block or linear is in.
+"""The part of the model that a block or linear belongs to.
 
-It tells what the rows of a linear's input are: images, tiles or patches in the vision tower, text
-sequences in the language model. A projector may see several rows of the vision tower as one, where
-patches are merged.
+It determines the rows of a linear's input: images, tiles or patches in the vision encoder, text
+sequences in the language model. A projector that merges patches sees several rows of the vision
+encoder as one.
 """
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
-"""All of them, in the order of the data."""
+"""All modalities, in the order of the data flow."""

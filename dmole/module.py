@@ -1,4 +1,4 @@
-"""The Lightning module: one step of training and of answering. Knows no callback and no stage."""
+"""The Lightning module: the training step and the test step, independent of callbacks."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def _adamw(params: Any) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one test batch gave.
+    """The answers to one test batch.
 
     Args:
         keys: Samples, as ``task/split/id``.
-        texts: Their answers.
-        gate_sets: Experts used for each, best first; empty for the base model.
+        texts: Answer to each sample.
+        gate_sets: Experts used for each sample, best first; empty for the base model.
     """
 
     keys: list[str]
@@ -58,23 +58,24 @@ class Answers:
 
 
 class ContinualModule(LightningModule):
-    """A frozen multimodal model, its experts and the router that picks them.
+    """A frozen multimodal model, its experts and the router that selects them.
 
     Args:
         backbone: The base model.
-        allocator: Decides where a new task gets experts.
-        router: Decides which experts a sample uses.
+        allocator: Chooses the units that get an expert for a new task.
+        router: Chooses the experts of each sample.
         alpha: Numerator of the experts' scaling ``alpha / rank``.
-        dropout: Dropout on the experts' input while training.
-        optimizer: Optimizer of the expert that is being trained.
+        dropout: Dropout probability on the input of experts in training.
+        optimizer: Optimizer of the experts in training.
         schedule: Shape of the learning rate over a stage after the warm-up.
         warmup: Share of a stage's steps in which the learning rate rises linearly.
-        activation_checkpointing: Trade time for memory in the backward pass.
-        beams: Width of the beam search when answering; 1 is greedy.
-        projector_experts: Whether the projector may hold experts; its linears count in the
-            language model's budget.
+        activation_checkpointing: Whether to recompute activations in the backward pass, which
+            takes more time and less memory.
+        beams: Width of the beam search in generation; 1 is greedy.
+        projector_experts: Whether the projector may hold experts; its linears count toward the
+            budget of the language model.
         regularizers: Extra terms of the training loss.
-        seed: Fixes the initial weights of the experts.
+        seed: Seed of initial weights, dropout and the choice of proxy batches.
 
     Example:
         >>> from dmole import AutoencoderRouter, ContinualModule
@@ -132,14 +133,14 @@ class ContinualModule(LightningModule):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Experts in use; while an earlier stage is evaluated again, later ones are hidden."""
+        """Experts in use. When an earlier stage is evaluated again, later experts are left out."""
         experts = self.evaluation.experts
         return self.library.names if experts is None else experts
 
     # -- experts ---------------------------------------------------------------------------
 
     def units(self) -> list[Unit]:
-        """Return what may get an expert, in the order of the model."""
+        """Return the units that may get an expert, in the order of the model."""
         blocks = [
             block
             for block in self.backbone.blocks
@@ -158,26 +159,26 @@ class ContinualModule(LightningModule):
     def add_expert(self, allocation: Allocation) -> None:
         """Place the experts of an allocation on the model, untrained."""
         shapes = expert_shapes(allocation, self.router, self.alpha)
-        self.library.place(allocation.expert, shapes)
+        self.library.add_shapes(allocation.expert, shapes)
 
     @property
     def training_experts(self) -> tuple[str, ...]:
-        """The experts in training: the stage's own and the one that all stages share, if any."""
+        """The experts in training: that of the stage, then the one all stages share, if any."""
         return self.stage.experts
 
     def begin_stage(self, stage: StageContext) -> None:
-        """Make the experts of a stage, which are in the library, the only things that train."""
+        """Train only the experts of a stage from now on; the library must hold them."""
         versions, name = self.library.versions, str(stage.expert)
-        versions[name] = versions.get(name, 0) + 1  # its draws differ each time
+        versions[name] = versions.get(name, 0) + 1  # each training of an expert has other draws
         self.focus(stage)
 
     def focus(self, stage: StageContext) -> None:
-        """Let gradients reach the experts of a stage, whether or not it trains now."""
+        """Enable gradients for the experts of a stage only, whether or not the stage trains."""
         self.stage = stage
         self.library.train_only(*stage.experts)
 
     def training_modalities(self) -> tuple[str, ...]:
-        """Return the modalities in which the experts in training sit, in the order of the data."""
+        """Return the modalities that hold experts in training, in the order of the data flow."""
         present = {
             self.backbone.parts.modality_of(path)
             for name in self.training_experts
@@ -188,22 +189,22 @@ class ContinualModule(LightningModule):
     # -- routing ---------------------------------------------------------------------------
 
     def route(self, batch: Batch) -> Routing:
-        """Choose the experts of each sample: current and partner in training, else the router's."""
+        """Route each sample; in training, to the stage's expert and possibly a partner."""
         phase: Phase = "test" if batch.labels is None else "train"
         current = self.stage.expert if phase == "train" else None
-        again = phase == "test" or self.stage.epochs > 1  # else no sample comes a second time
+        repeated = phase == "test" or self.stage.epochs > 1  # else a sample occurs only once
         query = RouteQuery(None, batch.task_names, phase, current, self.experts)
         if self.router.needs(query):
-            query = replace(query, embeddings=self.embed(batch, remember=again))
-        with torch.autocast(self.device.type, enabled=False):  # the same at any precision
+            query = replace(query, embeddings=self.embed(batch, remember=repeated))
+        with torch.autocast(self.device.type, enabled=False):  # same result at any precision
             return self.router.route(query)
 
     def embed(self, batch: Batch, *, remember: bool = True) -> Tensor:
-        """Return what the router sees of the samples, ``(B, D)`` fp32 on the CPU.
+        """Return the router embeddings of the samples, ``(B, D)`` fp32 on the CPU.
 
         Args:
             batch: The samples.
-            remember: Whether to keep their embeddings for the next time.
+            remember: Whether to cache the embeddings.
         """
         with self.library.context.use(None):
             return self.embedder(batch, remember=remember)
@@ -211,7 +212,7 @@ class ContinualModule(LightningModule):
     def make_gates(
         self, gates: Tensor, batch: Batch, beams: int = 1, *, recording: bool = False
     ) -> Gates | None:
-        """Bind gate weights ``(B, E)`` to a batch; None where there is no expert yet."""
+        """Bind gate weights ``(B, E)`` to a batch; None if there is no expert yet."""
         if not self.experts:
             return None
         rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, beams)
@@ -221,44 +222,45 @@ class ContinualModule(LightningModule):
     # -- steps -----------------------------------------------------------------------------
 
     def base_loss(self, batch: Batch) -> Tensor:
-        """Return the bare base model's loss on a batch, for scoring its units."""
+        """Return the loss of the base model without experts, for scoring its units."""
         with self.library.context.use(None):
             return self.backbone.loss(batch.inputs, labels_of(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of the current expert (and partners) on the batch.
 
-        Several processes together train on the mean over the answer tokens of all of them, as one
-        process would on their joint batch. Under ``accumulate_grad_batches`` micro-batches weigh
-        alike, whatever their tokens: the later ones have not been read yet.
+        Several processes train on the mean over the answer tokens of all ranks, like one process
+        on the joint batch. Under ``accumulate_grad_batches`` each micro-batch has the same weight
+        whatever its number of tokens, because the later ones have not been read yet.
         Dropout draws differ between ranks.
         """
         tokens = answer_tokens(labels_of(batch))
         loss, step = torch.zeros((), device=tokens.device), None
-        if tokens:  # a rank whose only sample is a repeat has none
+        if tokens:  # a rank whose only sample is a repetition has none
             loss, step = self.compute_step(batch)
-        loss, whole = weigh_by_tokens(loss, tokens)
-        if not torch.isfinite(whole):
-            culprit = "another rank has the samples"
+        loss, mean_loss = weigh_by_tokens(loss, tokens)
+        if not torch.isfinite(mean_loss):
+            samples = "another rank has the samples"
             if not torch.isfinite(loss):
-                culprit = f"samples: {', '.join(sample_keys(batch))}"
+                samples = f"samples: {', '.join(sample_keys(batch))}"
             raise ValueError(
-                f"the loss is {whole.item()} at step {self.global_step} of expert "
-                f"{self.stage.expert!r}; {culprit}"
+                f"the loss is {mean_loss.item()} at step {self.global_step} of expert "
+                f"{self.stage.expert!r}; {samples}"
             )
-        self.log("train/loss", whole, prog_bar=True, batch_size=len(batch.sample_ids))
+        self.log("train/loss", mean_loss, prog_bar=True, batch_size=len(batch.sample_ids))
         extra = self.regularizers.total(step, tokens, functools.partial(self.log, batch_size=1))
         return loss + extra + self._anchor()
 
     def compute_step(self, batch: Batch) -> tuple[Tensor, Step]:
-        """Return the loss of a batch under its experts in training, and what led to it."""
+        """Return the loss of a batch under its routed experts, and the step it comes from."""
         labels = labels_of(batch)
         recording = self.regularizers.records
         gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
 
         def forward() -> Tensor:
-            quiet = self.make_gates(gates.weights, batch) if gates is not None else None
-            with self.library.context.use(quiet):
+            # without recording, unlike `gates`
+            repeated = self.make_gates(gates.weights, batch) if gates is not None else None
+            with self.library.context.use(repeated):
                 logits: Tensor = self.backbone.outputs(batch.inputs).logits
             return logits
 
@@ -279,10 +281,10 @@ class ContinualModule(LightningModule):
         return output.loss, step
 
     def _anchor(self) -> Tensor:
-        """Return a zero that every trainable parameter takes part in.
+        """Return a zero that depends on every trainable parameter.
 
-        A batch without images leaves vision experts out of the graph; distributed training
-        would then wait for their gradients for ever.
+        A batch without images leaves vision experts out of the graph, and distributed training
+        would wait for their gradients forever.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
         return 0.0 * torch.stack([p.sum() for p in parameters]).sum()
@@ -294,7 +296,7 @@ class ContinualModule(LightningModule):
         return {"answers": self.answer(batch)}
 
     def answer(self, batch: Batch) -> Answers:
-        """Answer a batch with the experts planned for each sample, or those the router picks."""
+        """Answer a batch with the experts planned for each sample, or else the router's choice."""
         keys = sample_keys(batch)
         order = self.evaluation.order(keys)
         if order is None:
@@ -318,7 +320,7 @@ class ContinualModule(LightningModule):
         if extra := list(self.regularizers.parameters()):
             groups.append({"name": "regularizer", "params": extra})
         optimizer = self.make_optimizer(groups)
-        # Lightning counts the epochs of all stages so far; the schedule is this stage's alone
+        # Lightning counts the epochs of all stages so far; the schedule covers this stage only
         steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
         steps = self.stage.steps = round(steps_per_epoch * self.stage.epochs)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -330,13 +332,13 @@ class ContinualModule(LightningModule):
         }
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
-        """Step with each module's learning rate scaled by the curriculum."""
+        """Step with the learning rate of each modality scaled by the curriculum."""
         with scaled_learning_rates(optimizer, self.stage.update_scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
     def on_train_start(self) -> None:
-        """Switch dropout on, and let its draws depend on seed, expert and rank alone."""
-        self.train()  # a model loaded from a folder comes in evaluation mode
+        """Enable dropout and seed it from seed, expert and rank."""
+        self.train()  # a model loaded from a folder starts in evaluation mode
         name = str(self.stage.expert)
         version = self.library.versions[name]
         torch.manual_seed(expert_seed(self.seed, "dropout", name, version, self.global_rank))
@@ -344,7 +346,7 @@ class ContinualModule(LightningModule):
     # -- state -----------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return tensors of experts and regularizers, uncopied; never the frozen base model's."""
+        """Return the tensors of experts and regularizers, not copied, without the base model."""
         experts = {
             f"{name}/{key}": tensor
             for name in self.library.names
@@ -355,20 +357,20 @@ class ContinualModule(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what trains alone: the other experts are frozen, and saved after their stages."""
+        """Keep only the tensors that train; frozen experts are saved after their stages."""
         prefixes = (*(f"{name}/" for name in self.training_experts), _REGULARIZER)
         tensors = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in tensors.items() if k.startswith(prefixes)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the frozen experts from where they are."""
+        """Add the tensors of the frozen experts, which this module already holds."""
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Fill experts and regularizers; every tensor must be there and fit.
+        """Load the tensors of experts and regularizers.
 
         Raises:
-            ValueError: If one is missing, unknown or of another shape.
+            ValueError: If a tensor is missing, unknown or of another shape.
         """
         for name in self.library.names:
             self.library.load_state_dict(name, _below(f"{name}/", state_dict))
@@ -376,7 +378,7 @@ class ContinualModule(LightningModule):
         return torch.nn.modules.module._IncompatibleKeys([], [])
 
 
-_REGULARIZER = "@regularizer/"  # no expert's name begins so
+_REGULARIZER = "@regularizer/"  # no name of an expert begins with @
 
 
 def _below(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,7 +386,7 @@ def _below(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def labels_of(batch: Batch) -> Tensor:
-    """Return a batch's labels; `ValueError` where it has none."""
+    """Return the labels of a batch; `ValueError` if it has none."""
     if batch.labels is None:
         raise ValueError("a batch without labels cannot be trained on")
     return batch.labels

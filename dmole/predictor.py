@@ -1,4 +1,4 @@
-"""Answers from a finished run: its experts on the base model, its router in front."""
+"""Answers prompts with the experts and the router of a finished run."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
 
 PROMPT_TASK = "prompt"
-"""Stands for the task of a prompt whose task nobody names: the router decides."""
+"""Task name of prompts whose task is unknown; the router chooses their experts."""
 
 
 class Predictor:
     """Answers prompts about images.
 
     Args:
-        module: Has the run's base model; receives experts and router.
+        module: Has the base model of the run; receives experts and router.
         data: Makes the batches.
         run: The run folder.
-        precision: Makes the context to answer in: a trainer's ``precision_plugin.forward_context``
-            answers as its evaluation does. By default that of full precision.
+        precision: Makes the precision context of the forward pass. A trainer's
+            ``precision_plugin.forward_context`` gives the precision of its evaluation. The default
+            is full precision.
 
     Raises:
         ValueError: If the run folder lacks a part, or it does not fit the model.
@@ -53,16 +54,16 @@ class Predictor:
         data.attach_processor(module.backbone.processor, module.backbone.context_length)
         load_experts_and_router(module, run)
         module.eval()
-        self._count = 0  # ids are never used twice: embeddings are remembered by them
+        self._count = 0  # ids are unique because they are the keys of cached embeddings
 
     def __call__(
         self, prompts: Sequence[Mapping[str, Any]], max_new_tokens: int = 32
     ) -> list[dict[str, Any]]:
-        """Return one answer a prompt.
+        """Return one answer per prompt.
 
         Args:
-            prompts: Each with ``prompt`` and, where it has one, ``image`` (a path).
-            max_new_tokens: Longest answer.
+            prompts: Each with ``prompt`` and optionally ``image`` (a path).
+            max_new_tokens: Maximum number of tokens of an answer.
 
         Returns:
             ``{"id", "image", "prompt", "prediction", "gate_set"}`` in the order of the prompts.
@@ -114,7 +115,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     """Return the prompts of a JSON file: a list of objects with ``prompt`` and ``image``.
 
     Raises:
-        ValueError: If the file is missing or of another shape; names file and item.
+        ValueError: If the file is missing or has another structure; names file and item.
     """
     content = read_json(path, "prompts")
     if not isinstance(content, list) or not content:

@@ -1,4 +1,4 @@
-"""Holds the tasks and their samples, read once."""
+"""The tasks and their samples, each file read once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 
 
 def splits_of(task: Task) -> tuple[Split, ...]:
-    """Return the splits that a task has: one that is never trained on has no training samples."""
+    """Return the splits of a task; an ``eval_only`` task has no training samples."""
     return ("test",) if task.eval_only else SPLITS
 
 
@@ -25,7 +25,7 @@ class SampleStore:
 
     Args:
         tasks: The tasks.
-        data_root: Folder the files and image roots of the tasks are relative to.
+        data_root: Folder that the files and image roots of the tasks are relative to.
 
     Raises:
         ValueError: If the tasks are not valid.
@@ -47,11 +47,11 @@ class SampleStore:
 
     @property
     def training_task_names(self) -> list[str]:
-        """Names of the tasks that are learned, in the order given."""
+        """Names of the tasks that are trained on, in the order given."""
         return [name for name, task in self._tasks.items() if not task.eval_only]
 
     def task(self, name: str) -> Task:
-        """Return the task of a name.
+        """Return the task with a name.
 
         Raises:
             ValueError: If there is none.
@@ -76,29 +76,29 @@ class SampleStore:
         return len(self.samples(name, "train"))
 
     def repeat(self, name: str) -> int:
-        """Return how often each training sample of a task occurs in an epoch."""
+        """Return the number of times each training sample of a task occurs in an epoch."""
         return self.task(name).repeat
 
     def stored_bytes(self, name: str) -> Numbers:
-        """Return the bytes that each training sample of a task takes; they are counted once."""
+        """Return the size in bytes of each training sample of a task; computed once."""
         if name not in self._bytes:
             self._bytes[name] = self.samples(name, "train").stored_bytes()
         return self._bytes[name]
 
     def items(self, parts: Sequence[Part]) -> TaskItems:
-        """Return training samples, each with the name of its task."""
+        """Return the training samples of some parts, each with the name of its task."""
         chosen: list[tuple[str, Samples | Selection]] = []
         for part in parts:
             samples = self.samples(part.task, "train")
-            some = None if part.indices is None else Selection(samples, part.indices)
-            chosen.append((part.task, samples if some is None else some))
+            selection = None if part.indices is None else Selection(samples, part.indices)
+            chosen.append((part.task, samples if selection is None else selection))
         return TaskItems(chosen)
 
     def check(self, *, decode_images: bool) -> None:
         """Read all samples of all tasks.
 
         Args:
-            decode_images: Whether to decode every image too.
+            decode_images: Whether to decode every image as well.
 
         Raises:
             FileNotFoundError: If a file or an image is missing.
@@ -112,9 +112,9 @@ class SampleStore:
                         image.load()
 
     def fingerprint(self) -> dict[str, dict[str, str]]:
-        """Return a SHA-256 of what the samples hold, for each task and split.
+        """Return a SHA-256 of the content of the samples, for each task and split.
 
-        Of an image file its size in bytes is part of it, which tells most changed pictures.
+        An image file enters with its size in bytes, which detects most changes of a picture.
         """
         return {
             name: {split: self.samples(name, split).fingerprint() for split in splits_of(task)}

@@ -1,7 +1,8 @@
-"""The stages of a sequence in order, one Lightning fit each, and their phases.
+"""The trainer of a sequence: it runs all stages in order, each as one Lightning fit.
 
-Before the first stage all tasks are evaluated with the base model alone. Then each stage trains,
-fits the router and is evaluated. Callbacks do the work of a phase; this file sets the order.
+Before the first stage, all tasks are evaluated with the base model alone. Then each stage has
+three phases: training, router fitting and evaluation. Callbacks do the work of a phase; this file
+sets the order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dmole.routing import AutoencoderRouter
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
-from dmole.run.lightning_private import leave_signals_alone
+from dmole.run.lightning_private import disable_signal_handlers
 from dmole.run.session import Session
 from dmole.run.state import BEFORE_TRAINING, RunBoard, SequenceState
 from dmole.run.strategies import check_precision, check_strategy
@@ -41,17 +42,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
-HARMLESS = (
-    ".*does not have many workers.*",  # a matter of config, and right on a laptop
+IGNORED_WARNINGS = (
+    ".*does not have many workers.*",  # the user's choice, and the right one on a laptop
     ".*smaller than the logging interval.*",  # short stages are common in a sequence
     ".*module\\(s\\) in eval mode at the start of training.*",  # the base model is frozen
-    ".*across ranks is zero.*",  # every sample is answered already
+    ".*across ranks is zero.*",  # every sample has an answer already
     ".*`lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`.*",  # 16-mixed skipped a first step
     ".*treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
 )
-"""Warnings of Lightning that do not concern a sequence."""
+"""Warnings of Lightning that do not apply to a sequence."""
 
-NOT_OF_A_SEQUENCE: dict[str, tuple[Any, ...]] = {
+RESTRICTED_ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "max_steps": (-1,),
     "max_time": (),
     "min_steps": (),
@@ -59,7 +60,7 @@ NOT_OF_A_SEQUENCE: dict[str, tuple[Any, ...]] = {
     "fast_dev_run": (False,),
     "limit_test_batches": (1.0,),
 }
-"""Arguments of Lightning's trainer that would leave stages or the matrix incomplete."""
+"""Allowed values of the trainer arguments that could leave stages or the matrix incomplete."""
 
 
 class ContinualTrainer(Trainer):
@@ -68,23 +69,24 @@ class ContinualTrainer(Trainer):
     Args:
         name: Name of the run; its folder is ``<default_root_dir>/<name>/version_<N>``.
         version: Number of the run folder. ``None`` takes the next free one.
-        default_root_dir: Where the runs are.
+        default_root_dir: Folder that holds the runs.
         stream: Orders the tasks into stages.
-        incremental_evaluation: Answer a test sample again only where its experts changed. Exact,
-            since experts are frozen after their stage and decoding is deterministic.
-        callbacks: Callbacks beside the standard ones; one of a standard type replaces it.
-        loggers: Loggers beside TensorBoard.
+        incremental_evaluation: Answer a test sample again only if its experts changed. This is
+            exact, since experts are frozen after their stage and decoding is deterministic.
+        callbacks: Callbacks in addition to the standard ones; a callback of a standard type
+            replaces the standard one.
+        loggers: Loggers in addition to TensorBoard.
         plugins: Plugins of Lightning, such as a cluster environment.
-        checkpoint_every_n_steps: Optimizer steps between two checkpoints within a stage's
-            training; 0 saves there on a signal only. After each phase the run is saved anyway.
-        accept_changes: Resume a checkpoint although a setting that changes the numbers, such
-            as the learning rate, is another; each is logged. Base model, data and order of tasks
-            must be the same in any case.
+        checkpoint_every_n_steps: Optimizer steps between two checkpoints within the training of a
+            stage; 0 saves only on a signal. The run is always saved after each phase.
+        accept_changes: Resume a checkpoint even if a setting that changes the results, such as the
+            learning rate, differs; each difference is logged. Base model, data and order of tasks
+            must always be the same.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
-            sequence decides: epochs belong to the tasks.
+            sequence sets itself; epochs are a setting of the tasks.
 
     Raises:
-        ValueError: If strategy or precision would give wrong numbers, see `dmole.run.strategies`.
+        ValueError: If strategy or precision would give wrong results, see `dmole.run.strategies`.
 
     Example:
         >>> from dmole import ContinualDataModule, ContinualModule, ContinualTrainer
@@ -113,7 +115,7 @@ class ContinualTrainer(Trainer):
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
-        for message in HARMLESS:
+        for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         _check_arguments(kwargs)
         board = RunBoard(default_root_dir, name=name, version=version)
@@ -127,11 +129,11 @@ class ContinualTrainer(Trainer):
             logger=[board, *(loggers or [])],
             plugins=[AtomicCheckpointIO(), *(plugins or [])],
             log_every_n_steps=log_every_n_steps,
-            max_epochs=1,  # set for each stage from its tasks
+            max_epochs=1,  # each stage sets it from its tasks
             num_sanity_val_steps=0,  # there is no validation loop
-            enable_model_summary=False,  # would be printed once a stage
+            enable_model_summary=False,  # it would be printed in every stage
             enable_checkpointing=True,  # by StageCheckpoint, which Lightning runs last
-            use_distributed_sampler=False,  # the loader shards by itself, and resumes exactly
+            use_distributed_sampler=False,  # the loader shards the data and resumes exactly
             **kwargs,
         )
         check_strategy(self.strategy)
@@ -140,14 +142,14 @@ class ContinualTrainer(Trainer):
         self.sequence = SequenceState(self, board, stream, incremental_evaluation, accept_changes)
         self._session = Session(self.sequence, name, version)
         self._stage_checkpoint: Path | None = None
-        leave_signals_alone(self)
+        disable_signal_handlers(self)
 
     @property
     def run_dir(self) -> Path:
         """Folder of this run; the same on every rank."""
         return self.sequence.run_dir
 
-    # -- verbs -----------------------------------------------------------------------------
+    # -- commands --------------------------------------------------------------------------
 
     def fit(  # type: ignore[override]
         self,
@@ -160,13 +162,14 @@ class ContinualTrainer(Trainer):
         Args:
             model: The module.
             datamodule: The tasks.
-            ckpt_path: What to resume: ``last``, the newest run of this name; ``auto``, the
-                same if there is one and else a fresh run; a run folder or a checkpoint in it.
+            ckpt_path: Checkpoint to resume. ``last`` is the newest run of this name. ``auto`` is
+                the same if there is one, else a new run starts. It may also be a run folder or a
+                checkpoint in it.
 
         Raises:
             ValueError: If the data has an error, the run folder exists or is in use, model or
-                trainer have learned before, the allocator needs scores of a quantized base model,
-                or the checkpoint does not fit model and data.
+                trainer have been trained before, the allocator needs scores of a quantized base
+                model, or the checkpoint does not fit model and data.
             Interrupted: If a signal requested the end of the run; it can be resumed.
             PeerError: If another process failed.
         """
@@ -185,13 +188,13 @@ class ContinualTrainer(Trainer):
         log.info("results are in %s", self.run_dir)
 
     def _learn(self, module: ContinualModule, checkpoint: Path | None) -> None:
-        """Go through all phases of all stages that are not done yet."""
+        """Run all phases of all stages that are not done yet."""
         state = self.sequence
         if checkpoint is not None:
             self._stage_checkpoint = load_sequence(state, module, checkpoint)
             log.info("resuming %s", state.run_dir)
             if self.is_global_zero:
-                remove_parts(state.run_dir)  # of the process that was killed
+                remove_parts(state.run_dir)  # left by a killed process
         else:
             save_sequence(state, module)  # from now on the run can be resumed
         for stage in [BEFORE_TRAINING, *state.plan]:
@@ -203,12 +206,12 @@ class ContinualTrainer(Trainer):
                 state.done.add((stage.index, phase))
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
-        self._call_continual("on_sequence_end", module)
+        self._end(module)
 
     def allocate(
         self, model: ContinualModule, datamodule: ContinualDataModule
     ) -> dict[str, Allocation]:
-        """Return and print where each stage's expert would go; nothing is trained or written.
+        """Return and print the allocation of each stage's expert, without training or files.
 
         Args:
             model: The module.
@@ -217,7 +220,7 @@ class ContinualTrainer(Trainer):
         self._begin(model, datamodule)
         plans: dict[str, Allocation] = {}
         for stage in self.sequence.plan:
-            for name in reversed(stage.experts):  # the common one comes first in a run, too
+            for name in reversed(stage.experts):  # the common expert comes first, as in a run
                 if name not in plans:
                     plan = plans[name] = plan_allocation(self.sequence, model, stage, name)
                     print(describe_allocation(plan, model.count_parameters(plan)))
@@ -233,14 +236,14 @@ class ContinualTrainer(Trainer):
     ) -> None:
         """Compute the matrix of a finished run again from its experts and router.
 
-        Rows whose experts continued training afterwards cannot be computed again and stay empty.
+        A row stays empty if a later stage continued to train its experts.
 
         Args:
             model: A module without experts.
             datamodule: The tasks, with the test files to use.
             run: Folder of the finished run.
-            output: Receives matrices, metrics, routing and predictions; must not exist.
-            threshold_scale: Factor on the router's thresholds; None keeps the run's.
+            output: Folder for matrices, metrics, routing and predictions; must not exist.
+            threshold_scale: Factor on the router's thresholds; None keeps those of the run.
 
         Raises:
             ValueError: If ``output`` exists or the run does not fit the model.
@@ -251,20 +254,20 @@ class ContinualTrainer(Trainer):
         self._begin(model, datamodule)
         load_experts_and_router(model, run)
         if threshold_scale is not None:
-            router = getattr(model.router, "router", model.router)  # beside a common expert
+            router = getattr(model.router, "router", model.router)  # inside CommonExpertRouter
             if not isinstance(router, AutoencoderRouter):
                 raise ValueError(f"a {type(router).__name__} has no thresholds to scale")
             router.threshold_scale = threshold_scale
         state.write_to(output)
         for stage in [BEFORE_TRAINING, *state.plan]:
             if _experts(state.plan[: stage.index]) & _experts(state.plan[stage.index :]):
-                continue  # later stages have changed these experts
+                continue  # a later stage has changed these experts
             state.stage = stage
             self._run_phase(model, "evaluate")
-        self._call_continual("on_sequence_end", model)
+        self._end(model)
 
     def _begin(self, module: ContinualModule, data: ContinualDataModule) -> None:
-        """Bind module and data to the run and refuse invalid input before anything is written."""
+        """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
         state.data = data
         data.attach_processor(module.backbone.processor, module.backbone.context_length)
@@ -275,6 +278,12 @@ class ContinualTrainer(Trainer):
         state.plan = [replace(stage, common=module.router.common) for stage in stages]
         for stage in state.plan:
             data.stage_items(stage)  # refuses a replay buffer that is too small
+
+    def _end(self, module: ContinualModule) -> None:
+        """Let callbacks act at the end, and close the loggers, which figures have opened again."""
+        self._call_continual("on_sequence_end", module)
+        for logger in self.loggers:
+            logger.finalize("success")
 
     # -- phases ----------------------------------------------------------------------------
 
@@ -303,7 +312,7 @@ class ContinualTrainer(Trainer):
         checkpoint, self._stage_checkpoint = self._stage_checkpoint, None
         super().fit(module, datamodule=state.data, ckpt_path=checkpoint, weights_only=True)
         if cut := state.data.collator.truncated:
-            log.warning("%d times so far a sample was cut to data.max_length", cut)
+            log.warning("samples were cut to data.max_length %d times so far", cut)
 
     def _finish_training(self, module: ContinualModule) -> None:
         stage = self.sequence.stage
@@ -315,7 +324,7 @@ class ContinualTrainer(Trainer):
         self._call_continual("on_experts_final", module)
 
     def _evaluate(self, module: ContinualModule) -> None:
-        """Answer the test samples with routed experts, then with those of their tasks (oracle)."""
+        """Answer the test samples with routed experts, then with those of their task (oracle)."""
         state, matrix = self.sequence, self.sequence.callback_of(EvaluationMatrix)
         routed = matrix.plan(state, module)
         self._answer(module, routed)
@@ -326,7 +335,7 @@ class ContinualTrainer(Trainer):
         self._call_continual("on_evaluation_end", module)
 
     def _answer(self, module: ContinualModule, evaluation: EvaluationPass) -> None:
-        """Run Lightning's test loop once; it ends early if a signal requested the end."""
+        """Run Lightning's test loop once; it ends early if a signal requests the end of the run."""
         state = self.sequence
         module.evaluation = evaluation
         state.data.set_evaluation(evaluation)
@@ -341,7 +350,7 @@ class ContinualTrainer(Trainer):
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    for option, allowed in NOT_OF_A_SEQUENCE.items():
+    for option, allowed in RESTRICTED_ARGUMENTS.items():
         if arguments.get(option) not in (None, *allowed):
             raise ValueError(f"trainer.{option} cuts stages short: a sequence needs them whole")
 

@@ -59,7 +59,7 @@ def pretend_ranks(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> Non
     monkeypatch.setattr(module, "_rank", lambda: (rank, world))
 
 
-def test_samples_are_read_once(root: Path):
+def test_samples_are_read_once(root: Path) -> None:
     data = make(root)
     assert data.task_names == ["a", "b"]
     assert len(data.train_samples("a")) == 10
@@ -69,12 +69,12 @@ def test_samples_are_read_once(root: Path):
 
 def test_paths_are_relative_to_the_working_directory_by_default(
     root: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.chdir(root)
     assert len(make(root, data_root=None).test_samples("b")) == 5
 
 
-def test_unknown_task_is_named(root: Path):
+def test_unknown_task_is_named(root: Path) -> None:
     data = make(root)
     for call in (data.task, data.train_samples, data.test_samples):
         with pytest.raises(ValueError, match="there is no task 'c', only a, b"):
@@ -85,7 +85,7 @@ def test_unknown_task_is_named(root: Path):
         data.set_evaluation(EvaluationPass(pending={"c": [0]}))
 
 
-def test_loaders_need_processor_and_stage(root: Path, llava: Any):
+def test_loaders_need_processor_and_stage(root: Path, llava: Any) -> None:
     data = make(root)
     with pytest.raises(RuntimeError, match="no stage: call set_stage first"):
         data.train_dataloader()
@@ -96,7 +96,7 @@ def test_loaders_need_processor_and_stage(root: Path, llava: Any):
         data.set_stage(stage(1))
 
 
-def test_stage_decides_what_is_served(root: Path, llava: Any):
+def test_stage_decides_what_is_served(root: Path, llava: Any) -> None:
     data = make(root, llava)
     for index, names in ((1, ["a"]), (2, ["b"]), (3, ["a", "b"])):
         data.set_stage(stage(index, *names))
@@ -110,7 +110,7 @@ def test_stage_decides_what_is_served(root: Path, llava: Any):
         assert all(batch.labels is not None for batch in batches)
 
 
-def test_order_differs_between_stages_and_seeds(root: Path, llava: Any):
+def test_order_differs_between_stages_and_seeds(root: Path, llava: Any) -> None:
     orders = set()
     for seed, index in ((0, 1), (0, 2), (1, 1)):
         data = make(root, llava, seed=seed)
@@ -122,7 +122,7 @@ def test_order_differs_between_stages_and_seeds(root: Path, llava: Any):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_large_files_are_served_as_small_ones_are(
     root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch, workers: int
-):
+) -> None:
     def served() -> list[list[str]]:
         data = make(root, llava, num_workers=workers)
         data.set_stage(stage(1, "a", "b"))
@@ -137,7 +137,7 @@ def test_large_files_are_served_as_small_ones_are(
     assert len(list((root / "cache").glob("*.arrow"))) == 4
 
 
-def test_epochs_and_batch_size_of_a_mixed_stage(root: Path, llava: Any):
+def test_epochs_and_batch_size_of_a_mixed_stage(root: Path, llava: Any) -> None:
     data = make(root, llava, a_size=3)
     assert (data.epochs(["a"]), data.epochs(["b"]), data.epochs(["a", "b"])) == (1, 3, 3)
     sizes = [data.stage_batch_size(names) for names in (["a"], ["b"], ["a", "b"])]
@@ -146,7 +146,7 @@ def test_epochs_and_batch_size_of_a_mixed_stage(root: Path, llava: Any):
     assert [len(batch) for batch in data.train_dataloader()] == [3, 3, 3, 1]
 
 
-def test_pending_answers_alone_are_served(root: Path, llava: Any):
+def test_pending_answers_alone_are_served(root: Path, llava: Any) -> None:
     data = make(root, llava, eval_batch_size=2)
     assert data.pending == {"a": [0, 1, 2, 3, 4], "b": [0, 1, 2, 3, 4]}
     assert [len(loader) for loader in data.test_dataloader()] == [3, 3]
@@ -162,7 +162,7 @@ def test_pending_answers_alone_are_served(root: Path, llava: Any):
 
 def test_ranks_share_the_answers_without_duplicates(
     root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     data = make(root, llava)
     served = []
     for rank in range(2):
@@ -171,7 +171,9 @@ def test_ranks_share_the_answers_without_duplicates(
     assert served == [["test0", "test2", "test4"], ["test1", "test3"]]
 
 
-def test_embedding_loader_keeps_the_order(root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch):
+def test_embedding_loader_keeps_the_order(
+    root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = make(root, llava, eval_batch_size=4)
     items = [(sample, "a") for sample in data.train_samples("a")]
     batches = list(data.embedding_loader(items))
@@ -188,7 +190,9 @@ def test_embedding_loader_keeps_the_order(root: Path, llava: Any, monkeypatch: p
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.34, 0.5, 1.0])
-def test_proxy_batches_are_a_seeded_part_of_the_task(root: Path, llava: Any, fraction: float):
+def test_proxy_batches_are_a_seeded_part_of_the_task(
+    root: Path, llava: Any, fraction: float
+) -> None:
     data = make(root, llava, batch_size=2)
 
     def served(seed: int) -> list[list[str]]:
@@ -206,7 +210,7 @@ def test_proxy_batches_are_a_seeded_part_of_the_task(root: Path, llava: Any, fra
 
 def test_ranks_share_the_proxy_batches_of_the_same_global_size(
     root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     data = make(root, llava, batch_size=4)
     whole = [part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), "a", 1.0, 0)]
     assert [len(batch) for batch in whole] == [4, 4, 2]
@@ -222,12 +226,12 @@ def test_ranks_share_the_proxy_batches_of_the_same_global_size(
 
 
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])
-def test_bad_proxy_fraction_is_refused(root: Path, llava: Any, fraction: float):
+def test_bad_proxy_fraction_is_refused(root: Path, llava: Any, fraction: float) -> None:
     with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\]"):
         make(root, llava).proxy_batches(stage(1, "a"), "a", fraction, 0)
 
 
-def test_fingerprint_follows_the_texts(root: Path):
+def test_fingerprint_follows_the_texts(root: Path) -> None:
     before = make(root).fingerprint()
     assert set(before) == {"a", "b"}
     assert len({value for splits in before.values() for value in splits.values()}) == 4
@@ -240,7 +244,7 @@ def test_fingerprint_follows_the_texts(root: Path):
     assert after["b"] == before["b"]
 
 
-def test_fingerprint_follows_what_metrics_need_beside_the_answer(root: Path):
+def test_fingerprint_follows_what_metrics_need_beside_the_answer(root: Path) -> None:
     path = root / "a" / "test.json"
     items = json.loads(path.read_text())
     before = make(root).fingerprint()
@@ -252,7 +256,7 @@ def test_fingerprint_follows_what_metrics_need_beside_the_answer(root: Path):
         before = after
 
 
-def test_check_finds_bad_data_of_any_task(root: Path):
+def test_check_finds_bad_data_of_any_task(root: Path) -> None:
     make(root).check()
     (root / "b" / "test.json").write_text("[]")
     with pytest.raises(ValueError, match=r"test.json: holds no items"):
@@ -262,7 +266,7 @@ def test_check_finds_bad_data_of_any_task(root: Path):
         make(root).check()
 
 
-def test_check_decodes_images_only_when_told(root: Path):
+def test_check_decodes_images_only_when_told(root: Path) -> None:
     (root / "b" / "red.png").write_bytes(b"not an image")
     make(root).check()
     with pytest.raises(ValueError, match=r"cannot read image .*red.png"):
@@ -278,12 +282,14 @@ def test_check_decodes_images_only_when_told(root: Path):
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
     ],
 )
-def test_bad_arguments_are_refused(root: Path, llava: Any, options: dict, message: str):
+def test_bad_arguments_are_refused(
+    root: Path, llava: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         make(root, llava, **options)
 
 
-def test_lightning_moves_a_batch(root: Path, llava: Any):
+def test_lightning_moves_a_batch(root: Path, llava: Any) -> None:
     from lightning.fabric.utilities import move_data_to_device
 
     data = make(root, llava)
@@ -296,7 +302,7 @@ def test_lightning_moves_a_batch(root: Path, llava: Any):
     assert moved.sample_ids == batch.sample_ids
 
 
-def test_module_can_be_written_in_yaml(root: Path):
+def test_module_can_be_written_in_yaml(root: Path) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser()
@@ -320,13 +326,13 @@ def test_module_can_be_written_in_yaml(root: Path):
 @pytest.mark.parametrize(("max_length", "limit"), [(None, 40), (30, 30)])
 def test_the_models_context_is_the_limit_where_none_is_set(
     root: Path, llava: Any, max_length: int | None, limit: int
-):
+) -> None:
     data = make(root, max_length=max_length)
     data.attach_processor(llava, 40)
     assert data.collator.max_length == limit
 
 
-def test_a_repeated_task_serves_each_sample_so_often_in_an_epoch(root: Path, llava: Any):
+def test_a_repeated_task_serves_each_sample_so_often_in_an_epoch(root: Path, llava: Any) -> None:
     task = Task("a", train="a/train.json", test="a/test.json", repeat=3)
     data = ContinualDataModule([task], data_root=str(root), batch_size=1)
     data.attach_processor(llava)
@@ -336,7 +342,7 @@ def test_a_repeated_task_serves_each_sample_so_often_in_an_epoch(root: Path, lla
     assert len(data.train_samples("a")) == 10
 
 
-def test_tasks_that_are_only_scored_are_not_learned(root: Path):
+def test_tasks_that_are_only_scored_are_not_learned(root: Path) -> None:
     kept = Task("kept", test="b/test.json", eval_only=True)
     tasks = [Task("a", train="a/train.json", test="a/test.json"), kept]
     data = ContinualDataModule(tasks, data_root=str(root))

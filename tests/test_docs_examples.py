@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import logging
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def test_a_main_class_has_an_example_that_runs(
     thing: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # the command line, where another test ran it, makes the log print
+    monkeypatch.setattr(logging.getLogger("dmole"), "disabled", True)
     (example,) = doctest.DocTestFinder(recurse=False).find(thing, thing.__name__, globs={})
     assert example.examples, f"{thing.__name__} has no example"
     report: list[str] = []

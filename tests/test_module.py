@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from families import MODEL_FAMILIES, make_backbone, make_batch, make_samples, randomize
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator, score_gradients
 from dmole.data import Turn
+from dmole.data.collate import Batch
+from dmole.data.sample import Sample
 from dmole.experts import Gates
 from dmole.module import ContinualModule
-from dmole.routing import AllExpertsRouter, OracleRouter
+from dmole.routing import AllExpertsRouter, OracleRouter, Router
 from dmole.run.context import EvaluationPass, StageContext
 
 LIGHTNING_WARNINGS = [
@@ -29,20 +34,25 @@ LIGHTNING_WARNINGS = [
 ]
 
 
-def make_module(family="llava", router=None, vision_feature_layer=-1, **kwargs):
+def make_module(
+    family: str = "llava",
+    router: Router | None = None,
+    vision_feature_layer: int = -1,
+    **kwargs: Any,
+) -> ContinualModule:
     backbone = make_backbone(family, vision_feature_layer)
     return ContinualModule(
         backbone, UniformAllocator(rank=2), router or OracleRouter(), dropout=0.0, **kwargs
     )
 
 
-def add(module, name):
+def add(module: ContinualModule, name: str) -> None:
     plan = module.allocator.allocate(name, module.units(), None, not module.library.names)
     module.add_expert(plan)
     module.begin_stage(StageContext(1, (name,), epochs=1, allocation=plan))
 
 
-def detached(module, step=0):
+def detached(module: ContinualModule, step: int = 0) -> ContinualModule:
     """Let the module step without a trainer."""
     module._trainer = SimpleNamespace(global_step=step)
     module.logged = {}
@@ -51,12 +61,12 @@ def detached(module, step=0):
 
 
 @pytest.fixture(scope="module")
-def images():
+def images() -> list[Sample]:
     return make_samples((1, 0, 2))
 
 
 @pytest.mark.parametrize("family", MODEL_FAMILIES)
-def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(family):
+def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(family: str) -> None:
     module = detached(make_module(family))
     add(module, "colors")
     batch = make_batch(module.backbone, make_samples((0, 0)))
@@ -69,7 +79,9 @@ def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(fami
     assert not any(p.grad.any() for p in vision)
 
 
-def test_the_training_loss_is_that_of_the_current_expert_and_the_anchor_adds_nothing(images):
+def test_the_training_loss_is_that_of_the_current_expert_and_the_anchor_adds_nothing(
+    images: list[Sample],
+) -> None:
     module = detached(make_module())
     add(module, "colors")
     randomize(module.library, "colors", 0.1)
@@ -86,7 +98,7 @@ def test_the_training_loss_is_that_of_the_current_expert_and_the_anchor_adds_not
     assert module.library.context.current is None
 
 
-def test_the_base_loss_ignores_gates_that_are_set(images):
+def test_the_base_loss_ignores_gates_that_are_set(images: list[Sample]) -> None:
     module = detached(make_module())
     batch = make_batch(module.backbone, images)
     before = module.base_loss(batch)
@@ -97,7 +109,9 @@ def test_the_base_loss_ignores_gates_that_are_set(images):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_names_step_and_samples(value, images, monkeypatch):
+def test_a_loss_that_is_not_finite_names_step_and_samples(
+    value: float, images: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = detached(make_module(), step=17)
     add(module, "colors")
     batch = make_batch(module.backbone, images)
@@ -108,7 +122,7 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(value, images, monkeyp
         module.training_step(batch, 0)
 
 
-def test_a_batch_without_labels_is_not_trained_on():
+def test_a_batch_without_labels_is_not_trained_on() -> None:
     module = detached(make_module())
     add(module, "colors")
     batch = make_batch(module.backbone, make_samples((1,), answers=False))
@@ -116,7 +130,7 @@ def test_a_batch_without_labels_is_not_trained_on():
         module.base_loss(batch)
 
 
-def test_only_experts_are_saved_and_they_come_back_to_the_bit():
+def test_only_experts_are_saved_and_they_come_back_to_the_bit() -> None:
     module, other = make_module(), make_module(seed=3)
     for name in ("train", "colors"):
         add(module, name)
@@ -133,11 +147,11 @@ def test_only_experts_are_saved_and_they_come_back_to_the_bit():
         other.load_state_dict({k: v for k, v in saved.items() if k != key})
 
 
-def saved_names():
+def saved_names() -> list[str]:
     return ["train", "colors"]
 
 
-def test_answers_follow_the_plan_or_the_router(images):
+def test_answers_follow_the_plan_or_the_router(images: list[Sample]) -> None:
     module = detached(make_module(router=AllExpertsRouter()))
     for name in ("a", "b"):
         add(module, name)
@@ -162,13 +176,13 @@ def test_answers_follow_the_plan_or_the_router(images):
     assert module.library.context.current is None
 
 
-def test_the_longest_answer_of_the_batchs_tasks_counts():
+def test_the_longest_answer_of_the_batchs_tasks_counts() -> None:
     evaluation = EvaluationPass(answer_lengths={"a": 3, "b": 7})
     assert evaluation.answer_length(["a", "b"]) == 7
     assert evaluation.answer_length(["a", "unknown"]) == 32
 
 
-def test_before_the_first_expert_the_base_model_answers():
+def test_before_the_first_expert_the_base_model_answers() -> None:
     module = detached(make_module())
     module.eval()
     batch = make_batch(module.backbone, make_samples((1, 0), answers=False))
@@ -178,7 +192,7 @@ def test_before_the_first_expert_the_base_model_answers():
     assert answers.texts == module.backbone.generate(batch.inputs, 4)
 
 
-def test_an_earlier_stage_sees_only_its_experts():
+def test_an_earlier_stage_sees_only_its_experts() -> None:
     module = make_module()
     for name in ("a", "b"):
         add(module, name)
@@ -191,7 +205,7 @@ def test_an_earlier_stage_sees_only_its_experts():
 
 
 @pytest.mark.parametrize("projector", [False, True])
-def test_units_include_the_projector_only_on_request(projector):
+def test_units_include_the_projector_only_on_request(projector: bool) -> None:
     module = make_module(projector_experts=projector)
     assert ("projector" in {unit.modality for unit in module.units()}) == projector
     add(module, "a")
@@ -199,13 +213,13 @@ def test_units_include_the_projector_only_on_request(projector):
     assert module.training_modalities() == expected
 
 
-def test_a_warmup_outside_of_its_range_is_refused():
+def test_a_warmup_outside_of_its_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"warmup must be in \[0, 1\), got 1.0"):
         make_module(warmup=1.0)
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next"])
-def test_a_vision_layer_whose_output_is_not_read_has_no_score_and_no_expert(family):
+def test_a_vision_layer_whose_output_is_not_read_has_no_score_and_no_expert(family: str) -> None:
     module = make_module(family, vision_feature_layer=-2)
     units = module.units()
     parameters = {
@@ -221,7 +235,7 @@ def test_a_vision_layer_whose_output_is_not_read_has_no_score_and_no_expert(fami
         assert [entry.unit for entry in plan.experts] == ["vision.0", "language.0", "language.1"]
 
 
-def test_router_embeddings_are_float32_under_autocast_and_do_not_see_gates():
+def test_router_embeddings_are_float32_under_autocast_and_do_not_see_gates() -> None:
     module = make_module()
     batch = make_batch(module.backbone, make_samples((1, 0, 2)))
     plain = module.embed(batch)
@@ -236,11 +250,11 @@ def test_router_embeddings_are_float32_under_autocast_and_do_not_see_gates():
     assert torch.equal(found, plain)
 
 
-def fit(module, samples, steps=2, **kwargs):
+def fit(module: ContinualModule, samples: list[Sample], steps: int = 2, **kwargs: Any) -> Trainer:
     return run_trainer(module, [make_batch(module.backbone, samples)] * steps, **kwargs)
 
 
-def run_trainer(module, batches, **kwargs):
+def run_trainer(module: ContinualModule, batches: list[Batch], **kwargs: Any) -> Trainer:
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -254,7 +268,7 @@ def run_trainer(module, batches, **kwargs):
     return trainer
 
 
-def warnings_ignored(function):
+def warnings_ignored(function: Callable[..., None]) -> Callable[..., None]:
     for message in LIGHTNING_WARNINGS:
         function = pytest.mark.filterwarnings(message)(function)
     return function
@@ -262,7 +276,9 @@ def warnings_ignored(function):
 
 @warnings_ignored
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_training_moves_every_tensor_of_the_current_expert_and_nothing_else(checkpointing, images):
+def test_training_moves_every_tensor_of_the_current_expert_and_nothing_else(
+    checkpointing: bool, images: list[Sample]
+) -> None:
     module = make_module(router=AllExpertsRouter(), activation_checkpointing=checkpointing)
     add(module, "old")
     randomize(module.library, "old", 0.1)
@@ -270,15 +286,17 @@ def test_training_moves_every_tensor_of_the_current_expert_and_nothing_else(chec
     everything = {name: p.detach().clone() for name, p in module.named_parameters()}
     trainer = fit(module, images, steps=3)
     moved = {n for n, p in module.named_parameters() if not torch.equal(p, everything[n])}
-    assert moved == {n for n in everything if "task_new" in n}
+    assert moved == {n for n in everything if "expert_new" in n}
     (optimizer,) = trainer.optimizers
     assert [group["name"] for group in optimizer.param_groups] == ["vision", "language"]
     assert module.stage.steps == 3
 
 
 @warnings_ignored
-def test_training_repeats_to_the_bit_and_the_update_scale_slows_one_module(images):
-    def train(**scale):
+def test_training_repeats_to_the_bit_and_the_update_scale_slows_one_module(
+    images: list[Sample],
+) -> None:
+    def train(**scale: float) -> dict[str, Tensor]:
         module = make_module(warmup=0.0, schedule="constant")
         add(module, "a")
         before = {key: p.detach().clone() for key, p in module.state_dict().items()}
@@ -296,8 +314,10 @@ def test_training_repeats_to_the_bit_and_the_update_scale_slows_one_module(image
 
 
 @warnings_ignored
-def test_dropout_draws_depend_on_seed_and_expert_and_not_on_what_ran_before(images):
-    def train(noise, name="a"):
+def test_dropout_draws_depend_on_seed_and_expert_and_not_on_what_ran_before(
+    images: list[Sample],
+) -> None:
+    def train(noise: int, name: str = "a") -> list[Tensor]:
         module = make_module()
         module.library.dropout = 0.5
         add(module, name)
@@ -309,7 +329,7 @@ def test_dropout_draws_depend_on_seed_and_expert_and_not_on_what_ran_before(imag
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
 
 
-def gradients(module, batch, weight=1.0):
+def gradients(module: ContinualModule, batch: Batch, weight: float = 1.0) -> dict[str, Tensor]:
     (module.training_step(batch, 0) * weight).backward()
     found = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
     for parameter in module.parameters():
@@ -317,7 +337,7 @@ def gradients(module, batch, weight=1.0):
     return found
 
 
-def ready(**kwargs):
+def ready(**kwargs: Any) -> ContinualModule:
     """Return a module that trains expert ``b`` beside a frozen one, without a trainer."""
     module = detached(make_module(router=AllExpertsRouter(), **kwargs))
     for name in ("a", "b"):
@@ -328,7 +348,9 @@ def ready(**kwargs):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_recomputed_activations_give_the_same_gradients(dtype, autocast, images):
+def test_recomputed_activations_give_the_same_gradients(
+    dtype: torch.dtype, autocast: bool, images: list[Sample]
+) -> None:
     found = []
     for checkpointing in (False, True):
         module = ready(activation_checkpointing=checkpointing).train()
@@ -348,8 +370,8 @@ def test_recomputed_activations_give_the_same_gradients(dtype, autocast, images)
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_experts_on_a_half_precision_base_stay_in_float32_and_their_answers_to_the_bit(
-    autocast, images
-):
+    autocast: bool, images: list[Sample]
+) -> None:
     backbone = make_backbone("llava")
     backbone.model.to(torch.bfloat16)
     module = ContinualModule(backbone, UniformAllocator(rank=2), OracleRouter(), dropout=0.0)
@@ -358,7 +380,7 @@ def test_experts_on_a_half_precision_base_stay_in_float32_and_their_answers_to_t
     randomize(module.library, "a", 0.1)
     batch = make_batch(backbone, images)
 
-    def logits():
+    def logits() -> Tensor:
         gates = torch.zeros(3, len(module.experts))
         gates[:, 0] = 1.0
         with (
@@ -378,7 +400,7 @@ def test_experts_on_a_half_precision_base_stay_in_float32_and_their_answers_to_t
     assert {p.dtype for name in "ab" for _, p in module.library.parameters(name)} == {torch.float32}
 
 
-def test_the_parts_of_a_batch_weigh_by_their_answer_tokens(monkeypatch):
+def test_the_parts_of_a_batch_weigh_by_their_answer_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks, one after the other: the mean of their gradients is that of the joint batch."""
     module = ready()
     samples = make_samples((1, 0, 2))
@@ -390,7 +412,7 @@ def test_the_parts_of_a_batch_weigh_by_their_answer_tokens(monkeypatch):
     monkeypatch.setattr("dmole.distributed.is_distributed", lambda: True)
     monkeypatch.setattr("dmole.distributed.dist.get_world_size", lambda: 2)
 
-    def note(tensor):
+    def note(tensor: Tensor) -> Tensor:
         sums.add_(tensor)
         return tensor.clone()
 
@@ -404,7 +426,7 @@ def test_the_parts_of_a_batch_weigh_by_their_answer_tokens(monkeypatch):
         assert_close(shares[0][key] + shares[1][key], gradient, rtol=1e-4, atol=1e-6)
 
 
-def sgd_step(samples, *, parts=1, **trainer):
+def sgd_step(samples: list[Sample], *, parts: int = 1, **trainer: float) -> dict[str, Tensor]:
     """Return how far one step of SGD moves the expert, the batch in one or more parts."""
     module = make_module(
         warmup=0.0, schedule="constant", optimizer=lambda params: torch.optim.SGD(params, lr=1.0)
@@ -421,7 +443,7 @@ def sgd_step(samples, *, parts=1, **trainer):
 
 
 @warnings_ignored
-def test_accumulated_parts_of_equal_tokens_step_like_the_whole():
+def test_accumulated_parts_of_equal_tokens_step_like_the_whole() -> None:
     samples = [
         replace(sample, turns=(sample.turns[0], Turn("assistant", "red")))
         for sample in make_samples((1, 0, 2, 1))
@@ -433,7 +455,7 @@ def test_accumulated_parts_of_equal_tokens_step_like_the_whole():
 
 
 @warnings_ignored
-def test_gradients_are_clipped_by_the_norm_over_the_expert_alone(images):
+def test_gradients_are_clipped_by_the_norm_over_the_expert_alone(images: list[Sample]) -> None:
     free, clipped = sgd_step(images), sgd_step(images, gradient_clip_val=0.01)
     norm = torch.stack([move.norm() for move in free.values()]).norm()
     assert norm > 0.02
@@ -441,7 +463,9 @@ def test_gradients_are_clipped_by_the_norm_over_the_expert_alone(images):
         assert_close(move, free[key] * 0.01 / norm, rtol=1e-3, atol=1e-7)
 
 
-def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_too(images, monkeypatch):
+def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_too(
+    images: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = ready()
     batch = make_batch(module.backbone, images)
     monkeypatch.setattr(
@@ -451,7 +475,7 @@ def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_too(images, mon
         module.training_step(batch, 0)
 
 
-def test_the_schedule_of_a_stage_spans_its_epochs():
+def test_the_schedule_of_a_stage_spans_its_epochs() -> None:
     module = make_module()
     add(module, "a")
     module.stage.epochs = 2

@@ -1,4 +1,4 @@
-"""Where a new task gets experts: proxy scores, budgets and the allocators that combine them."""
+"""Allocation of a new expert to units: proxy scores, budgets and allocators."""
 
 from dmole.allocation.allocators import Allocator, DepthAllocator, UniformAllocator
 from dmole.allocation.budget import (

@@ -1,4 +1,4 @@
-"""What an allocator is, and the one that looks at no task."""
+"""The base class of the allocators, and those that do not depend on the task."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ Scores = Mapping[str, float | None]
 
 
 class Allocator(ABC):
-    """Decides which units of the model get an expert for a new task.
+    """Selects the units of the model that get an expert for a new task.
 
     Args:
         rank: Rank of a new expert.
-        unit: ``block``: a transformer block with all its linears; ``linear``: each on its own.
+        unit: ``block``: a transformer block with all its linears; ``linear``: a single linear.
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
-        modules: Modalities that may get experts. The projector, where the model offers its
-            linears, belongs to ``language``.
-        targets: Regular expression to be found in the path of a linear that may hold experts,
-            such as ``attn|attention``; empty is all.
+        modules: Modalities that may get experts. The linears of the projector, if the model has
+            any, belong to ``language``.
+        targets: Regular expression, searched in the paths of linears; only matching linears may
+            hold experts. Example: ``attn|attention``. Empty matches all.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
     needs_scores: bool = False
-    """Whether :meth:`allocate` must be given proxy scores."""
+    """Whether :meth:`allocate` requires proxy scores."""
     proxy_fraction: float = 0.01
-    """Share of a task's batches that the scores are taken from."""
+    """Share of a task's batches that the scores are computed on."""
     reduction: Reduction = "sum"
-    """How gradients of several batches become a score."""
+    """Reduction of the gradients of several batches to a score."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Allocator(ABC):
     def allocate(
         self, expert: str, units: Sequence[Unit], scores: Scores | None, first: bool
     ) -> Allocation:
-        """Return where a new expert is placed.
+        """Return the allocation of a new expert.
 
         Args:
             expert: Name of the expert.
-            units: All units of the model, in its order.
-            scores: Proxy score per unit name; None (or NaN) marks a unit that received no
-                gradient and is never chosen.
+            units: All units of the model, in order.
+            scores: Proxy score by unit name; None (or NaN) marks a unit without gradient, which
+                is never selected.
             first: Whether this is the first task of the sequence.
 
         Raises:
@@ -84,14 +84,14 @@ class Allocator(ABC):
         """
 
     def _candidates(self, units: Sequence[Unit], scores: Scores | None) -> list[Unit]:
-        """Units of the chosen modalities that can learn: no gradient, never chosen."""
+        """Return the units of the chosen modalities that received a gradient."""
         inside = [unit for unit in units if budget_modality(unit.modality) in self.modules]
         if scores is None:
             return inside
         return [unit for unit in inside if scores[unit.name] is not None]
 
     def _size(self, expert: str, units: Sequence[Unit], candidates: Sequence[Unit]) -> int:
-        """The fraction is of all units, as published, but never above those that can learn."""
+        """Return the fraction of all units, as published, capped by the number of candidates."""
         if not candidates:
             raise ValueError(
                 f"expert {expert}: no unit of {list(self.modules)} received a gradient"
@@ -130,7 +130,7 @@ class Allocator(ABC):
 
 
 class UniformAllocator(Allocator):
-    """Give experts to every unit, or to evenly spaced ones, without looking at the task.
+    """Give experts to every unit, or to evenly spaced units, independently of the task.
 
     Args:
         rank: Rank of a new expert.
@@ -138,16 +138,16 @@ class UniformAllocator(Allocator):
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``; the modalities
             share the budget by their number of units.
         modules: Modalities that may get experts.
-        first_task_only: Allocate for the first task and nothing afterwards, for methods that
-            keep training one adapter.
-        targets: Regular expression of the linears that may hold experts; empty is all.
-        experts: Experts of this rank side by side in each unit, for routers that mix them.
+        first_task_only: Allocate for the first task only, for methods that keep training one
+            adapter.
+        targets: Regular expression of the linears that may hold experts; empty matches all.
+        experts: Parallel experts of this rank in each unit, for routers that mix them.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Source:
-        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (ablation without the layer allocator).
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (ablation without its allocator).
 
     Example:
         >>> from dmole.allocation import UniformAllocator, Unit
@@ -183,7 +183,7 @@ class UniformAllocator(Allocator):
     def allocate(
         self, expert: str, units: Sequence[Unit], scores: Scores | None, first: bool
     ) -> Allocation:
-        """Return where a new expert is placed; scores only exclude units without one."""
+        """Return the allocation of a new expert; scores only exclude units without a score."""
         if self.first_task_only and not first:
             return self._plan(expert, units, (), scores=scores)
         candidates = self._candidates(units, scores)
@@ -192,7 +192,7 @@ class UniformAllocator(Allocator):
         for unit in candidates:
             pools[budget_modality(unit.modality)].append(unit.name)
         caps = {modality: len(pool) for modality, pool in pools.items()}
-        weights = {modality: float(units_of) for modality, units_of in caps.items()}
+        weights = {modality: float(cap) for modality, cap in caps.items()}
         budget = split_budget(weights, total, caps=caps)
         chosen = {
             name for modality, k in budget.items() for name in spread_evenly(pools[modality], k)
@@ -205,21 +205,21 @@ class UniformAllocator(Allocator):
 
 
 class DepthAllocator(UniformAllocator):
-    """Give every block experts, more or fewer by its depth in its tower.
+    """Give every block a number of experts that depends on its depth within its modality.
 
     Args:
-        counts: Experts of a block by its relative depth, from the first blocks to the last;
-            ``[2, 4, 6, 8]`` gives the first quarter of the blocks 2 each.
+        counts: Experts per block by relative depth, from the first blocks to the last;
+            ``[2, 4, 6, 8]`` gives each block of the first quarter 2 experts.
         rank: Rank of each expert.
         modules: Modalities that may get experts.
-        targets: Regular expression of the linears that may hold experts; empty is all.
+        targets: Regular expression of the linears that may hold experts; empty matches all.
 
     Raises:
         ValueError: If a count is below one.
 
     Source:
-        MoLA, 2024, https://arxiv.org/abs/2402.08562, its "inverted triangle"; how the four groups
-        stretch to towers of other depths than 32 is ours.
+        MoLA, 2024, https://arxiv.org/abs/2402.08562, its "inverted triangle". The rule for
+        other depths than 32 blocks is ours.
     """
 
     def __init__(
@@ -231,21 +231,21 @@ class DepthAllocator(UniformAllocator):
         targets: str = "",
     ) -> None:
         super().__init__(rank=rank, modules=modules, targets=targets)
-        experts_by_depth(counts, len(counts))  # refuses what makes no sense
+        experts_by_depth(counts, len(counts))  # raises for invalid counts
         self.counts = tuple(counts)
 
     def _mixture(self, units: Sequence[Unit]) -> dict[str, int]:
-        found: dict[str, int] = {}
+        mixture: dict[str, int] = {}
         for modality in dict.fromkeys(unit.modality for unit in units):
             names = [unit.name for unit in units if unit.modality == modality]
-            found |= zip(names, experts_by_depth(self.counts, len(names)), strict=True)
-        return found
+            mixture |= zip(names, experts_by_depth(self.counts, len(names)), strict=True)
+        return mixture
 
 
 def check_pattern(pattern: str) -> str:
-    """Return a regular expression; `ValueError` if it is none."""
+    """Return the pattern; raise `ValueError` if it is not a regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"targets {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"targets {pattern!r} is not a regular expression: {error}") from error
     return pattern

@@ -1,4 +1,4 @@
-"""How many experts each modality may get and which units win them. Pure functions, no model."""
+"""Budget of each modality and selection of units. Pure functions, no model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Normalize = Literal["none", "tower"]
 
 
 def budget_modality(modality: str) -> str:
-    """Return the modality whose budget a modality draws on; the projector counts as language.
+    """Return the modality whose budget a modality uses; the projector counts as language.
 
     Raises:
         ValueError: If the modality is unknown.
@@ -24,7 +24,7 @@ def budget_modality(modality: str) -> str:
 
 
 def round_half_up(value: float) -> int:
-    """Return the nearest integer, halves upward (Python's ``round`` goes to the even one).
+    """Return the nearest integer, halves upward (Python's ``round`` rounds halves to even).
 
     Example:
         >>> round_half_up(2.5), round(2.5)
@@ -44,7 +44,7 @@ def total_budget(num_units: int, fraction: float) -> int:
         ValueError: If there is no unit or the fraction is outside its range.
 
     Source:
-        D-MoLE, 2025, https://arxiv.org/abs/2506.11672: 24 of 48 layers.
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672: 24 of 48 blocks.
     """
     if num_units < 1:
         raise ValueError("there is no unit that could hold an expert")
@@ -54,18 +54,19 @@ def total_budget(num_units: int, fraction: float) -> int:
 
 
 def score_shares(scores: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
-    r"""Return each tower's share :math:`r_M` of the summed proxy score, its difficulty.
+    r"""Return each modality's share :math:`r_M` of the summed proxy score, its difficulty.
 
     Args:
         scores: Summed proxy score per modality, non-negative.
-        counts: Eligible units per modality. Where all scores are zero nothing speaks for either
-            modality, and the shares are those of the counts.
+        counts: Eligible units per modality. If all scores are zero, the shares are those of the
+            counts.
 
     Returns:
         Shares that sum to 1.
 
     Raises:
-        ValueError: If a score is negative or not finite, or there is neither score nor unit.
+        ValueError: If a score is negative or not finite, or there are neither scores
+            nor units.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (modality split of the budget).
@@ -95,13 +96,13 @@ def split_budget(
     .. math:: B^{vis} = \max(\lfloor \phi B \rfloor, \lfloor B r^{vis} + 1/2 \rfloor),
               \qquad B^{lang} = B - B^{vis}
 
-    What exceeds a tower's cap spills over to the other one.
+    Budget above the cap of one modality goes to the other one.
 
     Args:
         scores: Summed proxy score per modality (``vision``, ``language``), non-negative.
         total: Budget :math:`B`, at least 1.
         caps: Eligible units per modality.
-        vision_floor: Least share :math:`\phi` of vision in ``[0, 1]``: 0 in the paper,
+        vision_floor: Minimum share :math:`\phi` of vision in ``[0, 1]``: 0 in the paper,
             0.25 in the release.
 
     Raises:
@@ -110,24 +111,24 @@ def split_budget(
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The release crashes where a share is 0
-        or above a tower's units; here the cap spills.
+        or above a modality's units; here the excess goes to the other modality.
 
     Example:
         >>> split_budget({"vision": 3.0, "language": 1.0}, 24, caps={"vision": 24, "language": 24})
         {'vision': 18, 'language': 6}
     """
-    room = sum(caps.get(modality, 0) for modality in scores)
+    limit = sum(caps.get(modality, 0) for modality in scores)
     if total < 1:
         raise ValueError(f"budget must be at least 1, got {total}")
-    if total > room:
-        raise ValueError(f"budget of {total} experts exceeds the {room} units that may hold one")
+    if total > limit:
+        raise ValueError(f"budget of {total} experts exceeds the {limit} units that may hold one")
     if not 0 <= vision_floor <= 1:
         raise ValueError(f"vision_floor must be in [0, 1], got {vision_floor}")
     share = score_shares(scores, caps).get("vision", 0.0)
-    wanted = max(math.floor(vision_floor * total), round_half_up(total * share))
+    target = max(math.floor(vision_floor * total), round_half_up(total * share))
     vision_cap = caps.get("vision", 0) if "vision" in scores else 0
     language_cap = caps.get("language", 0) if "language" in scores else 0
-    vision = max(min(wanted, vision_cap), total - language_cap)
+    vision = max(min(target, vision_cap), total - language_cap)
     granted = {"vision": vision, "language": total - vision}
     return {modality: granted[modality] for modality in scores}
 
@@ -135,20 +136,20 @@ def split_budget(
 def select_top_k(scores: Mapping[str, float], k: int, generator: torch.Generator) -> list[str]:
     """Return the names of the ``k`` highest scores, highest first.
 
-    All names above the k-th score are kept; exact ties at that score are drawn by the
-    generator, independently of the order of the mapping.
+    All names above the k-th score are kept. Exact ties at that score are drawn randomly,
+    independently of the order of the mapping.
 
     Args:
-        scores: Finite score per name.
+        scores: Finite score by name.
         k: Number of names, ``0 <= k <= len(scores)``.
-        generator: Draws among exact ties only.
+        generator: Source of the draw among exact ties.
 
     Raises:
         ValueError: If ``k`` is out of range or a score is not finite.
 
     Source:
-        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (top-k per modality). Which of the tied
-        units the release's seed draws is not reproduced.
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (top-k per modality). The draws of
+        the release's seed among tied units are not reproduced.
     """
     if not 0 <= k <= len(scores):
         raise ValueError(f"cannot select {k} of {len(scores)} units")
@@ -170,14 +171,14 @@ def select_top_k(scores: Mapping[str, float], k: int, generator: torch.Generator
 def normalize_scores(
     scores: Mapping[str, float], modalities: Mapping[str, str], how: Normalize
 ) -> dict[str, float]:
-    """Return scores that may be compared across modalities.
+    """Return scores that are comparable across modalities.
 
     Args:
         scores: Proxy score per unit.
         modalities: Modality of each unit.
-        how: ``none`` leaves them, ``tower`` divides by the mean over the unit's modality (one
-            whose mean is 0 is left as it is). With ``tower`` the shares become those of the
-            unit counts, so it is meant for one global selection.
+        how: ``none`` keeps the scores, ``tower`` divides them by the mean of the unit's modality
+            (unless that mean is 0). With ``tower`` the shares equal those of the unit counts, so
+            it is meant for one global selection.
 
     Raises:
         ValueError: If ``how`` is unknown.
@@ -194,7 +195,7 @@ def normalize_scores(
 
 
 def spread_evenly(names: Sequence[str], k: int) -> list[str]:
-    """Return ``k`` names at even distances, in order.
+    """Return ``k`` evenly spaced names, in order.
 
     Raises:
         ValueError: If ``k`` is out of range.
@@ -211,20 +212,20 @@ def spread_evenly(names: Sequence[str], k: int) -> list[str]:
 def experts_by_depth(counts: Sequence[int], depth: int) -> list[int]:
     """Return the number of experts of each block, first to last.
 
-    The counts are groups of neighbouring blocks, as even as they go, lower groups first to be
-    larger. A tower with fewer blocks than groups takes the group at each block's relative depth:
-    first and last are kept, and a single block has the middle one.
+    The counts belong to groups of consecutive blocks of nearly equal size; earlier groups are the
+    larger ones. If there are fewer blocks than groups, each block takes the group at its relative
+    depth: the first and the last group are kept, and a single block takes the middle group.
 
     Args:
         counts: Experts of each group from the first blocks to the last, positive.
-        depth: Layers of the tower, positive.
+        depth: Number of blocks of the modality, positive.
 
     Raises:
         ValueError: If there is no count, or a count or the depth is not positive.
 
     Source:
-        MoLA, 2024, https://arxiv.org/abs/2402.08562 for the groups of a tower of 32; the rule for
-        other depths is ours.
+        MoLA, 2024, https://arxiv.org/abs/2402.08562 for the groups of 32 blocks; the rule for other
+        depths is ours.
 
     Example:
         >>> experts_by_depth([2, 4, 6, 8], 6), experts_by_depth([2, 4, 6, 8], 2)

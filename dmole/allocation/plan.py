@@ -1,4 +1,4 @@
-"""What an allocation is: units that may hold an expert and the plan that names those that do."""
+"""Allocation plans: the units that may hold an expert, and those that get one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UnitKind = Literal["block", "linear"]
 
 
 class Block(Protocol):
-    """What is read of a backbone's block."""
+    """The attributes of a backbone's block that allocation reads."""
 
     @property
     def name(self) -> str:
@@ -26,17 +26,17 @@ class Block(Protocol):
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """Full module paths of the block's linears."""
+        """Full paths of the block's linears."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The smallest thing that gets an expert or none: a block or a single linear.
+    """The smallest part of the model that gets an expert: a block or a single linear.
 
     Args:
         name: Unique name, also the ``unit`` column of ``allocation.csv``.
         modality: ``vision``, ``projector`` or ``language``.
-        linears: Full module paths of the linears that are wrapped together.
+        linears: Full paths of the linears that are wrapped together.
         parameters: Parameters of an expert of rank 1, the sum of in + out over the linears.
     """
 
@@ -48,17 +48,17 @@ class Unit:
 
 @dataclass(frozen=True)
 class AllocationEntry:
-    """What is decided for one unit.
+    """The decision for one unit.
 
     Args:
         modality: ``vision``, ``projector`` or ``language``.
         unit: Name of the unit.
-        score: Proxy score as measured; None where no gradient arrived or nothing was scored.
+        score: Proxy score as measured; None without a gradient or without scoring.
         expert: Whether the unit gets the expert.
         rank: Rank of the expert, 0 without one.
-        linears: Full module paths of the unit's linears.
-        parameters: Parameters of an expert of rank 1 here.
-        mixture: Experts of that rank side by side, for routers that mix them.
+        linears: Full paths of the unit's linears.
+        parameters: Parameters of an expert of rank 1 in this unit.
+        mixture: Number of parallel experts of that rank, for routers that mix them.
     """
 
     modality: Modality
@@ -73,13 +73,13 @@ class AllocationEntry:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Where one expert is placed, and why.
+    """The units that get an expert, with the scores and budgets that led to the choice.
 
     Args:
         expert: Name of the expert.
         entries: One per unit, in the order of the model.
         difficulty: Share of the proxy score per modality (``vision``, ``language``), summing to 1.
-            The projector belongs to ``language``. Empty where nothing was scored.
+            The projector belongs to ``language``. Empty without scoring.
         budget: Number of units granted per modality.
     """
 
@@ -90,7 +90,7 @@ class Allocation:
 
     @property
     def experts(self) -> tuple[AllocationEntry, ...]:
-        """The entries that get an expert, in the order of the model."""
+        """Entries that get an expert, in the order of the model."""
         return tuple(entry for entry in self.entries if entry.expert)
 
     def rows(self, stage: int) -> list[dict[str, str | int | float]]:
@@ -109,7 +109,7 @@ class Allocation:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; the inverse of :meth:`from_dict`."""
+        """Return the plan in plain JSON types; the inverse of :meth:`from_dict`."""
         return asdict(self)
 
     @classmethod
@@ -145,7 +145,7 @@ class Allocation:
 
 
 _OLD_FIELDS = {"task": "expert", "module": "modality", "layer": "unit"}
-"""Names of fields in the checkpoints of earlier versions, and their names now."""
+"""Field names in the checkpoints of earlier versions, and their current names."""
 
 
 def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,17 +163,17 @@ def build_units(
     unit: UnitKind = "block",
     targets: str = "",
 ) -> list[Unit]:
-    """Return the units of a model, in its own order.
+    """Return the units of a model, in the order of the model.
 
     Args:
         blocks: Blocks of the model.
-        features: ``(in_features, out_features)`` per linear, keyed by full module path.
-        unit: ``block`` joins all linears of a block, ``linear`` takes each on its own.
-        targets: Regular expression to be found in the path of a linear that may hold experts.
+        features: ``(in_features, out_features)`` per linear, keyed by full path.
+        unit: ``block`` joins all linears of a block, ``linear`` makes each linear a unit.
+        targets: Regular expression, searched in the paths of the linears that may hold experts.
 
     Raises:
-        ValueError: If ``unit`` is neither, a block has no linear or one has no known shape, or
-            ``targets`` fits none.
+        ValueError: If ``unit`` is invalid, a block has no linear, the shape of a linear is missing,
+            or ``targets`` matches no linear.
     """
     if unit not in ("block", "linear"):
         raise ValueError(f"unit must be 'block' or 'linear', got {unit!r}")
@@ -184,10 +184,10 @@ def build_units(
         missing = [linear for linear in block.linears if linear not in features]
         if missing:
             raise ValueError(f"block {block.name}: shape of linear {missing[0]} is unknown")
-        fitting = tuple(path for path in block.linears if re.search(targets, path))
-        if not fitting:
+        matching = tuple(path for path in block.linears if re.search(targets, path))
+        if not matching:
             continue
-        groups = [fitting] if unit == "block" else [(linear,) for linear in fitting]
+        groups = [matching] if unit == "block" else [(linear,) for linear in matching]
         for linears in groups:
             name = block.name if unit == "block" else linears[0]
             size = sum(sum(features[linear]) for linear in linears)

@@ -1,4 +1,4 @@
-"""Zero-cost estimate of how much a unit wants to change for a task: norms of its gradients."""
+"""Zero-cost estimate of a unit's sensitivity to a task: the norm of its gradients."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def score_gradients(
     reduction: Reduction = "sum",
     all_reduce: AllReduce | None = None,
 ) -> dict[str, float | None]:
-    r"""Return the proxy score of each unit from forward and backward passes, no step taken.
+    r"""Return the proxy score of each unit from forward and backward passes, without a step.
 
     .. math:: s^l = \sum_{\theta \in l} \Big\| \nabla_\theta \sum_b L(b) \Big\|_2
 
-    Gradients are accumulated in float32 and each is freed as soon as it is read; parameters
-    outside the units take none. Flags and gradients are as before afterwards, also on error.
-    The model's train/eval mode is the caller's.
+    Gradients are accumulated in float32, and each is freed as soon as it is read. Parameters
+    outside the units get no gradients. All flags and gradients are restored at the end, also on
+    error. The caller sets the model's train/eval mode.
 
     Args:
-        model: Holds all parameters; those outside the units are frozen for the pass.
-        parameters: Parameters per unit name; no parameter in two units.
-        batches: Handed to ``loss_fn`` one by one.
+        model: The model; parameters outside the units are frozen during the pass.
+        parameters: Parameters by unit name; no parameter is in two units.
+        batches: Arguments of ``loss_fn``, one by one.
         loss_fn: Returns the scalar loss of a batch; or, for a batch too large for one pass, its
-            summands, each of which is differentiated before the next is asked for.
+            summands. Each summand is differentiated before the next is computed.
         reduction: ``sum``: norm of the summed gradient (above); ``mean``: of the mean gradient;
             ``mean_batch_norm``: mean of the norms per batch; ``fisher``: mean of the squared
             norms per batch, the trace of the empirical Fisher matrix over batches.
@@ -44,11 +44,11 @@ def score_gradients(
             tensors in the same order. ``None`` on a single process.
 
     Returns:
-        Score per unit; None (not 0) where no tensor of the unit received a gradient.
+        Score per unit; None (not 0) if no tensor of the unit received a gradient.
 
     Raises:
         ValueError: If a loss or gradient is not finite (names the batch), there is no batch or no
-            parameter, a parameter sits in two units, or the reduction is unknown.
+            parameter, a parameter is in two units, or the reduction is unknown.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The release accumulates in the dtype of
@@ -71,35 +71,35 @@ def score_gradients(
 def _backward(loss: Tensor, batch: int) -> None:
     if not torch.isfinite(loss).all():
         raise ValueError(f"proxy score: loss of batch {batch} is {loss.tolist()}")
-    if loss.requires_grad:  # else no unit takes part, and all scores stay None
+    if loss.requires_grad:  # else the loss depends on no unit, and all scores stay None
         loss.backward()  # type: ignore[no-untyped-call]
 
 
 class _GradientMeter:
-    """Reads every gradient once, as it arrives, and keeps only what the reduction needs."""
+    """Reads every gradient once, on arrival, and keeps only what the reduction needs."""
 
     def __init__(self, parameters: Mapping[str, Sequence[nn.Parameter]], summed: bool) -> None:
         self.units = list(parameters)
         self.tensors = [tensor for unit in self.units for tensor in parameters[unit]]
         self.owners = [unit for unit in self.units for _ in parameters[unit]]
         self.summed = summed
-        self.split = False  # whether the running batch comes in parts
+        self.split = False  # whether the current batch comes in parts
         self.batches = 0
         self.counts = [0] * len(self.tensors)
         self.kept: list[Tensor | None] = [None] * len(self.tensors)  # sum or (norms, squares)
-        self.fresh: dict[int, Tensor] = {}  # norms of the running batch
-        self.parts: dict[int, Tensor] = {}  # its gradients so far, where their norm is wanted
-        seen: dict[int, str] = {}
+        self.fresh: dict[int, Tensor] = {}  # norms of the current batch
+        self.parts: dict[int, Tensor] = {}  # sums of its gradients, if their norm is needed
+        unit_of: dict[int, str] = {}
         for tensor, unit in zip(self.tensors, self.owners, strict=True):
-            if id(tensor) in seen:
-                raise ValueError(f"units {seen[id(tensor)]} and {unit} share a parameter")
-            seen[id(tensor)] = unit
+            if id(tensor) in unit_of:
+                raise ValueError(f"units {unit_of[id(tensor)]} and {unit} share a parameter")
+            unit_of[id(tensor)] = unit
         if not self.tensors:
             raise ValueError("proxy score: there is no parameter to score")
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hook the parameters while the block runs."""
+        """Hook the parameters for the body of a ``with`` statement."""
         handles = []
         try:
             for index, tensor in enumerate(self.tensors):
@@ -113,22 +113,23 @@ class _GradientMeter:
 
     def _reader(self, index: int) -> Callable[[Tensor], None]:
         def read(parameter: Tensor) -> None:
-            assert parameter.grad is not None  # the hook runs right after it was written
+            assert parameter.grad is not None  # the hook runs right after accumulation
             gradient = parameter.grad.detach().float()
             parameter.grad = None
             if self.split and not self.summed:
-                known = self.parts.get(index)
-                self.parts[index] = gradient.clone() if known is None else known.add_(gradient)
+                part = self.parts.get(index)
+                self.parts[index] = gradient.clone() if part is None else part.add_(gradient)
             else:
                 self._keep(index, gradient)
 
         return read
 
     def _keep(self, index: int, gradient: Tensor) -> None:
-        """Add a gradient, or its norm, to what is kept of a tensor."""
+        """Add a gradient, or its norms, to the sums of a tensor."""
         norm = torch.linalg.vector_norm(gradient)  # scalar
-        known = self.fresh.get(index)
-        self.fresh[index] = norm if known is None else known + norm  # finite if all of them are
+        previous = self.fresh.get(index)
+        # the sum is finite if all norms are
+        self.fresh[index] = norm if previous is None else previous + norm
         self.counts[index] += 1
         new = gradient if self.summed else torch.stack((norm, norm.square()))
         kept = self.kept[index]
@@ -138,7 +139,7 @@ class _GradientMeter:
             kept.add_(new)
 
     def close_batch(self, batch: int) -> None:
-        """Count the batch; refuse it if one of its gradients was not finite."""
+        """Count the batch; raise if one of its gradients is not finite."""
         self.batches += 1
         for index, gradient in self.parts.items():
             self._keep(index, gradient)
@@ -172,7 +173,7 @@ class _GradientMeter:
         kept = self.kept[index]
         if kept is not None:
             return kept
-        tensor = self.tensors[index]  # another rank saw a gradient here, this one did not
+        tensor = self.tensors[index]  # another rank has a gradient for it, this one does not
         shape = tensor.shape if self.summed else torch.Size([2])
         return torch.zeros(shape, dtype=torch.float32, device=tensor.device)
 
@@ -187,7 +188,7 @@ def _reduce(kept: Tensor, reduction: Reduction, batches: int) -> float:
 
 @contextmanager
 def _only_trainable(model: nn.Module, tensors: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Make exactly these tensors take gradients; restore flags and gradients on leaving."""
+    """Enable gradients for exactly these tensors; restore flags and gradients on exit."""
     everything = {id(tensor): tensor for tensor in (*model.parameters(), *tensors)}
     flags = {key: tensor.requires_grad for key, tensor in everything.items()}
     gradients = {id(tensor): tensor.grad for tensor in tensors}

@@ -1,4 +1,4 @@
-"""The allocator of D-MoLE: experts where the gradient is large, modalities by their difficulty."""
+"""The allocator of D-MoLE: units by gradient, budgets of the modalities by difficulty."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from dmole.allocation.proxy import Reduction
 
 
 class SensitivityAllocator(Allocator):
-    """Give experts to the units with the largest proxy scores, modalities by their difficulty.
+    """Give experts to the units with the largest proxy scores, with a budget per modality.
 
     Args:
         rank: Rank of a new expert.
         unit: ``block`` (the paper) or ``linear`` (the release).
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
-        vision_floor: Least share of the budget for vision: 0 (the paper), 0.25 (the release).
-        proxy_fraction: Share of the task's batches that is scored.
-        reduction: How gradients of several batches become a score, see
+        vision_floor: Minimum share of the budget for vision: 0 (the paper), 0.25 (the release).
+        proxy_fraction: Share of the task's batches that the scores are computed on.
+        reduction: Reduction of the gradients of several batches to a score, see
             :func:`~dmole.allocation.proxy.score_gradients`.
-        normalize: ``tower`` divides scores by the mean of their modality before they are compared.
+        normalize: ``tower`` divides scores by the mean of their modality; ``none`` does not.
         modules: Modalities that may get experts.
         curriculum: Split the budget between the modalities by difficulty; False selects the best
-            units of both together (ablation).
-        max_parameters: Cap on the expert parameters of one task. The lowest-scored of the
-            chosen units are dropped until the rest fit.
-        seed: Draws among exact ties, the same for every task.
+            units across both (ablation).
+        max_parameters: Cap on the expert parameters of one task. The selected units with
+            the lowest scores are dropped until the rest fit.
+        seed: Seed of the draw among exact ties, the same for every task.
         targets: Regular expression of the linears that are scored and may hold experts; the
-            release takes those of attention alone. Empty is all.
+            release uses those of attention only. Empty matches all.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -104,7 +104,7 @@ class SensitivityAllocator(Allocator):
     def allocate(
         self, expert: str, units: Sequence[Unit], scores: Scores | None, first: bool
     ) -> Allocation:
-        """Return where a new expert is placed; see :meth:`Allocator.allocate`."""
+        """Return the allocation of a new expert; see :meth:`Allocator.allocate`."""
         if scores is None:
             raise ValueError(f"expert {expert}: {type(self).__name__} needs proxy scores")
         missing = [unit.name for unit in units if unit.name not in scores]
@@ -115,21 +115,23 @@ class SensitivityAllocator(Allocator):
         total = self._size(expert, units, candidates)
         modalities = {unit.name: budget_modality(unit.modality) for unit in candidates}
         raw = {name: score for name in modalities if (score := scores[name]) is not None}
-        known = normalize_scores(raw, modalities, self.normalize)
+        comparable = normalize_scores(raw, modalities, self.normalize)
         sums = {
-            modality: sum(score for name, score in known.items() if modalities[name] == modality)
+            modality: sum(
+                score for name, score in comparable.items() if modalities[name] == modality
+            )
             for modality in self.modules
         }
         caps = {modality: list(modalities.values()).count(modality) for modality in self.modules}
-        chosen = self._select(known, modalities, self._split(sums, total, caps))
-        chosen = self._fit_parameters(expert, chosen, known, candidates)
+        chosen = self._select(comparable, modalities, self._split(sums, total, caps))
+        chosen = self._fit_parameters(expert, chosen, comparable, candidates)
         shares = score_shares(sums, caps)
         return self._plan(expert, units, chosen, scores=scores, difficulty=shares)
 
     def _split(
         self, sums: Mapping[str, float], total: int, caps: Mapping[str, int]
     ) -> dict[str, int]:
-        """Units per pool: a modality, or ``""`` for both together."""
+        """Return the number of units per modality, or under ``""`` for both together."""
         if not self.curriculum:
             return {"": total}
         return split_budget(sums, total, caps=caps, vision_floor=self.vision_floor)

@@ -1,1 +1,1 @@
-"""Published benchmarks: how their files are laid out and how their authors score answers."""
+"""Published benchmarks: the layouts of their files and the scoring rules of their authors."""

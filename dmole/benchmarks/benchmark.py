@@ -1,4 +1,4 @@
-"""What a benchmark is: how its files are read, how its answers are scored, what was published."""
+"""A benchmark: the layouts of its files, its scoring rules and its published sizes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Size:
 
     Args:
         items: The number.
-        source: Where it is stated.
-        of: What is counted, where it is not the items of the file.
+        source: Reference for the number.
+        of: The counted objects, if they are not the items of the file.
     """
 
     items: int
@@ -32,22 +32,22 @@ class Size:
 
 
 Sizes = Mapping[str, Mapping[Split, Size]]
-"""Published sizes by task (as the config names it) and split.
+"""Published sizes by task (as named in the config) and split.
 
-Only what a repository, a file or the data set's own authors state. A number may be that of a
-version: a difference is a question, not an error.
+Only numbers stated in a repository, in a file or by the authors of the data set. A number may
+belong to one version of the data, so a difference is a warning, not an error.
 """
 
 
 @dataclass(frozen=True)
 class Guide:
-    """How the data of a benchmark are put together.
+    """Instructions to assemble the data of a benchmark.
 
     Args:
         title: Name and paper.
         folders: Folders below the root.
-        parts: What is obtained where, and the folder it is put into, one line each.
-        notes: What to know beforehand.
+        parts: The parts of the data with their origin and target folder, one line each.
+        notes: Known pitfalls.
     """
 
     title: str
@@ -58,21 +58,21 @@ class Guide:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Everything that is particular to one benchmark.
+    """Everything specific to one benchmark.
 
     Names of formats and metrics are global: a config may use those of another benchmark, and no
-    two benchmarks may give the same name.
+    two benchmarks may define the same name.
 
     Args:
-        name: The name that ``dmole data init`` takes.
+        name: Name for ``dmole data init``.
         config: The shipped config that runs it. Its tasks name their formats and metrics.
         miniature: Writes its files with a few tiny samples.
-        arxiv: Number of its paper. Benchmarks are listed in the order of these numbers, those
-            without one last.
-        guide: How its data are put together. None if its tasks are added after those of another
-            benchmark: the miniature of every other benchmark then holds its files too.
-        sizes: Published split sizes; tasks of which none is known may be left out.
-        formats: Layouts by the name that a task's ``format`` gives.
+        arxiv: arXiv number of its paper. Benchmarks are listed in the order of these numbers,
+            those without one last.
+        guide: Instructions to assemble its data. None if its tasks are added after those of
+            another benchmark; the miniature of every other benchmark then contains its files too.
+        sizes: Published split sizes; tasks without a published size may be left out.
+        formats: Layouts by name, the value of a task's ``format``.
         metrics: Rules, and classes of metrics that are not the mean of a rule, by name.
     """
 
@@ -86,10 +86,10 @@ class Benchmark:
     metrics: Mapping[str, Rule | type[TaskMetric]] = field(default_factory=dict)
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Return the tasks of the config, as it writes them.
+        """Return the tasks of the config, as written there.
 
         Raises:
-            FileNotFoundError: If there is no such config.
+            FileNotFoundError: If the config does not exist.
         """
         path = shipped_config(self.config)
         if path is None:

@@ -1,4 +1,4 @@
-"""Prepares the folder of a benchmark: empty, with a guide, or filled with a miniature."""
+"""Creates the folder of a benchmark: with a guide, or filled with a miniature."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ def guided_benchmarks() -> list[str]:
 def init_benchmark(
     name: str, root: Path, *, miniature: bool = False, force: bool = False
 ) -> list[str]:
-    """Make the folders that a benchmark's config reads from, and a README.md.
+    """Create the folders that a benchmark's config reads from, and a README.md.
 
     Args:
         name: One of `guided_benchmarks`.
         root: The folder of all data; must be absent or empty.
-        miniature: Whether to write a miniature of the benchmark, too: tiny pictures, 8 train and
-            4 test items a task, all side files, and those of the benchmarks whose tasks are
+        miniature: Whether to write a miniature of the benchmark too: tiny images, 8 train and 4
+            test items per task, all side files, and those of the benchmarks whose tasks are
             added after others.
-        force: Whether the folder may hold something: folders that lack are made and README.md is
-            written anew, nothing else is touched. Not together with ``miniature``.
+        force: Whether the folder may contain files. Missing folders are created and README.md is
+            written again; other files stay unchanged. Excludes ``miniature``.
 
     Returns:
-        The folders made, relative to the root.
+        The created folders, relative to the root.
 
     Raises:
-        ValueError: If the benchmark is unknown, or a miniature is to be put into a folder that
-            may hold something.
-        FileExistsError: If the root is a file, or holds something and ``force`` is off.
+        ValueError: If the benchmark is unknown, or ``miniature`` and ``force`` are combined.
+        FileExistsError: If the root is a file, or is not empty and ``force`` is off.
     """
     if name not in guided_benchmarks():
         raise ValueError(f"no benchmark {name!r}, there are {', '.join(guided_benchmarks())}")
     if miniature and force:
-        raise ValueError("a miniature wants a folder of its own: --miniature without --force")
+        raise ValueError("a miniature needs an empty folder: use --miniature without --force")
     if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not force)):
         hint = "" if miniature else "; --force adds what is missing"
         raise FileExistsError(f"{root} exists and is not an empty folder{hint}")
@@ -63,7 +62,7 @@ def init_benchmark(
 
 def _fill(benchmark: Benchmark, root: Path, miniature: bool) -> list[str]:
     guide = benchmark.guide
-    assert guide is not None  # those without one were refused
+    assert guide is not None  # benchmarks without a guide are refused
     made = [folder for folder in guide.folders if not (root / folder).is_dir()]
     for folder in made:
         (root / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Metrics with two profiles: what a benchmark's authors compute, and the same without quirks."""
+"""Metrics with two profiles: the authors' computation, and the same without its quirks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 from dmole._moved import moved_name
 from dmole.benchmarks.shared.rule import Rule
-from dmole.metrics.base import PROFILES, Item, Profile, ProfileScore, TaskMetric, TaskScore
+from dmole.metrics.base import PROFILES, Profile, ProfileScore, ScoringItem, TaskMetric, TaskScore
 
 Details = dict[str, float | str]
 
 
 class ProfiledMetric(TaskMetric):
-    """A metric that scores once under each profile and reports the chosen one.
+    """A metric that computes a score under each profile and reports the selected one.
 
     Args:
-        profile: Whose value is the score: "published", what the authors' evaluator gives, or
+        profile: The reported profile: "published", the result of the authors' evaluator, or
             "corrected". The score's `profiles` hold both.
 
     Attributes:
@@ -35,25 +35,26 @@ class ProfiledMetric(TaskMetric):
             raise ValueError(f"profile must be 'published' or 'corrected', got {profile!r}")
         self.profile = profile
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         profiles, details = self._both(items)
-        chosen = profiles[self.profile]
-        return TaskScore(chosen.value, chosen.per_sample, details, profiles, self.needs)
+        selected = profiles[self.profile]
+        return TaskScore(selected.value, selected.per_sample, details, profiles, self.needs)
 
     @abstractmethod
-    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+    def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         """Return the scores under each profile, and the details."""
 
 
 class RuleMetric(ProfiledMetric):
-    """Mean of a rule that judges one answer after the other.
+    """Mean of a rule that scores answers one by one.
 
-    Its details say how many samples had no answer (``missing``), and how many answers each
-    profile could not read (``unparsable_published``, ``unparsable_corrected``).
+    Its details hold the number of samples without an answer (``missing``) and the number of
+    answers that each profile could not parse (``unparsable_published``,
+    ``unparsable_corrected``).
 
     Args:
         rule: Name of a rule, see `dmole.benchmarks.registry.RULES`.
-        profile: Whose value is the score.
+        profile: The reported profile.
 
     Raises:
         ValueError: If the rule or the profile is unknown.
@@ -70,10 +71,10 @@ class RuleMetric(ProfiledMetric):
 
     @property
     def rule(self) -> Rule:
-        """The rule itself."""
+        """The rule."""
         return _rules()[self.rule_name]
 
-    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+    def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         rule = self.rule
         answered = [item for item in items if item.prediction is not None]
         details: Details = {"missing": len(items) - len(answered)}
@@ -90,7 +91,9 @@ class RuleMetric(ProfiledMetric):
 
 
 def _rules() -> dict[str, Rule]:
-    from dmole.benchmarks.registry import RULES  # gathers the benchmarks, which import this file
+    from dmole.benchmarks.registry import (
+        RULES,
+    )  # it imports the benchmarks, which import this module
 
     return RULES
 

@@ -1,4 +1,4 @@
-"""Reads predictions and references in the forms the benchmarks write them."""
+"""Reads predictions and references in the formats of the benchmarks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Prediction:
     """One line of a predictions file.
 
     Args:
-        id: Its sample.
-        text: The answer given.
-        references: Accepted answers, where the line itself holds them.
-        metadata: What else the line says that a metric may need.
+        id: Id of the sample.
+        text: The predicted answer.
+        references: Accepted answers, if the line contains them.
+        metadata: Further facts that a metric may need.
     """
 
     id: str
@@ -33,7 +33,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Target:
-    """What one sample should have been answered."""
+    """The accepted answers of one sample."""
 
     id: str
     references: tuple[str, ...]
@@ -43,11 +43,11 @@ class Target:
 def read_predictions(path: Path) -> list[Prediction]:
     """Read a predictions file: JSON lines, or a JSON list of the same objects.
 
-    A line is one of ours (``id, prediction, references``) or CoIN's (``question_id, text,
+    A line has the keys of dmole (``id, prediction, references``) or of CoIN (``question_id, text,
     prompt``).
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it is empty or malformed; the message names the entry.
     """
     predictions = [
@@ -58,14 +58,14 @@ def read_predictions(path: Path) -> list[Prediction]:
     return predictions
 
 
-def _prediction(entry: Any, place: str) -> Prediction:
+def _prediction(entry: Any, where: str) -> Prediction:
     if not isinstance(entry, dict):
-        raise ValueError(f"{place} is no object")
+        raise ValueError(f"{where} is not an object")
     number = entry.get("id", entry.get("question_id"))
     text = entry.get("prediction", entry.get("text"))
     if number is None or not isinstance(text, str):
         raise ValueError(
-            f"{place} must have an 'id' or 'question_id' and a 'prediction' or 'text'; "
+            f"{where} must have an 'id' or 'question_id' and a 'prediction' or 'text'; "
             f"its keys are {', '.join(entry) or 'none'}"
         )
     metadata = entry.get("metadata")
@@ -74,7 +74,7 @@ def _prediction(entry: Any, place: str) -> Prediction:
         metadata.setdefault("question", entry["prompt"])
     references = entry.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
-        raise ValueError(f"{place}: 'references' must be a list of strings")
+        raise ValueError(f"{where}: 'references' must be a list of strings")
     return Prediction(str(number), text, tuple(references), metadata)
 
 
@@ -84,13 +84,13 @@ def read_targets(path: Path) -> list[Target]:
     It is one of: a test file (a JSON list or JSON lines of questions, or of conversations whose
     last turn is the answer); COCO captions (``images`` and ``annotations`` with captions); VQA
     annotations (``annotations`` or ``data`` with ten ``answers`` each); an object of questions by
-    id, as GQA's (unbalanced ones are left out) and ScienceQA's (those of the test split, if
-    ``pid_splits.json`` lies beside it).
+    id, as for GQA (unbalanced ones are left out) and ScienceQA (only the test split if
+    ``pid_splits.json`` is in the same folder).
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is empty or malformed, or two entries have one id; the message names
-            the entry.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is empty or malformed, or two entries have the same id; the message
+            names the entry.
     """
     targets = []
     seen: set[str] = set()
@@ -105,9 +105,9 @@ def read_targets(path: Path) -> list[Target]:
     return targets
 
 
-def _target(entry: Any, place: str, number: int) -> Target:
+def _target(entry: Any, where: str, number: int) -> Target:
     if not isinstance(entry, dict):
-        raise ValueError(f"{place} is no object")
+        raise ValueError(f"{where} is not an object")
     key = entry.get("question_id", entry.get("id", number - 1))
     try:
         references = _references(entry)
@@ -115,9 +115,9 @@ def _target(entry: Any, place: str, number: int) -> Target:
             raise ValueError("has no answer")
         return Target(str(key), references, _metadata(entry))
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{place} (id {key!r}) is malformed: {error!r}") from error
+        raise ValueError(f"{where} (id {key!r}) is malformed: {error!r}") from error
     except ValueError as error:
-        raise ValueError(f"{place} (id {key!r}): {error}") from error
+        raise ValueError(f"{where} (id {key!r}): {error}") from error
 
 
 def _references(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -127,11 +127,12 @@ def _references(entry: dict[str, Any]) -> tuple[str, ...]:
         return tuple(_text(answer) for answer in entry["answers"])
     if "bbox" in entry and "answer" not in entry:
         return (str(entry["bbox"]),)
-    return read_answers(entry, "answer" if "answer" in entry else "answer_bbox")
+    only_box = "answer" not in entry and "answer_bbox" in entry
+    return read_answers(entry, "answer_bbox" if only_box else "answer")
 
 
 def _metadata(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return what a metric may need: the keys `_METADATA` and the text of the question."""
+    """Return the metadata for metrics: the keys `_METADATA` and the text of the question."""
     metadata = {key: entry[key] for key in _METADATA if entry.get(key) is not None}
     if isinstance(entry.get("answer"), int) and "choices" in entry:
         metadata.setdefault("answer_index", entry["answer"])
@@ -146,7 +147,7 @@ def _text(answer: Any) -> str:
 
 
 def _questions(path: Path) -> Iterator[Any]:
-    """Yield the entries of a references file as questions of one form."""
+    """Yield the entries of a references file as questions."""
     content = _content(path)
     if isinstance(content, list):
         yield from content
@@ -189,7 +190,7 @@ def _entries(path: Path) -> list[Any]:
 
 
 def _content(path: Path) -> Any:
-    """Return what a file of JSON or of JSON lines holds, the latter as a list."""
+    """Return the content of a file of JSON or JSON lines, the latter as a list."""
     if not path.is_file():
         raise FileNotFoundError(f"file {path} does not exist")
     text = read_text(path)
@@ -200,8 +201,8 @@ def _content(path: Path) -> Any:
     return [_parse(line, f"{path}: line {number}") for number, line in lines]
 
 
-def _parse(line: str, place: str) -> Any:
+def _parse(line: str, where: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: broken JSON at column {error.colno}: {error.msg}") from error
+        raise ValueError(f"{where}: broken JSON at column {error.colno}: {error.msg}") from error

@@ -1,4 +1,4 @@
-"""The benchmarks there are, and the names by which a config or a command line gives a metric."""
+"""All benchmarks, and the names of layouts and metrics in configs and on the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmole.benchmarks.benchmark import Benchmark
 from dmole.benchmarks.metrics import ProfiledMetric, RuleMetric
 from dmole.benchmarks.shared.rule import Rule
 from dmole.benchmarks.shared.text_distance import ANLS, ANLS_UNCUT, RELAXED
-from dmole.data.items import Source
+from dmole.data.items import SourceFiles
 from dmole.data.layout import Layout
 from dmole.metrics.base import PROFILES, Profile, TaskMetric
 from dmole.metrics.task_metrics import (
@@ -30,10 +30,10 @@ from dmole.metrics.task_metrics import (
 Entry = TypeVar("Entry")
 
 _GENERAL = "dmole itself"
-"""The owner of the names that belong to no benchmark, in messages."""
+"""Owner of the names that belong to no benchmark, in messages."""
 
 _AUTO = Layout(
-    items=Source.items,
+    items=SourceFiles.items,
     does="conversations or questions with their answers; ids must differ",
     published=False,
 )
@@ -53,14 +53,14 @@ _METRICS: dict[str, type[TaskMetric]] = {
 def find_benchmarks(package: str, folders: Iterable[str]) -> dict[str, Benchmark]:
     """Return the benchmark of each folder of a package, in the order of their papers.
 
-    Every folder but ``shared`` is one; its ``__init__.py`` holds it as ``BENCHMARK``.
+    Every folder except ``shared`` holds one; its ``__init__.py`` defines it as ``BENCHMARK``.
 
     Args:
         package: Name of the package.
-        folders: Where its folders lie.
+        folders: Parent folders of the benchmarks' folders.
 
     Raises:
-        ValueError: If a folder holds no benchmark, or two hold one of the same name.
+        ValueError: If a folder defines no benchmark, or two benchmarks have the same name.
     """
     owners: list[tuple[str, dict[str, Benchmark]]] = []
     for module in iter_modules(folders):
@@ -69,7 +69,7 @@ def find_benchmarks(package: str, folders: Iterable[str]) -> dict[str, Benchmark
         name = f"{package}.{module.name}"
         benchmark = getattr(import_module(name), "BENCHMARK", None)
         if not isinstance(benchmark, Benchmark):
-            raise ValueError(f"{name} has no BENCHMARK, so it is no folder of a benchmark")
+            raise ValueError(f"{name} has no BENCHMARK, so it is not the folder of a benchmark")
         owners.append((name, {benchmark.name: benchmark}))
     merged = merge_names("benchmark", owners)
     order = sorted(merged.values(), key=lambda each: (each.arxiv or "none", each.name))
@@ -80,19 +80,19 @@ def merge_names(kind: str, owners: Iterable[tuple[str, Mapping[str, Entry]]]) ->
     """Return the entries of all owners by name, in alphabetical order.
 
     Args:
-        kind: What the names are of, for the error.
+        kind: Kind of the entries, for the error.
         owners: Each owner with its entries.
 
     Raises:
-        ValueError: If two owners give one name; the message names both.
+        ValueError: If two owners define the same name; the message names both.
     """
     merged: dict[str, Entry] = {}
-    given_by: dict[str, str] = {}
+    owner_of: dict[str, str] = {}
     for owner, entries in owners:
         for name, entry in entries.items():
             if name in merged:
-                raise ValueError(f"both {given_by[name]} and {owner} give the {kind} {name!r}")
-            merged[name], given_by[name] = entry, owner
+                raise ValueError(f"both {owner_of[name]} and {owner} define the {kind} {name!r}")
+            merged[name], owner_of[name] = entry, owner
     return dict(sorted(merged.items()))
 
 
@@ -103,7 +103,7 @@ LAYOUTS = merge_names(
     "format",
     [(_GENERAL, {"auto": _AUTO}), *((b.name, b.formats) for b in BENCHMARKS.values())],
 )
-"""Layouts by the name that a task's ``format`` gives."""
+"""Layouts by name, the value of a task's ``format``."""
 
 _ALL_METRICS: dict[str, Rule | type[TaskMetric]] = merge_names(
     "metric",
@@ -116,7 +116,7 @@ _ALL_METRICS: dict[str, Rule | type[TaskMetric]] = merge_names(
 RULES: dict[str, Rule] = {
     name: entry for name, entry in _ALL_METRICS.items() if isinstance(entry, Rule)
 }
-"""Rules that judge one answer, each with its published and corrected form."""
+"""Rules that score one answer, each in published and corrected form."""
 
 PROFILED: dict[str, Callable[..., ProfiledMetric]] = {
     name: partial(RuleMetric, name) for name in RULES
@@ -125,14 +125,14 @@ PROFILED: dict[str, Callable[..., ProfiledMetric]] = {
     for name, entry in _ALL_METRICS.items()
     if isinstance(entry, type) and issubclass(entry, ProfiledMetric)
 }
-"""Metrics with a published and a corrected profile each."""
+"""Metrics with a published and a corrected profile."""
 
 GENERAL: dict[str, Callable[[], TaskMetric]] = {
     name: entry
     for name, entry in _ALL_METRICS.items()
     if not isinstance(entry, Rule) and name not in PROFILED
 }
-"""Metrics with one rule each and no profiles."""
+"""Metrics without profiles."""
 
 
 @cache
@@ -147,16 +147,16 @@ def benchmark_tasks() -> dict[str, str]:
 
 
 def build_metric(spec: str | TaskMetric, profile: Profile | None = None) -> TaskMetric:
-    """Return the metric of a name with its default settings, or the metric itself.
+    """Return the metric with a name and its default settings, or the given metric.
 
     Args:
         spec: A name such as "exact_match" or "coin_grounding", which may end in a profile
-            ("coin_grounding:corrected"), or an instance, which a config writes as `class_path`
-            and `init_args`.
+            ("coin_grounding:corrected"), or an instance, in a config `class_path` and
+            `init_args`.
         profile: The profile of a named metric, if the name does not end in one.
 
     Raises:
-        ValueError: If the name or the profile is unknown; the message lists those there are.
+        ValueError: If the name or the profile is unknown; the message lists the valid ones.
 
     Example:
         >>> build_metric("exact_match").score(["Red"], [["red"]]).value
@@ -169,27 +169,29 @@ def build_metric(spec: str | TaskMetric, profile: Profile | None = None) -> Task
     if isinstance(spec, TaskMetric):
         return spec
     name, colon, ending = spec.partition(":")
-    chosen = ending if colon else profile
+    selected = ending if colon else profile
     if name not in GENERAL and name not in PROFILED:
         names = ", ".join([*sorted(GENERAL), *sorted(PROFILED)])
         raise ValueError(f"unknown metric {name!r}, expected one of {names}")
-    if chosen is None:
+    if selected is None:
         return GENERAL[name]() if name in GENERAL else PROFILED[name]()
-    if chosen not in PROFILES:
-        raise ValueError(f"metric {spec!r}: profile must be published or corrected, got {chosen!r}")
+    if selected not in PROFILES:
+        raise ValueError(
+            f"metric {spec!r}: profile must be published or corrected, got {selected!r}"
+        )
     if name in GENERAL:
-        raise ValueError(f"metric {name!r} has one rule and no profiles; leave out {chosen!r}")
-    return PROFILED[name](profile=chosen)
+        raise ValueError(f"metric {name!r} has one rule and no profiles; leave out {selected!r}")
+    return PROFILED[name](profile=selected)
 
 
 def metric_of_task(task: str) -> str:
-    """Return the name of the metric of a benchmark's task, in any case.
+    """Return the name of the metric of a benchmark's task.
 
     Args:
-        task: Such as "coin/Grounding".
+        task: A task such as "coin/Grounding", in any case.
 
     Raises:
-        ValueError: If there is no such task; the message lists them.
+        ValueError: If the task is unknown; the message lists the tasks.
     """
     metrics = {name.casefold(): metric for name, metric in benchmark_tasks().items()}
     if task.casefold() not in metrics:

@@ -1,4 +1,4 @@
-"""Compares how many items the splits of a task have with the published numbers."""
+"""Compares the sizes of the splits of a task with the published sizes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def published_sizes(
 
     Args:
         task: Name of the task. Case, ``-`` and ``_`` do not matter.
-        benchmark: ``<benchmark>/<task>`` to name the one that is meant; by default all that have
-            a task of the name.
-        by_image: Whether the items are read an image each, so that numbers of images hold too.
+        benchmark: ``<benchmark>/<task>`` to select one; by default all benchmarks that have a
+            task of this name.
+        by_image: Whether each image is one item, so that published numbers of images apply.
 
     Returns:
-        Sizes by ``<benchmark>/<task>``; empty where none was published.
+        Sizes by ``<benchmark>/<task>``; empty if none was published.
 
     Raises:
-        ValueError: If ``benchmark`` is given and no benchmark has such a task.
+        ValueError: If ``benchmark`` is given and no benchmark has this task.
 
     Example:
         >>> published_sizes("pmc_vqa")
@@ -41,23 +41,25 @@ def published_sizes(
     }
     if benchmark is not None and not sizes and key not in map(_plain, benchmark_tasks()):
         names = ", ".join(benchmark_tasks())
-        raise ValueError(f"task {task!r}: unknown benchmark {benchmark!r}; known are {names}")
+        raise ValueError(
+            f"task {task!r}: unknown benchmark {benchmark!r}; it must be one of {names}"
+        )
     return {name: splits for name, splits in sizes.items() if splits}
 
 
 def size_mismatch(
     counted: Mapping[Split, int], published: Mapping[str, Mapping[Split, int]]
 ) -> dict[Split, str]:
-    """Return the splits that have none of the published sizes.
+    """Return the splits whose size differs from all published sizes.
 
-    A name that several benchmarks share fits if all sizes published by one of them do.
+    If several benchmarks share the name of a task, the data must match one of them in all splits.
 
     Args:
-        counted: Items of each split.
+        counted: Number of items of each split.
         published: Sizes by benchmark and task.
 
     Returns:
-        For each split that does not fit the sizes expected; empty where the data fit.
+        The expected sizes of each split that does not match; empty if all match.
     """
     wrong = {
         name: [split for split, n in sizes.items() if split in counted and counted[split] != n]

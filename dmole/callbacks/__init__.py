@@ -1,4 +1,4 @@
-"""When things happen: before, during and after the stages of a sequence."""
+"""Callbacks that act before, during and after the stages of a sequence."""
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
@@ -34,17 +34,18 @@ __all__ = [
 def default_callbacks(
     callbacks: list[Callback], *, progress_bar: bool, checkpoint_every_n_steps: int
 ) -> list[Callback]:
-    """Return the callbacks every sequence needs, each replaced where one of its type is given.
+    """Return the callbacks of a sequence: the standard ones and the user's.
 
-    Their order does not matter: Lightning itself runs the checkpoint last.
+    A user's callback replaces the standard callback of its type. The order of the callbacks does
+    not matter; Lightning runs the checkpoint last.
 
     Args:
-        callbacks: The user's.
+        callbacks: The user's callbacks.
         progress_bar: Whether to show a progress bar.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within a stage.
 
     Raises:
-        ValueError: If a callback is a checkpoint of another kind.
+        ValueError: If a callback is a checkpoint callback other than `StageCheckpoint`.
     """
     for callback in callbacks:
         if isinstance(callback, Checkpoint) and not isinstance(callback, StageCheckpoint):
@@ -61,5 +62,5 @@ def default_callbacks(
         *([StageProgressBar()] if progress_bar else []),
         StageCheckpoint(checkpoint_every_n_steps),
     ]
-    given = [kind for kind in standard if any(isinstance(c, type(kind)) for c in callbacks)]
-    return [*(callback for callback in standard if callback not in given), *callbacks]
+    replaced = [cb for cb in standard if any(isinstance(other, type(cb)) for other in callbacks)]
+    return [*(callback for callback in standard if callback not in replaced), *callbacks]

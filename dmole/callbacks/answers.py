@@ -1,11 +1,11 @@
-"""Answers already given, kept under all that they depend on: the sample and its experts."""
+"""Stores generated answers by everything they depend on: the sample and its experts."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from dmole.storage.files import atomic_path, faults_name
+from dmole.storage.files import atomic_path, errors_naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +16,11 @@ GateSet = tuple[str, ...]
 
 
 class AnswerBook:
-    """Remembers answers by sample and gate set.
+    """Stores answers by sample and gate set.
 
-    Each expert counts with the digest of its tensors: one that continued training, or that changed
-    though it should not have, is another one, and its samples are answered again. The order of a
-    gate set does not matter.
+    The digest of its tensors identifies an expert. If an expert continues training, or changes
+    although it should not, its digest differs and its samples are answered again. The order of
+    the experts in a gate set does not matter.
 
     Example:
         >>> from dmole.callbacks.answers import AnswerBook
@@ -36,17 +36,17 @@ class AnswerBook:
         self._texts: dict[tuple[str, frozenset[tuple[str, str]]], str] = {}
 
     def get(self, key: str, gate_set: GateSet, digests: Mapping[str, str]) -> str:
-        """Return a sample's answer under a gate set; KeyError where there is none."""
+        """Return a sample's answer under a gate set; `KeyError` if there is none."""
         return self._texts[key, _identified(gate_set, digests)]
 
     def put(self, key: str, gate_set: GateSet, digests: Mapping[str, str], text: str) -> None:
-        """Keep an answer."""
+        """Store an answer."""
         self._texts[key, _identified(gate_set, digests)] = text
 
     def missing(
         self, keys: Iterable[str], plan: Mapping[str, GateSet], digests: Mapping[str, str]
     ) -> list[int]:
-        """Return the positions of samples without an answer under their planned gate set."""
+        """Return the indices of samples without an answer under their planned gate set."""
         return [
             index
             for index, key in enumerate(keys)
@@ -54,31 +54,31 @@ class AnswerBook:
         ]
 
     def keep_only(self, plans: Iterable[Mapping[str, GateSet]], digests: Mapping[str, str]) -> None:
-        """Forget the answers under all gate sets but those that are in use now.
+        """Delete all answers except those under the gate sets that are in use now.
 
-        Otherwise they would grow with the square of the tasks. A sample that returns to an earlier
-        gate set is answered again, with the same result.
+        Otherwise their number would grow with the square of the number of tasks. A sample that
+        returns to an earlier gate set is answered again, with the same result.
 
         Args:
-            plans: Gate sets of samples: those of the router and of the oracle, say.
+            plans: Gate sets of samples, for example those of the router and of the oracle.
             digests: Digest of each expert's tensors.
         """
         used = {(key, _identified(gates, digests)) for plan in plans for key, gates in plan.items()}
         self._texts = {key: text for key, text in self._texts.items() if key in used}
 
     def clear(self) -> None:
-        """Forget all answers."""
+        """Delete all answers."""
         self._texts.clear()
 
     def state_dict(self) -> list[Any]:
-        """Return plain lists."""
+        """Return the answers as plain lists."""
         return [
             [key, sorted([name, digest] for name, digest in gates), text]
             for (key, gates), text in self._texts.items()
         ]
 
     def load_state_dict(self, state: Iterable[Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Load a state that :meth:`state_dict` returned."""
         self._texts = {
             (key, frozenset((name, digest) for name, digest in gates)): text
             for key, gates, text in state
@@ -90,10 +90,10 @@ def _identified(gate_set: GateSet, digests: Mapping[str, str]) -> frozenset[tupl
 
 
 class AnswerJournal:
-    """Answers of a pass that is under way, on disk as they come, one file for each rank.
+    """Writes the answers of a running pass to disk, batch by batch, in one file per rank.
 
-    A pass that was cut short generates the remaining batches only. A batch counts as a whole, so
-    that every answer comes from the batch it would have come from without the cut.
+    An interrupted pass generates only the remaining batches. Only complete batches count, so
+    every answer comes from the same batch as in an uninterrupted pass.
     """
 
     def __init__(self) -> None:
@@ -103,16 +103,16 @@ class AnswerJournal:
     def open(
         self, path: Path, name: str, plan: Mapping[str, GateSet], digests: Mapping[str, str]
     ) -> dict[str, str]:
-        """Begin or resume a pass.
+        """Start or resume a pass.
 
         Args:
             path: File of this rank.
             name: Name of the pass; answers of another pass are deleted.
             plan: Gate set of each sample in this pass.
-            digests: Digest of each expert.
+            digests: Digest of each expert's tensors.
 
         Returns:
-            The answers that an earlier process gave, by sample.
+            The answers from an earlier process, by sample.
         """
         self._path, self._digests = path, digests
         batches = _valid_batches(path, name, plan, digests)
@@ -122,27 +122,27 @@ class AnswerJournal:
         return _texts(batches)
 
     def add(self, keys: Sequence[str], texts: Sequence[str], gate_sets: Sequence[GateSet]) -> None:
-        """Write one batch."""
+        """Append one batch."""
         if self._path is None:
             raise RuntimeError("the journal is not open")
         gates = (_pairs(gate_set, self._digests) for gate_set in gate_sets)
         batch = [list(entry) for entry in zip(keys, texts, gates, strict=True)]
-        with faults_name(self._path), self._path.open("a", encoding="utf-8") as file:
+        with errors_naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(batch, ensure_ascii=False) + "\n")
 
 
 def read_journal(
     path: Path, name: str, plan: Mapping[str, GateSet], digests: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the answers that :meth:`AnswerJournal.open` would return, and leave the file alone."""
+    """Return the answers that :meth:`AnswerJournal.open` would return; do not change the file."""
     return _texts(_valid_batches(path, name, plan, digests))
 
 
 def _valid_batches(
     path: Path, name: str, plan: Mapping[str, GateSet], digests: Mapping[str, str]
 ) -> list[Any]:
-    """Return the batches of a pass whose gate sets are still those of its plan."""
-    header, *batches = _whole_lines(path) or [None]
+    """Return the batches of a pass whose gate sets still match its plan."""
+    header, *batches = _complete_lines(path) or [None]
     if header != name:
         return []
     return [
@@ -160,13 +160,13 @@ def _pairs(gate_set: GateSet, digests: Mapping[str, str]) -> list[list[str]]:
     return sorted([name, digest] for name, digest in _identified(gate_set, digests))
 
 
-def _whole_lines(path: Path) -> list[Any]:
-    """Return the lines of a journal, without what a sudden end left of the last ones."""
+def _complete_lines(path: Path) -> list[Any]:
+    """Return the lines of a journal, without incomplete ones that a killed process left."""
     lines: list[Any] = []
     if path.is_file():
         for line in path.read_bytes().split(b"\n")[:-1]:
             try:
                 lines.append(json.loads(line))
             except ValueError:
-                break  # the answers of this batch and those after it are generated again
+                break  # the answers of this batch and later ones are generated again
     return lines

@@ -1,4 +1,4 @@
-"""The hooks of a sequence of stages, beyond Lightning's own hooks of one fit."""
+"""The hooks of a sequence of stages, in addition to Lightning's hooks of one fit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 class ContinualCallback(Callback):
     """A callback that also acts at the boundaries of stages.
 
-    The hooks below receive the state of the sequence, see
+    The hooks below receive the state of the sequence, a
     :class:`~dmole.run.state.SequenceState`: the current ``stage`` and ``phase``, the whole
-    ``plan``, ``run_dir``, ``data``, ``seen_tasks()``, and of the processes ``is_global_zero`` and
-    ``device``. Each hook is called for all callbacks before the next hook, so their order does
-    not matter. Every rank calls them, with the processes of distributed training connected.
+    ``plan``, ``run_dir``, ``data``, ``seen_tasks()``, and for distributed training
+    ``is_global_zero`` and ``device``. Each hook is called for all callbacks before the next hook,
+    so the order of callbacks does not matter. Every rank calls the hooks, after the processes of
+    distributed training have been connected.
 
-    Lightning's own hooks, such as ``on_train_batch_end``, receive Lightning's trainer;
-    :func:`~dmole.run.state.sequence_of` returns the state that belongs to it.
+    Lightning's hooks, such as ``on_train_batch_end``, receive Lightning's trainer;
+    :func:`~dmole.run.state.sequence_of` returns its state.
 
     Example:
         >>> class Notes(ContinualCallback):
@@ -35,38 +36,38 @@ class ContinualCallback(Callback):
     """
 
     def on_stage_start(self, state: SequenceState, module: ContinualModule) -> None:
-        """Act before a stage's training, which Lightning's ``setup`` begins: place its experts."""
+        """Act before the training of a stage and before Lightning's ``setup``: place experts."""
 
     def on_stage_trained(self, state: SequenceState, module: ContinualModule) -> None:
-        """Act after a stage's training, while its experts may still be changed."""
+        """Act after the training of a stage, while its experts may still change."""
 
     def on_experts_final(self, state: SequenceState, module: ContinualModule) -> None:
-        """Act after :meth:`on_stage_trained`, when the stage's experts do not change any more."""
+        """Act after :meth:`on_stage_trained`, when the stage's experts no longer change."""
 
     def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
-        """Act after the evaluation at the end of a stage (or before the first).
+        """Act after the evaluation at the end of a stage, or before the first stage.
 
-        The evaluation matrix has its new row.
+        The evaluation matrix already holds the new row.
         """
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Act after the last stage."""
 
     def sequence_state_dict(self) -> dict[str, Any]:
-        """Return state that changes at the boundaries of stages only; saved after each phase.
+        """Return state that changes only at the boundaries of stages; saved after each phase.
 
-        What ``state_dict`` returns is saved in the middle of a stage as well.
+        The result of ``state_dict`` is also saved within a stage.
         """
         return {}
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`sequence_state_dict` returned."""
+        """Load a state that :meth:`sequence_state_dict` returned."""
 
 
 def parts(trainer: Trainer, pl_module: LightningModule) -> tuple[SequenceState, ContinualModule]:
-    """Return the state of the sequence and the module, from what Lightning's hooks receive.
+    """Return the state of the sequence and the module, from the arguments of Lightning's hooks.
 
     Raises:
-        TypeError: If the callback was given to a plain Lightning trainer.
+        TypeError: If the trainer is a plain Lightning trainer.
     """
     return sequence_of(trainer), cast("ContinualModule", pl_module)

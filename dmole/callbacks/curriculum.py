@@ -1,4 +1,4 @@
-"""How much each module is updated while a task trains: the second lever of the curriculum."""
+"""The second part of the curriculum: scale the update of each modality during training."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ Mode = Literal["off", "static", "online"]
 
 
 class Curriculum(ContinualCallback):
-    r"""Scales the learning rate of each module by its difficulty.
+    r"""Scales the learning rate of each modality by its difficulty.
 
     .. math:: f_M = \mathrm{clip}(r_M / \bar r,\; 1 / c,\; c)
 
-    with :math:`r_M` the module's share of the proxy score (``static``) or of a moving average of
-    expert gradient norms (``online``), :math:`\bar r` the mean share of the modules in training
-    and :math:`c` the largest ratio. Writes ``curriculum.csv``.
+    with :math:`r_M` the share of modality :math:`M` in the proxy score (``static``) or in a moving
+    average of expert gradient norms (``online``), :math:`\bar r` the mean share of the modalities
+    in training and :math:`c` the largest ratio. Writes ``curriculum.csv``.
 
     Args:
-        mode: Where the difficulty comes from; ``off`` leaves every factor at 1.
+        mode: Source of the difficulty; ``off`` leaves every factor at 1.
         max_ratio: Largest factor ``c``, at least 1.
-        anneal: Blend the factors linearly to 1 over the stage.
-        momentum: Of the moving average in mode ``online``.
+        anneal: Whether to move the factors linearly to 1 over the stage.
+        momentum: Momentum of the moving average in mode ``online``.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Source:
-        D-MoLE, https://arxiv.org/abs/2506.11672: the abstract speaks of the update ratio of each
-        module; the released code has the budget split only. The factor is an
-        addition of this package. Gradients are not scaled: Adam's step does not depend on their
-        size.
+        D-MoLE, https://arxiv.org/abs/2506.11672. The abstract mentions the update ratio of each
+        module (here: modality); the released code has only the budget split. The factor is an
+        addition of this package. It scales learning rates and not gradients, because Adam's step
+        does not depend on the size of gradients.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Curriculum(ContinualCallback):
         self._stage = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the stage's difficulty from its allocation."""
+        """Read the difficulty of the stage from its allocation."""
         state, module = parts(trainer, pl_module)
         if self._stage == state.stage.index:
-            return  # resumes in the middle of a stage
+            return  # the run resumes within a stage
         self._stage = state.stage.index
         plan = module.stage.allocation
         self._norms = {}
@@ -101,7 +101,7 @@ class Curriculum(ContinualCallback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set and log the factors of the coming step."""
+        """Set and log the factors of the next step."""
         _, module = parts(trainer, pl_module)
         progress = (trainer.global_step - self._first_step) / max(1, module.stage.steps)
         module.stage.update_scale = self._factors(module, progress)
@@ -111,7 +111,7 @@ class Curriculum(ContinualCallback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Update the moving average of gradient norms (mode ``online``)."""
+        """Update the moving average of gradient norms, in mode ``online``."""
         if self.mode != "online":
             return
         for group in optimizer.param_groups:
@@ -124,7 +124,7 @@ class Curriculum(ContinualCallback):
                 self._norms[group["name"]] = self.momentum * old + (1 - self.momentum) * norm
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record where the factors ended, in mode ``online``."""
+        """Record the final factors, in mode ``online``."""
         if self.mode != "online":
             return
         state, module = parts(trainer, pl_module)
@@ -143,7 +143,7 @@ class Curriculum(ContinualCallback):
         self._write(state)
 
     def _factors(self, module: ContinualModule, progress: float = 0.0) -> dict[str, float]:
-        """Return the factor of each module that trains."""
+        """Return the factor of each modality in training."""
         training = module.training_modalities()
         difficulty = shares(self._norms) if self.mode == "online" else self._difficulty
         measured = {name: difficulty[name] for name in training if name in difficulty}
@@ -161,7 +161,7 @@ class Curriculum(ContinualCallback):
             write_csv(state.run_dir / "curriculum.csv", HEADER, self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the table, the moving averages and where the stage began."""
+        """Return the table, the moving averages and the first step of the stage."""
         return {
             "rows": self.rows,
             "norms": self._norms,
@@ -171,7 +171,7 @@ class Curriculum(ContinualCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a saved state."""
+        """Load a saved state."""
         self.rows = [
             {_OLD_COLUMNS.get(name, name): value for name, value in row.items()}
             for row in state_dict["rows"]

@@ -41,17 +41,17 @@ log = logging.getLogger("dmole")
 
 
 class EvaluationMatrix(ContinualCallback):
-    """Keeps the evaluation matrix, the oracle matrix, the routing counts and all answers.
+    """Holds the evaluation matrix, the oracle matrix, the routing counts and all answers.
 
-    The trainer makes the two passes of a stage with :meth:`plan` and :meth:`plan_oracle`, runs
+    The trainer plans the two passes of a stage with :meth:`plan` and :meth:`plan_oracle`, runs
     Lightning's test loop on each, and then calls :meth:`add_row`.
 
     Args:
-        avg_scope: Whether AVG runs over ``all`` stages or those that have ``seen`` the task.
+        avg_scope: Whether AVG is over ``all`` stages or those that have ``seen`` the task.
 
     Attributes:
-        matrix: ``(stages + 1, tasks)`` in percent; row 0 before training; NaN not evaluated.
-        oracle: The same with each sample's own expert, seen tasks only.
+        matrix: ``(stages + 1, tasks)`` in percent; row 0 is before training; NaN is not evaluated.
+        oracle: The same with the experts that each task was trained with, seen tasks only.
         routing: ``(stage, true task, gate set, count)`` of every evaluated stage.
         losses: Reconstruction losses of the test samples at the last evaluation, by expert and
             true task.
@@ -77,14 +77,14 @@ class EvaluationMatrix(ContinualCallback):
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
         self.scores: dict[str, TaskScore] = {}
         self._journal = AnswerJournal()
-        self._fresh: list[Answers] = []
+        self._new_answers: list[Answers] = []
 
     # -- the two passes --------------------------------------------------------------------
 
     def plan(self, state: SequenceState, module: ContinualModule) -> EvaluationPass:
         """Return the pass that answers all test samples with the router's experts.
 
-        Changes nothing. All ranks call it alike.
+        It does not change the state. All ranks must call it.
 
         Raises:
             Interrupted: If a signal requested the end of the run.
@@ -95,14 +95,14 @@ class EvaluationMatrix(ContinualCallback):
     def plan_oracle(
         self, state: SequenceState, module: ContinualModule, routed: EvaluationPass
     ) -> EvaluationPass:
-        """Return the pass that answers samples of seen tasks with their own experts.
+        """Return the pass that answers samples of seen tasks with the experts of their tasks.
 
-        Changes nothing.
+        It does not change the state.
 
         Args:
-            state: The evaluated stage.
+            state: Has the evaluated stage.
             module: Has experts and router.
-            routed: The pass before, whose answers count here, too.
+            routed: The routed pass, whose answers are used again.
         """
         return plan_oracle(state, module, routed, self.answers)
 
@@ -115,8 +115,9 @@ class EvaluationMatrix(ContinualCallback):
         if evaluation.name == "routed" and not state.incremental_evaluation:
             self.answers.clear()
         plan, digests = evaluation.gate_sets, evaluation.digests
-        known = self._journal.open(*journal_of(state, evaluation), plan, digests)
-        self._fresh = [Answers(list(known), list(known.values()), [plan[key] for key in known])]
+        earlier = self._journal.open(*journal_of(state, evaluation), plan, digests)
+        gate_sets = [plan[key] for key in earlier]
+        self._new_answers = [Answers(list(earlier), list(earlier.values()), gate_sets)]
 
     def on_test_batch_end(  # noqa: D102 - Lightning's hook
         self,
@@ -128,22 +129,22 @@ class EvaluationMatrix(ContinualCallback):
         dataloader_idx: int = 0,
     ) -> None:
         answers: Answers = outputs["answers"]
-        self._fresh.append(answers)
+        self._new_answers.append(answers)
         self._journal.add(answers.keys, answers.texts, answers.gate_sets)
         if sequence_of(trainer).interruption.requested:
-            raise StopIteration  # Lightning's way out of the loop; the trainer does the rest
+            raise StopIteration  # ends Lightning's test loop; then the trainer ends the run
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take over the answers of all ranks."""
+        """Collect the answers of all ranks."""
         if stage != "test":
             return
         _, module = parts(trainer, pl_module)
         plan, digests = module.evaluation.gate_sets, module.evaluation.digests
-        for answers in gather_objects(self._fresh):
+        for answers in gather_objects(self._new_answers):
             for batch in answers:
                 for key, text in zip(batch.keys, batch.texts, strict=True):
                     self.answers.put(key, plan[key], digests, text)
-        self._fresh = []
+        self._new_answers = []
 
     # -- after both passes -----------------------------------------------------------------
 
@@ -154,7 +155,7 @@ class EvaluationMatrix(ContinualCallback):
         routed: EvaluationPass,
         oracle: EvaluationPass,
     ) -> None:
-        """Score the answers of both passes, append the stage's row, write the files."""
+        """Score the answers of both passes, append the row of the stage and write the files."""
         stage = state.stage.index
         self._grow(state)
         self.losses = routed.losses
@@ -261,7 +262,7 @@ class EvaluationMatrix(ContinualCallback):
         }
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state."""
+        """Load a saved state."""
         self.matrix = np.array(state["matrix"], dtype=np.float64)
         self.oracle = np.array(state["oracle"], dtype=np.float64)
         self.routing = [(s, t, g, c) for s, t, g, c in state["routing"]]

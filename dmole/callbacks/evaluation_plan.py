@@ -1,4 +1,4 @@
-"""Which experts each test sample is answered with, and which samples need an answer."""
+"""Plans an evaluation: the experts of each test sample, and the samples that need an answer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Losses = dict[str, dict[str, list[float]]]
 def plan_routed(
     state: SequenceState, module: ContinualModule, answers: AnswerBook
 ) -> EvaluationPass:
-    """Route the test samples of all tasks with the experts that the stages so far have trained.
+    """Route the test samples of all tasks among the experts of the stages so far.
 
     Args:
         state: Has data and stages; its stage is evaluated.
         module: Has experts and router.
-        answers: Answers that need not be given again.
+        answers: Answers that need not be generated again.
 
     Raises:
         Interrupted: If a signal requested the end of the run.
@@ -58,15 +58,15 @@ def plan_oracle(
 
     Args:
         state: Has data and stages.
-        module: Has the router, which knows what belongs to an expert.
-        routed: The pass before, of the same experts.
-        answers: Answers that need not be given again.
+        module: Has the router, which returns the experts used together with an expert.
+        routed: The routed pass, with the same experts.
+        answers: Answers that need not be generated again.
     """
     gate_sets: dict[str, GateSet] = {}
     experts = routed.experts or ()
     for task in state.seen_tasks():
         expert = next(s.expert for s in reversed(state.learned()) if task in s.tasks)
-        trained_with = module.router.own(expert, experts)
+        trained_with = module.router.trained_with(expert, experts)
         gate_sets |= dict.fromkeys(sample_names(state, task), trained_with)
     evaluation = replace(routed, name="oracle", gate_sets=gate_sets, losses={})
     return _with_pending(state, evaluation, state.seen_tasks(), answers)
@@ -78,7 +78,7 @@ def sample_names(state: SequenceState, task: str) -> list[str]:
 
 
 def journal_of(state: SequenceState, evaluation: EvaluationPass) -> tuple[Path, str]:
-    """Return file and name of the journal that this rank keeps of a pass."""
+    """Return the file of this rank's journal of a pass, and the name of the pass in it."""
     file = f"answers_{evaluation.name}_{state.trainer.global_rank}.jsonl"
     return state.run_dir / "checkpoints" / file, f"stage {state.stage.index} {evaluation.name}"
 
@@ -91,7 +91,7 @@ def _with_pending(
     return replace(
         evaluation,
         pending={task: indices for task, indices in pending.items() if indices},
-        known=read_journal(*journal_of(state, evaluation), plan, digests),
+        earlier_answers=read_journal(*journal_of(state, evaluation), plan, digests),
     )
 
 
@@ -102,7 +102,7 @@ def _route(
     task: str,
     losses: Losses,
 ) -> dict[str, GateSet]:
-    """Return the router's gate sets for a task's test samples, and add to the losses."""
+    """Return the router's gate sets for a task's test samples; add their losses to ``losses``."""
     keys = sample_names(state, task)
     embeddings = None  # (N, D)
     query = RouteQuery(None, (), "test", None, experts)
@@ -111,7 +111,7 @@ def _route(
         embeddings = embed_samples(state, module, pairs, "test")
     plan: dict[str, GateSet] = {}
     size = state.data.eval_batch_size
-    for start in range(0, len(keys), size):  # only a batch vote looks beyond the sample
+    for start in range(0, len(keys), size):  # the batch matters to routers with a batch vote
         part = slice(start, start + size)
         rows = None if embeddings is None else embeddings[part]  # (B, D)
         names = [task] * len(keys[part])

@@ -1,4 +1,4 @@
-"""What follows from the answers of an evaluation beside its row of the matrix."""
+"""Results of an evaluation other than its row of the matrix."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def prediction_lines(
     """Yield the lines of a task's file of predictions.
 
     Args:
-        samples: Its test samples.
-        texts: Their answers.
-        gate_sets: Their experts.
-        score: Of the task.
+        samples: Test samples of the task.
+        texts: Answer to each sample.
+        gate_sets: Experts of each sample.
+        score: Score of the task.
     """
     rows = zip(samples, texts, gate_sets, score.per_sample, strict=True)
     for index, (sample, text, gate_set, value) in enumerate(rows):
@@ -46,13 +46,13 @@ def prediction_lines(
 
 
 def router_rates(state: SequenceState, counts: Iterable[Count]) -> dict[str, float | None]:
-    """Return how well the router keeps the tasks apart, see `routing_rates`."""
-    owner: dict[str, str] = {}
+    """Return the shares of correctly and wrongly routed test samples, see `routing_rates`."""
+    expert_of: dict[str, str] = {}
     learned_at: dict[str, int] = {}
     for stage in state.learned():
-        owner |= dict.fromkeys(stage.tasks, stage.expert)
+        expert_of |= dict.fromkeys(stage.tasks, stage.expert)
         learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
-    return routing_rates(counts, owner, learned_at, state.stage.common)
+    return routing_rates(counts, expert_of, learned_at, state.stage.common)
 
 
 def count_active(state: SequenceState, module: ContinualModule, routed: EvaluationPass) -> None:

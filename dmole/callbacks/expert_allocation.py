@@ -1,4 +1,4 @@
-"""Before each stage: score the units, decide which get an expert, place it on them."""
+"""Before each stage: score the units, allocate the expert, place it on the model."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("dmole")
 
 COMMON = 0
-"""Key of the plan of the expert that all stages share."""
+"""Key of the allocation of the expert that all stages share."""
 
 HEADER = ("stage", "expert", "modality", "unit", "score", "selected", "rank")
 
 
 class ExpertAllocation(ContinualCallback):
-    """Places a stage's new experts on the model; one that exists already continues training.
+    """Places a stage's new experts on the model; an existing expert continues training.
 
-    Acts before Lightning wraps the model for distributed training and makes the optimizer, so
-    that both include the new parameters. The plan is rank 0's and verified on every rank. Writes
-    ``allocation.csv``.
+    It acts before Lightning wraps the model for distributed training and makes the optimizer, so
+    both include the new parameters. All ranks use the allocation of rank 0, which each rank
+    verifies. Writes ``allocation.csv``.
     """
 
     def __init__(self) -> None:
         self.allocations: dict[int, Allocation] = {}
 
     def on_stage_start(self, state: SequenceState, module: ContinualModule) -> None:
-        """Place the stage's experts on the model, the common one first, and begin the stage."""
+        """Place the stage's experts on the model, the common one first, and start the stage."""
         stage = state.stage
         for name in reversed(stage.experts):
             if name in module.library.names:
@@ -67,7 +67,7 @@ class ExpertAllocation(ContinualCallback):
         module.begin_stage(StageContext.of(stage, epochs, plan_of_stage))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count what trains, parameters of regularizers included."""
+        """Count the trainable parameters, those of regularizers included."""
         state, module = parts(trainer, pl_module)
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
         state.clock.costs.record(trainable={state.stage.expert: count})
@@ -92,41 +92,41 @@ class ExpertAllocation(ContinualCallback):
             write_csv(state.run_dir / "allocation.csv", HEADER, self.rows())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the plans, as JSON texts by stage."""
+        """Return the allocations as JSON texts, by stage."""
         return {str(stage): plan.to_json() for stage, plan in self.allocations.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over saved plans."""
+        """Load saved allocations."""
         self.allocations = {int(k): Allocation.from_json(v) for k, v in state_dict.items()}
 
 
 def describe_allocation(plan: Allocation, parameters: int) -> str:
-    """Return a plan as a table of text: layers, scores, experts, and what they cost."""
+    """Return an allocation as a text table: units, scores, ranks, number of parameters."""
     lines = [f"expert {plan.expert}: {parameters} parameters"]
     for modality, share in plan.difficulty.items():
         lines.append(f"  {modality}: difficulty {share:.1%}, budget {plan.budget[modality]}")
     for entry in plan.entries:
         score = "no gradient" if entry.score is None else f"{entry.score:.4g}"
-        several = f"{entry.mixture} x " if entry.mixture > 1 else ""
-        mark = f"{several}rank {entry.rank}" if entry.expert else "-"
-        lines.append(f"  {entry.unit:<24} {score:>12}  {mark}")
+        mixture = f"{entry.mixture} x " if entry.mixture > 1 else ""
+        size = f"{mixture}rank {entry.rank}" if entry.expert else "-"
+        lines.append(f"  {entry.unit:<24} {score:>12}  {size}")
     return "\n".join(lines)
 
 
 def plan_allocation(
     state: SequenceState, module: ContinualModule, stage: Stage, expert: str
 ) -> Allocation:
-    """Return where a new expert goes, without adding it.
+    """Return the allocation of a new expert, without placing it.
 
-    The scores come from the bare base model and the data that arrives in the stage alone, without
-    what is replayed, so where stages have sharp boundaries the plan does not depend on the order
-    of the tasks.
+    The scores come from the base model without experts and from the data that arrives in the
+    stage, without replayed samples. If stages have sharp boundaries, the allocation therefore does
+    not depend on the order of the tasks.
 
     Args:
-        state: Has data, device and the other ranks.
-        module: Holds base model and allocator.
-        stage: Has the tasks that the expert will be trained on first.
-        expert: Name of the expert: the stage's own, or one that all stages share.
+        state: Has data and device; connects the ranks.
+        module: Has base model and allocator.
+        stage: The first stage that trains the expert.
+        expert: Name of the expert: that of the stage, or the one that all stages share.
 
     Raises:
         Interrupted: If a signal requested the end of the run.
@@ -166,10 +166,10 @@ def _scores(
 def _proxy_losses(
     module: ContinualModule, device: torch.device, parts: Sequence[Batch]
 ) -> Tensor | Iterator[Tensor]:
-    """Return the loss of a proxy batch, or its summands where it comes in parts.
+    """Return the loss of a proxy batch; its summands if the batch has several parts.
 
-    Each part weighs by its answer tokens, so that the sum is the mean over all of them. One part
-    at a time is on the device.
+    Each part is weighted by its answer tokens, so the sum is the mean over the tokens of all
+    parts. Only one part at a time is on the device.
     """
     if len(parts) == 1:
         return module.base_loss(move_data_to_device(parts[0], device))
@@ -182,10 +182,10 @@ def _proxy_losses(
 
 
 def _agreed(plan: Allocation) -> Allocation:
-    """Return rank 0's plan after making sure that every rank made the same.
+    """Return rank 0's allocation after checking that every rank has the same one.
 
     Raises:
-        RuntimeError: If they differ: then ranks saw different data or scores.
+        RuntimeError: If they differ because ranks have different data or scores.
     """
     if len(set(gather_objects(_digest(plan)))) > 1:
         raise RuntimeError(f"the ranks disagree where expert {plan.expert!r} belongs")
@@ -193,8 +193,8 @@ def _agreed(plan: Allocation) -> Allocation:
 
 
 def _digest(plan: Allocation) -> str:
-    """Return a hash of what a plan decides; scores may differ between machines by rounding."""
-    decided = [(entry.unit, entry.expert, entry.rank) for entry in plan.entries]
+    """Return a hash of an allocation without its scores, which may differ by rounding."""
+    placement = [(entry.unit, entry.expert, entry.rank) for entry in plan.entries]
     return hashlib.sha256(
-        repr((plan.expert, sorted(plan.budget.items()), decided)).encode()
+        repr((plan.expert, sorted(plan.budget.items()), placement)).encode()
     ).hexdigest()

@@ -1,4 +1,4 @@
-"""After each stage: write what its experts have learned."""
+"""After each stage: write its experts to files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class ExpertFiles(ContinualCallback):
-    """Writes ``experts/<task>/`` and the order of all experts."""
+    """Writes each expert to ``experts/<expert>/``, and the order of all experts."""
 
     def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
-        """Write before training that there are no experts, so that any run folder can be read."""
+        """Before training, write an empty list of experts, so that any run folder can be read."""
         if state.is_global_zero and not state.stage.index:
             write_json(state.run_dir / "experts" / "experts.json", [])
             module.router.save(state.run_dir / "router")

@@ -1,4 +1,4 @@
-"""Shows in TensorBoard and as pictures which experts exist, which are used, and what they reach."""
+"""Logs figures of the experts to TensorBoard and files: allocation, use and scores."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class ExpertInspector(ContinualCallback):
-    """Logs figures after each stage and the speed of training; writes ``figures/*.png``.
+    """Logs figures after each stage and the training speed; writes ``figures/*.png``.
 
-    Scores, learning rates and factors are scalars; matrix, allocation, activation of experts and
-    autoencoder losses are figures under the same names as the files.
+    Scores, learning rates and factors are scalars. Matrix, allocation, activation of experts and
+    autoencoder losses are figures with the names of their files.
     """
 
     def __init__(self) -> None:
@@ -36,20 +36,20 @@ class ExpertInspector(ContinualCallback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock of one step."""
+        """Start timing one step."""
         self._started = time.perf_counter()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Log the learning rate of each modality, which the curriculum has scaled by now."""
+        """Log the learning rate of each modality, as scaled by the curriculum."""
         for group in optimizer.param_groups:
             pl_module.log(f"learning_rate/{group['name']}", group["lr"], batch_size=1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the speed."""
+        """Log the training speed in samples per second over all ranks."""
         seconds = time.perf_counter() - self._started
         speed = len(batch) * trainer.world_size / seconds
         pl_module.log("train/samples_per_second", speed, batch_size=len(batch))
@@ -80,7 +80,7 @@ class ExpertInspector(ContinualCallback):
         rows = state.callback_of(ExpertAllocation).rows()
         if rows:
             self._show(
-                state, "allocation", figures.allocation_heatmap(rows, "Layers that got experts")
+                state, "allocation", figures.allocation_heatmap(rows, "Units that hold experts")
             )
         counts: dict[str, dict[str, int]] = defaultdict(dict)
         for at, task, gate_set, count in table.routing:

@@ -1,4 +1,4 @@
-"""A progress bar that says which stage, task and phase is running."""
+"""A progress bar that shows the current stage, task and phase."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dmole.run.state import SequenceState
 
 
 class StageProgressBar(TQDMProgressBar):
-    """Names stage, task and phase in front of Lightning's bar.
+    """Shows stage, task and phase before Lightning's bar.
 
     Args:
         refresh_rate: Batches between updates; 0 hides the bar.
@@ -31,18 +31,18 @@ class StageProgressBar(TQDMProgressBar):
         return self._describe()
 
     def on_train_epoch_start(self, trainer: Any, *args: Any) -> None:
-        """Start the bar of an epoch with stage and phase instead of the epoch's number."""
+        """Show stage and phase in the bar of an epoch instead of the epoch number."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(self._describe())
 
     def _describe(self) -> str:
         state = getattr(self.trainer, "sequence", None)
-        if not isinstance(state, SequenceState):  # the bar works under a plain trainer, too
+        if not isinstance(state, SequenceState):  # the bar also works with a plain trainer
             return str(self.trainer.state.fn)
         return f"stage {state.stage.index}/{len(state.plan)} {state.stage.name} | {state.phase}"
 
     def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the shown figures without the logger's version number."""
+        """Return the metrics to show, without the version number of the logger."""
         metrics: dict[str, Any] = dict(super().get_metrics(*args, **kwargs))
         metrics.pop("v_num", None)
         return metrics

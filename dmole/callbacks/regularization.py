@@ -1,4 +1,4 @@
-"""Around each stage: let the regularizers prepare for it and remember what it left."""
+"""Calls the regularizers before, during and after the training of each stage."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Regularization(ContinualCallback):
-    """Calls the module's regularizers before and after the training of a stage.
+    """Calls the module's regularizers before, during and after the training of a stage.
 
-    Acts in ``setup``, when the stage's experts are in place and the model is not yet wrapped for
-    distributed training, so that parameters of regularizers are part of the wrap.
+    The first call is in ``setup``, after the stage's experts are placed and before Lightning wraps
+    the model for distributed training, so the wrapped model includes parameters of regularizers.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -38,13 +38,13 @@ class Regularization(ContinualCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Let the regularizers act between two batches, before a checkpoint is made."""
+        """Let the regularizers act between two batches, before a checkpoint is written."""
         _, module = parts(trainer, pl_module)
         for term in module.regularizers:
             term.after_step()
 
     def on_stage_trained(self, state: SequenceState, module: ContinualModule) -> None:
-        """Let the regularizers look back; the process may be another than the one that trained."""
+        """Let the regularizers act after training; a resumed run may do this in a new process."""
         if not len(module.regularizers):
             return
         module.to(state.device)

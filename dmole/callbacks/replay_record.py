@@ -1,4 +1,4 @@
-"""Before each stage: write which samples of earlier stages it trains on again."""
+"""Before each stage: write the samples of earlier stages that it replays."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ HEADER = ("stage", "task", "id")
 
 
 class ReplayRecord(ContinualCallback):
-    """Writes ``replay.csv``: each replayed sample, as often as it comes in an epoch.
+    """Writes ``replay.csv``: each replayed sample, once for each time it occurs in an epoch.
 
-    Where a stream replays nothing there is no such file. What was replayed follows from the
-    stages, so a resumed run writes the same.
+    There is no such file if the stream does not replay samples. The stages determine the replayed
+    samples, so a resumed run writes the same file.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write what the stages so far have replayed."""
+        """Write the replayed samples of all stages so far."""
         state = sequence_of(trainer)
         if stage != "fit" or not state.is_global_zero:
             return

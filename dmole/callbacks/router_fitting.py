@@ -25,17 +25,18 @@ log = logging.getLogger("dmole")
 
 
 class RouterFitting(ContinualCallback):
-    """Embeds a sample of each stage's train data and fits the router to it after the stage.
+    """Embeds a subset of each stage's training samples and fits the router to it after the stage.
 
-    Replayed samples take no part: the learner knows that they are not of the new task. Samples of
-    neighbors in a blurred stage do, since a learner without task labels could not tell.
+    Replayed samples are left out, since the learner knows that they do not belong to the new task.
+    Samples of neighboring tasks in a blurred stage are included, since a learner without task
+    labels cannot recognize them.
 
     Args:
-        embedding_samples: Most train samples of a stage that the router is fitted to.
-        seed: Draws them.
+        embedding_samples: Maximum number of training samples of a stage for the router.
+        seed: Seed of their choice.
 
     Raises:
-        ValueError: If the number is below two.
+        ValueError: If ``embedding_samples`` is below 2.
     """
 
     def __init__(self, embedding_samples: int = 2000, seed: int = 0) -> None:
@@ -46,14 +47,14 @@ class RouterFitting(ContinualCallback):
         self.fits: dict[str, RouterFit] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Embed the stage's sample before training, when the partner choice first needs it."""
+        """Embed the stage's subset before training, where the choice of partners needs it first."""
         state, module = parts(trainer, pl_module)
         if stage == "fit" and module.router.needs_embeddings:
             with state.timed("embed"):
                 self._embeddings(state, module)
 
     def on_experts_final(self, state: SequenceState, module: ContinualModule) -> None:
-        """Fit the router on rank 0 and give it to all ranks; write it."""
+        """Fit the router on rank 0, send it to all ranks and write it."""
         if module.router.needs_embeddings:
             embeddings = self._embeddings(state, module)
             expert = state.stage.expert
@@ -63,14 +64,14 @@ class RouterFitting(ContinualCallback):
                     self.fits[expert] = fit
                     log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
             module.router.load_state_dict(broadcast(module.router.state_dict()))
-            # a stage may draw from any task
+            # all tasks, since a stage may draw samples of any task
             names = state.data.training_task_names
             module.embedder.cache.forget(*(f"{name}/train/" for name in names))
         if state.is_global_zero:
             module.router.save(state.run_dir / "router")
 
     def _embeddings(self, state: SequenceState, module: ContinualModule) -> Tensor:
-        """Return the embeddings of the stage's sample, ``(N, D)``, the same on every rank."""
+        """Return the embeddings of the stage's subset, ``(N, D)``, the same on every rank."""
         items = state.data.arriving_items(state.stage)
         indices = list(range(min(len(items), self.embedding_samples)))
         if len(items) > self.embedding_samples:
@@ -81,7 +82,7 @@ class RouterFitting(ContinualCallback):
         return embed_samples(state, module, chosen, "train")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the router's state is saved with the sequence."""
+        """Return an empty state, since the router is saved with the sequence."""
         return {}
 
 
@@ -91,11 +92,11 @@ def embed_samples(
     samples: Sequence[tuple[Sample, str]],
     split: str,
 ) -> Tensor:
-    """Return the embeddings of samples, computing those that are not cached, sharded over ranks.
+    """Return the embeddings of samples; the ranks share the computation of uncached ones.
 
     Args:
-        state: Has data, device and the other ranks.
-        module: Embeds and remembers.
+        state: Has data and device; connects the ranks.
+        module: Computes and caches the embeddings.
         samples: Pairs of sample and task name.
         split: ``train`` or ``test``; ids are unique within task and split.
 
@@ -108,11 +109,11 @@ def embed_samples(
     cache, device = module.embedder.cache, state.device
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
     missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may differ
-    todo = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
-    if todo:
+    uncached = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
+    if uncached:
         module.to(device)
         embedded: list[str] = []
-        loader = state.data.embedding_loader(todo, generation=split == "test", shard=True)
+        loader = state.data.embedding_loader(uncached, generation=split == "test", shard=True)
         for batch in state.interruption.until_requested(loader):
             module.embed(move_data_to_device(batch, device))
             embedded += [

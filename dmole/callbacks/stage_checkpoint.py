@@ -1,4 +1,4 @@
-"""During a stage's training: save it every few steps, and end it where a signal asks for it."""
+"""During the training of a stage: save it every few steps, and end it on a signal."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ log = logging.getLogger("dmole")
 
 
 class StageCheckpoint(ContinualCallback, Checkpoint):
-    """Saves the stage that trains, so that a run cut short resumes within the epoch.
+    """Saves the stage in training, so that an interrupted run resumes within the epoch.
 
     A checkpoint holds the experts in training, their optimizer, the position in the data and the
-    states of all random generators; the run then ends as if it had never stopped. Writes
-    ``checkpoints/stage.ckpt``, which is removed once the stage is trained. Lightning runs
-    checkpoint callbacks last, so the checkpoint holds what the others did at a step. Counts the
-    samples of the stage.
+    states of all random generators, so a resumed run gives the same result as an uninterrupted
+    one. Writes ``checkpoints/stage.ckpt``, which is removed after the training of the stage.
+    Lightning runs checkpoint callbacks last, so the checkpoint includes the effects of the other
+    callbacks at a step. The callback also counts the samples of the stage.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints; 0 saves only on a signal.
 
     Raises:
-        ValueError: If the number is negative.
+        ValueError: If ``every_n_steps`` is negative.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -47,21 +47,21 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
         self._saved_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Continue to count time and samples from where the checkpoint was made."""
+        """Continue to count time and samples from the values in the checkpoint."""
         state = sequence_of(trainer)
         self._last_step = self._saved_step = trainer.global_step
         if self._restored is not None:
             state.samples_trained = self._restored["samples"]
             state.clock.carry("train", self._restored["seconds"])
-            # Lightning restores loaders too, but only those whose length it has not read
-            # before; this one takes its state until it gives its first batch
+            # Lightning restores loaders only before it has read their length, so do it here;
+            # the loader accepts a state until it yields its first batch
             _loader(trainer).load_state_dict(self._restored["loader"])
             log.info("resuming at step %d", trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the random generators as they were, right before the first step draws."""
+        """Restore the random generators right before the first step."""
         if self._restored is not None:
             restore_random_state(self._restored["ranks"][trainer.global_rank])
             self._restored = None
@@ -69,20 +69,20 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save after an optimizer step if it is time, or if the run has to end.
+        """Save after an optimizer step if a checkpoint is due or the run has to end.
 
         Raises:
-            Interrupted: If a signal requested the end of the run; the stage is saved then.
+            Interrupted: If a signal requested the end of the run; the stage is saved before.
         """
         state = sequence_of(trainer)
         state.samples_trained += len(batch) * trainer.world_size
         step = trainer.global_step
         if step == self._last_step:
-            return  # gradients are being accumulated, and they are not part of a checkpoint
+            return  # a checkpoint cannot hold accumulated gradients
         self._last_step = step
         stop = state.interruption.agreed(state.strategy)
         if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
-            return  # the stage is trained, and saved as a whole
+            return  # the stage is finished, and ``last.ckpt`` will hold it
         if stop or 0 < self.every_n_steps <= step - self._saved_step:
             save_stage(state)
             self._saved_step = step
@@ -90,13 +90,13 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
             state.interruption.end()
 
     def on_stage_trained(self, state: SequenceState, module: ContinualModule) -> None:
-        """Drop a state that no step has used."""
+        """Discard a restored state that no step has used."""
         self._restored = None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what Lightning does not save; called by all ranks alike."""
+        """Add the state that Lightning does not save. All ranks must call it."""
         state, module = parts(trainer, pl_module)
         checkpoint |= stage_content(state, module)
         checkpoint["sequence_stage"] = {
@@ -109,7 +109,7 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the state until the first step."""
+        """Keep the saved state until the first step."""
         self._restored = checkpoint["sequence_stage"]
 
 

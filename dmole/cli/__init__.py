@@ -1,1 +1,5 @@
-"""The command line: one file for each verb, arguments, config files."""
+"""The command line: its verbs, arguments and config files."""
+
+from dmole.cli.main import main
+
+__all__ = ["main"]

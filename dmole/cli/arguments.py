@@ -1,4 +1,4 @@
-"""Command lines whose faults are said in one line, without the usage."""
+"""An argument parser that reports an error in one line, without the usage."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NoReturn
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Raises where the standard one prints its usage and ends the process."""
+    """Raises an error instead of printing the usage and ending the process."""
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
 
         Raises:
-            ValueError: Always; says what is wrong and where to look.
+            ValueError: Always; names the error and the help command.
         """
         raise ValueError(f"{message}; see {self.prog} --help")

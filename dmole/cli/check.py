@@ -1,4 +1,4 @@
-"""The verb ``data check``: the data of a config examined, without its model."""
+"""The verb ``data check``: examines the data of a config without loading its model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ sets with one answer, split sizes. Exits with 1 if there is an error; warnings d
 
 
 def run_check(words: list[str]) -> int:
-    """Run ``data check`` and return the exit status: 1 if the data have errors."""
+    """Run ``data check`` and return the exit status: 1 if the data has errors."""
     options, rest = _parse(words)
     from dmole.data import Task
     from dmole.datamodule import ContinualDataModule
@@ -77,7 +77,7 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--processes",
         type=int,
         default=available_processes(),
-        help="how many work at a time, by default one a processor; 0 uses none",
+        help="worker processes, by default one per processor; 0 uses the main process",
     )
     parser.add_argument("--no_images", action="store_true", help="do not decode the images")
     parser.add_argument("--no_tokens", action="store_true", help="do not load a processor")
@@ -91,31 +91,31 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _read_config(words: list[str]) -> dict[str, Any]:
-    """Return the settings of configs and flags; nothing of them is built."""
+    """Return the settings of configs and flags without building any object."""
     from jsonargparse import ArgumentError
 
     from dmole.cli.config_files import name_config, resolve_configs
-    from dmole.cli.lightning import ContinualCLI, quiet_libraries
+    from dmole.cli.lightning import ContinualCLI, configure_logging
 
     class Settings(ContinualCLI):
-        """Reads the settings of ``fit`` and stops."""
+        """Reads the settings of ``fit`` only."""
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            """Let a config of the data alone be enough."""
+            """Make the settings of the model optional."""
             super().add_arguments_to_parser(parser)
             for action in parser._actions:
                 action.required = action.required and not action.dest.startswith("model.")
 
         def _set_seed(self) -> None:
-            """Draw nothing."""
+            """Leave the random generators unchanged."""
 
         def instantiate_classes(self) -> None:
-            """Leave model, trainer and data alone."""
+            """Do not build model, trainer and data."""
 
         def _run_subcommand(self, subcommand: str) -> None:
-            """Run nothing."""
+            """Do not run the verb."""
 
-    quiet_libraries()
+    configure_logging()
     arguments, configs = resolve_configs(words)
     try:
         config: dict[str, Any] = Settings(["fit", *arguments]).config["fit"].as_dict()
@@ -135,7 +135,7 @@ def _check_metric(task: str, metric: str) -> None:
 
 
 def _base_model(model: dict[str, Any]) -> BaseModel | None:
-    """Return the base model that the config names, None where it names none or builds its own."""
+    """Return the base model that the config names; None without one or for another backbone."""
     from dmole.demo.tiny import TINY_PATH
     from dmole.doctor import BaseModel
 

@@ -1,4 +1,4 @@
-"""Finding configs: the working directory first, then those that ship with the package."""
+"""Finds configs, first in the working directory, then among those shipped with the package."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def name_config(message: str, configs: list[Path], flags: list[str]) -> str:
-    """Return a message of the config parser, with the file that its key stands in put first.
+    """Return a message of the config parser, prefixed with the file that sets its key.
 
     Args:
-        message: Quotes the key as ``"model.rank"`` or ``'model.rank'``.
+        message: The message, which quotes the key as ``"model.rank"`` or ``'model.rank'``.
         configs: Files in the order they were merged; the last one that has the key counts.
-        flags: The command line; a key set there is no file's fault.
+        flags: The command line; a key that is set there gets no prefix.
     """
     key = re.search(r"""(?:[Kk]ey|option) ["']([\w.]+)["']""", message)
     if key is None or any(flag.startswith(f"--{key[1]}") for flag in flags):
         return message
     for path in reversed(configs):
-        found: Any = read_settings(path)
+        value: Any = read_settings(path)
         for name in key[1].split("."):
-            found = found.get(name) if isinstance(found, dict) else None
-        if found is not None:
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
             return f"{path}: {message}"
     return message
 
 
 def resolve_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
-    """Replace the names behind every ``--config`` by the files found.
+    """Replace the name after every ``--config`` by the path of its file.
 
     Returns:
         The new arguments and the files, in order.
@@ -82,7 +82,7 @@ def resolve_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
     Raises:
         ValueError: If there is no such file, or it does not hold settings.
     """
-    result, found = [], []
+    result, files = [], []
     expects_name = False
     for argument in arguments:
         flag, equals, name = argument.partition("=")
@@ -90,9 +90,9 @@ def resolve_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
             path = find_config(argument if expects_name else name)
             read_settings(path)
             result.append(str(path) if expects_name else f"{flag}={path}")
-            found.append(path)
+            files.append(path)
             expects_name = False
             continue
         expects_name = argument in ("--config", "-c")
         result.append(argument)
-    return result, found
+    return result, files

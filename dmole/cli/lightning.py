@@ -1,4 +1,4 @@
-"""The verbs that load a model: LightningCLI with ours in place of its own."""
+"""The verbs that load a model, on top of LightningCLI."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dmole.cli.config_files import name_config, read_settings, resolve_configs
 from dmole.datamodule import ContinualDataModule
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor, read_prompts
-from dmole.run.lightning_private import LeavesCheckpointPath
+from dmole.run.lightning_private import NoCheckpointArguments
 from dmole.storage.files import atomic_path, write_json
 from dmole.trainer import ContinualTrainer
 
@@ -30,11 +30,11 @@ log = logging.getLogger("dmole")
 
 
 class ConfigError(ValueError):
-    """A fault in config or flags."""
+    """An error in config or flags."""
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes ``config.yaml``, whole or not at all; a resumed run says what it resumed with."""
+    """Writes ``config.yaml`` atomically; a resumed run replaces it by its current config."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the resolved config into the run folder."""
@@ -43,16 +43,16 @@ class RunConfig(SaveConfigCallback):
             temporary.write_text(text, encoding="utf-8")
 
 
-class ContinualCLI(LeavesCheckpointPath, LightningCLI):
+class ContinualCLI(NoCheckpointArguments, LightningCLI):
     """Builds trainer, module and data from YAML and flags.
 
     Args:
-        arguments: Words of the command line, or None for a config alone.
-        run: Whether the first word is a verb to run.
+        arguments: Arguments of the command line.
+        run: Whether the first argument is a verb to run.
     """
 
     def __init__(self, arguments: list[str], *, run: bool = True) -> None:
-        # our verbs are words of the command line too, only resolved: nothing is mistaken
+        # the arguments are those of the command line with resolved configs, as the warning demands
         warnings.filterwarnings("ignore", ".*args parameter is intended to run from within.*")
         super().__init__(
             ContinualModule,
@@ -69,16 +69,16 @@ class ContinualCLI(LeavesCheckpointPath, LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return our verbs and the arguments that the CLI fills in."""
+        """Return the verbs, each with the arguments that the CLI fills in."""
         return {"fit": {"model", "datamodule"}, "allocate": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """One seed for everything: initial experts, order of the data, dropout."""
+        """Use one seed for initial experts, order of the data and dropout."""
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
-        """Let the run's ``config.yaml`` name classes by their current paths."""
+        """Replace old class paths, so that ``config.yaml`` of the run has current ones."""
         _rename_classes(self.config)
 
 
@@ -95,7 +95,7 @@ def _rename_classes(config: Any) -> None:
 
 def run_sequence(words: list[str]) -> None:
     """Run ``fit`` or ``allocate``."""
-    quiet_libraries()
+    configure_logging()
     arguments, configs = resolve_configs(words)
     for path in configs:
         log.info("config %s", path)
@@ -106,8 +106,8 @@ def run_sequence(words: list[str]) -> None:
 
 
 def run_evaluate(words: list[str]) -> None:
-    """Run ``evaluate``: the matrix of a finished run, again."""
-    quiet_libraries()
+    """Compute the matrix of a finished run again."""
+    configure_logging()
     parser = ArgumentParser("dmole evaluate", description=run_evaluate.__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split", default="test", choices=("test", "train"), help="which samples")
@@ -115,7 +115,7 @@ def run_evaluate(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, help="folder for the results; must not exist")
     options, overrides = parser.parse_known_args(words)
     config = read_config(options.run)
-    if options.split == "train":  # those that are only scored have no such samples
+    if options.split == "train":  # tasks that are only scored have no training samples
         config["data"]["tasks"] = [t for t in config["data"]["tasks"] if not t.get("eval_only")]
     for task in config["data"]["tasks"]:
         if not task.get(options.split):
@@ -135,24 +135,24 @@ def run_evaluate(words: list[str]) -> None:
 
 
 def run_predict(words: list[str]) -> None:
-    """Run ``predict``: answer prompts with what a run has learned."""
-    quiet_libraries()
+    """Answer prompts with the experts and the router of a run."""
+    configure_logging()
     parser = ArgumentParser("dmole predict", description=run_predict.__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--image", type=Path, help="image of a single prompt")
     parser.add_argument("--prompt", help="a single prompt")
     parser.add_argument("--input", type=Path, help="JSON: a list of {image, prompt}")
-    parser.add_argument("--output", type=Path, help="write JSON there instead of printing it")
-    parser.add_argument("--max_new_tokens", type=int, default=32, help="longest answer")
+    parser.add_argument("--output", type=Path, help="JSON file to write instead of printing")
+    parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of an answer")
     options, overrides = parser.parse_known_args(words)
     if (options.prompt is None) == (options.input is None):
-        raise ValueError("predict wants either --prompt (and --image) or --input")
+        raise ValueError("predict needs either --prompt (and --image) or --input")
     if options.input is not None:
         prompts = read_prompts(options.input)
     else:
         prompts = [{"prompt": options.prompt, "image": options.image}]
     cli = _from_config(read_config(options.run), overrides)
-    precision = cli.trainer.precision_plugin.forward_context  # the matrix's
+    precision = cli.trainer.precision_plugin.forward_context  # the precision of the matrix
     predictor = Predictor(cli.model, cli.datamodule, options.run, precision)
     cli.model.to(cli.trainer.strategy.root_device)
     answers = predictor(prompts, options.max_new_tokens)
@@ -163,10 +163,10 @@ def run_predict(words: list[str]) -> None:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """Return the config that a run folder was made with.
+    """Return the config that made a run folder.
 
     Raises:
-        ValueError: If the folder holds none.
+        ValueError: If the folder has no valid config.
     """
     path = run / "config.yaml"
     if not path.is_file():
@@ -183,12 +183,12 @@ def read_config(run: Path) -> dict[str, Any]:
 
 def _from_config(config: dict[str, Any], overrides: list[str]) -> ContinualCLI:
     if _trusts_code(config) and not any("trust_remote_code" in word for word in overrides):
-        # whoever made the run decided for their own machine
+        # the author of the run decided for their machine, not for this one
         raise ValueError(
-            "the run's config.yaml asks for trust_remote_code, which runs code of its base model: "
-            "say so yourself with --model.backbone.init_args.trust_remote_code true (or false)"
+            "the run's config.yaml sets trust_remote_code, which runs code of its base model: "
+            "confirm it with --model.backbone.init_args.trust_remote_code true, or set it to false"
         )
-    config["trainer"]["version"] = None  # nothing is written to the run's own log
+    config["trainer"]["version"] = None  # do not write to the log of the finished run
     for part in ("model", "data"):
         config[part].pop("seed", None)  # follows seed_everything
     with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +198,7 @@ def _from_config(config: dict[str, Any], overrides: list[str]) -> ContinualCLI:
 
 
 def _trusts_code(settings: Any) -> bool:
-    """Return whether `trust_remote_code` is on anywhere in a config."""
+    """Return whether a config sets `trust_remote_code` to true anywhere."""
     if isinstance(settings, list):
         return any(map(_trusts_code, settings))
     if not isinstance(settings, dict):
@@ -207,31 +207,31 @@ def _trusts_code(settings: Any) -> bool:
 
 
 def _build(arguments: list[str], *, run: bool = True) -> ContinualCLI:
-    """Build the CLI, and run its verb."""
+    """Build the CLI and, if ``run``, run its verb."""
     try:
         return ContinualCLI(arguments, run=run)
     except ArgumentError as error:
         raise ConfigError(str(error)) from error
-    except MisconfigurationException as error:  # Lightning's own: devices, precision, strategy
+    except MisconfigurationException as error:  # from Lightning: devices, precision, strategy
         raise ValueError(str(error)) from error
 
 
 class _Console(logging.Handler):
-    """Prints to what standard output is at the time, not when the log was set up."""
+    """Prints to the current standard output, not to the one at the time of configuration."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), flush=True)
 
 
 @rank_zero_only
-def _say(handler: logging.Handler) -> None:
+def _add_handler(handler: logging.Handler) -> None:
     log.addHandler(handler)
 
 
-def quiet_libraries() -> None:
-    """Let our own log speak and the libraries' chatter rest."""
+def configure_logging() -> None:
+    """Print the log of this package, and hide information messages of the libraries."""
     if not log.handlers:
-        _say(_Console())
+        _add_handler(_Console())
         log.setLevel(logging.INFO)
         log.propagate = False
     for name in ("lightning.pytorch", "lightning.fabric"):

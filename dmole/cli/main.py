@@ -1,4 +1,4 @@
-"""The console script. Help and version answer at once; a verb loads what it needs."""
+"""The console script. Help and version are fast; each verb imports only what it needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
   data make-example DIR
             real images of installed packages as tasks, for configs/real.yaml
   data check --config FILE ... [--json FILE] [--processes N] [--no_images] [--no_tokens]
-            every item, image and length of the tasks' files, before anything is trained
+            check every item, image and length of the tasks' files before training
   data init BENCHMARK DIR [--miniature]
             the folders of a benchmark, and where to obtain what goes there; `data init --help`
             names the benchmarks
@@ -46,11 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status.
 
     Args:
-        arguments: Words after the program's name; those of the process by default.
+        arguments: Arguments after the program's name; by default those of the process.
 
     Returns:
-        0, or 1 after a fault of the input, which is said in one line (``data check`` lists all).
-        With the environment variable ``DMOLE_TRACEBACK`` set the fault is raised instead.
+        0; 1 after an error of the input, which is printed in one line (``data check`` lists all
+        errors); 2 if the verb is unknown; 128 plus the number of a signal that ended the run.
+        If the environment variable ``DMOLE_TRACEBACK`` is set, an error is raised instead.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -74,19 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return verbs[words[0]](words) or 0
     except Exception as error:
-        status = getattr(error, "exit_status", None)  # ended by a signal, as it was asked to
+        status = getattr(error, "exit_status", None)  # a signal ended the run
         if status is not None:
-            _say(str(error))
+            _print_error(str(error))
             return int(status)
         if not isinstance(error, (ValueError, OSError, ImportError)):
             raise
         if os.environ.get("DMOLE_TRACEBACK"):
             raise
-        _say(one_line(error))
+        _print_error(one_line(error))
         return 1
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     if message:
         print(f"dmole: {message}", file=sys.stderr)
 
@@ -157,10 +158,10 @@ def _make_data(words: list[str]) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     make = verbs.add_parser("make-example", help="real images of installed packages as tasks")
     make.add_argument("output", type=Path, help="folder to write; must be absent or empty")
-    make.add_argument("--train_size", type=int, default=1500, help="most train samples a task")
-    make.add_argument("--test_size", type=int, default=250, help="most test samples a task")
-    make.add_argument("--seed", type=int, default=0, help="draws the samples")
-    verbs.add_parser("check", help="every item, image and length of the tasks' files")
+    make.add_argument("--train_size", type=int, default=1500, help="most training samples per task")
+    make.add_argument("--test_size", type=int, default=250, help="most test samples per task")
+    make.add_argument("--seed", type=int, default=0, help="seed of the choice of samples")
+    verbs.add_parser("check", help="check every item, image and length of the tasks' files")
     init = verbs.add_parser("init", help="the folders of a benchmark and a guide to fill them")
     init.add_argument("benchmark", help=", ".join(guided_benchmarks()))
     init.add_argument("output", type=Path, help="folder to write; must be absent or empty")
@@ -170,7 +171,7 @@ def _make_data(words: list[str]) -> None:
     if options.verb == "init":
         flags = {"miniature": options.miniature, "force": options.force}
         made = init_benchmark(options.benchmark, options.output, **flags)
-        print(f"{options.output}: {len(made)} folders made; {options.output / 'README.md'} goes on")
+        print(f"{options.output}: {len(made)} folders made; see {options.output / 'README.md'}")
         return
     tasks = make_example(
         options.output,

@@ -1,4 +1,4 @@
-"""The verb `dmole score`: pairs predictions with references, and prints both profiles."""
+"""The verb ``score``: pairs predictions with references and prints the scores of each profile."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dmole.metrics.base import Profile
 
 @dataclass(frozen=True)
 class Pairs:
-    """Samples with their answers.
+    """Targets with their answers.
 
     Args:
-        targets: What should have been answered.
-        answers: What was, for each target; None where there is none.
-        ignored: How many answers belong to no target.
+        targets: The expected answers.
+        answers: Prediction for each target; None if there is none.
+        ignored: Number of predictions that belong to no target.
     """
 
     targets: Sequence[Target]
@@ -32,7 +32,7 @@ class Pairs:
 
     @property
     def missing(self) -> int:
-        """How many targets have no answer."""
+        """Number of targets without an answer."""
         return sum(answer is None for answer in self.answers)
 
     def score(self, metric: TaskMetric) -> TaskScore:
@@ -49,25 +49,25 @@ def pair_by_id(answers: Sequence[Prediction], targets: Sequence[Target]) -> Pair
     """Return the targets with the answers of their ids.
 
     Raises:
-        ValueError: If an id is answered twice, or no answer has the id of a target.
+        ValueError: If two answers have the same id, or no answer has the id of a target.
     """
-    found: dict[str, Prediction] = {}
+    by_id: dict[str, Prediction] = {}
     for answer in answers:
-        if answer.id in found:
+        if answer.id in by_id:
             raise ValueError(f"the predictions hold two answers for the id {answer.id!r}")
-        found[answer.id] = answer
-    known = {target.id for target in targets}
-    ignored = sum(answer.id not in known for answer in answers)
+        by_id[answer.id] = answer
+    target_ids = {target.id for target in targets}
+    ignored = sum(answer.id not in target_ids for answer in answers)
     if ignored == len(answers):
         raise ValueError(
             f"no prediction has an id of the references: {answers[0].id!r} against "
             f"{targets[0].id!r}, for example"
         )
-    return Pairs(targets, [found.get(target.id) for target in targets], ignored)
+    return Pairs(targets, [by_id.get(target.id) for target in targets], ignored)
 
 
 def pair_by_position(answers: Sequence[Prediction], targets: Sequence[Target]) -> Pairs:
-    """Return the targets with the answers at their positions; the last may have none.
+    """Return the targets with the answers at their positions; the last targets may have none.
 
     Raises:
         ValueError: If there are more answers than targets.
@@ -82,10 +82,10 @@ def pair_by_position(answers: Sequence[Prediction], targets: Sequence[Target]) -
 
 
 def given_targets(answers: Sequence[Prediction]) -> list[Target]:
-    """Return the targets that the predictions file itself holds.
+    """Return the targets that the predictions file itself contains.
 
     Raises:
-        ValueError: If an entry has none.
+        ValueError: If an entry has no references.
     """
     for answer in answers:
         if not answer.references:
@@ -99,10 +99,10 @@ def given_targets(answers: Sequence[Prediction]) -> list[Target]:
 def score_answers(
     metric: TaskMetric, answers: Sequence[Prediction], targets: Sequence[Target]
 ) -> tuple[TaskScore, Pairs]:
-    """Return the score and the pairs it is of, paired as each profile pairs them.
+    """Return the score and its pairs, paired as each profile of the metric requires.
 
     Raises:
-        ValueError: If they do not belong together or the metric misses something.
+        ValueError: If answers and targets cannot be paired, or the metric lacks metadata.
     """
     if not isinstance(metric, ProfiledMetric) or metric.pairing == "id":
         pairs = pair_by_id(answers, targets)
@@ -126,14 +126,14 @@ def score_answers(
 
 
 def run_score(words: Sequence[str]) -> None:
-    """Run the verb with the words behind it.
+    """Run ``score`` with the arguments after it.
 
     Raises:
         FileNotFoundError: If a file does not exist.
         ValueError: If the command line or a file is malformed.
     """
     parser = ArgumentParser("dmole score", description="Score a file of predictions.")
-    parser.add_argument("predictions", type=Path, help="JSON lines: ours, or CoIN's")
+    parser.add_argument("predictions", type=Path, help="JSON lines of dmole or CoIN")
     rule = parser.add_mutually_exclusive_group(required=True)
     rule.add_argument("--task", help="task of a benchmark, such as coin/Grounding")
     rule.add_argument("--metric", help="name of a metric, such as coin_grounding")
@@ -152,7 +152,7 @@ def run_score(words: Sequence[str]) -> None:
 
 
 def _facts(name: str, metric: TaskMetric, score: TaskScore, pairs: Pairs) -> dict[str, Any]:
-    """Return the result as it is printed."""
+    """Return the results to print."""
     facts: dict[str, Any] = {
         "metric": name.partition(":")[0],
         "n": len(pairs.targets),
@@ -172,7 +172,7 @@ def _facts(name: str, metric: TaskMetric, score: TaskScore, pairs: Pairs) -> dic
 
 
 def _lines(facts: dict[str, Any]) -> str:
-    """Return the result as lines of two columns."""
+    """Return the results as a text table of two columns."""
     rows: list[tuple[str, Any]] = [(key, facts[key]) for key in ("metric", "n", "missing")]
     if facts["ignored"]:
         rows.append(("ignored", facts["ignored"]))

@@ -1,1 +1,1 @@
-"""How much each part of the model is updated while a task trains."""
+"""The curriculum: the size of the update of each modality during training."""

@@ -1,4 +1,4 @@
-"""From the difficulty of each modality to the factor on its learning rate."""
+"""Computes the factor on each modality's learning rate from its difficulty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def shares(values: Mapping[str, float]) -> dict[str, float]:
-    """Return each value's share of the sum; equal shares where all are zero."""
+    """Return each value's share of the sum; equal shares if all values are zero."""
     total = math.fsum(values.values())
     if total == 0:
         return {name: 1.0 / len(values) for name in values}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Schedule = Literal["cosine", "linear", "constant"]
-"""What the learning rate does after the warm-up."""
+"""Shape of the learning rate after the warm-up."""
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
@@ -39,8 +39,8 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: Schedul
     Args:
         step: 0-based step within the stage.
         steps: Steps of the stage.
-        warmup: Share of them in which the factor rises linearly to 1.
-        schedule: What follows: a half cosine or a line to 0, or 1 throughout.
+        warmup: Share of the steps in which the factor rises linearly to 1.
+        schedule: Shape after the warm-up: a half cosine or a line to 0, or constant 1.
 
     Example:
         >>> [round(learning_rate_factor(s, 10, 0.2, "cosine"), 2) for s in (0, 1, 2, 6, 9)]
@@ -59,8 +59,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: Schedul
 def scaled_learning_rates(optimizer: Any, scale: Mapping[str, float]) -> Iterator[None]:
     """Multiply the learning rate of named groups for one step, then restore it.
 
-    Scaling gradients instead would do nothing under Adam, whose step does not depend on their
-    size.
+    Scaled gradients would have no effect with Adam, whose step does not depend on their size.
     """
     groups = optimizer.param_groups
     rates = [group["lr"] for group in groups]

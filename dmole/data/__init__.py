@@ -1,6 +1,9 @@
-"""From files to batches: tasks, samples, tensors, loaders."""
+"""Turns files into batches: tasks, samples, tensors and loaders."""
 
-from dmole.data.collate import Batch, Collator, Item
+from typing import Any
+
+from dmole._moved import moved_name
+from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.loader import ResumableLoader
 from dmole.data.sample import (
     IMAGE_PLACEHOLDER,
@@ -25,14 +28,18 @@ __all__ = [
     "EmbeddedImage",
     "FileImage",
     "ImageSource",
-    "Item",
     "ResumableLoader",
     "Sample",
     "Samples",
     "Task",
+    "TaskSample",
     "TrainBatchSampler",
     "Turn",
     "open_source",
     "stream_items",
     "validate_tasks",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

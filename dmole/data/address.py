@@ -1,4 +1,4 @@
-"""Takes the address of a source apart: where it is, which split of it, how much of it."""
+"""Parses the address of a source: location, split and limit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _HUB_KEYS = ("split", "config", "revision")
 
 @dataclass(frozen=True)
 class Address:
-    """What ``train`` or ``test`` of a task names.
+    """The address in ``train`` or ``test`` of a task.
 
     Args:
         base: A path, a pattern of paths, or an address without its options.
-        options: ``split``, ``config`` and ``revision``, as far as they are given.
-        limit: Most items that are taken.
+        options: ``split``, ``config`` and ``revision``, if given.
+        limit: Maximum number of items; None means all.
     """
 
     base: str
@@ -32,13 +32,14 @@ class Address:
 
     @classmethod
     def of(cls, text: str, data_root: Path, limit: int | None = None) -> Address:
-        """Take an address apart.
+        """Parse an address.
 
         Args:
             text: ``file#1000`` takes 1000 items; ``folder?split=validation`` names the split of a
                 table; ``hf://org/name?split=train&config=c&revision=r`` is a data set of the hub.
-            data_root: Folder of relative paths. A path that exists as it is written is that path.
-            limit: The task's own limit; the smaller one counts.
+            data_root: Folder of relative paths. If the whole text is an existing path, it is not
+                parsed further.
+            limit: Limit of the task; the smaller limit applies.
 
         Raises:
             ValueError: If an option of a hub address is unknown or given twice, or the limit is 0.
@@ -71,15 +72,15 @@ def _hub_options(text: str) -> dict[str, str]:
 
 
 def limited(items: Iterator[tuple[int, Any]], count: int, limit: int) -> Iterator[tuple[int, Any]]:
-    """Yield a random part of some items, in their order.
+    """Yield a random subset of items, in their order.
 
-    The choice follows from the two numbers alone: it is the same in every process, run and for
-    every seed of a run.
+    The subset depends on the two numbers alone, so it is the same in every process and for every
+    seed of a run.
 
     Args:
         items: The items with their positions.
-        count: How many there are.
-        limit: How many of them are taken.
+        count: Number of items.
+        limit: Maximum number of items yielded.
     """
     if limit >= count:
         yield from items

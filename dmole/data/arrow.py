@@ -1,9 +1,9 @@
 """Samples in an Arrow file that all workers and ranks of a machine map into memory.
 
-The library for this is ``datasets``, which reads and maps the tables that users bring. For samples
-`Dataset.from_generator` falls short: it serves a file in which a byte was changed without a word,
-its lock ends before the ids are compared and the images looked for, a row takes three times as
-long (32 to 12 us), and its import costs every run with a large file a second.
+The library for this is ``datasets``, which reads and maps the tables of users. For samples,
+`Dataset.from_generator` falls short: it serves a damaged file without a warning, its lock ends
+before the ids are compared and the images checked, a row takes nearly three times as long (32 us
+instead of 12 us), and its import adds a second to every run with a large file.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from dmole.data.sequences import (
     join_digests,
 )
 
-_READ_ROWS = 256  # decoded at a time where all are gone through
+_READ_ROWS = 256  # rows decoded at a time during iteration
 _ROLES: tuple[Literal["user", "assistant"], ...] = ("user", "assistant")
-_FIELDS = 6  # columns that make a sample
+_FIELDS = 6  # columns of a sample
 
 
 class ArrowSamples(Samples):
     """Samples of a file, decoded one row at a time.
 
-    A copy in another process maps the same file: its memory is shared.
+    A copy in another process maps the same file, so the memory is shared.
 
     Args:
         file: The Arrow file.
-        source: What it was made from, for error messages.
-        images: Where the images are.
+        source: Address of the data, for error messages.
+        images: Finds the images.
         content: SHA-256 of ids, texts, references and metadata.
 
     Raises:
-        ValueError: If the file cannot be mapped or holds something else.
+        ValueError: If the file cannot be mapped or does not hold samples.
     """
 
     def __init__(self, file: Path, source: str, images: ImageFinder, content: str) -> None:
@@ -59,7 +59,7 @@ class ArrowSamples(Samples):
         self._open()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the mapping: the process that gets the copy makes its own."""
+        """Leave out the mapping; the receiving process maps the file again."""
         return {key: value for key, value in vars(self).items() if key != "_batches"}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ class ArrowSamples(Samples):
         self._open()
 
     def __len__(self) -> int:
-        return self._ends[-1]  # no file without rows is made
+        return self._ends[-1]  # a file always has rows
 
     def __iter__(self) -> Iterator[Sample]:
         for batch in self._batches:
@@ -89,13 +89,13 @@ class ArrowSamples(Samples):
         return np.concatenate([batch.column("length").to_numpy() for batch in self._batches])
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of what the samples hold; see `Samples.fingerprint`."""
+        """Return a SHA-256 of the samples; see `Samples.fingerprint`."""
         if self._sizes is None:
             self.check_images()
         return join_digests(self._content, str(self._sizes))
 
     def check_images(self) -> None:
-        """Look for all image files and note their sizes.
+        """Check that all image files exist and record their sizes.
 
         Raises:
             ValueError: If an image leaves its root; the message names file and item.
@@ -114,7 +114,7 @@ class ArrowSamples(Samples):
         self._ends: list[int] = list(accumulate(batch.num_rows for batch in self._batches))
 
     def index_of(self, row: int) -> int:
-        """Return the position in the source of the item that a row was made of."""
+        """Return the position in the source of the item from which a row was made."""
         part = bisect_right(self._ends, row)
         batch = self._batches[part]
         index: int = batch.column("index")[row - self._ends[part] + batch.num_rows].as_py()
@@ -139,7 +139,7 @@ class ArrowSamples(Samples):
         )
 
     def _image_sizes(self, part: int) -> npt.NDArray[np.int64]:
-        """Return the bytes of a batch's image files; each is looked at once."""
+        """Return the sizes of a batch's image files in bytes; each file is checked once."""
         batch = self._batches[part]
         names = batch.column("images").flatten().dictionary_encode()
         sizes = []
@@ -152,16 +152,16 @@ class ArrowSamples(Samples):
                 index = batch.column("index")[row].as_py()
                 item = f"item {index} (id {batch.column('id')[row].as_py()!r})"
                 raise type(error)(f"{self._source}: {item}: {error}") from error
-        places: npt.NDArray[np.int32] = names.indices.to_numpy()
-        return np.array(sizes, np.int64)[places]
+        indices: npt.NDArray[np.int32] = names.indices.to_numpy()
+        return np.array(sizes, np.int64)[indices]
 
 
 def repeated_id(samples: Samples, hashes: array[int]) -> tuple[int, int] | None:
-    """Return the positions of the first two samples with one id, or ``None``.
+    """Return the positions of the first two samples with the same id, or ``None``.
 
     Args:
         samples: The samples.
-        hashes: An 8-byte hash of each id. Only where two are equal the ids are compared.
+        hashes: An 8-byte hash of each id. Ids are compared only if their hashes are equal.
     """
     values = np.frombuffer(hashes, np.uint64)
     _, counts_of, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -22,22 +22,22 @@ SCHEMA = pa.schema(
         "id": pa.large_string(),
         "system": pa.large_string(),  # the system turn, null where there is none
         "turns": _TEXTS,  # user first, then alternating
-        "images": _TEXTS,  # names as the data file has them
+        "images": _TEXTS,  # names as in the data file
         "references": _TEXTS,
         "metadata": pa.large_string(),  # a JSON object
         "length": pa.int32(),
         "index": pa.int64(),  # position of the item in the source
     }
 )
-_BATCH_ROWS, _BATCH_CHARACTERS = 8192, 1 << 24  # what is in memory while the file is made
+_BATCH_ROWS, _BATCH_CHARACTERS = 8192, 1 << 24  # limits of a batch, which is held in memory
 
 
 @dataclass(frozen=True)
 class Seal:
-    """What tells a whole file from a damaged one.
+    """Checksums that detect a damaged file.
 
     Args:
-        crc32: Check sum of the file.
+        crc32: CRC-32 of the file.
         content: SHA-256 of ids, texts, references and metadata.
     """
 
@@ -57,12 +57,12 @@ def write_samples(
     """Write samples into an Arrow file, a batch at a time.
 
     Args:
-        file: Where to.
+        file: The file to write.
         rows: The samples.
-        guard: Makes the context of each access to the file; it may translate errors.
+        guard: Returns a context manager for each access to the file; it may translate errors.
 
     Returns:
-        What the file holds, and an 8-byte hash of each id.
+        The seal of the file, and an 8-byte hash of each id.
     """
     content = hashlib.sha256()
     hashes = array("Q")

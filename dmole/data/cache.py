@@ -1,4 +1,4 @@
-"""Keeps the Arrow files of large data files, so that they are made once."""
+"""Caches the Arrow files of large data files, so that they are written once."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from dmole.storage.files import atomic_path, write_json
 
 log = logging.getLogger("dmole")
 
-_FORMAT = 3  # of the Arrow file; a new one leaves the old files unused
+_FORMAT = 3  # version of the Arrow file; older files are not used
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The place of one source's samples in the cache.
+    """The samples of one source in the cache.
 
-    Of the processes of a machine that need an entry one makes it, and the others wait. Where locks
-    do not work, each makes it, and the last to finish replaces the others' file by an equal one.
+    Of the processes of a machine that need an entry, one writes it and the others wait. If locks
+    do not work, each process writes it, and the last to finish replaces the file with an equal
+    one.
 
     Args:
-        source: What messages call the source.
-        images: Where its images are.
-        key: Returns all that the samples depend on, as it is now.
+        source: Name of the source in messages.
+        images: Finds its images.
+        key: Returns the current values of everything that the samples depend on.
     """
 
     source: str
@@ -44,7 +45,7 @@ class CacheEntry:
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Name the entry by what its content depends on."""
+        """Derive the name of the entry from everything its content depends on."""
         object.__setattr__(self, "name", self._name_now())
 
     @property
@@ -53,7 +54,7 @@ class CacheEntry:
         return cache_folder() / f"{self.name}.arrow"
 
     def load(self) -> ArrowSamples | None:
-        """Return the samples if a whole file of them is there; all images are looked for.
+        """Return the samples if an undamaged file exists; check that all images exist.
 
         Raises:
             ValueError: If an image leaves its root.
@@ -61,37 +62,37 @@ class CacheEntry:
         """
         try:
             cache_folder()
-        except ValueError:  # small files need none; `make` refuses the others
+        except ValueError:  # small files need no cache; `make` raises for large ones
             return None
         try:
             seal = Seal(**json.loads(self._seal_file.read_text(encoding="utf-8")))
             if checksum(self.file) != seal.crc32:
-                raise ValueError("its check sum is another")
+                raise ValueError("its checksum differs")
             samples = ArrowSamples(self.file, self.source, self.images, seal.content)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError) as error:
-            log.warning("%s is damaged and made again: %s", self.file, error)
+            log.warning("%s is damaged and is written again: %s", self.file, error)
             return None
         samples.check_images()
         return samples
 
     def make(self, rows: Iterable[Row]) -> ArrowSamples:
-        """Write the samples into the cache and return them from there.
+        """Write the samples to the cache and return the mapped samples.
 
         Args:
             rows: The samples.
 
         Raises:
-            ValueError: If two ids are equal, the source changes meanwhile, or the cache cannot be
-                written.
+            ValueError: If two ids are equal, the source changes during reading, or the cache cannot
+                be written.
             FileNotFoundError: If an image is missing.
         """
-        with self._alone():
-            made = self.load()  # by a process that was faster
-            if made is not None:
-                return made
-            log.info("%s is large: its samples are kept in %s", self.source, self.file)
+        with self._locked():
+            cached = self.load()  # written by a faster process
+            if cached is not None:
+                return cached
+            log.info("%s is large: its samples are cached in %s", self.source, self.file)
             seal = self._write(rows)
         samples = ArrowSamples(self.file, self.source, self.images, seal.content)
         samples.check_images()
@@ -114,8 +115,8 @@ class CacheEntry:
         return seal
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one process of the machine into the body at a time."""
+    def _locked(self) -> Iterator[None]:
+        """Run the body in one process of the machine at a time."""
         path = self.file.with_suffix(".lock")
         lock = FileLock(path)
         with self._blame():
@@ -125,7 +126,9 @@ class CacheEntry:
             yield
         finally:
             lock.release()
-            path.unlink(missing_ok=True)  # whoever holds it by now works beside us, unharmed
+            path.unlink(
+                missing_ok=True
+            )  # a process that holds it by now may work in parallel without harm
 
     def _name_now(self) -> str:
         parts = (_FORMAT, __version__, *self.key())

@@ -1,4 +1,4 @@
-"""Where what is made of large data files is kept."""
+"""The cache folder for files made from large data files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VARIABLE = "DMOLE_CACHE"
 def cache_folder() -> Path:
     """Return the folder of ``DMOLE_CACHE``, or ``dmole`` in the user's cache folder.
 
-    Files in it may be deleted whenever no run uses them.
+    Its files may be deleted while no run uses them.
 
     Raises:
         ValueError: If the user has no home folder.

@@ -1,4 +1,4 @@
-"""Makes the tensors of a batch from samples, for any image-text processor of transformers."""
+"""Turns samples into the tensors of a batch, with any image-text processor of transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.rendering import ChatRenderer, Rendered
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
 
-Item = tuple[Sample, str]
+TaskSample = tuple[Sample, str]
 """A sample and the name of its task."""
 
 
@@ -23,14 +23,14 @@ class Batch:
 
     Args:
         inputs: Arguments of the model: ``input_ids`` and ``attention_mask`` of shape ``(B, T)``,
-            ``pixel_values`` and its companions in the layout of the model family (absent where
+            ``pixel_values`` and its companions in the layout of the model family (absent if
             the batch has no image).
         labels: Token ids of the answers, -100 elsewhere, ``(B, T)``; ``None`` for generation.
         question: Tokens of the first user turn without images and template, right padded:
             ``input_ids`` and ``attention_mask`` of shape ``(B, Q)``.
-        image_counts: Images of each sample, ``(B,)``, long.
+        image_counts: Number of images of each sample, ``(B,)``, long.
         sample_ids: Id of each sample.
-        task_names: Name of the task each sample is from.
+        task_names: Task of each sample.
     """
 
     inputs: dict[str, Tensor]
@@ -45,7 +45,7 @@ class Batch:
         return len(self.sample_ids)
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory; a loader with ``pin_memory`` calls this."""
+        """Return the batch in page-locked memory; called by a loader with ``pin_memory``."""
         return replace(
             self,
             inputs={key: value.pin_memory() for key, value in self.inputs.items()},
@@ -58,19 +58,20 @@ class Batch:
 class Collator:
     """Turns samples into a batch.
 
-    Training batches are padded on the right and carry labels: the loss counts the answers of
-    every assistant turn and the token that ends each. Generation batches are padded on the left
+    Training batches are padded on the right and carry labels: the loss covers every assistant
+    turn and its end token. Generation batches are padded on the left
     and end with the generation prompt.
 
     Args:
         processor: A transformers processor with an image processor and a fast tokenizer.
-        max_length: Most tokens of a sample, image tokens included; ``None`` sets no limit.
-        on_too_long: ``error`` refuses longer samples, ``truncate`` cuts the end of the last
-            answer. What is not an answer is never cut.
+        max_length: Maximum number of tokens of a sample, including image tokens; ``None`` sets no
+            limit.
+        on_too_long: ``error`` rejects longer samples, ``truncate`` cuts the end of the last
+            answer. Only answers are cut.
 
     Attributes:
         max_length: The limit.
-        truncated: How many samples were cut so far, in this process and its data workers.
+        truncated: Number of samples cut so far, in this process and its data workers.
 
     Raises:
         ValueError: If the tokenizer lacks a padding or end-of-sequence token or is not a fast one.
@@ -102,15 +103,15 @@ class Collator:
 
     @property
     def truncated(self) -> int:
-        """How many samples were cut so far."""
+        """Number of samples cut so far."""
         return int(self._truncated)
 
-    def __call__(self, items: Sequence[Item], *, generation: bool) -> Batch:
-        """Return the batch of some samples.
+    def __call__(self, items: Sequence[TaskSample], *, generation: bool) -> Batch:
+        """Return the batch of samples.
 
         Args:
             items: Samples, each with the name of its task.
-            generation: Whether answers are to be generated rather than learned.
+            generation: Whether the answers are generated rather than learned.
 
         Raises:
             ValueError: If a sample is longer than allowed, has an answer without tokens, or does
@@ -120,7 +121,7 @@ class Collator:
         rendered = [self._renderer.render(sample, generation=generation) for sample in samples]
         inputs = self._process(samples, rendered, generation)
         offsets = inputs.pop("offset_mapping")
-        inputs.pop("labels", None)  # PaliGemma's processor brings its own
+        inputs.pop("labels", None)  # PaliGemma's processor returns labels too
         labels = None
         if not generation:
             labels = answer_labels(inputs, offsets, rendered, self._tokenizer)
@@ -149,7 +150,7 @@ class Collator:
                 return_tensors="pt",
                 padding=True,
                 padding_side="left" if generation else "right",
-                add_special_tokens=not (bos and texts[0].startswith(bos)),  # never a second one
+                add_special_tokens=not (bos and texts[0].startswith(bos)),  # never a second BOS
                 return_offsets_mapping=True,
             )
         except ValueError as error:
@@ -160,7 +161,7 @@ class Collator:
     def _limit(
         self, inputs: dict[str, Tensor], labels: Tensor | None, samples: list[Sample]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Refuse or cut the samples that are longer than allowed."""
+        """Reject or cut the samples that are longer than allowed."""
         limit, mask = self.max_length, inputs["attention_mask"]
         lengths = mask.sum(dim=1)
         if limit is None or int(lengths.max()) <= limit:
@@ -173,7 +174,7 @@ class Collator:
             if begin >= limit:
                 raise ValueError(f"{name}, {begin} before its last answer: max_length is {limit}")
             self._truncated += 1
-        assert labels is not None  # generation batches were refused above
+        assert labels is not None  # generation batches are rejected above
         cut = {key: _cut(key, value, mask.shape, limit) for key, value in inputs.items()}
         return cut, labels[:, :limit]
 
@@ -185,7 +186,7 @@ class Collator:
         for ids in tokenizer(texts, return_attention_mask=False)["input_ids"]:
             if bos is not None and (not ids or ids[0] != bos):
                 ids = [bos, *ids]
-            rows.append(ids or [eos])  # an embedding averages over tokens: there must be one
+            rows.append(ids or [eos])  # an embedding averages over tokens, so there must be one
         padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
         return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
 
@@ -202,13 +203,13 @@ def _check_answers(labels: Tensor, samples: list[Sample]) -> None:
 
 
 def _last_answer_start(labels: Tensor) -> int:
-    """Return the position of the first token of the last run of labels."""
+    """Return the position of the first token of the last answer."""
     positions = (labels != IGNORED).nonzero().flatten()
     gaps = (positions.diff() > 1).nonzero().flatten()
     return int(positions[int(gaps[-1]) + 1 if len(gaps) else 0])
 
 
 def _cut(key: str, value: Tensor, shape: torch.Size, limit: int) -> Tensor:
-    """Cut a tensor that has one entry a token; those of images have other shapes."""
+    """Cut a tensor with one entry per token; image tensors have other shapes."""
     per_token = value.shape[:2] == shape and not key.startswith(("pixel", "image"))
     return value[:, :limit] if per_token else value

@@ -1,4 +1,4 @@
-"""Turns one item of a data file into a sample, whatever its shape."""
+"""Turns one item of a data file, of any shape, into a sample."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ItemReader:
     Args:
         split: Training samples end with the answer; test samples end with the question and hold
             the answers as references.
-        images: Where the images are.
+        images: Finds the images.
         prompt_suffix: Text put directly after each question.
-        shapes: The shapes that items may have; the first that an item matches is taken.
+        shapes: The shapes that items may have; the first matching shape is used.
     """
 
     split: Split
@@ -37,7 +37,7 @@ class ItemReader:
 
         Args:
             item: An item of one of the shapes.
-            index: Position in the source, the id of items that have none.
+            index: Position in the source, which becomes the id of an item without one.
 
         Raises:
             ValueError: If the item is malformed.
@@ -48,7 +48,7 @@ class ItemReader:
         return self.sample(conversation, [self.images.find(name) for name in names], index)
 
     def parse(self, item: Mapping[str, Any]) -> Conversation:
-        """Return what an item says.
+        """Return the conversation of an item.
 
         Raises:
             ValueError: If the item is malformed or of another shape.
@@ -61,7 +61,7 @@ class ItemReader:
         """Return the sample of a conversation.
 
         Args:
-            conversation: What the item says.
+            conversation: The conversation of the item.
             images: Its images.
             index: Position of the item.
         """
@@ -87,7 +87,7 @@ class ItemReader:
         raise ValueError(no_shape(item))
 
     def _with_suffix(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
-        """Put the suffix after every question to be learned, or after the one to be answered."""
+        """Append the suffix to every question for training, to the last one for testing."""
         if not self.prompt_suffix:
             return tuple(turns)
         last = len(turns) - 1
@@ -100,6 +100,6 @@ class ItemReader:
 
 
 def sample_id(item: Mapping[str, Any], index: int) -> str:
-    """Return the item's own id, or its position where it has none."""
+    """Return the id of the item, or its position if it has none."""
     name = read_id(item)
     return str(index) if name is None else name

@@ -1,4 +1,4 @@
-"""Finds the images a data file names or holds, without decoding them."""
+"""Locates the images that a data file names or embeds, without decoding them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from typing import Any, Protocol
 
 from dmole.data.sample import EmbeddedImage, FileImage, StoredImage
 
-_KNOWN = 4096  # paths kept, as neighboring items often share an image and paths are slow to make
+_CACHED = 4096  # neighboring items often share an image, and building a path is slow
 _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udfff]", re.I | re.S)
-"""A URL, a drive letter, a backslash, a control character or half a character."""
+"""A URL, a drive letter, a backslash, a control character or half a surrogate pair."""
 
 _SHOWN = 80
-"""Characters of a name that a message repeats."""
+"""Maximum number of characters of a name in a message."""
 
 _DATA = "data:"
 
 
 class ImageFinder(Protocol):
-    """Where the images of a data file are found by the text that stands for each."""
+    """Finds the images of a data file by their names."""
 
     def find(self, name: str) -> StoredImage:
-        """Return the image with this name, which exists.
+        """Return the image with this name; it exists.
 
         Raises:
-            ValueError: If the name is malformed or leads outside.
-            FileNotFoundError: If there is no such image.
+            ValueError: If the name is malformed or leaves the root.
+            FileNotFoundError: If the image does not exist.
         """
         ...
 
     def locate(self, name: str) -> StoredImage:
-        """Return the image with this name without looking whether it exists."""
+        """Return the image with this name without checking that it exists."""
         ...
 
     def size(self, name: str) -> int:
@@ -47,10 +47,10 @@ class ImageFinder(Protocol):
 
 
 def name_of(reference: str | bytes | Mapping[str, Any]) -> str:
-    """Return the text that stands for an image: a path, or its content as a data URI.
+    """Return the name of an image: a path, or its content as a data URI.
 
     Args:
-        reference: The image as an item holds it; a mapping has the keys ``bytes`` and ``path``.
+        reference: The image as it occurs in an item; a mapping has the keys ``bytes`` and ``path``.
     """
     if isinstance(reference, str):
         return reference
@@ -61,7 +61,7 @@ def name_of(reference: str | bytes | Mapping[str, Any]) -> str:
 
 
 class ImageRoot:
-    """A folder that images must not leave; images in data URIs need none.
+    """A folder that contains all image files; data URIs need no folder.
 
     Args:
         root: The folder; it may itself be a symbolic link.
@@ -72,7 +72,7 @@ class ImageRoot:
         self._real_root = os.path.realpath(root)
         # resolving a link costs a system call per folder: images share few folders
         self._folders_inside: dict[Path, bool] = {}
-        self._known: dict[str, FileImage] = {}
+        self._located: dict[str, FileImage] = {}
 
     def find(self, name: str) -> StoredImage:
         """Return the image with this name.
@@ -82,8 +82,8 @@ class ImageRoot:
 
         Raises:
             ValueError: If the path is absolute, leaves the root by ``..`` or by a link, is a URL
-                or written for another system, or cannot be asked for.
-            FileNotFoundError: If there is no such file.
+                or written for another operating system, or cannot be accessed.
+            FileNotFoundError: If the file does not exist.
         """
         image = self.locate(name)
         if isinstance(image, FileImage):
@@ -94,8 +94,8 @@ class ImageRoot:
         """Return the bytes of the image with this name, after the checks of `find`.
 
         Raises:
-            ValueError: As `find` does.
-            FileNotFoundError: If there is no such file.
+            ValueError: As in `find`.
+            FileNotFoundError: If the file does not exist.
         """
         image = self.locate(name)
         if isinstance(image, EmbeddedImage):
@@ -103,14 +103,14 @@ class ImageRoot:
         return self._check(name, image.path)
 
     def locate(self, name: str) -> StoredImage:
-        """Return the image with this name without looking whether the file exists.
+        """Return the image with this name without checking that the file exists.
 
         Raises:
-            ValueError: If the path is absolute, has a ``..``, is a URL or written for another
-                system.
+            ValueError: If the path is absolute, contains ``..``, is a URL or written for another
+                operating system.
         """
-        if name in self._known:
-            return self._known[name]
+        if name in self._located:
+            return self._located[name]
         if name.startswith(_DATA):
             return _data_image(name)
         parts = PurePosixPath(name).parts
@@ -122,27 +122,27 @@ class ImageRoot:
             raise ValueError(
                 f"image path {_shown(name)} must be a path below {self._root} with forward slashes"
             )
-        if len(self._known) == _KNOWN:
-            self._known.clear()
-        self._known[name] = FileImage(self._root.joinpath(*parts))
-        return self._known[name]
+        if len(self._located) == _CACHED:
+            self._located.clear()
+        self._located[name] = FileImage(self._root.joinpath(*parts))
+        return self._located[name]
 
     def _check(self, name: str, path: Path) -> int:
-        """Return a file's size, with one system call unless it is a link."""
+        """Return the size of a file, with one system call unless it is a link."""
         try:
-            found = os.lstat(path)
-            is_link = stat.S_ISLNK(found.st_mode)
-            found = os.stat(path) if is_link else found
+            status = os.lstat(path)
+            is_link = stat.S_ISLNK(status.st_mode)
+            status = os.stat(path) if is_link else status
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"image {path} does not exist") from None
-        except OSError as error:  # too long, or a folder that may not be entered
+        except OSError as error:  # the name is too long, or a folder is not accessible
             reason = error.strerror
             raise ValueError(f"image path {_shown(name)} cannot be used: {reason}") from error
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(f"image {path} is not a file")
         if not (self._is_inside(path) if is_link else self._folder_is_inside(path.parent)):
             raise ValueError(f"image path {_shown(name)} leaves {self._root} by a symbolic link")
-        return found.st_size
+        return status.st_size
 
     def _folder_is_inside(self, folder: Path) -> bool:
         if folder not in self._folders_inside:
@@ -154,7 +154,7 @@ class ImageRoot:
 
 
 def _data_image(uri: str) -> EmbeddedImage:
-    """Return the image that a data URI holds.
+    """Return the image in a data URI.
 
     Raises:
         ValueError: If the URI is malformed.
@@ -170,7 +170,7 @@ def _decode_uri(uri: str) -> bytes:
     if not comma or not head.endswith(";base64"):
         raise ValueError(f"image {_shown(uri)} must begin with 'data:image/<kind>;base64,'")
     try:
-        # some writers break the lines; what is no base64 otherwise is refused
+        # some writers insert line breaks; anything else that is not base64 is rejected
         content = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"image {_shown(uri)} is not base64: {error}") from error

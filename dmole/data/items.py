@@ -1,4 +1,4 @@
-"""What a layout is given: the file of a split and its side files, and how they are read."""
+"""The input of a layout: the file of a split and its side files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Numbered = Iterator[tuple[int, Item]]
 
 
 @dataclass(frozen=True)
-class Source:
-    """The data of one split of a task.
+class SourceFiles:
+    """The files of one split of a task.
 
     Args:
-        path: The file, or the folder, that holds the items.
-        split: What they are for.
+        path: The file or folder that holds the items.
+        split: The split.
         side_files: Further files by name.
     """
 
@@ -36,14 +36,14 @@ class Source:
         """Yield the objects of the file.
 
         Raises:
-            ValueError: If the file is broken or holds something else than objects.
+            ValueError: If the file is broken or holds a value that is not an object.
         """
         for index, item in stream_items(self.path):
             if not isinstance(item, dict):
                 raise ValueError(f"{self.path}: item {index} is {kind_of(item)}, not an object")
             yield index, item
 
-    def fault(self, index: int, item: Mapping[str, Any], message: str) -> ValueError:
+    def error(self, index: int, item: Mapping[str, Any], message: str) -> ValueError:
         """Return the error of an item."""
         name = item.get("question_id", item.get("id", index))
         return ValueError(f"{self.path}: item {index} (id {str(name)!r}): {message}")
@@ -57,7 +57,7 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
         keys: Keys whose values must be lists of objects.
 
     Raises:
-        ValueError: If the file holds something else.
+        ValueError: If the file holds anything else.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -70,24 +70,24 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def index_by(entries: Iterable[Mapping[str, Any]], key: str, path: Path) -> dict[str, Any]:
-    """Return entries of a side file by the text of a key.
+    """Return the entries of a side file, indexed by the value of a key as text.
 
     Raises:
         ValueError: If an entry lacks the key.
     """
-    found: dict[str, Any] = {}
+    indexed: dict[str, Any] = {}
     for position, entry in enumerate(entries):
         if key not in entry:
             raise ValueError(f"{path}: entry {position} has no {key!r}")
-        found[str(entry[key])] = entry
-    return found
+        indexed[str(entry[key])] = entry
+    return indexed
 
 
 def as_question(item: Item) -> Item:
     """Return an item in question form; a conversation must be one question with its answer.
 
     Raises:
-        ValueError: If it is a longer conversation, or neither form.
+        ValueError: If the item is a longer conversation, or has neither form.
     """
     if "conversations" not in item:
         return item
@@ -105,7 +105,7 @@ def choices_of(item: Mapping[str, Any]) -> Sequence[str]:
     """Return the options of an item.
 
     Raises:
-        ValueError: If there are none, more than letters, or one is no text.
+        ValueError: If there are none or more than 26, or one is not text.
     """
     choices = item.get("choices")
     if not isinstance(choices, list) or not 1 <= len(choices) <= len(LETTERS):
@@ -122,7 +122,7 @@ def letter_of(index: Any, choices: Sequence[str]) -> str:
     """Return the letter of an option.
 
     Raises:
-        ValueError: If the index is no whole number in range.
+        ValueError: If the index is not an integer in range.
     """
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(choices):
         raise ValueError(f"answer {index!r} is not an index of the {len(choices)} choices")

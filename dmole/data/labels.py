@@ -1,4 +1,4 @@
-"""Finds the tokens of the answers among the tokens of a conversation."""
+"""Locates the tokens of the answers among the tokens of a conversation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from dmole.data.rendering import AnswerSpan, Rendered
 
 IGNORED = -100
-"""Label of tokens without loss, as cross entropy in torch and transformers has it."""
+"""Label of tokens without loss, as in the cross entropy of torch and transformers."""
 
 
 def answer_tokens(labels: Tensor) -> Tensor:
-    """Return how many tokens of a batch the loss is the mean over, a scalar.
+    """Return the number of tokens over which the loss of a batch is averaged, a scalar.
 
     Args:
-        labels: ``(B, T)``, `IGNORED` where no loss is wanted. A token is predicted from the one
-            before it, so the label of the first position never counts.
+        labels: ``(B, T)``, `IGNORED` for tokens without loss. A token is predicted from the one
+            before it, so the label of the first position is never used.
     """
     return (labels[:, 1:] != IGNORED).sum()
 
@@ -26,28 +26,28 @@ def answer_tokens(labels: Tensor) -> Tensor:
 def answer_labels(
     inputs: dict[str, Tensor], offsets: Tensor, rendered: list[Rendered], tokenizer: Any
 ) -> Tensor:
-    """Return the token ids where an answer or its end token is, `IGNORED` elsewhere.
+    """Return the token ids of the answers and their end tokens, `IGNORED` elsewhere.
 
-    A processor writes many image tokens in place of one placeholder, so characters of the
-    rendered text and of the text that was tokenised differ by an unknown shift. The end token of
+    A processor replaces one placeholder with many image tokens, so character positions in the
+    rendered text and in the tokenized text differ by an unknown shift. The end token of
     an answer occurs equally often in both: its n-th occurrence gives the shift around the answer.
 
     Args:
         inputs: Output of the processor with ``input_ids`` and ``attention_mask``, ``(B, T)``.
         offsets: First and one-past-last character of each token, ``(B, T, 2)``.
-        rendered: The texts given to the processor, one a row.
+        rendered: The texts passed to the processor, one per row.
         tokenizer: The tokenizer of the processor.
 
     Returns:
         Labels of shape ``(B, T)``.
 
     Raises:
-        ValueError: If an end token cannot be found.
+        ValueError: If the numbers of end tokens in the text and in the tokens differ.
     """
     ids = inputs["input_ids"]
     labels = torch.full_like(ids, IGNORED)
     for row, conversation in enumerate(rendered):
-        # padding may use the end token; a token the tokenizer added by itself has no characters
+        # padding may use the end token; a token added by the tokenizer has no characters
         real = inputs["attention_mask"][row].bool() & (offsets[row, :, 1] > offsets[row, :, 0])
         for answer in conversation.answers:
             end = _end_position(ids[row], real, conversation.text, answer, tokenizer)
@@ -70,7 +70,7 @@ def _end_position(ids: Tensor, real: Tensor, text: str, answer: AnswerSpan, toke
 
 
 def _token_start(text: str, answer: AnswerSpan, tokenizer: Any) -> int:
-    """Return the first character of the end token; some tokens swallow the space before them."""
+    """Return the first character of the end token; some tokens include the space before them."""
     token_id = tokenizer.convert_tokens_to_ids(answer.end_token)
     if tokenizer.added_tokens_decoder[token_id].lstrip:
         return len(text[: answer.end].rstrip())

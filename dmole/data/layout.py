@@ -1,11 +1,11 @@
-"""What a layout is: how the files of a task are written, and what it needs beside them."""
+"""A layout: how the files of a task are written, and which side files it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dmole.data.items import Numbered, Source
+from dmole.data.items import Numbered, SourceFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,33 +14,35 @@ class Layout:
 
     Args:
         items: Reads the items of a split.
-        does: What the layout is, in a few words.
+        does: Short description.
         required: Side files without which test items cannot be read.
         optional: Further side files.
-        prompt: Wording of the questions where the task does not say; None leaves them as they are.
-        wants_prompt: Whether the task must say, because the files hold no question.
-        published: Whether the files are others', in which ids may repeat; those get a number.
+        prompt: Default prompt template of the questions; None leaves them unchanged.
+        needs_prompt: Whether the task must set a prompt, because the files hold no question.
+        published: Whether the files are published by third parties. Ids may repeat there and get
+            a suffix.
     """
 
-    items: Callable[[Source], Numbered]
+    items: Callable[[SourceFiles], Numbered]
     does: str
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     prompt: str | None = None
-    wants_prompt: bool = False
+    needs_prompt: bool = False
     published: bool = True
 
     def check_side_files(self, given: Iterable[str]) -> None:
-        """Refuse names of side files that are missing or unknown.
+        """Reject missing and unknown side files.
 
         Raises:
-            ValueError: If one is; the message names it and those there are.
+            ValueError: If a side file is missing or unknown; the message names it and the
+                allowed ones.
         """
         names = set(given)
         for name in self.required:
             if name not in names:
                 raise ValueError(f"needs the side file {name!r}")
-        known = (*self.required, *self.optional)
-        for name in sorted(names.difference(known)):
-            known_text = f"only {', '.join(known)}" if known else "none"
-            raise ValueError(f"knows no side file {name!r}, {known_text}")
+        allowed = (*self.required, *self.optional)
+        for name in sorted(names.difference(allowed)):
+            allowed_text = f"only {', '.join(allowed)}" if allowed else "none"
+            raise ValueError(f"knows no side file {name!r}, {allowed_text}")

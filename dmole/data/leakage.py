@@ -1,4 +1,4 @@
-"""Finds test questions that were trained on, without opening an image."""
+"""Finds test questions that also occur in the training data, without opening an image."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dmole.data.sample import IMAGE_PLACEHOLDER, FileImage, Sample
 log = logging.getLogger("dmole")
 
 
-def asked(sample: Sample) -> tuple[str, ...]:
+def question_turns(sample: Sample) -> tuple[str, ...]:
     """Return the turns before the last answer, without image placeholders.
 
-    For a training sample and a test sample of the same item they are the same.
+    They are equal for a training sample and a test sample made from the same item.
     """
     turns = sample.turns[:-1] if sample.turns[-1].role == "assistant" else sample.turns
     return tuple(turn.text.replace(IMAGE_PLACEHOLDER, "").strip() for turn in turns)
 
 
 def stable_hash(*parts: str | bytes) -> int:
-    """Return a 64-bit hash of some texts, the same in every process."""
+    """Return a 64-bit hash of texts, the same in every process."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -30,20 +30,20 @@ def stable_hash(*parts: str | bytes) -> int:
 
 
 def warn_of_leakage(task: str, train: Iterable[Sample], test: Iterable[Sample]) -> None:
-    """Log a warning if test samples have image files and question of a training sample.
+    """Log a warning if test samples share image files and question with a training sample.
 
-    Samples with images that are no files, such as generated ones, are left out.
+    Samples with an image that is not a file, such as generated ones, are left out.
 
     Args:
         task: Name of the task.
         train: Its training samples.
         test: Its test samples.
     """
-    known = {key for sample in train if (key := _question(sample)) is not None}
-    leaked = [sample.id for sample in test if _question(sample) in known] if known else []
+    trained = {key for sample in train if (key := _question_key(sample)) is not None}
+    leaked = [sample.id for sample in test if _question_key(sample) in trained] if trained else []
     if leaked:
         log.warning(
-            "task %s: %d test samples have image and question of a training sample, "
+            "task %s: %d test samples have the image and question of a training sample, "
             "the first is %r; `dmole data check` lists them",
             task,
             len(leaked),
@@ -51,13 +51,13 @@ def warn_of_leakage(task: str, train: Iterable[Sample], test: Iterable[Sample]) 
         )
 
 
-def _question(sample: Sample) -> int | None:
+def _question_key(sample: Sample) -> int | None:
     paths = image_paths(sample)
-    return None if paths is None else stable_hash(*paths, "", *asked(sample))
+    return None if paths is None else stable_hash(*paths, "", *question_turns(sample))
 
 
 def image_paths(sample: Sample) -> Sequence[str] | None:
-    """Return the image files of a sample, or None if one of its images is no file."""
+    """Return the image files of a sample, or None if one of its images is not a file."""
     paths = []
     for image in sample.images:
         if not isinstance(image, FileImage):

@@ -1,4 +1,4 @@
-"""Loaders of batches; the one for training goes on where it stopped."""
+"""Batch loaders; the training loader resumes within an epoch."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dmole.data.collate import Batch, Collator, Item
+from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.labels import IGNORED
 from dmole.data.sampler import TrainBatchSampler
 
 
-class Items(Dataset[Item]):
+class Items(Dataset[TaskSample]):
     """Samples with the names of their tasks.
 
     Args:
-        items: What the data set holds, in order.
+        items: The samples, in order.
     """
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[TaskSample]) -> None:
         self._items = items
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> TaskSample:
         return self._items[index]
 
 
-class ResumableLoader(DataLoader[Item]):
+class ResumableLoader(DataLoader[TaskSample]):
     """A data loader that Lightning can save and restore within an epoch.
 
-    A sample that a rank gets only to fill its last batch has no labels, so it does not count.
+    A sample that only fills the last batch of a rank has no labels, so the loss ignores it.
 
-    Lightning finds `state_dict` and `load_state_dict` by name. The length is that of the whole
-    epoch, also after resuming, because progress is counted from its beginning.
+    Lightning calls `state_dict` and `load_state_dict` by name. The length is that of the whole
+    epoch, also after resuming, because progress is counted from the start of the epoch.
 
     Args:
         dataset: Samples to load.
-        batch_sampler: Their order.
+        batch_sampler: Order of the samples.
         options: Further arguments of the torch data loader.
     """
 
     def __init__(
-        self, dataset: Dataset[Item], batch_sampler: TrainBatchSampler, **options: Any
+        self, dataset: Dataset[TaskSample], batch_sampler: TrainBatchSampler, **options: Any
     ) -> None:
         super().__init__(dataset, batch_sampler=batch_sampler, **options)
         self._order = batch_sampler
@@ -57,14 +57,14 @@ class ResumableLoader(DataLoader[Item]):
         self._restored: dict[str, int] | None = None
 
     def state_dict(self) -> dict[str, int]:
-        """Return how many batches of which epoch and stage were given."""
+        """Return the number of batches yielded, the epoch and the stage."""
         return {"taken": self._taken, "epoch": self._order.epoch, "stage": self._order.stage}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a saved place at the next pass over its epoch.
+        """Resume from a saved position at the next pass over its epoch.
 
         Raises:
-            ValueError: If the place is in another stage.
+            ValueError: If the position belongs to another stage.
         """
         if state["stage"] != self._order.stage:
             raise ValueError(
@@ -73,8 +73,8 @@ class ResumableLoader(DataLoader[Item]):
         self._restored = state
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield the batches of an epoch, without those taken before the state was saved."""
-        # a generator: nothing happens before the first batch, so the epoch set in between counts
+        """Yield the batches of an epoch, without those yielded before the state was saved."""
+        # a generator: this code runs at the first batch, so an epoch set before that counts
         restored, self._restored = self._restored, None
         # a state saved at the end of an epoch is restored with the epoch after it
         same_epoch = restored is not None and restored["epoch"] == self._order.epoch
@@ -90,7 +90,7 @@ class ResumableLoader(DataLoader[Item]):
 
 
 def _without_last_answer(batch: Batch) -> Batch:
-    """Return a batch whose last sample takes no part in the loss."""
+    """Return a batch whose last sample is left out of the loss."""
     assert batch.labels is not None  # a training batch
     labels = batch.labels.clone()
     labels[-1] = IGNORED
@@ -98,14 +98,14 @@ def _without_last_answer(batch: Batch) -> Batch:
 
 
 def train_loader(
-    items: Sequence[Item], collator: Collator, sampler: TrainBatchSampler, **options: Any
+    items: Sequence[TaskSample], collator: Collator, sampler: TrainBatchSampler, **options: Any
 ) -> ResumableLoader:
     """Return the loader of a stage's training batches.
 
     Args:
-        items: Samples with their tasks.
+        items: Samples with the names of their tasks.
         collator: Makes the tensors.
-        sampler: Order of the items.
+        sampler: Order of the samples.
         options: ``num_workers`` and further arguments of the torch data loader.
     """
     collate = partial(collator, generation=False)
@@ -113,19 +113,19 @@ def train_loader(
 
 
 def sequential_loader(
-    items: Sequence[Item],
+    items: Sequence[TaskSample],
     collator: Collator,
     *,
     batches: Sequence[Sequence[int]],
     generation: bool,
     **options: Any,
-) -> DataLoader[Item]:
+) -> DataLoader[TaskSample]:
     """Return a loader of given batches in their order.
 
     Args:
-        items: Samples with their tasks.
+        items: Samples with the names of their tasks.
         collator: Makes the tensors.
-        batches: Indices of the items in each batch.
+        batches: Indices of the samples in each batch.
         generation: Whether the batches are prompts for generation.
         options: ``num_workers`` and further arguments of the torch data loader.
     """
@@ -135,15 +135,15 @@ def sequential_loader(
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what keeps a loader from touching the global generator."""
-    # without an own generator each pass draws the workers' seed from the global one
+    """Return the options with defaults that leave the global generator untouched."""
+    # without a generator argument each pass draws the workers' seed from the global generator
     generator = torch.Generator().manual_seed(0)
     return {"generator": generator, "worker_init_fn": _start_worker, **options}
 
 
 def _start_worker(worker: int) -> None:
-    # the tokenizer's threads do not survive the fork; it warns unless told not to use any
+    # the tokenizer's threads do not survive the fork; this setting silences its warning
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # a cluster signals every process of a job; our parent decides when we end
+    # a cluster signals every process of a job; the parent decides when a worker ends
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Finds the files of a task, of which users have several namings."""
+"""Finds files that users store under different names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _SHOWN = 8  # alternatives named in an error
 
 
 def alternatives(pattern: str) -> list[str]:
-    """Return the paths that a pattern with braces stands for, the preferred one first.
+    """Return the paths that a pattern with braces describes, the preferred one first.
 
     Args:
         pattern: A path; ``{a,b}`` is a choice, and either side may be empty. Braces without a
-            comma stand for themselves.
+            comma are literal.
 
     Example:
         >>> alternatives("CLEVR{-Math,}/{train,test}.json")[:3]
@@ -23,20 +23,20 @@ def alternatives(pattern: str) -> list[str]:
     match = _CHOICE.search(pattern)
     if match is None:
         return [pattern]
-    before, behind = pattern[: match.start()], pattern[match.end() :]
-    return [path for part in match[1].split(",") for path in alternatives(before + part + behind)]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [path for part in match[1].split(",") for path in alternatives(before + part + after)]
 
 
 def find_path(root: Path, pattern: str, what: str) -> Path:
     """Return the first alternative that exists.
 
     Args:
-        root: Folder that relative paths start from.
+        root: Folder that relative paths refer to.
         pattern: See `alternatives`.
-        what: What is looked for, for the error.
+        what: Description of the file, for the error.
 
     Raises:
-        FileNotFoundError: If there is none; the message lists where it was looked for.
+        FileNotFoundError: If no alternative exists; the message lists those tried.
     """
     paths = [root / Path(path).expanduser() for path in alternatives(pattern)]
     for path in paths:

@@ -1,4 +1,4 @@
-"""How the prompts of models that follow no chat template are written, by processor class."""
+"""Prompt styles of models without a chat template, by processor class."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
 class PlainStyle:
     r"""The form of LLaVA-1.5: ``USER: <image>\n question ASSISTANT: answer</s>``.
 
-    A system turn stands before it.
+    A system turn precedes it.
     """
 
     needs_image = False
-    """Whether the model only answers questions about images."""
+    """Whether the model requires an image."""
     single_turn = False
-    """Whether the model knows no conversation."""
+    """Whether the model takes a single question instead of a conversation."""
     added = ""
-    """What the processor puts behind every text by itself."""
+    """Suffix that the processor appends to every text."""
 
     def write(
         self, turns: Sequence[Turn], generation: bool, image_token: str, end_token: str
     ) -> str:
-        """Return the text of some turns, with the prompt for the next answer if asked."""
+        """Return the text of the turns, with the generation prompt if ``generation`` is set."""
         texts = {
             "system": "{text} ",
             "user": "USER: {text} ",
@@ -41,32 +41,32 @@ class PlainStyle:
         return text + "ASSISTANT:" if generation else text
 
     def check(self, sample: Sample) -> None:
-        """Refuse a sample that the model was not made for.
+        """Reject a sample that the model does not support.
 
         Raises:
-            ValueError: If it has no image, several questions or a system turn, where the model was
-                made for others.
+            ValueError: If the sample has no image, several questions or a system turn, and the
+                model does not support that.
         """
         if self.single_turn and sample.turns[0].role == "system":
             raise ValueError(f"sample {sample.id!r} has a system turn: this model takes none")
         if self.needs_image and not sample.images:
-            raise ValueError(f"sample {sample.id!r} has no image: this model wants one")
-        asked = sum(turn.role == "user" for turn in sample.turns)
-        if self.single_turn and asked > 1:
+            raise ValueError(f"sample {sample.id!r} has no image: this model needs one")
+        questions = sum(turn.role == "user" for turn in sample.turns)
+        if self.single_turn and questions > 1:
             raise ValueError(
-                f"sample {sample.id!r} has {asked} questions: this model answers only one, "
+                f"sample {sample.id!r} has {questions} questions: this model answers only one, "
                 "make a sample of each"
             )
 
     def mark(self, inputs: dict[str, Tensor], labels: Tensor, ignored: int) -> None:
-        """Tell the model which tokens are its own answer, where it wants to know."""
+        """Mark the tokens of the answer in the inputs, for models that need it."""
 
 
 class PrefixStyle(PlainStyle):
     r"""The form of PaliGemma: images, question, ``\n``, answer.
 
-    The processor puts the begin token behind the images and ends every text with a line break.
-    The question is read in both directions, so the model must be told where the answer begins.
+    The processor puts the begin token after the images and ends every text with a line break.
+    Attention to the question is bidirectional, so the inputs mark where the answer begins.
     """
 
     needs_image = True
@@ -76,7 +76,7 @@ class PrefixStyle(PlainStyle):
     def write(
         self, turns: Sequence[Turn], generation: bool, image_token: str, end_token: str
     ) -> str:
-        """Return images and question, and the answer where there is one."""
+        """Return the images, the question and, if present, the answer."""
         text = ""
         for turn in turns:
             if turn.role == "user":
@@ -88,13 +88,13 @@ class PrefixStyle(PlainStyle):
         return text
 
     def mark(self, inputs: dict[str, Tensor], labels: Tensor, ignored: int) -> None:
-        """Set ``token_type_ids`` to 1 from the first token of the answer on."""
+        """Set ``token_type_ids`` to 1, starting at the first token of the answer."""
         answer = (labels != ignored).long().cumsum(dim=1) > 0
         inputs["token_type_ids"] = torch.where(answer, 1, inputs["token_type_ids"])
 
 
 STYLES: dict[str, PlainStyle] = {"PaliGemmaProcessor": PrefixStyle()}
-"""Processors whose models want another form than LLaVA-1.5's."""
+"""Processors whose models need another style than LLaVA-1.5's."""
 
 
 def style_of(processor: object) -> PlainStyle:

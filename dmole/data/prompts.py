@@ -1,4 +1,4 @@
-"""Words a question as the task's prompt says."""
+"""Applies the task's prompt template to questions."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ from dmole.data.shapes.question import split_placeholders
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
-def worded(item: Item, prompt: str) -> Item:
-    """Return an item whose question is worded as a prompt says; conversations stay as they are.
+def apply_prompt(item: Item, prompt: str) -> Item:
+    """Return an item with a prompt template applied to its question.
+
+    Conversations are returned unchanged.
 
     Args:
         item: The item.
-        prompt: Text with keys of the item in braces; see `dmole.data.task.Task`.
+        prompt: Template with keys of the item in braces; see `dmole.data.task.Task`.
 
     Raises:
         ValueError: If the prompt names a key that the item lacks.
 
     Example:
-        >>> worded({"question": "What?", "answer": "x"}, "{question} One word.")["text"]
+        >>> apply_prompt({"question": "What?", "answer": "x"}, "{question} One word.")["text"]
         'What? One word.'
     """
     key = question_key(item)
     if key is None:
         return item
     text = item.get(key)
-    # placeholders are counted later: each that {question} leaves out is put first
+    # placeholders are counted later: those that {question} leaves out are put first
     outside = split_placeholders(text)[0] if isinstance(text, str) else 0
-    # one pass: braces in what is put in stand for themselves
-    wording = _FIELD.sub(lambda match: _value(item, match[1]), prompt)
+    # one pass: braces in inserted values are literal
+    text_with_prompt = _FIELD.sub(lambda match: _value(item, match[1]), prompt)
     if not outside:
-        return item | {_target(item, key): wording}
-    return item | {_target(item, key): f"{IMAGE_PLACEHOLDER}\n" * outside + wording}
+        return item | {_target(item, key): text_with_prompt}
+    return item | {_target(item, key): f"{IMAGE_PLACEHOLDER}\n" * outside + text_with_prompt}
 
 
 def question_key(item: Mapping[str, Any]) -> str | None:
-    """Return the key of an item's question, None if the item is a conversation."""
+    """Return the key of an item's question, or None if the item is a conversation."""
     if any(key in item for key in ("conversations", "messages")):
         return None
     keys = [key for key in ("text", "question", "query", "prompt", "problem") if key in item]
@@ -52,12 +54,12 @@ def question_key(item: Mapping[str, Any]) -> str | None:
 
 
 def _target(item: Mapping[str, Any], key: str) -> str:
-    """Return the key that the wording is put under."""
+    """Return the key under which the question with its prompt is stored."""
     return "text" if key == "question" and not is_query_by_question(item) else key
 
 
 def lettered(choices: Sequence[str]) -> str:
-    """Return options as lines, each behind its letter."""
+    """Return the options as lines, each after its letter."""
     return "\n".join(f"{letter}. {c}" for letter, c in zip(LETTERS, choices, strict=False))
 
 

@@ -1,4 +1,4 @@
-"""Writes a conversation as the text a model reads and says where in it the answers are."""
+"""Renders a conversation as the text a model reads and locates the answers in it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 @dataclass(frozen=True)
 class AnswerSpan:
-    """Place of one assistant turn in a rendered text, in characters.
+    """Position of one assistant turn in a rendered text, in characters.
 
     Args:
-        start: Where the model begins to write: right behind the generation prompt.
-        end: Where the end token begins.
+        start: Start of the generated text, directly after the generation prompt.
+        end: Start of the end token.
         end_token: The special token that ends the turn.
     """
 
@@ -27,7 +27,7 @@ class AnswerSpan:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, images as placeholders, and the answers in it."""
+    """A conversation as text with image placeholders, and the positions of its answers."""
 
     text: str
     answers: tuple[AnswerSpan, ...]
@@ -36,9 +36,9 @@ class Rendered:
 class ChatRenderer:
     r"""Renders conversations with the processor's chat template.
 
-    Processors without a template get the style of their model, see
-    :mod:`dmole.data.prompt_styles`. A template that puts no special token behind an answer would
-    teach a model never to stop: there the end-of-sequence token is added.
+    For a processor without a template, the style of its model is used; see
+    :mod:`dmole.data.prompt_styles`. If the template puts no special token after an answer, the
+    end-of-sequence token is added; otherwise the model would never learn to stop.
 
     Args:
         processor: A transformers processor with a tokenizer.
@@ -57,20 +57,20 @@ class ChatRenderer:
         added = self._tokenizer.added_tokens_decoder.values()
         special = {str(token) for token in added if token.special}
         special |= set(self._tokenizer.all_special_tokens)
-        # the longest first, so that a token that begins like another is recognised
+        # longest first, so that a token is not mistaken for its prefix
         self._special = sorted(special, key=len, reverse=True)
 
     def render(self, sample: Sample, *, generation: bool) -> Rendered:
-        """Return the text of a sample.
+        """Return the rendered text of a sample.
 
         Args:
             sample: The conversation.
-            generation: Whether to end with the prompt for the next answer.
+            generation: Whether to end with the generation prompt.
 
         Raises:
             ValueError: If placeholders and images differ in number, a turn holds the model's
-                image token as text, or the template does not keep the answers as they are or
-                has no place for a system turn.
+                image token as text, or the template changes an answer or supports no system
+                turn.
         """
         self._check_images(sample)
         self.style.check(sample)
@@ -87,18 +87,18 @@ class ChatRenderer:
                 text += full[copied : answer.end] + answer.end_token
                 copied = resume
         text += full[copied:]
-        if generation:  # the answer of a training text stands before what the processor adds
+        if generation:  # in a training text the processor's suffix follows the answer
             text = text.removesuffix(self.style.added)
         return Rendered(text, tuple(answers))
 
     def _whole(self, sample: Sample, generation: bool) -> str:
-        """Return the whole text; refuse a template that raises on or leaves out a system turn."""
+        """Return the whole text; reject a template that refuses or drops a system turn."""
         first = sample.turns[0]
         if first.role != "system":
             return self._template(sample.turns, generation)
         try:
             full = self._template(sample.turns, generation)
-        except Exception as error:  # templates raise what their authors chose
+        except Exception as error:  # a template may raise anything
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"sample {sample.id!r}: the chat template takes no system turn: {reason}"
@@ -108,18 +108,18 @@ class ChatRenderer:
         return full
 
     def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[AnswerSpan, int]:
-        """Find the end token of the answer in ``full[start:stop]`` and where to go on after it."""
+        """Locate the answer's end token in ``full[start:stop]`` and the position after it."""
         tail = full.find(answer, start, stop) + len(answer)
         rest = full[tail:stop]
         begin = tail + len(rest) - len(rest.lstrip())
         for token in self._special:
             if full.startswith(token, begin, stop):
                 return AnswerSpan(start, begin, token), begin + len(token)
-        # none: it takes the place of the space behind what the template wrote
+        # no end token: the added one replaces the space after the rendered answer
         return AnswerSpan(start, tail + len(rest.rstrip()), self._tokenizer.eos_token), stop
 
     def _span(self, sample: Sample, position: int, full: str) -> tuple[int, int]:
-        """Find the characters of an assistant turn, from its first token to the next turn."""
+        """Return the characters of an assistant turn, from its first token to the next turn."""
         before = self._template(sample.turns[:position], generation=True)
         upto = self._template(sample.turns[: position + 1], generation=False)
         start = _common_length(full, before)
@@ -134,10 +134,10 @@ class ChatRenderer:
         return start, stop
 
     def _check_images(self, sample: Sample) -> None:
-        found = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in sample.turns)
-        if found != len(sample.images):
+        count = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in sample.turns)
+        if count != len(sample.images):
             raise ValueError(
-                f"sample {sample.id!r} has {len(sample.images)} images and {found} placeholders"
+                f"sample {sample.id!r} has {len(sample.images)} images and {count} placeholders"
             )
         if self.image_token == IMAGE_PLACEHOLDER:
             return
@@ -151,7 +151,7 @@ class ChatRenderer:
             owner: Any = self._processor
             content: Callable[[str], Any] = _parts
         elif getattr(self._tokenizer, "chat_template", None):
-            # the template of a language model knows no parts
+            # the template of a language model takes text, not parts
             owner, content = self._tokenizer, self._inline
         else:
             end_token = self._tokenizer.eos_token
@@ -171,7 +171,7 @@ class ChatRenderer:
 
 
 def _common_length(first: str, second: str) -> int:
-    """Return how many characters two texts have in common from their beginning."""
+    """Return the length of the common prefix of two texts."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((position for position, (a, b) in pairs if a != b), min(len(first), len(second)))
 
@@ -183,7 +183,7 @@ def _parts(text: str) -> list[dict[str, str]]:
     for position, piece in enumerate(pieces):
         if position > 0:
             parts.append({"type": "image"})
-            piece = piece.removeprefix("\n")  # templates set their own line break
+            piece = piece.removeprefix("\n")  # templates add a line break themselves
         if position < len(pieces) - 1:
             piece = piece.removesuffix("\n")
         if piece:

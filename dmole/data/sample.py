@@ -1,4 +1,4 @@
-"""The unit of data: a conversation over images. Reading files and making tensors live elsewhere."""
+"""The unit of data: a conversation about images."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 IMAGE_PLACEHOLDER = "<image>"
-"""Marks in a turn's text where an image stands; a sample has as many as it has images."""
+"""Marks the position of an image in a turn's text. A sample has one placeholder per image."""
 
 
 class ImageSource(Protocol):
-    """Anything that yields an RGB picture when a worker asks for it."""
+    """Loads an RGB image on demand."""
 
     def load(self) -> Image.Image:
-        """Return the picture in mode RGB."""
+        """Return the image in mode RGB."""
         ...
 
 
 @dataclass(frozen=True)
 class ArrayImage:
-    """A picture held in memory.
+    """An image in memory.
 
     Args:
         array: Pixels of shape ``(height, width, 3)``, dtype uint8.
@@ -39,13 +39,13 @@ class ArrayImage:
     array: npt.NDArray[np.uint8]
 
     def load(self) -> Image.Image:
-        """Return the picture in mode RGB."""
+        """Return the image in mode RGB."""
         return Image.fromarray(self.array, mode=None)
 
 
 @dataclass(frozen=True)
 class FileImage:
-    """A picture read from disk each time it is needed.
+    """An image read from disk each time it is needed.
 
     Args:
         path: Path of the image file.
@@ -54,16 +54,17 @@ class FileImage:
     path: Path
 
     def load(self) -> Image.Image:
-        """Return the picture in mode RGB; see :func:`~dmole.data.decoding.decode_image`.
+        """Return the image in mode RGB; see :func:`~dmole.data.decoding.decode_image`.
 
         Raises:
-            ValueError: If the file is missing, damaged, too large or no image; names it.
+            ValueError: If the file is missing, damaged, too large or not an image; the message
+                names it.
         """
         return decode_image(self.path)
 
     @property
     def name(self) -> str:
-        """The path, which tells this image from others."""
+        """The path, which identifies the image."""
         return str(self.path)
 
     @property
@@ -74,12 +75,12 @@ class FileImage:
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """A picture whose encoded bytes lie in a data file: a row, a member of a tar file, a data URI.
+    """An image whose encoded bytes are in a data file: a row, a member of a tar file, a data URI.
 
     Args:
-        name: What tells this image from others, for messages and comparisons.
-        stored_size: Number of its bytes.
-        read: Returns the bytes; they are read each time they are needed.
+        name: Identifies the image in messages and comparisons.
+        stored_size: Number of encoded bytes.
+        read: Returns the bytes; called each time the image is loaded.
     """
 
     name: str
@@ -87,16 +88,17 @@ class EmbeddedImage:
     read: Callable[[], bytes] = field(compare=False, repr=False)
 
     def load(self) -> Image.Image:
-        """Return the picture in mode RGB; see :func:`~dmole.data.decoding.decode_bytes`.
+        """Return the image in mode RGB; see :func:`~dmole.data.decoding.decode_bytes`.
 
         Raises:
-            ValueError: If the bytes are damaged, too large or no image; names the image.
+            ValueError: If the bytes are damaged, too large or not an image; the message names the
+                image.
         """
         return decode_bytes(self.read(), self.name)
 
 
 StoredImage = FileImage | EmbeddedImage
-"""An image that is kept on disk, with a ``name`` and a ``stored_size`` in bytes."""
+"""An image stored on disk, with a ``name`` and a ``stored_size`` in bytes."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation, its images and, for evaluation, the answers counted as right.
+    """A conversation, its images and, for evaluation, the accepted answers.
 
     Args:
         id: Unique within the task and split.
-        turns: Alternating turns, user first, perhaps after a system turn. Training samples end
-            with an assistant turn; test samples end with the user turn that is to be answered.
+        turns: Alternating turns, user first, optionally after a system turn. Training samples end
+            with an assistant turn; test samples end with the user turn to be answered.
         images: In the order of the placeholders in the text.
         references: Accepted answers (test samples only).
-        metadata: What else the item says that a metric may need, such as the size of its image
-            or its choices (test samples only). It does not tell samples apart.
+        metadata: Further facts that a metric may need, such as the image size or the choices
+            (test samples only). They do not take part in comparisons.
     """
 
     id: str
@@ -129,6 +131,6 @@ class Sample:
 
     @property
     def prompt(self) -> str:
-        """Text of the last user turn without image placeholders."""
+        """The text of the last user turn without image placeholders."""
         text = next(turn.text for turn in reversed(self.turns) if turn.role == "user")
         return text.replace(IMAGE_PLACEHOLDER, "").strip()

@@ -1,4 +1,4 @@
-"""Sequences of samples: in memory, and joined over tasks. Memory-mapped ones are in `arrow`."""
+"""Sequences of samples: in memory, and joined over tasks. `arrow` holds memory-mapped ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from dmole.data.collate import Item
+from dmole.data.collate import TaskSample
 from dmole.data.sample import ArrayImage, ImageSource, Sample, StoredImage
 from dmole.data.sampler import approximate_length
 
@@ -22,12 +22,12 @@ Numbers = npt.NDArray[np.int64]
 
 
 class Row(NamedTuple):
-    """A sample as its source has it.
+    """A sample together with its origin in the source.
 
     Args:
         position: Position of the item in the source.
         sample: The sample.
-        images: The texts that stand for its images there; see `dmole.data.images.ImageFinder`.
+        images: The names of its images in the source; see `dmole.data.images.ImageFinder`.
     """
 
     position: int
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 class Samples(Sequence[Sample]):
-    """The samples of one task and split, whether they are in memory or on disk."""
+    """The samples of one task and split, in memory or on disk."""
 
     @abstractmethod
     def at(self, index: int) -> Sample:
@@ -50,11 +50,11 @@ class Samples(Sequence[Sample]):
     def fingerprint(self) -> str:
         """Return a SHA-256 of ids, texts, references, metadata and the bytes of stored images.
 
-        It follows from the samples alone, not from where they are held.
+        It depends on the samples alone, not on where they are stored.
         """
 
     def stored_bytes(self) -> Numbers:
-        """Return the bytes that each sample takes, ``(N,)``: its images and turns."""
+        """Return the size of each sample in bytes, ``(N,)``: its images and turns."""
         return np.fromiter(map(_stored_bytes, self), np.int64, len(self))
 
     @overload
@@ -62,8 +62,8 @@ class Samples(Sequence[Sample]):
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        places = range(len(self))[index]  # refuses what is out of range, as a list does
-        return self.at(places) if isinstance(places, int) else [self.at(i) for i in places]
+        indices = range(len(self))[index]  # raises IndexError, as a list does
+        return self.at(indices) if isinstance(indices, int) else [self.at(i) for i in indices]
 
 
 class SampleList(Samples):
@@ -91,7 +91,7 @@ class SampleList(Samples):
         return np.fromiter(map(approximate_length, self._samples), np.int32, len(self._samples))
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of what the samples hold; see `Samples.fingerprint`."""
+        """Return a SHA-256 of the samples; see `Samples.fingerprint`."""
         content = hashlib.sha256()
         for sample in self._samples:
             content.update(content_bytes(sample))
@@ -101,11 +101,11 @@ class SampleList(Samples):
 
 
 class Selection:
-    """Some samples of a task in a given order.
+    """Selected samples of a task in a given order.
 
     Args:
         samples: The samples of the task.
-        indices: Which of them; one may come more than once.
+        indices: Indices of the selected samples; they may repeat.
     """
 
     def __init__(self, samples: Samples, indices: Numbers) -> None:
@@ -127,11 +127,11 @@ class Selection:
         return self._samples.lengths()[self._indices]
 
 
-class TaskItems(Sequence[Item]):
-    """The samples of some tasks one after the other, each with the name of its task.
+class TaskItems(Sequence[TaskSample]):
+    """The concatenated samples of several tasks, each with the name of its task.
 
     Args:
-        parts: Names of the tasks and their samples, all or some.
+        parts: Name of each task and its samples or a selection of them.
     """
 
     def __init__(self, parts: Sequence[tuple[str, Samples | Selection]]) -> None:
@@ -142,21 +142,21 @@ class TaskItems(Sequence[Item]):
         return self._ends[-1] if self._ends else 0
 
     @overload
-    def __getitem__(self, index: int) -> Item: ...
+    def __getitem__(self, index: int) -> TaskSample: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        places = range(len(self))[index]
-        return self._at(places) if isinstance(places, int) else [self._at(i) for i in places]
+    def __getitem__(self, index: slice) -> list[TaskSample]: ...
+    def __getitem__(self, index: int | slice) -> TaskSample | list[TaskSample]:
+        indices = range(len(self))[index]
+        return self._at(indices) if isinstance(indices, int) else [self._at(i) for i in indices]
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[TaskSample]:
         return ((sample, name) for name, samples in self._parts for sample in samples)
 
     def lengths(self) -> Lengths:
         """Return the approximate length of each sample, ``(N,)``."""
         return np.concatenate([samples.lengths() for _, samples in self._parts])
 
-    def _at(self, index: int) -> Item:
+    def _at(self, index: int) -> TaskSample:
         part = bisect_right(self._ends, index)
         name, samples = self._parts[part]
         return samples.at(index - self._ends[part] + len(samples)), name
@@ -168,7 +168,7 @@ def _stored_bytes(sample: Sample) -> int:
 
 
 def _image_bytes(image: ImageSource) -> int:
-    """Return the size of a stored image, and of any other picture that of its pixels."""
+    """Return the size of a stored image, or the size of the pixels of any other image."""
     if isinstance(image, StoredImage):
         return image.stored_size
     pixels = image.array if isinstance(image, ArrayImage) else np.asarray(image.load())
@@ -176,19 +176,19 @@ def _image_bytes(image: ImageSource) -> int:
 
 
 def content_bytes(sample: Sample) -> bytes:
-    """Return what a fingerprint reads of a sample; of its images only how many there are."""
+    """Return the content of a sample for a fingerprint, with the number of images only."""
     turns = [(turn.role, turn.text) for turn in sample.turns]
     facts = metadata_text(sample)
     return repr((sample.id, turns, len(sample.images), sample.references, facts)).encode()
 
 
 def metadata_text(sample: Sample) -> str:
-    """Return the metadata of a sample as JSON, the same for every order of its keys."""
+    """Return the metadata of a sample as JSON with sorted keys."""
     return json.dumps(dict(sample.metadata), sort_keys=True)
 
 
 def digest_sizes(sizes: Iterable[npt.NDArray[np.int64]]) -> str:
-    """Return a SHA-256 of the sizes of image files, given in parts in the order of the samples."""
+    """Return a SHA-256 of image file sizes, passed in parts in the order of the samples."""
     digest = hashlib.sha256()
     for part in sizes:
         digest.update(part.astype("<i8").tobytes())
@@ -196,10 +196,10 @@ def digest_sizes(sizes: Iterable[npt.NDArray[np.int64]]) -> str:
 
 
 def join_digests(content: str, sizes: str) -> str:
-    """Return the fingerprint of samples with these digests of content and image sizes."""
+    """Return the fingerprint of samples from the digests of content and image sizes."""
     return hashlib.sha256(f"{content} {sizes}".encode()).hexdigest()
 
 
 def same_id(source: str, first: int, second: int, id_: str) -> ValueError:
-    """Return the error of two items with one id."""
+    """Return the error of two items with the same id."""
     return ValueError(f"{source}: items {first} and {second} have the same id {id_!r}")

@@ -1,4 +1,4 @@
-"""Opens the data of a task: one way in, for all kinds of sources and all shapes of items."""
+"""Opens the data of a task, for all kinds of sources and all shapes of items."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from dmole._moved import moved_name
 from dmole.data.address import Address, limited
 from dmole.data.cache import CacheEntry
 from dmole.data.formats import ItemReader, Split, sample_id
 from dmole.data.images import ImageFinder, name_of
 from dmole.data.paths import find_path
-from dmole.data.prompts import worded
+from dmole.data.prompts import apply_prompt
 from dmole.data.sequences import Row, SampleList, Samples, same_id
 from dmole.data.shapes import SHAPES, Shape, recognise
 from dmole.data.sources.container import Container, Numbered
@@ -26,28 +27,28 @@ from dmole.data.streaming import kind_of
 from dmole.data.task import Task
 
 IN_MEMORY = 10_000
-"""Most items of a source whose samples are held as objects; those of larger ones are mapped."""
+"""Maximum number of samples held as objects; larger sources are memory-mapped."""
 IN_MEMORY_CHARACTERS = 1 << 26
-"""Most characters of the names of their images, which include those given as data URIs."""
+"""Maximum total length of the image names held as objects; data URIs count as names."""
 
-_FIRST = 32  # items that tell the shape
+_FIRST = 32  # items that determine the shape
 
 
 def open_source(task: Task, split: Split, data_root: Path) -> Samples:
     """Return all samples of a split of a task.
 
-    Samples of more than `IN_MEMORY` items are kept in the cache folder and mapped into memory.
-    Image files are looked for but not opened. Ids that repeat in a published file get a number:
+    More than `IN_MEMORY` samples are written to the cache folder and mapped into memory.
+    Image files must exist but are not opened. Repeated ids in a published file get a suffix:
     ``7``, ``7#2``, ``7#3``.
 
     Args:
         task: The task.
-        split: Which of its sources.
-        data_root: Folder that its paths are relative to.
+        split: The split to open.
+        data_root: Folder that paths are relative to.
 
     Raises:
         FileNotFoundError: If a file or an image does not exist.
-        ValueError: If the content is malformed or empty, two items have one id, or the cache
+        ValueError: If the content is malformed or empty, two items have the same id, or the cache
             cannot be written. The message is one line that names the source and the item.
     """
     return find_source(task, split, data_root).samples()
@@ -56,7 +57,7 @@ def open_source(task: Task, split: Split, data_root: Path) -> Samples:
 def find_source(task: Task, split: Split, data_root: Path) -> DataSource | GeneratedSource:
     """Find the data of a split of a task without reading the items.
 
-    Arguments are those of `open_source`.
+    The arguments are those of `open_source`.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
@@ -77,14 +78,14 @@ def find_source(task: Task, split: Split, data_root: Path) -> DataSource | Gener
 
 @dataclass(frozen=True)
 class DataSource:
-    """The data of one split of a task, found but not yet read.
+    """The data of one split of a task, located but not yet read.
 
     Args:
         task: The task.
-        split: What the data are for.
-        container: Where the items lie.
-        image_root: Folder that image paths start from.
-        limit: Most items that are taken; None takes all.
+        split: The split.
+        container: Holds the items.
+        image_root: Folder that image paths are relative to.
+        limit: Maximum number of items; None means all.
     """
 
     task: Task
@@ -95,17 +96,17 @@ class DataSource:
 
     @property
     def address(self) -> str:
-        """What messages call the source."""
+        """Name of the source in messages."""
         return self.container.address
 
     def items(self) -> Numbered:
-        """Yield the items with their positions: columns renamed, questions worded, limit kept.
+        """Yield the items with their positions: columns renamed, prompts and limit applied.
 
-        What is no object comes as it is.
+        Values that are not objects are yielded unchanged.
 
         Raises:
             FileNotFoundError: If a file does not exist.
-            ValueError: If the content is broken, or an item lacks what `Task` names.
+            ValueError: If the content is broken, or an item lacks a key that `Task` names.
         """
         items = self._renamed()
         if self.limit is not None:
@@ -113,13 +114,13 @@ class DataSource:
             items = limited(items, count, self.limit)
         if self.task.prompt is None and self.container.prompt is None:
             return items
-        return self._worded(items)
+        return self._prompted(items)
 
     def shapes(self) -> tuple[Shape, ...]:
-        """Return the shapes that the items may have: one, but several in published files.
+        """Return the shapes that the items may have: one, or several for published files.
 
         Raises:
-            ValueError: If the first items have no shape, several, or not the same.
+            ValueError: If the first items match no shape or several, or differ in shape.
         """
         if self.container.shapes:
             return tuple(SHAPES[name] for name in self.container.shapes)
@@ -130,9 +131,9 @@ class DataSource:
             raise ValueError(f"{self.address}: {error}") from error
 
     def first_items(self) -> list[Mapping[str, Any]]:
-        """Return the first items that tell the shape, up to the first that is broken."""
+        """Return the first items, which determine the shape, up to the first broken one."""
         first: list[Mapping[str, Any]] = []
-        with suppress(ValueError, OSError):  # whoever reads the items comes to the same error
+        with suppress(ValueError, OSError):  # reading the items raises the same error
             for _, item in islice(self._renamed(), _FIRST):
                 if not isinstance(item, dict):
                     break
@@ -140,11 +141,11 @@ class DataSource:
         return first
 
     def images(self) -> ImageFinder:
-        """Return where the images are found."""
+        """Return the finder of the images."""
         return self.container.images(self.image_root)
 
     def reader(self, shapes: tuple[Shape, ...], images: ImageFinder) -> ItemReader:
-        """Return what makes samples of the items."""
+        """Return the reader that makes samples from the items."""
         return ItemReader(self.split, images, self.task.prompt_suffix, shapes)
 
     def samples(self) -> Samples:
@@ -173,13 +174,13 @@ class DataSource:
             try:
                 conversation = reader.parse(item)
                 names = [name_of(image) for image in conversation.images]
-                found = [images.find(name) for name in names]
-                yield Row(index, reader.sample(conversation, found, index), names)
+                stored = [images.find(name) for name in names]
+                yield Row(index, reader.sample(conversation, stored, index), names)
             except (ValueError, FileNotFoundError) as error:
                 raise _of_item(self.address, index, item, error) from error
 
     def _key(self) -> tuple[object, ...]:
-        """Return all that the samples depend on, except for the image files."""
+        """Return everything the samples depend on, except for the image files."""
         task = self.task
         return (
             *(type(self.container).__name__, self.container.version(), self.split, self.limit),
@@ -188,7 +189,7 @@ class DataSource:
         )
 
     def _renamed(self) -> Numbered:
-        """Yield the items with the task's keys, and with a number after ids that repeat."""
+        """Yield the items with the task's keys and with a suffix on repeated ids."""
         counts: Counter[str] = Counter()
         for index, item in self.container.items():
             if isinstance(item, dict):
@@ -211,33 +212,33 @@ class DataSource:
         rest = {key: value for key, value in item.items() if key not in renamed}
         return rest | {key: item[column] for key, column in columns.items()}
 
-    def _worded(self, items: Iterable[tuple[int, Any]]) -> Numbered:
+    def _prompted(self, items: Iterable[tuple[int, Any]]) -> Numbered:
         prompt = self.container.prompt if self.task.prompt is None else self.task.prompt
-        assert prompt is not None  # or there is nothing to do
+        assert prompt is not None  # items() checks this
         for index, item in items:
             if isinstance(item, dict):
                 try:
-                    item = worded(item, prompt)
+                    item = apply_prompt(item, prompt)
                 except ValueError as error:
                     raise _of_item(self.address, index, item, error) from error
             yield index, item
 
 
 def address_of(task: Task, split: Split) -> str:
-    """Return what a task names as its training or test samples."""
+    """Return the address of the training or test samples of a task."""
     address = task.train if split == "train" else task.test
-    assert address is not None  # tasks without were refused
+    assert address is not None  # validate_tasks refuses tasks without one
     return address
 
 
 def _of_item(address: str, index: int, item: Mapping[str, Any], error: Exception) -> Exception:
-    """Return an error with the place of the item."""
+    """Return an error that names the source and the item."""
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     return kind(f"{address}: item {index} (id {sample_id(item, index)!r}): {error}")
 
 
 def _unique(address: str, rows: Iterable[Row]) -> list[Any]:
-    """Return the samples; refuse none at all and two of one id."""
+    """Return the samples; refuse an empty source and repeated ids."""
     seen: dict[str, int] = {}
     samples = []
     for index, sample, _ in rows:
@@ -248,3 +249,7 @@ def _unique(address: str, rows: Iterable[Row]) -> list[Any]:
     if not samples:
         raise ValueError(f"{address}: holds no items")
     return samples
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

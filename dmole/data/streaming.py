@@ -1,10 +1,10 @@
-"""Reads the items of a data file one after the other, in memory that does not grow with it.
+"""Reads the items of a data file one at a time; memory does not grow with the file.
 
-ijson, the library for this, is twice as fast (3.6 with its C backend: 2.0 s a million items, 4.4 s
-here), but files that are wrong or unusual do not end in one clear line: a hundred thousand opening
-brackets take more than 5 GB, of a key that occurs twice one value is dropped, half of a surrogate
-pair becomes a question mark, and it refuses NaN, Infinity, 1e400 and whole numbers of more than 64
-bits, which the ``json`` module reads.
+ijson, the library for this, is twice as fast (version 3.6 with its C backend: 2.0 s per million
+items, 4.4 s here), but it does not report malformed or unusual files in one clear line. A hundred
+thousand opening brackets take more than 5 GB, one value of a repeated key is dropped, and half of
+a surrogate pair becomes a question mark. It also rejects NaN, Infinity, 1e400 and integers of more
+than 64 bits, which the ``json`` module reads.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_PIECE = 1 << 20  # bytes taken from the file at a time
+_PIECE = 1 << 20  # bytes read at a time
 _SUFFIXES = (".json", ".jsonl")
 _SPACE = re.compile(r"[ \t\n\r]*")
-# an error this near the end of the text may come from the cut: the longest token without a
-# quotation mark at its start is an escaped pair, \uXXXX\uXXXX
+# an error this close to the end of the text may be due to the cut: the longest token that does
+# not start with a quotation mark is an escaped pair, \uXXXX\uXXXX
 _TOKEN = 16
 
 
 def stream_items(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the items of a data file with their positions, counted from 0.
 
-    Only the item at hand and a piece of the text are in memory. Numbers and constants are those
-    of the ``json`` module, ``NaN`` and ``Infinity`` included; what has no one meaning (a key twice
-    in an object, half a character) is refused.
+    Only the current item and a piece of the text are in memory. Numbers and constants are those
+    of the ``json`` module, including ``NaN`` and ``Infinity``. Ambiguous content (a repeated key in
+    an object, half a surrogate pair) is rejected.
 
     Args:
-        path: A ``.json`` file, which holds one list, or a ``.jsonl`` file, an item a line; blank
-            lines are skipped. A byte order mark is skipped too.
+        path: A ``.json`` file, which holds one list, or a ``.jsonl`` file, one item per line.
+            Blank lines and a byte order mark are skipped.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not UTF-8 text, is broken, or holds no list. The message is one
-            line that names the file and the line and column, or the item.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not UTF-8 text, is broken, or does not hold a list. The message
+            is one line that names the file and the line and column, or the item.
     """
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"data file {path} must end in .json or .jsonl")
@@ -50,7 +50,7 @@ def stream_items(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def kind_of(value: Any) -> str:
-    """Return the JSON name of a value's type, an object's with its first keys."""
+    """Return the JSON name of a value's type; for an object, with its first keys."""
     if isinstance(value, dict):
         keys = ", ".join(map(repr, list(value)[:3]))
         return f"an object (keys {keys}{', ...' if len(value) > 3 else ''})"
@@ -59,7 +59,7 @@ def kind_of(value: Any) -> str:
 
 
 def _pieces(path: Path) -> Iterator[str]:
-    """Yield the text of a file in pieces; every kind of line end becomes a newline."""
+    """Yield the text of a file in pieces; all line ends become newlines."""
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     with path.open("rb") as file:
@@ -94,15 +94,15 @@ def _lines(pieces: Iterator[str], path: Path) -> Iterator[Any]:
 
 
 def _split(pieces: Iterator[str]) -> Iterator[str]:
-    """Yield the lines; unlike `str.splitlines` only newlines part them, as JSON wants it."""
-    begun: list[str] = []
+    """Yield the lines, split only at newlines, as JSON requires, unlike `str.splitlines`."""
+    parts: list[str] = []
     for piece in pieces:
         first, *others = piece.split("\n")
-        begun.append(first)
+        parts.append(first)
         for line in others:
-            yield "".join(begun)
-            begun = [line]
-    yield "".join(begun)
+            yield "".join(parts)
+            parts = [line]
+    yield "".join(parts)
 
 
 def _list(pieces: Iterator[str], path: Path) -> Iterator[Any]:
@@ -130,11 +130,11 @@ class _Window:
     """The part of a text that is being read.
 
     Args:
-        pieces: The text.
-        path: Where it is from.
+        pieces: The text, in pieces.
+        path: The file, for messages.
 
     Attributes:
-        at: Position in the part of what is read next.
+        at: Position in the part where reading continues.
     """
 
     def __init__(self, pieces: Iterator[str], path: Path) -> None:
@@ -146,7 +146,7 @@ class _Window:
         self.at = 0
 
     def peek(self) -> str:
-        """Go to the next character that is not white space and return it, or nothing."""
+        """Advance to the next non-space character and return it; empty at the end."""
         self.at = _after_space(self._text, self.at)
         while self.at == len(self._text) and not self._ended:
             self._grow()
@@ -154,7 +154,7 @@ class _Window:
         return self._text[self.at : self.at + 1]
 
     def value(self, index: int) -> Any:
-        """Return the value that begins here, and go behind it."""
+        """Return the value that begins here and advance past it."""
         while True:
             try:
                 value, end = _decode(self._text, self.at, f"{self._path}: item {index}")
@@ -164,18 +164,20 @@ class _Window:
                     self.at = error.pos
                     raise self.broken(error.msg) from error
             else:
-                if self._ended or end + 2 < len(self._text):  # else a number may go on: 1 as 1e+2
+                if self._ended or end + 2 < len(
+                    self._text
+                ):  # else a number may continue: 1 as 1e+2
                     self.at = end
                     return value
             self._grow()
 
     def broken(self, reason: str) -> ValueError:
-        """Return the error of a text that is wrong here."""
-        line, column = self._place()
+        """Return the error of a text that is malformed at this position."""
+        line, column = self._line_and_column()
         return _broken(self._path, line, column, reason)
 
     def not_a_list(self) -> ValueError:
-        """Return the error of a text that begins as something else."""
+        """Return the error of a text that does not begin with a list."""
         kind = "an object"  # a large one is not read only to list its keys
         if self.peek() != "{" or self._path.stat().st_size <= _PIECE:
             kind = kind_of(self.value(0))
@@ -184,18 +186,18 @@ class _Window:
         return ValueError(f"{self._path}: must hold a list of items, but holds {kind}")
 
     def _grow(self) -> None:
-        """Drop what was read and take in at least as much again as is left."""
-        self._line, self._column = self._place()
+        """Drop the text already read and append at least as much as remains."""
+        self._line, self._column = self._line_and_column()
         parts = [self._text[self.at :]]
-        self.at, wanted = 0, len(parts[0])
-        while not self._ended and wanted >= 0:
+        self.at, missing = 0, len(parts[0])
+        while not self._ended and missing >= 0:
             piece = next(self._pieces, None)
             self._ended = piece is None
             parts.append(piece or "")
-            wanted -= len(parts[-1])
+            missing -= len(parts[-1])
         self._text = "".join(parts)
 
-    def _place(self) -> tuple[int, int]:
+    def _line_and_column(self) -> tuple[int, int]:
         """Return line and column of the position."""
         newlines = self._text.count("\n", 0, self.at)
         if not newlines:
@@ -205,12 +207,12 @@ class _Window:
 
 def _after_space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
-    assert match is not None  # it matches nothing, too
+    assert match is not None  # it matches the empty text
     return match.end()
 
 
 def _decode(text: str, at: int, name: str) -> tuple[Any, int]:
-    """Return the value that begins at a position, and where it ends."""
+    """Return the value that begins at a position, and the position of its end."""
     try:
         value, end = _DECODER.raw_decode(text, at)
         if text.find("\\ud", at, end) >= 0 or text.find("\\uD", at, end) >= 0:
@@ -230,7 +232,7 @@ def _decode(text: str, at: int, name: str) -> tuple[Any, int]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of its keys and values, of which ``json`` would drop repeated ones."""
+    """Return an object from its keys and values; reject repeated keys, which ``json`` drops."""
     made = dict(pairs)
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]

@@ -1,4 +1,4 @@
-"""What a task is: where its data lie, how it is scored and how long it is trained."""
+"""A task: where its data are, how it is scored and how long it is trained."""
 
 from __future__ import annotations
 
@@ -17,43 +17,45 @@ class Task:
     """One instruction-tuning data set with its own answer form and metric.
 
     Args:
-        name: Unique name; it becomes a folder and a state-dict key, so letters, digits, ``_``
-            and ``-`` only, beginning with a letter or digit.
+        name: Unique name. It becomes a folder and a state-dict key, so it consists of letters,
+            digits, ``_`` and ``-`` and begins with a letter or digit.
         train: Training samples: a ``.json`` or ``.jsonl`` file, VLMEvalKit's ``.tsv``, a folder
-            of parquet files or one that ``save_to_disk`` wrote, ``.tar`` files of webdataset (a
+            of parquet files or one written by ``save_to_disk``, ``.tar`` files of webdataset (a
             folder, or ``name-{000..012}.tar``), a meta file of InternVL,
             ``hf://org/name?split=train[&config=C][&revision=R]``, or
-            ``synthetic://<generator>/<split>?size=N[&seed=S]``. A table takes the split of its
-            name; ``folder?split=validation`` takes another. Braces hold alternatives, as in a
-            shell, and the first file that exists is taken: ``CLEVR{,-Math}/{train_4w,train}.json``.
-        test: Test samples, given in the same ways.
-        image_root: Folder the image paths in the files are relative to, alternatives allowed; by
-            default the folder of the file that names them.
-        test_image_root: The same for the test file, where that is another folder.
-        format: How the files are written; a name of `dmole.benchmarks.registry.LAYOUTS`. With
-            ``auto`` the keys of the first items tell their shape (LLaVA and ShareGPT
+            ``synthetic://<generator>/<split>?size=N[&seed=S]``. A table yields the split named
+            after the field, ``train`` or ``test``; ``folder?split=validation`` selects another.
+            Braces hold alternatives, as in a shell; the first file that exists is read:
+            ``CLEVR{,-Math}/{train_4w,train}.json``.
+        test: Test samples, in the same forms.
+        image_root: Folder that image paths in the files are relative to; alternatives are
+            allowed. The default is the folder of the file that names the images.
+        test_image_root: The same for the test file, if it differs.
+        format: Layout of the files, a name in `dmole.benchmarks.registry.LAYOUTS`. With
+            ``auto``, the keys of the first items determine their shape (LLaVA and ShareGPT
             conversations, messages, query and response, questions; `dmole.data.shapes.SHAPES`),
-            and all items must have it.
+            and every item must have this shape.
         side_files: Further files that the format reads, by name, such as ``problems`` and
-            ``splits`` of ``scienceqa``; alternatives allowed.
+            ``splits`` of ``scienceqa``; alternatives are allowed.
         metric: Name of a task metric, or a metric object.
         epochs: Passes over the training samples.
-        batch_size: Samples per device and training step; by default the data module's.
+        batch_size: Samples per device and training step. The default is the data module's.
         max_new_tokens: Longest answer generated in evaluation, in tokens.
-        prompt_suffix: Text put directly behind each question, such as an instruction on the
+        prompt_suffix: Text appended directly to each question, such as an instruction on the
             form of the answer.
         benchmark: Published task, such as ``ucit/IconQA``, whose split sizes ``dmole data check``
-            expects; by default every one of this name that it knows.
-        prompt: Wording of items that are questions rather than conversations, such as
+            expects. By default it compares with every published task of this name.
+        prompt: Prompt template of items that are questions rather than conversations, such as
             ``"{question} Answer in one word."``. Braces hold keys of the item; ``{question}`` is
-            its question without image placeholders, ``{options}`` its choices, a letter each.
+            its question without image placeholders, ``{options}`` its choices with letters.
         repeat: How often each training sample occurs in an epoch.
-        columns: Keys of the items that are called otherwise in the files, such as
-            ``{question: q}``: the key of dmole and the key of the file.
-        limit: Most items of each split. A random part is taken, in the order of the file and the
-            same for every seed; ``file.json#1000`` does so for one split.
-        eval_only: Whether the task is never trained on: a column of the evaluation matrix that
-            tells what the base model's abilities have become, outside AVG, Last and BWT.
+        columns: Renamed keys, such as ``{question: q}``: the key that dmole expects and the key
+            in the file.
+        limit: Maximum number of items of each split. They are a random subset in the order of
+            the file, the same for every seed. ``file.json#1000`` limits one split.
+        eval_only: Whether the task is never trained on. Its column of the evaluation matrix
+            shows how well the model retains the base model's abilities; AVG, Last and BWT
+            leave it out.
 
     Example:
         >>> from dmole import Task
@@ -83,16 +85,16 @@ class Task:
 
 
 def validate_tasks(tasks: Sequence[Task]) -> None:
-    """Refuse a list of tasks that cannot be run.
+    """Reject a list of tasks that cannot be run.
 
     Args:
         tasks: The tasks in any order.
 
     Raises:
-        ValueError: If there is none, two share a name (also when only the case differs, because
-            names become folders), a name holds other characters than allowed, a file is not
-            given, a number is below one, or no task, or one behind an ``eval_only`` task, is to
-            be learned.
+        ValueError: If the list is empty, two tasks share a name (also when only the case differs,
+            because names become folders), a name contains a character that is not allowed, a
+            file is missing, a number is below one, every task is ``eval_only``, or a learned
+            task follows an ``eval_only`` task.
     """
     if not tasks:
         raise ValueError("no task is given")
@@ -124,7 +126,7 @@ def _validate(task: Task) -> None:
 
 
 def _validate_order(tasks: Sequence[Task]) -> None:
-    # figures and BWT go by the order of the columns: those never learned stand behind the others
+    # figures and BWT depend on the order of the columns: eval_only tasks come last
     for before, task in pairwise(tasks):
         if before.eval_only and not task.eval_only:
             raise ValueError(f"task {task.name!r} must stand before {before.name!r}, an eval_only")

@@ -1,1 +1,1 @@
-"""What a first run needs without a download: a tiny model, synthetic tasks, example data."""
+"""Demonstration without downloads: a tiny model, synthetic tasks and example data."""

@@ -1,7 +1,7 @@
-"""Writes a small real data set: the images and questions that ship inside two Python packages.
+"""Writes a small real data set from the images and questions of two Python packages.
 
-easy-vqa brings pictures of coloured shapes with questions, scikit-learn handwritten digits; both
-come with ``pip install dmole[examples]``, so nothing else has to be downloaded.
+easy-vqa contains images of colored shapes with questions, scikit-learn handwritten digits. Both are
+installed by ``pip install dmole[examples]``; no other download is needed.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from dmole.data.task import Task
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SHAPES = ("circle", "rectangle", "triangle")
 _DIGITS_FOR_TRAINING = 1297  # of 1797; the last 500 are for testing
-_CANVAS = 64  # height and width of every picture, in pixels
+_CANVAS = 64  # height and width of every image, in pixels
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A question to be written: ``draw`` makes the picture, ``image`` says under which name."""
+    """A question of the data set: ``draw`` creates the image, ``image`` is the file name."""
 
     question: str
     answer: str
@@ -44,14 +44,14 @@ def make_example(
 ) -> list[Task]:
     """Write five tasks as LLaVA conversations with PNG images.
 
-    ``yes_no``, ``color`` and ``shape`` ask about easy-vqa pictures, ``digit`` asks for the name of
-    a handwritten digit, ``larger`` which of two digits is larger. Train and test keep to the
-    splits of the packages. The answers of a task are equally frequent as far as the source allows.
+    ``yes_no``, ``color`` and ``shape`` ask about easy-vqa images, ``digit`` asks for the name of a
+    handwritten digit, ``larger`` for the larger of two digits. Train and test follow the splits of
+    the packages. The answers of a task are equally frequent as far as the source allows.
 
     Args:
-        output: New or empty folder; it appears only when all is written.
-        train_size: Most training samples of a task. ``digit`` has 1297 at most.
-        test_size: Most test samples of a task.
+        output: New or empty folder; it appears only when all files are written.
+        train_size: Maximum number of training samples of a task. ``digit`` has at most 1297.
+        test_size: Maximum number of test samples of a task.
         seed: Seed of the choice of samples.
 
     Returns:
@@ -84,7 +84,7 @@ def make_example(
 
 
 def _sources() -> dict[str, Callable[[Split], list[_Entry]]]:
-    """Return for each task what reads the questions of a split."""
+    """Return, for each task, a function that reads the questions of a split."""
     try:
         import easy_vqa
         from sklearn.datasets import load_digits
@@ -104,13 +104,13 @@ def _sources() -> dict[str, Callable[[Split], list[_Entry]]]:
     }
 
 
-def _easy_vqa(package: Any, split: Split, wanted: Callable[[str], bool]) -> list[_Entry]:
+def _easy_vqa(package: Any, split: Split, keep: Callable[[str], bool]) -> list[_Entry]:
     texts, answers, images = getattr(package, f"get_{split}_questions")()
     paths = getattr(package, f"get_{split}_image_paths")()
     return [
         _Entry(text, answer, f"easy_vqa_{split}/{image}.png", partial(_open, paths[image]))
         for text, answer, image in zip(texts, answers, images, strict=True)
-        if wanted(answer)
+        if keep(answer)
     ]
 
 
@@ -127,7 +127,7 @@ def _read_digits(digits: Any, split: Split) -> list[_Entry]:
 
 
 def _compare_digits(digits: Any, split: Split) -> list[_Entry]:
-    """Pair the digits of a split: each meets five others, never one of equal value."""
+    """Pair each digit of a split with up to five others, never with one of equal value."""
     indices = _digit_range(split)
     pairs = [
         (left, indices[(position + step) % len(indices)])
@@ -156,7 +156,7 @@ def _open(path: str) -> Image.Image:
 
 
 def _draw(digits: Any, indices: Sequence[int], size: int) -> Image.Image:
-    """Put digits side by side on a black canvas; the source has 8x8 pixels of 0..16."""
+    """Draw digits side by side on a black canvas; the source has 8x8 pixels of 0..16."""
     canvas = Image.new("RGB", (_CANVAS, _CANVAS))
     for position, index in enumerate(indices):
         pixels = (digits.images[index] / 16 * 255).astype("uint8")
@@ -166,7 +166,7 @@ def _draw(digits: Any, indices: Sequence[int], size: int) -> Image.Image:
 
 
 def _balanced(entries: list[_Entry], size: int, seed: int) -> list[_Entry]:
-    """Choose at random, taking the answers in turn; an answer that runs out is left out."""
+    """Choose randomly, alternating between the answers; exhausted answers are skipped."""
     rng = random.Random(seed)
     by_answer: dict[str, list[_Entry]] = defaultdict(list)
     for entry in rng.sample(entries, len(entries)):
@@ -187,7 +187,7 @@ def _write_split(folder: Path, name: str, split: Split, entries: list[_Entry]) -
     for index, entry in enumerate(entries):
         path = folder / "images" / entry.image
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():  # several questions may share a picture
+        if not path.exists():  # several questions may share an image
             entry.draw().save(path)
         turns = [
             {"from": "human", "value": f"{IMAGE_PLACEHOLDER}\n{entry.question}"},

@@ -1,4 +1,4 @@
-"""Examines data files, images and token lengths before anything is trained."""
+"""Checks data files, images and token lengths before training."""
 
 from dmole.doctor.check import CheckOptions, DataReport, check_tasks
 from dmole.doctor.findings import LEVELS, Finding

@@ -1,21 +1,21 @@
-"""Counts answers in memory that does not grow with their number."""
+"""Counts answers in constant memory."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-_LONGEST = 200  # characters kept of an answer: classes are short, captions differ earlier
+_LONGEST = 200  # characters kept of an answer: labels are shorter, captions differ earlier
 
 
 class AnswerCounter:
-    """Counts how often each answer occurs; rare ones are forgotten when there are too many.
+    """Counts how often each answer occurs; rare answers are dropped when there are too many.
 
-    While no more than ``2 * capacity`` different answers were seen all counts are exact.
-    Beyond, a count is too low by at most ``total / capacity``.
+    Up to ``2 * capacity`` different answers, all counts are exact. Beyond that, a count is too
+    low by at most ``total / capacity``.
 
     Args:
-        capacity: How many answers survive when room is made.
+        capacity: Number of answers that remain after others are dropped.
 
     Source:
         Misra and Gries, 1982; the batched form is that of Agarwal et al., *Mergeable Summaries*,
@@ -29,12 +29,12 @@ class AnswerCounter:
         self.exact = True
 
     def add(self, answers: Sequence[str]) -> None:
-        """Count the answer of an item; of several accepted ones the most frequent."""
+        """Count the answer of an item; if it has several, the most frequent one."""
         answer = answers[0] if len(answers) == 1 else Counter(answers).most_common(1)[0][0]
         self._counts[answer.strip()[:_LONGEST]] += 1
         self.total += 1
         if len(self._counts) > 2 * self._capacity:
-            self._make_room()
+            self._drop_rare()
 
     def most_common(self, number: int) -> list[tuple[str, int]]:
         """Return the most frequent answers with their counts."""
@@ -42,10 +42,10 @@ class AnswerCounter:
 
     @property
     def distinct(self) -> int:
-        """How many different answers are known, a lower bound unless `exact`."""
+        """Number of different answers counted, a lower bound unless `exact`."""
         return len(self._counts)
 
-    def _make_room(self) -> None:
+    def _drop_rare(self) -> None:
         self.exact = False
         counts = sorted(self._counts.values(), reverse=True)
         least = counts[self._capacity]

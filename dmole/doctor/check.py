@@ -1,4 +1,4 @@
-"""Examines the files of all tasks and puts together what was found."""
+"""Examines the files of all tasks and collects the findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dmole.doctor.compare import compare_images, compare_texts
 from dmole.doctor.findings import Finding, Findings, count_level
 from dmole.doctor.images import ImageReport, examine_images
 from dmole.doctor.pool import run_jobs
-from dmole.doctor.source import Source
+from dmole.doctor.source import CheckedSource
 from dmole.doctor.texts import TextReport, examine_texts
 from dmole.doctor.tokens import (
     BaseModel,
@@ -29,20 +29,20 @@ from dmole.doctor.tokens import (
 )
 from dmole.store import splits_of
 
-_ONE_ANSWER = 0.9  # a test set's most frequent answer may cover this share
+_ONE_ANSWER = 0.9  # largest share of the most frequent answer without a warning
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How thorough a check is.
+    """Options of a check.
 
     Args:
-        limit: Most findings listed of a kind and file.
-        processes: How many files or parts of files are examined at a time; 0 does it here.
-        decode_images: Whether to decode every image; otherwise only that it exists is checked,
-            and images are the same if their paths are.
-        model: Whose tokens are counted; None counts none.
-        tokens: Most tokens of a sample; without a length it is the model's context.
+        limit: Maximum number of findings listed per kind and file.
+        processes: Number of worker processes; 0 runs the check in this process.
+        decode_images: Whether to decode every image. Otherwise the check only tests that images
+            exist and compares them by path.
+        model: The model whose tokens are counted; None counts no tokens.
+        tokens: Maximum number of tokens of a sample; the default is the model's context length.
     """
 
     limit: int = 20
@@ -54,7 +54,7 @@ class CheckOptions:
 
 @dataclass
 class SplitReport:
-    """What a file is like: its texts and, as far as asked for, images and tokens."""
+    """Results for one file: texts, images and, if a model is given, tokens."""
 
     texts: TextReport
     images: ImageReport
@@ -62,7 +62,7 @@ class SplitReport:
 
     @property
     def findings(self) -> Findings:
-        """All that is wrong with the file."""
+        """All findings in the file."""
         findings = Findings(self.texts.findings.limit)
         for part in (self.texts, self.images, self.tokens):
             if part is not None:
@@ -72,13 +72,13 @@ class SplitReport:
 
 @dataclass
 class DataReport:
-    """What the data of some tasks are like.
+    """Results of a check of several tasks.
 
     Args:
         tasks: The tasks.
-        splits: The file of each task and split; that of a generated one is missing.
-        generated: The number of samples of each task and split that is generated.
-        options: How they were examined.
+        splits: Results by task and split, without generated splits.
+        generated: Number of samples by task and split, for generated splits.
+        options: Options of the check.
         general: Findings that belong to no file.
     """
 
@@ -89,42 +89,42 @@ class DataReport:
     general: Findings
 
     def findings(self) -> list[Finding]:
-        """Return the findings kept, errors first."""
-        every = [
+        """Return the stored findings, errors first."""
+        findings = [
             *self.general,
             *(finding for split in self.splits.values() for finding in split.findings),
         ]
-        return sorted(every, key=lambda finding: finding.level)
+        return sorted(findings, key=lambda finding: finding.level)
 
     def count(self, level: Any) -> int:
-        """Return how many errors or warnings there are, those not kept included."""
+        """Return the number of errors or warnings, including those not stored."""
         counts = [split.findings.counts for split in self.splits.values()]
         return count_level([self.general.counts, *counts], level)
 
 
 def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -> DataReport:
-    """Examine the files of some tasks.
+    """Check the files of tasks.
 
     Args:
         tasks: The tasks.
-        data_root: Folder their files and image roots are relative to.
-        options: How to.
+        data_root: Folder that files and image roots are relative to.
+        options: Options of the check.
 
     Raises:
-        OSError: If a process died.
+        OSError: If a worker process dies.
         ValueError: If a task names an unknown benchmark.
     """
     published = {task.name: _published(task) for task in tasks}
     general = Findings(options.limit)
     options = _with_model(options, general)
     root = data_root.expanduser()
-    found = {
-        (task.name, split): Source.of(task, split, root)
+    sources = {
+        (task.name, split): CheckedSource.of(task, split, root)
         for task in tasks
         for split in splits_of(task)
     }
-    generated = {key: s.size for key, s in found.items() if isinstance(s, GeneratedSource)}
-    examined = _examine([s for s in found.values() if isinstance(s, Source)], options)
+    generated = {key: s.size for key, s in sources.items() if isinstance(s, GeneratedSource)}
+    examined = _examine([s for s in sources.values() if isinstance(s, CheckedSource)], options)
     splits = {(s.texts.source.task.name, s.texts.source.split): s for s in examined}
     for task in tasks:
         pair = splits.get((task.name, "train")), splits.get((task.name, "test"))
@@ -144,7 +144,7 @@ def _published(task: Task) -> dict[str, Any]:
 
 
 def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
-    """Load the processor before the processes start, and take over the model's context."""
+    """Load the processor before the processes start; the default limit is the model's context."""
     if options.model is None:
         return options
     try:
@@ -158,28 +158,28 @@ def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
     return options
 
 
-def _examine(sources: Sequence[Source], options: CheckOptions) -> list[SplitReport]:
-    """Examine some files, large ones in several parts where there are processes to spare."""
+def _examine(sources: Sequence[CheckedSource], options: CheckOptions) -> list[SplitReport]:
+    """Examine files in parallel, each in several parts if there are enough processes."""
     parts = max(1, math.ceil(options.processes / max(1, len(sources))))
     numbers = [(number, parts) for number in range(parts)]
-    jobs: list[tuple[Source, Any]] = []
+    jobs: list[tuple[CheckedSource, Any]] = []
     for source in sources:
         jobs.append((source, partial(examine_texts, source, options.limit)))
         for part in numbers:
             decode = options.decode_images
             jobs.append((source, partial(examine_images, source, options.limit, part, decode)))
             if options.model is not None:
-                more = part, options.model, options.tokens
-                jobs.append((source, partial(examine_tokens, source, options.limit, *more)))
-    jobs.sort(key=lambda job: -job[0].size)  # the longest first, so that none is left alone
+                rest = part, options.model, options.tokens
+                jobs.append((source, partial(examine_tokens, source, options.limit, *rest)))
+    jobs.sort(key=lambda job: -job[0].size)  # largest first, so that no large one starts last
     results = run_jobs([job for _, job in jobs], options.processes)
     return [
-        _put_together([r for (s, _), r in zip(jobs, results, strict=True) if s == source])
+        _merge_results([r for (s, _), r in zip(jobs, results, strict=True) if s == source])
         for source in sources
     ]
 
 
-def _put_together(results: list[Any]) -> SplitReport:
+def _merge_results(results: list[Any]) -> SplitReport:
     (texts,) = [result for result in results if isinstance(result, TextReport)]
     images = [result for result in results if isinstance(result, ImageReport)]
     tokens = [result for result in results if isinstance(result, TokenReport)]

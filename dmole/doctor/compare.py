@@ -1,4 +1,4 @@
-"""Finds what the training and the test samples of a task have in common."""
+"""Finds overlaps between the training and the test samples of a task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dmole.doctor.findings import Findings
 from dmole.doctor.images import ImageReport
-from dmole.doctor.source import Source
+from dmole.doctor.source import CheckedSource
 from dmole.doctor.texts import TextReport, item_ids
 
 Numbers = npt.NDArray[np.uint64]
@@ -22,50 +22,50 @@ class Shared:
 
     Args:
         items: Positions of the test items, ascending.
-        partners: Position of the first such training item for each.
+        partners: Position of the first matching training item of each.
     """
 
     items: Numbers
     partners: Numbers
 
     def without(self, items: Numbers) -> Shared:
-        """Return what is left when some test items are taken out."""
+        """Return the overlap without some test items."""
         rest = ~np.isin(self.items, items)
         return Shared(self.items[rest], self.partners[rest])
 
 
 def find_shared(train_keys: Numbers, train: Numbers, test_keys: Numbers, test: Numbers) -> Shared:
-    """Return the test items that have a key of a training item.
+    """Return the test items that share a key with a training item.
 
     Args:
-        train_keys: A key of a training item, ``(N,)``.
-        train: The position of that item, ``(N,)``.
-        test_keys: A key of a test item, ``(M,)``.
-        test: The position of that item, ``(M,)``.
+        train_keys: Keys of training items, ``(N,)``.
+        train: Positions of these items, ``(N,)``.
+        test_keys: Keys of test items, ``(M,)``.
+        test: Positions of these items, ``(M,)``.
 
     Example:
         >>> keys = np.array([7, 8, 9], dtype=np.uint64)
-        >>> places = np.arange(3, dtype=np.uint64)
-        >>> find_shared(keys, places, keys[::-1], places).partners.tolist()
+        >>> items = np.arange(3, dtype=np.uint64)
+        >>> find_shared(keys, items, keys[::-1], items).partners.tolist()
         [2, 1, 0]
     """
-    order = np.argsort(train, kind="stable")  # the parts of a file are not in its order
-    known, first = np.unique(train_keys[order], return_index=True)
-    hits = np.flatnonzero(np.isin(test_keys, known))
-    partners = train[order[first[np.searchsorted(known, test_keys[hits])]]]
+    order = np.argsort(train, kind="stable")  # parts of a file arrive in any order
+    unique_keys, first = np.unique(train_keys[order], return_index=True)
+    hits = np.flatnonzero(np.isin(test_keys, unique_keys))
+    partners = train[order[first[np.searchsorted(unique_keys, test_keys[hits])]]]
     items, once = np.unique(test[hits], return_index=True)
     return Shared(items, partners[once])
 
 
 def compare_texts(train: TextReport, test: TextReport) -> None:
-    """Report ids of test items that training items have and that may tell the content."""
+    """Report ids shared by test and training items that may identify their content."""
     shared = find_shared(*_content_ids(train.ids), *_content_ids(test.ids))
     message = "has the id of train item {}"
     _report(test.findings, test.source, "shared_id", message, shared)
 
 
 def compare_images(train: ImageReport, test: ImageReport) -> None:
-    """Report test items with a training image: first those with its question too."""
+    """Report test items that share the question and images, or an image, with a training item."""
     questions = find_shared(
         _numbers(train.questions),
         _numbers(train.askers),
@@ -85,7 +85,9 @@ def compare_images(train: ImageReport, test: ImageReport) -> None:
     _report(findings, source, "shared_image", message, pictures.without(questions.items))
 
 
-def _report(findings: Findings, source: Source, kind: str, message: str, shared: Shared) -> None:
+def _report(
+    findings: Findings, source: CheckedSource, kind: str, message: str, shared: Shared
+) -> None:
     listed = shared.items[: findings.limit].tolist()
     names = item_ids(source, listed)
     for index, partner in zip(listed, shared.partners.tolist(), strict=False):
@@ -94,7 +96,7 @@ def _report(findings: Findings, source: Source, kind: str, message: str, shared:
 
 
 def _content_ids(ids: array[int]) -> tuple[Numbers, Numbers]:
-    """Return the hashes of ids that may tell the content, and their positions."""
+    """Return the hashes of ids that may identify the content, and their positions."""
     hashes = _numbers(ids)
     positions = np.flatnonzero(hashes & np.uint64(1)).astype(np.uint64)
     return hashes[positions], positions

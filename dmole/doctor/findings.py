@@ -1,4 +1,4 @@
-"""What can be wrong with data, how bad it is, and a record of what was found."""
+"""Kinds of findings in data, their levels, and a collection of findings."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ LEVELS: dict[str, Level] = {
     "split_size": "warning",
     "no_tokens": "warning",
 }
-"""The kinds of findings, in the order they are reported. Errors are what ``fit`` would stop at."""
+"""The kinds of findings, in the order of the report. An error makes ``fit`` fail."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One error or warning.
 
     Args:
         kind: A key of `LEVELS`.
-        message: What is wrong, in one line, without the place.
-        task: Name of the task; None where it is about all.
-        split: Which of the task's files.
+        message: Description in one line, without file and item.
+        task: Name of the task; None if the finding concerns all tasks.
+        split: Split of the task.
         file: The file.
-        item: Position of the item in the file, from 0; None where it is about the whole file.
+        item: Position of the item in the file, from 0; None if it concerns the whole file.
         id: Id of the item.
     """
 
@@ -57,16 +57,16 @@ class Finding:
 
     @property
     def level(self) -> Level:
-        """Whether it is an error or a warning."""
+        """Level of the finding, error or warning."""
         return LEVELS[self.kind]
 
 
 @dataclass
 class Findings:
-    """Counts all findings and keeps the first of each kind, by item.
+    """Counts all findings and stores the first of each kind, by item.
 
     Args:
-        limit: Most findings kept of a kind.
+        limit: Maximum number of findings stored per kind.
     """
 
     limit: int
@@ -74,31 +74,31 @@ class Findings:
     _kept: dict[str, list[Finding]] = field(default_factory=dict)
 
     def add(self, finding: Finding) -> None:
-        """Count a finding, and keep it if there is room; items must come in order."""
+        """Count a finding and store it below the limit; items must arrive in order."""
         self.counts[finding.kind] += 1
         kept = self._kept.setdefault(finding.kind, [])
         if len(kept) < self.limit:
             kept.append(finding)
 
     def count(self, kind: str, number: int) -> None:
-        """Count findings that are not kept."""
+        """Count findings without storing them."""
         if number:
             self.counts[kind] += number
 
     def merge(self, other: Findings) -> None:
-        """Take in what another pass over the same file found."""
+        """Add the findings of another pass over the same file."""
         self.counts.update(other.counts)
-        for kind, theirs in other._kept.items():
-            kept = [*self._kept.get(kind, ()), *theirs]
+        for kind, findings in other._kept.items():
+            kept = [*self._kept.get(kind, ()), *findings]
             kept.sort(key=lambda finding: -1 if finding.item is None else finding.item)
             self._kept[kind] = kept[: self.limit]
 
     def __iter__(self) -> Iterator[Finding]:
-        """Yield the findings kept, by kind and item."""
+        """Yield the stored findings, by kind and item."""
         for kind in LEVELS:
             yield from self._kept.get(kind, ())
 
 
 def count_level(counts: Iterable[Counter[str]], level: Level) -> int:
-    """Return how many findings of a level were counted."""
+    """Return the number of findings of a level."""
     return sum(n for counter in counts for kind, n in counter.items() if LEVELS[kind] == level)

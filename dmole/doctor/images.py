@@ -1,4 +1,4 @@
-"""Examines the images of a file: each is decoded once and known by a hash of its pixels."""
+"""Examines the images of a file: each is decoded once and identified by a hash of its pixels."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dmole.data.leakage import asked, stable_hash
+from dmole.data.leakage import question_turns, stable_hash
 from dmole.data.sample import StoredImage
 from dmole.doctor.findings import Findings
-from dmole.doctor.source import Source, Tick, TolerantReader
+from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 
-Fault = tuple[str, str]
+Problem = tuple[str, str]
 """Kind of a finding and its message."""
 
 
 @dataclass
 class ImageReport:
-    """What the images of a part of a file's items are like.
+    """Results for the images of a part of a file.
 
     Args:
         source: The file.
-        findings: What is wrong.
-        paths: A hash of the name of each image that was looked at.
-        owners: Position of an item, for each of its images.
-        pictures: The hash of that image.
-        askers: Position of an item whose images and texts can be read.
-        questions: A hash of its images and the texts before its last answer.
+        findings: The findings.
+        paths: A hash of the name of each examined image.
+        owners: Position of the item of each image.
+        pictures: Pixel hash of each image, aligned with `owners`.
+        askers: Positions of the items whose images and texts can be read.
+        questions: A hash of the images and of the texts before the last answer, aligned with
+            `askers`.
     """
 
-    source: Source
+    source: CheckedSource
     findings: Findings
     paths: array[int] = field(default_factory=lambda: array("Q"))
     owners: array[int] = field(default_factory=lambda: array("Q"))
@@ -44,11 +45,11 @@ class ImageReport:
 
     @property
     def files(self) -> int:
-        """How many different files were looked at."""
+        """Number of different files examined."""
         return len(np.unique(np.frombuffer(self.paths, np.uint64))) if self.paths else 0
 
     def merge(self, other: ImageReport) -> None:
-        """Take in another part of the same file."""
+        """Add another part of the same file."""
         self.findings.merge(other.findings)
         for name in ("paths", "owners", "pictures", "askers", "questions"):
             getattr(self, name).extend(getattr(other, name))
@@ -58,48 +59,53 @@ class Album:
     """Hashes of images, each decoded once.
 
     Args:
-        decode: Whether to decode; otherwise an image is known by its path alone.
+        decode: Whether to decode; otherwise an image is identified by its path.
     """
 
     def __init__(self, *, decode: bool) -> None:
         self._decode = decode
-        # by the hash of the path: a number instead of a text saves most of the memory
+        # keyed by the hash of the path: a number instead of a text saves most of the memory
         self._hashes: dict[int, int] = {}
-        self._faults: dict[int, Fault] = {}
+        self._problems: dict[int, Problem] = {}
 
     @property
     def paths(self) -> set[int]:
         """Hashes of the paths of the files."""
-        return self._hashes.keys() | self._faults.keys()
+        return self._hashes.keys() | self._problems.keys()
 
-    def look(self, image: StoredImage) -> tuple[int | None, Fault | None]:
-        """Return the hash of an image, None where it cannot be decoded, and what is wrong."""
+    def look(self, image: StoredImage) -> tuple[int | None, Problem | None]:
+        """Return the hash of an image, None if it cannot be decoded, and the problem if any."""
         key = stable_hash(image.name)
-        if key not in self._hashes and key not in self._faults:
-            value, fault = picture_hash(image) if self._decode else (key, None)
+        if key not in self._hashes and key not in self._problems:
+            value, problem = picture_hash(image) if self._decode else (key, None)
             if value is not None:
                 self._hashes[key] = value
-            if fault is not None:
-                self._faults[key] = fault
-        return self._hashes.get(key), self._faults.get(key)
+            if problem is not None:
+                self._problems[key] = problem
+        return self._hashes.get(key), self._problems.get(key)
 
 
 def examine_images(
-    source: Source, limit: int, part: tuple[int, int], decode: bool, *, tick: Tick | None = None
+    source: CheckedSource,
+    limit: int,
+    part: tuple[int, int],
+    decode: bool,
+    *,
+    tick: Tick | None = None,
 ) -> ImageReport:
-    """Return what the images of a part of a file's items are like.
+    """Examine the images of a part of a file.
 
     Items that name the same images are in the same part.
 
     Args:
         source: The file.
-        limit: Most findings kept of a kind.
-        part: Number of the part, from 0, and how many parts there are.
-        decode: Whether to decode the images; otherwise they are told apart by their paths.
-        tick: Is told of progress.
+        limit: Maximum number of findings stored per kind.
+        part: Number of the part, from 0, and the number of parts.
+        decode: Whether to decode the images; otherwise they are identified by their paths.
+        tick: Progress callback.
     """
     report = ImageReport(source, Findings(limit))
-    # the suffix is put behind each question of a training sample but the last of a test sample
+    # a suffix follows each question of a training sample, but only the last of a test sample
     reader = TolerantReader(source.without_suffix())
     album = Album(decode=decode)
     number, parts = part
@@ -116,28 +122,28 @@ def _examine_item(
     source, pictures = report.source, list[int | None]()
     examined = reader.examine(item, index)
     for image in reader.images(examined.names):
-        # what is no image has no hash; the pass over the texts has reported it
-        value, fault = (None, None) if isinstance(image, tuple) else album.look(image)
+        # a missing image has no hash; the pass over the texts reports it
+        value, problem = (None, None) if isinstance(image, tuple) else album.look(image)
         pictures.append(value)
-        if fault is not None:
-            report.findings.add(source.finding(*fault, index, source.id_of(item, index)))
+        if problem is not None:
+            report.findings.add(source.finding(*problem, index, source.id_of(item, index)))
         if value is not None:
             report.owners.append(index)
             report.pictures.append(value)
     if None in pictures or examined.sample is None:
         return
     report.askers.append(index)
-    report.questions.append(stable_hash(repr(pictures), *asked(examined.sample)))
+    report.questions.append(stable_hash(repr(pictures), *question_turns(examined.sample)))
 
 
-def picture_hash(image: StoredImage) -> tuple[int | None, Fault | None]:
-    """Decode an image as training does and return a hash of its pixels, and what is wrong.
+def picture_hash(image: StoredImage) -> tuple[int | None, Problem | None]:
+    """Decode an image as in training and return a hash of its pixels and the problem, if any.
 
-    The hash is made of the SHA-256 of the RGB pixels, so the same picture is recognised in
-    another lossless format or with other metadata; a recompressed one is another picture.
+    The hash is part of the SHA-256 of size and RGB pixels. The same picture has the same hash in
+    another lossless format or with other metadata; a recompressed picture has a different hash.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd files are not faults
+        warnings.simplefilter("ignore")  # Pillow's warnings about unusual files are not problems
         try:
             picture = image.load()
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Runs the passes over the files in several processes and shows how far they are."""
+"""Runs the passes over the files in several processes and shows their progress."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from typing import Any
 from tqdm import tqdm
 
 Job = Callable[..., Any]
-"""A pass over a file; takes the keyword ``tick``."""
+"""A pass over a file, called with the keyword ``tick``."""
 
 
 def available_processes() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, *, progress: bool | None = None) -> list[Any]:
-    """Return the results of some jobs, in their order.
+    """Run jobs and return their results in order.
 
     Args:
-        jobs: The jobs; with processes they and their results are pickled.
-        processes: How many run at a time; 0 runs them here.
-        progress: Whether to show a bar on standard error; by default if that is a terminal.
+        jobs: The jobs. With worker processes, jobs and results are pickled.
+        processes: Number of worker processes; 0 runs the jobs in this process.
+        progress: Whether to show a progress bar on standard error; the default is to show it if
+            standard error is a terminal.
 
     Raises:
-        OSError: If a process died, for instance for want of memory.
+        OSError: If a process dies, for instance for lack of memory.
     """
     shown = sys.stderr.isatty() if progress is None else progress
     with tqdm(unit=" items", disable=not shown, file=sys.stderr, leave=False) as bar:
@@ -45,14 +46,14 @@ def run_jobs(jobs: Sequence[Job], processes: int, *, progress: bool | None = Non
             return _in_processes(jobs, min(processes, len(jobs)), bar if shown else None)
         except BrokenProcessPool as error:
             raise OSError(
-                "a process died while reading the data, perhaps for want of memory: "
+                "a process died while reading the data, perhaps for lack of memory: "
                 "use fewer --processes"
             ) from error
 
 
 def _in_processes(jobs: Sequence[Job], processes: int, bar: Any) -> list[Any]:
-    # a forked process has the libraries and the processor loaded already; elsewhere than on
-    # Linux forking is not safe
+    # a forked process has the libraries and the processor loaded already; forking is safe on
+    # Linux only
     forks = sys.platform == "linux" and "fork" in get_all_start_methods()
     context = get_context("fork" if forks else None)
     with ExitStack() as stack:
@@ -68,7 +69,7 @@ def _in_processes(jobs: Sequence[Job], processes: int, bar: Any) -> list[Any]:
                 timeout = None if bar is None else 0.2
                 done, waiting = wait(waiting, timeout, return_when=FIRST_COMPLETED)
                 for future in done:
-                    future.result()  # a fault ends the whole at once
+                    future.result()  # raises the first failure at once
                 if bar is not None:
                     _update(bar, ticks, f"{len(jobs) - len(waiting)} of {len(jobs)} passes")
         finally:
@@ -88,5 +89,5 @@ def _update(bar: Any, ticks: Any, text: str) -> None:
 
 
 def _start_worker() -> None:
-    # the tokenizer's threads do not survive the fork; it warns unless told not to use any
+    # the tokenizer's threads do not survive the fork; this setting silences its warning
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

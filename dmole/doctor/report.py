@@ -1,4 +1,4 @@
-"""The report of a check: as text for people and as JSON for programs."""
+"""Formats the report of a check as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dmole.store import splits_of
 FORMAT = 1
 _MOST_FREQUENT = 10  # answers in the JSON report
 _IN_TABLE = 3  # answers in the table
-_WIDEST = 24  # characters of an answer there
+_WIDEST = 24  # characters of an answer in the table
 _QUANTILES = {"median": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def as_json(report: DataReport) -> dict[str, Any]:
-    """Return all of a report as what JSON can hold."""
+    """Return the whole report as JSON-serializable values."""
     return {
         "format": FORMAT,
         "errors": report.count("error"),
@@ -42,19 +42,19 @@ def as_json(report: DataReport) -> dict[str, Any]:
 
 
 def _split_json(report: DataReport, task: Task, split: Split) -> dict[str, Any]:
-    found = report.splits.get((task.name, split))
-    if found is None:
+    result = report.splits.get((task.name, split))
+    if result is None:
         size = report.generated[task.name, split]
         return {"file": address_of(task, split), "generated": True, "items": size}
-    answers = found.texts.answers
+    answers = result.texts.answers
     return {
-        "file": one_line(found.texts.source.address),
+        "file": one_line(result.texts.source.address),
         "generated": False,
-        "source": found.texts.source.kind,
-        "shape": found.texts.shape,
-        "items": found.texts.items,
-        "complete": found.texts.complete,
-        "images": {"named": found.texts.images, "files": found.images.files},
+        "source": result.texts.source.kind,
+        "shape": result.texts.shape,
+        "items": result.texts.items,
+        "complete": result.texts.complete,
+        "images": {"named": result.texts.images, "files": result.images.files},
         "answers": {
             "total": answers.total,
             "distinct": answers.distinct,
@@ -64,15 +64,15 @@ def _split_json(report: DataReport, task: Task, split: Split) -> dict[str, Any]:
                 for answer, count in answers.most_common(_MOST_FREQUENT)
             ],
         },
-        "tokens": _tokens_json(found, report.options.tokens.length),
-        "counts": dict(_ordered(found.findings.counts)),
+        "tokens": _tokens_json(result, report.options.tokens.length),
+        "counts": dict(_ordered(result.findings.counts)),
     }
 
 
-def _tokens_json(found: SplitReport, limit: int | None) -> dict[str, Any] | None:
-    if found.tokens is None or not found.tokens.lengths:
+def _tokens_json(result: SplitReport, limit: int | None) -> dict[str, Any] | None:
+    if result.tokens is None or not result.tokens.lengths:
         return None
-    lengths = found.tokens.lengths
+    lengths = result.tokens.lengths
     total = lengths.total()
     return {
         "samples": total,
@@ -88,17 +88,17 @@ def _tokens_json(found: SplitReport, limit: int | None) -> dict[str, Any] | None
 
 
 def quantile(lengths: Counter[int], share: float) -> int:
-    """Return the least length that at least a share of the samples do not exceed."""
-    wanted, seen = share * lengths.total(), 0
+    """Return the smallest length that at least the given share of the samples do not exceed."""
+    target, seen = share * lengths.total(), 0
     for length in sorted(lengths):
         seen += lengths[length]
-        if seen >= wanted:
+        if seen >= target:
             break
     return length
 
 
 def histogram(lengths: Counter[int], limit: int | None = None) -> list[tuple[int, int, int]]:
-    """Return from, to and number of samples in bins that double; the limit ends one too.
+    """Return bins of doubling width as (from, to, samples); a bin also ends at the limit.
 
     Example:
         >>> histogram(Counter({3: 1, 17: 2, 40: 1}), limit=20)
@@ -117,7 +117,7 @@ def histogram(lengths: Counter[int], limit: int | None = None) -> list[tuple[int
 
 
 def as_text(report: DataReport) -> str:
-    """Return a report as a table of the files and a list of what is wrong, a line each."""
+    """Return the report as a table of the files and a list of findings, one per line."""
     rows = [_row(report, task, split) for task in report.tasks for split in splits_of(task)]
     rows.insert(0, ("task", "split", "shape", "items", "images", "tokens", "most frequent answers"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
@@ -133,11 +133,11 @@ def as_text(report: DataReport) -> str:
 
 
 def _row(report: DataReport, task: Task, split: Split) -> tuple[str, ...]:
-    found = report.splits.get((task.name, split))
-    if found is None:
+    result = report.splits.get((task.name, split))
+    if result is None:
         size = report.generated[task.name, split]
         return task.name, split, "-", str(size), "-", "-", "generated, nothing to check"
-    answers, tokens = found.texts.answers, _tokens_json(found, None)
+    answers, tokens = result.texts.answers, _tokens_json(result, None)
     frequent = ", ".join(
         f"{_short(answer)} {count / answers.total:.1%}"
         for answer, count in answers.most_common(_IN_TABLE)
@@ -146,30 +146,27 @@ def _row(report: DataReport, task: Task, split: Split) -> tuple[str, ...]:
     return (
         task.name,
         split,
-        _shape(found),
-        str(found.texts.items) + ("" if found.texts.complete else "+"),
-        str(found.images.files),
+        _shape(result),
+        str(result.texts.items) + ("" if result.texts.complete else "+"),
+        str(result.images.files),
         lengths,
         frequent or "-",
     )
 
 
-def _shape(found: SplitReport) -> str:
+def _shape(result: SplitReport) -> str:
     """Return the shape of the items and the kind of their source."""
-    shape, kind = found.texts.shape, found.texts.source.kind
+    shape, kind = result.texts.shape, result.texts.source.kind
     return " in ".join(word for word in (shape, kind) if word) or "-"
 
 
 def _histograms(report: DataReport) -> Iterator[str]:
-    """Yield a line a file: how many samples have up to how many tokens."""
+    """Yield one line per file with its histogram of token lengths."""
     limit = report.options.tokens.length
     counted = [key for key, split in report.splits.items() if split.tokens and split.tokens.lengths]
     if not counted:
         return
-    yield (
-        "samples by text tokens (an image counts as one token, whatever the model makes of it; "
-        f"the limit is {limit}):"
-    )
+    yield (f"samples by text tokens (an image counts as one token; the limit is {limit}):")
     for task, split in counted:
         tokens = report.splits[task, split].tokens
         assert tokens is not None
@@ -179,8 +176,8 @@ def _histograms(report: DataReport) -> Iterator[str]:
 
 
 def _line(finding: Finding) -> str:
-    place = " ".join(part for part in (finding.task, finding.split) if part)
-    words = [f"{finding.level} {finding.kind}"] + ([place] if place else [])
+    subject = " ".join(part for part in (finding.task, finding.split) if part)
+    words = [f"{finding.level} {finding.kind}"] + ([subject] if subject else [])
     if finding.file is not None:
         words.append(finding.file)
     if finding.item is not None:
@@ -189,9 +186,9 @@ def _line(finding: Finding) -> str:
 
 
 def _not_listed(report: DataReport) -> Iterator[str]:
-    for (task, split), found in report.splits.items():
-        kept = Counter(finding.kind for finding in found.findings)
-        for kind, n in _ordered(found.findings.counts):
+    for (task, split), result in report.splits.items():
+        kept = Counter(finding.kind for finding in result.findings)
+        for kind, n in _ordered(result.findings.counts):
             if n > kept[kind]:
                 yield f"{LEVELS[kind]} {kind}: {task} {split}: {n - kept[kind]} more not listed"
 

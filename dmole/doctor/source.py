@@ -1,4 +1,4 @@
-"""One source to be examined, and its items as they come."""
+"""A source under examination and its items, valid or not."""
 
 from __future__ import annotations
 
@@ -24,57 +24,57 @@ Tick = Callable[[int], None]
 """Progress callback: takes the number of items read since the last call."""
 
 _TICK = 500  # items
-_LONGEST = 400  # characters of a message: it may quote what the file holds
+_LONGEST = 400  # characters of a message, which may quote the file
 
 
 @dataclass(frozen=True)
-class Source:
-    """The data of a task and split.
+class CheckedSource:
+    """The data of a task and split, whether or not they can be opened.
 
     Args:
         task: The task.
-        split: What the data are for.
+        split: The split.
         address: The file, folder or address, for reports.
-        data: The data; None where they cannot be opened at all.
-        fault: Why they cannot be opened.
+        data: The data; None if they cannot be opened.
+        error: Reason why they cannot be opened.
     """
 
     task: Task
     split: Split
     address: str
     data: DataSource | None = None
-    fault: str | None = None
+    error: str | None = None
 
     @classmethod
-    def of(cls, task: Task, split: Split, data_root: Path) -> Source | GeneratedSource:
-        """Return the data of a task; for a missing file, the one that was looked for first.
+    def of(cls, task: Task, split: Split, data_root: Path) -> CheckedSource | GeneratedSource:
+        """Return the data of a split; the address of a missing file is the first alternative.
 
-        There is nothing to examine about generated samples.
+        Generated samples need no examination and are returned as they are.
         """
         try:
-            found = find_source(task, split, data_root)
+            data = find_source(task, split, data_root)
         except (ValueError, OSError) as error:
             address = address_of(task, split)
             if "://" not in address:
                 address = str(data_root / Path(alternatives(address)[0]).expanduser())
-            return cls(task, split, address, fault=str(error))
-        if isinstance(found, GeneratedSource):
-            return found
-        return cls(task, split, found.address, found)
+            return cls(task, split, address, error=str(error))
+        if isinstance(data, GeneratedSource):
+            return data
+        return cls(task, split, data.address, data)
 
     @property
     def size(self) -> int:
-        """Bytes of the file, 0 where it is none: what takes long is examined first."""
+        """Size of the file in bytes, 0 for other sources; large files are examined first."""
         path = Path(self.address)
         return path.stat().st_size if path.is_file() else 0
 
     @property
     def kind(self) -> str | None:
-        """Name of the kind of source, None where it cannot be opened."""
+        """Name of the kind of source, None if it cannot be opened."""
         return None if self.data is None else self.data.container.kind
 
-    def without_suffix(self) -> Source:
-        """Return the same data with nothing put after the questions."""
+    def without_suffix(self) -> CheckedSource:
+        """Return the same data without the prompt suffix."""
         task = replace(self.task, prompt_suffix="")
         data = self.data and replace(self.data, task=task)
         return replace(self, task=task, data=data)
@@ -90,14 +90,14 @@ class Source:
         return Finding(kind, text, self.task.name, self.split, one_line(self.address), item, name)
 
     def items(self, tick: Tick | None = None) -> Iterator[tuple[int, Any]]:
-        """Yield position and content of each item, whatever it is, up to the first broken one.
+        """Yield position and content of each item of any type, up to the first broken one.
 
         Raises:
             ValueError: If the file, or a side file, is broken.
             OSError: If one cannot be read.
         """
         if self.data is None:
-            raise ValueError(self.fault)
+            raise ValueError(self.error)
         index = -1
         for index, item in self.data.items():
             yield index, item
@@ -107,9 +107,9 @@ class Source:
             tick((index + 1) % _TICK)
 
     def valid_items(self, tick: Tick | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the items that are objects; end quietly where the file is broken.
+        """Yield the items that are objects; stop without an error if the file is broken.
 
-        For the passes that come after the one over the texts, which reports what is wrong.
+        The pass over the texts reports the errors that this method skips.
         """
         items = self.items(tick)
         while True:
@@ -121,17 +121,17 @@ class Source:
                 yield index, item
 
     def id_of(self, item: Any, index: int) -> str:
-        """Return the id of an item, its position where it is no object."""
+        """Return the id of an item, or its position if it is not an object."""
         return sample_id(item, index) if isinstance(item, dict) else str(index)
 
 
 class Examined(NamedTuple):
-    """What could be read of an item.
+    """The readable content of an item.
 
     Args:
-        names: The texts that stand for its images.
-        sample: Its sample, with images that need not exist; None where it is malformed.
-        error: Why it is malformed.
+        names: The names of its images.
+        sample: Its sample, with images that may be missing; None if the item is malformed.
+        error: Description of the malformation.
     """
 
     names: Sequence[str]
@@ -140,17 +140,17 @@ class Examined(NamedTuple):
 
 
 class TolerantReader:
-    """Reads items whose images may be missing, and tells what is wrong with the others.
+    """Reads items whose images may be missing, and describes malformed ones.
 
     Args:
-        source: Where the items are from.
+        source: The source of the items.
 
     Attributes:
         shapes: The shapes that items may have.
-        ambiguous: Why the first items are of no one shape, None where they are.
+        ambiguous: Error message if the first items match several shapes, else None.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: CheckedSource) -> None:
         self.ambiguous: str | None = None
         self.shapes = self._recognise(source)
         if source.data is not None:
@@ -159,11 +159,11 @@ class TolerantReader:
 
     @property
     def shape(self) -> str | None:
-        """Name of the shape, None where there is none."""
+        """Name of the shape, None if there is none."""
         return " or ".join(shape.name for shape in self.shapes) or None
 
     def examine(self, item: dict[str, Any], index: int) -> Examined:
-        """Return what can be read of an item; its images are not looked for."""
+        """Return the readable content of an item; its images are not checked."""
         try:
             conversation = self._reader.parse(item)
         except ValueError as error:
@@ -173,7 +173,7 @@ class TolerantReader:
         return Examined(names, self._reader.sample(conversation, images, index))
 
     def images(self, names: Sequence[str]) -> Iterator[StoredImage | tuple[str, str]]:
-        """Yield each image of an item, or the kind of finding and message that it is instead."""
+        """Yield each image of an item, or the kind and message of the finding about it."""
         for name in names:
             try:
                 yield self._images.find(name)
@@ -181,11 +181,11 @@ class TolerantReader:
                 yield "missing_image", str(error)
             except ValueError as error:
                 yield "image_path", str(error)
-            except OSError as error:  # a name too long, a folder that may not be read
+            except OSError as error:  # the name is too long, or a folder is not readable
                 yield "unreadable_image", f"cannot read image {name!r}: {error.strerror}"
 
-    def _recognise(self, source: Source) -> tuple[Shape, ...]:
-        """Return the shape of the first item that has one: others are malformed, one by one."""
+    def _recognise(self, source: CheckedSource) -> tuple[Shape, ...]:
+        """Return the shape of the first item that has one; items of other shapes are malformed."""
         if source.data is None:
             return ()
         if source.data.container.shapes:
@@ -201,7 +201,7 @@ class TolerantReader:
 
 
 def _names(item: dict[str, Any]) -> list[str]:
-    """Return the texts that stand for the images of a malformed item, as far as they are clear."""
+    """Return the names of the images of a malformed item, if they can be read."""
     try:
         return [name_of(image) for image in read_images(item)]
     except ValueError:

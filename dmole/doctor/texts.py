@@ -1,4 +1,4 @@
-"""Examines the items of a file: their form, ids, answers, and whether the images exist."""
+"""Examines the items of a file: form, ids, answers and existence of the images."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from dmole.data.sample import Sample
 from dmole.data.streaming import kind_of
 from dmole.doctor.answers import AnswerCounter
 from dmole.doctor.findings import Findings
-from dmole.doctor.source import Source, Tick, TolerantReader
+from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 
-_POSITION_DIGITS = 6  # ids that are whole numbers up to this long count items, not contents
+_POSITION_DIGITS = 6  # shorter integer ids are taken for positions, not for content
 
 
 @dataclass
 class TextReport:
-    """What the texts of a file are like.
+    """Results for the texts of a file.
 
     Args:
         source: The file.
-        findings: What is wrong.
-        shape: Name of the shape of the items; None where there is none.
-        items: How many there are.
+        findings: The findings.
+        shape: Name of the shape of the items; None if there is none.
+        items: Number of items.
         complete: Whether the file could be read to its end.
-        images: How many times an image is named.
-        answers: How often which answer occurs.
-        ids: A hash of each item's id, by position; odd where the id may tell the content, even
-            where it is only a number in a list.
+        images: Number of references to images.
+        answers: Counts of the answers.
+        ids: A hash of each item's id, by position; odd if the id may identify the content, even
+            if it is only a position.
     """
 
-    source: Source
+    source: CheckedSource
     findings: Findings
     shape: str | None = None
     items: int = 0
@@ -46,13 +46,13 @@ class TextReport:
     ids: array[int] = field(default_factory=lambda: array("Q"))
 
 
-def examine_texts(source: Source, limit: int, *, tick: Tick | None = None) -> TextReport:
-    """Return what the texts of a file are like.
+def examine_texts(source: CheckedSource, limit: int, *, tick: Tick | None = None) -> TextReport:
+    """Examine the texts of a file.
 
     Args:
         source: The file.
-        limit: Most findings kept of a kind.
-        tick: Is told of progress.
+        limit: Maximum number of findings stored per kind.
+        tick: Progress callback.
     """
     report = TextReport(source, Findings(limit))
     reader = TolerantReader(source)
@@ -100,13 +100,13 @@ def _answers(sample: Sample) -> tuple[str, ...]:
 
 
 def id_hash(id: str) -> int:
-    """Return the hash of an id: odd where equal ids suggest equal contents."""
+    """Return the hash of an id: odd if equal ids suggest equal content."""
     counts_items = id.isdecimal() and len(id) <= _POSITION_DIGITS
     return stable_hash(id) & ~1 | (0 if counts_items else 1)
 
 
 def _find_duplicates(report: TextReport) -> None:
-    """Report the items whose id an earlier one has."""
+    """Report the items that repeat the id of an earlier item."""
     ids: npt.NDArray[np.uint64] = np.frombuffer(report.ids, dtype=np.uint64)
     _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     earlier = first[inverse]
@@ -120,14 +120,14 @@ def _find_duplicates(report: TextReport) -> None:
     report.findings.count("duplicate_id", len(repeats) - len(listed))
 
 
-def item_ids(source: Source, indices: list[int]) -> dict[int, str]:
-    """Return the ids of some items of a file; the memory holds hashes only."""
-    wanted, names = set(indices), dict[int, str]()
-    if not wanted:
+def item_ids(source: CheckedSource, indices: list[int]) -> dict[int, str]:
+    """Return the ids of some items by reading the file again; reports hold only hashes."""
+    selected, names = set(indices), dict[int, str]()
+    if not selected:
         return names
-    last = max(wanted)
+    last = max(selected)
     for index, item in source.items():
-        if index in wanted:
+        if index in selected:
             names[index] = source.id_of(item, index)
         if index == last:
             break

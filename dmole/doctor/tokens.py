@@ -1,4 +1,4 @@
-"""Measures how many text tokens samples have, without decoding an image."""
+"""Counts the text tokens of samples without decoding images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import Sample
 from dmole.doctor.findings import Findings
-from dmole.doctor.source import Source, Tick, TolerantReader
+from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 from dmole.messages import first_line
 
 _BATCH = 256  # samples tokenised at a time
@@ -20,12 +20,12 @@ _BATCH = 256  # samples tokenised at a time
 
 @dataclass(frozen=True)
 class BaseModel:
-    """Whose processor makes the tokens.
+    """The model whose processor tokenizes the texts.
 
     Args:
         source: Folder or hub name.
         revision: Commit, branch or tag on the hub.
-        trust_remote_code: Run code that the model's folder brings along.
+        trust_remote_code: Whether to run code from the model's folder.
     """
 
     source: str
@@ -34,37 +34,38 @@ class BaseModel:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of transformers' loaders."""
+        """Arguments for the loaders of transformers."""
         revision = {} if self.revision is None else {"revision": self.revision}
         return {"trust_remote_code": self.trust_remote_code, **revision}
 
 
 @dataclass
 class TokenReport:
-    """How long the samples of a part of a file are.
+    """Token lengths of the samples of a part of a file.
 
     Args:
         source: The file.
-        findings: What is wrong.
-        lengths: How many samples have how many tokens.
+        findings: The findings.
+        lengths: Number of samples by token length.
     """
 
-    source: Source
+    source: CheckedSource
     findings: Findings
     lengths: Counter[int] = field(default_factory=Counter)
 
     def merge(self, other: TokenReport) -> None:
-        """Take in another part of the same file."""
+        """Add another part of the same file."""
         self.findings.merge(other.findings)
         self.lengths.update(other.lengths)
 
 
 @cache
 def load_processor(model: BaseModel) -> Any:
-    """Return the processor of a model; a forked process finds it loaded.
+    """Return the processor of a model; forked processes share the loaded one.
 
     Raises:
-        ValueError: If it cannot be loaded or has no end-of-sequence token; names the model.
+        ValueError: If the processor cannot be loaded or has no end-of-sequence token; the message
+            names the model.
     """
     from dmole.models import processors
 
@@ -78,10 +79,10 @@ def load_processor(model: BaseModel) -> Any:
 
 
 def context_length(model: BaseModel) -> int | None:
-    """Return the most tokens a model was made for; None where its config does not say.
+    """Return the context length of a model in tokens; None if its config does not state it.
 
     Raises:
-        ValueError: If the config cannot be loaded; names the model.
+        ValueError: If the config cannot be loaded; the message names the model.
     """
     from transformers import AutoConfig
 
@@ -97,9 +98,9 @@ def context_length(model: BaseModel) -> int | None:
 
 @dataclass(frozen=True)
 class TokenLimit:
-    """Most tokens of a sample, None for no limit, and whether longer answers are cut.
+    """Maximum number of tokens of a sample, None for no limit, and whether answers are cut.
 
-    Only those of training samples are: a prompt that is too long is always refused.
+    Only answers of training samples are cut. A prompt that is too long is always an error.
     """
 
     length: int | None
@@ -107,7 +108,7 @@ class TokenLimit:
 
 
 def examine_tokens(
-    source: Source,
+    source: CheckedSource,
     keep: int,
     part: tuple[int, int],
     model: BaseModel,
@@ -115,18 +116,18 @@ def examine_tokens(
     *,
     tick: Tick | None = None,
 ) -> TokenReport:
-    """Return how long the samples of a part of a file are.
+    """Count the tokens of the samples of a part of a file.
 
-    Counted are the tokens of the whole conversation in the model's chat template, each image as
-    the one placeholder it is in the text: a lower bound of what the model reads.
+    The count covers the whole conversation in the model's chat template, with one placeholder per
+    image. It is a lower bound of the model's input length.
 
     Args:
         source: The file.
-        keep: Most findings kept of a kind.
-        part: Number of the part, from 0, and how many parts there are.
-        model: Whose tokens they are.
-        limit: What is too long.
-        tick: Is told of progress.
+        keep: Maximum number of findings stored per kind.
+        part: Number of the part, from 0, and the number of parts.
+        model: The model whose processor tokenizes the texts.
+        limit: Maximum length of a sample.
+        tick: Progress callback.
     """
     report = TokenReport(source, Findings(keep))
     processor = load_processor(model)
@@ -156,7 +157,7 @@ def _rendered(
             continue  # reported by the pass over the texts
         try:
             text = renderer.render(sample, generation=source.split == "test").text
-        except Exception as error:  # templates raise what their authors chose
+        except Exception as error:  # a template may raise anything
             finding = source.finding("chat_template", str(error), index, sample.id)
             report.findings.add(finding)
             continue
@@ -165,6 +166,6 @@ def _rendered(
 
 def _lengths(tokenizer: Any, texts: list[str]) -> Iterable[int]:
     bos = tokenizer.bos_token
-    whole = bool(bos) and texts[0].startswith(bos)  # as in training: never a second one
+    whole = bool(bos) and texts[0].startswith(bos)  # as in training: never a second BOS
     ids = tokenizer(texts, add_special_tokens=not whole, return_attention_mask=False, verbose=False)
     return map(len, ids["input_ids"])

@@ -1,4 +1,4 @@
-"""Low-rank experts: the routed linear, the library of who sits where, the gates."""
+"""Low-rank experts: the routed linear, the library of all experts, the gates."""
 
 from dmole.experts.export import load_expert, save_expert
 from dmole.experts.gates import GateContext, Gates

@@ -1,6 +1,6 @@
-"""Experts as PEFT adapters: ``PeftModel.from_pretrained(base, run/experts/<task>)`` loads them.
+"""Experts as PEFT adapters: ``PeftModel.from_pretrained(base, run/experts/<name>)`` loads them.
 
-Experts with routers or branches are no LoRA that PEFT knows: they are kept as ``mixture.json`` and
+PEFT has no layout for experts with routers or branches. They are saved as ``mixture.json`` and
 ``mixture.safetensors``.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "base_model.model."
 MIXTURE = "mixture.json"
-"""File that tells the linears of an expert that PEFT cannot hold."""
+"""File that describes the linears of an expert without a PEFT layout."""
 _PARTS = {"lora_a": "lora_A", "lora_b": "lora_B"}
 
 
@@ -33,9 +33,9 @@ def save_expert(library: ExpertLibrary, name: str, folder: Path, base_model: str
 
     Args:
         library: Holds the expert.
-        name: Which one.
+        name: Name of the expert.
         folder: Receives ``adapter_config.json`` and ``adapter_model.safetensors``.
-        base_model: Name or path of the base model, noted in the config.
+        base_model: Name or path of the base model, written to the config.
     """
     folder.mkdir(parents=True, exist_ok=True)
     architecture = library.architecture()[name]
@@ -56,8 +56,8 @@ def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
     """Add an expert from a folder in the PEFT adapter layout.
 
     Raises:
-        ValueError: If a file is missing, the adapter is no plain LoRA or its tensors do not fit
-            the model; names it. The library is then as it was.
+        ValueError: If a file is missing, the adapter is not plain LoRA, or its tensors do not fit
+            the model; names the folder. The library is then unchanged.
     """
     if (folder / MIXTURE).is_file():
         _load_mixture(library, name, folder)
@@ -66,11 +66,11 @@ def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
     saved = read_tensor_file(folder / "adapter_model.safetensors")
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for key, tensor in sorted(saved.items()):  # A before B: the rank is A's, if it is there
-        path, part = _place(key, folder)
+    for key, tensor in sorted(saved.items()):  # A before B: the rank is that of A, if present
+        path, part = _split_key(key, folder)
         if tensor.ndim != 2 or not tensor.is_floating_point():
-            found = f"{tuple(tensor.shape)} of {tensor.dtype}"
-            raise ValueError(f"expert {folder}: tensor {key} has shape {found}")
+            form = f"{tuple(tensor.shape)} of {tensor.dtype}"
+            raise ValueError(f"expert {folder}: tensor {key} has shape {form}")
         tensors[f"{path}.{part}"] = tensor
         ranks.setdefault(path, tensor.shape[0 if part == "lora_a" else 1])
     alphas = _alphas(config, folder)
@@ -94,14 +94,14 @@ def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"cannot read expert {path}: {error!r}") from error
     tensors = read_tensor_file(folder / "mixture.safetensors")
-    found: dict[str, dict[str, Tensor]] = {linear: {} for linear in shapes}
+    parts: dict[str, dict[str, Tensor]] = {linear: {} for linear in shapes}
     for key, tensor in tensors.items():
         linear, _, part = key.rpartition(".")
-        found.setdefault(linear, {})[part] = tensor
-    for linear, own in found.items():
-        if linear not in shapes or not _describes(linears[linear], shapes[linear], own):
-            raise ValueError(f"expert {path}: linear {linear} is not described as its tensors are")
-    library.place(name, shapes)
+        parts.setdefault(linear, {})[part] = tensor
+    for linear, saved in parts.items():
+        if linear not in shapes or not _describes(linears[linear], shapes[linear], saved):
+            raise ValueError(f"expert {path}: linear {linear} does not match its tensors")
+    library.add_shapes(name, shapes)
     try:
         library.load_state_dict(name, tensors)
     except ValueError:
@@ -110,7 +110,7 @@ def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
 
 
 def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a linear's numbers are those of its tensors; takes no memory for them."""
+    """Return whether a linear's numbers match its tensors; allocates no memory."""
     rows = {key: len(tensor) for key, tensor in tensors.items() if tensor.ndim == 2}
     ups = sum(key.startswith("lora_b") for key in rows)
     sizes = (rows.get("lora_a", 0), ups, rows.get("router", 0))
@@ -119,18 +119,18 @@ def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor
 
 
 _PLAIN = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "use_rslora": False}
-"""What an adapter must be, where it says so; ours always does."""
+"""Settings that an adapter must have if it states them; adapters written here always do."""
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """Return the description of an adapter, after making sure that it is plain LoRA."""
+    """Return the config of an adapter; raise unless it is plain LoRA."""
     path = folder / "adapter_config.json"
     config = read_json(path, "expert")
     if not isinstance(config, dict):
         raise ValueError(f"cannot read expert {path}: it must hold keys and values")
-    for key, wanted in {**_PLAIN, "use_dora": False}.items():
-        if config.get(key, wanted) != wanted:
-            raise ValueError(f"expert {folder}: {key} must be {wanted!r}, got {config[key]!r}")
+    for key, value in {**_PLAIN, "use_dora": False}.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"expert {folder}: {key} must be {value!r}, got {config[key]!r}")
     if "lora_alpha" not in config:
         raise ValueError(f"expert {folder}: adapter_config.json has no lora_alpha")
     for key in ("rank_pattern", "alpha_pattern"):
@@ -140,7 +140,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _alphas(config: dict[str, Any], folder: Path) -> Callable[[str], float]:
-    """Return the scaling numerator by path."""
+    """Return a function from the path of a linear to its scaling numerator."""
     pattern = config.get("alpha_pattern") or {}
     for value in (config["lora_alpha"], *pattern.values()):
         if not _is_number(value) or not math.isfinite(value):
@@ -149,7 +149,7 @@ def _alphas(config: dict[str, Any], folder: Path) -> Callable[[str], float]:
 
 
 def _check_ranks(config: dict[str, Any], ranks: dict[str, int], folder: Path) -> None:
-    """Refuse a description that speaks of other ranks than the tensors have."""
+    """Raise if the config states another rank than the tensors have."""
     pattern = config.get("rank_pattern") or {}
     for path, rank in ranks.items():
         stated = pattern.get(path, config.get("r", rank))
@@ -164,8 +164,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _place(key: str, folder: Path) -> tuple[str, str]:
-    """Return path of the linear and our name of the tensor for a key of the file."""
+def _split_key(key: str, folder: Path) -> tuple[str, str]:
+    """Return the path of the linear and the library's tensor name for a key of the file."""
     path, _, part = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
     for ours, theirs in _PARTS.items():
         if part == theirs and path and key == f"{_PREFIX}{path}.{part}.weight":
@@ -174,7 +174,7 @@ def _place(key: str, folder: Path) -> tuple[str, str]:
 
 
 def _config(library: ExpertLibrary, name: str, base_model: str) -> dict[str, object]:
-    """Return the PEFT description; ranks that differ from the commonest go to the patterns."""
+    """Return the PEFT config; values other than the most common go to the patterns."""
     linears = library.architecture()[name]
     rank = Counter(int(r) for r, _ in linears.values()).most_common(1)[0][0]
     alpha = Counter(a for _, a in linears.values()).most_common(1)[0][0]

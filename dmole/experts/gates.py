@@ -1,8 +1,8 @@
-"""Which expert each sample uses, and how the linears get to know it.
+"""Gates: the experts that each sample uses, and the context that hands them to the linears.
 
-A :class:`Gates` object is made once for a batch and handed to the linears through a
-:class:`GateContext` for exactly one forward or one ``generate``. At rest no gates are set and
-every linear is the base model's.
+A :class:`Gates` object is made once per batch and passed to the linears through a
+:class:`GateContext` for exactly one forward or one ``generate``. Outside of these no gates are
+set and every linear computes the base model's output.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MixingRecord:
-    """What a linear that mixes experts by token did with the tokens it saw.
+    """Decisions of a linear that mixes experts by token, for the tokens of its input.
 
     Args:
-        path: The linear.
-        probabilities: ``(M, N)`` of the router for each valid token, float32, with its graph.
-        weights: ``(M, N)`` that the experts were multiplied with.
-        output: ``(rows, out)`` mean over valid tokens of what the common expert added, where the
-            mixing has one.
+        path: Full path of the linear.
+        probabilities: ``(M, N)`` probabilities of the router for each valid token, float32, with
+            their graph.
+        weights: ``(M, N)`` factors of the experts.
+        output: ``(rows, out)`` mean output of the common expert over valid tokens; None where the
+            mixing has no common expert.
     """
 
     path: str
@@ -44,17 +45,17 @@ class Gates:
     Args:
         experts: Names of the ``E`` experts, one for each column.
         weights: ``(B, E)``, or per token ``(B, S, E)`` for linears of the language modality.
-        vision_rows: ``(B,)`` how many rows of the vision tower belong to each sample (images,
-            tiles, or packed patches). ``None`` means one row a sample.
-        token_mask: ``(B, S)`` 1 where the language model sees a token, 0 where it sees padding.
-        recording: Whether linears that mix experts by token note what they did in ``records``.
+        vision_rows: ``(B,)`` rows of the vision encoder that belong to each sample (images, tiles,
+            or packed patches). ``None`` means one row per sample.
+        token_mask: ``(B, S)`` 1 for a token of the language model, 0 for padding.
+        recording: Whether linears that mix experts by token append to ``records``.
 
     Attributes:
-        records: What mixing linears did in this forward, in the order of the model.
-        decisions: What a linear decides once for a whole ``generate``, by its path.
+        records: Decisions of the mixing linears in this forward, in the order of the model.
+        decisions: Weights that a linear fixes for a whole ``generate``, by its path.
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: If the shapes do not match.
     """
 
     def __init__(
@@ -95,16 +96,16 @@ class Gates:
         """Return the factor of every low-rank channel, or None where all factors are one.
 
         Args:
-            modality: Side of the linear.
+            modality: Modality of the linear.
             names: Experts computed by the linear, in the order of their channels.
-            ranks: Rank of each of them.
+            ranks: Number of low-rank channels of each of them.
             x: Input of the linear of shape ``(rows, ..., width)``.
 
         Returns:
             Tensor broadcastable to ``(rows, ..., sum(ranks))``, on the device of ``x``.
 
         Raises:
-            ValueError: If the rows of ``x`` cannot be matched with the samples.
+            ValueError: If the rows of ``x`` cannot be matched to the samples.
         """
         if all(name in self._all_ones for name in names):
             return None
@@ -119,9 +120,9 @@ class Gates:
         return mask
 
     def valid_tokens(self, modality: Modality, x: Tensor) -> Tensor | None:
-        """Return ``(rows, tokens)``, True where ``x`` holds no padding; None where all are valid.
+        """Return ``(rows, tokens)``, False where ``x`` holds padding; None if all are valid.
 
-        Only sequences of the language model are padded, and not what it generates.
+        Only sequences of the language model are padded; generated tokens are not.
         """
         mask = self.token_mask
         if modality != "language" or mask is None or x.ndim != 3 or x.shape[1] != mask.shape[1]:
@@ -129,11 +130,11 @@ class Gates:
         return mask.bool().repeat_interleave(x.shape[0] // mask.shape[0], dim=0).to(x.device)
 
     def row_weights(self, modality: Modality, name: str, x: Tensor) -> Tensor:
-        """Return the weight of one expert for each row that a linear sees, ``(rows,)``."""
+        """Return the weight of one expert for each input row of a linear, ``(rows,)``."""
         return self._expanded(modality, x)[..., self._index[name]]
 
     def _expanded(self, modality: Modality, x: Tensor) -> Tensor:
-        """Repeat the samples' weights to the rows a linear sees."""
+        """Repeat the samples' weights to the input rows of a linear."""
         rows = x.shape[0]
         key = (modality, rows)
         if key not in self._rows:
@@ -146,7 +147,7 @@ class Gates:
     def first_tokens(self, modality: Modality, x: Tensor) -> Tensor:
         """Return the first valid token of each row, ``(rows, width)``.
 
-        Where a vision tower packs the patches of all samples into one axis, that is the first
+        Where a vision encoder packs the patches of all samples into one axis, this is the first
         patch of the same sample.
         """
         if x.ndim == 2:
@@ -159,7 +160,7 @@ class Gates:
         return x[torch.arange(x.shape[0], device=x.device), valid.int().argmax(dim=1)]
 
     def _repeat(self, values: Tensor, modality: Modality, rows: int) -> Tensor:
-        """Repeat something of the samples, ``(B, ...)``, to the rows of a linear."""
+        """Repeat values of the samples, ``(B, ...)``, to the input rows of a linear."""
         samples = self.weights.shape[0]
         if modality == "language":
             if rows % samples:
@@ -180,21 +181,21 @@ class Gates:
 
 
 def _merged(counts: Tensor, rows: int) -> Tensor:
-    """Divide the rows of each sample by how many of them became one, if that is a whole number."""
+    """Divide the rows of each sample by the merge factor if all quotients are whole."""
     total = int(counts.sum())
     factor = total // rows if rows and total % rows == 0 else 1
     return counts // factor if not (counts % factor).any() else counts
 
 
 class GateContext:
-    """Holds the gates of the forward that is running; shared by all linears of a library."""
+    """Holds the gates of the current forward; shared by all linears of a library."""
 
     def __init__(self) -> None:
         self.current: Gates | None = None
 
     @contextmanager
     def use(self, gates: Gates | None) -> Iterator[None]:
-        """Set the gates for the body of a ``with`` statement and restore what was set before."""
+        """Set the gates for the body of a ``with`` statement and restore the previous ones."""
         before, self.current = self.current, gates
         try:
             yield
@@ -206,7 +207,7 @@ class GateContext:
     ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Return the contexts of the forward and of its recomputation in the backward pass.
 
-        Handed as ``context_fn`` to :func:`torch.utils.checkpoint.checkpoint`, which recomputes
-        a block when the ``with`` statement of its forward is long over.
+        Pass this as ``context_fn`` to :func:`torch.utils.checkpoint.checkpoint`, which recomputes
+        a block after the ``with`` statement of its forward has ended.
         """
         return nullcontext(), self.use(self.current)

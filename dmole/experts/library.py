@@ -1,4 +1,4 @@
-"""Which expert sits where: add, freeze, count, move, save and rebuild experts of a model."""
+"""The experts of a model: add, freeze, count, save and rebuild them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class ExpertLibrary:
-    """All experts of one model, keyed by name (a task's, as a rule).
+    """All experts of one model, keyed by name (usually that of a task).
 
     Args:
         model: The frozen base model; linears that receive an expert are wrapped in place.
-        modality_of: Maps the full path of a linear to the side of the model it sits on.
+        modality_of: Maps the full path of a linear to its modality.
         dropout: Dropout on the experts' input while training.
-        seed: Together with expert name and linear it fixes the initial weights of an expert.
-        mixing: Weighs the experts' channels token by token; None leaves it to the gates.
+        seed: Seed of the initial weights; combined with expert name and linear.
+        mixing: Weighs the experts' channels token by token; None uses the gates alone.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ExpertLibrary:
         return tuple(self._architecture)
 
     def add(self, name: str, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> None:
-        """Give the named expert one plain low-rank update in each of the given linears.
+        """Add an expert with one plain low-rank update in each of the given linears.
 
         Args:
             name: Name of the new expert.
@@ -65,20 +65,21 @@ class ExpertLibrary:
             alphas: Scaling numerator by full path of the linear.
 
         Raises:
-            ValueError: As :meth:`place`.
+            ValueError: As :meth:`add_shapes`.
         """
-        self.place(name, {path: ExpertShape(rank, alphas[path]) for path, rank in ranks.items()})
+        shapes = {path: ExpertShape(rank, alphas[path]) for path, rank in ranks.items()}
+        self.add_shapes(name, shapes)
 
-    def place(self, name: str, shapes: Mapping[str, ExpertShape]) -> None:
-        """Give the named expert an update of any form in each of the given linears.
+    def add_shapes(self, name: str, shapes: Mapping[str, ExpertShape]) -> None:
+        """Add an expert with an update of any shape in each of the given linears.
 
         Args:
             name: Name of the new expert.
-            shapes: Form of the update by full path of the linear.
+            shapes: Shape of the update by full path of the linear.
 
         Raises:
-            ValueError: If the name is taken, nothing is allocated, a path is no linear, a rank
-                is larger than the linear or a scaling is not finite.
+            ValueError: If the name is taken, there are no shapes, a path is not a linear, a rank is
+                larger than the linear or a scaling is not finite.
         """
         if name in self._architecture:
             raise ValueError(f"there is already an expert called {name!r}")
@@ -92,12 +93,12 @@ class ExpertLibrary:
         for path, shape in shapes.items():
             generator = torch.Generator().manual_seed(expert_seed(self.seed, name, path))
             experts[path] = LoRAExpert(self._base(path), shape, generator)
-        for path, expert in experts.items():  # all of them are possible
+        for path, expert in experts.items():  # only after all were created
             self._wrapped(path).experts[expert_key(name)] = expert
         self._architecture[name] = dict(shapes)
 
     def remove(self, name: str) -> None:
-        """Delete an expert; a linear without experts becomes the base model's again."""
+        """Delete an expert; a linear without experts is unwrapped."""
         for path in self._architecture.pop(name):
             linear = self._linears[path]
             del linear.experts[expert_key(name)]
@@ -106,12 +107,12 @@ class ExpertLibrary:
                 del self._linears[path]
 
     def experts(self, name: str) -> Iterator[tuple[str, LoRAExpert]]:
-        """Yield the linears' paths and low-rank updates of one expert."""
+        """Yield ``(path of the linear, low-rank update)`` of one expert."""
         for path in self._architecture[name]:
             yield path, self._linears[path].expert(name)
 
     def modality(self, path: str) -> Modality:
-        """Return the side of the model that a linear with experts sits on."""
+        """Return the modality of a linear with experts."""
         return self._linears[path].modality
 
     def parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -121,7 +122,7 @@ class ExpertLibrary:
                 yield path, parameter
 
     def train_only(self, *names: str | None) -> None:
-        """Let gradients reach the named experts and nothing else of the model (None: nothing)."""
+        """Enable gradients for the named experts only; None stands for no expert."""
         self.model.requires_grad_(False)
         for name in names:
             if name is None:
@@ -135,9 +136,9 @@ class ExpertLibrary:
         return sum(parameter.numel() for _, parameter in self.parameters(name))
 
     def architecture(self) -> dict[str, dict[str, list[float]]]:
-        """Return ``{expert: {linear: numbers}}``, enough to rebuild the empty experts.
+        """Return ``{expert: {linear: numbers}}``, which suffices to rebuild the empty experts.
 
-        The numbers are rank and alpha, see :meth:`ExpertShape.to_list`.
+        For the numbers see :meth:`ExpertShape.to_list`.
         """
         return {
             name: {path: shape.to_list() for path, shape in shapes.items()}
@@ -145,24 +146,23 @@ class ExpertLibrary:
         }
 
     def rebuild(self, architecture: Mapping[str, Mapping[str, list[float]]]) -> None:
-        """Make the experts of a saved architecture; those already present must agree with it.
+        """Create the experts of a saved architecture; existing ones must match it.
 
         Raises:
-            ValueError: If an expert is present with another shape, or one is present that the
-                architecture does not know.
+            ValueError: If an existing expert has another shape or is not in the architecture.
         """
         for name in self.names:
             if name not in architecture:
-                raise ValueError(f"the checkpoint knows no expert called {name!r}")
+                raise ValueError(f"the checkpoint has no expert called {name!r}")
         for name, linears in architecture.items():
-            wanted = {path: ExpertShape.from_list(numbers) for path, numbers in linears.items()}
+            shapes = {path: ExpertShape.from_list(numbers) for path, numbers in linears.items()}
             if name not in self._architecture:
-                self.place(name, wanted)
-            elif self._architecture[name] != wanted:
+                self.add_shapes(name, shapes)
+            elif self._architecture[name] != shapes:
                 raise ValueError(f"expert {name!r} has another shape in the checkpoint")
 
     def digest(self, name: str) -> str:
-        """Return the sha256 of one expert's tensors: it changes if anything of the expert does."""
+        """Return the sha256 of one expert's tensors."""
         digest = hashlib.sha256()
         for key, tensor in sorted(self.tensors(name).items()):
             digest.update(key.encode())
@@ -170,7 +170,7 @@ class ExpertLibrary:
         return digest.hexdigest()
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Return one expert's tensors themselves, ``<linear>.lora_a`` and so on."""
+        """Return one expert's tensors without copies, keyed ``<linear>.lora_a`` and so on."""
         return {
             f"{path}.{key}": tensor.detach()
             for path, expert in self.experts(name)
@@ -178,31 +178,31 @@ class ExpertLibrary:
         }
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
-        """Return copies of one expert's tensors, keyed ``<linear>.lora_a`` and ``.lora_b``."""
+        """Return copies of one expert's tensors, keyed as in :meth:`tensors`."""
         return {key: tensor.clone() for key, tensor in self.tensors(name).items()}
 
     def load_state_dict(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Fill one expert with saved tensors.
+        """Load saved tensors into one expert.
 
         Raises:
             ValueError: If a tensor is missing, unknown or of another shape; names it.
         """
-        mine = self.tensors(name)
-        for key in sorted(mine.keys() ^ tensors.keys()):
-            side = "is missing" if key in mine else "is unknown to the model"
-            raise ValueError(f"expert {name!r}: tensor {key} {side}")
-        for key, parameter in mine.items():
+        current = self.tensors(name)
+        for key in sorted(current.keys() ^ tensors.keys()):
+            problem = "is missing" if key in current else "is unknown to the model"
+            raise ValueError(f"expert {name!r}: tensor {key} {problem}")
+        for key, parameter in current.items():
             if parameter.shape != tensors[key].shape:
                 raise ValueError(
                     f"expert {name!r}: tensor {key} has shape {tuple(tensors[key].shape)}, "
-                    f"the model wants {tuple(parameter.shape)}"
+                    f"the model expects {tuple(parameter.shape)}"
                 )
-        for key, parameter in mine.items():
+        for key, parameter in current.items():
             parameter.copy_(tensors[key])
 
     @contextmanager
     def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        """Compute with other values of some parameters for the body of a ``with`` statement.
+        """Replace the values of some parameters for the body of a ``with`` statement.
 
         Args:
             tensors: Values by ``<expert>/<linear>.<tensor>``, such as an earlier state.
@@ -230,7 +230,7 @@ class ExpertLibrary:
         except AttributeError as error:
             raise ValueError(f"the model has no linear {path!r}") from error
         if not isinstance(linear, nn.Linear):
-            raise ValueError(f"module {path!r} is a {type(linear).__name__}, not a Linear")
+            raise ValueError(f"submodule {path!r} is a {type(linear).__name__}, not a Linear")
         return linear
 
     def _wrapped(self, path: str) -> RoutedLinear:
@@ -245,18 +245,18 @@ class ExpertLibrary:
 
 
 def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> None:
-    """Refuse an expert that would be larger than its linear before memory is taken for it."""
-    most = max(base.in_features, base.out_features)
-    rank = shape.rank // max(1, shape.heads)  # of one of those side by side
-    if rank > most:
-        raise ValueError(f"expert {name!r}: rank {rank} is larger than linear {path} ({most})")
+    """Raise if an expert is larger than its linear, before memory is allocated."""
+    limit = max(base.in_features, base.out_features)
+    rank = shape.rank // max(1, shape.heads)  # of each parallel expert
+    if rank > limit:
+        raise ValueError(f"expert {name!r}: rank {rank} is larger than linear {path} ({limit})")
     if not math.isfinite(shape.alpha):
         raise ValueError(f"expert {name!r}: alpha {shape.alpha} of linear {path} is not finite")
 
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off for the body of a ``with`` statement, then restore every mode."""
+    """Switch dropout off for the body of a ``with`` statement, then restore the modes."""
     training = [child for child in module.modules() if child.training]
     try:
         module.eval()

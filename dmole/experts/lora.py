@@ -8,8 +8,9 @@
 
     y = W x + sum_i g_i * (alpha_i / r_i) * B_i A_i dropout(x)
 
-The experts are separate parameters (to freeze, save and add them one by one) and are computed
-as one concatenated low-rank product of those that are live in the batch or being trained.
+The experts are separate parameters, so that they can be frozen, saved and added one by one. All
+experts that are active in the batch or in training are computed as one concatenated low-rank
+product.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ChannelMixing(Protocol):
-    """What weighs channels by token; the kinds are in `dmole.routing.mixing`."""
+    """Weighs channels by token; implemented in `dmole.routing.mixing`."""
 
     def __call__(
         self, linear: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
@@ -39,13 +40,14 @@ class ChannelMixing(Protocol):
 
 
 class LoRAExpert(nn.Module):
-    """One expert in one linear: ``lora_b @ lora_a`` scaled by ``alpha / rank``, maybe a router.
+    """One expert in one linear: ``lora_b @ lora_a`` scaled by ``alpha / rank``, or a router.
 
     Args:
-        base: The linear it adds to.
-        shape: Form of its tensors.
+        base: The linear of the base model.
+        shape: Shape of the expert's tensors.
         generator: Source of the initial ``lora_a`` and router (Kaiming uniform with
-            ``a = sqrt(5)``); the up-projections start at zero, so a new expert changes nothing.
+            ``a = sqrt(5)``); the up-projections start at zero, so a new expert does not
+            change the output.
 
     Source:
         Hu et al. 2022, https://arxiv.org/abs/2106.09685, section 4.1.
@@ -72,28 +74,28 @@ class LoRAExpert(nn.Module):
             self.trunk_frozen = nn.Buffer(torch.zeros(1, device=device))
 
     def _up_names(self) -> list[str]:
-        """Return the names of the up-projections; branches are parameters of their own."""
+        """Return the names of the up-projections; every branch is a separate parameter."""
         several = [f"lora_b_{index}" for index in range(self.shape.branches)]
         return ["lora_b"] if self.shape.branches == 1 else several
 
     @property
     def up(self) -> Tensor:
-        """All up-projections side by side, ``(out_features, channels)``."""
+        """All up-projections concatenated, ``(out_features, channels)``."""
         parts = [getattr(self, name) for name in self._up_names()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # (out, rank * branches)
 
     def trainable(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that its training may change: all but frozen branches."""
-        still = set()
+        """Yield the parameters that may train: all but the frozen trunk and branches."""
+        fixed = set()
         if self.shape.branches > 1:
             flags = [*self.trunk_frozen.tolist(), *self.frozen.tolist()]
             names = ["lora_a", *self._up_names()]
-            still = {name for name, off in zip(names, flags, strict=True) if off}
-        yield from (p for name, p in self.named_parameters() if name not in still)
+            fixed = {name for name, off in zip(names, flags, strict=True) if off}
+        yield from (p for name, p in self.named_parameters() if name not in fixed)
 
     @property
     def learning(self) -> bool:
-        """Whether gradients reach it."""
+        """Whether one of its parameters requires gradients."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
 
@@ -106,14 +108,15 @@ def _drawn(
 
 
 class RoutedLinear(nn.Module):
-    """A frozen linear plus the experts that tasks placed on it.
+    """A frozen linear of the base model and its experts.
 
     Args:
         base: The linear of the base model; wrapped, never changed.
-        context: Holds the gates of the running forward.
-        modality: Whether the rows of the input are the vision tower's or the language model's.
+        context: Holds the gates of the current forward.
+        modality: Part of the model that the linear is in.
         dropout: Probability of dropping an entry of the experts' input while training.
-        mixing: Weighs the experts' channels token by token, beside the gates of the samples.
+        mixing: Weighs the experts' channels token by token, in addition to the gates.
+        path: Full path of the linear, for records.
 
     Source:
         D-MoLE (https://arxiv.org/abs/2506.11672): base output plus the plain sum of the active
@@ -140,7 +143,7 @@ class RoutedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Weight of the base linear; some models read its dtype."""
+        """Weight of the base linear; some models read the dtype of it."""
         return self.base.weight
 
     @property
@@ -159,12 +162,12 @@ class RoutedLinear(nn.Module):
         return self.base.out_features
 
     def expert(self, name: str) -> LoRAExpert:
-        """Return the expert of a task; KeyError where the task has none here."""
+        """Return an expert by name; KeyError if the linear does not hold it."""
         return cast("LoRAExpert", self.experts[expert_key(name)])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Tasks that hold an expert here, in the order they came."""
+        """Names of the experts of this linear, in the order they were added."""
         return tuple(key.removeprefix(_PREFIX) for key in self.experts)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,8 +183,8 @@ class RoutedLinear(nn.Module):
         gates = self._context.current
         if gates is None:
             return out
-        # a trainable expert is computed even where no sample uses it: its parameters must be in
-        # the graph of every rank, or distributed training waits for gradients that never come
+        # a trainable expert is computed even if no sample uses it: its parameters must be in the
+        # graph of every rank, else distributed training waits for missing gradients
         training = torch.is_grad_enabled()
         experts = {
             name: self.expert(name)
@@ -203,7 +206,7 @@ class RoutedLinear(nn.Module):
         return out + flat_linear(low, up[0] if len(up) == 1 else torch.cat(up, dim=1)).to(out.dtype)
 
     def _down(self, x: Tensor, experts: list[LoRAExpert]) -> Tensor:
-        """Project the input to the channels of all given experts, each already scaled."""
+        """Project the input to the scaled channels of all given experts."""
         lora_a = experts[0].lora_a if len(experts) == 1 else torch.cat([e.lora_a for e in experts])
         x = self.dropout(x)
         if not torch.is_autocast_enabled(x.device.type):
@@ -225,7 +228,7 @@ class RoutedLinear(nn.Module):
         return torch.cat(tiled, dim=-1)  # (rows, ..., channels)
 
 
-_PREFIX = "expert_"  # an expert may be called "train" or "keys", which no submodule can
+_PREFIX = "expert_"  # an expert may be called "train" or "keys", a submodule may not
 
 
 def expert_key(name: str) -> str:
@@ -236,8 +239,8 @@ def expert_key(name: str) -> str:
 def flat_linear(x: Tensor, weight: Tensor) -> Tensor:
     """Multiply ``(..., in)`` with ``(out, in)``, the rows flattened to one axis.
 
-    With more axes torch picks the kernel by whether the weight is trainable, and an expert's
-    answers would change in their last bits when it is frozen.
+    With more axes torch selects the kernel by whether the weight is trainable, so the outputs of
+    an expert would change in their last bits when it is frozen.
     """
     return F.linear(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
 
@@ -245,14 +248,14 @@ def flat_linear(x: Tensor, weight: Tensor) -> Tensor:
 def _joined_weights(
     weights: Mapping[str, Tensor], experts: Mapping[str, LoRAExpert], names: list[str], low: Tensor
 ) -> Tensor:
-    """Return one factor a channel, ``(rows, ..., channels)``; 1 for experts that are not mixed."""
+    """Return one factor per channel, ``(rows, ..., channels)``; 1 for experts without weights."""
     parts = []
     for name in names:
         width = experts[name].shape.channels
-        found = weights.get(name)
+        weight = weights.get(name)
         parts.append(
             low.new_ones(*low.shape[:-1], width)
-            if found is None
-            else found.to(low.dtype).repeat_interleave(width // found.shape[-1], dim=-1)
+            if weight is None
+            else weight.to(low.dtype).repeat_interleave(width // weight.shape[-1], dim=-1)
         )
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -1,4 +1,4 @@
-"""Task metrics (how well one test set is answered) and continual metrics (over stages)."""
+"""Task metrics (scores of one test set) and continual metrics (over stages)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What every task metric shares: checked items, scores in percent, and its state."""
+"""Base of all task metrics: checked items, scores in percent, and the state."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Profile = Literal["published", "corrected"]
 PROFILES: tuple[Profile, Profile] = ("published", "corrected")
 
 Predictions = Sequence[str | None]
-"""An answer per sample; None where there is none."""
+"""One predicted answer per sample; None if a sample has none."""
 
 References = Sequence[Sequence[str]]
 """Accepted answers: one non-empty list of strings per sample."""
 
 Metadata = Sequence[Mapping[str, Any]]
-"""What else a rule needs to know of each sample: the size of its image, its choices."""
+"""Further facts per sample that a rule needs: the size of its image, its choices."""
 
 
 @dataclass(frozen=True)
 class ProfileScore:
-    """What one profile of a metric gives: value and per-sample scores in percent."""
+    """Result of one profile of a metric: value and per-sample scores in percent."""
 
     value: float
     per_sample: list[float]
@@ -41,11 +41,11 @@ class TaskScore:
     Args:
         value: Score of the whole set in percent (CIDEr x 100 may exceed 100).
         per_sample: Score of each sample in percent, in the order of the predictions.
-        details: Further facts of the set, by name: ``mean_iou`` in percent, the ``tokenizer``
-            that found the words, how many answers were ``missing`` or ``unparsable``.
+        details: Further results of the set, by name: ``mean_iou`` in percent, the name of the
+            ``tokenizer``, the number of ``missing`` or ``unparsable`` answers.
         profiles: The scores under each profile, for metrics that have two; `value` and
-            `per_sample` repeat the chosen one.
-        needs: Keys of the metadata that the metric reads where a sample has them.
+            `per_sample` repeat the selected one.
+        needs: Keys of the metadata that the metric reads if a sample has them.
     """
 
     value: float
@@ -54,30 +54,30 @@ class TaskScore:
     profiles: dict[str, ProfileScore] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
 
-    def of_sample(self, place: int, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a file of predictions says of a sample beside its score.
+    def of_sample(self, index: int, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the additional fields of a sample in a predictions file.
 
         Args:
-            place: Position of the sample.
-            metadata: What is known of it.
+            index: Position of the sample.
+            metadata: Metadata of the sample.
 
         Returns:
-            The score under each profile (``scores``) and the metadata the metric needs, so that
-            the file can be scored again; nothing where there is none.
+            The score under each profile (``scores``) and the metadata that the metric needs
+            (``metadata``), so that the file can be scored again; each is left out if empty.
         """
-        known = {key: metadata[key] for key in self.needs if key in metadata}
-        scores = {name: each.per_sample[place] for name, each in self.profiles.items()}
-        return ({"scores": scores} if scores else {}) | ({"metadata": known} if known else {})
+        needed = {key: metadata[key] for key in self.needs if key in metadata}
+        scores = {name: each.per_sample[index] for name, each in self.profiles.items()}
+        return ({"scores": scores} if scores else {}) | ({"metadata": needed} if needed else {})
 
 
 @dataclass(frozen=True)
-class Item:
-    """One sample as a rule sees it.
+class ScoringItem:
+    """The input of a scoring rule: prediction, references and metadata of one sample.
 
     Args:
-        prediction: The answer to judge; None if there is none.
+        prediction: The predicted answer; None if there is none.
         references: Accepted answers, at least one.
-        metadata: What else is known of the sample.
+        metadata: Further facts about the sample.
     """
 
     prediction: str | None
@@ -86,19 +86,19 @@ class Item:
 
     @property
     def text(self) -> str:
-        """The answer; empty if there is none."""
+        """The predicted answer; empty if there is none."""
         return self.prediction or ""
 
 
 def scoring_facts(scores: Mapping[str, TaskScore]) -> dict[str, Any]:
-    """Return what metrics.json says of the last scoring, by task.
+    """Return the fields of metrics.json about the last scoring, by task.
 
     Args:
         scores: The scores of each task.
 
     Returns:
-        ``profiles``, the values under each profile, for tasks whose metric has two; and
-        ``scoring``, the details such as the tokenizer, for tasks that have some.
+        ``profiles``, the values under each profile, for tasks whose metric has profiles; and
+        ``scoring``, details such as the tokenizer, for tasks whose metric has details.
     """
     profiles = {
         task: {name: each.value for name, each in score.profiles.items()}
@@ -111,11 +111,11 @@ def scoring_facts(scores: Mapping[str, TaskScore]) -> dict[str, Any]:
 
 def make_items(
     predictions: Predictions, references: References, metadata: Metadata | None = None
-) -> list[Item]:
-    """Put together what belongs together.
+) -> list[ScoringItem]:
+    """Combine predictions, references and metadata into checked items.
 
     Raises:
-        ValueError: If the lengths differ, nothing is to be scored, or a sample has no list of
+        ValueError: If the lengths differ, there is nothing to score, or a sample has no list of
             references; the message names the position.
     """
     if len(predictions) != len(references):
@@ -129,10 +129,10 @@ def make_items(
             raise ValueError(f"references[{position}] is a string, not a list: {accepted!r}")
         if not accepted:
             raise ValueError(f"references[{position}] is empty")
-    known = metadata if metadata is not None else [{}] * len(predictions)
+    extras = metadata if metadata is not None else [{}] * len(predictions)
     return [
-        Item(text, tuple(accepted), extra)
-        for text, accepted, extra in zip(predictions, references, known, strict=True)
+        ScoringItem(text, tuple(accepted), extra)
+        for text, accepted, extra in zip(predictions, references, extras, strict=True)
     ]
 
 
@@ -143,7 +143,7 @@ def mean_score(
 
     Args:
         per_sample: Scores of shape ``(samples,)`` in 0..1.
-        details: Passed through.
+        details: Details of the score.
     """
     percent = [100.0 * score for score in per_sample]
     return TaskScore(sum(percent) / len(percent), percent, details or {})
@@ -152,11 +152,11 @@ def mean_score(
 class TaskMetric(Metric):
     """A metric over predicted and accepted answers, in percent.
 
-    A subclass implements `_score`. `update` keeps the texts themselves (as bytes, so that ranks
-    can gather them), because CIDEr is a property of the whole set and not a mean of batches.
+    A subclass implements `_score`. `update` stores the texts (as bytes, so that ranks can gather
+    them), because CIDEr is a property of the whole set and not a mean of batches.
 
     Attributes:
-        needs: Keys of the metadata that the rule reads where a sample has them.
+        needs: Keys of the metadata that the rule reads if a sample has them.
     """
 
     is_differentiable = False
@@ -179,7 +179,7 @@ class TaskMetric(Metric):
         """Add samples to the set.
 
         Raises:
-            ValueError: If predictions and references do not belong together.
+            ValueError: If predictions, references and metadata do not match.
         """
         lines = [
             json.dumps([item.prediction, item.references, dict(item.metadata)]) + "\n"
@@ -207,23 +207,23 @@ class TaskMetric(Metric):
         references: References,
         metadata: Metadata | None = None,
     ) -> TaskScore:
-        """Score a whole set at once, leaving the state of `update` alone.
+        """Score a whole set at once, without changing the state of `update`.
 
         Args:
-            predictions: One answer per sample; None where there is none, which is scored like an
-                empty one unless the metric says otherwise.
+            predictions: One answer per sample. None, for no answer, is scored like an empty
+                answer unless the metric defines otherwise.
             references: Accepted answers per sample.
-            metadata: What else is known of each sample; only the keys in `needs` are read.
+            metadata: Further facts per sample; only the keys in `needs` are read.
 
         Returns:
             Value and per-sample scores in percent.
 
         Raises:
-            ValueError: If the set is empty, or predictions, references and metadata do not
-                belong together, or the rule misses something in them.
+            ValueError: If the set is empty, predictions, references and metadata do not match, or a
+                value that the rule needs is missing.
         """
         return self._score(make_items(predictions, references, metadata))
 
     @abstractmethod
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         """Score a checked, non-empty set."""

@@ -1,4 +1,4 @@
-"""Boxes written in text: reading them, and how far two of them overlap."""
+"""Reads boxes from text and measures their overlap."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _ANY_NUMBER = re.compile(_NUMBER)
 _TOKEN = re.compile(r"<(x|y|loc)_?(\d{1,9})>", re.IGNORECASE)
 _SIZE = re.compile(r"size\s*=\s*([1-9]\d{0,8})\s*x\s*([1-9]\d{0,8})\b", re.IGNORECASE)
 _LARGEST = 1e12
-"""A coordinate beyond is no coordinate: its areas would no longer be numbers."""
+"""Largest valid coordinate: the area of a larger box could overflow."""
 
 
 def intersection_over_union(first: Box, second: Box) -> float:
-    """Return the shared area of two boxes over the area they cover together, in 0..1.
+    """Return the intersection of two boxes over their union, in 0..1.
 
     Args:
         first: Corners ``(x1, y1, x2, y2)``, any unit.
-        second: The same in the same unit. An inverted box has no area.
+        second: Corners in the same unit. An inverted box has no area.
 
     Example:
         >>> intersection_over_union((0, 0, 2, 2), (1, 0, 2, 2))
@@ -52,16 +52,16 @@ class BoxReader:
 
     Args:
         box_format: Unit of the numbers: "unit" 0..1, "percent" 0..100, "permille" 0..1000,
-            "pixels" of an image whose size is known, "tokens" such as ``<x3><y4><x9><y8>`` or
-            ``<loc0012>`` counted in `bins`. "auto" takes tokens where there are four, percent where
-            a percent sign follows, unit where the four sum to less than 4, else permille: pixels
-            and bare percentages cannot be told apart from the latter and must be named.
-        order: "xyxy" or "yxyx". Tokens named x and y say it themselves.
-        parser: "bracket" takes the first four numbers enclosed in square or round brackets;
-            "strict" the first square bracket on one line holding four comma-separated
-            fields, which must all be numbers; "numbers" the first four numbers wherever they are.
+            "pixels" of an image of known size, "tokens" such as ``<x3><y4><x9><y8>`` or
+            ``<loc0012>`` counted in `bins`. "auto" means tokens if there are four, percent if the
+            text has a percent sign, unit if the four numbers sum to less than 4, else permille.
+            Pixels and percentages without a sign look like permille and must be named.
+        order: "xyxy" or "yxyx". Tokens named x and y define the order themselves.
+        parser: "bracket" reads the first four numbers enclosed in square or round brackets;
+            "strict" reads the first square bracket on one line with four comma-separated
+            fields, which must all be numbers; "numbers" reads the first four numbers in the text.
         bins: Number of token positions along an axis.
-        image_size: ``(width, height)`` for pixels, where the text has no ``size=WxH``.
+        image_size: ``(width, height)`` for pixels, if `read` is called without a size.
 
     Raises:
         ValueError: If an option is unknown or not positive.
@@ -80,19 +80,19 @@ class BoxReader:
             ("parser", get_args(BoxParser)),
         ):
             if getattr(self, name) not in allowed:
-                known = ", ".join(allowed)
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+                names = ", ".join(allowed)
+                raise ValueError(f"{name} must be one of {names}, got {getattr(self, name)!r}")
         if self.bins < 1:
             raise ValueError(f"bins must be positive, got {self.bins}")
         if self.image_size is not None and min(self.image_size) < 1:
             raise ValueError(f"image_size must be positive, got {self.image_size}")
 
     def read(self, text: str, size: tuple[int, int] | None = None) -> Box | None:
-        """Return the first box of a text, or None where there is none.
+        """Return the first box of a text, or None if there is none.
 
         Args:
             text: Any text.
-            size: ``(width, height)`` of the image; wins over `image_size`.
+            size: ``(width, height)`` of the image; takes precedence over `image_size`.
 
         Raises:
             ValueError: If the box is in pixels and no size is known.
@@ -111,37 +111,37 @@ class BoxReader:
         return first / width, second / height, third / width, fourth / height
 
     def _read_tokens(self, text: str) -> Box | None:
-        found = _TOKEN.findall(text)[:4]
-        if len(found) < 4:
+        tokens = _TOKEN.findall(text)[:4]
+        if len(tokens) < 4:
             return None
-        places = [int(digits) / self.bins for _, digits in found]
-        axes = "".join(axis.lower() for axis, _ in found)
+        values = [int(digits) / self.bins for _, digits in tokens]
+        axes = "".join(axis.lower() for axis, _ in tokens)
         if "loc" in axes:
             axes = self.order
         if sorted(axes) != ["x", "x", "y", "y"]:
             return None
-        x1, x2 = (place for place, axis in zip(places, axes, strict=True) if axis == "x")
-        y1, y2 = (place for place, axis in zip(places, axes, strict=True) if axis == "y")
+        x1, x2 = (value for value, axis in zip(values, axes, strict=True) if axis == "x")
+        y1, y2 = (value for value, axis in zip(values, axes, strict=True) if axis == "y")
         return x1, y1, x2, y2
 
     def _find_numbers(self, text: str) -> Box | None:
         if self.parser == "numbers":
-            found = _ANY_NUMBER.findall(text)[:4]
+            fields = _ANY_NUMBER.findall(text)[:4]
         else:
             if self.parser == "bracket":
-                text = " ".join(text.split())  # long runs of blanks would take the pattern long
+                text = " ".join(text.split())  # long runs of spaces would slow down the pattern
             match = (_STRICT if self.parser == "strict" else _BRACKET).search(text)
-            found = list(match.groups()) if match else []
+            fields = list(match.groups()) if match else []
         try:
-            values = [float(number) for number in found]
+            values = [float(number) for number in fields]
         except ValueError:
-            return None  # a strict field that is no number
-        if len(values) != 4 or not all(abs(value) <= _LARGEST for value in values):  # nan: no
+            return None  # a strict field that is not a number
+        if len(values) != 4 or not all(abs(value) <= _LARGEST for value in values):  # false for NaN
             return None
         return values[0], values[1], values[2], values[3]
 
     def _scale(self, numbers: Box, text: str, size: tuple[int, int] | None) -> tuple[float, float]:
-        """Return what to divide x and y by."""
+        """Return the divisors of x and y."""
         unit: str = self.box_format
         if unit == "auto":
             unit = "percent" if "%" in text else "unit" if sum(numbers) < 4 else "permille"
@@ -154,7 +154,7 @@ class BoxReader:
 
 
 def read_size(text: str) -> tuple[int, int] | None:
-    """Return ``(width, height)`` of a note ``size=WxH`` in a reference, or None.
+    """Return ``(width, height)`` from the note ``size=WxH`` in a reference, or None.
 
     Example:
         >>> read_size("[10, 20, 300, 200] size=640x480")

@@ -18,33 +18,33 @@ SetScore = tuple[float, list[float]]
 _ROUGE_BETA = 1.2
 
 
-def _by_place(
+def _by_index(
     predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    accepted = {place: list(texts) for place, texts in enumerate(references)}
-    return accepted, {place: [text] for place, text in enumerate(predictions)}
+    accepted = {index: list(texts) for index, texts in enumerate(references)}
+    return accepted, {index: [text] for index, text in enumerate(predictions)}
 
 
 def cider_of_tokens(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> SetScore:
     """Return CIDEr-D (0..10) of texts whose tokens are separated by spaces."""
-    from pycocoevalcap.cider.cider import Cider  # captions alone need it, it loads slowly
+    from pycocoevalcap.cider.cider import Cider  # slow to load, needed for captions only
 
-    value, per_sample = Cider().compute_score(*_by_place(predictions, references))
+    value, per_sample = Cider().compute_score(*_by_index(predictions, references))
     return float(value), [float(score) for score in per_sample]
 
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[SetScore]:
     """Return BLEU-1 to BLEU-4 (0..1) of texts whose tokens are separated by spaces.
 
-    The figure of the set is that of the summed counts, with the brevity penalty of the closest
-    reference lengths; it is not the mean of the samples.
+    The figure of the set is computed from the summed counts, with the brevity penalty of the
+    closest reference lengths; it is not the mean of the samples.
 
     Source:
         Papineni et al., 2002, https://aclanthology.org/P02-1040 (as in COCO evaluation).
     """
     from pycocoevalcap.bleu.bleu import Bleu
 
-    values, per_sample = Bleu(4).compute_score(*_by_place(predictions, references), verbose=0)
+    values, per_sample = Bleu(4).compute_score(*_by_index(predictions, references), verbose=0)
     return [
         (float(value), [float(score) for score in scores])
         for value, scores in zip(values, per_sample, strict=True)
@@ -54,7 +54,7 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> lis
 def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> SetScore:
     """Return ROUGE-L (0..1) of texts whose tokens are separated by spaces.
 
-    Best precision and best recall over the references are combined, recall weighing 1.2 times.
+    Best precision and best recall over the references are combined as F-beta with beta 1.2.
 
     Source:
         Lin, 2004, https://aclanthology.org/W04-1013 (as in COCO evaluation).
@@ -89,9 +89,9 @@ def cider(
 ) -> SetScore:
     """Return CIDEr of a whole set and of each sample (0..10, published figures are x 100).
 
-    Word weights (inverse document frequency) come from the references of the set itself: a
-    sample's score depends on which others are scored with it, and a set of one scores 0. Never
-    average CIDEr over batches or ranks.
+    Word weights (inverse document frequency) come from the references of the set. The score of a
+    sample therefore depends on the other samples, and a set of one scores 0. Never average CIDEr
+    over batches or ranks.
 
     Args:
         predictions: One caption per sample.
@@ -114,19 +114,19 @@ def score_captions(
     tokenizer: Tokenizer,
     names: Sequence[str],
 ) -> dict[str, SetScore]:
-    """Return caption metrics by name; the texts are tokenized once.
+    """Return caption metrics by name; each text is tokenized once.
 
     Args:
         predictions: One caption per sample.
         references: Reference captions per sample.
         tokenizer: How to find words.
-        names: Some of ``bleu`` (gives bleu_1 to bleu_4), ``meteor``, ``rouge_l``, ``cider``.
+        names: Any of ``bleu`` (yields bleu_1 to bleu_4), ``meteor``, ``rouge_l``, ``cider``.
 
     Returns:
         ``cider`` in 0..10, the others in 0..1.
 
     Raises:
-        ValueError: If METEOR or the tokenizer needs a Java that is not there.
+        ValueError: If METEOR or the tokenizer needs Java and Java is missing.
     """
     words = iter(tokenize([text for texts in references for text in texts], tokenizer))
     accepted = [[next(words) for _ in texts] for texts in references]
@@ -139,8 +139,8 @@ def score_captions(
     scores: dict[str, SetScore] = {}
     for name in names:
         if name == "bleu":
-            found = bleu(predicted, accepted)
-            scores |= {f"bleu_{order}": score for order, score in enumerate(found, start=1)}
+            orders = bleu(predicted, accepted)
+            scores |= {f"bleu_{order}": score for order, score in enumerate(orders, start=1)}
         else:
             scores[name] = single[name](predicted, accepted)
     return scores

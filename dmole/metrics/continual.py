@@ -3,12 +3,12 @@ r"""Continual-learning figures: pure functions over the evaluation matrix.
 The matrix :math:`R` has shape ``(stages + 1, tasks)``: row 0 is the model before training, row
 ``t`` after stage ``t``; a cell that was not evaluated is NaN. Write :math:`S` for the number of
 stages and :math:`s_i` for the stage that learns task :math:`i`; in a sequence :math:`s_i = i`.
-`task_of_stage` says otherwise: one entry a stage, an index or several (joint training of three
-tasks is ``[[0, 1, 2]]``). While a run is under way, :math:`S < T` and later tasks are *unseen*.
+`task_of_stage` overrides this: one entry per stage, an index or several (joint training of three
+tasks is ``[[0, 1, 2]]``). During a run, :math:`S < T` and later tasks are *unseen*.
 
-What is undefined stays undefined. A figure of one task is NaN if a cell it needs is missing or if
-it does not apply to that task (BWT of the task learned last); the mean over tasks goes over those
-it applies to, and is NaN if one of them lacks a cell. Nothing missing ever becomes a 0.
+Undefined figures are NaN. A figure of one task is NaN if a required cell is missing or if it does
+not apply to that task (BWT of the task learned last). The mean over tasks covers the tasks to which
+the figure applies, and is NaN if one of them lacks a cell. A missing value never becomes 0.
 Without any stage (zero-shot) the model never changes: Last, ACC and AVG are row 0, the rest NaN.
 """
 
@@ -41,7 +41,7 @@ def average(
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
         scope: "all" takes every stage, "seen" those from :math:`s_i` on.
-        task_of_stage: See the module.
+        task_of_stage: See the module docstring.
 
     Returns:
         Shape ``(tasks,)``, percent.
@@ -50,7 +50,8 @@ def average(
         ValueError: If the matrix is not 2-D, the scope unknown or `task_of_stage` wrong.
 
     Source:
-        D-MoLE (arXiv 2506.11672), whose "all" is inferred: its release evaluates unseen tasks too.
+        D-MoLE (arXiv 2506.11672). The scope "all" is inferred from its release, which evaluates
+        unseen tasks too.
 
     Example:
         >>> average([[0, 0], [80, 10], [70, 60]]).tolist()
@@ -58,12 +59,12 @@ def average(
         >>> average([[0, 0], [80, 10], [70, 60]], scope="seen").tolist()
         [75.0, 60.0]
     """
-    scores, own = prepare(matrix, task_of_stage)
+    scores, learned = prepare(matrix, task_of_stage)
     if scope not in get_args(Scope):
         raise ValueError(f"avg_scope must be 'all' or 'seen', got {scope!r}")
     if len(scores) == 1:
         return np.array(scores[0])
-    first = own if scope == "seen" else np.ones_like(own)
+    first = learned if scope == "seen" else np.ones_like(learned)
     return per_task(scores, lambda i: mean_or_nan(scores[first[i] :, i]))
 
 
@@ -74,7 +75,7 @@ def last(matrix: npt.ArrayLike) -> Array:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
 
     Returns:
-        Shape ``(tasks,)``, percent. Row 0 where no stage was trained (zero-shot).
+        Shape ``(tasks,)``, percent. Row 0 if no stage was trained (zero-shot).
 
     Raises:
         ValueError: If the matrix is not 2-D.
@@ -88,14 +89,14 @@ def last(matrix: npt.ArrayLike) -> Array:
 
 
 def backward_transfer(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) -> Array:
-    r"""Return BWT of each task: what later stages changed, :math:`R_{S,i} - R_{s_i,i}`.
+    r"""Return BWT of each task: the change by later stages, :math:`R_{S,i} - R_{s_i,i}`.
 
-    Applies to tasks with :math:`s_i < S`, in a sequence all but the last; its mean has the
+    It applies to tasks with :math:`s_i < S`, in a sequence all but the last; its mean has the
     divisor :math:`T - 1`.
 
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_of_stage: See the module.
+        task_of_stage: See the module docstring.
 
     Returns:
         Shape ``(tasks,)``, percentage points; negative means forgetting.
@@ -110,10 +111,11 @@ def backward_transfer(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None =
         >>> backward_transfer([[0, 0], [80, 10], [70, 60]]).tolist()
         [-10.0, nan]
     """
-    scores, own = prepare(matrix, task_of_stage)
+    scores, learned = prepare(matrix, task_of_stage)
     final = len(scores) - 1
     return per_task(
-        scores, lambda i: scores[final, i] - scores[own[i], i] if own[i] < final else math.nan
+        scores,
+        lambda i: scores[final, i] - scores[learned[i], i] if learned[i] < final else math.nan,
     )
 
 
@@ -122,11 +124,11 @@ def forgetting(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) 
 
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_of_stage: See the module.
+        task_of_stage: See the module docstring.
 
     Returns:
-        Shape ``(tasks,)``, percentage points; positive means forgetting. Applies where
-        :math:`s_i < S`.
+        Shape ``(tasks,)``, percentage points; positive means forgetting. It applies to tasks
+        with :math:`s_i < S`.
 
     Raises:
         ValueError: If the matrix is not 2-D or `task_of_stage` wrong.
@@ -138,27 +140,29 @@ def forgetting(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) 
         >>> forgetting([[0, 0], [80, 10], [70, 60]]).tolist()
         [10.0, nan]
     """
-    scores, own = prepare(matrix, task_of_stage)
+    scores, learned = prepare(matrix, task_of_stage)
     final = len(scores) - 1
     return per_task(
         scores,
         lambda i: (
-            np.max(scores[own[i] : final, i]) - scores[final, i] if own[i] < final else math.nan
+            np.max(scores[learned[i] : final, i]) - scores[final, i]
+            if learned[i] < final
+            else math.nan
         ),
     )
 
 
 def transfer(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) -> Array:
-    r"""Return Transfer of each task: its mean score before it is learned, over zero-shot.
+    r"""Return Transfer of each task: its mean score before it is learned, minus zero-shot.
 
     .. math:: \mathrm{Transfer}_i = \frac{1}{s_i - 1} \sum_{t=1}^{s_i - 1} R_{t,i} - R_{0,i}
 
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_of_stage: See the module.
+        task_of_stage: See the module docstring.
 
     Returns:
-        Shape ``(tasks,)``, percentage points. Applies where a stage precedes :math:`s_i`.
+        Shape ``(tasks,)``, percentage points. It applies to tasks with a stage before :math:`s_i`.
 
     Raises:
         ValueError: If the matrix is not 2-D or `task_of_stage` wrong.
@@ -167,22 +171,22 @@ def transfer(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) ->
         >>> transfer([[5, 5], [80, 10], [70, 60]]).tolist()
         [nan, 5.0]
     """
-    scores, own = prepare(matrix, task_of_stage)
-    return per_task(scores, lambda i: mean_or_nan(scores[1 : own[i], i]) - scores[0, i])
+    scores, learned = prepare(matrix, task_of_stage)
+    return per_task(scores, lambda i: mean_or_nan(scores[1 : learned[i], i]) - scores[0, i])
 
 
 def mean_average_accuracy(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) -> float:
-    r"""Return MAA: the mean over stages of the mean score on the tasks seen by then.
+    r"""Return MAA: the mean over stages of the mean score on the tasks seen so far.
 
     .. math:: \mathrm{MAA} = \frac{1}{S} \sum_{t=1}^{S}
         \frac{1}{|\{i: s_i \le t\}|} \sum_{i: s_i \le t} R_{t,i}
 
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_of_stage: See the module.
+        task_of_stage: See the module docstring.
 
     Returns:
-        Percent, NaN without stages or where a cell is missing.
+        Percent, NaN without stages or if a cell is missing.
 
     Raises:
         ValueError: If the matrix is not 2-D or `task_of_stage` wrong.
@@ -202,7 +206,7 @@ def seen_means(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) 
 
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_of_stage: See the module.
+        task_of_stage: See the module docstring.
 
     Returns:
         Shape ``(stages,)``, percent.
@@ -214,8 +218,8 @@ def seen_means(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) 
         >>> seen_means([[0, 0], [80, 10], [70, 60]]).tolist()
         [80.0, 65.0]
     """
-    scores, own = prepare(matrix, task_of_stage)
-    return np.array([mean_or_nan(scores[t, own <= t]) for t in range(1, len(scores))])
+    scores, learned = prepare(matrix, task_of_stage)
+    return np.array([mean_or_nan(scores[t, learned <= t]) for t in range(1, len(scores))])
 
 
 def accuracy(matrix: npt.ArrayLike) -> float:
@@ -225,7 +229,7 @@ def accuracy(matrix: npt.ArrayLike) -> float:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
 
     Returns:
-        Percent; NaN where a cell of the row is missing.
+        Percent; NaN if a cell of the row is missing.
 
     Raises:
         ValueError: If the matrix is not 2-D.

@@ -1,4 +1,4 @@
-"""Answers compared as strings: equality and containment."""
+"""Compares answers as strings: equality and containment."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """Return 1.0 if the trimmed, lower-cased prediction equals any reference treated alike.
+    """Return 1.0 if prediction and any reference are equal, both trimmed and in lower case.
 
     Args:
-        prediction: The answer to judge.
+        prediction: The answer to score.
         references: Accepted answers.
 
     Source:
@@ -28,13 +28,13 @@ def contains(prediction: str, references: Sequence[str], refusal: str | None = N
     """Return 1.0 if any reference occurs in the prediction, ignoring case.
 
     Args:
-        prediction: The answer to judge.
+        prediction: The answer to score.
         references: Accepted answers.
-        refusal: A text (case-sensitive) that makes any prediction wrong in which it occurs.
+        refusal: A text (case-sensitive); a prediction that contains it is wrong.
 
     Source:
-        Med of MLLM-DCL, there with the refusal "Unanswerable" (MCITlib `eval_pvqa.py`). We differ
-        in one case: an empty reference matches an empty prediction only, not everything.
+        Med of MLLM-DCL, there with the refusal "Unanswerable" (MCITlib `eval_pvqa.py`). One case
+        differs: here an empty reference matches only an empty prediction, not every prediction.
 
     Example:
         >>> contains("It is a red ball.", ["Red"])

@@ -1,4 +1,4 @@
-"""What the figures over the evaluation matrix are computed with: checks, stages, means."""
+"""Helpers for figures over the evaluation matrix: checks, stages and means."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Scope = Literal["all", "seen"]
 TaskOfStage = Sequence[int | Sequence[int]]
-"""Zero-based task, or tasks, that each stage learns."""
+"""Zero-based task or tasks that each stage learns."""
 
 
 def learning_stages(
     stages: int, tasks: int, task_of_stage: TaskOfStage | None = None
 ) -> npt.NDArray[np.int64]:
-    """Return for each task the first stage that learns it, ``stages + 1`` where none did yet.
+    """Return the first stage that learns each task, ``stages + 1`` if none did yet.
 
     Args:
         stages: Number of stages trained so far.
@@ -45,18 +45,18 @@ def learning_stages(
         task_of_stage = range(stages)
     if len(task_of_stage) != stages:
         raise ValueError(f"task_of_stage has {len(task_of_stage)} entries for {stages} stages")
-    own = np.full(tasks, stages + 1, dtype=np.int64)
+    learned = np.full(tasks, stages + 1, dtype=np.int64)
     for stage, entry in enumerate(task_of_stage, start=1):
         for task in [entry] if isinstance(entry, int) else entry:
             if not 0 <= task < tasks:
                 raise ValueError(f"task_of_stage[{stage - 1}] names task {task} of {tasks}")
-            own[task] = min(own[task], stage)
-    return own
+            learned[task] = min(learned[task], stage)
+    return learned
 
 
 def as_matrix(matrix: npt.ArrayLike) -> Array:
-    """Return a float64 copy of shape ``(stages + 1, tasks)``; refuse what is no matrix."""
-    # a copy: no result may alias the caller's data
+    """Return a float64 copy of shape ``(stages + 1, tasks)``; reject other shapes."""
+    # a copy, so that no result aliases the caller's data
     scores: Array = np.asarray(matrix, dtype=np.float64).copy()
     if scores.ndim != 2 or 0 in scores.shape:
         raise ValueError(f"matrix must be (stages + 1, tasks), got shape {scores.shape}")
@@ -77,5 +77,5 @@ def per_task(scores: Array, figure: Callable[[int], float]) -> Array:
 
 
 def mean_or_nan(values: Array) -> float:
-    """Return the mean, NaN of nothing (where NumPy alone would warn)."""
+    """Return the mean, or NaN for no values (NumPy would warn)."""
     return float(values.mean()) if values.size else math.nan

@@ -1,4 +1,4 @@
-"""Reading and writing the evaluation matrix as CSV."""
+"""Reads and writes the evaluation matrix as CSV."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dmole.storage.files import write_csv
 
 
 def write_matrix(path: str | Path, matrix: npt.ArrayLike, task_names: Sequence[str]) -> None:
-    """Write an evaluation matrix: header ``stage,<names>``, one row a stage from 0.
+    """Write an evaluation matrix: header ``stage,<names>``, one row per stage from 0.
 
     Args:
-        path: Where to write, atomically.
+        path: The CSV file, written atomically.
         matrix: Scores of shape ``(stages + 1, tasks)``, percent; NaN becomes an empty cell.
-            Numbers are written so that reading them gives the same bits.
-        task_names: One name a column.
+            Numbers are written so that reading restores the same bits.
+        task_names: One name per column.
 
     Raises:
-        ValueError: If the shape and the names differ, a name repeats, or a score is infinite.
+        ValueError: If the shape does not fit the names, a name repeats, or a score is infinite.
     """
     scores = np.asarray(matrix, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[1] != len(task_names):
@@ -44,18 +44,18 @@ def write_matrix(path: str | Path, matrix: npt.ArrayLike, task_names: Sequence[s
 
 
 def read_matrix(path: str | Path) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """Read what `write_matrix` wrote.
+    """Read a file written by `write_matrix`.
 
     Args:
         path: The CSV file.
 
     Returns:
-        Scores of shape ``(stages + 1, tasks)``, NaN where a cell is empty, and the task names.
+        Scores of shape ``(stages + 1, tasks)``, NaN for an empty cell, and the task names.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no such matrix; the message names the file, and
-            the line if it has one.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file does not hold an evaluation matrix; the message names the file and,
+            if possible, the line.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""METEOR, by the Java program of COCO evaluation: one process per set, ended with it."""
+"""METEOR, computed by the Java program of COCO evaluation in one process per set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METEOR_JAR = "meteor-1.5.jar"
 
 
 def meteor_missing() -> str:
-    """Return what METEOR needs and is not there; empty if nothing."""
+    """Return a message about a missing requirement of METEOR; empty if none is missing."""
     if shutil.which("java") is None:
         return "METEOR needs a Java runtime, but no `java` is on the path"
     if not (coco_folder() / "meteor" / METEOR_JAR).is_file():
@@ -22,10 +22,10 @@ def meteor_missing() -> str:
 
 
 def require_meteor() -> None:
-    """Refuse to go on where METEOR cannot be computed.
+    """Raise an error if METEOR cannot be computed.
 
     Raises:
-        ValueError: If there is no Java runtime or no METEOR program.
+        ValueError: If the Java runtime or the METEOR program is missing.
     """
     missing = meteor_missing()
     if missing:
@@ -39,10 +39,10 @@ def meteor(
 
     Args:
         predictions: Tokens separated by spaces, one text per sample.
-        references: The same, some per sample.
+        references: Texts in the same form, one or more per sample.
 
     Raises:
-        ValueError: If there is no Java runtime, or the program fails.
+        ValueError: If the Java runtime is missing or the program fails.
 
     Source:
         Denkowski and Lavie, 2014, https://aclanthology.org/W14-3348, version 1.5.
@@ -60,34 +60,34 @@ def meteor(
             try:
                 assert process.stdin is not None  # both are pipes
                 assert process.stdout is not None
-                return _ask(process.stdin, process.stdout, predictions, references)
+                return _query(process.stdin, process.stdout, predictions, references)
             finally:
                 process.kill()
-    except BrokenPipeError as error:  # also raised where the pipe is closed
+    except BrokenPipeError as error:  # also raised when the pipe is closed
         raise ValueError(f"METEOR ended early on {len(predictions)} texts") from error
 
 
-def _ask(
-    questions: IO[bytes],
-    answers: IO[bytes],
+def _query(
+    requests: IO[bytes],
+    replies: IO[bytes],
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
 ) -> tuple[float, list[float]]:
-    """Speak the program's protocol: a line of counts per sample, then the scores of them all."""
+    """Run the protocol: one line of counts per sample, then the scores of all samples."""
     statistics = []
     for text, accepted in zip(predictions, references, strict=True):
         fields = ["SCORE", *map(_field, accepted), _field(text)]
-        questions.write((" ||| ".join(fields) + "\n").encode(errors="replace"))
-        questions.flush()
-        statistics.append(answers.readline().decode().strip())
-    questions.write((" ||| ".join(["EVAL", *statistics]) + "\n").encode())
-    questions.flush()
-    per_sample = [_number(answers.readline()) for _ in predictions]
-    return _number(answers.readline()), per_sample
+        requests.write((" ||| ".join(fields) + "\n").encode(errors="replace"))
+        requests.flush()
+        statistics.append(replies.readline().decode().strip())
+    requests.write((" ||| ".join(["EVAL", *statistics]) + "\n").encode())
+    requests.flush()
+    per_sample = [_number(replies.readline()) for _ in predictions]
+    return _number(replies.readline()), per_sample
 
 
 def _field(text: str) -> str:
-    """Return a text without what the protocol takes for the end of a field or a line."""
+    """Return a text without the field and line separators of the protocol."""
     return " ".join(text.replace("|||", "").split())
 
 

@@ -1,4 +1,4 @@
-"""How well a router keeps tasks apart, from the counts of routing.csv."""
+"""Routing rates: how well a router separates tasks, from the counts of routing.csv."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ def routing_rates(
     learned_at: Mapping[str, int],
     common: str | None = None,
 ) -> dict[str, float | None]:
-    """Return shares of test samples in percent; None where there are no such samples.
+    """Return shares of test samples in percent; None if there are no such samples.
 
-    ``own_first``: of the seen tasks' samples after the last stage, those whose first expert is
-    their own task's. ``rejected``: those that went to the base model. ``foreign_too``: those that
-    another task's expert accepted, alone or beside their own. ``unseen_accepted``: of the samples
-    of tasks not yet learned, over all stages from the first, those that an expert accepted.
+    The first three are shares of the samples of seen tasks after the last stage. ``own_first``:
+    the first expert is that of the sample's task. ``rejected``: the sample goes to the base model.
+    ``foreign_too``: the expert of another task accepts the sample, alone or in addition.
+    ``unseen_accepted`` is a share of the samples of tasks not yet learned, over all stages from
+    the first: an expert accepts the sample.
 
     Args:
         counts: Rows of routing.csv.
         owner: Expert of each task.
         learned_at: Stage that learns each task.
-        common: Expert that all tasks share; it is nobody's and foreign to none.
+        common: Expert shared by all tasks; it never counts as the expert of another task.
 
     Example:
         >>> routing_rates([(1, "a", "a", 9), (1, "a", "base", 1)], {"a": "a"}, {"a": 1})

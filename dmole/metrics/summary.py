@@ -1,4 +1,4 @@
-"""All continual-learning figures of a run at once, with how each was computed."""
+"""All continual-learning figures of a run, with the definition of each."""
 
 from __future__ import annotations
 
@@ -37,18 +37,17 @@ def summarize(
     avg_scope: Scope = "all",
     task_of_stage: TaskOfStage | None = None,
 ) -> dict[str, Any]:
-    """Return all figures as `metrics.json` holds them; None stands for missing.
+    """Return all figures in the form of `metrics.json`; None means missing.
 
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_names: One name a column.
+        task_names: One name per column.
         avg_scope: Scope of AVG.
-        task_of_stage: See the module.
+        task_of_stage: See `dmole.metrics.continual`.
 
     Returns:
         Keys AVG, Last, BWT, MAA, ACC, Forgetting, Transfer (percent or None), ``per_task`` (the
-        same by task where it has a meaning) and ``definitions`` (formula, scope and divisor as
-        used here, by name).
+        per-task figures) and ``definitions`` (formula, scope and divisor of each figure).
 
     Raises:
         ValueError: If the number of names and columns differ, or an argument is wrong.
@@ -59,7 +58,7 @@ def summarize(
         >>> figures["Last"], figures["BWT"], figures["Forgetting"]
         (65.0, -10.0, 10.0)
     """
-    scores, own = prepare(matrix, task_of_stage)
+    scores, learned = prepare(matrix, task_of_stage)
     if len(task_names) != scores.shape[1]:
         raise ValueError(f"{len(task_names)} task names for {scores.shape[1]} columns")
     stages = len(scores) - 1
@@ -70,7 +69,7 @@ def summarize(
         "Forgetting": forgetting(scores, task_of_stage),
         "Transfer": transfer(scores, task_of_stage),
     }
-    applies = _applicable(own, stages, avg_scope)
+    applies = _applicable(learned, stages, avg_scope)
     figures = {name: mean_or_nan(column[applies[name]]) for name, column in columns.items()}
     figures["MAA"] = mean_average_accuracy(scores, task_of_stage)
     figures["ACC"] = accuracy(scores)
@@ -86,14 +85,14 @@ def summarize(
 
 
 def retention(matrix: npt.ArrayLike, task_names: Sequence[str]) -> dict[str, Any]:
-    """Return how the scores of tasks that are never learned changed, as `metrics.json` holds them.
+    """Return the change in the scores of tasks that are never learned, as in `metrics.json`.
 
     Args:
         matrix: Scores of shape ``(stages + 1, tasks)``, percent; row 0 before training.
-        task_names: One name a column.
+        task_names: One name per column.
 
     Returns:
-        By task ``before``, ``last`` and ``change`` (last - before), None where a cell is missing,
+        By task ``before``, ``last`` and ``change`` (last - before), None if a cell is missing,
         and the mean change under ``change`` with its ``definition``.
 
     Example:
@@ -103,15 +102,15 @@ def retention(matrix: npt.ArrayLike, task_names: Sequence[str]) -> dict[str, Any
     scores = as_matrix(matrix)
     before, last = scores[0].tolist(), scores[-1].tolist()
     changes = [after - first for first, after in zip(before, last, strict=True)]
-    known = [change for change in changes if not math.isnan(change)]
+    defined = [change for change in changes if not math.isnan(change)]
     return {
-        "change": sum(known) / len(known) if known else None,
+        "change": sum(defined) / len(defined) if defined else None,
         "per_task": {
             name: {"before": _or_none(b), "last": _or_none(a), "change": _or_none(c)}
             for name, b, a, c in zip(task_names, before, last, changes, strict=True)
         },
         "definition": (
-            f"mean_i (R[S,i] - R[0,i]); tasks that are only scored; divisor {len(known)}"
+            f"mean_i (R[S,i] - R[0,i]); tasks that are only scored; divisor {len(defined)}"
         ),
     }
 
@@ -119,7 +118,7 @@ def retention(matrix: npt.ArrayLike, task_names: Sequence[str]) -> dict[str, Any
 def _definitions(
     applies: dict[str, npt.NDArray[np.bool_]], scope: Scope, stages: int, tasks: int
 ) -> dict[str, str]:
-    """Say how each figure was computed: formula; scope; divisor."""
+    """Return the definition of each figure: formula; scope; divisor."""
     past = "tasks learned before the last stage"
     count = {name: int(mask.sum()) for name, mask in applies.items()}
     average_scope = {"all": "all tasks, all stages", "seen": "seen tasks, stages t >= s_i"}[scope]
@@ -143,16 +142,16 @@ def _definitions(
 
 
 def _applicable(
-    own: npt.NDArray[np.int64], stages: int, scope: Scope
+    learned: npt.NDArray[np.int64], stages: int, scope: Scope
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """Return which tasks each per-task figure is defined for, whatever cells are missing."""
-    everyone = np.ones_like(own, dtype=bool)
+    """Return the tasks to which each per-task figure applies, regardless of missing cells."""
+    everyone = np.ones_like(learned, dtype=bool)
     return {
-        "AVG": own <= stages if scope == "seen" and stages else everyone,
+        "AVG": learned <= stages if scope == "seen" and stages else everyone,
         "Last": everyone,
-        "BWT": own < stages,
-        "Forgetting": own < stages,
-        "Transfer": own > 1 if stages else ~everyone,
+        "BWT": learned < stages,
+        "Forgetting": learned < stages,
+        "Transfer": learned > 1 if stages else ~everyone,
     }
 
 

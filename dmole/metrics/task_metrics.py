@@ -1,11 +1,11 @@
-"""The task metrics that belong to no benchmark. The arithmetic is in the modules they import."""
+"""Task metrics that belong to no benchmark; the computation is in the imported modules."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from dmole.metrics.base import Item, TaskMetric, TaskScore, mean_score
+from dmole.metrics.base import ScoringItem, TaskMetric, TaskScore, mean_score
 from dmole.metrics.boxes import (
     BoxFormat,
     BoxOrder,
@@ -22,31 +22,31 @@ from dmole.metrics.vqa import soft_accuracy
 
 
 class ExactMatch(TaskMetric):
-    """Share of answers equal to an accepted one, trimmed and ignoring case."""
+    """Share of answers equal to an accepted one, after trimming and ignoring case."""
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         return mean_score([exact_match(item.text, item.references) for item in items])
 
 
 class VQASoft(TaskMetric):
-    """Mean support of the answers by several human ones (VQA accuracy)."""
+    """Mean agreement of the answers with several human answers (VQA accuracy)."""
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         return mean_score([soft_accuracy(item.text, item.references) for item in items])
 
 
 class Contains(TaskMetric):
-    """Share of answers in which an accepted one occurs, ignoring case.
+    """Share of answers that contain an accepted one, ignoring case.
 
     Args:
-        refusal: A text that makes any answer wrong in which it occurs, e.g. "Unanswerable".
+        refusal: A text such as "Unanswerable"; an answer that contains it is wrong.
     """
 
     def __init__(self, refusal: str | None = None) -> None:
         super().__init__()
         self.refusal = refusal
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         return mean_score([contains(item.text, item.references, self.refusal) for item in items])
 
 
@@ -55,24 +55,24 @@ class CaptionMetric(TaskMetric):
 
     Args:
         tokenizer: "ptb" (Java, comparable with published figures), "python", or "auto", which is
-            "ptb" where Java is on the path. The attribute `tokenizer_name` says which it became.
+            "ptb" if Java is on the path. The attribute `tokenizer_name` holds the resolved name.
 
     Raises:
-        ValueError: If the tokenizer is unknown or needs a Java that is not there.
+        ValueError: If the tokenizer is unknown, or needs Java and Java is missing.
     """
 
     figure: ClassVar[tuple[str, str]]
-    """Name to ask `score_captions` for, and name in its answer."""
+    """Name passed to `score_captions`, and name in its result."""
 
     def __init__(self, tokenizer: Literal["auto", "ptb", "python"] = "auto") -> None:
         super().__init__()
         self.tokenizer_name = resolve_tokenizer(tokenizer)
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
-        asked, name = self.figure
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
+        requested, name = self.figure
         texts, references = [item.text for item in items], [item.references for item in items]
-        found = score_captions(texts, references, self.tokenizer_name, (asked,))
-        value, per_sample = found[name]
+        scores = score_captions(texts, references, self.tokenizer_name, (requested,))
+        value, per_sample = scores[name]
         details: dict[str, float | str] = {"tokenizer": self.tokenizer_name}
         return TaskScore(100.0 * value, [100.0 * score for score in per_sample], details)
 
@@ -84,7 +84,7 @@ class CIDEr(CaptionMetric):
 
 
 class BLEU4(CaptionMetric):
-    """BLEU-4 of captions, of the summed counts of the set."""
+    """BLEU-4 of captions, from the summed counts of the set."""
 
     figure = ("bleu", "bleu_4")
 
@@ -96,10 +96,10 @@ class ROUGEL(CaptionMetric):
 
 
 class METEOR(CaptionMetric):
-    """METEOR of captions, by its Java program.
+    """METEOR of captions, computed by its Java program.
 
     Raises:
-        ValueError: If there is no Java on the path.
+        ValueError: If Java is not on the path.
     """
 
     figure = ("meteor", "meteor")
@@ -110,20 +110,21 @@ class METEOR(CaptionMetric):
 
 
 class IoU(TaskMetric):
-    """Share of predicted boxes that overlap an accepted one enough.
+    """Share of predicted boxes whose overlap with an accepted box reaches a threshold.
 
     A prediction without a readable box is wrong and stays in the denominator. The score's
-    `details` hold ``mean_iou``, the mean overlap in percent, unreadable ones as 0.
+    `details` hold ``mean_iou``, the mean overlap in percent, with unreadable boxes as 0.
 
     Args:
-        threshold: Overlap needed, in 0..1.
-        inclusive: Whether the threshold itself suffices (D-MoLE's SK-VG) or not (CoIN).
+        threshold: Required overlap, in 0..1.
+        inclusive: Whether an overlap equal to the threshold suffices (D-MoLE's SK-VG) or not
+            (CoIN).
         box_format: Unit of the predicted boxes, see `dmole.metrics.boxes.BoxReader`.
-        reference_format: Unit of the accepted boxes. One in pixels gives the image's size too:
+        reference_format: Unit of the accepted boxes. A box in pixels includes the image size:
             ``"[10, 20, 300, 200] size=640x480"``.
         order: Order of the coordinates in both.
-        parser: How a predicted box is found in the text.
-        bins: Token positions along an axis.
+        parser: Parser of predicted boxes, see `dmole.metrics.boxes.BoxReader`.
+        bins: Number of token positions along an axis.
 
     Raises:
         ValueError: If an option is out of range or unknown.
@@ -152,7 +153,7 @@ class IoU(TaskMetric):
         """Return the best overlap with an accepted box in 0..1, None without a readable box.
 
         Raises:
-            ValueError: If a reference holds no box; the message shows it.
+            ValueError: If a reference holds no box; the message quotes it.
         """
         overlaps = []
         for reference in references:
@@ -171,7 +172,7 @@ class IoU(TaskMetric):
             return False
         return overlap >= self.threshold if self.inclusive else overlap > self.threshold
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         overlaps = [self.overlap(item.text, item.references) for item in items]
         mean_iou = 100.0 * sum(overlap or 0.0 for overlap in overlaps) / len(overlaps)
         hits = [float(self._accepts(overlap)) for overlap in overlaps]

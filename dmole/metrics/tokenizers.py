@@ -1,4 +1,4 @@
-"""The two tokenizers that caption metrics can count words with."""
+"""The two tokenizers of the caption metrics."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Tokenizer = Literal["ptb", "python"]
 PTB_CLASS = "edu.stanford.nlp.process.PTBTokenizer"
 PTB_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 
-# What COCO evaluation drops. The list is upper-case where the tokenizer's output is lower-case,
-# so brackets survive as "-lrb-"; published CIDEr figures contain them.
+# Tokens that COCO evaluation drops. The list is upper case but the tokenizer's output is lower
+# case, so brackets survive as "-lrb-"; published CIDEr figures include them.
 _DROPPED = "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;"
 _PTB_PUNCTUATION = frozenset(_DROPPED.split())
 
 
 def resolve_tokenizer(choice: Literal["auto", "ptb", "python"]) -> Tokenizer:
-    """Return the tokenizer to use: "auto" is PTB where Java is on the path, else our own.
+    """Return the tokenizer to use: "auto" is "ptb" if Java is on the path, else "python".
 
     Raises:
-        ValueError: If the choice is unknown, or "ptb" is asked for without Java.
+        ValueError: If the choice is unknown, or is "ptb" without Java on the path.
     """
     if choice not in ("auto", "ptb", "python"):
         raise ValueError(f"tokenizer must be 'auto', 'ptb' or 'python', got {choice!r}")
@@ -43,26 +43,26 @@ def resolve_tokenizer(choice: Literal["auto", "ptb", "python"]) -> Tokenizer:
 
 
 def tokenize_ptb(texts: Sequence[str]) -> list[str]:
-    """Return texts as the Stanford PTB tokenizer splits them, lower-cased, without punctuation.
+    """Return texts tokenized by the Stanford PTB tokenizer, in lower case, without punctuation.
 
-    One Java process serves the whole list (seconds for 25,000 captions).
+    One Java process handles the whole list (seconds for 25,000 captions).
 
     Raises:
-        ValueError: If Java fails, or answers with another number of lines.
+        ValueError: If Java fails or returns a different number of lines.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "texts.txt"
-        # no newline at the end: COCO evaluation has none, and it decides how a final "a." is read
+        # no newline at the end, as in COCO evaluation: it affects how a final "a." is tokenized
         lines = "\n".join(" ".join(text.split()) for text in texts)
-        source.write_bytes(lines.encode(errors="replace"))  # JSON can hold halves of characters
+        source.write_bytes(lines.encode(errors="replace"))  # JSON can hold half a surrogate pair
         program = ["java", "-cp", str(coco_folder() / PTB_JAR), PTB_CLASS]
         options = ["-encoding", "UTF-8", "-preserveLines", "-lowerCase"]
         done = subprocess.run([*program, *options, str(source)], capture_output=True, check=False)
-    found = done.stdout.decode(errors="replace").split("\n")[: len(texts)]
-    if done.returncode or len(found) != len(texts):
+    output = done.stdout.decode(errors="replace").split("\n")[: len(texts)]
+    if done.returncode or len(output) != len(texts):
         reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise ValueError(f"the PTB tokenizer failed on {len(texts)} texts: {reason}")
-    return [" ".join(w for w in line.split() if w not in _PTB_PUNCTUATION) for line in found]
+    return [" ".join(w for w in line.split() if w not in _PTB_PUNCTUATION) for line in output]
 
 
 @lru_cache(maxsize=1)

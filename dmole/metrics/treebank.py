@@ -1,7 +1,7 @@
-"""Words as the Penn Treebank splits them, without Java: our own tokenizer of captions.
+"""A caption tokenizer without Java that splits words as the Penn Treebank does.
 
-Written from what the Java tokenizer of COCO evaluation answers; `experiments/tokenizer_parity.py`
-measures how far the two agree.
+Its rules are derived from the output of the Java tokenizer of COCO evaluation;
+`experiments/tokenizer_parity.py` measures the agreement of the two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ABBREVIATIONS = """
 _CAPITAL_ABBREVIATIONS = "Del|Ill|La|Mass|Miss|Ore|Pa|Tex|Wash"
 _UNSEEN = r"\ufe0f\u200b-\u200f\ufeff\U00010000-\U0010ffff"  # joiners and beyond the first plane
 
-# the first that fits counts
+# the first matching alternative wins
 _TOKEN = re.compile(
     "|".join(
         (
@@ -82,10 +82,11 @@ _WITH_APOSTROPHE = re.compile(r"ma'am|n't|y'|[dlo]'\w{2,}")
 def tokenize_python(text: str) -> str:
     """Return lower-cased words separated by spaces, without punctuation and without Java.
 
-    Keeps hyphenated words, acronyms (u.s.), abbreviations, times, decimals and addresses whole,
-    splits off currency signs and the endings ``n't 's 're 've 'll 'd 'm`` as the Penn Treebank
-    does, spells brackets out as COCO evaluation leaves them, drops the rest. Agrees with the Java
-    tokenizer on ordinary captions but not on every text, so the metric records which one ran.
+    Hyphenated words, acronyms (u.s.), abbreviations, times, decimals and addresses stay whole.
+    Currency signs and the endings ``n't 's 're 've 'll 'd 'm`` are split off, as in the Penn
+    Treebank. Brackets are spelled out, as in COCO evaluation; other punctuation is dropped. The
+    result agrees with the Java tokenizer on ordinary captions but not on every text, so the metric
+    records which tokenizer was used.
 
     Args:
         text: A caption.
@@ -95,8 +96,8 @@ def tokenize_python(text: str) -> str:
         "the boy 's father ca n't pay $ 5.00"
     """
     tokens: list[str] = []
-    for found in _TOKEN.findall(text):
-        token = found.lower()
+    for match in _TOKEN.findall(text):
+        token = match.lower()
         if token[0] in ":;=" and token[-1] in "()":
             tokens.append(token[:-1] + _SPELLED[token[-1]])
         elif token.strip("-"):
@@ -105,7 +106,7 @@ def tokenize_python(text: str) -> str:
 
 
 def _parts(word: str) -> list[str]:
-    """Return a word without its endings, and them."""
+    """Return a word without its endings, followed by the endings."""
     if "'" not in word and "\u2019" not in word:
         return [_SPELLED.get(word, word)]
     word = word.replace("\u2019", "'")

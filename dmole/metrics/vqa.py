@@ -12,9 +12,9 @@ ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split())} | {"none": "0"}
 
-# Each is recognized with exactly one apostrophe left out: "couldnt've", "couldn'tve". Forms that
-# would collide with a word (we'll, she'd, it's) or that start with a capital I are not in the
-# standard table, and so not here.
+# Each form is recognized with exactly one apostrophe left out: "couldnt've", "couldn'tve". Forms
+# that would collide with a word (we'll, she'd, it's) or start with a capital I are not in the
+# standard table and therefore not here.
 _CONTRACTED_FORMS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
     haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't
@@ -28,13 +28,13 @@ _CONTRACTED_FORMS = """
 """
 
 _FULL_CONTRACTIONS = {
-    form[:place] + form[place + 1 :]: form
+    form[:index] + form[index + 1 :]: form
     for form in _CONTRACTED_FORMS.split()
-    for place, letter in enumerate(form)
+    for index, letter in enumerate(form)
     if letter == "'"
 } | {"somebodyd": "somebody'd"}
 
-# the one entry of the standard table that goes the other way
+# the one entry of the standard table that removes an apostrophe
 CONTRACTIONS = {form: full for form, full in _FULL_CONTRACTIONS.items() if form != "somebodyd"} | {
     "somebody'd": "somebodyd"
 }
@@ -42,20 +42,21 @@ CONTRACTIONS = {form: full for form, full in _FULL_CONTRACTIONS.items() if form 
 _SYMBOLS = ';/[]"{}()=+\\_-><@`!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIOD_OUTSIDE_NUMBERS = re.compile(r"(?<!\d)\.|\.(?!\d)")
-_MOST_PERIODS = 32  # the published code removes no more than these from one answer
+_MOST_PERIODS = 32  # the published code removes at most this many from one answer
 
 
 def normalize_answer(text: str, profile: Profile = "published") -> str:
-    """Return an answer in the form in which VQA answers are compared.
+    """Return an answer in the normalized form in which VQA answers are compared.
 
-    Lower case; no commas or question marks; a possessive ``'s`` set apart; symbols removed where
-    one of their kind touches a space, else turned into spaces; periods kept before digits only;
-    numbers zero to ten as digits; no articles; apostrophes put back into contractions.
+    The form is lower case, without commas, question marks and articles. A possessive ``'s`` is
+    split off. A symbol is removed if any occurrence of it touches a space, else replaced with a
+    space. Periods are kept only before digits. Numbers zero to ten become digits, and apostrophes
+    are restored in contractions.
 
     Args:
         text: Any answer.
-        profile: "corrected" keeps periods between digits only and removes all others, not just
-            32; keeps articles where nothing else is left; and writes "somebody'd" so.
+        profile: "corrected" keeps periods only between digits and removes all others, not just
+            32; keeps articles if nothing else is left; and keeps the apostrophe of "somebody'd".
 
     Source:
         The normalizer of the EvalAI VQA challenge, as used by TextVQA, CoIN and D-MoLE.
@@ -76,7 +77,7 @@ def normalize_answer(text: str, profile: Profile = "published") -> str:
 
 
 def _strip_symbols(text: str, corrected: bool) -> str:
-    """Remove or blank symbols, judging each by the text before any was touched."""
+    """Remove symbols or replace them with spaces, based on the unchanged text."""
     stripped = text
     for symbol in _SYMBOLS:
         touches_space = f"{symbol} " in text or f" {symbol}" in text
@@ -89,20 +90,20 @@ def _strip_symbols(text: str, corrected: bool) -> str:
 def soft_accuracy(
     prediction: str, references: Sequence[str], profile: Profile = "published"
 ) -> float:
-    r"""Return how far the human answers support the prediction, in 0..1.
+    r"""Return the agreement of the prediction with the human answers, in 0..1.
 
     .. math:: \frac{1}{n} \sum_{j=1}^{n}
         \min\left(1, \frac{|\{k \ne j : a_k = p\}|}{\min(3, n - 1)}\right)
 
-    With ten answers, 0, 1, 2, 3, 4 matches give 0, 0.3, 0.6, 0.9, 1. The standard defines ten
-    only. With fewer, three (or all, where fewer are left) matches in each leave-one-out subset
-    count as full support, so that agreement with everyone is always 1; a single answer is matched
-    or not.
+    With ten answers, 0, 1, 2, 3, 4 matches give 0, 0.3, 0.6, 0.9, 1. The standard defines only
+    ten answers. With fewer, three matches in a leave-one-out subset (or all answers, if the subset
+    has fewer) count as full support, so that agreement with all answers is always 1. A single
+    answer matches or not.
 
     Args:
-        prediction: The answer to judge; normalized here.
+        prediction: The answer to score; normalized here.
         references: ``n`` human answers; normalized here.
-        profile: How answers are normalized, see `normalize_answer`.
+        profile: Profile of the normalization, see `normalize_answer`.
 
     Source:
         Antol et al., 2015, https://arxiv.org/abs/1505.00468, and the EvalAI evaluation.

@@ -1,4 +1,4 @@
-"""The base model: loading, its parts and blocks, what the router sees of a sample."""
+"""The base model: loading, modalities and blocks, router embeddings."""
 
 from dmole.models.backbone import Backbone, PretrainedBackbone
 from dmole.models.discovery import Block, Parts, Patterns, discover

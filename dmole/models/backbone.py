@@ -1,7 +1,7 @@
-"""Any transformers image-text-to-text model behind one small surface.
+"""A common interface to transformers image-text-to-text models.
 
-Loads model and processor, knows the parts and blocks, counts the rows of the vision tower and
-gives the hidden states that the router embeds. Knows nothing of experts or tasks.
+It loads model and processor, finds modalities and blocks, counts the rows of the vision encoder
+and returns the hidden states for the router embeddings. It does not depend on experts or tasks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dmole")
 
 
-_OF_AN_EXPERT = f".experts.{expert_key('')}"  # in the names of parameters
+_EXPERT_INFIX = f".experts.{expert_key('')}"  # part of the name of an expert's parameter
 
 
 class Backbone(nn.Module):
@@ -37,10 +37,10 @@ class Backbone(nn.Module):
     Args:
         model: A transformers model for image-text-to-text.
         processor: Its processor.
-        patterns: Overrides of the discovery of parts.
+        patterns: Overrides of the discovery of modalities and blocks.
 
     Raises:
-        ValueError: If the parts of the model are not found.
+        ValueError: If a modality is not found in the model.
     """
 
     def __init__(self, model: nn.Module, processor: Any, patterns: Patterns | None = None) -> None:
@@ -60,21 +60,21 @@ class Backbone(nn.Module):
 
     @property
     def vision_width(self) -> int:
-        """Width of the vision tower's hidden states."""
+        """Width of the vision encoder's hidden states."""
         config: Any = self.model.config
         return self._family.vision_width(config.vision_config)
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens the language model was made for; None where its config does not say."""
+        """Maximum number of tokens of the language model; None if its config does not state it."""
         config: Any = self.model.config
         length = getattr(config.get_text_config(), "max_position_embeddings", None)
         return None if length is None else int(length)
 
     def parameter_count(self) -> int:
-        """Return the number of parameters of the base model, experts not counted."""
+        """Return the number of parameters of the base model, without experts."""
         named = self.model.named_parameters()
-        return sum(entries(p) for name, p in named if _OF_AN_EXPERT not in name)
+        return sum(entries(p) for name, p in named if _EXPERT_INFIX not in name)
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return ``(in_features, out_features)`` of every linear of the blocks, by full path."""
@@ -86,10 +86,10 @@ class Backbone(nn.Module):
         return shapes
 
     def linear_parameters(self, path: str) -> list[nn.Parameter]:
-        """Return weight and bias of the base model's linear at a path, wrapped or not.
+        """Return weight and bias of a linear of the base model by path, wrapped or not.
 
         Raises:
-            ValueError: If they are quantized: such weights have no gradient to score.
+            ValueError: If they are quantized, since such weights have no gradients for scores.
         """
         linear: Any = self.model.get_submodule(path)
         base = getattr(linear, "base", linear)
@@ -102,16 +102,16 @@ class Backbone(nn.Module):
         return parameters
 
     def check_scorable(self) -> None:
-        """Make sure that all linears have gradients to be scored by.
+        """Check that all linears have gradients for scores.
 
         Raises:
-            ValueError: If one is quantized.
+            ValueError: If a linear is quantized.
         """
         for path in self.linear_shapes():
             self.linear_parameters(path)
 
     def checkpoint_activations(self, context_fn: Callable[[], Any]) -> None:
-        """Recompute activations in the backward pass, within the contexts the function returns."""
+        """Recompute activations in the backward pass, within the contexts of the function."""
         options = {"use_reentrant": False, "context_fn": context_fn}
         self.model.activation_checkpointing_enable(  # type: ignore[operator]
             activation_checkpointing_kwargs=options
@@ -121,33 +121,33 @@ class Backbone(nn.Module):
         """Return the mean cross-entropy over the answer tokens of the batch.
 
         Args:
-            inputs: What the processor made of the samples.
-            labels: ``(B, T)`` token ids, -100 where no loss is wanted.
+            inputs: Output of the processor for the samples.
+            labels: ``(B, T)`` token ids, -100 for ignored tokens.
         """
         loss: Tensor = self.outputs(inputs, labels).loss
         return loss
 
     def outputs(self, inputs: dict[str, Tensor], labels: Tensor | None = None) -> Any:
-        """Return the model's output: ``logits`` ``(B, T, V)``, with labels the mean ``loss`` too.
+        """Return the model's output: ``logits`` ``(B, T, V)`` and, with labels, the mean ``loss``.
 
         Args:
-            inputs: What the processor made of the samples.
-            labels: ``(B, T)`` token ids, -100 where no loss is wanted.
+            inputs: Output of the processor for the samples.
+            labels: ``(B, T)`` token ids, -100 for ignored tokens.
         """
-        more = {} if labels is None else {"labels": labels}
-        return self.model(**inputs, **more, use_cache=False)
+        options = {} if labels is None else {"labels": labels}
+        return self.model(**inputs, **options, use_cache=False)
 
     @torch.no_grad()
     def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, beams: int = 1) -> list[str]:
-        """Answer the prompts, deterministically.
+        """Generate answers to the prompts, deterministically.
 
         Args:
             inputs: Left-padded prompts and their images.
-            max_new_tokens: Most tokens of an answer.
+            max_new_tokens: Maximum number of tokens of an answer.
             beams: Width of the beam search; 1 is greedy.
 
         Returns:
-            One stripped text a sample, without special tokens.
+            One stripped text per sample, without special tokens.
         """
         tokens = self.model.generate(  # type: ignore[operator]
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=beams
@@ -159,21 +159,21 @@ class Backbone(nn.Module):
     def vision_rows(
         self, inputs: dict[str, Tensor], image_counts: Tensor, beams: int = 1
     ) -> Tensor:
-        """Return ``(B,)``: rows of the vision tower that belong to each sample.
+        """Return ``(B,)``: rows of the vision encoder that belong to each sample.
 
         Args:
-            inputs: What the processor made of the samples.
+            inputs: Output of the processor for the samples.
             image_counts: ``(B,)`` images of each sample.
-            beams: Width of the beam search that the rows are counted for.
+            beams: Width of the beam search.
         """
         rows = rows_per_sample(self.model.config, inputs, image_counts)
         return rows * beams if self._family.beams_reach_vision else rows
 
     @torch.no_grad()
     def vision_hidden(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the last hidden states of the vision tower, ``(rows, tokens, width)``."""
-        tower = self.model.get_submodule(self.parts.vision)
-        return self._family.vision_hidden(self.model, tower, inputs)
+        """Return the last hidden states of the vision encoder, ``(rows, tokens, width)``."""
+        encoder = self.model.get_submodule(self.parts.vision)
+        return self._family.vision_hidden(self.model, encoder, inputs)
 
     @torch.no_grad()
     def text_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -185,10 +185,10 @@ class Backbone(nn.Module):
         return hidden
 
     def fingerprint(self) -> str:
-        """Return the sha256 over names and values of the base model's weights."""
+        """Return the sha256 of names and values of the base model's weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
-            if _OF_AN_EXPERT in name:
+            if _EXPERT_INFIX in name:
                 continue
             digest.update(name.replace(".base.", ".").encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -203,11 +203,11 @@ class PretrainedBackbone(Backbone):
         dtype: Precision of the frozen weights: ``float32``, ``bfloat16``, ``float16``.
         attn_implementation: As in transformers: ``eager``, ``sdpa``, ``flash_attention_2``.
         revision: Commit, branch or tag on the hub.
-        trust_remote_code: Run code that the model's folder brings along. Off unless asked.
-        patterns: Overrides of the discovery of parts, for families it does not know.
+        trust_remote_code: Run code from the model's folder. Off by default.
+        patterns: Overrides of the discovery of modalities and blocks, for unknown families.
         quantization: Load the linears of the base model with ``8bit`` or ``4bit`` weights; needs
-            the extra ``quantized``. Layers of such a model cannot be scored by their gradients.
-        image_settings: Settings of the image processor to replace, for instance ``max_pixels``.
+            the extra ``quantized``. Units of such a model cannot be scored by gradients.
+        image_settings: Settings of the image processor to override, for instance ``max_pixels``.
 
     Raises:
         ValueError: If the model cannot be loaded; the message names it.
@@ -238,33 +238,33 @@ class PretrainedBackbone(Backbone):
             log.warning("trust_remote_code is on: code of %s runs on this machine", name_or_path)
         if revision is not None:
             options["revision"] = revision
-        more: dict[str, Any] = {"dtype": dtype}
+        model_options: dict[str, Any] = {"dtype": dtype}
         if attn_implementation is not None:
-            more["attn_implementation"] = attn_implementation
+            model_options["attn_implementation"] = attn_implementation
         if quantization is not None:
-            more["quantization_config"] = quantization_config(quantization, dtype)
+            model_options["quantization_config"] = quantization_config(quantization, dtype)
         try:
             processor = load_processor(source, **options)
-            model = AutoModelForImageTextToText.from_pretrained(source, **options, **more)
+            model = AutoModelForImageTextToText.from_pretrained(source, **options, **model_options)
         except (OSError, ValueError) as error:
-            reason = _why_not(source, name_or_path, error)
+            reason = _load_error(source, name_or_path, error)
             raise ValueError(f"cannot load the base model {name_or_path!r}: {reason}") from error
         if image_settings:
             set_image_settings(processor, image_settings)
         super().__init__(model, processor, patterns)
 
 
-def _why_not(source: str, name: str, error: Exception) -> str:
-    """Return in one line why a base model could not be loaded."""
+def _load_error(source: str, name: str, error: Exception) -> str:
+    """Return one line with the reason why a base model cannot be loaded."""
     first = first_line(error)
     if "trust_remote_code" in str(error):
-        return "it brings code of its own; trust_remote_code: true would run it on this machine"
+        return "it contains custom code; trust_remote_code: true runs it on this machine"
     if Path(source).exists():
         return first
     if name.startswith((".", "/", "~")):
         return "there is no such folder"
     if "connect" in first or "offline" in str(error).lower():
-        return f"{name} is neither a folder nor in the local cache, and the hub is out of reach"
+        return f"{name} is neither a folder nor in the local cache, and the hub is unreachable"
     return first
 
 

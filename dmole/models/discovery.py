@@ -1,4 +1,4 @@
-"""Find vision tower, projector, language model, their blocks and linears in any model."""
+"""Discovery of vision encoder, projector, language model, their blocks and linears."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MERGER = re.compile(r"merger")
 class Patterns:
     """Regular expressions that override the discovery for a new model family.
 
-    Each is searched in the full module paths; ``None`` keeps the built-in rule.
+    Each is searched in the full paths of submodules; ``None`` uses the built-in rule.
 
     Args:
-        vision: Path of the vision tower.
+        vision: Path of the vision encoder.
         projector: Paths of the projector's roots.
         language: Path of the language model.
-        layers: Paths of the transformer blocks of both towers.
-        linears: Keeps only the linears whose path matches, for instance ``self_attn``.
+        layers: Paths of the transformer blocks of vision encoder and language model.
+        linears: Use only linears with a matching path, for instance ``self_attn``.
     """
 
     vision: str | None = None
@@ -40,10 +40,10 @@ class Block:
     """One transformer block, or a root of the projector, that may hold experts.
 
     Args:
-        name: Short name, modality and position: ``vision.0``.
+        name: Short name of modality and index: ``vision.0``.
         modality: ``vision``, ``projector`` or ``language``.
         path: Full path of the submodule.
-        linears: Full paths of its linears.
+        linears: Full paths of the block's linears.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the parts of a multimodal model are.
+    """Paths of the modalities of a multimodal model, and its blocks.
 
     Args:
-        vision: Path of the vision tower.
-        projector: Paths of the projector's roots (several where mergers are spread out).
+        vision: Path of the vision encoder.
+        projector: Paths of the projector's roots (several if it has several mergers).
         language: Path of the language model.
         blocks: All blocks, vision first, then projector, then language.
     """
@@ -72,7 +72,7 @@ class Parts:
         """Return ``vision``, ``projector`` or ``language`` for the path of a submodule.
 
         Raises:
-            ValueError: If the path is in none of them.
+            ValueError: If the path is in none of the three.
         """
         if any(_inside(path, root) for root in self.projector):
             return "projector"
@@ -80,18 +80,18 @@ class Parts:
             return "vision"
         if _inside(path, self.language):
             return "language"
-        raise ValueError(f"module {path!r} is in no part of the model")
+        raise ValueError(f"submodule {path!r} is in no part of the model")
 
 
 def discover(model: nn.Module, patterns: Patterns | None = None) -> Parts:
-    """Find the parts and blocks of a transformers image-text-to-text model.
+    """Return the modalities and blocks of a transformers image-text-to-text model.
 
     Args:
         model: The model.
-        patterns: Overrides for families whose names the built-in rules do not know.
+        patterns: Overrides for families with names that the built-in rules do not match.
 
     Raises:
-        ValueError: If a part is not found; the message names the override to set.
+        ValueError: If a modality is not found; the message names the override to set.
     """
     patterns = patterns or Patterns()
     vision = _one(model, patterns.vision, _VISION, "vision")
@@ -99,9 +99,9 @@ def discover(model: nn.Module, patterns: Patterns | None = None) -> Parts:
     projector = _projector(model, patterns.projector, vision, language)
     parts = Parts(vision, projector, language)
     blocks = [
-        *_tower_blocks(model, parts, "vision", vision, patterns),
+        *_transformer_blocks(model, parts, "vision", vision, patterns),
         *_projector_blocks(model, projector, patterns),
-        *_tower_blocks(model, parts, "language", language, patterns),
+        *_transformer_blocks(model, parts, "language", language, patterns),
     ]
     return Parts(vision, projector, language, tuple(blocks))
 
@@ -111,7 +111,7 @@ def _inside(path: str, root: str) -> bool:
 
 
 def _one(model: nn.Module, override: str | None, rule: re.Pattern[str], part: str) -> str:
-    """Return the outermost module path that matches."""
+    """Return the outermost matching path of a submodule."""
     pattern = re.compile(override) if override else rule
     for path, _ in model.named_modules():  # parents come before children
         if path and pattern.search(path):
@@ -125,42 +125,42 @@ def _one(model: nn.Module, override: str | None, rule: re.Pattern[str], part: st
 def _projector(
     model: nn.Module, override: str | None, vision: str, language: str
 ) -> tuple[str, ...]:
-    """Return what stands beside the towers and has parameters, else the vision tower's mergers."""
+    """Return the siblings of the vision encoder with parameters, else the encoder's mergers."""
     if override:
         pattern = re.compile(override)
-        found = [path for path, _ in model.named_modules() if path and pattern.search(path)]
-        return tuple(p for p in found if not any(_inside(p, q) and p != q for q in found))
+        paths = [path for path, _ in model.named_modules() if path and pattern.search(path)]
+        return tuple(p for p in paths if not any(_inside(p, q) and p != q for q in paths))
     parent = vision.rpartition(".")[0]
-    beside = [
+    siblings = [
         f"{parent}.{name}" if parent else name
         for name, child in model.get_submodule(parent).named_children()
         if next(child.parameters(), None) is not None
     ]
-    beside = [
+    siblings = [
         path
-        for path in beside
+        for path in siblings
         if not _inside(vision, path) and not _inside(language, path) and "lm_head" not in path
     ]
-    if beside:
-        return tuple(beside)
+    if siblings:
+        return tuple(siblings)
     mergers = model.get_submodule(vision).named_children()
     return tuple(f"{vision}.{name}" for name, _ in mergers if _MERGER.search(name))
 
 
 def _linears(model: nn.Module, path: str, keep: str | None) -> tuple[str, ...]:
     root = model.get_submodule(path)
-    found = [
+    paths = [
         f"{path}.{name}" if name else path
         for name, child in root.named_modules()
         if isinstance(child, nn.Linear)
     ]
-    return tuple(p for p in found if keep is None or re.search(keep, p))
+    return tuple(p for p in paths if keep is None or re.search(keep, p))
 
 
-def _tower_blocks(
+def _transformer_blocks(
     model: nn.Module, parts: Parts, modality: Modality, root: str, patterns: Patterns
 ) -> list[Block]:
-    """Return the blocks of a tower: members of its outermost lists of blocks with linears."""
+    """Return the blocks below a root: members of the outermost module lists with linears."""
     if patterns.layers:
         pattern = re.compile(patterns.layers)
         paths = [p for p, _ in model.named_modules() if _inside(p, root) and pattern.search(p)]

@@ -1,4 +1,4 @@
-"""What the router sees of a sample: pooled hidden states of the bare base model."""
+"""Router embeddings: pooled hidden states of the base model without experts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class Embedder:
-    """Embeds samples with the frozen base model, each only once.
+    """Embeds samples with the frozen base model, each sample once.
 
-    The embedding is the maximum over the vision tower's tokens next to the maximum over the
-    language model's tokens for the question alone, in fp32. It does not depend on experts,
-    batch mates or padding, so it is kept by sample.
+    The embedding concatenates the maximum over the vision encoder's tokens and the maximum over
+    the language model's tokens for the question alone, in fp32. It does not depend on experts,
+    other samples of the batch or padding, so it is cached by sample.
 
     Args:
-        backbone: The base model. The caller makes sure that no gates are set.
+        backbone: The base model. The caller ensures that no gates are set.
 
     Source:
-        D-MoLE, equation of the sequence embedding. Two differences to the released code: padding
-        does not take part in the maximum, and a model that cuts images into tiles is pooled
-        over all tiles, the thumbnail among them.
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672, equation of the sequence embedding. Two
+        differences to the release: the maximum excludes padding, and a model that splits images
+        into tiles is pooled over all tiles and the thumbnail.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -40,20 +40,20 @@ class Embedder:
 
         Args:
             batch: The samples.
-            remember: Whether to keep them for the next time.
+            remember: Whether to cache the embeddings.
         """
         keys = sample_keys(batch)
         missing = set(self.cache.missing(keys))
         if not missing:
             return self.cache.get_many(keys)
-        # one pass for all is simpler than a partial batch, and as fast
+        # one pass over the whole batch is simpler than a partial batch, and as fast
         rows = self._embed(batch).cpu()
         if remember:
             self.cache.add(keys, rows)
             return self.cache.get_many(keys)
-        known = [i for i, key in enumerate(keys) if key not in missing]
-        if known:
-            rows[known] = self.cache.get_many([keys[i] for i in known])
+        cached = [i for i, key in enumerate(keys) if key not in missing]
+        if cached:
+            rows[cached] = self.cache.get_many([keys[i] for i in cached])
         return rows
 
     @torch.no_grad()
@@ -64,7 +64,7 @@ class Embedder:
             return combine(self._pooled_vision(batch, pooled_text), pooled_text)
 
     def _pooled_vision(self, batch: Batch, like: Tensor) -> Tensor:
-        """Return ``(B, Dv)``: the maximum over all tokens of a sample's images, 0 without any."""
+        """Return ``(B, Dv)``: the maximum over the tokens of a sample's images, else 0."""
         samples = like.shape[0]
         width = self._backbone.vision_width
         pooled = like.new_full((samples, width), float("-inf"))  # (B, Dv)
@@ -72,8 +72,8 @@ class Embedder:
             hidden = self._backbone.vision_hidden(batch.inputs).float()
             if hidden.shape[-1] != width:
                 raise ValueError(
-                    f"the vision tower gives states of width {hidden.shape[-1]}, but its config "
-                    f"says {width}"
+                    f"the vision encoder returns states of width {hidden.shape[-1]}, but its "
+                    f"config states {width}"
                 )
             counts = self._backbone.vision_rows(batch.inputs, batch.image_counts)  # (B,)
             hidden = hidden.reshape(-1, hidden.shape[-2], width) if hidden.ndim == 3 else hidden
@@ -84,7 +84,7 @@ class Embedder:
 
 
 def sample_keys(batch: Batch) -> list[str]:
-    """Return names of the batch's samples that are unique over tasks and splits."""
+    """Return keys of the batch's samples that are unique over tasks and splits."""
     split = "test" if batch.labels is None else "train"
     pairs = zip(batch.task_names, batch.sample_ids, strict=True)
     return [f"{task}/{split}/{sample_id}" for task, sample_id in pairs]

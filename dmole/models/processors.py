@@ -1,7 +1,7 @@
-"""Loads the processor of a model: its images and texts, without what only videos need.
+"""Loading of a model's processor for images and text, without the dependencies of videos.
 
-transformers asks for torchvision wherever a processor can read videos. We never show videos, so
-where torchvision is absent such a processor is built of its image and text parts alone.
+transformers requires torchvision for every processor that supports videos. Videos are never used
+here, so without torchvision such a processor is built from its image and text parts alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from dmole.messages import one_line
 
 _EXTRAS = {"torchvision": "torchvision", "num2words": "smolvlm"}
-"""Package a processor may ask for, and the extra of ours that brings it."""
+"""Packages that a processor may require, and the extra of dmole that installs each."""
 
 
 def load_processor(source: str, **options: Any) -> Any:
@@ -24,7 +24,7 @@ def load_processor(source: str, **options: Any) -> Any:
 
     Raises:
         ValueError: If the processor needs a package that is not installed; the message names the
-            extra that brings it.
+            extra that installs it.
     """
     from transformers import AutoProcessor
     from transformers.utils import is_torchvision_available
@@ -46,44 +46,44 @@ def load_processor(source: str, **options: Any) -> Any:
 
 
 def set_image_settings(processor: Any, settings: Mapping[str, Any]) -> None:
-    """Replace settings of a processor's image part, for instance ``max_pixels``.
+    """Override settings of a processor's image part, for instance ``max_pixels``.
 
     Args:
         processor: The processor, changed in place.
         settings: Arguments of its image processor.
 
     Raises:
-        ValueError: If the image processor knows no such setting; the message lists those it has.
+        ValueError: If a setting is unknown to the image processor; the message lists all settings.
     """
     images = processor.image_processor
-    known = sorted(images.valid_kwargs.__annotations__)
+    valid = sorted(images.valid_kwargs.__annotations__)
     for name in settings:
-        if name not in known:
+        if name not in valid:
             raise ValueError(
                 f"image setting {name!r} is unknown to {type(images).__name__}, which has "
-                f"{', '.join(known)}"
+                f"{', '.join(valid)}"
             )
-    own = {key: value for key, value in images.to_dict().items() if key in known}
-    processor.image_processor = type(images)(**{**own, **settings})
-    # what a processor class sets for every call would win over its image processor
+    current = {key: value for key, value in images.to_dict().items() if key in valid}
+    processor.image_processor = type(images)(**{**current, **settings})
+    # defaults of the processor class would override those of its image processor
     fixed = getattr(processor, "images_kwargs", {})
     processor.images_kwargs = {key: settings.get(key, value) for key, value in fixed.items()}
 
 
 def _video_class(source: str, options: dict[str, Any]) -> type | None:
-    """Return the video-less class of a processor that could read videos, else None."""
+    """Return a class without video for a processor that supports videos, else None."""
     from transformers import AutoConfig
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     config = AutoConfig.from_pretrained(source, **options)
-    known = PROCESSOR_MAPPING.get(type(config), None)
-    if known is None or not any("video" in name for name in known.get_attributes()):
+    processor = PROCESSOR_MAPPING.get(type(config), None)
+    if processor is None or not any("video" in name for name in processor.get_attributes()):
         return None
-    return without_video(known)
+    return without_video(processor)
 
 
 def without_video(processor: type) -> type:
-    """Return a processor class that has no video part.
+    """Return a processor class without the video part.
 
     Args:
         processor: A processor class of transformers with a ``video_processor``.
@@ -96,12 +96,12 @@ def without_video(processor: type) -> type:
         return list(kept)
 
     def from_parts(cls: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        # the constructor still has a place for the video part
+        # the constructor still takes the video part
         made = base._get_arguments_from_pretrained.__func__(cls, *args, **kwargs)
         parts = dict(zip(kept, made, strict=True))
         return [parts.get(name) for name in attributes]
 
-    def reduce(self: Any) -> Any:  # a class made on the fly has no name that pickle could find
+    def reduce(self: Any) -> Any:  # pickle cannot find a dynamic class by name
         return _revive, (base, self.__dict__)
 
     body = {
@@ -111,7 +111,7 @@ def without_video(processor: type) -> type:
         "__module__": base.__module__,
         "__doc__": base.__doc__,
     }
-    if "apply_chat_template" in vars(base):  # SmolVLM asks the video part for its frame rate
+    if "apply_chat_template" in vars(base):  # SmolVLM reads the frame rate of the video part
         body["apply_chat_template"] = base.__mro__[1].apply_chat_template
     return type(base.__name__, (base,), body)
 

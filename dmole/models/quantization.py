@@ -12,14 +12,14 @@ Quantization = Literal["8bit", "4bit"]
 
 
 def quantization_config(quantization: Quantization, dtype: str) -> Any:
-    """Return the transformers config that loads a model with quantized linear layers.
+    """Return the transformers config that loads a model with quantized linears.
 
     4 bits are NF4 with nested scales, as in QLoRA (Dettmers et al. 2023,
     https://arxiv.org/abs/2305.14314); experts stay in full precision.
 
     Args:
         quantization: ``8bit`` or ``4bit``.
-        dtype: Precision of the products of 4-bit layers and of all that is not quantized.
+        dtype: Precision of the products of 4-bit linears and of all weights that are not quantized.
 
     Raises:
         ValueError: If bitsandbytes is not installed.
@@ -42,6 +42,6 @@ def quantization_config(quantization: Quantization, dtype: str) -> Any:
 
 
 def entries(parameter: Tensor) -> int:
-    """Return the number of weights of a parameter; 4-bit ones are packed two in a byte."""
+    """Return the number of weights of a parameter; 4-bit weights are packed in pairs."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else torch.Size(state.shape).numel()

@@ -1,4 +1,4 @@
-"""How many rows of the vision tower belong to each sample, by model family."""
+"""Number of rows of the vision encoder per sample, by model family."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 Inputs = dict[str, Tensor]
 RowCount = Callable[[Any, Inputs, Tensor], Tensor]
-"""Maps config, processed batch and images of each sample ``(B,)`` to rows of each ``(B,)``."""
+"""Maps config, processed batch and images per sample ``(B,)`` to rows per sample ``(B,)``."""
 
 
 def rows_per_sample(config: Any, inputs: Inputs, image_counts: Tensor) -> Tensor:
-    """Count the vision tower's rows (images, tiles or packed patches) of every sample.
+    """Return the number of the vision encoder's rows (images, tiles or packed patches) per sample.
 
     Args:
-        config: Configuration of the transformers model; its ``model_type`` picks the rule.
-        inputs: What the processor made of the batch.
+        config: Configuration of the transformers model; its ``model_type`` selects the rule.
+        inputs: Output of the processor for the batch.
         image_counts: ``(B,)`` images of each sample.
 
     Returns:
         ``(B,)`` long tensor on the CPU.
 
     Raises:
-        ValueError: If the family's layout of pixel values is not known.
+        ValueError: If the family's layout of pixel values is unknown.
     """
     counts = image_counts.cpu()
     if inputs.get("pixel_values") is None:
@@ -34,7 +34,7 @@ def rows_per_sample(config: Any, inputs: Inputs, image_counts: Tensor) -> Tensor
 
 
 def _unknown(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
-    """Take what leaves no doubt: packed patches with their grid, or one row an image."""
+    """Support the unambiguous layouts: packed patches with a grid, or one row per image."""
     if "image_grid_thw" in inputs:
         return _patches(config, inputs, counts)
     return _images(config, inputs, counts)
@@ -60,54 +60,54 @@ def _llava_next(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
 
 
 def _llava_onevision(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
-    """LLaVA-OneVision cuts an image into tiles only where it is the sample's only one."""
+    """LLaVA-OneVision splits an image into tiles only if it is the only image of the sample."""
     tiles = _grid_tiles(config, inputs["image_sizes"])
-    alone = (counts == 1).repeat_interleave(counts)
-    return _group(torch.where(alone, tiles, 1), counts)
+    single = (counts == 1).repeat_interleave(counts)
+    return _group(torch.where(single, tiles, 1), counts)
 
 
 def _padded_tiles(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
     """Idefics: ``(samples, most tiles, channels, height, width)``; tiles of zeros are padding."""
     real: Tensor = (inputs["pixel_values"] != 0).flatten(2).any(dim=-1).cpu()
-    if not real.any():  # the model then keeps the first tile
+    if not real.any():  # the model keeps the first tile then
         real[0, 0] = True
     return real.sum(dim=1)
 
 
 def _by_tokens(setting: str) -> RowCount:
-    """Return the rule where each row becomes a fixed number of image tokens of the sample."""
+    """Return the rule for models with a fixed number of image tokens per row."""
 
     def rows(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
-        found: Tensor = (inputs["input_ids"] == config.image_token_id).sum(dim=1).cpu()
-        return found // int(getattr(config, setting))
+        tokens: Tensor = (inputs["input_ids"] == config.image_token_id).sum(dim=1).cpu()
+        return tokens // int(getattr(config, setting))
 
     return rows
 
 
 def _mllama(config: Any, inputs: Inputs, counts: Tensor) -> Tensor:
-    """Mllama: each sample has as many rows as the one with most images; a row holds its tiles.
+    """Mllama: images are padded to the largest number in the batch; a row is one image.
 
     Raises:
-        ValueError: If samples with images differ in their number. Their tokens before the first
-            image look at the padding images, so an answer would depend on the batch mates.
+        ValueError: If samples with images differ in the number of images. Tokens before the first
+            image attend to padding images, so an answer would depend on the other samples.
     """
-    found = sorted(set(counts[counts > 0].tolist()))
-    if len(found) > 1:
+    numbers = sorted(set(counts[counts > 0].tolist()))
+    if len(numbers) > 1:
         raise ValueError(
-            f"an mllama batch holds samples with {found[0]} and {found[-1]} images, whose answers "
-            "would depend on each other; set data.batch_size and data.eval_batch_size to 1"
+            f"an mllama batch holds samples with {numbers[0]} and {numbers[-1]} images, whose "
+            "answers would depend on each other; set data.batch_size and data.eval_batch_size to 1"
         )
     return torch.full_like(counts, inputs["pixel_values"].shape[1])
 
 
 def _group(rows_per_image: Tensor, counts: Tensor) -> Tensor:
-    """Sum rows of consecutive images to rows of samples."""
+    """Sum the rows of consecutive images per sample."""
     owner = torch.arange(counts.shape[0]).repeat_interleave(counts)
     return torch.zeros_like(counts).index_add_(0, owner, rows_per_image.to(counts.dtype))
 
 
 def _grid_tiles(config: Any, image_sizes: Tensor) -> Tensor:
-    """Return the tiles of each image and its thumbnail, ``(images,)``."""
+    """Return the number of tiles of each image, thumbnail included, ``(images,)``."""
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
     tiles = [

@@ -1,4 +1,4 @@
-"""What rival methods add to the loss so that earlier tasks last: the maths and the terms."""
+"""Loss terms of other methods against forgetting: the functions and the regularizers."""
 
 from dmole.regularizers.adversarial import AdversarialTask, reverse_gradient
 from dmole.regularizers.base import Regularizer, StageView, Step

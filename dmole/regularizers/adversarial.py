@@ -1,4 +1,4 @@
-"""Parts of a game against a task classifier: a gradient that turns round, the classifiers."""
+"""Adversarial task classification: gradient reversal and the classifiers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dmole.regularizers.base import Regularizer, StageView, Step
 
 
 def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
-    r"""Return ``x`` itself, whose gradient is turned round and scaled on the way back.
+    r"""Return ``x`` unchanged; its gradient is negated and scaled in the backward pass.
 
     .. math:: y = x, \qquad \partial L / \partial x = -\lambda \, \partial L / \partial y
 
-    What comes after learns to lower the loss and what comes before to raise it.
+    Later parameters learn to lower the loss, earlier parameters learn to raise it.
 
     Args:
         x: Any shape.
-        scale: The :math:`\lambda`; 0 lets no gradient through.
+        scale: The :math:`\lambda`; 0 blocks the gradient.
 
     Source:
         Domain-adversarial training, 2016, https://arxiv.org/abs/1505.07818. MoE-CL, 2025,
-        https://arxiv.org/abs/2509.18133, turns the classifier's gradient after the backward pass
-        instead.
+        https://arxiv.org/abs/2509.18133, negates the classifier's gradient after the backward
+        pass instead.
 
     Example:
         >>> x = torch.ones(1, requires_grad=True)
@@ -35,8 +35,8 @@ def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
         >>> x.grad
         tensor([-0.5000])
     """
-    turned: Tensor = _Reversal.apply(x, scale)  # type: ignore[no-untyped-call]
-    return turned
+    result: Tensor = _Reversal.apply(x, scale)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Reversal(torch.autograd.Function):
@@ -53,27 +53,28 @@ class _Reversal(torch.autograd.Function):
 
 
 class AdversarialTask(Regularizer):
-    r"""Strips the common expert of what tells the tasks apart, by a classifier it must fool.
+    r"""Removes task-specific features from the common expert, by an adversarial classifier.
 
     .. math:: \min_D L_{adv}, \quad \min_{\theta} L - w L_{adv}, \qquad
         L_{adv} = \mathrm{CE}(D(\text{mean of the common expert's output}), t)
 
     in one step, by reversing the gradient between expert and classifier. In a purely sequential
-    stream a stage shows the classifier a single task, so that it soon answers that one always and
-    the adversary carries little; replay changes that.
+    stream the classifier sees a single task per stage. It soon predicts that task always, and the
+    term has little effect. Replay changes that.
 
     Args:
-        coefficient: The :math:`w`; 0 trains no classifier either.
-        targets: Regular expression of the language model's linears whose common expert is looked
-            at.
-        seed: Draws the classifiers.
+        coefficient: The :math:`w`; 0 disables the classifiers, too.
+        targets: Regular expression of the language model's linears whose common expert is
+            classified.
+        seed: Seed of the classifiers' initial weights.
 
     Raises:
         ValueError: If the coefficient is negative.
 
     Source:
-        MoE-CL, 2025, https://arxiv.org/abs/2509.18133. The code takes the cross-entropy of
-        probabilities that were soft-maxed before, which flattens its gradient; logits here.
+        MoE-CL, 2025, https://arxiv.org/abs/2509.18133. The authors' code applies the
+        cross-entropy to probabilities after a softmax, which flattens its gradient; here it is
+        applied to logits.
     """
 
     records = True
@@ -89,11 +90,11 @@ class AdversarialTask(Regularizer):
         self.targets = targets
         self.seed = seed
         self.classifiers = nn.ModuleList()
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
         self._tasks: tuple[str, ...] = ()
 
     def before_stage(self, stage: StageView) -> None:
-        """Make the classifiers in the first stage, one a linear and each over all tasks."""
+        """Create the classifiers in the first stage: one per linear, each over all tasks."""
         common = stage.experts[-1] if len(stage.experts) > 1 else None
         widths = {
             path: expert.up.shape[0]
@@ -107,7 +108,7 @@ class AdversarialTask(Regularizer):
                 f"AdversarialTask: no common expert is mixed in a linear of {self.targets!r}; it "
                 "needs a CommonExpertRouter with CommonMixing"
             )
-        self._places = {path: place for place, path in enumerate(widths)}
+        self._indices = {path: index for index, path in enumerate(widths)}
         self._tasks = stage.all_tasks
         if not len(self.classifiers):
             generator = torch.Generator().manual_seed(self.seed)
@@ -120,22 +121,22 @@ class AdversarialTask(Regularizer):
         self.classifiers = nn.ModuleList(nn.Linear(width, tasks, bias=False) for width in widths)
 
     def build_parameters(self, saved: Mapping[str, Tensor]) -> None:
-        """Make classifiers of the saved shapes; see :class:`Regularizer`."""
+        """Create classifiers of the saved shapes; see :class:`Regularizer`."""
         numbered = {int(name.split(".")[1]): value.shape for name, value in saved.items()}
-        shapes = [numbered[place] for place in sorted(numbered)]
+        shapes = [numbered[index] for index in sorted(numbered)]
         if not len(self.classifiers) and shapes:
             self._build([shape[1] for shape in shapes], shapes[0][0])
 
     def forward(self, step: Step) -> Tensor:
         """Return the classifiers' mean loss, reversed for the experts; see :class:`Regularizer`."""
-        if not self.coefficient:  # else classifiers' gradients would count in gradient clipping
+        if not self.coefficient:  # else the classifiers' gradients would affect gradient clipping
             return sum((p.sum() * 0.0 for p in self.parameters()), step.logits.new_zeros(()))
         names = step.batch.task_names
         truth = torch.tensor([self._tasks.index(name) for name in names], device=step.labels.device)
         losses = []
         for record in step.gates.records if step.gates is not None else ():
-            if record.path in self._places and record.output is not None:
+            if record.path in self._indices and record.output is not None:
                 features = reverse_gradient(record.output.float(), self.coefficient)  # (B, out)
-                logits = self.classifiers[self._places[record.path]](features)  # (B, tasks)
+                logits = self.classifiers[self._indices[record.path]](features)  # (B, tasks)
                 losses.append(cross_entropy(logits, truth))
         return torch.stack(losses).mean() if losses else step.logits.new_zeros(())

@@ -1,4 +1,4 @@
-"""What a regularizer is: an extra term of the training loss, with what it keeps between stages."""
+"""Base class of the regularizers: an extra loss term, with state that outlasts a stage."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One training step as a regularizer sees it.
+    """One training step, as input of a regularizer.
 
     Args:
-        library: All experts; those that train have gradients on.
-        experts: Names of the experts that train.
-        stage_tasks: Tasks of the stage; samples of others are replayed.
+        library: All experts; those in training require gradients.
+        experts: Names of the experts in training.
+        stage_tasks: Tasks of the stage; samples of other tasks are replayed.
         batch: The samples, with labels.
-        labels: ``(B, T)`` token ids, -100 where no answer is.
-        gates: Experts of each sample, and what mixing linears recorded; None without any.
-        logits: ``(B, T, V)`` of the experts in training, with their graph.
-        forward: Returns such logits again, under the experts' values at the time.
-        embed: Returns what the router sees of the samples, ``(B, D)``.
-        number: Optimizer steps since the sequence began.
+        labels: ``(B, T)`` token ids, -100 outside the answers.
+        gates: Experts of each sample, with the records of mixing linears; None without experts.
+        logits: ``(B, T, V)`` logits with the experts in training, with their graph.
+        forward: Computes such logits again, with the experts' values at the time of the call.
+        embed: Returns the router embeddings of the samples, ``(B, D)``.
+        number: Optimizer steps since the start of the sequence.
     """
 
     library: ExpertLibrary
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StageView:
-    """A stage as a regularizer sees it before and after its training.
+    """A stage, as input of a regularizer before and after its training.
 
     Args:
         library: All experts.
@@ -53,9 +53,9 @@ class StageView:
         index: 1-based number of the stage.
         tasks: Tasks of the stage.
         all_tasks: Tasks of the whole sequence, in order.
-        samples: Returns batches of a random part of the stage's training samples, given their
-            number and the size of a batch; ranks share them out.
-        step: Makes the step of a batch, with the experts as they are.
+        samples: Returns batches of a random subset of the stage's training samples, given its
+            size and the batch size; the subset is split over the ranks.
+        step: Returns loss and step of a batch, with the current values of the experts.
     """
 
     library: ExpertLibrary
@@ -67,15 +67,15 @@ class StageView:
     step: Callable[[Batch], tuple[Tensor, Step]]
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return what trains in the stage, by ``<expert>/<linear>.<tensor>``."""
+        """Return the trainable parameters of the stage, by ``<expert>/<linear>.<tensor>``."""
         return training_parameters(self.library, self.experts)
 
 
 class Regularizer(nn.Module, ABC):
     """An extra term of the training loss.
 
-    Parameters registered on it train with the experts. What it must remember beyond them it hands
-    out in :meth:`extra_tensors`; both travel in every checkpoint.
+    Parameters registered on it train with the experts. Further state is returned by
+    :meth:`extra_tensors`. Every checkpoint contains both.
 
     Example:
         >>> import torch
@@ -84,48 +84,50 @@ class Regularizer(nn.Module, ABC):
         ...     def forward(self, step):
         ...         experts = [e for name in step.experts for _, e in step.library.experts(name)]
         ...         return 0.01 * torch.stack([e.lora_b.square().sum() for e in experts]).sum()
-        >>> SmallUpdate().tensors()  # nothing to save: it neither trains nor remembers
+        >>> SmallUpdate().tensors()  # it has neither parameters nor state
         {}
     """
 
     per_token: bool = False
-    """Whether the term is a mean over the batch's answer tokens, by which ranks are weighed."""
+    """Whether the term is a mean over answer tokens. Ranks are then weighed by their tokens."""
     records: bool = False
-    """Whether it reads what mixing linears record."""
+    """Whether the regularizer reads the records of mixing linears."""
 
     def before_stage(self, stage: StageView) -> None:
-        """Prepare for a stage whose experts are in place; distributed training is not yet set."""
+        """Prepare for a stage: its experts are added, distributed training is not set up yet."""
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:
-        """Return the term, a scalar with its coefficient; zero where it does not apply."""
+        """Return the term times its coefficient, a scalar; zero where it does not apply."""
 
     def after_step(self) -> None:
-        """Act between two training batches; all ranks call it."""
+        """Update state between two training batches; all ranks call it."""
 
     def after_stage(self, stage: StageView) -> None:
-        """Remember what the coming stages need of the one just trained; all ranks call it."""
+        """Store the state that later stages need of this stage; all ranks call it."""
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """Return what it remembers beside its parameters."""
+        """Return the state beyond the parameters."""
         return {}
 
     def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`extra_tensors` returned.
+        """Restore the result of :meth:`extra_tensors`.
 
         Raises:
-            ValueError: If there is anything that it does not know.
+            ValueError: If a tensor is unknown.
         """
         if tensors:
-            raise ValueError(f"{type(self).__name__} remembers nothing, got {sorted(tensors)}")
+            raise ValueError(f"{type(self).__name__} has no extra tensors, got {sorted(tensors)}")
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return parameters and all else it remembers, uncopied."""
-        own = {f"parameter/{name}": p.detach() for name, p in self.named_parameters()}
-        return own | {f"extra/{name}": tensor for name, tensor in self.extra_tensors().items()}
+        """Return parameters and further state, without copies."""
+        parameters = {f"parameter/{name}": p.detach() for name, p in self.named_parameters()}
+        return parameters | {
+            f"extra/{name}": tensor for name, tensor in self.extra_tensors().items()
+        }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`tensors` returned.
+        """Restore the result of :meth:`tensors`.
 
         Raises:
             ValueError: If something is missing, unknown or of another shape.
@@ -136,21 +138,21 @@ class Regularizer(nn.Module, ABC):
             part, _, name = key.partition("/")
             parts[part][name] = tensor
         self.build_parameters(parts["parameter"])
-        own = dict(self.named_parameters())
-        for name in sorted(own.keys() ^ parts["parameter"].keys()):
+        current = dict(self.named_parameters())
+        for name in sorted(current.keys() ^ parts["parameter"].keys()):
             raise ValueError(f"{kind}: parameter {name} is missing or unknown")
-        for name, parameter in own.items():
+        for name, parameter in current.items():
             if parameter.shape != parts["parameter"][name].shape:
                 raise ValueError(f"{kind}: parameter {name} has another shape")
             parameter.data.copy_(parts["parameter"][name])
         self.load_extra_tensors(parts["extra"])
 
     def build_parameters(self, saved: Mapping[str, Tensor]) -> None:
-        """Make the parameters of a checkpoint where they come into being in the first stage."""
+        """Create the parameters of a checkpoint, for regularizers that create them in a stage."""
 
 
 def training_parameters(library: ExpertLibrary, experts: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the parameters of experts that gradients reach, by ``<expert>/<linear>.<tensor>``."""
+    """Return the trainable parameters of experts, by ``<expert>/<linear>.<tensor>``."""
     return {
         f"{name}/{path}.{key}": parameter
         for name in experts

@@ -1,4 +1,4 @@
-"""Freezing the branches that a task used most."""
+"""Freezing of the branches that a task used most."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 
 class BranchFreezing(Regularizer):
-    """Freezes in every linear the branches that the stage's samples used most; adds no loss.
+    """Freezes, in every linear, the branches that the stage's samples used most; adds no loss.
 
-    Use is the sum of a branch's weights over the samples. Counting choices would not do: in a
-    causal language model sequences that begin alike all choose the same branches, equally often.
-    A branch that no sample used stays free.
+    The use of a branch is the sum of its weights over the samples. A count of selections would not
+    work: in a causal language model all sequences with the same first token select the same
+    branches. A branch that no sample used stays trainable.
 
-    Later tasks may still choose frozen branches. Once all of a linear are frozen, they can choose
-    among frozen ones alone, and only routers (and the trunk) go on learning there.
+    Later tasks may still select frozen branches. Once all branches of a linear are frozen, only
+    the routers (and the trunk) continue training there.
 
     Args:
-        top_k: Branches that a stage freezes in each linear, of those it used.
-        samples: Training samples of the stage that are counted.
-        freeze_trunk: Freeze the shared down-projection after the first stage too. Otherwise it
-            goes on moving, and with it what frozen branches compute.
+        top_k: Used branches that a stage freezes in each linear.
+        samples: Training samples of the stage on which the use is measured.
+        freeze_trunk: Freeze the shared down-projection after the first stage, too. Otherwise it
+            continues training, which changes the output of frozen branches.
 
     Raises:
         ValueError: If a number is below one.
 
     Source:
-        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, from secondary text. Whether the trunk
-        is frozen is not known; that frozen branches may all be used up is left open there, and
-        going on with them is our policy.
+        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, after secondary texts. Whether the
+        trunk is frozen is unknown. They do not define the case that all branches are frozen;
+        continuing with the frozen branches is our policy.
     """
 
     records = True
@@ -51,7 +51,7 @@ class BranchFreezing(Regularizer):
         self.freeze_trunk = freeze_trunk
 
     def before_stage(self, stage: StageView) -> None:
-        """Make sure that there is something to freeze.
+        """Check that there are branches to freeze.
 
         Raises:
             ValueError: If no linear has branches.
@@ -67,21 +67,21 @@ class BranchFreezing(Regularizer):
         return {path: expert for path, expert in common if expert.shape.branches > 1}
 
     def forward(self, step: Step) -> Tensor:
-        """Return zero: what is frozen needs no penalty."""
+        """Return zero: frozen branches need no penalty."""
         return step.logits.new_zeros(())
 
     @torch.no_grad()
     def after_stage(self, stage: StageView) -> None:
-        """Sum what the stage's samples weigh each branch with and freeze the heaviest."""
+        """Sum the weights of each branch over the stage's samples and freeze the most used."""
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
         for batch in stage.samples(self.samples, 8):
             _, step = stage.step(batch)
             for record in step.gates.records if step.gates is not None else ():
                 sums[record.path] = sums[record.path] + record.weights.float().sum(0).cpu()
         for path, expert in self._branched(stage).items():
-            used = sums[path] if path in sums else torch.zeros(expert.shape.branches)  # (branches,)
-            used = sum_over_ranks(used.to(expert.frozen.device))
-            heaviest = used.argsort(descending=True, stable=True)[: self.top_k]
-            expert.frozen[heaviest[used[heaviest] > 0]] = 1.0
+            use = sums[path] if path in sums else torch.zeros(expert.shape.branches)  # (branches,)
+            use = sum_over_ranks(use.to(expert.frozen.device))
+            most_used = use.argsort(descending=True, stable=True)[: self.top_k]
+            expert.frozen[most_used[use[most_used] > 0]] = 1.0
             if self.freeze_trunk:
                 expert.trunk_frozen.fill_(1.0)

@@ -1,4 +1,4 @@
-"""Keeping the answers of an earlier model on the inputs of a new task."""
+"""Distillation from the model before a stage, on the inputs of the new task."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dmole.experts.library import eval_mode
 from dmole.regularizers.base import Regularizer, StageView, Step
 
 IGNORED = -100
-"""Label of a token that no loss counts."""
+"""Label of a token that the loss ignores."""
 
 
 def distillation(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 2.0
 ) -> Tensor:
-    r"""Return how far the student's answer tokens are from the teacher's.
+    r"""Return the divergence between student and teacher on the answer tokens.
 
     .. math::
         \frac{\tau^2}{|V|} \sum_{v \in V} \mathrm{KL}\big(
@@ -28,19 +28,19 @@ def distillation(
 
     over the positions :math:`V` whose next token has a label, as in the loss of a causal language
     model. Value and gradient are exactly zero where both logits are equal. Only the rows of
-    :math:`V` are widened to float32 and one of them is kept for the backward pass.
+    :math:`V` are converted to float32, and one matrix of them is kept for the backward pass.
 
     Args:
         student_logits: Shape ``(B, T, V)``.
         teacher_logits: Shape ``(B, T, V)``; no gradient.
-        labels: ``(B, T)``, not shifted; -100 where a token does not count.
-        temperature: Positive :math:`\tau`; above 1 it stresses the less likely tokens.
+        labels: ``(B, T)``, not shifted; -100 for ignored tokens.
+        temperature: Positive :math:`\tau`; values above 1 emphasize less likely tokens.
 
     Returns:
-        Scalar, float32; zero where no token counts.
+        Scalar, float32; zero if all tokens are ignored.
 
     Raises:
-        ValueError: If the shapes do not fit together or the temperature is not positive.
+        ValueError: If the shapes do not match or the temperature is not positive.
 
     Source:
         Learning without Forgetting, 2016, https://arxiv.org/abs/1606.09282; the scale
@@ -68,21 +68,21 @@ def distillation(
 
 
 class _Divergence(torch.autograd.Function):
-    """Summed KL(teacher || student) of rows of logits with the gradient in closed form.
+    """Summed KL(teacher || student) of rows of logits, with the gradient in closed form.
 
-    The gradient of the two softmaxes, taken apart by autograd, leaves rounding errors where both
-    agree, which an adaptive optimiser would blow up to full steps.
+    Autograd's gradient of the two softmaxes has rounding errors where both agree, which an
+    adaptive optimizer would amplify to full steps.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        ours = (student.float() / temperature).log_softmax(dim=-1)
-        theirs = (teacher.float() / temperature).log_softmax(dim=-1)
-        likely = theirs.exp()
-        ctx.save_for_backward((ours.exp() - likely) / temperature)
+        student_log = (student.float() / temperature).log_softmax(dim=-1)
+        teacher_log = (teacher.float() / temperature).log_softmax(dim=-1)
+        target = teacher_log.exp()
+        ctx.save_for_backward((student_log.exp() - target) / temperature)
         ctx.dtype = student.dtype
-        # a token ruled out by the teacher adds nothing, though its logarithm is infinite
-        return (likely * (theirs - ours)).masked_fill_(likely == 0, 0.0).sum()
+        # a token with probability 0 under the teacher adds 0, though its logarithm is infinite
+        return (target * (teacher_log - student_log)).masked_fill_(target == 0, 0.0).sum()
 
     @staticmethod
     @once_differentiable
@@ -92,16 +92,16 @@ class _Divergence(torch.autograd.Function):
 
 
 class Distillation(Regularizer):
-    r"""Keeps the answers to the current task's inputs near those before the stage (LwF).
+    r"""Keeps predictions on the current task's inputs close to those before the stage (LwF).
 
     .. math:: \lambda T^2 \, \mathrm{KL}(\text{before} \,\|\, \text{now})
 
     on the answer tokens. The teacher is the same model with the values that the experts in
-    training had when the stage began, so that no second base model is held. In the first stage
-    there is nothing to keep.
+    training had at the start of the stage, so no second base model is held. In the first stage
+    the term is zero.
 
     Args:
-        coefficient: The :math:`\lambda`; 0 leaves the loss as it is.
+        coefficient: The :math:`\lambda`; 0 disables the term.
         temperature: The :math:`T`.
 
     Raises:
@@ -109,7 +109,7 @@ class Distillation(Regularizer):
 
     Source:
         Learning without Forgetting, 2016, https://arxiv.org/abs/1606.09282, on a LoRA adapter. The
-        coefficients that D-MoLE's authors used for this baseline are not published.
+        coefficients of D-MoLE's authors for this baseline are not published.
     """
 
     per_token = True
@@ -126,7 +126,7 @@ class Distillation(Regularizer):
         self._teacher: dict[str, Tensor] = {}
 
     def before_stage(self, stage: StageView) -> None:
-        """Keep the values that the experts have now."""
+        """Store the current values of the experts."""
         named = stage.parameters() if stage.index > 1 else {}
         self._teacher = {name: value.detach().clone() for name, value in named.items()}
 
@@ -137,13 +137,13 @@ class Distillation(Regularizer):
         library = step.library
         with torch.no_grad(), library.replaced(self._teacher), eval_mode(library.model):
             teacher = step.forward()  # (B, T, V)
-        found = distillation(step.logits, teacher, step.labels, self.temperature)
-        return self.coefficient * found
+        divergence = distillation(step.logits, teacher, step.labels, self.temperature)
+        return self.coefficient * divergence
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return the teacher."""
         return dict(self._teacher)
 
     def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a saved teacher."""
+        """Restore a saved teacher."""
         self._teacher = {name: value.clone() for name, value in tensors.items()}

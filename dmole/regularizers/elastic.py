@@ -1,4 +1,4 @@
-"""Holding parameters near where earlier tasks left them."""
+"""Elastic weight consolidation: parameters stay close to their values after earlier tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def elastic_penalty(
     anchors: Mapping[str, Tensor],
     importance: Mapping[str, Tensor],
 ) -> Tensor:
-    r"""Return the cost of leaving the anchors, weighted by importance.
+    r"""Return the squared distance to the anchors, weighted by importance.
 
     .. math:: \frac{1}{2} \sum_p F_p \, (\theta_p - \theta^*_p)^2
 
@@ -54,15 +54,16 @@ def elastic_penalty(
 def merge_importance(
     old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: float = 1.0
 ) -> dict[str, Tensor]:
-    r"""Return the importance after one more task, :math:`F \leftarrow \gamma F + F_t`.
+    r"""Return the importance after one further task, :math:`F \leftarrow \gamma F + F_t`.
 
     Args:
         old: The :math:`F` by name; empty before the first task.
-        new: The :math:`F_t` of the task just learnt. A name that one side lacks counts as zero.
-        decay: The :math:`\gamma` in ``[0, 1]``; 1 forgets no task, 0 knows the last one alone.
+        new: The :math:`F_t` of the latest task. A name that one mapping lacks counts as zero.
+        decay: The :math:`\gamma` in ``[0, 1]``; 1 weighs all tasks equally, 0 uses the last one
+            alone.
 
     Returns:
-        New tensors by name; the arguments are left as they are.
+        New tensors by name; the arguments are unchanged.
 
     Raises:
         ValueError: If ``decay`` is out of range or shapes differ.
@@ -96,27 +97,27 @@ def _widened(values: Tensor) -> Tensor:
 
 
 class ElasticWeights(Regularizer):
-    r"""Holds the shared adapter near its values after each task, as far as they mattered (EWC).
+    r"""Keeps the shared adapter close to its values after each task, by importance (EWC).
 
     .. math:: \frac{\lambda}{2} \sum_{k<t} \sum_p F_{k,p} (\theta_p - \theta^*_{k,p})^2, \qquad
         F_{k,p} = \mathbb{E}_x [(\partial \ell(x) / \partial \theta_p)^2]
 
-    Gradients are taken sample by sample: those of a batch's mean would make the importance smaller
-    by about the size of the batch.
+    Gradients are computed sample by sample: the gradient of a batch's mean would reduce the
+    importance by about the batch size.
 
     Args:
-        coefficient: The :math:`\lambda`; 0 leaves the loss as it is.
-        samples: Training samples of a stage that the importance is measured on.
-        online: Keep one anchor, the last task's, and one decaying importance for all tasks.
-        decay: Factor on the old importance at each task, for ``online``.
+        coefficient: The :math:`\lambda`; 0 disables the term.
+        samples: Training samples of a stage on which the importance is measured.
+        online: Keep one anchor (after the last task) and one decaying importance for all tasks.
+        decay: Factor on the old importance after each task, for ``online``.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Source:
         Elastic weight consolidation, 2017, https://arxiv.org/abs/1612.00796; online form of
-        Progress & Compress, 2018, https://arxiv.org/abs/1805.06370. The coefficients that
-        D-MoLE's authors used are not published.
+        Progress & Compress, 2018, https://arxiv.org/abs/1805.06370. The coefficients of
+        D-MoLE's authors are not published.
     """
 
     def __init__(
@@ -140,14 +141,14 @@ class ElasticWeights(Regularizer):
         self._importance: list[dict[str, Tensor]] = []
 
     def before_stage(self, stage: StageView) -> None:
-        """Make sure that the adapter with the anchors is the one that trains.
+        """Check that the stage trains the adapter with the anchors.
 
         Raises:
             ValueError: If the stage trains other parameters.
         """
         if self._anchors and self._anchors[-1].keys() != stage.parameters().keys():
             raise ValueError(
-                "ElasticWeights holds one adapter that all stages go on training: give the stream "
+                "ElasticWeights needs one adapter that all stages train: give the stream "
                 "a shared_expert"
             )
 
@@ -156,33 +157,37 @@ class ElasticWeights(Regularizer):
         total = step.logits.new_zeros((), dtype=torch.float32)
         if not self.coefficient or not self._anchors:
             return total
-        own = training_parameters(step.library, step.experts)
+        current = training_parameters(step.library, step.experts)
         for anchors, importance in zip(self._anchors, self._importance, strict=True):
-            total = total + elastic_penalty(own, _on(anchors, own), _on(importance, own))
+            total = total + elastic_penalty(
+                current, _to_device(anchors, current), _to_device(importance, current)
+            )
         return self.coefficient * total
 
     def after_stage(self, stage: StageView) -> None:
-        """Measure the importance of the stage just trained."""
+        """Measure the importance of the stage's parameters."""
         if not self.coefficient:
             return
-        own = stage.parameters()
-        total = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in own.items()}
+        current = stage.parameters()
+        total = {
+            name: torch.zeros_like(value, dtype=torch.float32) for name, value in current.items()
+        }
         count = 0
         for batch in stage.samples(self.samples, 1):
             loss, _ = stage.step(batch)
             count += 1
-            found = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
-            for name, gradient in zip(own, found, strict=True):
+            gradients = torch.autograd.grad(loss, list(current.values()), allow_unused=True)
+            for name, gradient in zip(current, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient.float() ** 2
-        device = next(iter(own.values())).device
-        counted = sum_over_ranks(torch.tensor(float(count), device=device))
-        mean = {name: (sum_over_ranks(value) / counted).cpu() for name, value in total.items()}
-        anchors = {name: value.detach().clone().cpu() for name, value in own.items()}
+        device = next(iter(current.values())).device
+        samples = sum_over_ranks(torch.tensor(float(count), device=device))
+        mean = {name: (sum_over_ranks(value) / samples).cpu() for name, value in total.items()}
+        anchors = {name: value.detach().clone().cpu() for name, value in current.items()}
         if self.online:
-            before = self._importance[0] if self._importance else {}
+            previous = self._importance[0] if self._importance else {}
             self._anchors = [anchors]
-            self._importance = [merge_importance(before, mean, self.decay)]
+            self._importance = [merge_importance(previous, mean, self.decay)]
         else:
             self._anchors.append(anchors)
             self._importance.append(mean)
@@ -198,7 +203,7 @@ class ElasticWeights(Regularizer):
         }
 
     def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over saved anchors and importance."""
+        """Restore saved anchors and importance."""
         tables: dict[str, dict[int, dict[str, Tensor]]] = {"anchor": {}, "importance": {}}
         for key, tensor in tensors.items():
             index, kind, name = key.split("/", 2)
@@ -207,5 +212,5 @@ class ElasticWeights(Regularizer):
         self._importance = [tables["importance"][i] for i in sorted(tables["importance"])]
 
 
-def _on(table: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _to_device(table: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(like[name].device) for name, tensor in table.items()}

@@ -1,4 +1,4 @@
-"""How much a replayed sample counts, and the gradient that learns it. Pure maths, no model."""
+"""Weights of replayed samples and their hypergradient. Pure functions, no model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ def importance_weights(scores: Tensor, strengths: Tensor) -> Tensor:
 
     .. math:: w_i = n \, s_i \, \mathrm{softmax}(u)_i
 
-    Equal scores and strengths of 1 give weights of 1, so that untrained weights are plain replay.
+    Equal scores and strengths of 1 give weights of 1, so untrained weights are plain replay.
 
     Args:
         scores: The :math:`u` of the samples, shape ``(n,)``.
-        strengths: The :math:`s_i \ge 0` of each sample's task, shape ``(n,)``. A softplus of the
-            learnt parameter makes them; the published relu is dead once it is below zero.
+        strengths: The :math:`s_i \ge 0` of each sample's task, shape ``(n,)``. They are a
+            softplus of the learned parameter; the published ReLU has no gradient below zero.
 
     Returns:
         Shape ``(n,)``, float32 or wider.
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: If the shapes do not match.
 
     Source:
         BiGNAS, 2025, https://arxiv.org/abs/2504.07102 (authors' code); the factor :math:`n` and
@@ -46,14 +46,15 @@ def importance_weights(scores: Tensor, strengths: Tensor) -> Tensor:
 def first_order_hypergradient(
     validation: Sequence[Tensor], samples: Sequence[Sequence[Tensor]], step: float
 ) -> Tensor:
-    r"""Return how the validation loss changes with the weight of each sample's loss.
+    r"""Return the derivative of the validation loss by the weight of each sample's loss.
 
     .. math::
         \theta' = \theta - \eta \sum_i w_i \nabla \ell_i(\theta), \qquad
         \frac{\partial L_{\text{val}}(\theta')}{\partial w_i}
         = -\eta \, \langle \nabla L_{\text{val}}(\theta'), \nabla \ell_i(\theta) \rangle
 
-    Taken at :math:`\theta` itself the gradient of the validation loss makes it first-order.
+    The first-order form takes the gradient of the validation loss at :math:`\theta` instead of
+    :math:`\theta'`.
 
     Args:
         validation: Gradient of the validation loss, one tensor per parameter.
@@ -64,10 +65,10 @@ def first_order_hypergradient(
         Shape ``(n,)``, float32 or wider; negative where a sample helps.
 
     Raises:
-        ValueError: If a sample has other parameters than the validation loss.
+        ValueError: If the gradients of a sample and of the validation loss differ in shape.
 
     Source:
-        BiGNAS, 2025, https://arxiv.org/abs/2504.07102, with no term of its series (the
+        BiGNAS, 2025, https://arxiv.org/abs/2504.07102, without the terms of its series (the
         alignment form is ours).
 
     Example:
@@ -80,7 +81,7 @@ def first_order_hypergradient(
 
 
 def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """Inner product over all parameters, at least float32."""
+    """Return the inner product over all parameters, at least float32."""
     if [part.shape for part in one] != [part.shape for part in other]:
         raise ValueError(
             f"a sample has gradients of shapes {[tuple(p.shape) for p in other]}, "

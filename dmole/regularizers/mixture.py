@@ -1,4 +1,4 @@
-"""What keeps the routers within mixing linears in use: balance, and a bound on their entropy."""
+"""Terms for the routers within mixing linears: load balance and entropy."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from dmole.regularizers.base import Regularizer, Step
 from dmole.routing.token_gates import EntropyKind, normalized_entropy
 
 Over = Literal["mean", "sum", "pooled"]
-"""How the terms of all routers become one."""
+"""Reduction of the terms of all routers to one."""
 
 
 def load_balance(probabilities: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Return how unevenly tokens are spread over the experts: 1 if evenly, ``N`` if collapsed.
+    r"""Return the imbalance of tokens over the experts: 1 if even, ``N`` if collapsed.
 
     .. math:: N \sum_i f_i P_i
 
-    with :math:`f_i` the share of (token, slot) pairs sent to expert :math:`i`, which sums to 1 and
-    has no gradient, and :math:`P_i` the mean probability. MoE-PEFT sums :math:`f` over the
-    :math:`k` slots instead, so that its value is :math:`k` times this one.
+    with :math:`f_i` the share of (token, slot) pairs of expert :math:`i`, which sums to 1 and has
+    no gradient, and :math:`P_i` the mean probability. MoE-PEFT sums :math:`f` over the
+    :math:`k` slots instead, so its value is :math:`k` times this one.
 
     Args:
         probabilities: Shape ``(M, N)``.
         weights: Shape ``(M, N)``; an expert is selected where its weight is not zero.
-        mask: ``(M,)`` true where a token counts; None counts all.
+        mask: ``(M,)`` true for valid tokens; None if all are valid.
 
     Returns:
-        Scalar; zero where no token counts.
+        Scalar; zero without valid tokens.
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: If the shapes do not match.
 
     Source:
-        MoLA, 2024, https://arxiv.org/abs/2402.08562 (authors' code); leaving pad tokens out is
-        MoE-PEFT's.
+        MoLA, 2024, https://arxiv.org/abs/2402.08562 (authors' code); the exclusion of
+        padding is MoE-PEFT's.
 
     Example:
         >>> even = torch.full((2, 2), 0.5)
@@ -52,8 +52,8 @@ def load_balance(probabilities: Tensor, weights: Tensor, mask: Tensor | None = N
 def soft_load_balance(probabilities: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Return :math:`N \sum_i F_i P_i` with :math:`F_i` the mean weight, gradient included.
 
-    Arguments, errors and the value of uniform dense routing are those of :func:`load_balance`;
-    where weights are dropped without renormalising the value falls below 1.
+    Arguments, errors and the value for uniform dense routing are those of :func:`load_balance`.
+    If weights are dropped without renormalization, the value may fall below 1.
 
     Source:
         DynMoLE, 2025, https://arxiv.org/abs/2504.00661 (authors' code).
@@ -66,8 +66,8 @@ class _RouterTerm(Regularizer):
     """A term of each router's decisions in the batch, averaged or summed over the routers.
 
     Args:
-        coefficient: Weight of the term; 0 leaves the loss as it is.
-        over: ``mean`` over routers, their ``sum``, or ``pooled``: one term of all their tokens,
+        coefficient: Weight of the term; 0 disables it.
+        over: ``mean`` or ``sum`` over routers, or ``pooled``: one term over all their tokens,
             which needs routers of equal size.
 
     Raises:
@@ -86,7 +86,7 @@ class _RouterTerm(Regularizer):
         self.over = over
 
     def forward(self, step: Step) -> Tensor:
-        """Return the weighted term; zero where no router was asked. See :class:`Regularizer`."""
+        """Return the weighted term; zero without router records. See :class:`Regularizer`."""
         records = step.gates.records if step.gates is not None else []
         if not self.coefficient or not records:
             return step.logits.new_zeros((), dtype=torch.float32)
@@ -98,23 +98,23 @@ class _RouterTerm(Regularizer):
                 torch.cat([record.weights for record in records]),
             )
             return self.coefficient * self.measure(*joined)
-        found = torch.stack([self.measure(r.probabilities, r.weights) for r in records])
-        return self.coefficient * (found.mean() if self.over == "mean" else found.sum())
+        terms = torch.stack([self.measure(r.probabilities, r.weights) for r in records])
+        return self.coefficient * (terms.mean() if self.over == "mean" else terms.sum())
 
     @abstractmethod
     def measure(self, probabilities: Tensor, weights: Tensor) -> Tensor:
-        """Return the term of one router, from ``(M, N)`` of its tokens."""
+        """Return the term of one router, from ``(M, N)`` values of its tokens."""
 
 
 class LoadBalance(_RouterTerm):
-    r"""Asks every router to use its experts evenly, :math:`c N \sum_i f_i P_i`.
+    r"""Penalizes uneven use of the experts by each router, :math:`c N \sum_i f_i P_i`.
 
-    Each rank balances its own tokens; padding does not count.
+    Each rank balances the tokens of its batch; padding is excluded.
 
     Args:
-        coefficient: The :math:`c`; 0 leaves the loss as it is.
-        over: ``mean`` over routers, their ``sum``, or ``pooled`` (DynMoLE).
-        soft: Take the mean weight for :math:`f`, with its gradient, instead of the share of
+        coefficient: The :math:`c`; 0 disables the term.
+        over: ``mean`` or ``sum`` over routers, or ``pooled`` (DynMoLE).
+        soft: Use the mean weight as :math:`f`, with its gradient, instead of the share of
             (token, slot) pairs.
 
     Source:
@@ -127,23 +127,23 @@ class LoadBalance(_RouterTerm):
         self.soft = soft
 
     def measure(self, probabilities: Tensor, weights: Tensor) -> Tensor:
-        """Return 1 where experts are used evenly, more where not."""
+        """Return 1 if experts are used evenly, more otherwise."""
         balance = soft_load_balance if self.soft else load_balance
         return balance(probabilities, weights)
 
 
 class RouterEntropy(_RouterTerm):
-    """Asks every router to be sure, by the mean normalized entropy of its tokens.
+    """Penalizes uncertain routers by the mean normalized entropy over their tokens.
 
     Args:
-        coefficient: Weight; 0 leaves the loss as it is.
-        over: ``mean`` over routers, their ``sum``, or ``pooled``.
+        coefficient: Weight; 0 disables the term.
+        over: ``mean`` or ``sum`` over routers, or ``pooled``.
         index: Index of the entropy; 1 is Shannon's.
         entropy: ``tsallis`` or ``renyi``.
 
     Source:
-        DynMoLE, 2025, https://arxiv.org/abs/2504.00661. The authors' code averages over padding
-        too; here it does not count.
+        DynMoLE, 2025, https://arxiv.org/abs/2504.00661. The authors' code includes padding in
+        the mean; here it is excluded.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class RouterEntropy(_RouterTerm):
         entropy: EntropyKind = "tsallis",
     ) -> None:
         super().__init__(coefficient, over)
-        normalized_entropy(torch.ones(1, 2) / 2, index, entropy)  # refuses what makes no sense
+        normalized_entropy(torch.ones(1, 2) / 2, index, entropy)  # raises for invalid arguments
         self.index = index
         self.entropy: EntropyKind = entropy
 
@@ -168,7 +168,7 @@ def _balance(share: Tensor, mean: Tensor) -> Tensor:
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None, shape: torch.Size) -> Tensor:
-    """Mean of ``(M, N)`` over the rows that count."""
+    """Return the mean of ``(M, N)`` over the valid rows."""
     if len(shape) != 2 or values.shape != shape or (mask is not None and mask.shape != shape[:1]):
         got = None if mask is None else tuple(mask.shape)
         raise ValueError(
@@ -177,5 +177,5 @@ def _masked_mean(values: Tensor, mask: Tensor | None, shape: torch.Size) -> Tens
         )
     if mask is None:
         return values.mean(dim=0)
-    counts = mask.bool()
-    return values.masked_fill(~counts.unsqueeze(-1), 0.0).sum(dim=0) / counts.sum().clamp_min(1)
+    valid = mask.bool()
+    return values.masked_fill(~valid.unsqueeze(-1), 0.0).sum(dim=0) / valid.sum().clamp_min(1)

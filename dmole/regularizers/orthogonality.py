@@ -1,4 +1,4 @@
-"""How far the rows of a new expert overlap those of the past ones."""
+"""Overlap of the rows of a new expert with those of past experts."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from dmole.regularizers.base import Regularizer, Step, training_parameters
 
 
 def overlap(current: Tensor, past: Tensor) -> Tensor:
-    r"""Return the summed size of all products of a row now learnt and a past row.
+    r"""Return the sum of the absolute products of all pairs of a current and a past row.
 
     .. math:: \sum_{a,b} \left| A_t A_{<t}^\top \right|_{ab}
 
-    It grows with both ranks and the number of tasks: :func:`normalized_overlap` does not.
+    The sum grows with both ranks and the number of tasks; :func:`normalized_overlap` does not.
 
     Args:
-        current: ``lora_a`` of the expert now learnt, shape ``(r, d)``.
+        current: ``lora_a`` of the expert in training, shape ``(r, d)``.
         past: Rows of all past ``lora_a`` of the same linear, shape ``(R, d)``; no gradient.
 
     Returns:
         Scalar, at least float32; zero where there are no past rows.
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: If the shapes do not match.
 
     Source:
-        O-LoRA, 2023, https://arxiv.org/abs/2310.14152 (authors' code; the paper squares).
+        O-LoRA, 2023, https://arxiv.org/abs/2310.14152 (authors' code; the paper
+        squares the products).
 
     Example:
         >>> overlap(torch.eye(2, 3), torch.eye(2, 3)), overlap(torch.eye(3)[:1], torch.eye(3)[1:])
@@ -40,23 +41,23 @@ def overlap(current: Tensor, past: Tensor) -> Tensor:
 
 
 def normalized_overlap(current: Tensor, past: Sequence[Tensor]) -> Tensor:
-    r"""Return the mean overlap with past experts, free of ranks, widths and sizes of entries.
+    r"""Return the mean overlap with past experts, independent of ranks, widths and scales.
 
     .. math:: \frac{1}{t-1} \sum_{i<t} \frac{1}{r} \big\| \hat A_t \hat A_i^\top \big\|_F^2
 
     with rows :math:`\hat a = a / \|a\|`. It is 0 for experts orthogonal to each other and 1
-    where each past expert has orthogonal rows that span those of the current one. No expert
-    with orthogonal rows exceeds 1; one whose ``r_i`` rows repeat one another may reach ``r_i``.
+    where each past expert has orthogonal rows that span those of the current one. No past expert
+    with orthogonal rows exceeds 1; one with ``r_i`` parallel rows may reach ``r_i``.
 
     Args:
-        current: ``lora_a`` of the expert now learnt, shape ``(r, d)``.
+        current: ``lora_a`` of the expert in training, shape ``(r, d)``.
         past: ``lora_a`` of each past expert of the same linear, shape ``(r_i, d)``; no gradient.
 
     Returns:
-        Scalar, at least float32; zero where there are no past experts. Zero rows overlap nothing.
+        Scalar, at least float32; zero where there are no past experts. Zero rows have no overlap.
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: If the shapes do not match.
 
     Source:
         Ours, after the squared penalty of O-LoRA, 2023, https://arxiv.org/abs/2310.14152.
@@ -73,7 +74,7 @@ def normalized_overlap(current: Tensor, past: Sequence[Tensor]) -> Tensor:
 
 
 def _products(current: Tensor, past: Tensor) -> Tensor:
-    """Products of rows, ``(r, R)``, outside the low precision of mixed training."""
+    """Return the products of all rows, ``(r, R)``, outside of autocast."""
     if current.ndim != 2 or past.ndim != 2 or current.shape[1] != past.shape[1]:
         raise ValueError(
             f"expected current (r, d) and past (R, d), "
@@ -88,13 +89,13 @@ def _widened(rows: Tensor) -> Tensor:
 
 
 class Orthogonality(Regularizer):
-    r"""Pushes the down-projection of a new expert away from those of earlier ones (O-LoRA).
+    r"""Penalizes overlap between the down-projections of new and earlier experts (O-LoRA).
 
     Args:
-        coefficient: Weight of the overlap; 0 leaves the loss as it is.
+        coefficient: Weight of the overlap; 0 disables it.
         form: ``sum`` of absolute products over all linears and earlier experts, as published, or
-            ``normalized``: the mean over linears and pairs of the overlap of rows of length 1,
-            which does not grow with rank, width, linears or tasks.
+            ``normalized``: the mean overlap of unit rows over linears and pairs of experts, which
+            does not grow with rank, width, linears or tasks.
         l2: Weight of the sum of Frobenius norms of the new expert's matrices.
 
     Raises:
@@ -124,23 +125,23 @@ class Orthogonality(Regularizer):
         """Return the weighted overlap; see :class:`Regularizer`."""
         total = step.logits.new_zeros((), dtype=torch.float32)
         pairs = self._pairs(step) if self.coefficient else []
-        found = [
+        overlaps = [
             normalized_overlap(new, old)
             if self.form == "normalized"
             else overlap(new, torch.cat(list(old)))
             for new, old in pairs
         ]
-        if found:
-            joined = torch.stack(found)
-            over = joined.mean() if self.form == "normalized" else joined.sum()
-            total = total + self.coefficient * over
+        if overlaps:
+            stacked = torch.stack(overlaps)
+            reduced = stacked.mean() if self.form == "normalized" else stacked.sum()
+            total = total + self.coefficient * reduced
         if self.l2:
-            own = training_parameters(step.library, step.experts).values()
-            total = total + self.l2 * torch.stack([p.float().norm() for p in own]).sum()
+            current = training_parameters(step.library, step.experts).values()
+            total = total + self.l2 * torch.stack([p.float().norm() for p in current]).sum()
         return total
 
     def _pairs(self, step: Step) -> list[tuple[Tensor, list[Tensor]]]:
-        """Return the new down-projection and the earlier ones of each linear that has both."""
+        """Return the new and the earlier down-projections of each linear that has both."""
         past: dict[str, list[Tensor]] = {}
         for name in step.library.names:
             for path, expert in step.library.experts(name) if name not in step.experts else ():

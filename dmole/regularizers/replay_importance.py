@@ -1,4 +1,4 @@
-"""Learning how much each replayed sample counts."""
+"""Learned weights of replayed samples."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ _EVEN = math.log(math.e - 1)  # softplus of it is 1: all weights start at 1
 
 
 class ReplayImportance(Regularizer):
-    r"""Weighs replayed samples so that learning from them lowers the loss on held-out ones.
+    r"""Weighs replayed samples so that training on them lowers the loss on held-out samples.
 
     .. math:: w_i = n \, \mathrm{softplus}(\rho_{task(i)}) \, \mathrm{softmax}(u(z_i))
 
-    over the ``n`` replayed samples of a batch, with a small network ``u`` of the router's
-    embedding ``z``, scaled to unit mean square. Now and then ``u`` and ``rho`` follow the
-    first-order hypergradient, the inner product of a sample's gradient with the held-out loss's.
-    Held-out are training samples whose id falls into a share by its hash; they are never learned
-    from, and no test sample is.
+    over the ``n`` replayed samples of a batch. ``u`` is a small network on the router embedding
+    ``z``, scaled to unit mean square. At intervals ``u`` and ``rho`` are updated by the first-order
+    hypergradient: the inner product of a sample's gradient and that of the held-out loss.
+    Held-out samples are training samples selected by a hash of their id. They are never trained
+    on. Test samples are never used.
 
     Args:
-        every: Least optimizer steps between two updates of the weights; 0 leaves them at 1. An
-            update waits for a batch with replayed and with held-out samples.
+        every: Minimum number of optimizer steps between two updates of the weights; 0 keeps them
+            at 1. An update waits for a batch with both replayed and held-out samples.
         heldout: Share of the training samples that is held out.
-        objective: Which held-out samples count: those of the ``current`` tasks, as published, or
-            of all ``seen`` ones.
+        objective: Tasks of the held-out samples: the ``current`` ones, as published, or all
+            ``seen`` ones.
         hidden: Width of the network.
-        learning_rate: Of network and strengths, under Adam.
-        seed: Draws the network and the held-out samples.
+        learning_rate: Learning rate of network and strengths, with Adam.
+        seed: Seed of the network's initial weights and of the held-out samples.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Source:
-        BiGNAS, 2025, https://arxiv.org/abs/2504.07102: its importance weights by auxiliary
-        learning alone, in first-order form, for replayed samples, which is ours. Its search of
-        graph networks does not transfer.
+        BiGNAS, 2025, https://arxiv.org/abs/2504.07102: only its importance weights by
+        auxiliary learning. The first-order form for replayed samples is ours. Its search of graph
+        networks does not transfer.
     """
 
     per_token = True
@@ -76,15 +76,15 @@ class ReplayImportance(Regularizer):
         self._tasks: tuple[str, ...] = ()
         self._learner: _Learner | None = None
         self._saved: dict[str, Tensor] = {}
-        self._found: tuple[int, list[Tensor]] | None = None
-        self._due = 0
+        self._gradient: tuple[int, list[Tensor]] | None = None  # step, gradient of the learner
+        self._next_update = 0
 
     def before_stage(self, stage: StageView) -> None:
-        """Learn the names of the tasks."""
+        """Store the names of the tasks."""
         self._tasks = stage.all_tasks
 
     def forward(self, step: Step) -> Tensor:
-        """Return what the weights change of the mean loss; see :class:`Regularizer`."""
+        """Return the change of the mean loss by the weights; see :class:`Regularizer`."""
         losses, counts = sample_losses(step.logits, step.labels)  # (B,), (B,)
         names = step.batch.task_names
         replayed = torch.tensor([name not in step.stage_tasks for name in names])  # (B,)
@@ -92,11 +92,11 @@ class ReplayImportance(Regularizer):
         weights = torch.ones(len(names))
         chosen = (replayed & ~held).nonzero().flatten()  # (n,) rows of the batch
         if self.every and len(chosen):
-            found = self._weigh(step, chosen)  # (n,)
-            weights[chosen] = found.detach()
-            if step.number >= self._due and self._found is None:
+            learned = self._weigh(step, chosen)  # (n,)
+            weights[chosen] = learned.detach()
+            if step.number >= self._next_update and self._gradient is None:
                 outer = held if self.objective == "seen" else held & ~replayed
-                self._note(step, found, losses, counts, chosen, outer)
+                self._store_gradient(step, learned, losses, counts, chosen, outer)
         weights[held] = 0.0
         change = (weights.to(losses.device) - 1.0) * losses
         return change.sum() / counts.sum()
@@ -108,19 +108,19 @@ class ReplayImportance(Regularizer):
         """Return the weights of the replayed samples, with the graph to the learner."""
         embeddings = normalize(step.embed()[chosen])  # (n, D)
         embeddings = embeddings * math.sqrt(embeddings.shape[1])
-        learner = self._made(embeddings.shape[1])
-        places = [self._tasks.index(step.batch.task_names[int(row)]) for row in chosen]
+        learner = self._get_learner(embeddings.shape[1])
+        tasks = [self._tasks.index(step.batch.task_names[int(row)]) for row in chosen]
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            return learner.weights(embeddings, torch.tensor(places))
+            return learner.weights(embeddings, torch.tensor(tasks))
 
-    def _made(self, width: int) -> _Learner:
-        """Return the learner, made for embeddings of a width at its first use."""
+    def _get_learner(self, width: int) -> _Learner:
+        """Return the learner; create it for embeddings of this width on first use."""
         if self._learner is None:
             self._learner = _Learner(self, width, len(self._tasks))
             self._learner.load(self._saved)
         return self._learner
 
-    def _note(
+    def _store_gradient(
         self,
         step: Step,
         weights: Tensor,
@@ -129,48 +129,48 @@ class ReplayImportance(Regularizer):
         chosen: Tensor,
         outer: Tensor,
     ) -> None:
-        """Keep the learner's gradient of this batch, where it holds held-out samples."""
+        """Store the learner's gradient of this batch if it contains held-out samples."""
         if not outer.any() or self._learner is None:
             return
-        own = list(training_parameters(step.library, step.experts).values())
+        parameters = list(training_parameters(step.library, step.experts).values())
 
         def gradient(loss: Tensor) -> list[Tensor]:
-            found = torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)
-            pairs = zip(found, own, strict=True)
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            pairs = zip(gradients, parameters, strict=True)
             return [torch.zeros_like(p) if g is None else g for g, p in pairs]
 
-        there = outer.to(losses.device)
-        validation = gradient(losses[there].sum() / counts[there].sum())
+        outer = outer.to(losses.device)
+        validation = gradient(losses[outer].sum() / counts[outer].sum())
         samples = [gradient(losses[row] / counts.sum()) for row in chosen.tolist()]
         slope = first_order_hypergradient(validation, samples, step=1.0).cpu()  # (n,)
-        self._found = step.number, self._learner.gradient((slope * weights).sum())
+        self._gradient = step.number, self._learner.gradient((slope * weights).sum())
 
     def after_step(self) -> None:
-        """Let the weights follow the mean gradient of all ranks that have one, on every rank."""
-        found = [one for one in gather_objects(self._found) if one is not None]
-        self._found = None
-        if not found:
+        """Update the learner on every rank by the mean gradient of all ranks that have one."""
+        gathered = [entry for entry in gather_objects(self._gradient) if entry is not None]
+        self._gradient = None
+        if not gathered:
             return
-        gradients = [gradient for _, gradient in found]
-        self._made(gradients[0][0].shape[1]).follow(
+        gradients = [gradient for _, gradient in gathered]
+        self._get_learner(gradients[0][0].shape[1]).step(
             [torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)]
         )
-        self._due = found[0][0] + self.every
+        self._next_update = gathered[0][0] + self.every
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return the learner, its optimizer and the step of its next update."""
         learner = self._saved if self._learner is None else self._learner.tensors()
-        return {**learner, "due": torch.tensor(self._due)} if learner else {}
+        return {**learner, "due": torch.tensor(self._next_update)} if learner else {}
 
     def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a saved learner; it is made when the first embedding tells its width."""
+        """Restore a saved learner; it is created with the first embedding, which has its width."""
         self._saved = {name: tensor.clone() for name, tensor in tensors.items()}
-        self._due = int(self._saved.pop("due", 0))
+        self._next_update = int(self._saved.pop("due", 0))
         self._learner = None
 
 
 class _Learner:
-    """Network, strengths and optimizer, kept out of the module: they train by themselves."""
+    """Network, strengths and optimizer. Not a module, because it trains separately."""
 
     def __init__(self, settings: ReplayImportance, width: int, tasks: int) -> None:
         generator = torch.Generator().manual_seed(settings.seed)
@@ -178,19 +178,19 @@ class _Learner:
         first = torch.empty(settings.hidden, width).uniform_(-scale, scale, generator=generator)
         self._named = {
             "first": nn.Parameter(first),
-            "second": nn.Parameter(torch.zeros(settings.hidden)),  # all scores start alike
+            "second": nn.Parameter(torch.zeros(settings.hidden)),  # all scores start equal
             "strength": nn.Parameter(torch.full((tasks,), _EVEN)),
         }
         self._optimizer = torch.optim.Adam(self._named.values(), lr=settings.learning_rate)
 
-    def weights(self, rows: Tensor, places: Tensor) -> Tensor:
+    def weights(self, rows: Tensor, tasks: Tensor) -> Tensor:
         scores = (rows @ self._named["first"].T).relu() @ self._named["second"]  # (n, D) -> (n,)
-        return importance_weights(scores, softplus(self._named["strength"])[places])
+        return importance_weights(scores, softplus(self._named["strength"])[tasks])
 
     def gradient(self, loss: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(loss, list(self._named.values())))
 
-    def follow(self, gradients: list[Tensor]) -> None:
+    def step(self, gradients: list[Tensor]) -> None:
         for parameter, gradient in zip(self._named.values(), gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()
@@ -223,12 +223,12 @@ def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return each sample's summed cross-entropy and number of answer tokens, both ``(B,)``.
 
     Args:
-        logits: ``(B, T, V)``; those at a position predict the next token.
-        labels: ``(B, T)``, -100 where no loss is wanted.
+        logits: ``(B, T, V)``; each position predicts the next token.
+        labels: ``(B, T)``, -100 for ignored tokens.
     """
-    shifted, wanted = logits[:, :-1], labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
-    valid = wanted != -100
+    shifted, targets = logits[:, :-1], labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
+    valid = targets != -100
     rows = valid.nonzero()[:, 0]  # (M,) sample of each answer token
-    each = cross_entropy(shifted[valid].float(), wanted[valid], reduction="none")  # (M,)
-    total = each.new_zeros(len(labels)).index_add(0, rows, each)  # (B,)
+    losses = cross_entropy(shifted[valid].float(), targets[valid], reduction="none")  # (M,)
+    total = losses.new_zeros(len(labels)).index_add(0, rows, losses)  # (B,)
     return total, valid.sum(dim=1)

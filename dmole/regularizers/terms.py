@@ -16,7 +16,7 @@ class Terms(nn.ModuleList):
     """The regularizers of a module, in the order of its config.
 
     Args:
-        regularizers: The terms; may be none.
+        regularizers: The terms; may be empty.
     """
 
     def __init__(self, regularizers: Sequence[Regularizer] = ()) -> None:
@@ -28,7 +28,7 @@ class Terms(nn.ModuleList):
 
     @property
     def records(self) -> bool:
-        """Whether one of them reads what mixing linears record."""
+        """Whether one of them reads the records of mixing linears."""
         return any(term.records for term in self)
 
     def total(
@@ -37,7 +37,7 @@ class Terms(nn.ModuleList):
         """Return the sum of all terms.
 
         Args:
-            step: The training step; None on a rank whose batch has nothing to learn from.
+            step: The training step; None on a rank whose batch has no answer tokens.
             tokens: Answer tokens of the rank's batch, scalar.
             log: Receives name and value of each term.
 
@@ -57,20 +57,20 @@ class Terms(nn.ModuleList):
         return total
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that the terms learned or remember, uncopied, by place and name."""
+        """Return parameters and state of all terms, without copies, by index and name."""
         return {
-            f"{place}/{key}": tensor
-            for place, term in enumerate(self)
+            f"{index}/{key}": tensor
+            for index, term in enumerate(self)
             for key, tensor in term.tensors().items()
         }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`tensors` returned.
+        """Restore the result of :meth:`tensors`.
 
         Raises:
             ValueError: If something is missing, unknown or of another shape.
         """
-        for place, term in enumerate(self):
-            prefix = f"{place}/"
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            term.load_tensors(own)
+        for index, term in enumerate(self):
+            prefix = f"{index}/"
+            saved = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            term.load_tensors(saved)

@@ -1,4 +1,4 @@
-"""Which experts a sample uses: embeddings, autoencoders, gates and the routers on top."""
+"""Selection of a sample's experts: embeddings, autoencoders, gates and routers."""
 
 from dmole.routing.autoencoder import (
     PCAReconstructor,

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 Output = Literal["linear", "sigmoid"]
 
 CHUNK = 1024
-"""Rows evaluated at once, which bounds the memory of a large held-out slice."""
+"""Rows evaluated at once. Bounds the memory of a large held-out slice."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PCAReconstructor:
 
     Args:
         components: Width of the bottleneck. At most half the dimensions (a full basis would
-            reproduce every task's samples) and one less than the samples are used.
+            reproduce every task's samples) and one less than the number of samples are used.
 
     Raises:
         ValueError: If ``components`` is not positive.
@@ -81,7 +81,7 @@ class PCAReconstructor:
         mean = rows.mean(dim=0)  # (D,)
         basis = _leading_directions(rows - mean, count)  # (H, D)
         peaks = basis.gather(1, basis.abs().argmax(dim=1, keepdim=True))  # (H, 1)
-        basis = basis * torch.where(peaks < 0, -1.0, 1.0)  # eigenvectors have no sign of their own
+        basis = basis * torch.where(peaks < 0, -1.0, 1.0)  # the sign of an eigenvector is arbitrary
         return Weights(
             w_enc=basis.float().cpu(),
             b_enc=(-basis @ mean).float().cpu(),
@@ -100,7 +100,7 @@ def _leading_directions(centered: Tensor, count: int) -> Tensor:
         return directions[:, width - count :].flip(1).T  # (D, D) -> (count, D)
     vectors: Tensor = torch.linalg.eigh(centered @ centered.T).eigenvectors
     vectors = vectors[:, samples - count :].flip(1)  # (N, count), largest first
-    # QR keeps directions without variance orthonormal, where dividing by their norm would not
+    # QR keeps directions without variance orthonormal; dividing by their norm does not
     basis: Tensor = torch.linalg.qr(centered.T @ vectors).Q  # (D, count)
     return basis.T
 
@@ -112,7 +112,7 @@ class ReconstructorStack:
         weights: One per task, same ``D``; hidden widths are padded with zeros to the largest.
 
     Raises:
-        ValueError: If there is none, or their kinds or widths differ.
+        ValueError: If there are no weights, or their kinds or widths differ.
     """
 
     def __init__(self, weights: Sequence[Weights]) -> None:
@@ -139,9 +139,9 @@ class ReconstructorStack:
     def losses(self, rows: Tensor) -> Tensor:
         """Return each reconstructor's mean squared error over dimensions.
 
-        Computed in float64 on the CPU, also under autocast, and rounded to float32: a loss then
-        depends neither on the device and its reduced-precision modes nor, through the order of
-        a sum, on the other rows.
+        The losses are computed in float64 on the CPU, also under autocast, and rounded to
+        float32. A loss therefore does not depend on the device, on its reduced-precision modes
+        or, through the order of a sum, on the other rows.
 
         Args:
             rows: Preprocessed embeddings of shape ``(N, D)``.
@@ -150,7 +150,7 @@ class ReconstructorStack:
             Shape ``(N, E)``, float32.
 
         Raises:
-            ValueError: If the width of the rows is not that of the reconstructors.
+            ValueError: If the rows and the reconstructors differ in width.
         """
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise ValueError(f"expected embeddings (N, {self.width}), got {tuple(rows.shape)}")

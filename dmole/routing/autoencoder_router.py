@@ -1,4 +1,4 @@
-"""The router of D-MoLE: one reconstructor per expert, those that reproduce the sample are used."""
+"""The router of D-MoLE: one reconstructor per expert selects experts by reconstruction loss."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ Vote = Literal["sample", "batch"]
 
 
 class AutoencoderRouter(LearningRouter):
-    """Use the experts whose autoencoders reproduce a sample best, at most two or none.
+    """Use the experts whose autoencoders reproduce a sample best: none, one or two by default.
 
     Args:
         reconstructor: ``pca`` (closed form), ``mlp_linear``, or ``mlp_sigmoid`` (the release).
         components: Width of the bottleneck.
         standardize: Standardize L2-normalized embeddings by the first task's statistics. Off
-            in the release; on, other tasks' samples are told apart far better.
-        quantile: The threshold is this quantile of the losses on a held-out slice ...
-        threshold_scale: ... times this; may be changed at any time.
-        max_experts: Experts of a sample at test time.
-        second_ratio: A second expert only where its loss is within this factor of the first
-            one's; None is the published rule.
-        vote: ``sample`` routes each sample by itself; ``batch`` takes a vote (the release).
-        vote_support: Share of the votes a second expert or a partner needs.
-        heldout_fraction: Share of the embeddings that sets the threshold, not fitted to.
+            in the release. On, it separates the samples of other tasks far better.
+        quantile: Quantile of the losses on a held-out slice that sets the threshold.
+        threshold_scale: Factor on the threshold; may be changed at any time.
+        max_experts: Maximum number of experts of a sample at test time.
+        second_ratio: Use a second expert only where its loss is within this factor of the first
+            one's loss; None is the published rule.
+        vote: ``sample`` routes each sample independently; ``batch`` takes a vote (the release).
+        vote_support: Share of the votes that a second expert or a partner needs.
+        heldout_fraction: Share of the embeddings that sets the threshold, left out of the fit.
         partner: Whether a past expert helps while a new one trains.
         patience: Epochs without improvement before a trained reconstructor stops.
-        max_epochs: Epochs at most of a trained reconstructor.
-        bias_init: Start of its output bias, see :class:`~dmole.routing.trained.MLPReconstructor`.
-        seed: Draws the held-out slice and what a trained reconstructor draws, by expert.
+        max_epochs: Maximum number of epochs of a trained reconstructor.
+        bias_init: Initial output bias, see :class:`~dmole.routing.trained.MLPReconstructor`.
+        seed: Seed of the held-out slice and of a trained reconstructor; combined with the expert.
 
     Raises:
-        ValueError: If an argument is out of range, or a sigmoid is to reproduce standardized
-            embeddings, which lie outside its range.
+        ValueError: If an argument is out of range, or ``mlp_sigmoid`` is combined with
+            standardized embeddings, which lie outside the range of a sigmoid.
 
     Source:
-        D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold's rule is ours, since the
-        release reads it from a file that no script writes.
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold rule is ours: the
+        release reads the threshold from a file that no script writes.
 
     Example:
         >>> import torch
@@ -117,7 +117,7 @@ class AutoencoderRouter(LearningRouter):
 
     @property
     def threshold_scale(self) -> float:
-        """Factor on every threshold; 0 always gives the base model, infinity the nearest."""
+        """Factor on every threshold; 0 always selects the base model, infinity the best expert."""
         return self._threshold_scale
 
     @threshold_scale.setter
@@ -132,7 +132,7 @@ class AutoencoderRouter(LearningRouter):
         return self._bank.experts
 
     def threshold(self, expert: str) -> float:
-        """Return the expert's threshold, the scale included."""
+        """Return the expert's threshold, including the scale."""
         return self._bank.threshold(expert, self.quantile) * self.threshold_scale
 
     def fit(
@@ -149,7 +149,7 @@ class AutoencoderRouter(LearningRouter):
         return self.summary(expert)
 
     def summary(self, expert: str) -> RouterFit:
-        """Return what :meth:`fit` returned for an expert."""
+        """Return the summary that :meth:`fit` returned for an expert."""
         losses = self._bank.heldout_losses(expert)
         return RouterFit(losses, self.threshold(expert), quantile_table(losses))
 
@@ -177,14 +177,14 @@ class AutoencoderRouter(LearningRouter):
         return route_by_name(names, experts, losses)
 
     def _candidates(self, query: RouteQuery) -> list[str]:
-        """Experts whose autoencoder is evaluated, ``C`` of the ``E`` experts."""
+        """Return the experts whose autoencoder is evaluated, ``C`` of the ``E`` experts."""
         fitted = [name for name in query.experts if name in self.fitted]
         if not query.training:
             return fitted
         return [name for name in fitted if name != query.current] if self.partner else []
 
     def _choose(self, losses: Tensor, thresholds: Tensor, training: bool) -> list[tuple[int, ...]]:
-        """Columns per sample, best first."""
+        """Return the columns of each sample, best first."""
         if self.vote == "batch":
             winners = batch_vote(
                 losses,
@@ -206,12 +206,12 @@ class AutoencoderRouter(LearningRouter):
         return {expert: self._bank.tensors(expert) for expert in self.fitted}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
+        """Restore the result of :meth:`tensors`; see :meth:`LearningRouter.restore`."""
         sigmoid = self.reconstructor == "mlp_sigmoid"
         self._bank.load(tensors, relu=self.reconstructor != "pca", sigmoid=sigmoid)
 
     def kind(self) -> dict[str, Any]:
-        """Return the form of the reconstructors."""
+        """Return the kind of the reconstructors."""
         return {"reconstructor": self.reconstructor, "standardize": self.standardize}
 
     def describe(self, expert: str) -> dict[str, Any]:

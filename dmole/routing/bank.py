@@ -12,7 +12,7 @@ from dmole.routing.autoencoder import Reconstructor, ReconstructorStack, Weights
 from dmole.routing.preprocessing import Preprocessor, quantile
 
 LEAST_THRESHOLD = 1e-10
-"""Where a reconstructor is exact, rounding alone must not reject a task's own samples."""
+"""Minimum threshold. Where a reconstructor is exact, rounding must not reject fitted samples."""
 
 
 class AutoencoderBank:
@@ -21,7 +21,7 @@ class AutoencoderBank:
     Args:
         reconstructor: Fits the reconstructor of one expert.
         standardize: Whether embeddings are standardized by the statistics of the first task.
-        heldout_fraction: Share of the embeddings kept from the fit, at least one sample.
+        heldout_fraction: Share of the embeddings left out of the fit, at least one sample.
     """
 
     def __init__(
@@ -41,20 +41,20 @@ class AutoencoderBank:
         return tuple(self._weights)
 
     def heldout_losses(self, expert: str) -> Tensor:
-        """Return the losses on the slice that the expert was not fitted to, ``(N,)``."""
+        """Return the expert's losses on its held-out slice, ``(N,)``."""
         return self._heldout[expert]
 
     def threshold(self, expert: str, q: float) -> float:
-        """Return the quantile ``q`` of the expert's held-out losses, never quite 0."""
+        """Return the quantile ``q`` of the expert's held-out losses, at least `LEAST_THRESHOLD`."""
         return max(quantile(self._heldout[expert], q), LEAST_THRESHOLD)
 
     def fit(self, expert: str, embeddings: Tensor, generator: torch.Generator) -> None:
-        """Fit an expert; the very first one also freezes the statistics.
+        """Fit an expert; the first one also fixes the statistics.
 
         Args:
-            expert: Name of the expert; an existing reconstructor is fitted anew.
+            expert: Name of the expert; an existing reconstructor is replaced.
             embeddings: Raw embeddings of its training samples, ``(N, D)``, finite, at least two.
-            generator: Draws the held-out slice and what the reconstructor draws.
+            generator: Source of the held-out slice and of the reconstructor's random numbers.
 
         Raises:
             ValueError: If there are fewer than two embeddings or one is not finite.
@@ -87,7 +87,7 @@ class AutoencoderBank:
         return self._stack[1].losses(self._preprocessor(embeddings.detach().cpu()))
 
     def tensors(self, expert: str) -> dict[str, Tensor]:
-        """Return an expert's tensors; those of the first one include the statistics."""
+        """Return an expert's tensors; those of the first expert include the statistics."""
         tensors = {**self._weights[expert].tensors(), "losses_heldout": self._heldout[expert]}
         mean, std = self._preprocessor.mean, self._preprocessor.std
         if expert == self.experts[0] and mean is not None and std is not None:
@@ -97,7 +97,7 @@ class AutoencoderBank:
     def load(
         self, experts: Mapping[str, Mapping[str, Tensor]], *, relu: bool, sigmoid: bool
     ) -> None:
-        """Replace the content by the tensors of each expert, in order.
+        """Replace all reconstructors by the tensors of each expert, in order.
 
         Raises:
             ValueError: If an expert's tensors are not those of a reconstructor.
@@ -118,20 +118,20 @@ class AutoencoderBank:
 
 
 def _check_shapes(weights: Weights, heldout: Tensor, preprocessor: Preprocessor) -> None:
-    """Refuse tensors that are not those of one reconstructor of finite numbers."""
+    """Raise unless the tensors fit together and all numbers are finite."""
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors().items()}
     if len(shapes["w_enc"]) != 2:
         raise ValueError(f"tensor w_enc has shape {shapes['w_enc']}")
     hidden, width = shapes["w_enc"]  # H, D
-    wanted = {"b_enc": (hidden,), "w_dec": (width, hidden), "b_dec": (width,)}
+    expected = {"b_enc": (hidden,), "w_dec": (width, hidden), "b_dec": (width,)}
     tensors = {**weights.tensors(), "losses_heldout": heldout}
     if preprocessor.mean is not None and preprocessor.std is not None:
         tensors |= {"mean": preprocessor.mean, "std": preprocessor.std}
         shapes |= {name: tuple(tensors[name].shape) for name in ("mean", "std")}
-        wanted |= {"mean": (width,), "std": (width,)}
+        expected |= {"mean": (width,), "std": (width,)}
         if not (preprocessor.std > 0).all():
             raise ValueError("tensor std is not positive")
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         if shapes[name] != shape:
             raise ValueError(f"tensor {name} has shape {shapes[name]}, expected {shape}")
     if heldout.ndim != 1 or not len(heldout):

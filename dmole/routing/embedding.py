@@ -1,4 +1,4 @@
-"""Pooling hidden states into a sample's router embedding, and keeping each one once."""
+"""Pooling hidden states into router embeddings, and a cache of the embeddings by sample."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def masked_max_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the maximum over the positions that count.
+    """Return the maximum over the unmasked positions.
 
     Args:
         hidden: States of shape ``(B, S, D)``.
-        mask: Non-zero where a position counts, shape ``(B, S)``.
+        mask: Non-zero where a position is valid, shape ``(B, S)``.
 
     Returns:
-        Float32 of shape ``(B, D)``; a row without any counting position is 0.
+        Float32 of shape ``(B, D)``; a row without a valid position is 0.
 
     Raises:
-        ValueError: If the shapes do not belong together.
+        ValueError: If the shapes do not match.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The release pools over padding too, so
@@ -30,18 +30,18 @@ def masked_max_pool(hidden: Tensor, mask: Tensor) -> Tensor:
             f"expected hidden (B, S, D) and mask (B, S), "
             f"got {tuple(hidden.shape)} and {tuple(mask.shape)}"
         )
-    counts = mask.to(device=hidden.device, dtype=torch.bool)  # (B, S)
+    valid = mask.to(device=hidden.device, dtype=torch.bool)  # (B, S)
     if hidden.shape[1] == 0:
         return hidden.new_zeros(hidden.shape[0], hidden.shape[2], dtype=torch.float32)
-    pooled = hidden.float().masked_fill(~counts.unsqueeze(-1), float("-inf")).amax(dim=1)  # (B, D)
-    return pooled.masked_fill(~counts.any(dim=1, keepdim=True), 0.0)
+    pooled = hidden.float().masked_fill(~valid.unsqueeze(-1), float("-inf")).amax(dim=1)  # (B, D)
+    return pooled.masked_fill(~valid.any(dim=1, keepdim=True), 0.0)
 
 
 def combine(vision: Tensor, text: Tensor) -> Tensor:
-    """Return the embedding, vision beside text.
+    """Return the embedding: vision and text concatenated.
 
     Args:
-        vision: Pooled vision states of shape ``(B, Dv)``, zeros for a sample without image.
+        vision: Pooled vision states of shape ``(B, Dv)``, zeros for a sample without images.
         text: Pooled text states of shape ``(B, Dl)``.
 
     Returns:
@@ -66,7 +66,7 @@ class EmbeddingCache:
         return len(self._rows)
 
     def add(self, ids: Sequence[str], rows: Tensor) -> None:
-        """Store the rows of ids that are not known yet; known ones keep their first row.
+        """Store the rows of new ids; existing ids keep their first row.
 
         Args:
             ids: One per row.
@@ -108,6 +108,6 @@ class EmbeddingCache:
     def forget(self, *prefixes: str) -> None:
         """Drop the rows of all ids that begin with one of the prefixes.
 
-        What is asked for again is computed again, with the same result.
+        A dropped row is computed again on demand, with the same result.
         """
         self._rows = {k: row for k, row in self._rows.items() if not k.startswith(prefixes)}

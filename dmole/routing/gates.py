@@ -21,17 +21,18 @@ def select_experts(
     .. math:: C(x) = \{ i : \ell_i(x) < \tau_i \}, \quad \text{active} = \text{smallest in } C
 
     Args:
-        losses: Reconstruction losses of shape ``(B, E)``; infinite where there is no router.
+        losses: Reconstruction losses of shape ``(B, E)``; infinite where an expert has no
+            reconstructor.
         thresholds: Shape ``(E,)``; a loss must be strictly below.
-        max_experts: At most so many per sample.
-        second_ratio: A further expert only where its loss is within this factor of the first
-            one's; None is the published rule.
+        max_experts: Maximum number of experts of a sample.
+        second_ratio: Use a further expert only where its loss is within this factor of the first
+            one's loss; None is the published rule.
 
     Returns:
         One tuple of columns per sample; ties go to the lower column.
 
     Raises:
-        ValueError: If shapes or arguments are out of range.
+        ValueError: If shapes do not match or an argument is out of range.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672.
@@ -53,7 +54,7 @@ def select_experts(
 
 
 def choose_partner(losses: Tensor, thresholds: Tensor) -> list[int | None]:
-    """Return each sample's best past expert under its threshold, or None.
+    """Return each sample's best past expert below its threshold, or None.
 
     Args:
         losses: Reconstruction losses under the past experts, shape ``(B, E)``.
@@ -75,15 +76,16 @@ def batch_vote(
 ) -> tuple[int, ...]:
     """Return one set of experts for a whole batch, by vote of its samples.
 
-    Each sample votes for its best expert under threshold. The result depends on batch mates
-    and batch size; it exists to reproduce the release.
+    Each sample votes for its best expert below its threshold. The result depends on the other
+    samples and on the batch size; the function exists to reproduce the release.
 
     Args:
         losses: Reconstruction losses of shape ``(B, E)``.
         thresholds: Shape ``(E,)``.
-        support: Least share of the votes cast that an expert after the first needs.
-        max_experts: At most so many.
-        support_first: Whether the first needs the support too (choice of a training partner).
+        support: Minimum share of the votes cast that an expert after the first needs.
+        max_experts: Maximum number of experts.
+        support_first: Whether the first expert needs the support, too (choice of a training
+            partner).
 
     Returns:
         Columns with the most votes first; ties go to the lower column.
@@ -96,8 +98,8 @@ def batch_vote(
     winners = sorted(votes, key=lambda column: (-votes[column], column))[:max_experts]
     return tuple(
         column
-        for place, column in enumerate(winners)
-        if votes[column] / cast >= support or (place == 0 and not support_first)
+        for rank, column in enumerate(winners)
+        if votes[column] / cast >= support or (rank == 0 and not support_first)
     )
 
 
@@ -110,12 +112,12 @@ def gates_from_order(order: Sequence[Sequence[int]], num_experts: int) -> Tensor
 
 
 def gate_set_name(names: Sequence[str]) -> str:
-    """Return the gate set as reports spell it: names joined by ``+``, or ``base``."""
+    """Return the name of a gate set in reports: names joined by ``+``, or ``base``."""
     return "+".join(names) or "base"
 
 
 def _ranked(losses: Tensor, thresholds: Tensor) -> list[list[int]]:
-    """Columns under their threshold per sample, smallest loss first."""
+    """Return the columns below their threshold of each sample, smallest loss first."""
     if losses.ndim != 2 or thresholds.shape != losses.shape[1:]:
         raise ValueError(
             f"expected losses (B, E) and thresholds (E,), "
@@ -123,6 +125,6 @@ def _ranked(losses: Tensor, thresholds: Tensor) -> list[list[int]]:
         )
     accepted = (losses < thresholds).tolist()  # (B, E) < (E,)
     return [
-        sorted((c for c, good in enumerate(flags) if good), key=row.__getitem__)
+        sorted((c for c, flag in enumerate(flags) if flag), key=row.__getitem__)
         for row, flags in zip(losses.tolist(), accepted, strict=True)
     ]

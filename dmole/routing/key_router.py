@@ -1,4 +1,4 @@
-"""The router of BranchLoRA: one key per task, to which the embeddings of its samples point."""
+"""The router of BranchLoRA: one key per expert, in the direction of its samples' embeddings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dmole.routing.routers import LearningRouter, Routing, route_by_name
 
 
 def fit_key(rows: Tensor) -> Tensor:
-    r"""Return the direction nearest to all rows at once.
+    r"""Return the unit vector with the largest mean cosine to all rows.
 
     .. math::
         \arg\min_{\|k\| = 1} \sum_n \left( 1 - \cos(x_n, k) \right)
         = \frac{m}{\|m\|}, \quad m = \sum_n \frac{x_n}{\|x_n\|}
 
-    The sum is linear in a unit vector :math:`k`, so that the minimum needs no descent as long as
-    the encoders are frozen.
+    The sum is linear in a unit vector :math:`k`, so the minimum needs no gradient descent as
+    long as the encoders are frozen.
 
     Args:
         rows: Embeddings of one task's samples, shape ``(N, D)``.
@@ -29,11 +29,11 @@ def fit_key(rows: Tensor) -> Tensor:
         Unit vector of shape ``(D,)``, float32; zero where all rows are zero.
 
     Raises:
-        ValueError: If there are no rows or they are no matrix.
+        ValueError: If there are no rows, or they are not a matrix.
 
     Source:
-        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, by secondary texts (its code is not
-        public): keys trained for the loss above. The closed form is ours.
+        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, after secondary texts (its code is not
+        public), where keys are trained for the loss above. The closed form is ours.
 
     Example:
         >>> fit_key(torch.tensor([[2.0, 0.0], [0.0, 5.0]]))
@@ -46,20 +46,20 @@ def fit_key(rows: Tensor) -> Tensor:
 
 
 def key_scores(rows: Tensor, keys: Tensor) -> Tensor:
-    """Return the cosine of each row and each task's key.
+    """Return the cosine between each row and each key.
 
     Args:
         rows: Embeddings of shape ``(B, D)``.
-        keys: Shape ``(K, D)``, any lengths.
+        keys: Shape ``(K, D)``, of any length each.
 
     Returns:
         Shape ``(B, K)`` in ``[-1, 1]``, float32; zero where a row or key is zero.
 
     Raises:
-        ValueError: If the shapes do not fit together.
+        ValueError: If the shapes do not match.
 
     Source:
-        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, by secondary texts.
+        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, after secondary texts.
 
     Example:
         >>> key_scores(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
@@ -74,17 +74,17 @@ def key_scores(rows: Tensor, keys: Tensor) -> Tensor:
 
 
 class KeyRouter(LearningRouter):
-    r"""Use the expert whose keys are nearest, one key for images and one for text.
+    r"""Use the expert with the nearest keys: one key for images and one for text.
 
     .. math:: \hat t = \arg\max_t \cos(e_{img}, k_{img}^t) + \cos(e_{txt}, k_{txt}^t)
 
-    Every sample gets an expert, those of tasks not yet learned too.
+    Every sample gets an expert, including samples of tasks that are not learned yet.
 
     Source:
-        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, from secondary text. Keys are trained
-        there to raise their cosine; with frozen encoders the best key has a closed form, which is
-        taken here. Which encoders, and that the two cosines are summed, are inferred: ours are the
-        base model's own, as for the autoencoders.
+        BranchLoRA, 2025, https://arxiv.org/abs/2506.02041, after secondary texts. There keys are
+        trained to raise their cosine; here the encoders are frozen, and the closed form of the
+        best key is used. The choice of encoders and the sum of the two cosines are inferred: ours
+        are those of the base model, as for the autoencoders.
     """
 
     needs_embeddings = True
@@ -93,7 +93,7 @@ class KeyRouter(LearningRouter):
         self._keys: dict[str, Tensor] = {}
 
     def needs(self, query: RouteQuery) -> bool:
-        """Return whether there are keys to compare with: not in training."""
+        """Return whether keys are compared: only in the test phase, once an expert has keys."""
         return not query.training and any(name in self._keys for name in query.experts)
 
     def fit(
@@ -122,7 +122,7 @@ class KeyRouter(LearningRouter):
 
     def _split(self) -> int:
         if self.vision_width is None:
-            raise RuntimeError("the key router does not know the width of the vision tower")
+            raise RuntimeError("the key router does not know the width of the vision encoder")
         return self.vision_width
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -130,7 +130,7 @@ class KeyRouter(LearningRouter):
         return {name: {"key": key} for name, key in self._keys.items()}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over what :meth:`tensors` returned; see :meth:`LearningRouter.restore`."""
+        """Restore the result of :meth:`tensors`; see :meth:`LearningRouter.restore`."""
         for name, saved in tensors.items():
             if set(saved) != {"key"}:
                 raise ValueError(f"router of {name}: expected a tensor 'key', got {sorted(saved)}")

@@ -1,4 +1,4 @@
-"""Routers of experts that are mixed within linears, and of experts that tasks share."""
+"""Routers for experts that are mixed within linears, and for experts that tasks share."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class TokenRouter(SharedRouter):
-    """Use one shared mixture for every sample; its linears choose among their experts by token.
+    """Use one shared mixture for every sample; its linears weigh their experts by token.
 
     Args:
-        gate: From the logits of a linear's router to the weights of its experts.
+        gate: Maps the logits of a linear's router to the weights of its experts.
         expert: Name of the shared mixture; None takes the oldest.
     """
 
@@ -41,13 +41,13 @@ class TokenRouter(SharedRouter):
 
 
 class CommonExpertRouter(Router):
-    """Use one expert that all tasks share beside those that another router chooses.
+    """Use one expert shared by all tasks in addition to those that another router selects.
 
-    The shared expert goes on training in every stage. Where the other router chooses nothing, the
-    base model answers.
+    The shared expert continues training in every stage. Where the other router selects no expert,
+    the base model answers.
 
     Args:
-        router: Chooses the task's expert.
+        router: Selects the task's expert.
         mixing: Weighs the two against each other in the linears.
         common: Name of the shared expert.
     """
@@ -63,12 +63,12 @@ class CommonExpertRouter(Router):
         return self.router.needs_embeddings
 
     def set_vision_width(self, width: int) -> None:
-        """Hand on where the embedding's second half begins."""
+        """Set the vision width of this and the other router."""
         super().set_vision_width(width)
         self.router.set_vision_width(width)
 
     def needs(self, query: RouteQuery) -> bool:
-        """Return whether the other router will read the embeddings."""
+        """Return whether the other router reads the embeddings."""
         return self.router.needs(self._without_common(query))
 
     def route(self, query: RouteQuery) -> Routing:
@@ -80,9 +80,9 @@ class CommonExpertRouter(Router):
         losses = self._losses(routing.losses, others.experts, query.experts)
         return route_by_name(order, query.experts, losses)
 
-    def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
-        """Return the task's expert and the shared one."""
-        return (*self.router.own(expert, self._others(experts)), str(self.common))
+    def trained_with(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
+        """Return the experts of the other router and the shared one."""
+        return (*self.router.trained_with(expert, self._others(experts)), str(self.common))
 
     def _without_common(self, query: RouteQuery) -> RouteQuery:
         return replace(query, experts=self._others(query.experts))
@@ -106,28 +106,28 @@ class CommonExpertRouter(Router):
         return self.router.fit(expert, embeddings, generator)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the other router learned."""
+        """Return the state of the other router."""
         return self.router.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Restore the result of :meth:`state_dict`."""
         self.router.load_state_dict(state)
 
     def save(self, folder: str | Path) -> None:
-        """Write the other router."""
+        """Save the other router."""
         self.router.save(folder)
 
     def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote."""
+        """Load a router written by :meth:`save`."""
         self.router.load(folder)
 
 
 def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[str, ExpertShape]:
-    """Return the form of an allocation's expert by full path of the linear.
+    """Return the shape of an allocation's expert by full path of the linear.
 
     Args:
-        allocation: Layers, ranks and experts side by side.
-        router: Mixes experts within linears, or does not.
+        allocation: Units, ranks and number of parallel experts.
+        router: Router of the method; with or without a mixing.
         alpha: Numerator of the scaling of one low-rank update.
 
     Raises:

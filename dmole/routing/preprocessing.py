@@ -1,4 +1,4 @@
-"""What an embedding goes through before an autoencoder sees it, and how losses are summarized."""
+"""Preprocessing of embeddings for the autoencoders, and summaries of losses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
 def normalize_rows(rows: Tensor, eps: float = 1e-12) -> Tensor:
     """Return rows of unit length, float32; a zero row stays zero.
 
-    Lengths are taken in float64, so that their rounding does not depend on the other rows.
+    Lengths are computed in float64, so that their rounding does not depend on the other rows.
 
     Args:
         rows: Shape ``(N, D)``.
-        eps: Least length divided by.
+        eps: Minimum length to divide by.
     """
     rows = rows.double()
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # (N, 1)
@@ -26,10 +26,10 @@ def normalize_rows(rows: Tensor, eps: float = 1e-12) -> Tensor:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """L2 normalization, then standardization with statistics that are frozen for ever.
+    """L2 normalization, then standardization with fixed statistics.
 
     Args:
-        mean: Mean per dimension ``(D,)``, or None to leave out the standardization.
+        mean: Mean per dimension ``(D,)``, or None for no standardization.
         std: Standard deviation per dimension ``(D,)``, positive.
     """
 
@@ -38,10 +38,10 @@ class Preprocessor:
 
     @classmethod
     def fit(cls, rows: Tensor) -> Preprocessor:
-        """Take the statistics from the first task's embeddings ``(N, D)``.
+        """Compute the statistics of the first task's embeddings ``(N, D)``.
 
-        A dimension that (almost) never varies there is divided by 1/1000 of the typical
-        deviation, so that a later task's variation in it cannot drown all others.
+        A dimension that hardly varies there is divided by 1/1000 of the typical deviation, so
+        that its variation in a later task cannot dominate all others.
         """
         unit = normalize_rows(rows).double()
         std = unit.std(dim=0, unbiased=False)  # (D,)
@@ -50,7 +50,7 @@ class Preprocessor:
         return cls(unit.mean(dim=0).float().cpu(), std.clamp_min(floor).float().cpu())
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return what the autoencoders see, ``(N, D)``, float32."""
+        """Return the preprocessed embeddings, ``(N, D)``, float32."""
         unit = normalize_rows(rows)
         if self.mean is None or self.std is None:
             return unit
@@ -58,7 +58,7 @@ class Preprocessor:
 
 
 def quantile_table(losses: Tensor) -> dict[str, float]:
-    """Return how losses are distributed: min, Q10 to Q99, max, mean and std (unbiased).
+    """Return the distribution of losses: min, Q10 to Q99, max, mean and std (unbiased).
 
     Args:
         losses: Shape ``(N,)``, not empty. Quantiles are interpolated linearly.
@@ -72,15 +72,15 @@ def quantile_table(losses: Tensor) -> dict[str, float]:
     for q in QUANTILES:
         table[f"Q{round(100 * q)}"] = quantile(losses, q)
     table |= {"max": losses.max().item(), "mean": losses.mean().item()}
-    if losses.numel() > 1:  # of one value there is no unbiased deviation
+    if losses.numel() > 1:  # one value has no unbiased deviation
         table["std"] = losses.std().item()
     return table
 
 
 def quantile(losses: Tensor, q: float) -> float:
-    """Return the linearly interpolated quantile of losses ``(N,)`` of any number."""
+    """Return the linearly interpolated quantile of any number of losses ``(N,)``."""
     ordered = losses.double().sort().values  # torch.quantile refuses more than 2**24 values
-    place = q * (len(ordered) - 1)
-    low = int(place)
+    position = q * (len(ordered) - 1)
+    low = int(position)
     high = min(low + 1, len(ordered) - 1)
-    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))
+    return float(ordered[low] + (position - low) * (ordered[high] - ordered[low]))

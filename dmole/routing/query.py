@@ -1,4 +1,4 @@
-"""What a router decides about: the samples of one batch and the experts to choose from."""
+"""Input of a router: the samples of one batch and the available experts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Phase = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class RouteQuery:
-    """All that a router may look at when it chooses the experts of ``B`` samples.
+    """Everything that a router may read when it selects the experts of ``B`` samples.
 
-    A router of your own implements ``route(query)`` and returns a
-    :class:`~dmole.routing.routers.Routing`, most simply by
+    A custom router implements ``route(query)`` and returns a
+    :class:`~dmole.routing.routers.Routing`, for example from
     :func:`~dmole.routing.routers.route_by_name`.
 
     Args:
         embeddings: Embeddings of the samples, ``(B, D)``, fp32 on the CPU. None where
             :meth:`~dmole.routing.routers.Router.needs` is False for this query.
         task_names: True task of each sample, ``B`` names. Only the oracle may read them.
-        phase: ``train`` keeps the current expert on and first; ``test`` treats all experts alike.
+        phase: ``train`` keeps the current expert on and first; ``test`` treats all experts equally.
         current: Name of the expert in training, None in the test phase.
         experts: Names of the experts in the library, oldest first: the columns of the gates.
 
@@ -49,7 +49,7 @@ class RouteQuery:
         """Return the column of the expert in training.
 
         Raises:
-            ValueError: If it is not among the experts.
+            ValueError: If the current expert is not among the experts.
         """
         if self.current is None or self.current not in self.experts:
             raise ValueError(
@@ -61,7 +61,7 @@ class RouteQuery:
         """Return the embeddings ``(B, D)``.
 
         Raises:
-            ValueError: If there is not one for each sample.
+            ValueError: If there is not one embedding for each sample.
         """
         if self.embeddings is None or len(self.embeddings) != len(self.task_names):
             got = None if self.embeddings is None else tuple(self.embeddings.shape)

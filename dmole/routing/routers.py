@@ -1,4 +1,4 @@
-"""What a router is, what one that learns stores, and the routers that learn nothing."""
+"""Base classes of the routers, and the routers without learned state."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RouterFit:
-    """What the fit of a router to the samples of an expert measured.
+    """Measurements of a router's fit to the samples of an expert.
 
     Args:
         losses_heldout: Losses on the held-out slice, ``(N,)``.
-        threshold: A sample's loss must be below this for the expert to be used.
+        threshold: The expert is used for samples with a loss below this.
         quantiles: Distribution of the held-out losses by name (min, Q10, ..., max, mean, std).
     """
 
@@ -39,10 +39,10 @@ class Routing:
     """The experts of each sample of a batch.
 
     Args:
-        gates: Float32 ``(B, E)``, columns as the experts were named.
-        order: Names of each sample's experts, best (or current) first; empty is the base model.
+        gates: Float32 ``(B, E)``, columns in the order of the query's experts.
+        order: Names of each sample's experts, best (or current) first; empty for the base model.
         losses: Reconstruction losses ``(B, E)``, infinite where an expert has no autoencoder;
-            None where none was computed.
+            None where no loss was computed.
     """
 
     gates: Tensor
@@ -50,28 +50,28 @@ class Routing:
     losses: Tensor | None = None
 
     def gate_sets(self) -> list[str]:
-        """Return each sample's gate set as reports spell it."""
+        """Return the name of each sample's gate set in reports."""
         return [gate_set_name(names) for names in self.order]
 
 
 class Router(ABC):
-    """Decides which experts each sample uses."""
+    """Selects the experts of each sample."""
 
     needs_embeddings: bool = False
-    """Whether the router is fitted to, and routes by, embeddings."""
+    """Whether the router is fitted to embeddings and routes by them."""
     mixing: Mixing | None = None
-    """How linears weigh the experts they hold; None adds them up under the gates alone."""
+    """Weights of the experts within linears; None sums the experts, weighed by the gates alone."""
     vision_width: int | None = None
-    """Dimensions of an embedding that come from the vision tower, the first ones."""
+    """Number of leading dimensions of an embedding that come from the vision encoder."""
     common: str | None = None
-    """Name of an expert that trains in every stage beside the stage's own."""
+    """Name of an expert that trains in every stage in addition to the stage's expert."""
 
     @abstractmethod
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample.
 
         Args:
-            query: The samples, the phase and the experts to choose from.
+            query: The samples, the phase and the available experts.
 
         Raises:
             ValueError: If the current expert is not among the experts while training.
@@ -81,8 +81,8 @@ class Router(ABC):
         """Return whether :meth:`route` needs embeddings for this query, which holds none yet."""
         return self.needs_embeddings
 
-    def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
-        """Return the experts that were on when an expert was trained: the oracle's gate set.
+    def trained_with(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
+        """Return the experts that were active when an expert was trained: the oracle's gate set.
 
         Args:
             expert: Name of the expert.
@@ -91,7 +91,7 @@ class Router(ABC):
         return (expert,)
 
     def set_vision_width(self, width: int) -> None:
-        """Say where the text half of an embedding begins; called once, with the base model's."""
+        """Set the vision width of the base model's embeddings; called once."""
         self.vision_width = width
 
     def fit(
@@ -102,55 +102,55 @@ class Router(ABC):
         Args:
             expert: Name of the expert.
             embeddings: Embeddings of its training samples, ``(N, D)``.
-            generator: Draws whatever is drawn; None seeds one by the router's seed and the name.
+            generator: Source of randomness; None derives one from the router's seed and the name.
 
         Returns:
-            What the fit measured; None where there is nothing to learn.
+            Measurements of the fit; None if the router does not learn.
         """
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that was learned, for a checkpoint."""
+        """Return the learned state, for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned.
+        """Restore the result of :meth:`state_dict`.
 
         Raises:
-            ValueError: If the state is not of such a router.
+            ValueError: If the state belongs to another kind of router.
         """
         if state:
-            raise ValueError(f"{type(self).__name__} learns nothing, got state {sorted(state)}")
+            raise ValueError(f"{type(self).__name__} has no state, got {sorted(state)}")
 
     def save(self, folder: str | Path) -> None:
         """Write ``router.json`` and one tensor file per fitted expert into the folder."""
         write_index(Path(folder), {"router": type(self).__name__, "experts": []})
 
     def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote.
+        """Load a router written by :meth:`save`.
 
         Raises:
-            ValueError: If the folder holds no router, or one of another kind.
+            ValueError: If the folder holds no router, or a router of another kind.
         """
         read_index(Path(folder), type(self).__name__)
 
 
 class LearningRouter(Router):
-    """A router that learns tensors for each expert, stored in checkpoints and folders alike.
+    """A router that learns tensors for each expert and stores them in checkpoints and folders.
 
-    A subclass says what it learned by :meth:`tensors` and takes it back by :meth:`restore`.
+    A subclass returns its learned tensors in :meth:`tensors` and restores them in :meth:`restore`.
     """
 
     @abstractmethod
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return what was learned, by expert and name of the tensor, in order of learning."""
+        """Return the learned tensors by expert and tensor name, in order of learning."""
 
     @abstractmethod
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Replace what was learned by what :meth:`tensors` returned.
+        """Replace the learned tensors by a result of :meth:`tensors`.
 
         Raises:
-            ValueError: If the tensors are not those of such a router.
+            ValueError: If the tensors belong to another kind of router.
         """
 
     def kind(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class LearningRouter(Router):
         return {}
 
     def describe(self, expert: str) -> dict[str, Any]:
-        """Return what ``router.json`` says of an expert, plain JSON types."""
+        """Return the entry of an expert in ``router.json``, in plain JSON types."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class LearningRouter(Router):
         return {"kind": self.kind(), "experts": self.tensors()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; see :meth:`Router.load_state_dict`."""
+        """Restore the result of :meth:`state_dict`; see :meth:`Router.load_state_dict`."""
         if state.get("kind") != self.kind():
             raise ValueError(f"router state is of {state.get('kind')}, this is {self.kind()}")
         self.restore(state["experts"])
@@ -181,7 +181,7 @@ class LearningRouter(Router):
         write_index(Path(folder), index)
 
     def load(self, folder: str | Path) -> None:
-        """Take over what :meth:`save` wrote; see :meth:`Router.load`."""
+        """Load a router written by :meth:`save`; see :meth:`Router.load`."""
         index = read_index(Path(folder), type(self).__name__)
         names = [entry["name"] for entry in index["experts"]]
         tensors = {name: read_tensors(Path(folder), name) for name in names}
@@ -190,9 +190,9 @@ class LearningRouter(Router):
 
 
 class OracleRouter(Router):
-    """Use the expert of a sample's true task alone, the base model where there is none.
+    """Use the expert of a sample's true task alone, or the base model if there is none.
 
-    Not a method but a yardstick: under it nothing learned can be lost.
+    A reference, not a method: with it no learned task can be lost.
 
     Example:
         >>> from dmole.routing import OracleRouter, RouteQuery
@@ -214,7 +214,7 @@ class SharedRouter(Router):
     """Use one expert for every sample, as in sequential fine-tuning of one adapter.
 
     Args:
-        expert: Name of the shared expert; None takes the oldest.
+        expert: Name of the shared expert; None selects the oldest.
 
     Example:
         >>> from dmole.routing import RouteQuery, SharedRouter
@@ -227,7 +227,7 @@ class SharedRouter(Router):
         self.expert = expert
 
     def route(self, query: RouteQuery) -> Routing:
-        """Return the experts of each sample; before there is one, the base model answers."""
+        """Return the experts of each sample; the base model answers before there is an expert."""
         experts = query.experts
         name = self.expert if self.expert is not None else next(iter(experts), None)
         if query.training and name not in experts:
@@ -239,7 +239,7 @@ class SharedRouter(Router):
 class AllExpertsRouter(Router):
     """Sum all experts for every sample; in training the current one comes first."""
 
-    def own(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
+    def trained_with(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
         """Return the expert and all before it, on top of which it was trained."""
         return tuple(experts[: list(experts).index(expert) + 1])
 
@@ -254,7 +254,7 @@ class AllExpertsRouter(Router):
 def route_by_name(
     order: Sequence[tuple[str, ...]], experts: Sequence[str], losses: Tensor | None = None
 ) -> Routing:
-    """Return the routing whose samples use the named experts."""
+    """Return the routing for the named experts of each sample."""
     column = {name: index for index, name in enumerate(experts)}
     gates = gates_from_order([[column[name] for name in names] for names in order], len(experts))
     return Routing(gates, list(order), losses)

@@ -17,7 +17,7 @@ FORMAT = 2
 
 
 def write_index(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the index, last of a router's files: it names only files that exist."""
+    """Write the index. It is the last file of a router, so it names only files that exist."""
     write_json(folder / INDEX, {"format": FORMAT, **content})
 
 
@@ -25,20 +25,20 @@ def read_index(folder: Path, router: str) -> dict[str, Any]:
     """Return the index.
 
     Raises:
-        ValueError: If it is missing, unreadable or of another router or format.
+        ValueError: If the index is missing, unreadable or of another router or format.
     """
     path = folder / INDEX
     content = read_json(path, "router")
     try:
-        found, version = content["router"], content["format"]
+        saved_by, version = content["router"], content["format"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"cannot read router {path}: it is no index of a router") from error
+        raise ValueError(f"cannot read router {path}: it is not the index of a router") from error
     if version == 1 and "tasks" in content:
         content = {"experts": content["tasks"], **content}
     elif version != FORMAT:
         raise ValueError(f"router {path} has format {version}, expected {FORMAT}")
-    if found != router:
-        raise ValueError(f"router {path} was saved by {found}, not by {router}")
+    if saved_by != router:
+        raise ValueError(f"router {path} was saved by {saved_by}, not by {router}")
     experts = content.get("experts")
     if not isinstance(experts, list) or not all(
         isinstance(entry, dict) and "name" in entry for entry in experts
@@ -56,7 +56,7 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Return the tensors of ``<name>.safetensors``.
 
     Raises:
-        ValueError: If the file is missing or damaged, or the name leads out of the folder.
+        ValueError: If the file is missing or damaged, or the name points outside the folder.
     """
     name = check_name(name, f"router {folder / INDEX}: expert name")
     return read_tensor_file(folder / f"{name}.safetensors")

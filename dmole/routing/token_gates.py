@@ -1,4 +1,4 @@
-"""From the logits of a token's router to the weights of its experts. Pure maths, no model."""
+"""Gates: from a router's logits for a token to expert weights. Pure functions, no model."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ EntropyKind = Literal["tsallis", "renyi"]
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """What a router says of each token.
+    """Decisions of a router for each token.
 
     Attributes:
         probabilities: Softmax of the logits of shape ``(..., N)``, float32.
-        weights: ``(..., N)`` what multiplies each expert's output, float32; zero where it is off.
+        weights: Factor of each expert's output of shape ``(..., N)``, float32; zero where it is
+            off.
     """
 
     probabilities: Tensor
@@ -40,13 +41,13 @@ class TokenGate(ABC):
     """Turns the logits of ``N`` experts into their weights, token by token."""
 
     def __call__(self, logits: Tensor) -> TokenWeights:
-        """Return probabilities and weights of the logits of shape ``(..., N)``."""
+        """Return probabilities and weights for logits of shape ``(..., N)``."""
         probabilities = logits.softmax(dim=-1, dtype=torch.float32)
         return TokenWeights(probabilities, self.weigh(probabilities))
 
     @abstractmethod
     def weigh(self, probabilities: Tensor) -> Tensor:
-        """Return the weights of shape ``(..., N)`` of probabilities of the same shape."""
+        """Return the weights for probabilities; both have shape ``(..., N)``."""
 
 
 class DenseGate(TokenGate):
@@ -57,15 +58,15 @@ class DenseGate(TokenGate):
     """
 
     def weigh(self, probabilities: Tensor) -> Tensor:
-        """Return the probabilities themselves."""
+        """Return the probabilities unchanged."""
         return probabilities
 
 
 class TopKGate(TokenGate):
-    r"""The :math:`k` likeliest experts are on, :math:`w_i = p_i / \sum_{j \in K} p_j`.
+    r"""The :math:`k` most probable experts are on, :math:`w_i = p_i / \sum_{j \in K} p_j`.
 
-    With one expert per token the renormalised weight is 1 whatever the router says, so that it
-    learns from the balance loss alone. Ties go to the lower column.
+    With one expert per token the renormalized weight is always 1, so the router learns from the
+    balance loss alone. Ties go to the lower column.
 
     Args:
         top_k: Experts per token, at least 1 and at most ``N``.
@@ -95,19 +96,19 @@ class TopKGate(TokenGate):
 
 
 class EntropyGate(TokenGate):
-    r"""As many experts as the router is unsure: the first of the top-p set, or all of them.
+    r"""The top-p set of experts, or all experts where the router is uncertain.
 
     .. math::
         \text{keep}_i = [c_i \le p^*] \lor [\text{rank}_i < k] \lor [H(p) > h^*], \quad
         w_i = p_i \, \text{keep}_i
 
     with :math:`c_i` the sum of the probabilities from the largest down to :math:`p_i`. The expert
-    that crosses :math:`p^*` is dropped and kept weights are not renormalised.
+    that crosses :math:`p^*` is dropped and kept weights are not renormalized.
 
     Args:
         top_p: Probability :math:`p^*` in ``(0, 1]`` that the kept experts may sum to.
         keep_top_k: Experts :math:`k` that are always on, at least 1 and at most ``N``.
-        threshold: Entropy :math:`h^*` above which all are on; from 1 on they never are.
+        threshold: Entropy :math:`h^*` above which all experts are on; 1 or more disables this.
         index: Index :math:`q > 0` of the entropy; 1 is Shannon's.
         entropy: Kind of the entropy.
         eps: Added to every probability inside the entropy.
@@ -116,8 +117,8 @@ class EntropyGate(TokenGate):
         ValueError: If an argument is out of range, or ``keep_top_k`` above the ``N`` of a call.
 
     Source:
-        DynMoLE, 2025, https://arxiv.org/abs/2504.00661 (authors' code, whose call of its entropy
-        fails as published).
+        DynMoLE, 2025, https://arxiv.org/abs/2504.00661 (authors' code, whose call of the entropy
+        function fails as published).
     """
 
     def __init__(
@@ -151,12 +152,12 @@ class EntropyGate(TokenGate):
         first[..., : self.keep_top_k] = True
         keep = torch.zeros_like(first).scatter(-1, order, first)
         if self.threshold < 1:
-            unsure = self.measure(probabilities.detach()) > self.threshold  # (...)
-            keep = keep | unsure.unsqueeze(-1)
+            uncertain = self.measure(probabilities.detach()) > self.threshold  # (...)
+            keep = keep | uncertain.unsqueeze(-1)
         return probabilities * keep
 
     def measure(self, probabilities: Tensor) -> Tensor:
-        """Return the normalised entropy of shape ``(...)`` with this gate's settings."""
+        """Return the normalized entropy of shape ``(...)`` with this gate's settings."""
         return normalized_entropy(probabilities, self.index, self.entropy, self.eps)
 
 
@@ -166,7 +167,7 @@ def normalized_entropy(
     kind: EntropyKind = "tsallis",
     eps: float = 1e-5,
 ) -> Tensor:
-    r"""Return the entropy of each distribution over its largest value, the uniform one's.
+    r"""Return the entropy of each distribution divided by that of the uniform distribution.
 
     .. math::
         S_q(p) = \frac{1 - \sum_i p_i^q}{q - 1}, \qquad
@@ -177,7 +178,7 @@ def normalized_entropy(
         probabilities: Shape ``(..., N)``.
         index: Index :math:`q > 0`; at 1 both kinds are Shannon's entropy.
         kind: ``tsallis`` for :math:`S`, ``renyi`` for :math:`R`.
-        eps: Added to every probability and not normalised away, so that the result leaves
+        eps: Added to every probability without renormalization, so the result may leave
             ``[0, 1]`` by a few ``eps``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The reconstructor trained by gradient descent, and the choice between all of them."""
+"""The reconstructor trained by gradient descent, and the choice of a reconstructor by kind."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ BiasInit = Literal["default", "mean"]
 
 
 class MLPReconstructor:
-    """Two layers with a ReLU between, fitted by Adam under a cosine schedule.
+    """Two linears with a ReLU between them, fitted by Adam with a cosine schedule.
 
     Args:
         hidden: Width of the bottleneck.
         output: ``sigmoid`` (the release) or ``linear``.
-        learning_rate: At the start.
-        final_learning_rate: At the end of the cosine.
-        cosine_epochs: Length of the cosine.
-        batch_size: Samples a step.
-        patience: Stop after so many epochs without a better training loss.
-        max_epochs: Stop here at the latest.
-        bias_init: ``mean`` starts the output at the mean of the data, which spares the sigmoid
-            variant the plateau it can otherwise stop on; ``default`` starts at random.
+        learning_rate: Learning rate at the start.
+        final_learning_rate: Learning rate at the end of the cosine.
+        cosine_epochs: Length of the cosine in epochs.
+        batch_size: Samples per step.
+        patience: Epochs without a better training loss before the training stops.
+        max_epochs: Maximum number of epochs.
+        bias_init: ``mean`` starts the output at the mean of the data, which keeps the sigmoid
+            variant from stopping on a plateau; ``default`` starts randomly.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Source:
-        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (recipe of the release: the last, not
-        the best weights are kept).
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (recipe of the release: the last
+        weights are kept, not the best).
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class MLPReconstructor:
         self.bias_init = bias_init
 
     def fit(self, rows: Tensor, generator: torch.Generator) -> Weights:
-        """Return weights trained on ``(N, D)``, on its device, in float32."""
+        """Return weights trained on rows ``(N, D)``, on their device, in float32."""
         with (
             torch.inference_mode(mode=False),
             torch.enable_grad(),
@@ -88,7 +88,7 @@ class MLPReconstructor:
         return Weights(w_enc, b_enc, w_dec, b_dec, relu=True, sigmoid=self.output == "sigmoid")
 
     def _start(self, rows: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """Uniform within 1/sqrt(fan in), the usual start of a linear layer."""
+        """Draw uniformly within 1/sqrt(fan in), the default initialization of a linear."""
         width = rows.shape[1]
         shapes = [(self.hidden, width), (self.hidden,), (width, self.hidden), (width,)]
         tensors = []
@@ -139,7 +139,7 @@ def build_reconstructor(
     max_epochs: int = 1000,
     bias_init: BiasInit = "default",
 ) -> Reconstructor:
-    """Return the reconstructor of a kind; the keywords concern the trained ones alone."""
+    """Return the reconstructor of a kind; the keywords apply to trained ones only."""
     if kind == "pca":
         return PCAReconstructor(components)
     return MLPReconstructor(

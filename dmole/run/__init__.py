@@ -1,4 +1,4 @@
-"""A run and what keeps it from being lost: state, checkpoints, signals, failures, the folder."""
+"""A run: its state, checkpoints, signals, failures and folder."""
 
 from dmole.run.peers import PeerError, PeerWatch
 from dmole.run.run_folder import RunLock, claim_run, find_run

@@ -1,11 +1,11 @@
-"""What a run saves to resume from: all that was learned, never the frozen base model.
+"""The checkpoints of a run: all trained state, without the frozen base model.
 
-Two files. ``last.ckpt`` is the state after the last finished phase. ``stage.ckpt`` is the state
-within the stage that trains: its experts, their optimizer, the position in the data.
+There are two files. ``last.ckpt`` is the state after the last finished phase. ``stage.ckpt`` is
+the state within the training of a stage: its experts, their optimizer, the position in the data.
 
-A phase that was cut short starts again, except training, which resumes at its last saved step.
-All draws depend on seed, stage and rank alone or are restored, so the result is that of an
-uninterrupted run.
+An interrupted phase starts again, except training, which resumes at its last saved step. Every
+random draw depends only on seed, stage and rank, or its generator is restored. A resumed run
+therefore gives the same result as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ _STAGE_PARTS = ("run", "stage", "world_size", "architecture", "callbacks", "para
 
 @runtime_checkable
 class HoldsSequenceState(Protocol):
-    """A callback with state that changes at the boundaries of stages only."""
+    """A callback with state that changes only at the boundaries of stages."""
 
     @property
     def state_key(self) -> str:
-        """Name of the state in a checkpoint."""
+        """Key of the state in a checkpoint."""
 
     def sequence_state_dict(self) -> dict[str, Any]:
         """Return the state."""
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`sequence_state_dict` returned."""
+        """Load a state that :meth:`sequence_state_dict` returned."""
 
 
 def save_sequence(state: SequenceState, module: ContinualModule) -> None:
-    """Write ``last.ckpt`` after a phase; all ranks call it alike."""
+    """Write ``last.ckpt`` after a phase. All ranks must call it."""
     callbacks = {cb.state_key: cb.state_dict() for cb in state.callbacks}
     sequence = {cb.state_key: cb.sequence_state_dict() for cb in _holders(state)}
     if not state.is_global_zero:
@@ -78,13 +78,13 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
 
 
 def save_stage(state: SequenceState) -> None:
-    """Write ``stage.ckpt`` within a stage's training; all ranks call it alike."""
-    # Lightning's flag says what is saved: with the optimizer. How it is read is another one
+    """Write ``stage.ckpt`` within the training of a stage. All ranks must call it."""
+    # here `weights_only=False` saves the optimizer too; on loading, the flag has another meaning
     state.trainer.save_checkpoint(stage_file(state.run_dir / LAST), weights_only=False)
 
 
 def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, Any]:
-    """Return what a checkpoint within a stage needs beyond Lightning's own."""
+    """Return the content that a checkpoint within a stage needs in addition to Lightning's."""
     shapes = module.library.architecture()
     return {
         "format": FORMAT,
@@ -97,19 +97,19 @@ def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, An
 
 
 def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> Path | None:
-    """Rebuild the state of a checkpoint.
+    """Restore the state of a checkpoint.
 
     Args:
-        state: Of a sequence in the checkpoint's run folder; receives the finished phases.
+        state: State of a sequence in the checkpoint's run folder; receives the finished phases.
         module: Receives experts and router.
         file: The checkpoint after a phase.
 
     Returns:
-        The checkpoint within the next phase if that is training that was cut short.
+        The checkpoint within the next phase if that is an interrupted training, else None.
 
     Raises:
-        ValueError: If a file cannot be read, or base model, data or settings are not the
-            ones it was made with; the message says which.
+        ValueError: If a file cannot be read, or if base model, data or settings differ from those
+            of the checkpoint; the message names the difference.
     """
     content = read_checkpoint(file)
     if "stage" in content:
@@ -135,7 +135,7 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
 def _check_same_run(
     state: SequenceState, module: ContinualModule, content: dict[str, Any], file: Path
 ) -> None:
-    """Refuse a checkpoint of other data, base model or settings; say what may differ."""
+    """Refuse a checkpoint of other data or base model, and of other settings unless accepted."""
     for name in _differing(content["fingerprints"], _fingerprints(state, module)):
         raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
     settings = _settings(state, module)
@@ -151,13 +151,13 @@ def _check_same_run(
 
 
 def _load_stage(state: SequenceState, module: ContinualModule, file: Path) -> Path | None:
-    """Rebuild the experts of a stage that was cut short, so that nothing is allocated again."""
+    """Restore the experts of an interrupted stage, so that they are not allocated again."""
     if not file.is_file():
         return None
     content = read_checkpoint(file)
     _require(content, _STAGE_PARTS, file)
     if content["run"] != state.run_id or (content["stage"], "train") in state.done:
-        return None  # of a stage that has been finished since
+        return None  # the stage has been finished since
     if content["world_size"] != state.world_size:
         log.warning(
             "stage %d starts again: it was trained by %d processes, this run has %d",
@@ -173,7 +173,7 @@ def _load_stage(state: SequenceState, module: ContinualModule, file: Path) -> Pa
 
 
 def _settings(state: SequenceState, module: ContinualModule) -> dict[str, str]:
-    """Return the settings as they were before anything was learned."""
+    """Return the settings as they were before training."""
     if not state.settings:
         state.settings = run_settings(state, module)
     return state.settings
@@ -192,7 +192,7 @@ def _fingerprints(state: SequenceState, module: ContinualModule) -> dict[str, An
 
 
 def stage_file(last: Path) -> Path:
-    """Return the path of the checkpoint within a stage, beside the one after the last phase."""
+    """Return the path of ``stage.ckpt`` in the folder of ``last.ckpt``."""
     return last.with_name("stage.ckpt")
 
 

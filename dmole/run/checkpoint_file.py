@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, verified and read without running anything."""
+"""Checkpoint files: written atomically, verified, and read without executing code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dmole.messages import first_line
 from dmole.storage.files import atomic_path
 
 FORMAT = 3
-"""Version of the layout. Version 2 is converted when it is read, others are refused."""
+"""Version of the layout. Version 2 is converted on reading, other versions are refused."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes Lightning's checkpoints so that the old one stays until the new one is whole."""
+    """Writes Lightning's checkpoints; the old file stays until the new one is complete."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -29,22 +29,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; the old one stays until the new one is whole.
+    """Write a checkpoint; the old file stays until the new one is complete.
 
     Raises:
-        OSError: If it cannot be written, for want of space for instance; names the file.
+        OSError: If it cannot be written, for example because the disk is full; names the file.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # its writer closes the archive, which fails once more
+        except RuntimeError as error:  # torch closes the archive after an error, which fails too
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Return a checkpoint's content; nothing in it is executed.
+    """Return the content of a checkpoint without executing code from it.
 
     Raises:
         ValueError: If the file is missing, damaged, or no checkpoint of a sequence.
@@ -55,14 +55,14 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         _verify(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # the message of torch recommends to load it with its code
+        # torch's message recommends to load the file with code execution
         match = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
         name = f" ({match[1]})" if match else ""
         raise ValueError(
             f"cannot read checkpoint {file}: it holds more than tensors and plain values{name}, "
-            "and nothing of a checkpoint is ever run"
+            "and dmole executes no code from a checkpoint"
         ) from error
-    except Exception as error:  # torch raises half a dozen kinds for damaged files
+    except Exception as error:  # torch raises many types of error for damaged files
         raise ValueError(f"cannot read checkpoint {file}: {first_line(error)}") from error
     if isinstance(content, dict) and content.get("format") == 2:
         return {**_converted(content), "format": FORMAT}
@@ -74,7 +74,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 def _converted(content: Any) -> Any:
     """Return content of version 2 with the names of version 3.
 
-    There, experts were named after tasks: ``...experts.task_<name>...`` in the names of tensors,
+    Version 2 named experts after tasks: ``...experts.task_<name>...`` in the names of tensors,
     ``tasks`` in the state of a router.
     """
     if isinstance(content, list):
@@ -92,10 +92,10 @@ def _converted(content: Any) -> Any:
 
 
 def _verify(file: Path) -> None:
-    """Refuse a damaged file: torch compares none of the checksums it writes.
+    """Refuse a damaged file. Torch writes checksums but does not verify them.
 
     Raises:
-        ValueError: If the file is no archive as torch writes it, or a part is not what it was.
+        ValueError: If the file is not an archive as torch writes it, or a checksum is wrong.
     """
     if not zipfile.is_zipfile(file):
         raise ValueError("it is cut short, or no checkpoint")
@@ -104,9 +104,9 @@ def _verify(file: Path) -> None:
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise ValueError("it is compressed, which torch never does")
         if any(part.external_attr or part.is_dir() for part in parts):
-            raise ValueError("it holds folders, whose content torch takes for read")
+            raise ValueError("it holds folders, whose content torch does not read")
         if sum(part.file_size for part in parts) > file.stat().st_size:
-            raise ValueError("its parts claim more than the file holds")
+            raise ValueError("the sizes of its parts exceed the size of the file")
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"it is damaged in {damaged}")

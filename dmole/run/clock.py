@@ -1,4 +1,4 @@
-"""Seconds, memory and parameters of a run: the content of timing.json."""
+"""Seconds, memory and parameter counts of a run: the content of ``timing.json``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Lap:
     Args:
         stage: 0 is before training.
         name: Name of the stage.
-        phase: What was done.
+        phase: Name of the phase.
         seconds: Wall-clock time.
-        samples: Samples that went through, where counting makes sense.
+        samples: Number of samples processed; None for phases that do not count them.
     """
 
     stage: int
@@ -35,13 +35,13 @@ class Lap:
 
 @dataclass
 class Costs:
-    """Numbers of parameters; None where they have not been counted yet.
+    """Numbers of parameters; None if they have not been counted yet.
 
     Args:
-        base: Of the base model.
-        total: Of the base model and all experts.
-        active: Those that an average test sample uses, base model included.
-        trainable: Those that train in a stage, by the expert of the stage.
+        base: Parameters of the base model.
+        total: Parameters of the base model and all experts.
+        active: Parameters that an average test sample uses, base model included.
+        trainable: Parameters that train in a stage, by the expert of the stage.
     """
 
     base: int | None = None
@@ -57,27 +57,27 @@ class Costs:
         active: float | None = None,
         trainable: Mapping[str, int] | None = None,
     ) -> None:
-        """Set the counts that are given; those of ``trainable`` join the ones of other experts."""
+        """Set the given counts; ``trainable`` is merged with the counts of other experts."""
         self.base = self.base if base is None else base
         self.total = self.total if total is None else total
         self.active = self.active if active is None else active
         self.trainable = {**self.trainable, **(trainable or {})}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what has been counted, as in ``timing.json`` and checkpoints."""
+        """Return the counts that are set, as in ``timing.json`` and checkpoints."""
         return {name: count for name, count in asdict(self).items() if count not in (None, {})}
 
     @classmethod
     def from_dict(cls, counts: Mapping[str, Any]) -> Self:
-        """Return the costs that :meth:`to_dict` described."""
+        """Return costs from the output of :meth:`to_dict`."""
         return cls(**counts)
 
 
 class Clock:
-    """Collects the laps of a run and describes its cost.
+    """Times the phases of a run and reports its costs.
 
     Attributes:
-        laps: The phases so far.
+        laps: The finished phases.
         costs: Numbers of parameters.
     """
 
@@ -98,15 +98,15 @@ class Clock:
             self.laps.append(lap)
 
     def elapsed(self, phase: str) -> float:
-        """Return the seconds a running phase has taken so far."""
+        """Return the seconds that a running phase has taken so far."""
         return time.perf_counter() - self._started[phase]
 
     def carry(self, phase: str, seconds: float) -> None:
-        """Count seconds that a running phase took in an earlier process."""
+        """Add the seconds that a running phase took in an earlier process."""
         self._started[phase] -= seconds
 
     def report(self) -> dict[str, Any]:
-        """Return the content of timing.json: seconds a phase, samples/s, memory, parameters."""
+        """Return the content of ``timing.json``: seconds per phase, samples/s, memory, costs."""
         trained = [lap for lap in self.laps if lap.phase == "train" and lap.samples]
         inside = [lap for lap in self.laps if lap.phase in INNER_PHASES]
         seconds = sum(lap.seconds for lap in trained) - sum(lap.seconds for lap in inside)
@@ -123,11 +123,11 @@ class Clock:
 
 
 INNER_PHASES = ("embed", "allocate")
-"""Phases that run inside the phase ``train`` and are counted there too."""
+"""Phases that run inside the phase ``train``, whose seconds include theirs."""
 
 
 def peak_memory() -> int:
-    """Return the most bytes used so far: of the GPU where there is one, else resident memory."""
+    """Return the peak memory so far in bytes: of the GPU if there is one, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

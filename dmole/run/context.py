@@ -1,4 +1,4 @@
-"""What the module is given for a stage and for an evaluation pass, each made once."""
+"""The contexts that the module receives: one for each stage, one for each evaluation pass."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ if TYPE_CHECKING:
     from dmole.streams.stream import Stage
 
 DEFAULT_ANSWER_TOKENS = 32
-"""Most tokens of an answer to a prompt of an unknown task."""
+"""Maximum number of tokens of an answer to a prompt of an unknown task."""
 
 
 @dataclass
 class StageContext:
-    """What trains in a stage, and on what.
+    """The experts and the data of a stage.
 
     Args:
-        index: 1-based number of the stage; 0 before the first one, when no expert trains.
-        experts: Experts that train: the stage's first, then the one that all stages share.
-        tasks: Tasks of the stage; samples of others are replayed or of a neighbor.
+        index: 1-based index of the stage; 0 before the first stage, when no expert trains.
+        experts: Experts that train: that of the stage, then the one that all stages share.
+        tasks: Tasks of the stage; samples of other tasks are replayed or belong to a neighboring
+            stage.
         epochs: Passes over the data of the stage.
-        allocation: The plan that placed the stage's expert in this stage, None for an older one.
+        allocation: Allocation of the stage's expert; None if an earlier stage made the expert.
         steps: Optimizer steps of the stage; 0 until the optimizer is made.
-        update_scale: Factor on the learning rate, by modality; 1 where there is none.
+        update_scale: Factor on the learning rate, by modality; the default is 1.
     """
 
     index: int = 0
@@ -43,24 +44,24 @@ class StageContext:
 
     @property
     def expert(self) -> str | None:
-        """The stage's expert, without the one that all stages share."""
+        """The expert of the stage, not the one that all stages share."""
         return self.experts[0] if self.experts else None
 
 
 @dataclass(frozen=True)
 class EvaluationPass:
-    """Which test samples a pass answers, and with which experts.
+    """The test samples that a pass answers, and the experts of each.
 
     Args:
         name: ``routed``: the router chooses the experts. ``oracle``: each sample gets the
             experts that its task was trained with.
         experts: Experts that may be used; None for all.
-        gate_sets: Experts of each sample, best first, by ``task/split/id``; the router decides
-            on samples that are not named.
+        gate_sets: Experts of each sample, best first, by ``task/split/id``; the router chooses
+            the experts of samples that are not listed.
         digests: SHA-256 of each expert's tensors.
-        pending: For each task the indices of the test samples that need an answer; None for all.
-        known: Answers of pending samples from an earlier process, by sample.
-        answer_lengths: Most tokens of an answer, by task.
+        pending: Indices of the test samples that need an answer, by task; None for all.
+        earlier_answers: Answers to pending samples from an earlier process, by sample.
+        answer_lengths: Maximum number of tokens of an answer, by task.
         losses: Reconstruction losses of the test samples, by expert and true task.
     """
 
@@ -69,16 +70,16 @@ class EvaluationPass:
     gate_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     pending: Mapping[str, Sequence[int]] | None = None
-    known: Mapping[str, str] = field(default_factory=dict)
+    earlier_answers: Mapping[str, str] = field(default_factory=dict)
     answer_lengths: Mapping[str, int] = field(default_factory=dict)
     losses: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     def order(self, keys: Sequence[str]) -> list[tuple[str, ...]] | None:
-        """Return the planned experts of samples, None where one has no plan."""
+        """Return the planned experts of samples; None if a sample has no plan."""
         if not all(key in self.gate_sets for key in keys):
             return None
         return [self.gate_sets[key] for key in keys]
 
     def answer_length(self, tasks: Sequence[str]) -> int:
-        """Return the most tokens of any answer to samples of these tasks."""
+        """Return the maximum number of tokens of any answer to samples of these tasks."""
         return max(self.answer_lengths.get(task, DEFAULT_ANSWER_TOKENS) for task in tasks)

@@ -1,7 +1,7 @@
-"""Every name that Lightning does not document and this package needs, behind a small function.
+"""Wrappers of all undocumented Lightning names that this package uses.
 
 Lightning may rename them in any minor release, which is why `pyproject.toml` has an upper bound.
-`tests/run/test_run_lightning_private.py` names the one that is gone.
+`tests/run/test_run_lightning_private.py` fails with the name that is missing.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
 
 
-class LeavesCheckpointPath:
-    """Mixin of ``LightningCLI`` whose checkpoints hold no arguments for the command line."""
+class NoCheckpointArguments:
+    """Mixin for a ``LightningCLI`` that reads no arguments from checkpoints."""
 
     def _parse_ckpt_path(self) -> None:
-        """Leave ``ckpt_path`` to the trainer."""
+        """Do not open ``ckpt_path``; the trainer does."""
 
 
 class _NoSignals(_SignalConnector):
-    """Handles no signal."""
+    """Registers no signal handlers."""
 
     def register_signal_handlers(self) -> None:
         self.received_sigterm = False
@@ -34,37 +34,37 @@ class _NoSignals(_SignalConnector):
         pass
 
 
-def leave_signals_alone(trainer: Trainer) -> None:
-    """Keep Lightning from handling signals: it would save what it knows of one stage only."""
+def disable_signal_handlers(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals, since it would save the state of one stage only."""
     trainer._signal_connector = _NoSignals(trainer)
 
 
 def cluster_environment(trainer: Trainer) -> Any:
-    """Return Lightning's cluster environment: SLURM's, torchrun's, or its own."""
+    """Return the cluster environment: that of SLURM, torchrun or Lightning."""
     return trainer._accelerator_connector.cluster_environment
 
 
 def starts_processes_for_each_fit(strategy: Strategy) -> bool:
-    """Return whether the processes of a strategy end with each fit, as with ``ddp_spawn``."""
+    """Return whether a strategy starts new processes for each fit, like ``ddp_spawn``."""
     return isinstance(strategy.launcher, _MultiProcessingLauncher)
 
 
 def start_processes(trainer: Trainer) -> None:
-    """Start the other processes of a strategy that starts them itself, once for all stages."""
+    """Start the other processes once for all stages, if the strategy has a launcher."""
     launcher = trainer.strategy.launcher
     if launcher is not None:
         launcher.launch(lambda: None, trainer=trainer)
 
 
 def signal_processes(trainer: Trainer, signum: int) -> None:
-    """Send a signal to the processes that this one started."""
+    """Send a signal to the processes that this process started."""
     launcher = trainer.strategy.launcher
     if launcher is not None:
         launcher.kill(signal.Signals(signum))
 
 
 def fit_progress(trainer: Trainer) -> dict[str, Any]:
-    """Return Lightning's counters of epochs, batches and steps, which rise over all stages."""
+    """Return Lightning's counters of epochs, batches and steps, which count over all stages."""
     loop = trainer.fit_loop
     return {
         "epoch": loop.epoch_progress.state_dict(),
@@ -75,7 +75,7 @@ def fit_progress(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore_fit_progress(trainer: Trainer, progress: dict[str, Any]) -> None:
-    """Set Lightning's counters to what :func:`fit_progress` returned."""
+    """Restore counters that :func:`fit_progress` returned."""
     loop = trainer.fit_loop
     loop.epoch_progress.load_state_dict(progress["epoch"])
     loop.epoch_loop.batch_progress.load_state_dict(progress["batch"])

@@ -1,4 +1,4 @@
-"""Which run folder a fit writes to and what it resumes from, the same on all processes."""
+"""The run folder of a fit and the checkpoint it resumes, the same on all processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dmole.run.run_folder import LAST, claim_run, find_run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_HANDED_OVER = "DMOLE_OPENING"
-"""Environment variable with the first process's decision, for those that Lightning starts."""
+_VARIABLE = "DMOLE_OPENING"
+"""Environment variable that passes rank 0's decision to the processes that Lightning starts."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Opening:
 
     Args:
         run: The folder.
-        checkpoint: None for a fresh run.
+        checkpoint: The file; None for a new run.
     """
 
     run: Path
@@ -38,15 +38,15 @@ def decide_opening(root: Path, name: str, version: int | None, ckpt_path: str | 
     """Find the checkpoint to resume from, or make a new run folder.
 
     Args:
-        root: Where the runs are.
+        root: Folder that holds the runs.
         name: Name of the run.
-        version: Number of the run folder, None for any.
-        ckpt_path: ``last``: the newest run of this name that has a checkpoint. ``auto``: the
-            same where there is one, else a fresh run. A run folder, or a file in it. None: a
-            fresh run.
+        version: Number of the run folder; None for any.
+        ckpt_path: ``last`` is the newest run of this name that has a checkpoint. ``auto`` is the
+            same if there is one, else a new run. It may also be a run folder or a file in it.
+            None is a new run.
 
     Raises:
-        ValueError: If there is no such checkpoint, or the fresh folder exists.
+        ValueError: If there is no such checkpoint, or the new folder exists already.
     """
     if ckpt_path in ("last", "auto"):
         run = find_run(root, name, version)
@@ -62,31 +62,31 @@ def decide_opening(root: Path, name: str, version: int | None, ckpt_path: str | 
         if not file.is_file():
             raise ValueError(f"there is no checkpoint {file}")
         if file.resolve().parent.name != LAST.parent.name:
-            raise ValueError(f"{file} lies in no run folder: put it into <run>/{LAST.parent}")
+            raise ValueError(f"{file} is not in a run folder: put it into <run>/{LAST.parent}")
         return Opening(file.resolve().parents[1], file)
     return Opening(claim_run(root, name, version))
 
 
 def agree_on_opening(environment: object, decide: Callable[[], Opening], rank: int) -> Opening:
-    """Return the first process's decision on every process.
+    """Return the decision of rank 0 on every process.
 
     Args:
-        environment: Lightning's cluster environment, None in a single process.
-        decide: Makes the decision; called on the first process alone.
+        environment: Lightning's cluster environment; None in a single process.
+        decide: Makes the decision; called on rank 0 only.
         rank: Global rank of this process.
     """
     started = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
     if started and not is_distributed():
-        # by the first process, after its decision
-        if _HANDED_OVER not in os.environ:
+        # rank 0 started this process after its decision
+        if _VARIABLE not in os.environ:
             raise ValueError("LOCAL_RANK is set, but by no launcher: use torchrun, or unset it")
-        handed_over = json.loads(os.environ.pop(_HANDED_OVER))
-        watch_parent(handed_over["process"])
-        return _decode(handed_over)
+        decided = json.loads(os.environ.pop(_VARIABLE))
+        watch_parent(decided["process"])
+        return _decode(decided)
     decided = broadcast(_encode(decide()) if rank == 0 else None)
-    assert decided is not None  # rank 0's
+    assert decided is not None  # rank 0 has sent its decision
     if not is_distributed():
-        os.environ[_HANDED_OVER] = json.dumps(decided)  # for processes that are yet to be started
+        os.environ[_VARIABLE] = json.dumps(decided)  # for processes that start later
     return _decode(decided)
 
 

@@ -1,9 +1,9 @@
-"""Ends all processes of a run soon after one of them has failed, and says why.
+"""Ends all processes of a run soon after one of them has failed, and reports the cause.
 
 The launchers (Lightning's observer of its children, torchrun's agent, `srun --kill-on-bad-exit`)
-end the others too, but not as well. Without `PeerWatch`, the others print a traceback of 70 lines
-of a closed connection below the cause. Without `watch_parent`, a process whose starter is killed
-before they are connected waits for it: with gloo it was there after 150 seconds.
+end the other processes too, but not as well. Without `PeerWatch`, the others print a traceback of
+70 lines about a closed connection below the cause. Without `watch_parent`, a process whose parent
+is killed before they are connected waits for it: with gloo it still ran after 150 seconds.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from dmole.distributed import broadcast, is_distributed
 from dmole.messages import one_line
 
 _FAILURE = "failure"
-_PERIOD = 1.0  # seconds between two looks
-_LOST = 5  # looks in vain before rank 0 counts as gone
-_LAST_WAY_OUT = 20.0  # seconds after which a failed process ends even if something blocks it
+_PERIOD = 1.0  # seconds between two checks
+_MAX_FAILED_CHECKS = 5  # consecutive failed checks after which the connection to rank 0 is lost
+_EXIT_TIMEOUT = 20.0  # seconds after which a failed process exits even if it is blocked
 
 
 class PeerError(ValueError):
-    """Another process failed; the message is that one's."""
+    """Another process failed; the message comes from that process."""
 
 
 class PeerWatch:
-    """Informs the other processes of a failure, and ends this one when another one failed.
+    """Reports a failure to the other processes, and ends this process when another one failed.
 
-    A process that waits for others in a collective operation cannot find out by itself that one
-    of them is gone, or finds out late and with a message that hides the cause. So failures go
-    through a separate store, and a thread watches it.
+    A process that waits in a collective operation does not notice that another process has ended,
+    or notices it late, with a message that hides the cause. So failures are written to a separate
+    store, which a thread of every process checks.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class PeerWatch:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin to watch; all processes call this alike. Does nothing in a single process."""
+        """Start watching. All processes must call it; it has no effect in a single process."""
         if self._store is not None or not is_distributed():
             return
         self._rank = dist.get_rank()
@@ -60,15 +60,15 @@ class PeerWatch:
         threading.Thread(target=self._watch, name="dmole-peers", daemon=True).start()
 
     def stop(self) -> None:
-        """End the watch, when the run is done."""
+        """Stop watching, at the end of the run."""
         self._stopped.set()
 
     def announce(self, error: BaseException) -> BaseException:
-        """Inform the other processes of a failure and return the error to raise.
+        """Report a failure to the other processes and return the error to raise.
 
         Args:
-            error: What happened here; a consequence of an earlier failure elsewhere, if one was
-                announced before.
+            error: The error in this process. If another process has reported a failure before,
+                it is a consequence, and the returned error names the earlier failure.
         """
         if self._store is None:
             return error
@@ -76,15 +76,15 @@ class PeerWatch:
         failure = json.dumps([self._rank, one_line(error)])
         try:
             rank, message = json.loads(self._store.compare_set(_FAILURE, "", failure))
-        except RuntimeError:  # dist.DistStoreError among them: rank 0 is gone with its store
+        except RuntimeError:  # dist.DistStoreError for example: rank 0 has ended, with its store
             return PeerError(f"the connection to rank 0 is lost ({one_line(error)})")
-        timer = threading.Timer(_LAST_WAY_OUT, os._exit, (1,))
+        timer = threading.Timer(_EXIT_TIMEOUT, os._exit, (1,))
         timer.daemon = True
         timer.start()
         if rank != self._rank:
             return PeerError(f"rank {rank} failed: {message}")
         if self._rank == 0:
-            time.sleep(2 * _PERIOD)  # the store ends with this process: let the others look first
+            time.sleep(2 * _PERIOD)  # the store ends with this process: let the others check first
         return error
 
     def _watch(self) -> None:
@@ -98,27 +98,27 @@ class PeerWatch:
                 failures = 0
             except RuntimeError:
                 failures += 1
-                if failures >= _LOST:
+                if failures >= _MAX_FAILED_CHECKS:
                     self._leave("the connection to rank 0 is lost")
 
     def _leave(self, message: str) -> None:
-        # the main thread may hang in a collective operation, so it cannot end by itself
+        # the main thread may hang in a collective operation and cannot raise an error
         if not self._stopped.is_set():
             os.write(2, f"dmole: rank {self._rank} ends: {message}\n".encode())
             os._exit(1)
 
 
 def watch_parent(parent: int) -> None:
-    """End this process soon after the one that started it, however that one ends.
+    """End this process soon after its parent has ended, for whatever reason.
 
-    Before the processes are connected nothing else reports its end: this one would wait for it
-    for half an hour.
+    Before the processes are connected, no other mechanism reports the end of the parent, and this
+    process would wait for half an hour.
 
     Args:
-        parent: Process that started this one.
+        parent: Id of the process that started this one.
 
     Raises:
-        PeerError: If it is gone already.
+        PeerError: If the parent has ended already.
     """
     if os.getppid() != parent:
         raise PeerError("the process that started this one is gone")

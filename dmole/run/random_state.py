@@ -1,4 +1,4 @@
-"""The states of all random generators of a process, as plain values and tensors."""
+"""Saves and restores the states of all random generators of a process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of torch, NumPy, Python and, where there is one, the GPU.
+    """Return the generator states of torch, NumPy, Python and, if there is one, the GPU.
 
-    Tensors and plain values alone, so that it can be loaded without executing anything.
+    They are tensors and plain values, so a checkpoint of them loads without executing code.
     """
     kind, keys, *position = np.random.get_state(legacy=True)
     version, values, gauss = random.getstate()
@@ -27,7 +27,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Set all generators to a state of :func:`random_state`."""
+    """Set all generators to the states that :func:`random_state` returned."""
     torch.set_rng_state(state["torch"])
     kind, keys, *position = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *position))

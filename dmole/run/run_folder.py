@@ -1,4 +1,4 @@
-"""Run folders: claiming a new one, finding the last one, keeping two processes out of one."""
+"""Run folders: create a new one, find the last one, lock one against other processes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from filelock import FileLock, Timeout
 log = logging.getLogger("dmole")
 
 LAST = Path("checkpoints") / "last.ckpt"
-"""Where a run folder keeps the state of its last finished phase."""
+"""Path of the last phase's checkpoint in a run folder."""
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def find_run(root: Path, name: str, version: int | None) -> Path | None:
-    """Return the newest run folder of a name that has a checkpoint, None where there is none.
+    """Return the newest run folder of a name that has a checkpoint, None if there is none.
 
     Args:
-        root: Where the runs are.
+        root: Folder that holds the runs.
         name: Name of the run.
-        version: Look at this version only.
+        version: Consider this version only; None for all.
     """
     versions = _versions(root / name) if version is None else [version]
     folders = (root / name / f"version_{number}" for number in sorted(versions, reverse=True))
@@ -33,10 +33,10 @@ def find_run(root: Path, name: str, version: int | None) -> Path | None:
 
 
 def claim_run(root: Path, name: str, version: int | None) -> Path:
-    """Make a new run folder; two processes that call it at once get different ones.
+    """Make a new run folder; processes that call it at the same time get different folders.
 
     Args:
-        root: Where the runs are.
+        root: Folder that holds the runs.
         name: Name of the run.
         version: Number of the folder; None takes the next free one.
 
@@ -69,27 +69,27 @@ def _versions(parent: Path) -> list[int]:
 
 
 class RunLock:
-    """Keeps a second run from writing into the same folder.
+    """Keeps a second run from writing to the same folder.
 
-    A lock of the operating system, released with the process however it ends: forked loader
-    workers do not keep it. On a file system without locks, a warning takes its place.
+    The operating system releases the lock when the process ends for any reason; forked loader
+    workers do not keep it. A file system without locks causes a warning instead.
 
     Args:
         folder: The run folder.
-        patience: Seconds to wait for a process that is ending.
+        patience: Seconds to wait for a process that is about to end.
     """
 
     def __init__(self, folder: Path, patience: float = 10.0) -> None:
         self._folder = folder
         self._path = folder / "checkpoints" / "run.lock"
-        # the hook also rules out filelock's marker files, which would outlast a killed run
+        # with a hook, filelock never falls back to marker files, which would outlive a killed run
         self._lock = FileLock(self._path, timeout=patience, on_acquired=_write_holder)
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            ValueError: If another process has it; names that one.
+            ValueError: If another process holds it; names that process.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -112,6 +112,6 @@ class RunLock:
 
 
 def _write_holder(descriptor: int) -> None:
-    """Write who holds a lock into its file."""
+    """Write process and host into the file of a lock."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -1,4 +1,4 @@
-"""One process's part in a run: the other processes, the run folder, the end."""
+"""The session of a process in a run: connects processes, opens the run folder, ends the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Session:
     Args:
         state: State of the sequence in this process.
         name: Name of the run.
-        version: Number of the run folder, None for the next free one.
+        version: Number of the run folder; None for the next free one.
     """
 
     def __init__(self, state: SequenceState, name: str, version: int | None) -> None:
@@ -44,15 +44,15 @@ class Session:
     def opened(
         self, module: ContinualModule, ckpt_path: str | None, prepare: Callable[[], None]
     ) -> Iterator[Path | None]:
-        """Yield the checkpoint to resume from, in a folder that no other run writes to.
+        """Lock the run folder and yield the checkpoint to resume from, None for a new run.
 
         Args:
-            module: What the processes work on.
+            module: The module, which the strategy needs to connect the processes.
             ckpt_path: See :func:`dmole.run.opening.decide_opening`.
-            prepare: Refuses what cannot work; called before anything is written.
+            prepare: Refuses invalid input; called before any file is written.
 
         Raises:
-            Interrupted: If a signal requested the end of the run; says where it stands.
+            Interrupted: If a signal requested the end of the run; states stage and phase.
             PeerError: If another process failed.
         """
         trainer, interruption = self._state.trainer, self._state.interruption
@@ -66,11 +66,11 @@ class Session:
                     self._lock = RunLock(opening.run)
                     self._lock.acquire()
                 yield opening.checkpoint
-                strategy.barrier()  # nobody leaves while another may need this process
+                strategy.barrier()  # another process may still need this one
                 self._peers.stop()
             except Interrupted as stop:
                 ended = self._ended(stop)
-                strategy.barrier()  # the launcher may end all processes once one has left
+                strategy.barrier()  # the launcher may end all processes once one has ended
                 self._peers.stop()
                 raise ended from None
             except Exception as error:
@@ -82,14 +82,14 @@ class Session:
                     self._lock.release()
 
     def _connect_and_open(self, module: ContinualModule, ckpt_path: str | None) -> Opening:
-        """Agree on run folder and checkpoint with all processes, starting them if need be."""
+        """Agree on run folder and checkpoint with all processes; start them if necessary."""
         trainer = self._state.trainer
         if not hasattr(trainer.strategy, "cluster_environment"):
             return self._open(ckpt_path)  # a single process
         if isinstance(cluster_environment(trainer), LightningEnvironment):
             if trainer.num_nodes > 1:
                 raise ValueError("several nodes need torchrun or SLURM to start the processes")
-            opening = self._open(ckpt_path)  # handed over to the processes that are started
+            opening = self._open(ckpt_path)  # the processes that start next receive it
             start_processes(trainer)
             self._connect(module)
             return opening
@@ -102,7 +102,7 @@ class Session:
         self._peers.start()
 
     def _open(self, ckpt_path: str | None) -> Opening:
-        """Agree on run folder and checkpoint, and write there from now on."""
+        """Agree on run folder and checkpoint, and make the folder the run folder."""
         trainer = self._state.trainer
         root = Path(trainer.default_root_dir)
 
@@ -115,16 +115,16 @@ class Session:
         return opening
 
     def _ended(self, stop: Interrupted) -> Interrupted:
-        """Return an interruption that says where the run stands."""
+        """Return an interruption that states stage and phase of the run."""
         state, environment = self._state, cluster_environment(self._state.trainer)
         if not state.is_global_zero:
-            # Lightning takes another status of a process that it started for a failure
+            # Lightning treats another exit status of a process that it started as a failure
             started = isinstance(environment, LightningEnvironment)
             return Interrupted(stop.signum, "", 0 if started else None)
         stage, name = state.stage, signal.Signals(stop.signum).name
         if not self._is_open:
             return Interrupted(stop.signum, f"ended by {name} before anything was trained")
-        where = f"stage {stage.index}/{len(state.plan)} {stage.name}, {state.phase}"
-        done = requeue(environment, stop.signum)
-        then = done or f"resume with --ckpt_path {state.run_dir}"
-        return Interrupted(stop.signum, f"ended by {name} in {where}; {then}")
+        position = f"stage {stage.index}/{len(state.plan)} {stage.name}, {state.phase}"
+        requeued = requeue(environment, stop.signum)
+        advice = requeued or f"resume with --ckpt_path {state.run_dir}"
+        return Interrupted(stop.signum, f"ended by {name} in {position}; {advice}")

@@ -1,7 +1,8 @@
-"""What the numbers of a run depend on beside base model and data, as texts to compare.
+"""The settings of a run that its results depend on, except base model and data.
 
-Settings are what constructors were given. A class keeps each argument under its own name (or that
-name with an underscore before it); all its other attributes are state.
+They are texts, which a resumed run compares with those of its checkpoint. Settings are the
+arguments of constructors. A class keeps each argument in an attribute of the same name, with or
+without a leading underscore; all its other attributes are state.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PLAIN = (bool, int, float, str, tuple)
 
 RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_per_node",
            "vision_width", "due", "tasks")  # fmt: skip
-"""Attributes that earlier checkpoints list among the settings, though no constructor takes them."""
+"""Attributes that older checkpoints list as settings, though no constructor takes them."""
 
 _OF_TASK = (
     *("format", "prompt", "prompt_suffix", "test_image_root", "eval_only"),
@@ -32,13 +33,14 @@ _OF_DATA = ("batch_size", "seed", "group_by_length", "max_length", "on_too_long"
 _OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _WITHOUT_EFFECT = ("StageCheckpoint", "StageProgressBar", "ExpertInspector")
-"""Callbacks of this package that do not change any number."""
+"""Callbacks of this package that do not change any result."""
 
 
 def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str]:
     """Return the settings of all parts of a run, by a name that a message can use.
 
-    What changes rounding at most is left out: loader workers, devices, evaluation batches.
+    Settings that affect at most rounding are left out: loader workers, devices, evaluation
+    batches.
     """
     trainer, data = state.trainer, state.data
     settings = {
@@ -47,8 +49,8 @@ def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str
         "setting 'precision'": str(trainer.precision),
         "setting 'limit_train_batches'": str(trainer.limit_train_batches),
     }
-    for prefix, thing in (("model", module), ("allocator", module.allocator)):
-        settings |= {f"{prefix} setting {n!r}": v for n, v in _arguments(thing)}
+    for prefix, part in (("model", module), ("allocator", module.allocator)):
+        settings |= {f"{prefix} setting {n!r}": v for n, v in _arguments(part)}
     settings |= {f"router setting {name!r}": value for name, value in _nested(module.router)}
     for term in module.regularizers:
         name = type(term).__name__
@@ -67,57 +69,57 @@ def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str
 
 
 def stream_settings(stream: Stream) -> dict[str, str]:
-    """Return what the samples of the stages follow from beside their tasks, as texts."""
+    """Return the settings of a stream, which determine the samples of the stages, as texts."""
     settings = {f"stream setting {name!r}": value for name, value in _arguments(stream)}
     return settings | {"stream": type(stream).__name__}
 
 
 def task_settings(task: Task) -> dict[str, str]:
-    """Return what the numbers of a task depend on beside its samples, as texts."""
+    """Return the settings of a task that its results depend on, except its samples, as texts."""
     settings = {f"{key} of task {task.name}": str(getattr(task, key)) for key in _OF_TASK}
     return settings | {f"side_files of task {task.name}": str(sorted(task.side_files.items()))}
 
 
 def without_retired(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a checkpoint without those that are none any more, see `RETIRED`."""
+    """Return the settings of a checkpoint without retired ones, see `RETIRED`."""
     endings = tuple(ending for name in RETIRED for ending in (f"'{name}'", f".{name}'"))
     return {k: text for k, text in saved.items() if k in current or not k.endswith(endings)}
 
 
 def _optimizer(module: ContinualModule) -> str:
-    """Return class and defaults of the optimizer, made for a parameter of no use."""
+    """Return class and defaults of the optimizer, made for a dummy parameter."""
     optimizer = module.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     return f"{type(optimizer).__name__} {sorted(optimizer.defaults.items(), key=str)}"
 
 
-def _arguments(thing: object) -> Iterator[tuple[str, str]]:
-    """Yield the plain arguments of an object's constructor that it keeps under their own names.
+def _arguments(instance: object) -> Iterator[tuple[str, str]]:
+    """Yield the plain constructor arguments that an object keeps as attributes.
 
-    Attributes that no constructor of its class takes are state, and no setting.
+    Attributes that are no argument of a constructor are state, not settings.
     """
-    for name in _parameters(type(thing)):
-        value = getattr(thing, name, getattr(thing, f"_{name}", None))
+    for name in _parameters(type(instance)):
+        value = getattr(instance, name, getattr(instance, f"_{name}", None))
         if isinstance(value, _PLAIN):
             yield name, str(value)
 
 
 def _parameters(kind: type) -> list[str]:
-    """Return the names of the arguments of a class's constructor and of those it builds on."""
+    """Return the names of the constructor arguments of a class and its base classes."""
     names: dict[str, None] = {}
     for base in kind.__mro__:
         if base is not object and "__init__" in vars(base):
-            found = inspect.signature(vars(base)["__init__"]).parameters.values()
-            names |= dict.fromkeys(p.name for p in found if p.kind not in _VARIABLE)
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names |= dict.fromkeys(p.name for p in parameters if p.kind not in _VARIABLE)
     names.pop("self", None)
     return sorted(names)
 
 
-def _nested(thing: object, depth: int = 3) -> Iterator[tuple[str, str]]:
-    """Yield the constructor arguments of an object and of this package's objects it consists of."""
-    yield from _arguments(thing)
+def _nested(instance: object, depth: int = 3) -> Iterator[tuple[str, str]]:
+    """Yield the constructor arguments of an object and of its attributes from this package."""
+    yield from _arguments(instance)
     if not depth:
         return
-    for name, value in sorted(getattr(thing, "__dict__", {}).items()):
+    for name, value in sorted(getattr(instance, "__dict__", {}).items()):
         if type(value).__module__.startswith("dmole.") and not isinstance(value, _PLAIN):
             for inner, text in _nested(value, depth - 1):
                 yield f"{name.lstrip('_')}.{inner}", text

@@ -1,4 +1,4 @@
-"""Requests to end a run: recorded when they arrive, met at the next safe point."""
+"""Signals that request the end of a run: recorded on arrival, handled at the next safe point."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""In the order of their weight: where ranks got different ones, the last counts."""
+"""In increasing priority: if ranks receive different signals, the last one counts."""
 
 
-class Interrupted(Exception):  # noqa: N818 - a request that was met, not an error
+class Interrupted(Exception):  # noqa: N818 - a fulfilled request, not an error
     """A signal requested the end of the run, which saved its state and ended.
 
     Args:
         signum: The signal.
-        message: Says where the run stands; empty on ranks that need not speak.
+        message: States stage and phase of the run; empty on all ranks but 0.
         exit_status: For the shell; by convention 128 plus the number of the signal.
     """
 
@@ -42,13 +42,13 @@ class Interrupted(Exception):  # noqa: N818 - a request that was met, not an err
 
 
 class Interruption:
-    """Records SIGTERM, SIGUSR1 and Ctrl-C; a Ctrl-C after that ends the process at once.
+    """Records SIGTERM, SIGUSR1 and Ctrl-C; a second Ctrl-C ends the process at once.
 
-    The handler sets a flag and informs the processes that this one started. Loops look at the
-    flag; a decision that all processes must take alike is made by :meth:`check`.
+    The handler sets a flag and signals the processes that this process started. Loops check the
+    flag. A decision that must be the same on all processes is made by :meth:`check`.
 
     Attributes:
-        signum: The signal that was received, None before.
+        signum: The signal received; None if there is none yet.
     """
 
     def __init__(self) -> None:
@@ -64,28 +64,28 @@ class Interruption:
 
     @contextmanager
     def handled(self, environment: object, kill_children: Callable[[int], None]) -> Iterator[None]:
-        """Handle the signals in the body of a ``with`` statement; restores the handlers after it.
+        """Handle the signals in the body of a ``with`` statement, then restore the handlers.
 
         Args:
             environment: Lightning's cluster environment; SLURM may use another signal.
-            kill_children: Sends a signal to the processes that this one started.
+            kill_children: Sends a signal to the processes that this process started.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread alone
+            yield  # Python delivers signals only to the main thread
             return
         self.signum = None
         self._owner = os.getpid()
         self._kill_children = kill_children
         requeue = getattr(environment, "requeue_signal", None)
         self._ranked = [*HANDLED, *([requeue] if requeue is not None else [])]
-        before = {number: signal.signal(number, self._note) for number in set(self._ranked)}
+        previous = {number: signal.signal(number, self._handle) for number in set(self._ranked)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
             return  # a worker forked from this process: its parent decides
         if self.requested and signum == signal.SIGINT:
@@ -96,14 +96,14 @@ class Interruption:
         if not self.requested:
             self.signum = signum
             name = signal.Signals(signum).name
-            # print may be interrupted in the middle of its buffer; a system call may not
+            # print is not safe in a signal handler, a system call is
             os.write(2, f"dmole: {name}: ending at the next safe point\n".encode())
             self._kill_children(signal.SIGTERM)
 
     def until_requested(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield batches, at least one, until this process receives a request to end.
 
-        What was cut short must not be used: call :meth:`check` after the loop.
+        Call :meth:`check` after the loop, so that no incomplete result is used.
         """
         for batch in batches:
             yield batch
@@ -111,16 +111,16 @@ class Interruption:
                 return
 
     def check(self, strategy: Strategy) -> None:
-        """End the run on all processes if any received a request; all of them call this alike.
+        """End the run on all processes if any has received a request. All of them must call it.
 
         Raises:
-            Interrupted: If so.
+            Interrupted: If a process has received a request.
         """
         if self.agreed(strategy):
             self.end()
 
     def end(self) -> NoReturn:
-        """End the run here.
+        """End the run at this point.
 
         Raises:
             Interrupted: Always.
@@ -128,9 +128,9 @@ class Interruption:
         raise Interrupted(self.signum or signal.SIGTERM)
 
     def agreed(self, strategy: Strategy) -> bool:
-        """Return whether any process received a request to end; all of them call this alike.
+        """Return whether any process has received a request to end. All of them must call it.
 
-        All of them then know the same signal.
+        If so, ``signum`` becomes the same on all processes.
         """
         here = 0 if self.signum is None else 1 + self._ranked.index(self.signum)
         weight = max_over_ranks(here, strategy.root_device)
@@ -140,14 +140,14 @@ class Interruption:
 
 
 def requeue(environment: object, signum: int) -> str:
-    """Queue the job again where SLURM ended it for that reason.
+    """Queue a SLURM job again if the signal is SLURM's requeue signal.
 
     Args:
         environment: Lightning's cluster environment.
         signum: The signal that ended the run.
 
     Returns:
-        What was done, for the log; empty where nothing had to be done.
+        A text for the log; empty if there is no job to requeue.
     """
     if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
         return ""

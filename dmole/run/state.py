@@ -1,4 +1,4 @@
-"""Where a sequence of stages stands: what trainer, callbacks, checkpoints and session share."""
+"""The state of a sequence, which trainer, callbacks, checkpoints and session share."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ BEFORE_TRAINING = Stage(0, "zero-shot", (), "")
 
 
 class RunBoard(TensorBoardLogger):
-    """TensorBoard without the file of hyperparameters: a run has its ``config.yaml``."""
+    """TensorBoard without a file of hyperparameters, since a run has ``config.yaml``."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what is waiting."""
+        """Write buffered events."""
         self.experiment.flush()
 
 
 class SequenceState:
-    """State of a sequence; the trainer owns it, everyone else reads it.
+    """State of a sequence. The trainer owns it; all others read it.
 
     Args:
-        trainer: Lightning's trainer: its strategy, callbacks, loggers and counters.
+        trainer: Lightning's trainer, with its strategy, callbacks, loggers and counters.
         board: TensorBoard logger of the run; its folder is the run folder.
         stream: Orders the tasks into stages.
-        incremental_evaluation: Whether a test sample is answered again only where its experts
+        incremental_evaluation: Whether a test sample is answered again only if its experts
             changed.
         accept_changes: Whether a checkpoint made with other settings may be resumed.
 
     Attributes:
         plan: All stages in order; empty before a sequence begins.
-        stage: The current stage; its index is 0 before the first one.
+        stage: The current stage; its index is 0 before the first stage.
         phase: ``train``, ``router`` or ``evaluate``.
         done: Finished phases, as pairs of stage index and phase.
         samples_trained: Samples that the current stage has trained on so far, on all ranks.
         clock: Seconds, memory and parameters of the run.
         interruption: Whether a signal requested the end of the run.
-        settings: All settings as they were before training; empty until a checkpoint needs them.
-        run_id: Tells checkpoints of this run from those of others.
+        settings: All settings as they were before training; empty until the first checkpoint.
+        run_id: Random identifier of the run in its checkpoints.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SequenceState:
         return Path(self._board.log_dir)
 
     def write_to(self, run: Path) -> None:
-        """Make a folder the run folder; TensorBoard writes there from now on."""
+        """Set the run folder; TensorBoard writes there from now on."""
         self._board = RunBoard(run.parent, name="", version=run.name)
         self.trainer.loggers = [self._board, *self.trainer.loggers[1:]]
 
@@ -155,7 +155,7 @@ class SequenceState:
         return tuple(self.plan[: self.stage.index])
 
     def seen_tasks(self) -> tuple[str, ...]:
-        """Return the tasks trained on so far, in order."""
+        """Return the tasks of the stages up to and including the current one, in order."""
         return tuple(dict.fromkeys(task for stage in self.learned() for task in stage.tasks))
 
     @contextmanager
@@ -172,10 +172,10 @@ class SequenceState:
         return self.trainer.callbacks  # type: ignore[attr-defined, no-any-return]
 
     def callback_of(self, kind: type[C]) -> C:
-        """Return the callback of a type.
+        """Return the first callback of a type.
 
         Raises:
-            ValueError: If the trainer has none.
+            ValueError: If the trainer has no callback of this type.
         """
         for callback in self.callbacks:
             if isinstance(callback, kind):
@@ -187,7 +187,7 @@ def sequence_of(trainer: Trainer) -> SequenceState:
     """Return the state of the sequence that a trainer runs.
 
     Raises:
-        TypeError: If it is a plain Lightning trainer.
+        TypeError: If the trainer is a plain Lightning trainer.
     """
     state = getattr(trainer, "sequence", None)
     if not isinstance(state, SequenceState):

@@ -1,4 +1,4 @@
-"""Which of Lightning's strategies and precisions a sequence can be learned with."""
+"""Checks of Lightning's strategy and precision: only some of them give correct results."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dmole.run.lightning_private import starts_processes_for_each_fit
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse a strategy that would give wrong numbers or none.
+    """Refuse a strategy that would fail or give wrong results.
 
-    Processes must last over all stages, since each stage is a fit of its own. And each must hold
-    whole parameters: the proxy scores are norms of whole gradients, the plan and the placement of
-    experts look at the shapes of whole layers, and the digests that keep answers apart are those
-    of whole experts. FSDP, model parallelism and DeepSpeed's ZeRO split parameters or gradients.
+    Processes must last over all stages, since each stage is a separate fit. Each process must hold
+    whole parameters: the proxy scores are norms of whole gradients, the allocation and placement
+    of experts use the shapes of whole linears, and the digests that identify answers are those of
+    whole experts. FSDP, model parallelism and DeepSpeed's ZeRO split parameters or gradients.
 
     Args:
-        strategy: What Lightning made of ``trainer.strategy``.
+        strategy: Strategy that Lightning made from ``trainer.strategy``.
 
     Raises:
-        ValueError: If it is neither of one device nor DDP with lasting processes.
+        ValueError: If the strategy is neither single-device nor DDP with lasting processes.
     """
     name = type(strategy).__name__
     if starts_processes_for_each_fit(strategy):
@@ -36,16 +36,16 @@ def check_precision(precision: Precision) -> None:
     """Refuse a precision that would round experts and router.
 
     ``32-true``, ``bf16-mixed`` and ``16-mixed`` leave experts and router in float32. The ``-true``
-    precisions below 32 cast all modules, the experts among them, and 64 the inputs; the frozen
-    base model alone is cast by its own ``dtype``. ``16-mixed`` scales the loss and leaves
-    out a step whose gradients overflow; on the CPU Lightning takes ``bf16-mixed`` in its place and
-    says so.
+    precisions below 32 cast all modules, including the experts, and ``64-true`` casts the inputs.
+    The ``dtype`` of the frozen base model casts the base model alone. ``16-mixed`` scales the
+    loss and skips a step whose gradients overflow; on the CPU Lightning uses ``bf16-mixed``
+    instead and logs this.
 
     Args:
-        precision: What Lightning made of ``trainer.precision``.
+        precision: Precision plugin that Lightning made from ``trainer.precision``.
 
     Raises:
-        ValueError: If it is none of the three.
+        ValueError: If the precision is none of the three.
     """
     if type(precision) not in (Precision, MixedPrecision):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Files, tensors and seeds: what all rooms store with."""
+"""Files, tensor files and seeds, for all packages."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then moved into it."""
+"""Reads and writes files; each write goes to a temporary file, which then replaces the target."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def check_name(name: object, what: str) -> str:
-    """Return a name that becomes a file or folder, if it can lead nowhere else.
+    """Return a name for a file or folder if it is safe as a part of a path.
 
     Args:
-        name: Letters, digits, ``_`` and ``-``, beginning with a letter or digit, at most 200.
-        what: What bears it, for the message.
+        name: At most 200 letters, digits, ``_`` and ``-``, beginning with a letter or digit.
+        what: Description of the named object, for the message.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: If the name has another form.
     """
     if not isinstance(name, str) or len(name) > 200 or not _NAME.fullmatch(name):
         raise ValueError(
@@ -41,7 +41,7 @@ def check_name(name: object, what: str) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it replaces ``path``, else it goes.
+    """Yield a temporary path in the same folder. It replaces ``path``, or is removed on an error.
 
     Example:
         >>> import tempfile
@@ -53,26 +53,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_PART}")
-    # made as any file is, unlike by `tempfile`: the system takes the umask off the permissions
+    # unlike `tempfile`, create the file with the usual permissions, reduced by the umask
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     usual = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
     try:
-        with faults_name(path):
+        with errors_naming(path):
             yield temporary
         _flush(temporary)
-        temporary.chmod(usual)  # some writers put a private file of their own in its place
+        temporary.chmod(usual)  # some writers replace the file by one with private permissions
         temporary.replace(path)
-        _flush(path.parent)  # else the new name may be lost with the power
+        _flush(path.parent)  # else a power failure may undo the renaming
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def faults_name(path: Path) -> Iterator[None]:
-    """Let faults of the system in the body of a ``with`` statement name a file.
+def errors_naming(path: Path) -> Iterator[None]:
+    """Add a file's name to an `OSError` without one in the body of a ``with`` statement.
 
-    A full disk does not say by itself what was being written.
+    The error of a full disk, for example, does not name the file.
     """
     try:
         yield
@@ -83,7 +83,7 @@ def faults_name(path: Path) -> Iterator[None]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder and those below it."""
+    """Remove the temporary files that a killed process left in a folder and its subfolders."""
     for path in folder.rglob(f".*{_PART}"):
         path.unlink(missing_ok=True)
 
@@ -93,7 +93,7 @@ def read_text(path: Path, what: str = "") -> str:
 
     Args:
         path: The file, UTF-8.
-        what: What the file holds, for the message.
+        what: Description of the content, for the message.
 
     Raises:
         ValueError: If it cannot be read or is not UTF-8; names the file.
@@ -111,10 +111,10 @@ def read_json(path: Path, what: str = "") -> Any:
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
-        what: What the file holds, for the message.
+        what: Description of the content, for the message.
 
     Raises:
-        ValueError: If it cannot be read, is not UTF-8 or not JSON; names file and place.
+        ValueError: If it cannot be read, is not UTF-8 or not JSON; names file and position.
     """
     text = read_text(path, what)
     try:
@@ -131,14 +131,14 @@ def _unreadable(path: Path, what: str, reason: str) -> ValueError:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with sorted structure kept as given; NaN is refused."""
+    """Write JSON with keys in the order given; NaN is refused."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object per line."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -153,7 +153,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Wait until a file or folder is written to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Where the configs lie that ship with the package."""
+"""The configs that are shipped with the package."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CONFIG_ROOTS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 def shipped_config(name: str) -> Path | None:
-    """Return the shipped config of a name such as ``coin.yaml``, None where there is none.
+    """Return the file of a shipped config such as ``coin.yaml``; None if there is none.
 
     Args:
-        name: A path relative to the folder of configs. A path that leaves it names no config.
+        name: A path relative to the folder of configs; None is returned for a path outside it.
     """
     relative = Path(name)
     if relative.is_absolute() or ".." in relative.parts:

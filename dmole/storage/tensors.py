@@ -1,4 +1,4 @@
-"""Tensor files with a digest: safetensors notices a file cut short, but no changed number."""
+"""Tensor files with a digest, since safetensors detects a truncated file but no changed number."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ _KEY = "sha256"
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors and their digest, which any reader of safetensors takes for a remark."""
-    whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    """Write tensors, with their digest in the metadata of the safetensors file."""
+    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata={"format": "pt", _KEY: tensor_digest(whole)})
+        digest = tensor_digest(contiguous)
+        save_file(contiguous, temporary, metadata={"format": "pt", _KEY: digest})
 
 
 def read_tensor_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file; nothing in it is executed.
+    """Return the tensors of a file without executing code from it.
 
-    A file without digest, as other programs write it, is taken as it is.
+    A file without a digest, as other programs write it, is read without this check.
 
     Raises:
         ValueError: If the file is missing or damaged, or a number in it is not finite.
@@ -51,7 +52,7 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of names, types, shapes and values."""
+    """Return the SHA-256 of names, types, shapes and values."""
     digest = hashlib.sha256()
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -1,4 +1,4 @@
-"""Which samples each stage of a sequence trains on."""
+"""Streams: the training samples of each stage of a sequence."""
 
 from dmole.streams.stream import (
     BlurredStream,

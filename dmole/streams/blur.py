@@ -10,12 +10,12 @@ from dmole.streams.draws import Draw, Inventory, Part, random_order, walk
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a task's samples in their random order, which begins anew where it ends.
+    """A span of a task's samples in their random order, which repeats cyclically.
 
     Args:
-        task: Position of the task.
-        start: Where the piece begins.
-        count: Its length.
+        task: Index of the task.
+        start: Start of the span.
+        count: Length of the span.
     """
 
     task: int
@@ -25,12 +25,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Blur(Draw):
-    """A task with some of its samples exchanged for samples of its neighbors.
+    """A task with some of its samples replaced by samples of its neighbors.
 
     Args:
-        order: All tasks, in the order they are learned.
+        order: All tasks, in the order of learning.
         beta: Share of foreign samples, in [0, 1).
-        seed: Seed of the draw; ``None`` takes that of the data.
+        seed: Seed of the draw; ``None`` uses the seed of the data.
     """
 
     order: tuple[str, ...]
@@ -39,15 +39,15 @@ class Blur(Draw):
 
     def arriving(self, tasks: Sequence[str], data: Inventory, seed: int) -> list[Part]:
         """Return the samples of the tasks and of their neighbors; their number is unchanged."""
-        own_seed = seed if self.seed is None else self.seed
+        draw_seed = seed if self.seed is None else self.seed
         counts = [data.train_size(name) * data.repeat(name) for name in self.order]
         spans = blurred(counts, self.beta)
         parts: list[Part] = []
         for name in tasks:
-            own, *foreign = spans[self.order.index(name)]
-            if foreign:
-                parts += [self._part(span, data, own_seed) for span in (own, *foreign)]
-            else:  # the clean stage, its samples in the same order
+            stage = spans[self.order.index(name)]
+            if len(stage) > 1:
+                parts += [self._part(span, data, draw_seed) for span in stage]
+            else:  # without foreign samples: the clean stage, samples in the same order
                 parts += super().arriving([name], data, seed)
         return parts
 
@@ -58,19 +58,19 @@ class Blur(Draw):
 
 
 def blurred(counts: Sequence[int], beta: float) -> list[list[Span]]:
-    r"""Return what each stage draws: of its own task first, then of the one before and after.
+    r"""Return the spans of each stage: of its task, then of the tasks before and after.
 
     Stage :math:`t` of :math:`n_t` samples has :math:`k_t = \beta n_t` foreign ones, half of them
-    from each neighbor (an odd one from the task before); the first and the last stage take all
-    from their only neighbor. What a neighbor is taken from is what its own stage leaves out, as
-    far as that suffices, so with tasks of one size hardly a sample comes twice.
+    from each neighbor (an odd one from the task before). The first and the last stage take all of
+    them from their only neighbor. A stage takes the samples that the neighbor's stage leaves out,
+    as far as these suffice, so with tasks of equal size hardly any sample occurs twice.
 
     Args:
-        counts: Samples of each task in an epoch, in the order they are learned.
+        counts: Samples of each task in an epoch, in the order of learning.
         beta: Share of foreign samples, in [0, 1).
 
     Returns:
-        For each stage its pieces, those without a sample left out.
+        The non-empty spans of each stage.
 
     Example:
         >>> [[(s.task, s.start, s.count) for s in stage] for stage in blurred([10, 10], 0.2)]
@@ -83,7 +83,7 @@ def blurred(counts: Sequence[int], beta: float) -> list[list[Span]]:
     stages = []
     for i, k in enumerate(foreign):
         spans = [Span(i, 0, rest[i])]
-        if k > after[i]:  # behind the piece that the stage two before has taken
+        if k > after[i]:  # after the span that the stage two before takes
             taken = after[i - 2] if i > 1 else 0
             spans.append(Span(i - 1, rest[i - 1] + taken, k - after[i]))
         if after[i]:

@@ -1,4 +1,4 @@
-"""Which training samples a stage draws: names and indices, no samples."""
+"""Draws of training samples for a stage: task names and indices, no samples."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Indices = npt.NDArray[np.int64]
 
 
 class Inventory(Protocol):
-    """What a draw may know of the training data."""
+    """The facts about the training data that a draw may use."""
 
     def train_size(self, name: str) -> int:
         """Return the number of a task's training samples."""
         ...
 
     def repeat(self, name: str) -> int:
-        """Return how often each training sample of a task occurs in an epoch."""
+        """Return the number of times each training sample of a task occurs in an epoch."""
         ...
 
     def stored_bytes(self, name: str) -> Indices:
-        """Return the bytes that each training sample of a task takes, ``(N,)``."""
+        """Return the size in bytes of each training sample of a task, ``(N,)``."""
         ...
 
 
@@ -36,9 +36,9 @@ class Part:
     """Training samples of one task.
 
     Args:
-        task: The task.
-        indices: Positions in its training data, in the order drawn; one may come more than once.
-            ``None`` stands for all, once each.
+        task: Name of the task.
+        indices: Indices into its training data, in the order drawn, with repeats. ``None`` stands
+            for all samples, once each.
     """
 
     task: str
@@ -47,22 +47,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Draw:
-    """All of the stage's own tasks and nothing else; other rules derive from it.
+    """The default rule: all samples of the stage's tasks. Other rules derive from it.
 
     A draw is a function of its fields, of sizes and of seeds. It has no state, so a resumed run
-    draws what it drew before.
+    draws the same samples again.
     """
 
     def arriving(self, tasks: Sequence[str], data: Inventory, seed: int) -> list[Part]:
-        """Return what a stage takes for the data of its tasks.
+        """Return the samples that a stage uses as the data of its tasks.
 
-        Proxy scores and router are made from it too: a learner without task labels would not
-        know better.
+        Proxy scores and the router's fit use the same samples, since a learner without task
+        labels cannot separate them.
 
         Args:
             tasks: Tasks of the stage, or some of them.
             data: The training data.
-            seed: Seed of the data, for rules that have none of their own.
+            seed: Seed of the data, for rules without a seed.
         """
         return [Part(name) for name in tasks for _ in range(data.repeat(name))]
 
@@ -72,22 +72,22 @@ class Draw:
         Args:
             tasks: Tasks of the stage.
             data: The training data.
-            seed: Seed of the data, for rules that have none of their own.
+            seed: Seed of the data, for rules without a seed.
         """
         return []
 
 
 def random_order(size: int, *parts: object) -> Indices:
-    """Return the numbers below a size in an order that follows from the parts of a seed."""
+    """Return the indices below a size in a random order, seeded by the parts."""
     generator = torch.Generator().manual_seed(derive_seed(*parts))
     order: Indices = torch.randperm(size, generator=generator).numpy()
     return order
 
 
 def walk(order: Indices, start: int, count: int) -> Indices:
-    """Return so many entries of an order from a place on, beginning anew where it ends.
+    """Return ``count`` entries of an order from ``start`` on, cyclically.
 
-    Nothing comes a second time before everything has come once.
+    No entry repeats before all entries have occurred.
 
     Example:
         >>> walk(np.array([7, 3, 5]), 2, 5).tolist()

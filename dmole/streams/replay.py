@@ -1,4 +1,4 @@
-"""Experience replay: which samples of earlier tasks a bounded buffer holds, and which are drawn."""
+"""Experience replay: samples of earlier tasks from a bounded buffer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Replay(Draw):
-    """The stage's own tasks, and samples of earlier ones from a buffer.
+    """The stage's tasks, and samples of earlier tasks from a buffer.
 
     Args:
         past: Tasks of the earlier stages, in order.
-        buffer_size: Most samples in the buffer, or ``None``.
-        buffer_mb: Most megabytes in the buffer, or ``None``.
+        buffer_size: Maximum number of samples in the buffer, or ``None``.
+        buffer_mb: Maximum size of the buffer in megabytes, or ``None``.
         share: Share of replayed samples in an epoch; ``None`` replays each sample once.
-        seed: Seed of the buffer; ``None`` takes that of the data.
+        seed: Seed of the buffer; ``None`` uses the seed of the data.
     """
 
     past: tuple[str, ...]
@@ -37,12 +37,12 @@ class Replay(Draw):
         """Return the samples of earlier tasks that the stage trains on again.
 
         Raises:
-            ValueError: If not a single sample fits into the buffer.
+            ValueError: If no sample fits into the buffer.
         """
         if not self.past:
             return []
-        own_seed = seed if self.seed is None else self.seed
-        chosen = self._buffer(data, own_seed)
+        buffer_seed = seed if self.seed is None else self.seed
+        chosen = self._buffer(data, buffer_seed)
         if not any(len(indices) for indices in chosen):
             raise ValueError(
                 f"no sample of {', '.join(self.past)} fits in a buffer of {self.buffer_mb} MB"
@@ -50,7 +50,7 @@ class Replay(Draw):
         if self.share is not None:
             new = sum(data.train_size(name) * data.repeat(name) for name in tasks)
             count = replayed_count(new, self.share)
-            order = random_order(sum(map(len, chosen)), own_seed, "share", len(self.past))
+            order = random_order(sum(map(len, chosen)), buffer_seed, "share", len(self.past))
             chosen = take(chosen, walk(order, 0, count))
         return [
             Part(name, indices)
@@ -63,7 +63,7 @@ class Replay(Draw):
         keys = [random_keys(data.train_size(name), seed, name) for name in self.past]
         if self.buffer_size is not None:
             return reservoir(keys, [np.ones(len(key), np.int64) for key in keys], self.buffer_size)
-        assert self.buffer_mb is not None  # the stream has seen to it
+        assert self.buffer_mb is not None  # the stream checks that one limit is given
         costs = [data.stored_bytes(name) for name in self.past]
         return reservoir(keys, costs, self.buffer_mb * MEGABYTE)
 
@@ -80,28 +80,28 @@ def random_keys(size: int, seed: int, task: str) -> npt.NDArray[np.float64]:
 def reservoir(
     keys: Sequence[npt.NDArray[np.float64]], costs: Sequence[Indices], limit: float
 ) -> list[Indices]:
-    r"""Return the samples of a stream that a buffer of bounded cost holds at its end.
+    r"""Return the samples that a buffer of bounded cost holds at the end of a stream.
 
     The samples are those with the smallest keys,
 
     .. math:: B = \{ i : \sum_{j:\, u_j \le u_i} c_j \le C \}
 
-    for independent uniform keys :math:`u`, costs :math:`c` and limit :math:`C`; a sample that
-    costs more than the limit on its own is passed over. With unit costs :math:`B` is a uniform
-    draw without replacement. A later task only raises the sums, so a sample that was dropped
-    never comes back: a learner that sees the stream once can keep this buffer.
+    for independent uniform keys :math:`u`, costs :math:`c` and limit :math:`C`; a single
+    sample that costs more than the limit is skipped. With unit costs :math:`B` is a uniform
+    draw without replacement. A later task only increases the sums, so a dropped sample
+    never returns: a learner that sees the stream once can maintain this buffer.
 
     Args:
-        keys: For each task the keys of its samples, ``(N,)``.
-        costs: For each task the costs of its samples, ``(N,)``, at least 0.
-        limit: Most that the buffer may cost.
+        keys: Keys of the samples of each task, ``(N,)``.
+        costs: Costs of the samples of each task, ``(N,)``, at least 0.
+        limit: Maximum cost of the buffer.
 
     Returns:
-        For each task the indices of its samples in the buffer, rising.
+        Indices of each task's samples in the buffer, ascending.
 
     Source:
-        Vitter, 1985, https://doi.org/10.1145/3147.3165, draws the same distribution with
-        algorithm R, which replaces entries as it goes; random keys make it a plain function.
+        Vitter, 1985, https://doi.org/10.1145/3147.3165, draws from the same distribution
+        with algorithm R, which replaces entries sequentially; random keys make it a pure function.
 
     Example:
         >>> ones = np.ones(2, np.int64)
@@ -119,11 +119,11 @@ def reservoir(
 
 
 def replayed_count(new: int, share: float) -> int:
-    """Return how many replayed samples make up a share of an epoch, to the nearest sample.
+    """Return the number of replayed samples for a share of an epoch, rounded.
 
     Args:
         new: Samples that are not replayed.
-        share: Of all samples, in (0, 1).
+        share: Share of replayed samples in all samples, in (0, 1).
 
     Example:
         >>> replayed_count(90, 0.1)
@@ -132,14 +132,14 @@ def replayed_count(new: int, share: float) -> int:
     return round(new * share / (1 - share))
 
 
-def take(groups: Sequence[Indices], places: Indices) -> list[Indices]:
-    """Return the entries at some places of the joined groups, each in its group.
+def take(groups: Sequence[Indices], positions: Indices) -> list[Indices]:
+    """Return the entries at positions of the concatenated groups, by group.
 
     Example:
         >>> [g.tolist() for g in take([np.array([4, 6]), np.array([1])], np.array([2, 0, 2]))]
         [[4], [1, 1]]
     """
     owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    places = np.sort(places)
-    entries = np.concatenate(groups)[places]
-    return [entries[owner[places] == group] for group in range(len(groups))]
+    positions = np.sort(positions)
+    entries = np.concatenate(groups)[positions]
+    return [entries[owner[positions] == group] for group in range(len(groups))]

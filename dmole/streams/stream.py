@@ -1,4 +1,4 @@
-"""What data each stage of a sequence sees, and which expert it trains."""
+"""Streams: the tasks, training samples and expert of each stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dmole.streams.replay import Replay
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_OWN_TASKS = Draw()
+_STAGE_TASKS = Draw()
 
 
 @dataclass(frozen=True)
@@ -23,36 +23,36 @@ class Stage:
 
     Args:
         index: 1-based; 0 stands for "before training".
-        name: What logs and progress bars call it.
-        tasks: Tasks that are learned in it; their epochs and batch sizes are its own.
-        expert: Expert it trains; one that exists already continues training.
-        draw: Rule of which training samples it draws; by default all of its tasks.
-        common: Expert that every stage trains beside its own, where the router has one.
+        name: Name in logs and progress bars.
+        tasks: Tasks of the stage; it uses their epochs and batch sizes.
+        expert: Expert that the stage trains; an existing expert continues training.
+        draw: Rule for the training samples; by default all samples of the tasks.
+        common: Expert that every stage trains in addition, if the router has one.
     """
 
     index: int
     name: str
     tasks: tuple[str, ...]
     expert: str
-    draw: Draw = _OWN_TASKS
+    draw: Draw = _STAGE_TASKS
     common: str | None = None
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """All experts that the stage trains: its own, then the common one."""
+        """All experts that the stage trains: its expert, then the common one."""
         return tuple(filter(None, (self.expert, self.common)))
 
 
 class Stream(ABC):
     """Orders the tasks into stages.
 
-    Its constructor arguments, kept under their own names, are settings of the run: a checkpoint
-    made with other values is not resumed.
+    Its constructor arguments, stored as attributes of the same names, are settings of the run. A
+    checkpoint with other values is not resumed.
     """
 
     @abstractmethod
     def stages(self, task_names: Sequence[str]) -> list[Stage]:
-        """Return the stages for the tasks in their given order."""
+        """Return the stages for the tasks in the given order."""
 
 
 class SequentialStream(Stream):
@@ -60,7 +60,7 @@ class SequentialStream(Stream):
 
     Args:
         shared_expert: Name of a single expert that every stage trains. ``None``
-            gives each task an expert of its own, named after it.
+            gives each task a separate expert with the name of the task.
 
     Example:
         >>> from dmole.streams import SequentialStream
@@ -77,32 +77,33 @@ class SequentialStream(Stream):
         self.shared_expert = shared_expert
 
     def stages(self, task_names: Sequence[str]) -> list[Stage]:
-        """Return one stage a task."""
+        """Return one stage per task."""
         return [
             Stage(i, name, (name,), self.shared_expert or name, self._draw(i, task_names))
             for i, name in enumerate(task_names, start=1)
         ]
 
     def _draw(self, index: int, task_names: Sequence[str]) -> Draw:
-        """Return which samples the stage of an index draws."""
-        return _OWN_TASKS
+        """Return the draw of the stage with this index."""
+        return _STAGE_TASKS
 
 
 class ReplayStream(SequentialStream):
-    """One task after the other, with samples of the earlier ones among those of each stage.
+    """One task after the other, with replayed samples of earlier tasks in each stage.
 
     A buffer of bounded size holds a uniform draw of all training samples of the earlier tasks,
-    each counted once. The first stage has none. See `dmole.streams.replay`.
+    each counted once. The first stage has no replay. See `dmole.streams.replay`.
 
     Args:
         shared_expert: Name of the expert that every stage trains; ``None`` gives each
-            task an expert of its own.
-        buffer_size: Most samples in the buffer.
-        buffer_mb: Most megabytes (10^6 bytes) in the buffer, instead: image files as they are
-            on disk (pixels where a picture is in memory) and the text in UTF-8.
+            task a separate expert.
+        buffer_size: Maximum number of samples in the buffer.
+        buffer_mb: Alternative to ``buffer_size``: maximum size in megabytes (10^6 bytes), with
+            image files as on disk (pixels for an image in memory) and the text in UTF-8.
         share: Share of replayed samples in an epoch, in (0, 1): samples of the buffer are repeated
-            or left out, the same in every epoch of the stage. ``None`` replays each once an epoch.
-        seed: Seed of the buffer; ``None`` takes the seed of the data.
+            or left out, the same in every epoch of the stage. ``None`` replays each sample once
+            per epoch.
+        seed: Seed of the buffer; ``None`` uses the seed of the data.
 
     Raises:
         ValueError: If not exactly one size is given, or a number is out of range.
@@ -144,15 +145,15 @@ class ReplayStream(SequentialStream):
 class BlurredStream(SequentialStream):
     """One task after the other, without sharp boundaries.
 
-    Each stage has as many samples as its task; a share of them is of the tasks before and after,
-    half each, the first and last stage taking all from their one neighbor. The samples are
-    mixed: the share is the same from the beginning of a stage to its end. See `dmole.streams.blur`.
+    Each stage has as many samples as its task. A share of them comes from the tasks before and
+    after, half from each; the first and the last stage take all of it from their one neighbor.
+    The samples are mixed uniformly over the stage. See `dmole.streams.blur`.
 
     Args:
         beta: Share of foreign samples in a stage, in [0, 1); 0 is the clean stream.
         shared_expert: Name of the expert that every stage trains; ``None`` gives each
-            task an expert of its own.
-        seed: Seed of the draw; ``None`` takes the seed of the data.
+            task a separate expert.
+        seed: Seed of the draw; ``None`` uses the seed of the data.
 
     Raises:
         ValueError: If ``beta`` is out of range.
@@ -187,7 +188,7 @@ class JointStream(Stream):
 
 
 class ZeroShotStream(Stream):
-    """No training at all: the base model is evaluated and nothing else happens."""
+    """No training: only the base model is evaluated."""
 
     def stages(self, task_names: Sequence[str]) -> list[Stage]:
         """Return no stage."""

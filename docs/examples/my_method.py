@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +10,8 @@ from torch import Tensor
 from dmole.allocation import Allocation, Allocator, Unit
 from dmole.allocation.allocators import Scores
 from dmole.regularizers import Regularizer, Step
-from dmole.routing import RouteQuery, Router, Routing
+from dmole.routing import LearningRouter, RouteQuery, Routing
 from dmole.routing.routers import route_by_name
-from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
 
 
 class LastBlocksAllocator(Allocator):
@@ -32,18 +29,18 @@ class LastBlocksAllocator(Allocator):
         self.blocks = blocks
 
     def allocate(
-        self, task: str, units: Sequence[Unit], scores: Scores | None, first: bool
+        self, expert: str, units: Sequence[Unit], scores: Scores | None, first: bool
     ) -> Allocation:
-        """Return the task's allocation; scores, where given, exclude units without a gradient."""
+        """Return where a new expert is placed; scores only exclude units without a gradient."""
         candidates = self._candidates(units, scores)
         chosen: set[str] = set()
         for modality in ("vision", "language"):
             names = [unit.name for unit in candidates if unit.modality == modality]
             chosen.update(names[-self.blocks :])
-        return self._plan(task, units, chosen, scores=scores)
+        return self._plan(expert, units, chosen, scores=scores)
 
 
-class NearestMeanRouter(Router):
+class NearestMeanRouter(LearningRouter):
     """Use the expert whose training samples have the nearest mean embedding.
 
     Args:
@@ -56,9 +53,11 @@ class NearestMeanRouter(Router):
         self.least_cosine = least_cosine
         self._means: dict[str, Tensor] = {}
 
-    def fit(self, task: str, embeddings: Tensor, generator: torch.Generator | None = None) -> None:
-        """Remember the mean of the embeddings ``(N, D)`` of a task that has been trained."""
-        self._means[task] = embeddings.mean(dim=0)  # (D,)
+    def fit(
+        self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Remember the mean of the embeddings ``(N, D)`` that an expert was trained on."""
+        self._means[expert] = embeddings.mean(dim=0)  # (D,)
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; in training the current one."""
@@ -78,25 +77,13 @@ class NearestMeanRouter(Router):
         ]
         return route_by_name(order, query.experts)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the means, for a checkpoint."""
-        return {"means": dict(self._means)}
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return what was learned: it is stored in checkpoints and in the run folder."""
+        return {name: {"mean": mean} for name, mean in self._means.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
-        self._means = dict(state["means"])
-
-    def save(self, folder: str | Path) -> None:
-        """Write one file for each task and the index, for ``dmole predict`` and ``evaluate``."""
-        for task, mean in self._means.items():
-            write_tensors(Path(folder), task, {"mean": mean})
-        tasks = [{"name": task} for task in self._means]
-        write_index(Path(folder), {"router": type(self).__name__, "tasks": tasks})
-
-    def load(self, folder: str | Path) -> None:
-        """Load what :meth:`save` wrote."""
-        names = [task["name"] for task in read_index(Path(folder), type(self).__name__)["tasks"]]
-        self._means = {name: read_tensors(Path(folder), name)["mean"] for name in names}
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Load what :meth:`tensors` returned."""
+        self._means = {name: dict(parts)["mean"] for name, parts in tensors.items()}
 
 
 class SmallUpdate(Regularizer):

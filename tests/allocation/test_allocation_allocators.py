@@ -232,10 +232,10 @@ def test_rows_are_those_of_the_allocation_table() -> None:
     units = make_units(1, 1)
     plan = SensitivityAllocator().allocate("t", units, {"vision.0": 2.0, "language.0": None}, True)
     assert plan.rows(3) == [
-        {"stage": 3, "task": "t", "module": "vision", "layer": "vision.0"}
-        | {"score": 2.0, "expert": 1, "rank": 8},
-        {"stage": 3, "task": "t", "module": "language", "layer": "language.0"}
-        | {"score": "", "expert": 0, "rank": 0},
+        {"stage": 3, "expert": "t", "modality": "vision", "unit": "vision.0"}
+        | {"score": 2.0, "selected": 1, "rank": 8},
+        {"stage": 3, "expert": "t", "modality": "language", "unit": "language.0"}
+        | {"score": "", "selected": 0, "rank": 0},
     ]
 
 

@@ -232,7 +232,9 @@ def test_published_sizes_are_of_tasks_that_the_config_has(row: Row) -> None:
 
 def test_a_task_without_a_published_size_has_none_and_an_unknown_one_is_refused() -> None:
     assert published_sizes("RS", "mllm_dcl/RS") == {}
-    with pytest.raises(ValueError, match="unknown benchmark 'other/RS'; known are coin/ScienceQA"):
+    with pytest.raises(
+        ValueError, match="unknown benchmark 'other/RS'; it must be one of coin/ScienceQA"
+    ):
         published_sizes("RS", "other/RS")
 
 

@@ -368,7 +368,7 @@ def test_a_broken_line_of_mme_is_named(root: Path, line: str) -> None:
 
 def test_an_mme_folder_without_texts_is_refused(root: Path) -> None:
     task = Task("t", test="sub", format="mme", eval_only=True)
-    with pytest.raises(ValueError, match=r"must be a folder with a \.txt file a sub-task"):
+    with pytest.raises(ValueError, match=r"must be a folder with one \.txt file per sub-task"):
         open_source(task, "test", root)
 
 

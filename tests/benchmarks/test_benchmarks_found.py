@@ -18,11 +18,11 @@ FOLDER = """
 from dmole.benchmarks.benchmark import Benchmark, Guide, Size
 from dmole.benchmarks.shared.miniature import Miniature, color, question, talk
 from dmole.benchmarks.shared.rule import Rule, any_reference
-from dmole.data.items import Numbered, Source
+from dmole.data.items import Numbered, SourceFiles
 from dmole.data.layout import Layout
 
 
-def shout(source: Source) -> Numbered:
+def shout(source: SourceFiles) -> Numbered:
     for index, item in source.items():
         yield index, item if source.split == "train" else item | {"answer": item["loud"].lower()}
 
@@ -134,13 +134,13 @@ def test_a_metric_of_two_benchmarks_is_refused_when_they_are_found(root: Path) -
     path.write_text(FOLDER.replace('"made_up_first"', '"coin_gqa"'), encoding="utf-8")
     ended = run(root, ["data", "init", "made_up", str(root / "data")])
     assert ended.returncode == 1
-    assert ended.stderr == "dmole: both coin and made_up give the metric 'coin_gqa'\n"
+    assert ended.stderr == "dmole: both coin and made_up define the metric 'coin_gqa'\n"
     assert not (root / "data").exists()
 
 
 def test_two_owners_of_one_name_are_both_named() -> None:
     owners = [("coin", {"b": 1, "a": 2}), ("other", {"a": 3})]
-    with pytest.raises(ValueError, match="both coin and other give the format 'a'"):
+    with pytest.raises(ValueError, match="both coin and other define the format 'a'"):
         merge_names("format", owners)
     assert list(merge_names("format", owners[:1])) == ["a", "b"]
 

@@ -25,7 +25,7 @@ class Counting(SampleList):
 @pytest.mark.parametrize("most", [2, 7, 20, 50])
 def test_the_sample_drawn_is_that_of_a_whole_list_and_no_other_is_touched(
     monkeypatch: pytest.MonkeyPatch, most: int
-):
+) -> None:
     parts = {
         name: Counting([Sample(f"{name}{i}", (Turn("user", "q"),)) for i in range(size)])
         for name, size in (("a", 8), ("b", 12))

@@ -251,7 +251,7 @@ def test_malformed_references_are_named_by_entry(
     for message, content in (
         ("entry 2 repeats the id '1'", [{"question_id": 1, "answer": "a"}] * 2),
         ("entry 1 (id 1): has no 'answer'", [{"question_id": 1}]),
-        ("entry 1 is no object", ["a"]),
+        ("entry 1 is not an object", ["a"]),
         ("holds no references", []),
         ("entry 1 (id 1): has no answer", {"data": [{"question_id": 1, "answers": []}]}),
         ("is malformed: KeyError", [{"id": 1, "conversations": [{"from": "gpt"}]}]),

@@ -6,9 +6,9 @@ import multiprocessing
 import os
 import pickle
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from dmole.data import arrow_writer, cache_folder
 from dmole.data import source as source_module
 from dmole.data.arrow import ArrowSamples, repeated_id
 from dmole.data.cache import CacheEntry
+from dmole.data.formats import Split
 from dmole.data.loader import Items
 from dmole.data.sample import Sample, Turn
 from dmole.data.sampler import approximate_length
@@ -73,7 +74,7 @@ def write(folder: Path, items: list[Any]) -> str:
     return str(path)
 
 
-def in_memory(source: str, split: Any = "train", **options: Any) -> SampleList:
+def in_memory(source: str, split: Split = "train", **options: Any) -> SampleList:
     return SampleList(read_samples(source, split, **options))
 
 
@@ -106,15 +107,15 @@ def assert_same(mapped: Samples, listed: Samples) -> None:
     suffix=st.sampled_from(["", "\nBe brief."]),
 )
 def test_mapped_samples_equal_those_in_memory(
-    folder: Path, items: list[Any], split: Any, suffix: str
-):
+    folder: Path, items: list[Any], split: Split, suffix: str
+) -> None:
     source = write(folder, items)
     listed = in_memory(source, split, prompt_suffix=suffix)
     assert_same(open_samples(source, split, prompt_suffix=suffix), listed)  # made
     assert_same(open_samples(source, split, prompt_suffix=suffix), listed)  # found again
 
 
-def test_small_files_stay_in_memory_and_leave_nothing(folder: Path):
+def test_small_files_stay_in_memory_and_leave_nothing(folder: Path) -> None:
     assert isinstance(
         open_samples(write(folder, [question(i) for i in range(2)]), "train"), SampleList
     )
@@ -123,21 +124,21 @@ def test_small_files_stay_in_memory_and_leave_nothing(folder: Path):
     assert not (folder / "cache").exists()
 
 
-def test_many_characters_end_a_batch(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_many_characters_end_a_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow_writer, "_BATCH_ROWS", 100)
     monkeypatch.setattr(arrow_writer, "_BATCH_CHARACTERS", 50)
     source = write(folder, [question(i, answer="long " * (7 * i)) for i in range(1, 6)])
     assert_same(open_samples(source, "test"), in_memory(source, "test"))
 
 
-def test_out_of_range_is_refused_as_by_a_list(folder: Path):
+def test_out_of_range_is_refused_as_by_a_list(folder: Path) -> None:
     samples = open_samples(write(folder, [question(i) for i in range(5)]), "train")
     for index in (5, -6):
         with pytest.raises(IndexError):
             samples[index]
 
 
-def test_the_file_is_made_once_and_again_when_what_it_depends_on_changes(folder: Path):
+def test_the_file_is_made_once_and_again_when_what_it_depends_on_changes(folder: Path) -> None:
     items = [question(i) for i in range(3)]
     source = write(folder, items)
     seen = set()
@@ -169,7 +170,9 @@ def test_the_file_is_made_once_and_again_when_what_it_depends_on_changes(folder:
         lambda data: data + b"\0",
     ],
 )
-def test_a_damaged_file_is_made_again(folder: Path, damage: Any, caplog: pytest.LogCaptureFixture):
+def test_a_damaged_file_is_made_again(
+    folder: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
     source = write(folder, [question(i) for i in range(5)])
     open_samples(source, "train")
     (file,) = (folder / "cache").glob("*.arrow")
@@ -178,12 +181,12 @@ def test_a_damaged_file_is_made_again(folder: Path, damage: Any, caplog: pytest.
     file.write_bytes(damage(whole))
     with caplog.at_level(logging.WARNING):
         assert_same(open_samples(source, "train"), in_memory(source))
-    assert "is damaged and made again" in caplog.text
+    assert "is damaged and is written again" in caplog.text
     assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"rows": 3, "crc32": 0, "x": 1}', None])
-def test_a_damaged_seal_is_made_again(folder: Path, content: str | None):
+def test_a_damaged_seal_is_made_again(folder: Path, content: str | None) -> None:
     source = write(folder, [question(i) for i in range(5)])
     open_samples(source, "train")
     (seal,) = (folder / "cache").glob("*.json")
@@ -193,7 +196,7 @@ def test_a_damaged_seal_is_made_again(folder: Path, content: str | None):
     assert seal.read_text() == whole
 
 
-def test_missing_images_are_found_at_every_start(folder: Path):
+def test_missing_images_are_found_at_every_start(folder: Path) -> None:
     items = [question(i, image="pics/b.png" if i == 3 else "a.png") for i in range(5)]
     source = write(folder, items)
     for _ in range(2):  # when the file is made and when it is found
@@ -214,7 +217,7 @@ def test_missing_images_are_found_at_every_start(folder: Path):
     assert files(folder) == []
 
 
-def test_images_may_not_leave_their_root_by_a_link_made_later(folder: Path):
+def test_images_may_not_leave_their_root_by_a_link_made_later(folder: Path) -> None:
     root = folder / "root"
     (root / "sub").mkdir(parents=True)
     (root / "sub" / "a.png").write_bytes((folder / "a.png").read_bytes())
@@ -226,7 +229,7 @@ def test_images_may_not_leave_their_root_by_a_link_made_later(folder: Path):
         open_samples(source, "train", root)
 
 
-def test_other_image_files_change_the_fingerprint(folder: Path):
+def test_other_image_files_change_the_fingerprint(folder: Path) -> None:
     source = write(folder, [question(i) for i in range(5)])
     before = open_samples(source, "train").fingerprint()
     Image.new("RGB", (30, 30), "blue").save(folder / "a.png")
@@ -244,7 +247,9 @@ def test_other_image_files_change_the_fingerprint(folder: Path):
         ([*map(question, range(6)), 3], "item 6 is a number, not an object"),
     ],
 )
-def test_bad_items_of_a_large_file_are_refused(folder: Path, items: list[Any], message: str):
+def test_bad_items_of_a_large_file_are_refused(
+    folder: Path, items: list[Any], message: str
+) -> None:
     source = write(folder, items)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - compared below
         open_samples(source, "train")
@@ -252,7 +257,7 @@ def test_bad_items_of_a_large_file_are_refused(folder: Path, items: list[Any], m
     assert files(folder) == []
 
 
-def test_equal_hashes_of_different_ids_are_no_repetition():
+def test_equal_hashes_of_different_ids_are_no_repetition() -> None:
     ids = ["a", "b", "c", "b", "a"]
     samples = SampleList([Sample(id_, (Turn("user", "q"),)) for id_ in ids])
     assert repeated_id(SampleList(samples[:3]), array("Q", [7, 7, 7])) is None
@@ -260,15 +265,17 @@ def test_equal_hashes_of_different_ids_are_no_repetition():
     assert repeated_id(samples, array("Q", range(5))) is None
 
 
-def test_a_cache_that_cannot_be_written_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_cache_that_cannot_be_written_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DMOLE_CACHE", str(folder / "a.png" / "sub"))
     with pytest.raises(ValueError, match=r"a.png/sub: Not a directory; set DMOLE_CACHE") as caught:
         open_samples(write(folder, [question(i) for i in range(5)]), "train")
     assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(*_: Any) -> Any:
+def test_a_full_disk_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(arrow_writer.pa.ipc, "new_file", full)
@@ -277,7 +284,7 @@ def test_a_full_disk_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert files(folder) == []
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path):
+def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path) -> None:
     source = write(folder, [question(i) for i in range(5)])
     data = find_source(Task("t", train=source), "train", folder)
     assert isinstance(data, DataSource)
@@ -289,7 +296,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path):
     assert files(folder) == []
 
 
-def test_the_cache_is_where_the_user_keeps_such_files(monkeypatch: pytest.MonkeyPatch):
+def test_the_cache_is_where_the_user_keeps_such_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("DMOLE_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -300,7 +307,9 @@ def test_the_cache_is_where_the_user_keeps_such_files(monkeypatch: pytest.Monkey
     assert cache_folder.cache_folder() == Path("/home/me/here")
 
 
-def test_without_a_home_only_large_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_home_only_large_files_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DMOLE_CACHE", "~nobody-has-this-name/cache")
     assert len(open_samples(write(folder, [question(0)]), "train")) == 1
     with pytest.raises(ValueError, match=r"no home folder for the cache ~nobody.*set DMOLE_CACHE"):
@@ -313,7 +322,7 @@ def _build(source: str, folder: str, results: Any) -> None:
     results.put(open_samples(source, "train").fingerprint())
 
 
-def test_two_processes_may_make_the_file_at_once(folder: Path):
+def test_two_processes_may_make_the_file_at_once(folder: Path) -> None:
     source = write(folder, [question(i) for i in range(800)])
     context = multiprocessing.get_context("fork")
     results = context.Queue()
@@ -348,7 +357,7 @@ def first(batch: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_map_the_file_themselves(folder: Path, start: str):
+def test_workers_map_the_file_themselves(folder: Path, start: str) -> None:
     source = write(folder, [question(i) for i in range(6)])
     items = TaskItems([("t", open_samples(source, "train"))])
     loader = DataLoader(
@@ -357,7 +366,7 @@ def test_workers_map_the_file_themselves(folder: Path, start: str):
     assert [item for batch in loader for item in batch] == [(s, "t") for s in in_memory(source)]
 
 
-def test_a_pickled_copy_holds_no_samples(folder: Path):
+def test_a_pickled_copy_holds_no_samples(folder: Path) -> None:
     source = write(folder, [question(i) for i in range(500)])
     samples = open_samples(source, "train")
     data = pickle.dumps(samples)
@@ -370,7 +379,7 @@ def test_a_pickled_copy_holds_no_samples(folder: Path):
         pickle.loads(data)
 
 
-def test_items_of_tasks_follow_each_other(folder: Path):
+def test_items_of_tasks_follow_each_other(folder: Path) -> None:
     source = write(folder, [question(i) for i in range(5)])
     parts = [
         ("a", in_memory(source)),
@@ -390,7 +399,7 @@ def test_items_of_tasks_follow_each_other(folder: Path):
 
 def test_the_store_serves_and_fingerprints_both_kinds_equally(
     folder: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     write(folder, [question(i) for i in range(5)])
     task = Task("t", train="x.json", test="x.json")
     mapped = SampleStore([task], folder)

@@ -92,16 +92,18 @@ def check_labels(processor: Any, samples: list[Sample]) -> None:
         assert bool(batch.inputs["attention_mask"][row][real].all())
 
 
-def test_labels_are_the_answers_and_their_end_tokens_exactly(processor: Any, samples: list[Sample]):
+def test_labels_are_the_answers_and_their_end_tokens_exactly(
+    processor: Any, samples: list[Sample]
+) -> None:
     check_labels(processor, samples)
 
 
-def test_labels_of_a_sample_alone_are_the_same(processor: Any, samples: list[Sample]):
+def test_labels_of_a_sample_alone_are_the_same(processor: Any, samples: list[Sample]) -> None:
     for sample in samples:
         check_labels(processor, [sample])
 
 
-def test_labels_fit_the_tiny_model(samples: list[Sample]):
+def test_labels_fit_the_tiny_model(samples: list[Sample]) -> None:
     from transformers import AutoProcessor
 
     check_labels(AutoProcessor.from_pretrained(TINY, backend="pil"), samples)
@@ -109,7 +111,7 @@ def test_labels_fit_the_tiny_model(samples: list[Sample]):
 
 def test_labels_hold_where_padding_is_the_end_token(
     samples: list[Sample], processors: dict[str, Any]
-):
+) -> None:
     tokenizer = processors["llava"].tokenizer
     before = tokenizer.pad_token
     tokenizer.pad_token = tokenizer.eos_token
@@ -121,7 +123,7 @@ def test_labels_hold_where_padding_is_the_end_token(
 
 def test_prompt_for_generation_is_what_training_saw_before_the_answer(
     processor: Any, samples: list[Sample]
-):
+) -> None:
     collator = Collator(processor)
     for sample in samples:
         trained = collator(items([sample]), generation=False)
@@ -133,7 +135,9 @@ def test_prompt_for_generation_is_what_training_saw_before_the_answer(
         assert trained.labels[0, len(prompt)] != IGNORED
 
 
-def test_padding_is_right_in_training_and_left_in_generation(processor: Any, samples: list[Sample]):
+def test_padding_is_right_in_training_and_left_in_generation(
+    processor: Any, samples: list[Sample]
+) -> None:
     collator = Collator(processor)
     trained = collator(items(samples), generation=False).inputs["attention_mask"]
     prompts = collator(items([as_test(s) for s in samples]), generation=True).inputs[
@@ -144,7 +148,7 @@ def test_padding_is_right_in_training_and_left_in_generation(processor: Any, sam
     assert processor.tokenizer.padding_side == "left"  # the processor is left as it was
 
 
-def test_batch_tells_images_ids_and_tasks(processor: Any, samples: list[Sample]):
+def test_batch_tells_images_ids_and_tasks(processor: Any, samples: list[Sample]) -> None:
     pairs = [(sample, f"task{row}") for row, sample in enumerate(samples)]
     batch = Collator(processor)(pairs, generation=False)
     assert len(batch) == 5
@@ -158,14 +162,14 @@ def test_batch_tells_images_ids_and_tasks(processor: Any, samples: list[Sample])
     assert not set(batch.inputs) & {"labels", "offset_mapping"}
 
 
-def test_batch_without_images_has_no_pixels(processor: Any, samples: list[Sample]):
+def test_batch_without_images_has_no_pixels(processor: Any, samples: list[Sample]) -> None:
     batch = Collator(processor)(items(samples[2:3]), generation=False)
     assert set(batch.inputs) == {"input_ids", "attention_mask"}
 
 
 def test_question_is_the_first_user_turn_without_image_or_template(
     processor: Any, samples: list[Sample]
-):
+) -> None:
     empty = Sample("empty", (user("<image>"), answer("a")), samples[0].images)
     batch = Collator(processor)(items([*samples[:3], empty]), generation=False)
     texts = processor.tokenizer.batch_decode(batch.question["input_ids"], skip_special_tokens=True)
@@ -176,7 +180,7 @@ def test_question_is_the_first_user_turn_without_image_or_template(
     assert not bool((batch.question["input_ids"] == 3).any())
 
 
-def test_begin_token_is_never_doubled(processors: dict[str, Any], samples: list[Sample]):
+def test_begin_token_is_never_doubled(processors: dict[str, Any], samples: list[Sample]) -> None:
     from families import make_processor
     from tokenizers.processors import TemplateProcessing
 
@@ -192,7 +196,9 @@ def test_begin_token_is_never_doubled(processors: dict[str, Any], samples: list[
         check_labels(processor, samples)
 
 
-def test_template_of_the_tokenizer_is_used_where_the_processor_has_none(samples: list[Sample]):
+def test_template_of_the_tokenizer_is_used_where_the_processor_has_none(
+    samples: list[Sample],
+) -> None:
     from families import make_processor
 
     processor = make_processor("llava_plain")
@@ -242,7 +248,7 @@ def test_a_template_without_a_system_role_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_template_that_changes_answers_is_refused(samples: list[Sample]):
+def test_template_that_changes_answers_is_refused(samples: list[Sample]) -> None:
     from families import make_processor
 
     processor = make_processor("llava")
@@ -251,7 +257,7 @@ def test_template_that_changes_answers_is_refused(samples: list[Sample]):
         Collator(processor)(items(samples[:1]), generation=False)
 
 
-def test_longer_sample_is_refused_with_its_id(processor: Any, samples: list[Sample]):
+def test_longer_sample_is_refused_with_its_id(processor: Any, samples: list[Sample]) -> None:
     with pytest.raises(ValueError, match=r"sample 'one' has \d+ tokens, more than max_length 9"):
         Collator(processor, max_length=9)(items(samples[:1]), generation=False)
     collator = Collator(processor, max_length=9, on_too_long="truncate")
@@ -259,7 +265,7 @@ def test_longer_sample_is_refused_with_its_id(processor: Any, samples: list[Samp
         collator(items([as_test(samples[0])]), generation=True)
 
 
-def test_only_the_end_of_the_last_answer_is_cut(processor: Any, samples: list[Sample]):
+def test_only_the_end_of_the_last_answer_is_cut(processor: Any, samples: list[Sample]) -> None:
     long = Sample(
         "long", (user("<image>" + " the dog" * 9), answer("the fox " * 20)), samples[0].images
     )
@@ -279,7 +285,7 @@ def test_only_the_end_of_the_last_answer_is_cut(processor: Any, samples: list[Sa
         tight(items([long]), generation=False)
 
 
-def test_sample_within_the_limit_is_not_cut(processor: Any, samples: list[Sample]):
+def test_sample_within_the_limit_is_not_cut(processor: Any, samples: list[Sample]) -> None:
     length = Collator(processor)(items(samples[:1]), generation=False).inputs["input_ids"].shape[1]
     collator = Collator(processor, max_length=length, on_too_long="truncate")
     collator(items(samples[:1]), generation=False)
@@ -297,20 +303,20 @@ def test_sample_within_the_limit_is_not_cut(processor: Any, samples: list[Sample
 )
 def test_bad_sample_is_refused_with_its_id(
     processor: Any, picture: ArrayImage, turns: tuple[Turn, ...], images: int, message: str
-):
+) -> None:
     sample = Sample("x", turns, (picture,) * images)
     with pytest.raises(ValueError, match=message):
         Collator(processor)(items([sample]), generation=False)
 
 
-def test_image_token_written_as_text_is_refused(processors: dict[str, Any]):
+def test_image_token_written_as_text_is_refused(processors: dict[str, Any]) -> None:
     collator = Collator(processors["llava"])
     collator._renderer.image_token = "<|image_pad|>"
     with pytest.raises(ValueError, match=r"sample 'x' holds '<\|image_pad\|>'"):
         collator([(Sample("x", (user("a <|image_pad|>"), answer("b"))), "t")], generation=False)
 
 
-def test_bad_arguments_are_refused(processors: dict[str, Any]):
+def test_bad_arguments_are_refused(processors: dict[str, Any]) -> None:
     from families import make_processor
 
     with pytest.raises(ValueError, match="on_too_long must be 'error' or 'truncate', got 'cut'"):

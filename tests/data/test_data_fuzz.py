@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dmole.data.formats import Split
 from dmole.data.sample import Sample
 
 FUZZ = settings(
@@ -65,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def outcome(folder: Path, content: bytes, ending: str, split: Any) -> str:
+def outcome(folder: Path, content: bytes, ending: str, split: Split) -> str:
     """Return "samples" or "refused", else what is wrong."""
     path = folder / f"x{ending}"
     path.write_bytes(content)
@@ -90,13 +91,15 @@ SPLIT = st.sampled_from(["train", "test"])
 
 @FUZZ
 @given(st.binary(max_size=200), ENDING, SPLIT)
-def test_random_bytes(folder, content, ending, split):
+def test_random_bytes(folder: Path, content: bytes, ending: str, split: Split) -> None:
     assert outcome(folder, content, ending, split) in GOOD
 
 
 @FUZZ
 @given(st.data(), ENDING, SPLIT)
-def test_a_valid_file_with_bytes_changed(folder, data, ending, split):
+def test_a_valid_file_with_bytes_changed(
+    folder: Path, data: st.DataObject, ending: str, split: Split
+) -> None:
     valid = data.draw(st.sampled_from([TALKS, QUESTIONS]))
     if ending == ".json":
         content = bytearray(json.dumps(valid, ensure_ascii=False).encode())
@@ -114,13 +117,13 @@ def test_a_valid_file_with_bytes_changed(folder, data, ending, split):
 
 @FUZZ
 @given(VALUE | st.lists(ITEM, max_size=4), SPLIT)
-def test_any_json_value(folder, value, split):
+def test_any_json_value(folder: Path, value: Any, split: Split) -> None:
     assert outcome(folder, json.dumps(value).encode(), ".json", split) in GOOD
 
 
 @FUZZ
 @given(ITEM, SPLIT)
-def test_any_item_of_the_known_keys(folder, item, split):
+def test_any_item_of_the_known_keys(folder: Path, item: dict[str, Any], split: Split) -> None:
     assert outcome(folder, json.dumps(item).encode(), ".jsonl", split) in GOOD
 
 
@@ -144,5 +147,5 @@ def test_the_unchanged_file_is_read(folder: Path, items: list[Any]) -> None:
     ],
     ids=range(9),
 )
-def test_large_and_odd_files_are_refused_in_a_short_line(folder, content):
+def test_large_and_odd_files_are_refused_in_a_short_line(folder: Path, content: bytes) -> None:
     assert outcome(folder, content, ".json", "train") == "refused"

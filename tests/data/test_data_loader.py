@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from dmole.data.collate import Batch, Collator, Item
+from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.loader import ResumableLoader, train_loader
 from dmole.data.sample import Sample, Turn
 from dmole.data.sampler import TrainBatchSampler
 
-ITEMS: list[Item] = [
+ITEMS: list[TaskSample] = [
     (Sample(f"s{i}", (Turn("user", "q" * (1 + i % 5)), Turn("assistant", f"{i}"))), "task")
     for i in range(18)
 ]
@@ -104,7 +104,7 @@ def test_global_generator_is_not_touched(collator: Collator, workers: int) -> No
 
 def test_truncated_samples_are_counted_across_workers(processors: dict[str, Any]) -> None:
     collator = Collator(processors["llava"], max_length=13, on_too_long="truncate")
-    long: list[Item] = [
+    long: list[TaskSample] = [
         (Sample(f"{i}", (Turn("user", "q"), Turn("assistant", "ab " * 9))), "task")
         for i in range(6)
     ]

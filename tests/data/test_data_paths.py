@@ -9,7 +9,7 @@ import pytest
 
 from dmole.data import paths, prompts
 from dmole.data.paths import alternatives, find_path
-from dmole.data.prompts import worded
+from dmole.data.prompts import apply_prompt
 
 
 @pytest.mark.parametrize("module", [paths, prompts], ids=lambda m: m.__name__)
@@ -62,13 +62,13 @@ def test_a_single_missing_path_is_named_as_it_is(tmp_path: Path) -> None:
 
 def test_a_prompt_puts_in_keys_of_the_item_once() -> None:
     item = {"question": "Is {it} so?", "place": "here", "choices": ["x", 2]}
-    text = worded(item, "{place}: {question}\n{options} {not a key}")["text"]
+    text = apply_prompt(item, "{place}: {question}\n{options} {not a key}")["text"]
     assert text == "here: Is {it} so?\nA. x\nB. 2 {not a key}"
 
 
 def test_a_prompt_leaves_conversations_alone() -> None:
     item = {"conversations": [{"from": "human", "value": "x"}]}
-    assert worded(item, "{question}!") == item
+    assert apply_prompt(item, "{question}!") == item
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_a_prompt_that_does_not_fit_is_refused(
     item: dict[str, Any], prompt: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        worded(item, prompt)
+        apply_prompt(item, prompt)

@@ -17,17 +17,17 @@ PICTURE = make_image(0)
 
 
 @pytest.fixture(scope="module")
-def processor():
+def processor() -> Any:
     return make_processor("paligemma")
 
 
-def sample(*texts, images=1):
+def sample(*texts: str, images: int = 1) -> Sample:
     roles = ("user", "assistant")
     turns = tuple(Turn(roles[i % 2], text) for i, text in enumerate(texts))
     return Sample("x", turns, (PICTURE,) * images)
 
 
-def test_a_prefix_model_gets_images_question_line_and_answer(processor):
+def test_a_prefix_model_gets_images_question_line_and_answer(processor: Any) -> None:
     renderer = ChatRenderer(processor)
     rendered = renderer.render(sample("what is\n<image> it?"), generation=True)
     assert rendered.text == "<image>what is\n it?"  # the processor adds the line break
@@ -37,7 +37,7 @@ def test_a_prefix_model_gets_images_question_line_and_answer(processor):
     assert trained.text[answer.start : answer.end].strip() == "red"
 
 
-def test_the_answer_is_typed_as_suffix_and_the_prefix_cannot_see_it(processor):
+def test_the_answer_is_typed_as_suffix_and_the_prefix_cannot_see_it(processor: Any) -> None:
     batch = Collator(processor)(
         [(sample("<image>a", "red"), "t"), (sample("<image>what?", "a blue one"), "t")],
         generation=False,
@@ -61,16 +61,18 @@ def test_the_answer_is_typed_as_suffix_and_the_prefix_cannot_see_it(processor):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (sample("what?", "red", images=0), "sample 'x' has no image: this model wants one"),
+        (sample("what?", "red", images=0), "sample 'x' has no image: this model needs one"),
         (sample("<image>a", "b", "c", "d"), "sample 'x' has 2 questions: this model answers only"),
     ],
 )
-def test_samples_a_prefix_model_was_not_made_for_are_refused(processor, bad, message):
+def test_samples_a_prefix_model_was_not_made_for_are_refused(
+    processor: Any, bad: Sample, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Collator(processor)([(sample("<image>q", "a"), "t"), (bad, "t")], generation=False)
 
 
-def test_a_chat_template_wins_over_the_style_of_the_processor():
+def test_a_chat_template_wins_over_the_style_of_the_processor() -> None:
     processor = make_processor("paligemma")
     processor.chat_template = "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}"
     renderer = ChatRenderer(processor)

@@ -8,6 +8,7 @@ import pytest
 from data_opening import read_samples
 from PIL import Image
 
+from dmole.data.formats import Split
 from dmole.data.sample import FileImage, Sample, Turn
 
 
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_conversations_of_all_kinds_are_read(folder: Path):
+def test_conversations_of_all_kinds_are_read(folder: Path) -> None:
     items = [
         talk("<image>\nwhat?", "red", image="pics/a.png", id="first"),
         talk("hi", "hello", "and <image> now?", "no", image="pics/b.png", question_id=7),
@@ -69,7 +70,7 @@ def test_json_lines_read_as_the_same_samples_in_either_form(
     assert as_list[0].references == ("a\u2028b",)
 
 
-def test_last_answer_of_a_test_conversation_is_the_reference(folder: Path):
+def test_last_answer_of_a_test_conversation_is_the_reference(folder: Path) -> None:
     item = talk("one?", "1", "two?", "2")
     (sample,) = read_samples(write(folder / "x.json", [item]), "test", prompt_suffix=" Be brief.")
     assert sample.turns == (
@@ -81,7 +82,7 @@ def test_last_answer_of_a_test_conversation_is_the_reference(folder: Path):
     assert sample.prompt == "two? Be brief."
 
 
-def test_suffix_follows_every_question_of_a_training_sample(folder: Path):
+def test_suffix_follows_every_question_of_a_training_sample(folder: Path) -> None:
     item = talk("one?", "1", "two?", "2")
     (sample,) = read_samples(write(folder / "x.json", [item]), "train", prompt_suffix="\nBrief.")
     assert [turn.text for turn in sample.turns] == ["one?\nBrief.", "1", "two?\nBrief.", "2"]
@@ -98,7 +99,7 @@ def test_suffix_follows_every_question_of_a_training_sample(folder: Path):
 )
 def test_question_form_moves_the_placeholder_to_the_front(
     folder: Path, keys: dict[str, Any], references: tuple[str, ...]
-):
+) -> None:
     item = {"question_id": 5, "text": "what\n<image>", "image": "a.png", **keys}
     source = write(folder / "x.json", [item])
     (sample,) = read_samples(source, "test", image_root=folder / "pics")
@@ -106,13 +107,13 @@ def test_question_form_moves_the_placeholder_to_the_front(
     assert sample == Sample("5", (Turn("user", "<image>\nwhat"),), (image,), references)
 
 
-def test_question_form_trains_on_its_first_answer(folder: Path):
+def test_question_form_trains_on_its_first_answer(folder: Path) -> None:
     item = {"question_id": 5, "text": "what?", "answer": ["red", "crimson"]}
     (sample,) = read_samples(write(folder / "x.json", [item]), "train")
     assert sample.turns == (Turn("user", "what?"), Turn("assistant", "red"))
 
 
-def test_images_are_not_opened(folder: Path):
+def test_images_are_not_opened(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no image")
     source = write(folder / "x.json", [talk("q", "a", image="broken.png")])
     (sample,) = read_samples(source, "train")
@@ -121,7 +122,7 @@ def test_images_are_not_opened(folder: Path):
 
 
 @pytest.mark.parametrize("size", [0, 40, 100])
-def test_cut_off_image_is_refused_with_its_name(folder: Path, size: int):
+def test_cut_off_image_is_refused_with_its_name(folder: Path, size: int) -> None:
     Image.effect_noise((40, 40), 50).save(folder / "whole.png")
     (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:size])
     with pytest.raises(ValueError, match=r"cannot read image .*cut.png"):
@@ -144,8 +145,8 @@ def test_cut_off_image_is_refused_with_its_name(folder: Path, size: int):
         ),
         ({"conversations": [{"from": ["gpt"], "value": ""}]}, "turn 0 has the unknown role"),
         ({"conversations": [{"from": "human", "value": 3}]}, "turn 0: 'value' must be a string"),
-        ({"conversations": [{"from": "gpt", "value": "a"}]}, "turn 0 is of the assistant"),
-        (talk("q"), "the last turn is of the user: there is no answer"),
+        ({"conversations": [{"from": "gpt", "value": "a"}]}, "turn 0 has the role 'assistant'"),
+        (talk("q"), "the last turn has the role 'user': there is no answer"),
         (talk("q", " \n"), "turn 1: the answer is empty"),
         (talk("q", "a <image>"), "turn 1: an answer cannot hold <image>"),
         (talk("<image> q", "a"), "has 0 images and 1 <image> placeholders"),
@@ -167,8 +168,8 @@ def test_cut_off_image_is_refused_with_its_name(folder: Path, size: int):
 )
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_bad_item_is_refused_with_file_and_position(
-    folder: Path, item: Any, message: str, split: Any
-):
+    folder: Path, item: Any, message: str, split: Split
+) -> None:
     source = write(folder / "x.json", [item])
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         read_samples(source, split)
@@ -196,7 +197,9 @@ def test_bad_item_is_refused_with_file_and_position(
         ("x.json", [talk("q", "a", id=1), talk("q", "a"), talk("q", "a", id="1")], "same id '1'"),
     ],
 )
-def test_bad_file_is_refused_in_one_line(folder: Path, name: str, content: Any, message: str):
+def test_bad_file_is_refused_in_one_line(
+    folder: Path, name: str, content: Any, message: str
+) -> None:
     source = write(folder / name, content)
     with pytest.raises(ValueError, match=message) as caught:
         read_samples(source, "train")
@@ -204,7 +207,7 @@ def test_bad_file_is_refused_in_one_line(folder: Path, name: str, content: Any, 
     assert "\n" not in str(caught.value)
 
 
-def test_file_that_is_not_text_is_refused(folder: Path):
+def test_file_that_is_not_text_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"a.png must end in .json"):
         read_samples(str(folder / "pics" / "a.png"), "train")
     (folder / "x.json").write_bytes(b"\xff\xfe\x00")
@@ -212,12 +215,12 @@ def test_file_that_is_not_text_is_refused(folder: Path):
         read_samples(str(folder / "x.json"), "train")
 
 
-def test_missing_file_is_named(folder: Path):
+def test_missing_file_is_named(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data file .*none.json does not exist"):
         read_samples(str(folder / "none.json"), "train")
 
 
-def test_links_may_not_lead_out_of_the_image_root(folder: Path):
+def test_links_may_not_lead_out_of_the_image_root(folder: Path) -> None:
     root = folder / "root"
     root.mkdir()
     (root / "file.png").symlink_to(folder / "pics" / "a.png")
@@ -228,7 +231,7 @@ def test_links_may_not_lead_out_of_the_image_root(folder: Path):
             read_samples(source, "train", image_root=root)
 
 
-def test_the_image_root_and_links_within_it_may_be_links(folder: Path):
+def test_the_image_root_and_links_within_it_may_be_links(folder: Path) -> None:
     (folder / "alias").symlink_to(folder / "pics")
     (folder / "pics" / "c.png").symlink_to(folder / "pics" / "a.png")
     source = write(folder / "x.json", [talk("q", "a", image=["a.png", "c.png"])])
@@ -236,19 +239,19 @@ def test_the_image_root_and_links_within_it_may_be_links(folder: Path):
     assert sample.images[1].load().size == (4, 4)
 
 
-def test_synthetic_samples_take_the_suffix():
+def test_synthetic_samples_take_the_suffix() -> None:
     source = "synthetic://count/test?size=3"
     plain = read_samples(source, "test")
     suffixed = read_samples(source, "test", prompt_suffix=" Say it.")
     assert [sample.prompt + " Say it." for sample in plain] == [s.prompt for s in suffixed]
 
 
-def test_synthetic_test_samples_cannot_be_trained_on():
+def test_synthetic_test_samples_cannot_be_trained_on() -> None:
     with pytest.raises(ValueError, match="its split has no answers to train on"):
         read_samples("synthetic://count/test?size=2", "train")
 
 
-def test_synthetic_training_samples_read_for_testing_become_questions_with_their_answer():
+def test_synthetic_training_samples_read_for_testing_become_questions_with_their_answer() -> None:
     trained = read_samples("synthetic://count/train?size=3", "train")
     tested = read_samples("synthetic://count/train?size=3", "test")
     assert [sample.turns for sample in tested] == [sample.turns[:-1] for sample in trained]

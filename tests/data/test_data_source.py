@@ -19,6 +19,7 @@ from source_files import CELL, COLORS, KINDS, data_uri, png, table, talk, write_
 
 from dmole.data import source as source_module
 from dmole.data.arrow import ArrowSamples
+from dmole.data.formats import Split
 from dmole.data.sample import EmbeddedImage, Sample
 from dmole.data.sequences import SampleList
 from dmole.data.source import open_source
@@ -91,7 +92,9 @@ def test_a_data_set_of_the_hub_is_loaded_with_its_options(
 ) -> None:
     requests: list[Any] = []
 
-    def load(name: str, config: str | None, *, split: str, revision: str | None) -> Any:
+    def load(
+        name: str, config: str | None, *, split: str, revision: str | None
+    ) -> datasets.Dataset:
         requests.append((name, config, split, revision))
         pq.write_table(table(["red", "blue"]), root / "rows.parquet")
         return datasets.Dataset.from_parquet(str(root / "rows.parquet"), cache_dir=str(root / "c"))
@@ -224,7 +227,7 @@ def test_a_damaged_cache_of_a_table_is_made_again(
     file.unlink()  # what is mapped stays whole
     file.write_bytes(data[:300])
     assert [color_of(sample) for sample in open_source(task, "train", root)] == ["red", "blue"]
-    assert "is damaged and made again" in caplog.text
+    assert "is damaged and is written again" in caplog.text
 
 
 def test_rows_may_name_files_or_hold_lists_and_plain_bytes(root: Path) -> None:
@@ -247,7 +250,7 @@ def test_rows_may_name_files_or_hold_lists_and_plain_bytes(root: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_source_is_one_line_that_names_it(root: Path, case: str) -> None:
     task, message = bad_sources(root)[case]
-    split: Any = "train" if task.test is None else "test"
+    split: Split = "train" if task.test is None else "test"
     address = str(task.test or task.train).split("?split")[0]
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         open_source(task, split, root)

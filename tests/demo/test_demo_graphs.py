@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from dmole.demo.tiny import TINY_PATH
 from dmole.demo.world import SPLITS, graphs, parse_address, synthetic_samples
-from dmole.demo.world.graph_tasks import GRAPH_TASKS, kind_of_most
+from dmole.demo.world.graph_tasks import GRAPH_TASKS, majority_shape
 from dmole.demo.world.graphs import (
     WRITERS,
     Graph,
@@ -173,9 +173,9 @@ def test_the_shapes_of_a_node_problem_are_equally_frequent_and_the_answer_is_hid
 
 def test_a_node_without_a_majority_has_no_kind() -> None:
     nodes = (Node("red"), Node("blue", "star"), Node("pink", "cross"))
-    assert kind_of_most(Graph(nodes, ()), "red") is None
-    assert kind_of_most(Graph(nodes, (("red", "blue"), ("pink", "red"))), "red") is None
-    assert kind_of_most(Graph(nodes, (("red", "blue"),)), "red") == "star"
+    assert majority_shape(Graph(nodes, ()), "red") is None
+    assert majority_shape(Graph(nodes, (("red", "blue"), ("pink", "red"))), "red") is None
+    assert majority_shape(Graph(nodes, (("red", "blue"),)), "red") == "star"
 
 
 def test_nodes_that_no_way_joins_have_no_route() -> None:

@@ -107,7 +107,7 @@ def test_no_task_answers_two_ways_to_one_question() -> None:
         ("synthetic://paint/train?size=1&size=2", "query key 'size' is given twice"),
         ("synthetic://paint/train?size=0", "size=N with N of at least 1 is needed"),
         ("synthetic://paint/train", "size=N with N of at least 1 is needed"),
-        ("file://paint/train?size=1", "is no address of the form"),
+        ("file://paint/train?size=1", "is not an address of the form"),
     ],
 )
 def test_a_bad_address_is_refused_by_name(uri: str, message: str) -> None:

@@ -115,7 +115,7 @@ FINDINGS = {
 NO_FINDINGS = {"errors": 0, "warnings": 0, "findings": []}
 
 
-def test_every_kind_of_error_is_found_with_file_and_item(broken: Path):
+def test_every_kind_of_error_is_found_with_file_and_item(broken: Path) -> None:
     report = check(broken, model=TINY)
     assert len(found(report)) == len(FINDINGS)
     assert set(found(report)) == FINDINGS
@@ -125,7 +125,7 @@ def test_every_kind_of_error_is_found_with_file_and_item(broken: Path):
     assert report["token_limit"] == 512
 
 
-def test_the_texts_say_what_is_wrong(broken: Path):
+def test_the_texts_say_what_is_wrong(broken: Path) -> None:
     report = check(broken, model=TINY)
     messages = {(f["kind"], f["item"]): f["message"] for f in report["findings"]}
     assert "gone.png does not exist" in messages["missing_image", 1]
@@ -140,7 +140,7 @@ def test_the_texts_say_what_is_wrong(broken: Path):
     assert "more than 512" in messages["too_long", 11]
 
 
-def test_the_text_report_has_a_line_a_finding(broken: Path):
+def test_the_text_report_has_a_line_a_finding(broken: Path) -> None:
     tasks = [Task("t", train="train.jsonl", test="test.json", image_root="pics")]
     text = as_text(check_tasks(tasks, broken, CheckOptions(model=TINY)))
     lines = text.splitlines()
@@ -151,12 +151,12 @@ def test_the_text_report_has_a_line_a_finding(broken: Path):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
-def test_the_number_of_processes_changes_nothing(broken: Path, processes: int):
+def test_the_number_of_processes_changes_nothing(broken: Path, processes: int) -> None:
     alone = check(broken, model=TINY, limit=2)
     assert check(broken, model=TINY, limit=2, processes=processes) == alone
 
 
-def test_all_are_counted_where_few_are_listed(broken: Path):
+def test_all_are_counted_where_few_are_listed(broken: Path) -> None:
     report = check(broken, limit=1)
     counts = report["tasks"][0]["splits"]["train"]["counts"]
     assert (counts["malformed"], counts["unreadable_image"], counts["image_path"]) == (5, 3, 3)
@@ -169,7 +169,7 @@ def test_all_are_counted_where_few_are_listed(broken: Path):
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_healthy_data_have_no_findings(tmp_path: Path, pics: Path, processes: int):
+def test_healthy_data_have_no_findings(tmp_path: Path, pics: Path, processes: int) -> None:
     train = [item(f"x{i}", answer=f"{i % 2}", image=f"{i % 4}.png") for i in range(20)]
     test = [item(f"y{i}", answer=f"{i % 2}", image=f"{4 + i % 4}.png") for i in range(10)]
     write(tmp_path / "train.jsonl", train)
@@ -183,21 +183,21 @@ def test_healthy_data_have_no_findings(tmp_path: Path, pics: Path, processes: in
     assert splits["test"]["answers"]["most_frequent"] == frequent
 
 
-def test_ids_that_are_numbers_and_texts_are_one(tmp_path: Path):
+def test_ids_that_are_numbers_and_texts_are_one(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [item(1), item("1"), item(2), item(None)])
     write(tmp_path / "test.json", [item(7, "b ?"), item(8, "c ?", "blue"), item(7, "d ?")])
     report = check(tmp_path)
     assert found(report) == [("duplicate_id", "train", 1, "1"), ("duplicate_id", "test", 2, "7")]
 
 
-def test_numbers_that_count_items_are_no_leak_but_long_ones_are(tmp_path: Path):
+def test_numbers_that_count_items_are_no_leak_but_long_ones_are(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [item(i) for i in (1, 2, 262148000)])
     test = [item(i, f"q{i} ?", f"{i}") for i in (2, 1, 262148000)]
     write(tmp_path / "test.json", test)
     assert found(check(tmp_path)) == [("shared_id", "test", 2, "262148000")]
 
 
-def test_a_text_question_seen_in_training_is_a_leak(tmp_path: Path):
+def test_a_text_question_seen_in_training_is_a_leak(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [item("a", "one ?"), item("b", "two ?")])
     test = [{"question_id": 5, "text": "two ?", "answer": "x"}]
     test += [{"question_id": "c", "text": "three ?", "answer": "red"}]
@@ -205,7 +205,7 @@ def test_a_text_question_seen_in_training_is_a_leak(tmp_path: Path):
     assert found(check(tmp_path)) == [("shared_question", "test", 0, "5")]
 
 
-def test_a_dialog_seen_in_training_is_a_leak_with_a_suffix_too(tmp_path: Path):
+def test_a_dialog_seen_in_training_is_a_leak_with_a_suffix_too(tmp_path: Path) -> None:
     turns = item("a")["conversations"] + item("a", "two ?", "blue")["conversations"]
     for name, id in (("train.jsonl", "a"), ("test.json", "b")):
         write(tmp_path / name, [{"id": id, "conversations": turns}, item(f"{id}2", f"{id} ?", id)])
@@ -213,7 +213,9 @@ def test_a_dialog_seen_in_training_is_a_leak_with_a_suffix_too(tmp_path: Path):
     assert found(check(tmp_path, tasks=tasks)) == [("shared_question", "test", 0, "b")]
 
 
-def test_without_decoding_images_are_the_same_if_their_paths_are(tmp_path: Path, pics: Path):
+def test_without_decoding_images_are_the_same_if_their_paths_are(
+    tmp_path: Path, pics: Path
+) -> None:
     (pics / "1.png").write_text("no image")
     (pics / "2.png").write_bytes((pics / "0.png").read_bytes())
     write(tmp_path / "train.jsonl", [item("a", image="0.png"), item("b", image="1.png")])
@@ -227,7 +229,7 @@ def test_without_decoding_images_are_the_same_if_their_paths_are(tmp_path: Path,
 
 def test_an_image_too_large_for_pillow_is_an_error(
     tmp_path: Path, pics: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     picture(pics / "bomb.png", 0, size=21)
     picture(pics / "small.png", 0, size=14)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
@@ -248,7 +250,7 @@ def test_an_image_too_large_for_pillow_is_an_error(
 )
 def test_a_file_that_cannot_be_read_does_not_end_the_check(
     tmp_path: Path, name: str, text: str | None, message: str
-):
+) -> None:
     write(tmp_path / "train.jsonl", [item("a")])
     write(tmp_path / "test.json", [item("b", "x ?")])
     (tmp_path / name).unlink()
@@ -261,7 +263,7 @@ def test_a_file_that_cannot_be_read_does_not_end_the_check(
     assert not finding["message"].startswith(str(tmp_path))
 
 
-def test_a_file_broken_in_the_middle_is_examined_up_to_there(tmp_path: Path):
+def test_a_file_broken_in_the_middle_is_examined_up_to_there(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [item("a"), item("a")])
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write("{broken\n")
@@ -272,7 +274,9 @@ def test_a_file_broken_in_the_middle_is_examined_up_to_there(tmp_path: Path):
     assert (split["items"], split["complete"]) == (2, False)
 
 
-def test_a_training_sample_that_will_be_cut_is_a_warning_but_a_prompt_an_error(tmp_path: Path):
+def test_a_training_sample_that_will_be_cut_is_a_warning_but_a_prompt_an_error(
+    tmp_path: Path,
+) -> None:
     write(tmp_path / "train.jsonl", [item("a", answer="red " * 30)])
     write(tmp_path / "test.json", [item("b", "x " * 30 + "?")])
     report = check(tmp_path, model=TINY, tokens=TokenLimit(20, cut=True))
@@ -281,7 +285,7 @@ def test_a_training_sample_that_will_be_cut_is_a_warning_but_a_prompt_an_error(t
     assert (tokens["samples"], tokens["over_limit"]) == (1, 1)
 
 
-def test_token_lengths_are_those_of_the_collator(tmp_path: Path):
+def test_token_lengths_are_those_of_the_collator(tmp_path: Path) -> None:
     from transformers import AutoProcessor
 
     from dmole.data import open_source
@@ -302,7 +306,7 @@ def test_token_lengths_are_those_of_the_collator(tmp_path: Path):
     assert sum(entry["samples"] for entry in tokens["histogram"]) == 2
 
 
-def test_a_model_that_cannot_be_loaded_is_a_warning(tmp_path: Path):
+def test_a_model_that_cannot_be_loaded_is_a_warning(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [item("a")])
     write(tmp_path / "test.json", [item("b", "x ?")])
     report = check(tmp_path, model=BaseModel(str(tmp_path)))
@@ -310,7 +314,7 @@ def test_a_model_that_cannot_be_loaded_is_a_warning(tmp_path: Path):
     assert report["tasks"][0]["splits"]["train"]["tokens"] is None
 
 
-def test_generated_tasks_have_only_their_size(tmp_path: Path):
+def test_generated_tasks_have_only_their_size(tmp_path: Path) -> None:
     tasks = [
         Task("p", train="synthetic://paint/train?size=7", test="synthetic://paint/test?size=3")
     ]
@@ -323,7 +327,7 @@ def test_generated_tasks_have_only_their_size(tmp_path: Path):
     }
 
 
-def test_sizes_of_a_benchmark_are_compared(tmp_path: Path):
+def test_sizes_of_a_benchmark_are_compared(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [item("a")])
     write(tmp_path / "test.json", [item("b", "x ?")])
     files: dict[str, Any] = {"train": "train.jsonl", "test": "test.json"}
@@ -342,7 +346,7 @@ def test_sizes_of_a_benchmark_are_compared(tmp_path: Path):
         check(tmp_path, tasks=[Task("mine", benchmark="UCIT/none", **files)])
 
 
-def test_odd_characters_in_ids_stay_on_one_line(tmp_path: Path):
+def test_odd_characters_in_ids_stay_on_one_line(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [item("a\nb", answer=""), item("c")])
     write(tmp_path / "test.json", [item("d", "x ?")])
     (finding,) = check(tmp_path)["findings"]
@@ -350,7 +354,7 @@ def test_odd_characters_in_ids_stay_on_one_line(tmp_path: Path):
     assert json.dumps(finding)
 
 
-def test_a_message_that_quotes_the_file_is_cut(tmp_path: Path):
+def test_a_message_that_quotes_the_file_is_cut(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [{"id": "a", "text": "q", "answer": [1] * 1000}])
     write(tmp_path / "test.json", [item("d", "x ?")])
     (finding,) = check(tmp_path)["findings"]
@@ -358,7 +362,7 @@ def test_a_message_that_quotes_the_file_is_cut(tmp_path: Path):
     assert "..." in finding["message"]
 
 
-def test_histogram_bins_end_at_the_limit():
+def test_histogram_bins_end_at_the_limit() -> None:
     from collections import Counter
 
     assert histogram(Counter({5: 2, 20: 1, 21: 3}), 20) == [(1, 16, 2), (17, 20, 1), (21, 32, 3)]

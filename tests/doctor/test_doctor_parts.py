@@ -16,7 +16,7 @@ from dmole.doctor.images import picture_hash
 from dmole.doctor.pool import run_jobs
 
 
-def test_few_answers_are_counted_exactly():
+def test_few_answers_are_counted_exactly() -> None:
     counter = AnswerCounter(capacity=2)
     for answer in ("a", " a", "b", "c", "d"):
         counter.add((answer,))
@@ -24,14 +24,14 @@ def test_few_answers_are_counted_exactly():
     assert (counter.total, counter.distinct, counter.exact) == (5, 4, True)
 
 
-def test_of_several_accepted_answers_the_most_frequent_counts():
+def test_of_several_accepted_answers_the_most_frequent_counts() -> None:
     counter = AnswerCounter()
     counter.add(("x", "y", "y"))
     assert counter.most_common(2) == [("y", 1)]
 
 
 @pytest.mark.parametrize("order", ["first", "last", "mixed"])
-def test_frequent_answers_survive_many_rare_ones(order: str):
+def test_frequent_answers_survive_many_rare_ones(order: str) -> None:
     frequent, rare = ["yes"] * 300 + ["no"] * 200, [f"{i}" for i in range(2000)]
     answers = {"first": frequent + rare, "last": rare + frequent, "mixed": frequent + rare}[order]
     if order == "mixed":
@@ -48,7 +48,7 @@ def test_frequent_answers_survive_many_rare_ones(order: str):
     assert 200 - least <= no <= 200
 
 
-def test_findings_keep_the_first_items_of_all_passes():
+def test_findings_keep_the_first_items_of_all_passes() -> None:
     ours, theirs = Findings(2), Findings(2)
     for findings, items in ((ours, (1, 5, 9)), (theirs, (0, 3))):
         for item in items:
@@ -58,12 +58,12 @@ def test_findings_keep_the_first_items_of_all_passes():
     assert ours.counts == {"malformed": 5}
 
 
-def test_errors_come_before_warnings_in_the_order_of_kinds():
+def test_errors_come_before_warnings_in_the_order_of_kinds() -> None:
     levels = list(LEVELS.values())
     assert levels == sorted(levels)
 
 
-def test_shared_items_are_named_once_with_the_first_partner():
+def test_shared_items_are_named_once_with_the_first_partner() -> None:
     def numbers(*values: int) -> np.ndarray:
         return np.array(values, dtype=np.uint64)
 
@@ -75,7 +75,7 @@ def test_shared_items_are_named_once_with_the_first_partner():
     assert shared.without(numbers(5)).items.tolist() == [6]
 
 
-def test_a_picture_is_identified_by_its_pixels_and_shape(tmp_path: Path):
+def test_a_picture_is_identified_by_its_pixels_and_shape(tmp_path: Path) -> None:
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels).save(tmp_path / "b.bmp")
@@ -84,7 +84,7 @@ def test_a_picture_is_identified_by_its_pixels_and_shape(tmp_path: Path):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_sizes_fit_if_those_of_one_benchmark_do():
+def test_sizes_fit_if_those_of_one_benchmark_do() -> None:
     published = published_sizes("flickr30K")
     assert size_mismatch({"train": 145000, "test": 7}, published) == {}
     assert size_mismatch({"train": 40000, "test": 3000}, published) == {}
@@ -112,12 +112,12 @@ def double(tick: object) -> int:
     return 2
 
 
-def test_a_process_that_dies_is_said_in_one_line():
+def test_a_process_that_dies_is_said_in_one_line() -> None:
     with pytest.raises(OSError, match="use fewer --processes"):
         run_jobs([die], 1)
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_progress_counts_the_items(processes: int, capsys: pytest.CaptureFixture[str]):
+def test_progress_counts_the_items(processes: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_jobs([double, double], processes, progress=True) == [2, 2]
     assert "items" in capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_fit_warns_of_a_question_it_trains_on(
 ) -> None:
     write(test={"text": "train 0 ?", "image": "train.png"})
     (message,) = warnings_logged()
-    assert message.startswith("task mine: 1 test samples have image and question of a training")
+    assert message.startswith("task mine: 1 test samples have the image and question of a training")
     assert "'test-1'" in message
 
 

@@ -191,7 +191,7 @@ def test_two_tasks_of_one_name_are_refused(error_of: ErrorOf) -> None:
         ("./no", "there is no such folder"),
         (
             "some/model",
-            "some/model is neither a folder nor in the local cache, and the hub is out of reach",
+            "some/model is neither a folder nor in the local cache, and the hub is unreachable",
         ),
         ("empty", "empty"),
     ],
@@ -264,7 +264,7 @@ def broken_file(content: Any) -> dict[str, Any]:
         ([{"id": "q", "text": "what ?"}], "train.json: item 0 (id 'q'): has no 'answer'"),
         (
             [item(conversations=[{"from": "system", "value": "x"}])],
-            "train.json: item 0 (id 'a'): the last turn is of the system: there is no answer",
+            "train.json: item 0 (id 'a'): the last turn has the role 'system': there is no answer",
         ),
         (
             [item(conversations=[{"from": "robot", "value": "x"}])],
@@ -489,7 +489,7 @@ def test_a_checkpoint_that_cannot_be_resumed_says_why(
 
 def test_a_checkpoint_outside_a_run_folder_is_refused(error_of: ErrorOf, quick_run: Path) -> None:
     shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", "last.ckpt")
-    assert "last.ckpt lies in no run folder" in error_of(None, "--ckpt_path", "last.ckpt")
+    assert "last.ckpt is not in a run folder" in error_of(None, "--ckpt_path", "last.ckpt")
 
 
 def test_a_run_folder_without_a_checkpoint_is_named(error_of: ErrorOf) -> None:
@@ -616,7 +616,7 @@ FOREIGN = [
     ),
     ("no router", lambda run: (run / ROUTER).unlink(), ["cannot read router", ROUTER]),
     ("router broken", lambda run: (run / ROUTER).write_text("{"), ["cannot read router", ROUTER]),
-    ("router no object", edit(ROUTER, lambda c: [c]), [ROUTER, "it is no index of a router"]),
+    ("router no object", edit(ROUTER, lambda c: [c]), [ROUTER, "it is not the index of a router"]),
     ("router of another format", edit(ROUTER, lambda c: c | {"format": 99}), ["format 99"]),
     ("router of another kind", edit(ROUTER, lambda c: c | {"router": "X"}), ["saved by X"]),
     ("router without experts", edit(ROUTER, lambda c: c | {"experts": {}}), [ROUTER, "'experts'"]),

@@ -256,5 +256,5 @@ def test_a_predictor_called_twice_answers_each_prompt_by_itself(plain_run: Path)
     keys = [f"prompt/test/{answer['id']}" for answer in (*twice, *alone)]
     one, other = keys
     assert one != other
-    cache = predictor._model.embedder.cache
+    cache = predictor._module.embedder.cache
     torch.testing.assert_close(cache.get_many([one]), fresh.module.embedder.cache.get_many([other]))

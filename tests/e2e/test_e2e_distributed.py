@@ -183,7 +183,7 @@ def test_two_ranks_allocate_like_one(two_ranks: TwoRanks, one_rank: Path) -> Non
 
 def test_two_ranks_route_like_one(two_ranks: TwoRanks, one_rank: Path) -> None:
     ours, theirs = (
-        json.loads((run / "router" / "router.json").read_text())["tasks"]
+        json.loads((run / "router" / "router.json").read_text())["experts"]
         for run in (two_ranks[0], one_rank)
     )
     assert [task["name"] for task in ours] == [task["name"] for task in theirs]

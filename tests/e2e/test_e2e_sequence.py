@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from small_runs import Recipe, read_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dmole.allocation import UniformAllocator
+from dmole.callbacks import ContinualCallback
 from dmole.data import Task
 from dmole.data.collate import Batch
 from dmole.metrics import read_matrix, summarize
+from dmole.metrics.summary import RUN_FORMAT
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter, AutoencoderRouter, OracleRouter, SharedRouter
+from dmole.run.state import SequenceState
 from dmole.streams.stream import JointStream, SequentialStream, ZeroShotStream
 from dmole.trainer import ContinualTrainer
 
@@ -110,7 +114,8 @@ def test_the_routing_counts_are_those_of_the_predictions(quick_run: Path) -> Non
 
 def test_experts_sit_in_the_layers_that_the_allocation_chose(quick_run: Path) -> None:
     allocation = read_csv(quick_run / "allocation.csv")
-    assert list(allocation[0]) == ["stage", "task", "module", "layer", "score", "expert", "rank"]
+    names = ["stage", "expert", "modality", "unit", "score", "selected", "rank"]
+    assert list(allocation[0]) == names
     paths = {block.name: f"{block.path}." for block in PretrainedBackbone("tiny").blocks}
     for task in TASKS:
         tensors = load_file(quick_run / "experts" / task / "adapter_model.safetensors")
@@ -142,14 +147,15 @@ def test_peft_loads_an_expert_of_a_run(quick_run: Path) -> None:
 
 def test_the_router_has_a_file_and_a_threshold_for_each_task(quick_run: Path) -> None:
     index = json.loads((quick_run / "router" / "router.json").read_text(encoding="utf-8"))
-    assert [task["name"] for task in index["tasks"]] == TASKS
-    assert all(task["threshold"] > 0 for task in index["tasks"])
+    assert [entry["name"] for entry in index["experts"]] == TASKS
+    assert all(entry["threshold"] > 0 for entry in index["experts"])
     assert all((quick_run / "router" / f"{task}.safetensors").is_file() for task in TASKS)
 
 
 def test_the_metrics_follow_from_the_matrices(quick_run: Path) -> None:
     metrics = json.loads((quick_run / "metrics.json").read_text(encoding="utf-8"))
     oracle, rates = metrics.pop("oracle"), metrics.pop("routing")
+    assert metrics.pop("format") == RUN_FORMAT
     digests = metrics.pop("fingerprints")
     assert digests["base"] == PretrainedBackbone("tiny").fingerprint()
     assert {task: set(splits) for task, splits in digests["data"].items()} == {
@@ -168,7 +174,7 @@ def test_the_metrics_follow_from_the_matrices(quick_run: Path) -> None:
 
 def test_the_curriculum_table_has_the_budget_of_the_allocation(quick_run: Path) -> None:
     curriculum = read_csv(quick_run / "curriculum.csv")
-    keys = ["stage", "task", "module", "difficulty", "budget", "factor", "step"]
+    keys = ["stage", "expert", "modality", "difficulty", "budget", "factor", "step"]
     assert list(curriculum[0]) == keys
     allocation = read_csv(quick_run / "allocation.csv")
     for row in curriculum:
@@ -435,3 +441,20 @@ def test_a_second_sequence_with_the_same_module_or_trainer_is_refused(tmp_path: 
 def test_options_that_cut_stages_short_are_refused(tmp_path: Path, option: str) -> None:
     with pytest.raises(ValueError, match=f"trainer.{option} cuts stages short"):
         Recipe(trainer={option: 3}).build(tmp_path)
+
+
+class LateScalar(ContinualCallback):
+    """Writes to TensorBoard after Lightning has closed its writer."""
+
+    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
+        logger: Any = state.trainer.logger
+        logger.experiment.add_scalar("late", 1.0, state.stage.index)
+
+
+def test_no_writer_of_tensorboard_stays_open_after_a_run(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    run = Recipe(callbacks=[LateScalar()]).build(tmp_path).fit()
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if type(thread).__name__ == "_AsyncWriterThread"]
+    events = EventAccumulator(str(run)).Reload()
+    assert [event.step for event in events.Scalars("late")] == [0, 1, 2]

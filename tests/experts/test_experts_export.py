@@ -95,11 +95,11 @@ PREFIX = "base_model.model."
         ),
         (
             lambda t: t.update({PREFIX + "y.lora_B.weight": torch.ones(5, 2)}),
-            r"tensor y.lora_b has shape \(5, 2\), the model wants \(5, 3\)",
+            r"tensor y.lora_b has shape \(5, 2\), the model expects \(5, 3\)",
         ),
         (
             lambda t: t.update({PREFIX + "y.lora_A.weight": torch.ones(3, 7)}),
-            r"tensor y.lora_a has shape \(3, 7\), the model wants \(3, 3\)",
+            r"tensor y.lora_a has shape \(3, 7\), the model expects \(3, 3\)",
         ),
         (lambda t: t.clear(), "allocation of 'b' is empty"),
     ],
@@ -305,7 +305,7 @@ MIXTURES = {
 
 def make_mixture(kind: str) -> ExpertLibrary:
     library = make_library()
-    library.place("m", MIXTURES[kind])
+    library.add_shapes("m", MIXTURES[kind])
     randomize(library, "m")
     if kind == "branches":
         for _, expert in library.experts("m"):

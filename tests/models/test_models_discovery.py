@@ -152,5 +152,5 @@ def test_a_path_outside_of_all_parts_is_refused() -> None:
     parts = Parts("a.vision", ("a.nerve",), "a.text")
     assert parts.modality_of("a.nerve.fc") == "projector"
     for path in ("lm_head", "a.vision2.fc", "a"):
-        with pytest.raises(ValueError, match=f"module '{path}' is in no part"):
+        with pytest.raises(ValueError, match=f"submodule '{path}' is in no part"):
             parts.modality_of(path)

@@ -100,7 +100,7 @@ def mix(
         linear.bias.data = bias
     mixing = TokenMixing(gate)
     library = ExpertLibrary(nn.ModuleDict({"base": linear}), lambda _: "language", mixing=mixing)
-    library.place("task", {"base": mixing.shape(rank, scaling * rank, experts, common=False)})
+    library.add_shapes("task", {"base": mixing.shape(rank, scaling * rank, experts, common=False)})
     saved = {
         "base.lora_a": lora_a.flatten(0, 1),  # (N * rank, in)
         "base.lora_b": lora_b.transpose(0, 1).flatten(1),  # (out, N * rank)

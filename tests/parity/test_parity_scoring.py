@@ -23,7 +23,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.benchmarks.shared.options import LETTERS
 from dmole.benchmarks.ucit.captions import UCITCaption
 from dmole.metrics import METEOR, CIDEr, Contains, ExactMatch, IoU, VQASoft
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.tokenizers import tokenize_ptb
 from dmole.metrics.treebank import tokenize_python
 from dmole.metrics.vqa import normalize_answer
@@ -239,11 +239,11 @@ def test_the_published_profile_gives_every_item_what_the_authors_code_gave(
     ],
 )
 def test_the_published_coin_boxes_are_read_and_overlap_equally(
-    load: Load, name: str, overlap: Callable[[Item], float | None]
+    load: Load, name: str, overlap: Callable[[ScoringItem], float | None]
 ) -> None:
     for item in load(name)["items"]:
         official = item["official"]
-        found = overlap(Item(item["pred"], (item["answer_bbox"],), item_metadata(item)))
+        found = overlap(ScoringItem(item["pred"], (item["answer_bbox"],), item_metadata(item)))
         assert (found is not None) == official["parsed"], item
         assert (found or 0.0) == pytest.approx(official["iou"] or 0.0, abs=1e-9), item
 
@@ -253,7 +253,9 @@ def test_the_published_dmole_boxes_are_read_and_overlap_equally(load: Load) -> N
         sides = (item["width"], item["height"]) * 2
         pixels = [part * side for part, side in zip(release_box(item["pred"]), sides, strict=True)]
         assert pixels == pytest.approx(item["official"]["pred_box_px"], abs=1e-3), item
-        found = release_overlap(Item(item["pred"], (str(item["gt_bbox"]),), item_metadata(item)))
+        found = release_overlap(
+            ScoringItem(item["pred"], (str(item["gt_bbox"]),), item_metadata(item))
+        )
         assert (found or 0.0) == pytest.approx(item["official"]["iou"] or 0.0, abs=1e-5), item
 
 

@@ -516,12 +516,12 @@ def test_a_rank_without_replayed_samples_follows_the_others(
     for number in range(5):
         term(replace(step, number=number))
         idle(replace(other, number=number))
-        assert idle._found is None
-        shared[:] = [term._found]
+        assert idle._gradient is None
+        shared[:] = [term._gradient]
         idle.after_step()
         shared.clear()
         term.after_step()
-        assert term._due == idle._due == number - number % 3 + 3
+        assert term._next_update == idle._next_update == number - number % 3 + 3
     ours, theirs = term.tensors(), idle.tensors()
     assert ours["extra/second"].any()
     assert ours.keys() == theirs.keys()
@@ -531,10 +531,10 @@ def test_a_rank_without_replayed_samples_follows_the_others(
 def test_twenty_updates_weigh_samples_noticeably() -> None:
     learner = learned_replay._Learner(ReplayImportance(), 64, 1)
     embeddings = 8 * torch.nn.functional.normalize(torch.randn(2, 64))
-    signal, places = torch.tensor([1.0, -1.0]), torch.tensor([0, 0])
+    signal, tasks = torch.tensor([1.0, -1.0]), torch.tensor([0, 0])
     for _ in range(20):
-        learner.follow(learner.gradient((signal * learner.weights(embeddings, places)).sum()))
-    low, high = learner.weights(embeddings, places).tolist()
+        learner.step(learner.gradient((signal * learner.weights(embeddings, tasks)).sum()))
+    low, high = learner.weights(embeddings, tasks).tolist()
     assert high > 1.2 * low
 
 

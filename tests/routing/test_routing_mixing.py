@@ -45,7 +45,7 @@ def make_library(
     library = ExpertLibrary(nn.ModuleDict({"x": nn.Linear(IN, OUT)}), lambda _: view, mixing=mixing)
     for name in (*((common,) if common else ()), *names):
         shape = mixing.shape(RANK, ALPHA, experts, common=name == common)
-        library.place(name, {"x": shape})
+        library.add_shapes(name, {"x": shape})
         randomize(library, name, 0.7)
     return library
 
@@ -196,7 +196,7 @@ def test_the_mean_over_a_long_sequence_stays_finite_in_half_precision() -> None:
 
 
 def test_several_experts_a_task_are_refused_beside_a_common_one() -> None:
-    with pytest.raises(ValueError, match="CommonMixing takes one expert a linear and task"):
+    with pytest.raises(ValueError, match="CommonMixing takes one expert per linear and task"):
         CommonMixing().shape(RANK, ALPHA, 2, common=False)
 
 

@@ -60,7 +60,7 @@ def test_a_trainer_still_has(trainer: Trainer, path: str) -> None:
 
 def test_signal_handlers_are_left_alone(trainer: Trainer) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    lightning_private.leave_signals_alone(trainer)
+    lightning_private.disable_signal_handlers(trainer)
     trainer._signal_connector.register_signal_handlers()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
     assert trainer.received_sigterm is False

@@ -38,7 +38,7 @@ def on_rank(rank: int, port: int, act: Callable[[int, PeerWatch], Any], errors: 
     watch.stop()
 
 
-def run(act: Callable[[int, PeerWatch], Any], folder: Any) -> tuple[list[int | None], list[str]]:
+def run(act: Callable[[int, PeerWatch], Any], folder: Path) -> tuple[list[int | None], list[str]]:
     """Return exit status and standard error of two ranks."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

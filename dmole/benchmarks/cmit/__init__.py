@@ -22,7 +22,7 @@ _GUIDE = Guide(
         "Or each from its authors: VizWiz and VizWiz-Captions (vizwiz.org), TextCaps "
         "(textvqa.org), IconQA (iconqa.github.io), OCR-VQA (ocr-vqa.github.io), Flickr30k with "
         "Karpathy's split, KVQA, PMC-VQA (hub data set `xmcmic/PMC-VQA`), SK-VG (repository "
-        "zhjohnchan/SK-VG); train files as LLaVA conversations, an object a line.",
+        "zhjohnchan/SK-VG); train files as LLaVA conversations, one object per line.",
     ),
     notes=(
         "Users have asked for the processed files (D-MoLE issue 1); the link came after.",
@@ -78,10 +78,10 @@ BENCHMARK = Benchmark(
         "coco_captions": Layout(
             items=coco_caption_items,
             does="images and annotations of a COCO caption file",
-            wants_prompt=True,
+            needs_prompt=True,
         ),
         "skvg": Layout(
-            items=skvg_items, does="phrases with knowledge and a box in pixels", wants_prompt=True
+            items=skvg_items, does="phrases with knowledge and a box in pixels", needs_prompt=True
         ),
         "vizwiz": Layout(
             items=vizwiz_items, does="questions with ten answers each", required=("annotations",)

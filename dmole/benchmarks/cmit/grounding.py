@@ -1,4 +1,4 @@
-"""SK-VG as D-MoLE scores it: boxes in thousandths against boxes in pixels."""
+"""SK-VG as scored by D-MoLE: predicted boxes in thousandths, reference boxes in pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dmole.benchmarks.shared.boxes import (
     scaled,
 )
 from dmole.benchmarks.shared.rule import Rule
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.boxes import Box, BoxReader, intersection_over_union
 
 _FIRST_BRACKET = re.compile(r"\[++([^,\n]*+),([^,\n]*+),([^,\n]*+),([^\]\n]*+)\]")
@@ -24,9 +24,9 @@ _ANY_UNIT = BoxReader(box_format="auto", parser="bracket")
 
 
 def release_box(text: str) -> Box:
-    """Return the box D-MoLE reads in 0..1: of the first bracket; all zero if that fails.
+    """Return the box as parsed by D-MoLE, in 0..1: the first bracket; all zero if that fails.
 
-    Numbers whose sum, in single precision, is 4 or more are divided by 1000.
+    If the numbers sum to 4 or more in single precision, they are divided by 1000.
 
     Example:
         >>> release_box("[[100, 200, 300, 400]]") == release_box("[0.1, 0.2, 0.3, 0.4]")
@@ -36,15 +36,15 @@ def release_box(text: str) -> Box:
     """
     match = _FIRST_BRACKET.search(text)
     box = four_numbers(list(match.groups())) if match else None
-    with np.errstate(all="ignore"):  # the numbers are whatever the model wrote
+    with np.errstate(all="ignore"):  # the model may have written any numbers
         single = np.array(box or (0.0, 0.0, 0.0, 0.0), dtype=np.float32)
         if single.sum() >= 4:
             single = single / np.float32(1000)
     return (float(single[0]), float(single[1]), float(single[2]), float(single[3]))
 
 
-def release_overlap(item: Item) -> float | None:
-    """Return the best overlap as D-MoLE computes it; None where it reads no box."""
+def release_overlap(item: ScoringItem) -> float | None:
+    """Return the best overlap as computed by D-MoLE; None if it parses no box."""
     match = _FIRST_BRACKET.search(item.text)
     if match is None or four_numbers(list(match.groups())) is None:
         return None
@@ -55,7 +55,7 @@ def release_overlap(item: Item) -> float | None:
 
 
 def _single_overlap(box: Box, gold: Box, size: tuple[float, float]) -> float:
-    """Return the overlap of a box in 0..1 and one in pixels, in single precision."""
+    """Return the overlap of a box in 0..1 and a box in pixels, in single precision."""
     with np.errstate(all="ignore"):
         sides = np.array([*size, *size], dtype=np.float32)
         first, second = np.array(box, np.float32) * sides, np.array(gold, np.float32)
@@ -66,7 +66,7 @@ def _single_overlap(box: Box, gold: Box, size: tuple[float, float]) -> float:
     return overlap if math.isfinite(overlap) else 0.0
 
 
-def _corrected(item: Item) -> float | None:
+def _corrected(item: ScoringItem) -> float | None:
     box = _ANY_UNIT.read(item.text)
     if box is None:
         return None
@@ -77,7 +77,7 @@ def _corrected(item: Item) -> float | None:
     return max(overlaps)
 
 
-def _required_size(item: Item, reference: str) -> tuple[float, float]:
+def _required_size(item: ScoringItem, reference: str) -> tuple[float, float]:
     size = image_size(item, reference)
     if size is None:
         raise ValueError(

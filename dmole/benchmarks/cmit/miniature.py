@@ -1,4 +1,4 @@
-"""The nine tasks of D-MoLE in miniature."""
+"""Miniature of the nine tasks of D-MoLE."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def _skvg(miniature: Miniature) -> None:
     text = "Based on the knowledge it is red.\nWhere is <ref>the color</ref>?"
     _train(miniature, "sk-vg", "train", text, "[[100, 200, 600, 800]]")
     phrase = {"sent": "the color", "knowledge": "the picture has one color"}
-    place = {"bbox": [3, 6, 19, 26], "width": SIDE, "height": SIDE}
+    box = {"bbox": [3, 6, 19, 26], "width": SIDE, "height": SIDE}
     images = [row["image"] for row in _rows(miniature, "sk-vg", lambda n: None)]
-    rows = [{"image": image} | phrase | place for image in images]
+    rows = [{"image": image} | phrase | box for image in images]
     miniature.lines("data/sk-vg/test.jsonl", rows)
 
 
@@ -109,6 +109,6 @@ _TASKS: tuple[Callable[[Miniature], None], ...] = (
 
 
 def write_cmit(miniature: Miniature) -> None:
-    """Write the nine tasks: conversations for training, D-MoLE's own files for testing."""
+    """Write the nine tasks: conversations for training, files of D-MoLE for testing."""
     for write in _TASKS:
         write(miniature)

@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dmole.benchmarks.shared.answers import SideAnswers, with_answers
-from dmole.data.items import Item, Numbered, Source, choices_of, index_by, letter_of
+from dmole.data.items import Item, Numbered, SourceFiles, choices_of, index_by, letter_of
 from dmole.data.streaming import kind_of
 from dmole.storage.files import read_json
 
 
-def choice_items(source: Source) -> Numbered:
+def choice_items(source: SourceFiles) -> Numbered:
     """Yield questions with ``choices`` and the index of the right one; the answer is its letter.
 
     Source:
@@ -25,12 +25,12 @@ def choice_items(source: Source) -> Numbered:
             choices = list(choices_of(item))
             letter = letter_of(item.get("answer"), choices)
         except ValueError as error:
-            raise source.fault(index, item, str(error)) from error
+            raise source.error(index, item, str(error)) from error
         yield index, item | {"choices": choices, "answer": letter}
 
 
-def skvg_items(source: Source) -> Numbered:
-    """Yield phrases to be located; the answer is the box in pixels with the size of the image.
+def skvg_items(source: SourceFiles) -> Numbered:
+    """Yield phrases to locate; the answer is the box in pixels with the size of the image.
 
     Source:
         gcd19/D-MoLE ``eval/refcoco/evaluate_grounding.py``: ``sent``, ``knowledge``, ``bbox`` as
@@ -44,7 +44,7 @@ def skvg_items(source: Source) -> Numbered:
             box = _numbers(item, item.get("bbox"), 4, "bbox")
             size = _numbers(item, [item.get("width"), item.get("height")], 2, "width' and 'height")
         except ValueError as error:
-            raise source.fault(index, item, str(error)) from error
+            raise source.error(index, item, str(error)) from error
         corners = ", ".join(f"{value:g}" for value in box)
         answer = f"[{corners}] size={size[0]:g}x{size[1]:g}"
         rest = {key: value for key, value in item.items() if key != "bbox"}
@@ -60,11 +60,11 @@ def _numbers(item: Item, values: Any, count: int, name: str) -> list[float]:
     return list(values)
 
 
-def vizwiz_items(source: Source) -> Numbered:
+def vizwiz_items(source: SourceFiles) -> Numbered:
     """Yield VizWiz questions with the ten human answers of ``annotations``.
 
-    The side file is in VQAv2 form (``annotations`` by ``question_id``), or VizWiz's own list of
-    entries by ``image``.
+    The side file has the form of VQAv2 (``annotations`` by ``question_id``) or of VizWiz (a list
+    of entries by ``image``).
 
     Source:
         gcd19/D-MoLE ``eval/vqa/evaluate_vqa.py``; vizwiz.org.

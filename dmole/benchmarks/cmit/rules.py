@@ -14,12 +14,12 @@ from dmole.benchmarks.shared.options import (
 )
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words
 from dmole.benchmarks.shared.words import same_tidy, soft_rule
-from dmole.metrics.base import Item, Profile, ProfileScore
+from dmole.metrics.base import Profile, ProfileScore, ScoringItem
 from dmole.metrics.matching import exact_match
 
 
 def release_letter(text: str, options: Mapping[str, str]) -> str | None:
-    """Return what D-MoLE's release makes of an answer; None where it crashes on a blank one.
+    """Return the letter as parsed by D-MoLE's release; None for a blank answer, where it crashes.
 
     Args:
         text: The answer.
@@ -39,7 +39,7 @@ def release_letter(text: str, options: Mapping[str, str]) -> str | None:
     return next((letter for letter, option in options.items() if option in answer), answer)
 
 
-def _options(item: Item) -> dict[str, str]:
+def _options(item: ScoringItem) -> dict[str, str]:
     choices = option_texts(item.metadata)
     if not choices:
         raise ValueError(
@@ -49,13 +49,13 @@ def _options(item: Item) -> dict[str, str]:
     return dict(zip(LETTERS, choices, strict=False))
 
 
-def _multichoice(item: Item) -> float | None:
+def _multichoice(item: ScoringItem) -> float | None:
     letter = release_letter(item.text, _options(item))
     return None if letter is None else float(letter in right_letters(item))
 
 
-def judge_batch(items: Sequence[Item]) -> list[float]:
-    """Return the scores of a batch all of whose answers are read by its first sample's options.
+def judge_batch(items: Sequence[ScoringItem]) -> list[float]:
+    """Return the scores of a batch, parsing all answers with the options of its first sample.
 
     Args:
         items: The samples of one batch, in the order of the file.
@@ -64,8 +64,8 @@ def judge_batch(items: Sequence[Item]) -> list[float]:
     return [float(release_letter(item.text, options) in right_letters(item)) for item in items]
 
 
-def _multichoice_corrected(item: Item) -> float | None:
-    """Read the whole answer as an option's text, then a letter, then the longest option inside."""
+def _multichoice_corrected(item: ScoringItem) -> float | None:
+    """Match the whole answer to an option's text, else a letter, else the longest option in it."""
     options = {letter: " ".join(text.lower().split()) for letter, text in _options(item).items()}
     answer = " ".join(item.text.lower().split())
     bare = answer.strip(" .:;,()[]\"'")
@@ -77,7 +77,7 @@ def _multichoice_corrected(item: Item) -> float | None:
     return judge_letter(item, letter)
 
 
-def _exact(item: Item) -> float:
+def _exact(item: ScoringItem) -> float:
     return exact_match(item.text, item.references)
 
 
@@ -109,14 +109,14 @@ MULTICHOICE = Rule(
 
 
 class MultichoiceInBatches(ProfiledMetric):
-    """D-MoLE's multiple choice with the options of a batch's first sample used for all of it.
+    """D-MoLE's multiple choice where a batch uses the options of its first sample.
 
-    The release does so when it evaluates in batches; the corrected profile is that of
-    "dmole_multichoice". Samples must come in the order of the file.
+    The release behaves this way when it evaluates in batches. The corrected profile is that of
+    "dmole_multichoice". Samples must be in the order of the file.
 
     Args:
         batch_size: Samples per batch.
-        profile: Whose value is the score.
+        profile: The reported profile.
 
     Raises:
         ValueError: If the batch size is below one or the profile unknown.
@@ -130,7 +130,7 @@ class MultichoiceInBatches(ProfiledMetric):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
 
-    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+    def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         published: list[float] = []
         for start in range(0, len(items), self.batch_size):
             published += judge_batch(items[start : start + self.batch_size])

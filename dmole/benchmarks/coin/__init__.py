@@ -42,7 +42,7 @@ _GUIDE = Guide(
         "Most image addresses in OCR-VQA's own list are dead (CoIN issue 31, LLaVA pull "
         "request 1458): take the archive that CoIN's README links to instead.",
         "`Instruction_Original` and `Instruction_Type1`, and instructions without "
-        "`playground/`, are found as well.",
+        "`playground/`, are accepted too.",
         "Image names inside the instructions are relative to `cl_dataset`.",
     ),
 )
@@ -70,7 +70,7 @@ BENCHMARK = Benchmark(
         ),
         "gqa": Layout(
             items=gqa_items,
-            does="questions with GQA's own file of answers",
+            does="questions with GQA's file of answers",
             required=("questions",),
         ),
         "scienceqa": Layout(

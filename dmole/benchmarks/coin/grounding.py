@@ -1,4 +1,4 @@
-"""Grounding as CoIN scores it, with the two readers of boxes in its code."""
+"""Grounding as scored by CoIN, with the two box parsers of its code."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dmole.benchmarks.shared.boxes import (
     scaled,
 )
 from dmole.benchmarks.shared.rule import Rule
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.boxes import Box, intersection_over_union
 
 _POSITIVE_DECIMAL = re.compile(r"[1-9]\d*+\.\d*|0\.\d*[1-9]\d*")
 
 
 def sliced_box(text: str) -> Box | None:
-    """Return the box CoIN reads: without brackets, first and last character, split at commas.
+    """Return the box as parsed by CoIN: no brackets, first and last character cut, comma-split.
 
     Example:
         >>> sliced_box("[0.57, 0.58, 0.768, 0.77]")
@@ -36,7 +36,7 @@ def sliced_box(text: str) -> Box | None:
 
 
 def decimals_box(text: str) -> Box | None:
-    """Return the box CoIN's MiniGPT code reads: the first four positive decimals, unsigned.
+    """Return the box as parsed by CoIN's MiniGPT code: the first four nonzero decimals, unsigned.
 
     Example:
         >>> decimals_box("[-0.2, 0.1, 0.00, 0.3, 0.4]")
@@ -46,14 +46,14 @@ def decimals_box(text: str) -> Box | None:
 
 
 def _overlap_of(read: Callable[[str], Box | None], scale: bool) -> Overlap:
-    def overlap(item: Item) -> float | None:
+    def overlap(item: ScoringItem) -> float | None:
         box = read(item.text)
         if box is None:
             return None
         best = 0.0
         for reference in item.references:
             size = image_size(item, reference) if scale else None
-            side = max(size) if size else 1.0  # CoIN's boxes are those of the padded square
+            side = max(size) if size else 1.0  # CoIN's boxes refer to the padded square
             first, second = (scaled(each, side, side) for each in (box, gold_box(reference)))
             best = max(best, raw_overlap(first, second))
         return best
@@ -61,7 +61,7 @@ def _overlap_of(read: Callable[[str], Box | None], scale: bool) -> Overlap:
     return overlap
 
 
-def _corrected(item: Item) -> float | None:
+def _corrected(item: ScoringItem) -> float | None:
     box = any_box(item.text)
     if box is None:
         return None

@@ -1,4 +1,4 @@
-"""CoIN in miniature."""
+"""Miniature of CoIN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of CoIN's files: answers of ScienceQA, TextVQA and GQA lie in files of their own."""
+"""Readers of CoIN's files; answers of ScienceQA, TextVQA and GQA are in side files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from typing import Any
 
 from dmole.benchmarks.shared.answers import SideAnswers, question_id, with_answers
 from dmole.benchmarks.shared.captions import caption_references
-from dmole.data.items import Item, Numbered, Source, as_question, choices_of, letter_of, read_object
+from dmole.data.items import (
+    Item,
+    Numbered,
+    SourceFiles,
+    as_question,
+    choices_of,
+    letter_of,
+    read_object,
+)
 
 
-def coin_items(source: Source) -> Numbered:
+def coin_items(source: SourceFiles) -> Numbered:
     """Yield the questions or conversations of a CoIN file.
 
     The optional side file ``captions``, a COCO caption file, replaces the answers of test items
-    by all captions of their image.
+    with all captions of their image.
 
     Source:
         CoIN and UCIT: ``train.json`` and ``test.json`` (zackschen/CoIN, Ghy0501/HiDe-LLaVA).
@@ -24,11 +32,11 @@ def coin_items(source: Source) -> Numbered:
         yield from source.items()
 
 
-def scienceqa_items(source: Source) -> Numbered:
+def scienceqa_items(source: SourceFiles) -> Numbered:
     """Yield ScienceQA questions with choices and answer from ``problems``.
 
-    Test items are checked against the list ``test`` of ``splits`` where it is given: the published
-    accuracy is over all of its ids.
+    If ``splits`` is given, the test items must contain all ids of its list ``test``, because the
+    published accuracy is over these ids.
 
     Source:
         zackschen/CoIN ``eval_science_qa.py``.
@@ -42,23 +50,23 @@ def scienceqa_items(source: Source) -> Numbered:
         pid = question_id(source, index, item)
         if pid not in problems:
             path = source.side_files["problems"]
-            raise source.fault(index, item, f"its id is not in {path}")
+            raise source.error(index, item, f"its id is not in {path}")
         seen.add(pid)
         yield index, _solved(source, index, item, problems[pid])
     if "splits" in source.side_files:
         _check_split(source, seen)
 
 
-def _solved(source: Source, index: int, item: Item, problem: Any) -> Item:
+def _solved(source: SourceFiles, index: int, item: Item, problem: Any) -> Item:
     try:
         choices = list(choices_of(problem))
         letter = letter_of(problem.get("answer"), choices)
         return as_question(item) | {"choices": choices, "answer": letter}
     except (ValueError, AttributeError) as error:
-        raise source.fault(index, item, f"{source.side_files['problems']}: {error}") from error
+        raise source.error(index, item, f"{source.side_files['problems']}: {error}") from error
 
 
-def _check_split(source: Source, seen: set[str]) -> None:
+def _check_split(source: SourceFiles, seen: set[str]) -> None:
     path = source.side_files["splits"]
     listed = read_object(path).get("test")
     if not isinstance(listed, list):
@@ -67,11 +75,11 @@ def _check_split(source: Source, seen: set[str]) -> None:
     if missing:
         raise ValueError(
             f"{source.path}: lacks {len(missing)} of the {len(listed)} test questions of {path}, "
-            f"such as {missing[0]!r}; without side file 'splits' those there are will do"
+            f"such as {missing[0]!r}; without side file 'splits' this is not checked"
         )
 
 
-def textvqa_items(source: Source) -> Numbered:
+def textvqa_items(source: SourceFiles) -> Numbered:
     """Yield TextVQA questions with the ten human answers of ``annotations``.
 
     Source:
@@ -80,7 +88,7 @@ def textvqa_items(source: Source) -> Numbered:
     yield from with_answers(source, "data", lambda entry: entry.get("answers"))
 
 
-def gqa_items(source: Source) -> Numbered:
+def gqa_items(source: SourceFiles) -> Numbered:
     """Yield GQA questions with the answers of ``questions``; unbalanced ones are left out.
 
     Source:

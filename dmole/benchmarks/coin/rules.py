@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from dmole.benchmarks.shared.options import LETTERS, allowed_letters, judge_letter, option_letter
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words, tidy
 from dmole.benchmarks.shared.words import REFUSAL, same_tidy, same_upper, soft_rule
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
 _FOLDER = "CoIN, ETrain/Eval/LLaVA/CoIN/"
 
@@ -17,7 +17,7 @@ _TIDY_FIX = "margins, double spaces and a final period are ignored on both sides
 
 
 def imagenet(prediction: str, label: str) -> bool:
-    """Return whether one text holds the other, in the case it is written in.
+    """Return whether one text contains the other, case-sensitive.
 
     Example:
         >>> imagenet("", "tench"), imagenet("a tench", "tench")
@@ -27,7 +27,7 @@ def imagenet(prediction: str, label: str) -> bool:
 
 
 def imagenet_corrected(prediction: str, label: str) -> bool:
-    """Return whether one text holds the other as whole words; a blank answer holds nothing.
+    """Return whether one text contains the other as whole words; a blank answer contains none.
 
     Example:
         >>> imagenet_corrected("", "tench"), imagenet_corrected("Tench.", "tench")
@@ -38,7 +38,7 @@ def imagenet_corrected(prediction: str, label: str) -> bool:
 
 
 def gqa(prediction: str, answer: str) -> bool:
-    """Return whether the lower-cased prediction without final periods is the answer.
+    """Return whether the prediction in lower case without final periods equals the answer.
 
     Example:
         >>> gqa("Yes.", "yes"), gqa("yes", "Yes")
@@ -48,7 +48,7 @@ def gqa(prediction: str, answer: str) -> bool:
 
 
 def ocrvqa(prediction: str, answer: str) -> bool:
-    """Return whether both are equal in lower case and the prediction is no refusal.
+    """Return whether both are equal in lower case and the prediction is not a refusal.
 
     Example:
         >>> ocrvqa("Unanswerable", "Unanswerable")
@@ -58,7 +58,7 @@ def ocrvqa(prediction: str, answer: str) -> bool:
 
 
 def scienceqa_letter(text: str) -> str | None:
-    """Return the letter that CoIN reads in an answer; any one character, or None.
+    """Return the letter as parsed by CoIN; it may be any single character, or None.
 
     Example:
         >>> scienceqa_letter("It is a rock"), scienceqa_letter("B. a rock")
@@ -72,11 +72,11 @@ def scienceqa_letter(text: str) -> str | None:
     return match[0].upper() if match else None
 
 
-def _scienceqa(item: Item) -> float | None:
+def _scienceqa(item: ScoringItem) -> float | None:
     return judge_letter(item, scienceqa_letter(item.text))
 
 
-def _scienceqa_corrected(item: Item) -> float | None:
+def _scienceqa_corrected(item: ScoringItem) -> float | None:
     return judge_letter(item, option_letter(item.text, allowed_letters(item)))
 
 

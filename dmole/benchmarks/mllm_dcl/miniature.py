@@ -1,4 +1,4 @@
-"""MLLM-DCL in miniature."""
+"""Miniature of MLLM-DCL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dmole.benchmarks.shared.miniature import (
 
 
 def write_mllm_dcl(miniature: Miniature) -> None:
-    """Write MLLM-DCL: five domains, each with its own images."""
+    """Write MLLM-DCL: five domains with separate images."""
     for task in ("RS", "Med", "AD", "Sci", "Fin"):
         for split in ("train", "test"):
             items = []

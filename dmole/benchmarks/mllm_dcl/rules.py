@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words, tidy
 from dmole.benchmarks.shared.words import REFUSAL, same_tidy
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
 _FOLDER = "MCITlib, LoRA-FT/llava/eval/CoIN/"
 _EXACT_SOURCES = ("AI2D", "TQA", "VQA", "SciVerse")
 
 
 def occurs(prediction: str, answer: str) -> bool:
-    """Return whether the answer occurs in the prediction, which is no refusal (Med).
+    """Return whether the answer occurs in the prediction and the prediction is no refusal (Med).
 
     Example:
         >>> occurs("this is abnormal", "no")
@@ -21,7 +21,7 @@ def occurs(prediction: str, answer: str) -> bool:
 
 
 def occurs_as_words(prediction: str, answer: str) -> bool:
-    """Return whether the answer's words occur in the prediction; a blank one in a blank one only.
+    """Return whether the answer occurs as whole words; a blank answer matches a blank one only.
 
     Example:
         >>> occurs_as_words("this is abnormal", "no"), occurs_as_words("No.", "no")
@@ -32,10 +32,10 @@ def occurs_as_words(prediction: str, answer: str) -> bool:
 
 
 def domain(prediction: str, answer: str) -> bool:
-    """Return whether the prediction holds the answer by the rule of RS and AD.
+    """Return whether the prediction contains the answer by the rule of RS and AD.
 
-    An answer of several words may stand anywhere. One word, its periods removed, must have a
-    space, a period or a comma at one of its sides if the prediction has a space at all.
+    An answer of several words may occur anywhere. A single word, without its periods, must be next
+    to a space, a period or a comma if the prediction contains a space.
 
     Example:
         >>> domain("keep award", "a"), domain("72.2", "72.2")
@@ -53,12 +53,12 @@ def domain(prediction: str, answer: str) -> bool:
 
 
 def science(prediction: str, answer: str, image: str, question: str) -> float:
-    """Return the score of an answer by the rule of Sci, which depends on where the item is from.
+    """Return the score of an answer by the rule of Sci, which depends on the source of the item.
 
     Args:
-        prediction: The answer to judge.
+        prediction: The answer to score.
         answer: The gold answer.
-        image: File name of the picture; its first letters name the source.
+        image: File name of the image; its prefix names the source.
         question: The question.
 
     Example:
@@ -74,12 +74,12 @@ def science(prediction: str, answer: str, image: str, question: str) -> float:
         return float(text == target)
     if "Which states" not in question:
         return float(target in text)
-    given, gold = text.split(","), target.split(",")
-    return sum(part in given for part in gold) / len(gold)
+    names, gold = text.split(","), target.split(",")
+    return sum(part in names for part in gold) / len(gold)
 
 
 def science_corrected(prediction: str, answer: str, image: str, question: str) -> float:
-    """Return the same score with names compared whole and tidied.
+    """Return the same score, comparing whole names after `tidy`.
 
     Example:
         >>> science_corrected("Utah, Ohio", "ohio, utah", "MapQA_1.png", "Which states are red?")
@@ -89,13 +89,13 @@ def science_corrected(prediction: str, answer: str, image: str, question: str) -
         return float(same_tidy(prediction, answer))
     if "which states" not in question.lower():
         return float(occurs_as_words(prediction, answer))
-    given = {tidy(part) for part in prediction.split(",")}
+    names = {tidy(part) for part in prediction.split(",")}
     gold = {tidy(part) for part in answer.split(",")} - {""}
-    return sum(part in given for part in gold) / len(gold) if gold else 0.0
+    return sum(part in names for part in gold) / len(gold) if gold else 0.0
 
 
 def finance(prediction: str, answer: str) -> bool:
-    """Return whether the lower-cased prediction without spaces and periods is the answer.
+    """Return whether the prediction in lower case without spaces and periods equals the answer.
 
     Example:
         >>> finance("A.", "A"), finance("not sure", "not sure")
@@ -113,7 +113,7 @@ def _squeeze(text: str) -> str:
     return "".join(text.lower().replace(".", "").split())
 
 
-def _origin(item: Item) -> tuple[str, str]:
+def _origin(item: ScoringItem) -> tuple[str, str]:
     """Return file name and question of an item.
 
     Raises:
@@ -129,12 +129,12 @@ def _origin(item: Item) -> tuple[str, str]:
     return image, item.metadata["question"]
 
 
-def _science(item: Item) -> float:
+def _science(item: ScoringItem) -> float:
     origin = _origin(item)
     return max(science(item.text, reference, *origin) for reference in item.references)
 
 
-def _science_corrected(item: Item) -> float:
+def _science_corrected(item: ScoringItem) -> float:
     origin = _origin(item)
     return max(science_corrected(item.text, answer, *origin) for answer in item.references)
 

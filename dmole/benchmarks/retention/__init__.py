@@ -1,4 +1,4 @@
-"""MME, POPE and MMMU: abilities of the base model, scored after each stage and never learned."""
+"""MME, POPE and MMMU: abilities of the base model, evaluated after each stage, never trained."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ BENCHMARK = Benchmark(
     name="retention",
     config="retention.yaml",
     formats={
-        "mme": Layout(items=mme_items, does="a folder with a text file a sub-task"),
+        "mme": Layout(items=mme_items, does="a folder with one text file per sub-task"),
         "mmmu": Layout(items=mmmu_items, does="MMMU exported to JSON", prompt="{question}\n{form}"),
-        "pope": Layout(items=pope_items, does="yes/no questions, an object a line"),
+        "pope": Layout(items=pope_items, does="yes/no questions, one object per line"),
     },
     metrics={"mme": MME, "mmmu": MMMU, "pope": POPE},
     miniature=write_retention,

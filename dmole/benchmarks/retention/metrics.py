@@ -1,4 +1,4 @@
-"""Scores of MME, POPE and MMMU, which tell what a model has kept of its abilities."""
+"""Metrics of MME, POPE and MMMU, which measure the abilities that a model retains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from dmole.metrics.base import Item, TaskMetric, TaskScore, mean_score
+from dmole.metrics.base import ScoringItem, TaskMetric, TaskScore, mean_score
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters"),
@@ -24,7 +24,7 @@ _PARTS = re.compile(r"[.\s,]+")
 
 
 def mme_answer(text: str) -> str:
-    """Return "yes" or "no" as MME reads it in an answer, else "other".
+    """Return "yes" or "no" as parsed by MME, else "other".
 
     Source:
         MME ``eval_tool/calculation.py``: the whole answer, else its first four characters.
@@ -41,7 +41,7 @@ def mme_answer(text: str) -> str:
 
 
 def pope_answer(text: str) -> str:
-    """Return "yes" or "no" as LLaVA reads it in an answer: anything without a "no" is a yes.
+    """Return "yes" or "no" as parsed by LLaVA: an answer without a "no" is a yes.
 
     Source:
         LLaVA-1.5 ``llava/eval/eval_pope.py``: the words of the first sentence.
@@ -55,7 +55,7 @@ def pope_answer(text: str) -> str:
 
 
 def option_answer(text: str) -> str | None:
-    """Return the letter an answer begins with, else the first capital that stands alone in it.
+    """Return the letter at the start of an answer, else the first lone capital in it.
 
     Example:
         >>> option_answer("(B) a cat"), option_answer("The answer is C."), option_answer("cat")
@@ -68,15 +68,16 @@ def option_answer(text: str) -> str | None:
 class MME(TaskMetric):
     """MME: mean over its sub-tasks of half of accuracy + accuracy+, in percent.
 
-    Accuracy+ is the share of images of which both questions are answered rightly. The `details`
-    hold ``perception`` (of 2000) and ``cognition`` (of 800) as MME reports them, summed over the
-    sub-tasks there are, and each sub-task (of 200). References are ``Yes image=<sub-task>/<name>``.
+    Accuracy+ is the share of images with both questions answered correctly. The `details` hold
+    ``perception`` (out of 2000) and ``cognition`` (out of 800) as MME reports them, summed over
+    the sub-tasks in the data, and each sub-task (out of 200). References are
+    ``Yes image=<sub-task>/<name>``.
 
     Source:
         Fu et al., 2023, https://arxiv.org/abs/2306.13394.
     """
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         per_sample = []
         for text, accepted in ((item.text, item.references) for item in items):
@@ -108,7 +109,7 @@ class POPE(TaskMetric):
         Li et al., 2023, https://arxiv.org/abs/2305.10355.
     """
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         said = [pope_answer(item.text) == "yes" for item in items]
         true = [item.references[0].strip().lower() == "yes" for item in items]
         both = sum(s and t for s, t in zip(said, true, strict=True))
@@ -133,7 +134,7 @@ class MMMU(TaskMetric):
         Yue et al., 2024, https://arxiv.org/abs/2311.16502.
     """
 
-    def _score(self, items: Sequence[Item]) -> TaskScore:
+    def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         return mean_score([_mmmu_hit(item.text, item.references[0].strip()) for item in items])
 
 

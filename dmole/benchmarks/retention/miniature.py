@@ -1,4 +1,4 @@
-"""POPE, MME and MMMU in miniature."""
+"""Miniatures of POPE, MME and MMMU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks of what a base model can do already: POPE, MME, MMMU. Evaluation only."""
+"""Readers of POPE, MME and MMMU, which evaluate abilities of the base model."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dmole.data.items import Item, Numbered, Source, letter_of
+from dmole.data.items import Item, Numbered, SourceFiles, letter_of
 from dmole.data.prompts import lettered
 from dmole.data.streaming import kind_of
 
 MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 
-# the wordings of LLaVA-1.5
+# the prompts of LLaVA-1.5
 _LETTER = "Answer with the option's letter from the given choices directly."
 _SHORT = "Answer the question using a single word or phrase."
 
 
-def pope_items(source: Source) -> Numbered:
+def pope_items(source: SourceFiles) -> Numbered:
     """Yield POPE's yes/no questions: JSON lines of ``question_id, image, text, label``.
 
-    The published files end in ``.json`` though they hold an object a line; both forms are read.
+    The published files end in ``.json`` but hold one object per line; both forms are read.
 
     Source:
         Li et al., 2023, https://arxiv.org/abs/2305.10355, ``output/coco/coco_pope_*.json``.
@@ -29,23 +29,24 @@ def pope_items(source: Source) -> Numbered:
     for index, item in _lines(source.path) if _has_lines(source.path) else source.items():
         label = item.get("label", item.get("answer"))
         if not isinstance(label, str) or label.strip().lower() not in ("yes", "no"):
-            raise source.fault(index, item, f"'label' must be yes or no, got {label!r}")
+            raise source.error(index, item, f"'label' must be yes or no, got {label!r}")
         yield index, item | {"answer": label.strip().lower()}
 
 
-def mme_items(source: Source) -> Numbered:
-    """Yield MME's questions: a folder with a ``<sub-task>.txt`` each.
+def mme_items(source: SourceFiles) -> Numbered:
+    """Yield MME's questions from a folder with one ``<sub-task>.txt`` per sub-task.
 
-    A line is the image's name, the question and the answer, with tabs between them; a fourth
-    column, the place of predictions in MME's own tool, is not read. Images lie in
-    ``<image_root>/<sub-task>/``. The answer names the image, because accuracy+ goes by images.
+    A line holds the image's name, the question and the answer, separated by tabs. A fourth column,
+    which holds predictions in MME's tool, is not read. Images are in
+    ``<image_root>/<sub-task>/``. The answer names the image, because accuracy+ is computed per
+    image.
 
     Source:
         Fu et al., 2023, https://arxiv.org/abs/2306.13394, ``eval_tool``.
     """
     files = sorted(source.path.glob("*.txt")) if source.path.is_dir() else []
     if not files:
-        raise ValueError(f"{source.path}: must be a folder with a .txt file a sub-task")
+        raise ValueError(f"{source.path}: must be a folder with one .txt file per sub-task")
     position = 0
     for path in files:
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
@@ -70,13 +71,13 @@ def mme_items(source: Source) -> Numbered:
             position += 1
 
 
-def mmmu_items(source: Source) -> Numbered:
+def mmmu_items(source: SourceFiles) -> Numbered:
     """Yield MMMU's questions, exported from parquet to JSON with the images as files.
 
-    Keys ``id, question, options, answer`` and ``image_1`` to ``image_7`` (paths). ``options`` is a
-    list, or the text of one as on the hub; without options the answer is open. Images stand before
-    the question, in their order; the marks ``<image 1>`` in the text are left as they are. Items
-    get a key ``form``: the options, if any, and LLaVA-1.5's request for a letter or a word.
+    The keys are ``id, question, options, answer`` and ``image_1`` to ``image_7`` (paths).
+    ``options`` is a list, or its text as on the hub; without options the answer is open. Images
+    precede the question, in order; the marks ``<image 1>`` in the text stay unchanged. Items get a
+    key ``form``: the options, if any, and LLaVA-1.5's request for a letter or a word.
 
     Source:
         Yue et al., 2024, https://arxiv.org/abs/2311.16502.
@@ -85,7 +86,7 @@ def mmmu_items(source: Source) -> Numbered:
         try:
             yield index, _mmmu_item(item)
         except ValueError as error:
-            raise source.fault(index, item, str(error)) from error
+            raise source.error(index, item, str(error)) from error
 
 
 def _mmmu_item(item: Item) -> Item:
@@ -96,7 +97,7 @@ def _mmmu_item(item: Item) -> Item:
     answer = item.get("answer")
     if not options:
         return made | {"answer": str(answer), "form": _SHORT}
-    letters = [letter_of(place, options) for place in range(len(options))]
+    letters = [letter_of(index, options) for index in range(len(options))]
     if answer not in letters:
         raise ValueError(f"answer {answer!r} is none of the letters {', '.join(letters)}")
     return made | {"form": f"{lettered(options)}\n{_LETTER}"}

@@ -1,1 +1,1 @@
-"""What several benchmarks share: readers, rules, and the means to write a miniature."""
+"""Readers, rules and miniature helpers shared by several benchmarks."""

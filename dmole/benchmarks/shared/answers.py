@@ -1,4 +1,4 @@
-"""Questions whose answers lie in a side file."""
+"""Questions whose answers are in a side file."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmole.data.items import Item, Numbered, Source, as_question, index_by, read_object
+from dmole.data.items import Item, Numbered, SourceFiles, as_question, index_by, read_object
 
 
-def with_answers(source: Source, key: str, answers: Callable[[Item], Any]) -> Numbered:
-    """Yield questions with the answers that the side file ``annotations`` has for their ids.
+def with_answers(source: SourceFiles, key: str, answers: Callable[[Item], Any]) -> Numbered:
+    """Yield questions with their answers from the side file ``annotations``, joined by id.
 
     Args:
-        source: The questions; training items are left as they are.
+        source: The questions; training items are yielded unchanged.
         key: Key of the side file that holds the entries, each with a ``question_id``.
         answers: Returns the answers of an entry.
 
     Raises:
-        ValueError: If a question has no entry, or its entry no answer.
+        ValueError: If a question has no entry, or its entry has no answer.
     """
     if source.split == "train":
         yield from source.items()
@@ -37,7 +37,7 @@ class SideAnswers:
 
     Args:
         path: The file.
-        entries: Its entries by the name of a question or an image.
+        entries: Its entries by question id or image name.
         answers: Returns the answers of an entry.
     """
 
@@ -45,37 +45,37 @@ class SideAnswers:
     entries: dict[str, Any]
     answers: Callable[[Item], Any]
 
-    def answer(self, source: Source, index: int, item: Item, name: str) -> Item:
+    def answer(self, source: SourceFiles, index: int, item: Item, name: str) -> Item:
         """Return a question with the answers of its entry.
 
         Args:
             source: The questions.
             index: Position of the question.
             item: The question.
-            name: Name of the entry.
+            name: Key of the entry.
 
         Raises:
-            ValueError: If there is no such entry or it has no answer.
+            ValueError: If the entry does not exist or has no answer.
         """
         entry = self.entries.get(name)
         if not isinstance(entry, dict):
-            raise source.fault(index, item, f"{name!r} is not in {self.path}")
-        given = self.answers(entry)
-        if not given:
-            raise source.fault(index, item, f"{name!r} has no answer in {self.path}")
+            raise source.error(index, item, f"{name!r} is not in {self.path}")
+        answers = self.answers(entry)
+        if not answers:
+            raise source.error(index, item, f"{name!r} has no answer in {self.path}")
         try:
-            return as_question(item) | {"answer": given}
+            return as_question(item) | {"answer": answers}
         except ValueError as error:
-            raise source.fault(index, item, str(error)) from error
+            raise source.error(index, item, str(error)) from error
 
 
-def question_id(source: Source, index: int, item: Item) -> str:
+def question_id(source: SourceFiles, index: int, item: Item) -> str:
     """Return the id of a question.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If the question has no id.
     """
     for key in ("question_id", "id"):
         if item.get(key) is not None:
             return str(item[key])
-    raise source.fault(index, item, "has no 'question_id'")
+    raise source.error(index, item, "has no 'question_id'")

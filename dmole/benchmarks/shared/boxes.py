@@ -1,4 +1,4 @@
-"""Boxes as answers: what the rules of several benchmarks share."""
+"""Boxes as answers: helpers for the rules of several benchmarks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 from collections.abc import Callable
 
 from dmole.benchmarks.shared.rule import Judge
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.boxes import Box, BoxReader, read_size
 
-Overlap = Callable[[Item], float | None]
-"""Best overlap of an item in 0..1; None where the answer holds no box."""
+Overlap = Callable[[ScoringItem], float | None]
+"""Best overlap of an item in 0..1; None if the answer holds no box."""
 
 _BRACKET = BoxReader(box_format="unit", parser="bracket")
 _NUMBERS = BoxReader(box_format="unit", parser="numbers")
 _PIXELS = BoxReader(box_format="unit", parser="bracket")  # read, but not rescaled
 
 INVERTED_FIX = "an inverted box has no area, not a negative or a positive one"
-"""What the corrected profiles do with inverted boxes."""
+"""Treatment of inverted boxes in the corrected profiles."""
 
 
 def any_box(text: str) -> Box | None:
@@ -26,7 +26,7 @@ def any_box(text: str) -> Box | None:
 
 
 def four_numbers(fields: list[str]) -> Box | None:
-    """Return the box of four fields; None if they are not four numbers."""
+    """Return the box given by four fields; None if they are not four numbers."""
     try:
         numbers = [float(field) for field in fields]
     except ValueError:
@@ -35,9 +35,9 @@ def four_numbers(fields: list[str]) -> Box | None:
 
 
 def raw_overlap(first: Box, second: Box) -> float:
-    """Return the shared area over the joint one, where inverted boxes have negative areas.
+    """Return the intersection over the union, where inverted boxes have negative areas.
 
-    This is what the published evaluators compute; an overlap that is no number is 0.
+    The published evaluators compute it this way. An overlap that is not finite is 0.
     """
     width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
     height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
@@ -48,10 +48,10 @@ def raw_overlap(first: Box, second: Box) -> float:
 
 
 def gold_box(reference: str) -> Box:
-    """Return the box of a reference, in the unit it is written in.
+    """Return the box of a reference in its original unit.
 
     Raises:
-        ValueError: If it holds none.
+        ValueError: If the reference holds no box.
     """
     box = _PIXELS.read(reference)
     if box is None:
@@ -59,8 +59,8 @@ def gold_box(reference: str) -> Box:
     return box
 
 
-def image_size(item: Item, reference: str) -> tuple[float, float] | None:
-    """Return width and height of the image: from the metadata, else from the reference's note."""
+def image_size(item: ScoringItem, reference: str) -> tuple[float, float] | None:
+    """Return width and height of the image from the metadata, else from the reference."""
     size = item.metadata.get("size", (item.metadata.get("width"), item.metadata.get("height")))
     try:
         width, height = (float(side) for side in size)
@@ -70,19 +70,19 @@ def image_size(item: Item, reference: str) -> tuple[float, float] | None:
 
 
 def scaled(box: Box, width: float, height: float) -> Box:
-    """Return a box of an image of another size."""
+    """Return a box multiplied by a width and a height."""
     return box[0] * width, box[1] * height, box[2] * width, box[3] * height
 
 
 def judge_overlap(overlap: Overlap, accepts: Callable[[float], bool]) -> Judge:
-    """Return a judge of items by their overlap.
+    """Return a judge that scores items by their overlap.
 
     Args:
         overlap: Returns the overlap of an item.
-        accepts: Whether an overlap is enough.
+        accepts: Returns whether an overlap is sufficient.
     """
 
-    def judge(item: Item) -> float | None:
+    def judge(item: ScoringItem) -> float | None:
         value = overlap(item)
         return None if value is None else float(accepts(value))
 

@@ -1,4 +1,4 @@
-"""COCO caption files: images, and several captions of each."""
+"""COCO caption files: images with several captions each."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 from dmole.data.items import (
     Item,
     Numbered,
-    Source,
+    SourceFiles,
     as_question,
     index_by,
     read_object,
 )
 
 
-def coco_caption_items(source: Source) -> Numbered:
-    """Yield an item an image with all its captions, or, for training, an item a caption.
+def coco_caption_items(source: SourceFiles) -> Numbered:
+    """Yield one item per image with all its captions, or one item per caption for training.
 
-    A ``.jsonl`` file is read as conversations: D-MoLE trains on those and tests on COCO files.
+    A ``.jsonl`` file is read as conversations: D-MoLE trains on conversations and tests on COCO
+    files.
 
     Source:
         gcd19/D-MoLE ``eval/caption/evaluate_caption.py``: ``images`` with ``id`` and
@@ -43,11 +44,11 @@ def coco_caption_items(source: Source) -> Numbered:
             position += 1
 
 
-def caption_references(source: Source, path: Path) -> Numbered:
+def caption_references(source: SourceFiles, path: Path) -> Numbered:
     """Yield the questions of a file with all captions of their images.
 
-    A question belongs to the entry of its image's file name. Files whose names do not match are
-    paired by position: their ids are 1, 2, 3 ... in the order of the questions.
+    Questions and entries are joined by the file name of the image. If the names do not match, they
+    are paired by position: the ids are 1, 2, 3 ... in the order of the questions.
 
     Args:
         source: The questions.
@@ -65,19 +66,19 @@ def caption_references(source: Source, path: Path) -> Numbered:
     ids = _paired_ids(questions, content["images"], path)
     for (index, item), image_id in zip(questions, ids, strict=True):
         if image_id is None:
-            raise source.fault(index, item, f"its image is not in {path}")
+            raise source.error(index, item, f"its image is not in {path}")
         if not captions.get(image_id):
-            raise source.fault(index, item, f"image {image_id!r} has no caption in {path}")
+            raise source.error(index, item, f"image {image_id!r} has no caption in {path}")
         try:
             yield index, as_question(item) | {"answer": captions[image_id]}
         except ValueError as error:
-            raise source.fault(index, item, str(error)) from error
+            raise source.error(index, item, str(error)) from error
 
 
 def _paired_ids(
     questions: list[tuple[int, Item]], images: list[Item], path: Path
 ) -> list[str | None]:
-    """Return the image id of each question, None where there is none."""
+    """Return the image id of each question, None if it has none."""
     by_name = {
         PurePosixPath(str(image.get("file_name", ""))).name: str(image.get("id"))
         for image in images

@@ -1,7 +1,7 @@
-"""Writes a benchmark's files in miniature: a few tiny pictures a task, in the same layout.
+"""Writes a miniature of a benchmark: a few tiny images per task, in the original layout.
 
-A miniature has every file that the benchmark's config names. A config can be tried on it, and a
-reader written against it, before a terabyte is downloaded. The content is nonsense.
+A miniature contains every file that the benchmark's config names. It serves to try a config or to
+develop a reader before a terabyte is downloaded. The content is meaningless.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ QUESTION = "What color is the picture?"
 
 
 class Miniature:
-    """A folder of data that is filled with a few tiny samples.
+    """A data folder to be filled with a few tiny samples.
 
     Args:
         root: The folder of all data.
-        train_size: Training items of a task.
-        test_size: Test items of a task.
+        train_size: Number of training items per task.
+        test_size: Number of test items per task.
     """
 
     def __init__(self, root: Path, train_size: int = 8, test_size: int = 4) -> None:
@@ -35,11 +35,11 @@ class Miniature:
         self.sizes = {"train": train_size, "test": test_size}
 
     def numbers(self, split: str) -> range:
-        """Return the numbers of the items of a split, one each."""
+        """Return the numbers of the items of a split."""
         return range(self.sizes[split])
 
     def picture(self, folder: str, name: str, number: int) -> str:
-        """Write a picture and return its name; the color follows from the number."""
+        """Write a picture and return its name; the number determines the color."""
         path = self.root / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (SIDE, SIDE), color(number)).save(path)
@@ -50,7 +50,7 @@ class Miniature:
         self.text(path, json.dumps(content, indent=1) + "\n")
 
     def lines(self, path: str, rows: Iterable[Any]) -> None:
-        """Write JSON lines, one object each."""
+        """Write JSON lines, one object per line."""
         self.text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def text(self, path: str, content: str) -> None:
@@ -66,7 +66,7 @@ def color(number: int) -> str:
 
 
 def talk(name: Any, image: str | None, question: str, answer: str) -> dict[str, Any]:
-    """Return a conversation of one question; without an image it has no placeholder."""
+    """Return a conversation with one question; without an image it has no placeholder."""
     turns = [
         {"from": "human", "value": f"<image>\n{question}" if image else question},
         {"from": "gpt", "value": answer},

@@ -1,4 +1,4 @@
-"""Answers that are the letter of an option: what the rules of several benchmarks share."""
+"""Answers that are the letter of an option: helpers for the rules of several benchmarks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
 LETTERS = "ABCDE"
 
-# "a" and "A" before another word are the article, unless that word speaks of the option itself
+# "a" and "A" before another word are the article, unless that word refers to the option
 _ARTICLE = r"[aA](?=[ \t]+\w)(?![ \t]+(?:is|or|and|because|since)\b)"
 _OPTION = re.compile(rf"(?<![^\W_])(?!{_ARTICLE})([A-Ea-e])(?![^\W_]|['\u2019])")
 
@@ -23,7 +23,7 @@ def right_letter(reference: str, metadata: Mapping[str, Any]) -> str:
         metadata: May hold ``answer_index`` and ``choices``.
 
     Raises:
-        ValueError: If the reference is neither; the message shows it.
+        ValueError: If the reference is neither; the message quotes it.
 
     Example:
         >>> right_letter("a dog", {"choices": ["a cat", "a dog"]})
@@ -45,10 +45,10 @@ def right_letter(reference: str, metadata: Mapping[str, Any]) -> str:
 
 
 def option_texts(metadata: Mapping[str, Any]) -> list[str]:
-    """Return the options' texts; empty where the sample does not tell them.
+    """Return the texts of the options; empty if the sample has none.
 
     Raises:
-        ValueError: If there are more than five, or it is not a list.
+        ValueError: If there are more than five, or ``choices`` is not a list.
     """
     choices = metadata.get("choices")
     if choices is None:
@@ -56,17 +56,19 @@ def option_texts(metadata: Mapping[str, Any]) -> list[str]:
     if not isinstance(choices, Sequence) or isinstance(choices, str):
         raise ValueError(f"'choices' must be a list, got {choices!r}")
     if len(choices) > len(LETTERS):
-        raise ValueError(f"'choices' has {len(choices)} options, at most {len(LETTERS)} are known")
+        raise ValueError(
+            f"'choices' has {len(choices)} options, at most {len(LETTERS)} are supported"
+        )
     return [str(choice) for choice in choices]
 
 
-def allowed_letters(item: Item) -> str:
-    """Return the letters of the options of an item, all five where it does not list them."""
+def allowed_letters(item: ScoringItem) -> str:
+    """Return the letters of the options of an item, all five if it lists none."""
     return LETTERS[: len(option_texts(item.metadata)) or len(LETTERS)]
 
 
 def option_letter(text: str, allowed: str) -> str | None:
-    """Return the first option letter of an answer, not taking the article "a" for one.
+    """Return the first option letter of an answer; the article "a" is not a letter.
 
     Example:
         >>> option_letter("Because a plant is green, E", "ABCDE")
@@ -80,13 +82,13 @@ def option_letter(text: str, allowed: str) -> str | None:
     return None
 
 
-def right_letters(item: Item) -> set[str]:
-    """Return the letters that are right."""
+def right_letters(item: ScoringItem) -> set[str]:
+    """Return the letters of the right options."""
     return {right_letter(reference, item.metadata) for reference in item.references}
 
 
-def judge_letter(item: Item, letter: str | None) -> float | None:
-    """Return whether a letter is right, None where it is none of the options."""
+def judge_letter(item: ScoringItem, letter: str | None) -> float | None:
+    """Return 1 for a right letter, 0 for a wrong one, None if it is not an option."""
     right = right_letters(item)
     return (
         float(letter in right) if letter is not None and letter in allowed_letters(item) else None

@@ -1,4 +1,4 @@
-"""What a published scoring rule is: two judges of one answer, and the differences by name."""
+"""A published scoring rule: two judges of one answer and the differences between them."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
-Judge = Callable[[Item], float | None]
-"""Score of an item in 0..1; None, which counts as 0, where the answer cannot be read."""
+Judge = Callable[[ScoringItem], float | None]
+"""Score of an item in 0..1; None, which counts as 0, if the answer cannot be parsed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How one benchmark scores the answers of one kind of task.
+    """The scoring rule of a benchmark for one kind of task.
 
     Args:
-        published: What the authors' evaluator gives, quirks included.
+        published: The rule of the authors' evaluator, including its quirks.
         corrected: The same rule without the quirks.
-        does: The published rule in a few words.
-        fixes: What the corrected profile does otherwise, one line a quirk.
+        does: Short description of the published rule.
+        fixes: Differences of the corrected profile, one line per quirk.
         source: Repository and file of the authors' evaluator.
-        missing: What the published profile does with samples that have no answer: counts them
-            as wrong or leaves them out. The corrected profile always counts them as wrong.
+        missing: Treatment of samples without an answer in the published profile: counted as
+            wrong or skipped. The corrected profile always counts them as wrong.
         pairing: Whether the authors pair answers and references by id or by position in the
             file. The corrected profile always pairs by id.
-        needs: Keys of the metadata that are read where a sample has them.
+        needs: Keys of the metadata that the rule reads if a sample has them.
     """
 
     published: Judge
@@ -40,9 +40,9 @@ class Rule:
 
 
 def any_reference(judge: Callable[[str, str], bool | float | None]) -> Judge:
-    """Return a judge of items from one of (prediction, reference): the best reference counts."""
+    """Return a judge of items from a judge of (prediction, reference) pairs; the best counts."""
 
-    def best(item: Item) -> float | None:
+    def best(item: ScoringItem) -> float | None:
         judged = [judge(item.text, reference) for reference in item.references]
         scores = [float(score) for score in judged if score is not None]
         return max(scores) if scores else None
@@ -51,7 +51,7 @@ def any_reference(judge: Callable[[str, str], bool | float | None]) -> Judge:
 
 
 def has_words(text: str, words: str) -> bool:
-    """Return whether words occur in a text as whole words, both lower-cased already.
+    """Return whether words occur in a text as whole words; both must be lower case.
 
     Example:
         >>> has_words("it is normal", "no"), has_words("no, it is not", "no")
@@ -72,7 +72,7 @@ def _joined(outside: str, edge: str) -> bool:
 
     Args:
         outside: Up to two characters next to the word, the nearer one first.
-        edge: The word's own character there.
+        edge: The first or last character of the word, on that side.
     """
     if not outside:
         return False
@@ -82,7 +82,7 @@ def _joined(outside: str, edge: str) -> bool:
 
 
 def tidy(text: str) -> str:
-    """Return a text in lower case, with single spaces and no final period.
+    """Return a text in lower case with single spaces and without final periods.
 
     Example:
         >>> tidy(" The  Cat. ")

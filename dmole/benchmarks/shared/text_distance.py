@@ -1,4 +1,4 @@
-"""Answers that may be a little off: edit distance (ANLS) and numbers within five percent."""
+"""Tolerant comparison of answers: edit distance (ANLS) and numbers within five percent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from rapidfuzz.distance import Levenshtein
 
 from dmole.benchmarks.shared.rule import Rule, any_reference, tidy
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 
 CUT_OFF = 0.5
 TOLERANCE = 0.05
@@ -21,9 +21,9 @@ def _plain(text: str) -> str:
 
 
 def similarity(prediction: str, answer: str) -> float:
-    """Return one minus the edit distance over the longer length, in 0..1, as D-MoLE measures it.
+    """Return one minus the edit distance over the longer length, in 0..1, as in D-MoLE.
 
-    The distance is that of the tidied texts, the length that of the raw ones in upper case.
+    The distance is measured on normalized texts, the length on the raw texts in upper case.
 
     Example:
         >>> similarity("fivc bogs", "five dogs") > 0.77, similarity("cat    ", "dog")
@@ -36,7 +36,7 @@ def similarity(prediction: str, answer: str) -> float:
 
 
 def similarity_corrected(prediction: str, answer: str) -> float:
-    """Return the same with distance and length of the same texts.
+    """Return the similarity with distance and length measured on the same texts.
 
     Example:
         >>> similarity_corrected("cat    ", "dog")
@@ -47,7 +47,7 @@ def similarity_corrected(prediction: str, answer: str) -> float:
     return 1.0 - Levenshtein.distance(first, second) / length if length else 1.0
 
 
-def anls(item: Item, corrected: bool = False, cut_off: float = CUT_OFF) -> float:
+def anls(item: ScoringItem, corrected: bool = False, cut_off: float = CUT_OFF) -> float:
     """Return the best similarity to an accepted answer; 0 below the cut-off.
 
     Source:
@@ -59,36 +59,36 @@ def anls(item: Item, corrected: bool = False, cut_off: float = CUT_OFF) -> float
 
 
 def relaxed(prediction: str, answer: str) -> bool:
-    """Return whether two numbers differ by 5 % of the second at most, or two texts are equal.
+    """Return whether two numbers differ by at most 5 % of the second, or two texts are equal.
 
     Example:
         >>> relaxed("104", "100"), relaxed("0.0", "0")
         (True, False)
     """
-    given, gold = _number(prediction), _number(answer)
-    if given is not None and gold:
-        return abs(given - gold) / abs(gold) <= TOLERANCE
+    predicted, gold = _number(prediction), _number(answer)
+    if predicted is not None and gold:
+        return abs(predicted - gold) / abs(gold) <= TOLERANCE
     return prediction.lower() == answer.lower()
 
 
 def relaxed_corrected(prediction: str, answer: str) -> bool:
-    """Return the same where numbers may be written with units, and zero is a number.
+    """Return the relaxed comparison with units in numbers allowed and zero as a number.
 
     Example:
         >>> relaxed_corrected("$1,040", "1000"), relaxed_corrected("0.0", "0")
         (True, True)
     """
-    given, gold = (_NOT_NUMERIC.sub("", tidy(text)) for text in (prediction, answer))
-    if given.endswith("%") != gold.endswith("%"):
-        given, gold = given.rstrip("%"), gold.rstrip("%")
-    first, second = _number(given), _number(gold)
+    predicted, gold = (_NOT_NUMERIC.sub("", tidy(text)) for text in (prediction, answer))
+    if predicted.endswith("%") != gold.endswith("%"):
+        predicted, gold = predicted.rstrip("%"), gold.rstrip("%")
+    first, second = _number(predicted), _number(gold)
     if first is None or second is None or not (math.isfinite(first) and math.isfinite(second)):
         return tidy(prediction) == tidy(answer)
     return abs(first - second) <= TOLERANCE * abs(second)
 
 
 def _number(text: str) -> float | None:
-    """Return the number that a text is, 50% being 0.5, or None."""
+    """Return the number in a text, with 50% as 0.5, or None."""
     percent = text.endswith("%")
     try:
         value = float(text.rstrip("%") if percent else text)

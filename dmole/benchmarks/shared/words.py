@@ -1,13 +1,13 @@
-"""Answers that are words: what the rules of several benchmarks share."""
+"""Answers that are words: helpers for the rules of several benchmarks."""
 
 from __future__ import annotations
 
 from dmole.benchmarks.shared.rule import Rule, tidy
-from dmole.metrics.base import Item
+from dmole.metrics.base import ScoringItem
 from dmole.metrics.vqa import soft_accuracy
 
 REFUSAL = "Unanswerable"
-"""The answer that some evaluators count as wrong wherever it stands."""
+"""The answer that some evaluators count as wrong wherever it occurs."""
 
 
 def same_upper(prediction: str, answer: str) -> bool:
@@ -21,28 +21,28 @@ def same_upper(prediction: str, answer: str) -> bool:
 
 
 def same_tidy(prediction: str, answer: str) -> bool:
-    """Return whether both are equal but for case, spaces at the margins and a final period."""
+    """Return whether both are equal after `tidy`: ignoring case, extra spaces, final periods."""
     return tidy(prediction) == tidy(answer)
 
 
-def _soft(item: Item) -> float:
+def _soft(item: ScoringItem) -> float:
     return soft_accuracy(item.text, item.references)
 
 
-def _soft_corrected(item: Item) -> float:
+def _soft_corrected(item: ScoringItem) -> float:
     return soft_accuracy(item.text, item.references, profile="corrected")
 
 
 def soft_rule(source: str) -> Rule:
-    """Return the rule of soft accuracy over ten human answers, as kept in a repository's file."""
+    """Return the rule of soft accuracy over ten human answers, with its source file."""
     return Rule(
         published=_soft,
         corrected=_soft_corrected,
         does="soft accuracy over ten human answers after the EvalAI normalizer (k equal answers "
         "give 0, .3, .6, .9, 1)",
         fixes=(
-            "a period goes unless digits stand on both sides, not only behind it",
-            "all such periods go, not only the first 32",
+            "a period is removed unless digits stand on both sides, not only after it",
+            "all such periods are removed, not only the first 32",
             "an answer of articles alone ('A') is kept, so that it does not equal an empty one",
             '"somebody\'d" keeps its apostrophe like the other contractions',
         ),

@@ -1,4 +1,4 @@
-"""UCIT: six tasks that the usual base model has not been trained on."""
+"""UCIT: six tasks outside the training data of the usual base model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GUIDE = Guide(
     ),
     notes=(
         "Folders `CLEVR`, `VizWiz`, `Flickr30k`, files `train.json` and `test.json`, and a "
-        "folder `instructions` around them are found as well.",
+        "folder `instructions` around them are accepted too.",
         "Image names inside the instructions are relative to the root.",
     ),
 )

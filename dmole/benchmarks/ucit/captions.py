@@ -1,4 +1,4 @@
-"""The score of UCIT's captions: VizWiz-cap and Flickr30k."""
+"""The metric of UCIT's captions: VizWiz-cap and Flickr30k."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from dmole.benchmarks.metrics import Details, ProfiledMetric
-from dmole.metrics.base import Item, Profile, ProfileScore
+from dmole.metrics.base import Profile, ProfileScore, ScoringItem
 from dmole.metrics.captions import SetScore, score_captions
 from dmole.metrics.meteor import meteor_missing, require_meteor
 from dmole.metrics.tokenizers import resolve_tokenizer
@@ -15,19 +15,19 @@ from dmole.metrics.tokenizers import resolve_tokenizer
 class UCITCaption(ProfiledMetric):
     """Captions of UCIT: VizWiz-cap and Flickr30k.
 
-    Published is the plain mean of BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr, each x 100, with
-    answers and references paired by position. Corrected is CIDEr x 100, the figure of COCO
-    evaluation, because a mean of unlike scales is mostly CIDEr anyway; paired by id. The details
-    hold all seven, and the name of the tokenizer. A sample's published score is the mean of its
-    own seven figures; BLEU and METEOR of a set are not means over samples.
+    The published score is the plain mean of BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr, each
+    x 100, with answers and references paired by position. The corrected score is CIDEr x 100, as
+    in COCO evaluation, paired by id: a mean of different scales is dominated by CIDEr anyway. The
+    details hold all seven figures and the name of the tokenizer. The published score of a sample
+    is the mean of its seven figures; BLEU and METEOR of a set are not means over samples.
 
     Args:
-        tokenizer: "ptb" (Java), "python", or "auto", which is "ptb" where Java is on the path.
-        profile: Whose value is the score. Without Java there is no METEOR and so no published
-            score; the corrected one is then given alone.
+        tokenizer: "ptb" (Java), "python", or "auto", which is "ptb" if Java is on the path.
+        profile: The reported profile. Without Java there is no METEOR and so no published score;
+            only the corrected one is then computed.
 
     Raises:
-        ValueError: If the published profile is chosen and there is no Java, or an option is
+        ValueError: If the published profile is selected without Java on the path, or an option is
             unknown.
 
     Source:
@@ -46,7 +46,7 @@ class UCITCaption(ProfiledMetric):
         if profile == "published":
             require_meteor()
 
-    def _both(self, items: Sequence[Item]) -> tuple[dict[str, ProfileScore], Details]:
+    def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         missing = meteor_missing()
         names = ("bleu", "rouge_l", "cider") if missing else ("bleu", "meteor", "rouge_l", "cider")
         texts, references = [item.text for item in items], [item.references for item in items]

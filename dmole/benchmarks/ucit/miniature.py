@@ -1,4 +1,4 @@
-"""UCIT in miniature."""
+"""Miniature of UCIT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmole.benchmarks.shared.miniature import (
 
 
 def write_ucit(miniature: Miniature) -> None:
-    """Write UCIT under the names of MCITlib; captions have two references an image."""
+    """Write UCIT under the names of MCITlib; captions have two references per image."""
     names = {
         "ImageNet-R": ("train", "ImageNet-R"),
         "ArxivQA": ("train_4w", "ArxivQA/images"),
@@ -32,9 +32,9 @@ def write_ucit(miniature: Miniature) -> None:
                 text = "Describe the picture." if captions else f"{QUESTION}\nOne word."
                 answer = f"a {color(n)} picture" if captions else color(n)
                 made = talk if split == "train" else question
-                given = (answer,) if split == "train" else ()
+                reply = (answer,) if split == "train" else ()
                 more = {} if split == "train" else {"answer": answer}
-                items.append(made(n, image, text, *given, **more))
+                items.append(made(n, image, text, *reply, **more))
             miniature.json(f"{task}/{train_name if split == 'train' else 'test_3000'}.json", items)
         if captions:
             miniature.json(

@@ -1,4 +1,4 @@
-"""The shapes in which people have conversations over images, one file a family."""
+"""The shapes of items in common data formats, one file per family."""
 
 from dmole.data.shapes.internvl import MetaPart, is_meta, meta_parts
 from dmole.data.shapes.recognition import SHAPES, check_shape, recognise

@@ -17,10 +17,10 @@ def read_answers(item: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
     Args:
         item: The item.
-        key: Where its answers are.
+        key: Key of the answers.
 
     Raises:
-        ValueError: If there is none or it is of another form.
+        ValueError: If there is no answer or it has another form.
     """
     value = item.get(key)
     if value is None:
@@ -36,7 +36,7 @@ def read_answers(item: Mapping[str, Any], key: str) -> tuple[str, ...]:
         ]
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"{key!r} must be a string or a list of strings, got {short(value)}")
-    if not any(answer.strip() for answer in answers):  # one human of ten may have said nothing
+    if not any(answer.strip() for answer in answers):  # some of ten human answers may be blank
         raise ValueError("the answer is empty")
     if any(IMAGE_PLACEHOLDER in answer for answer in answers):
         raise ValueError(f"an answer cannot hold {IMAGE_PLACEHOLDER}")

@@ -1,4 +1,4 @@
-"""The common half of every shape that holds turns: from turns to a conversation."""
+"""Builds a conversation from turns; shared by all shapes with turns."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dmole.data.shapes.shape import Conversation, ImageRef
 
 @dataclass(frozen=True)
 class Utterance:
-    """One turn as it is written.
+    """One turn as written in the item.
 
     Args:
         turn: Role and text.
-        slots: For each placeholder of the text its image, or None if it is one of the item's.
+        slots: The image of each placeholder in the text, or None for an image of the item.
         extra: Keys of the turn that no reader uses.
     """
 
@@ -35,7 +35,7 @@ class Utterance:
 
     @classmethod
     def of_text(cls, turn: Turn, extra: Mapping[str, Any] | None = None) -> Utterance:
-        """Return the utterance of a text whose images are the item's."""
+        """Return the utterance of a text whose images belong to the item."""
         return cls(turn, [None] * turn.text.count(IMAGE_PLACEHOLDER), extra or {})
 
 
@@ -50,8 +50,8 @@ def assemble(
     Args:
         item: The item.
         utterances: Its turns in order, at least one.
-        used: Keys that the turns were made of.
-        references: Accepted answers, if there is a list of them.
+        used: Keys that the turns are made of.
+        references: Accepted answers, if the item has a list of them.
 
     Raises:
         ValueError: If the turns are out of order, or text, images and objects do not fit.
@@ -88,10 +88,10 @@ def read_metadata(item: Mapping[str, Any], used: Collection[str], question: str)
     Args:
         item: The item.
         used: Keys that are part of the turns.
-        question: Text of the last user turn, as it is written.
+        question: Text of the last user turn, as written.
 
     Raises:
-        ValueError: If a key holds bytes: images, sound or film that no reader takes.
+        ValueError: If a key holds bytes: images, audio or video that no reader uses.
     """
     left_out = {"id", "question", *used}
     metadata: dict[str, Any] = {}

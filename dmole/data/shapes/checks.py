@@ -1,4 +1,4 @@
-"""What every shape refuses, and how its messages show a value."""
+"""Checks that all shapes share, and the form of values in messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
 _LONGEST = 200
-"""Characters of a value that a message repeats."""
+"""Maximum number of characters of a value in a message."""
 
 _MEDIA = ("video", "videos", "audio", "audios")
 _PREFERENCES = (
@@ -32,11 +32,11 @@ _TURN = (
 )
 _TURN_WEIGHTS = ("weight", "weights", "train", "train_detail", "loss", "loss_scale", "loss_mask")
 CHECKED_IN_TURN = {*_TURN, *_TURN_WEIGHTS}
-"""Keys of a turn that say nothing once `refuse_in_turn` lets them pass."""
+"""Keys of a turn that `refuse_in_turn` checks; they carry no information afterwards."""
 
 
 def short(value: object) -> str:
-    """Return the value as a message shows it: beginning and end where it is long."""
+    """Return the value for a message; a long one is cut in the middle."""
     try:
         text = repr(value)
     except RecursionError:
@@ -45,7 +45,7 @@ def short(value: object) -> str:
 
 
 def has_content(value: Any) -> bool:
-    """Return whether a key says something: null, false, blank texts and empty lists do not."""
+    """Return whether a value has content; null, false, blank texts and empty lists have none."""
     if isinstance(value, str):
         return value.strip() not in ("", "[]")
     if isinstance(value, bytes | list | tuple | Mapping):
@@ -54,17 +54,17 @@ def has_content(value: Any) -> bool:
 
 
 def refuse_unsupported(item: Mapping[str, Any], *, chat: bool) -> None:
-    """Refuse keys that would change the sample but cannot be honoured.
+    """Reject keys that would change the sample but are not supported.
 
     Args:
         item: The item.
         chat: Whether the item is a conversation. A question may have functions, a weight or a
-            label as properties of what its image shows.
+            label as properties of the object in its image.
 
     Raises:
         ValueError: If such a key has content.
     """
-    if _CHECKED_IN_ITEM.isdisjoint(item):  # nearly always, and a file may hold a million items
+    if _CHECKED_IN_ITEM.isdisjoint(item):  # fast path: a file may hold a million items
         return
     for key in (*_MEDIA, *_PREFERENCES, "tools", *(("functions",) if chat else ())):
         if has_content(item.get(key)):
@@ -77,11 +77,11 @@ def refuse_unsupported(item: Mapping[str, Any], *, chat: bool) -> None:
 
 
 def refuse_in_turn(entry: Mapping[str, Any], role: Role, position: int) -> None:
-    """Refuse keys of one turn that would change the sample but cannot be honoured.
+    """Reject keys of one turn that would change the sample but are not supported.
 
     Raises:
-        ValueError: If such a key has content, or a turn is weighed in another way than answers
-            fully and everything else not at all.
+        ValueError: If such a key has content, or a weight differs from 1 for answers and 0 for
+            other turns.
     """
     if CHECKED_IN_TURN.isdisjoint(entry):
         return
@@ -102,13 +102,13 @@ def check_turn(role: Role, text: Any, position: int, key: str) -> Turn:
     """Return a turn.
 
     Args:
-        role: Who speaks.
-        text: What is said.
+        role: Role of the speaker.
+        text: Text of the turn.
         position: Number of the turn in messages.
         key: Key of the text in messages.
 
     Raises:
-        ValueError: If the text is no string, an answer is empty, or an answer or a system turn
+        ValueError: If the text is not a string, an answer is empty, or an answer or a system turn
             holds an image.
     """
     if not isinstance(text, str):
@@ -122,27 +122,31 @@ def check_turn(role: Role, text: Any, position: int, key: str) -> Turn:
 
 
 def check_order(turns: Sequence[Turn]) -> None:
-    """Refuse turns that are not: the system if it speaks, then user and assistant in turn.
+    """Reject turns unless they are an optional system turn, then user and assistant alternately.
 
     Raises:
-        ValueError: If a turn is out of order or the last turn is no answer.
+        ValueError: If a turn is out of order or the last turn is not an answer.
     """
     roles = [turn.role for turn in turns]
     first = int(roles[0] == "system")
     for position, role in enumerate(roles[first:], first):
         if role == "system":
-            raise ValueError(f"turn {position} is of the system: only the first turn may be")
+            raise ValueError(
+                f"turn {position} has the role 'system': only the first turn may have it"
+            )
         if role != ("user", "assistant")[(position - first) % 2]:
-            raise ValueError(f"turn {position} is of the {role}: user and assistant alternate")
+            raise ValueError(
+                f"turn {position} has the role {role!r}: user and assistant must alternate"
+            )
     if roles[-1] != "assistant":
-        raise ValueError(f"the last turn is of the {roles[-1]}: there is no answer")
+        raise ValueError(f"the last turn has the role {roles[-1]!r}: there is no answer")
 
 
 def add_system(item: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
-    """Return turns after the system turn of the key ``system``; a blank system turn is left out.
+    """Return the turns, preceded by the key ``system`` as a turn; blank system turns are left out.
 
     Raises:
-        ValueError: If the key holds no string, or there are two system turns.
+        ValueError: If the key does not hold a string, or there are two system turns.
     """
     kept = [turn for turn in turns if turn.role != "system" or turn.text.strip()]
     text = item.get("system")
@@ -158,10 +162,10 @@ def add_system(item: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
 
 
 def check_letters(texts: Iterable[str]) -> None:
-    """Refuse what cannot be written to a file: half of a character of two UTF-16 units.
+    """Reject half a surrogate pair, which cannot be encoded in a file.
 
     Raises:
-        ValueError: If a text holds one.
+        ValueError: If a text contains one.
     """
     for text in texts:
         try:

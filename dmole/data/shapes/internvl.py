@@ -1,4 +1,4 @@
-"""InternVL's meta files: an object that names annotation files and how often each is read."""
+"""InternVL's meta files: an object of annotation files and the repetitions of each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class MetaPart:
     """One entry of a meta file.
 
     Args:
-        name: Its key.
-        annotation: The file of its items.
-        root: Folder of its images; empty if it is that of the data.
-        repeat: How often each item occurs.
-        length: Number of items that the file must have, if the entry says.
+        name: Key of the entry.
+        annotation: The file of the items.
+        root: Folder of the images; empty for the folder of the data.
+        repeat: Number of times each item occurs.
+        length: Expected number of items in the file, if given.
     """
 
     name: str
@@ -46,7 +46,8 @@ def meta_parts(content: Mapping[str, Any]) -> Iterator[MetaPart]:
         content: The content of the file, for which `is_meta` is true.
 
     Raises:
-        ValueError: If an entry is malformed or holds what is not supported; names the entry.
+        ValueError: If an entry is malformed or holds an unsupported key; the message
+            names the entry.
     """
     for name, entry in content.items():
         try:

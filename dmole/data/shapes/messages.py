@@ -51,7 +51,7 @@ class MessagesShape:
 
 
 class CompletionShape:
-    """A prompt of messages and a completion of messages, as TRL writes them."""
+    """A prompt of messages and a completion of messages, the form of TRL."""
 
     name = "prompt-completion"
     keys = "'prompt' and 'completion', both lists of turns with 'role' and 'content'"
@@ -82,7 +82,7 @@ def read_messages(value: Any, key: str, first: int) -> list[Utterance]:
         first: Number of its first turn.
 
     Raises:
-        ValueError: If it is no list, is empty, or a message is malformed.
+        ValueError: If the value is not a list or is empty, or a message is malformed.
     """
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"{key!r} must be a list with at least one turn")

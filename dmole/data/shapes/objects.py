@@ -1,4 +1,4 @@
-"""Writes the names and boxes of ``objects`` into the text, as the data of ms-swift have them."""
+"""Writes the names and boxes of ``objects`` into the text, for data of ms-swift."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmole.data.shapes.checks import short
 _NAME, _BOX = "<ref-object>", "<bbox>"
 _MARK = re.compile(f"{_NAME}|{_BOX}")
 _UNITS = ("real", "norm1")
-"""Boxes in pixels, or in fractions of width and height. The text holds them as they are given."""
+"""Boxes in pixels, or in fractions of width and height. They are written unchanged."""
 
 
 def is_objects(value: Any) -> bool:
@@ -22,7 +22,7 @@ def is_objects(value: Any) -> bool:
 
 
 def has_marks(item: Mapping[str, Any], texts: Iterable[str]) -> bool:
-    """Return whether texts have places for the objects of an item."""
+    """Return whether texts have marks for the objects of an item."""
     return is_objects(item.get("objects")) and any(_MARK.search(text) for text in texts)
 
 
@@ -40,7 +40,7 @@ def write_objects(item: Mapping[str, Any], turns: Sequence[Turn]) -> list[Turn]:
     objects = item.get("objects")
     if not is_objects(objects):
         return list(turns)
-    assert isinstance(objects, Mapping)  # what is_objects says
+    assert isinstance(objects, Mapping)  # is_objects checks this
     unit = objects.get("bbox_type")
     if unit is not None and unit not in _UNITS:
         raise ValueError(f"'bbox_type' must be 'real' or 'norm1', got {short(unit)}")

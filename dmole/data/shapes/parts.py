@@ -1,4 +1,4 @@
-"""Content in parts: text and images one after the other, as OpenAI and TRL write a message."""
+"""Content in parts: a sequence of texts and images, the form of OpenAI and TRL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dmole.data.shapes.shape import ImageRef
 
 _USED = {"type", "text", "image", "image_url", "url", "path", "bytes"}
 _SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width", "base64")
-"""Keys that change what a model sees of an image, and that nothing here honours."""
+"""Keys that change the image given to a model; they are not supported."""
 
 _SOURCES = ("image", "image_url", "url", "path")
 _DETAILS = (None, "auto", "high")
@@ -25,14 +25,14 @@ def read_parts(
 ) -> tuple[str, list[ImageRef | None], list[dict[str, Any]]]:
     """Return the text of a message, its images and the keys of its parts that no reader uses.
 
-    A line break stands between text and image: the inverse of how a chat template splits a text.
+    A line break separates text and image, the inverse of how a chat template splits a text.
 
     Args:
         parts: The content of the message.
         position: Number of the turn in messages.
 
     Returns:
-        Text with placeholders; for each of them its image, or None if it is one of the item's;
+        Text with placeholders; the image of each placeholder, or None for an image of the item;
         unused keys, each with the number of its part.
 
     Raises:
@@ -59,7 +59,7 @@ def read_parts(
 
 
 def _add_text(pieces: list[str], text: str) -> list[str]:
-    """Return pieces with a text: neighboring texts are one piece, empty ones none."""
+    """Return the pieces with a text appended; adjacent texts are joined, empty ones dropped."""
     if not text:
         return pieces
     if pieces and pieces[-1] != IMAGE_PLACEHOLDER:
@@ -78,7 +78,7 @@ def _text(part: Mapping[str, Any], where: str) -> str:
 
 
 def _image(part: Mapping[str, Any], where: str) -> ImageRef | None:
-    """Return the image that a part holds, or None if it only says that one stands here."""
+    """Return the image of a part, or None if the part only marks a position."""
     _refuse_others(part, ("text", *_SIZES), where)
     keys = [key for key in _SOURCES if part.get(key) is not None]
     content = part.get("bytes")

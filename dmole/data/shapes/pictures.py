@@ -1,4 +1,4 @@
-"""Reads the images that an item names or holds, and puts them where the text says."""
+"""Reads the images of an item and assigns them to the placeholders in its text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_images(item: Mapping[str, Any]) -> tuple[ImageRef, ...]:
     """Return the images under ``image`` or ``images``, one or a list of them.
 
     Raises:
-        ValueError: If there is something else, or both keys hold images.
+        ValueError: If a value is not an image, or both keys hold images.
     """
     keys = [key for key in IMAGE_KEYS if not _is_empty(item.get(key))]
     if len(keys) > 1:
@@ -34,7 +34,7 @@ def read_images(item: Mapping[str, Any]) -> tuple[ImageRef, ...]:
 
 
 def check_row(image: Mapping[str, Any], key: str) -> None:
-    """Refuse a row of ``bytes`` and ``path`` that holds neither.
+    """Reject a row of ``bytes`` and ``path`` that holds neither.
 
     Raises:
         ValueError: If both are missing or of another type.
@@ -57,12 +57,12 @@ def are_paths(value: Any) -> TypeGuard[str | list[str]]:
 def place_images(
     turns: Sequence[Turn], images: Sequence[ImageRef], slots: Sequence[ImageRef | None]
 ) -> tuple[tuple[Turn, ...], tuple[ImageRef, ...]]:
-    """Give every placeholder its image; without any placeholder, the first question gets them.
+    """Assign an image to every placeholder; without any, images precede the first question.
 
     Args:
         turns: The conversation.
         images: Images of the whole item, in order.
-        slots: For each placeholder its image, or None if it takes the next one of ``images``.
+        slots: The image of each placeholder, or None for the next one of ``images``.
 
     Returns:
         Turns with placeholders, and the images in their order.

@@ -1,4 +1,4 @@
-"""Makes JSON values of what a table or a file holds beside the conversation."""
+"""Converts the values of further keys of an item to JSON values."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 
 def plain(value: Any, key: str) -> Any:
-    """Return a value as JSON can hold it; dates and the like become text.
+    """Return a JSON-serializable value; other types such as dates become text.
 
     Args:
         value: The value.
         key: Its key in messages.
 
     Raises:
-        ValueError: If it holds bytes, which would be an image, sound or film that is left out
-            without a word, or is nested too deeply.
+        ValueError: If it holds bytes, because an image, audio or video would be dropped silently,
+            or is nested too deeply.
     """
     try:
         return _plain(value, key)
@@ -36,10 +36,10 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def rest_of(entry: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
-    """Return the keys of a turn or part that no reader uses and that hold something.
+    """Return the keys of a turn or part that no reader uses and that are not None.
 
     Raises:
-        ValueError: If one holds bytes.
+        ValueError: If a value holds bytes.
     """
     rest = {key: value for key, value in entry.items() if key not in used and value is not None}
     return {key: plain(value, key) for key, value in rest.items()}

@@ -1,4 +1,4 @@
-"""A query and its response, with what was said before: ms-swift, and instruction data sets."""
+"""A query and its response, with a history: ms-swift, and instruction data sets."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class QueryShape:
         if "conversations" in item or isinstance(item.get("prompt"), list | tuple):
             return False
         answered = any(key in item for key in (*_RESPONSES, *_PREFERENCES))
-        asked = any(key in item for key in _QUERIES[:3])
-        return (asked and answered) or is_query_by_question(item)
+        has_query = any(key in item for key in _QUERIES[:3])
+        return (has_query and answered) or is_query_by_question(item)
 
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item.
@@ -44,7 +44,7 @@ class QueryShape:
 
 
 def read_query(item: Mapping[str, Any], query: str, response: str) -> Conversation:
-    """Return the conversation of a query, its response and what was said before.
+    """Return the conversation of a query, its response and its history.
 
     Args:
         item: The item.

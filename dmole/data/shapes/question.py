@@ -1,4 +1,4 @@
-"""One question and its answers: files of evaluation, and rows of a VQA data set."""
+"""One question and its answers: evaluation files, and rows of a VQA data set."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ANSWER_KEYS = ("answer", "answers", "answer_bbox")
 class QuestionShape:
     """A question with its accepted answers, a box or the index of a choice.
 
-    Rows with the content of images are of this shape too: rows without an image do not differ.
+    Rows that embed images have this shape too, like rows without an image.
     """
 
     name = "question"
     keys = "'text' or 'question', and 'answer', 'answers' or 'answer_bbox'"
 
     def matches(self, item: Mapping[str, Any]) -> bool:
-        """Return whether the item has a question and is of no other shape by it."""
+        """Return whether the item has a question and no keys of another shape."""
         if "conversations" in item or is_query_by_question(item):
             return False
         return "text" in item or "question" in item
@@ -35,9 +35,9 @@ class QuestionShape:
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item: a question and the first answer that is not empty.
 
-        Placeholders at the beginning and the end of the question, or none, put its images before
-        it; those within it stay where they are. An item with a history, or with objects to be
-        written into the text, is read as a query instead.
+        Placeholders at the beginning or end of the question move to its beginning; those within it
+        stay in place. Without placeholders, the images precede the question. An item with a
+        history, or with objects to write into the text, is read as a query instead.
 
         Raises:
             ValueError: If the item is malformed or holds what is not supported.
@@ -67,7 +67,7 @@ class QuestionShape:
 
 
 def split_placeholders(text: str) -> tuple[int, str]:
-    """Return how many placeholders a question begins or ends with, and the text between them.
+    """Return the number of placeholders at both ends of a question, and the text between them.
 
     Example:
         >>> split_placeholders("<image> Is <image> left of it? <image>")

@@ -1,4 +1,4 @@
-"""Finds the shape of a file from its first items, and checks all others against it."""
+"""Determines the shape of a file from its first items and checks other items against it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHAPES: dict[str, Shape] = {
         QuestionShape(),
     )
 }
-"""Every shape by its name."""
+"""All shapes by name."""
 
 
 def recognise(items: Sequence[Mapping[str, Any]]) -> Shape:
@@ -34,10 +34,10 @@ def recognise(items: Sequence[Mapping[str, Any]]) -> Shape:
 
     Raises:
         ValueError: If there are no items, an item has no shape, two items differ in shape, or all
-            have more than one in common. The message is one line that names positions and shapes.
+            share more than one shape. The message is one line that names positions and shapes.
     """
     if not items:
-        raise ValueError("there are no items to tell a shape by")
+        raise ValueError("there are no items to determine a shape from")
     common = list(SHAPES.values())
     for position, item in enumerate(items):
         shapes = shapes_of(item)
@@ -58,11 +58,11 @@ def recognise(items: Sequence[Mapping[str, Any]]) -> Shape:
 
 
 def check_shape(item: Mapping[str, Any], shape: Shape) -> None:
-    """Refuse an item of another shape than that of its file.
+    """Reject an item whose shape differs from that of its file.
 
     Args:
         item: The item.
-        shape: What the first items of the file have.
+        shape: The shape of the first items of the file.
 
     Raises:
         ValueError: If the item has another shape or none. The message names no position.
@@ -76,12 +76,12 @@ def check_shape(item: Mapping[str, Any], shape: Shape) -> None:
 
 
 def shapes_of(item: Mapping[str, Any]) -> list[Shape]:
-    """Return every shape whose keys an item has."""
+    """Return all shapes that an item matches."""
     return [shape for shape in SHAPES.values() if shape.matches(item)]
 
 
 def no_shape(item: Mapping[str, Any]) -> str:
-    """Return the message for an item without the keys of any shape."""
+    """Return the message for an item that matches no shape."""
     others = ", ".join(name for name in SHAPES if name not in ("conversations", "question"))
     return (
         f"has neither 'conversations' nor 'text' nor the keys of another shape ({others}): "

@@ -1,4 +1,4 @@
-"""What the shape of an item is: how to recognise it and how to read it as a conversation."""
+"""The shape of an item: how to recognise it and how to read it as a conversation."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, Protocol
 from dmole.data.sample import Turn
 
 ImageRef = str | bytes | Mapping[str, Any]
-"""An image as an item holds it: a path, a URL or data URI, encoded bytes, or a mapping with the
+"""An image in an item: a path, a URL or data URI, encoded bytes, or a mapping with the
 keys ``bytes`` and ``path``, either of which may be None."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What an item says, whatever its shape.
+    """The content of an item, independent of its shape.
 
     Args:
         turns: The turns in order: at most one system turn, which comes first, then user and
-            assistant in turn. The last turn is the assistant's. Each image has a placeholder
-            ``<image>`` in the text of a user turn; a conversation with images and no placeholder
-            gets them before its first question.
-        images: The images as the item holds them, in the order of the placeholders.
-        references: Accepted answers where the item gives several, the last turn among them;
-            empty where the last turn is the only one.
-        id: Id of the item, None where it has none.
-        metadata: What a metric may need beside the answer, such as ``choices``, ``size``,
+            assistant alternately. The last turn is the assistant's. Each image has a placeholder
+            ``<image>`` in the text of a user turn; if a conversation has images but no
+            placeholder, they precede its first question.
+        images: The images of the item, in the order of the placeholders.
+        references: Accepted answers, including the last turn, if the item has several; empty if
+            the last turn is the only one.
+        id: Id of the item, None if it has none.
+        metadata: Further facts that a metric may need, such as ``choices``, ``size``,
             ``category`` or ``question``. Plain JSON values.
     """
 
@@ -38,11 +38,11 @@ class Conversation:
 
 
 class Shape(Protocol):
-    """One way of writing an item.
+    """A shape of items.
 
     Attributes:
         name: The name in messages and reports, such as ``llava``.
-        keys: The keys that make an item this shape, in a few words for messages.
+        keys: Short description of the keys that define the shape, for messages.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Shape(Protocol):
         """Return the conversation of an item of this shape.
 
         Raises:
-            ValueError: If the item is malformed, or holds a key that changes what it says and
-                cannot be read. The message names neither file nor item; the caller does.
+            ValueError: If the item is malformed, or holds an unsupported key that changes its
+                meaning. The message names neither file nor item; the caller adds them.
         """
         ...

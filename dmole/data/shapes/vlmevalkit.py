@@ -10,7 +10,7 @@ from typing import Any
 from dmole.data.shapes.checks import short
 
 _REFERENCE = 64
-"""Most characters of an ``image`` that is the index of another row; base64 is longer."""
+"""Maximum length of an ``image`` that is the index of another row; base64 is longer."""
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _USED = {"index", "question", "hint", "answer", "image", "image_path", *_LETTERS}
@@ -40,8 +40,8 @@ def table_items(
 
     Args:
         rows: The rows in order, cells as text; a cell may also be None or NaN, if it is empty.
-        options_in_text: Whether the text that a model reads ends with the options, a line each,
-            and begins with the hint. A task with a wording of its own takes the bare question.
+        options_in_text: Whether the text begins with the hint and ends with the options, one per
+            line. A task with a prompt uses the question alone.
         needed: Indices of the rows whose images later rows name, see `named_rows`. By default
             the images of all rows stay in memory until the last row is read.
 
@@ -111,7 +111,7 @@ def _answer(cells: Mapping[str, Any], options: Mapping[str, str]) -> str:
 
 
 def _pictures(cells: Mapping[str, Any], images: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the images of a row: content where it is in the table, else paths."""
+    """Return the images of a row: their content if the table holds it, else paths."""
     if "image" not in cells:
         return tuple(_list(_text(cells["image_path"]))) if "image_path" in cells else ()
     text = _text(cells["image"])
@@ -127,7 +127,7 @@ def _is_reference(text: str) -> bool:
 
 
 def _list(text: str) -> list[str]:
-    """Return the texts of a list that is written into one cell, or the one text."""
+    """Return the texts of a list in one cell, or the single text."""
     if not (text.startswith("[") and text.endswith("]")):
         return [text]
     try:
@@ -146,7 +146,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Return a cell as text; tables read by pandas hold whole numbers as 7.0."""
+    """Return a cell as text; tables read by pandas hold integers as 7.0."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value)

@@ -28,16 +28,16 @@ IMAGE_ENDINGS = {
 """Endings of members that are images."""
 
 _TEXTS = ("txt", "cls")
-"""Members that are an answer by themselves: a caption, or the number of a class."""
+"""Members that hold an answer: a caption, or the number of a class."""
 
 
 def member_item(key: str, members: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the item of the members that share a key.
 
     The ``json`` member is the item; without one, ``txt`` or ``cls`` is the answer to an empty
-    question, which the task's own wording replaces. An image that the item names is taken from
-    its member; images that it does not name are in the order of their members' names, numbers as
-    numbers. Other members that are text become keys.
+    question, which the task's prompt replaces. An image that the item names is read from its
+    member; images that it does not name are sorted by the names of their members, in numeric
+    order. Other text members become keys.
 
     Args:
         key: The common name, ``000123`` of ``000123.jpg``.
@@ -47,7 +47,7 @@ def member_item(key: str, members: Mapping[str, bytes]) -> dict[str, Any]:
         ValueError: If a member is broken or of an unknown kind, an image is not a member, or
             there is neither ``json`` nor ``txt`` nor ``cls``.
     """
-    # names with two underscores say where the archive is
+    # names with two underscores describe the archive, not the item
     names = [name for name in members if not name.startswith("__")]
     images = sorted((name for name in names if _ending(name) in IMAGE_ENDINGS), key=_by_number)
     texts = {n: _text(n, members[n]) for n in names if n not in images and n != "json"}
@@ -131,5 +131,5 @@ def _ending(name: str) -> str:
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """Return a key of order in which ``2.jpg`` is before ``10.jpg``."""
+    """Return a sort key that puts ``2.jpg`` before ``10.jpg``."""
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]

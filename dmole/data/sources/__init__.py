@@ -1,1 +1,1 @@
-"""The kinds of places that items come from, one file a kind."""
+"""The kinds of sources that items come from, one file per kind."""

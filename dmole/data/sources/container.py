@@ -1,4 +1,4 @@
-"""What every kind of data source gives: items, images and a version of its content."""
+"""The interface of every kind of data source: items, images and a version of its content."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PIECE = 1 << 20
 
 
 class Container(ABC):
-    """The items of one split, wherever they lie. Can be pickled.
+    """The items of one split in any kind of source. Can be pickled.
 
     Attributes:
-        kind: What it is, in a word or two for reports.
+        kind: Short name of the kind of source, for reports.
     """
 
     kind: ClassVar[str]
@@ -28,54 +28,55 @@ class Container(ABC):
     @property
     @abstractmethod
     def address(self) -> str:
-        """What messages call it."""
+        """Name of the source in messages."""
 
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """Folder that image paths start from."""
+        """Folder that image paths are relative to."""
 
     @property
     def published(self) -> bool:
-        """Whether others wrote it, so that ids may repeat; those get a number."""
+        """Whether the data are published by third parties: repeated ids then get a suffix."""
         return False
 
     @property
     def prompt(self) -> str | None:
-        """Wording of the questions where the task does not say; None leaves them as they are."""
+        """Default prompt template of the questions; None leaves them unchanged."""
         return None
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        """Names of the shapes that items may have; if empty, the first items tell the one."""
+        """Names of the shapes that items may have; if empty, the first items determine it."""
         return ()
 
     @abstractmethod
     def items(self) -> Numbered:
-        """Yield the items, read anew by every call.
+        """Yield the items; every call reads them again.
 
         Raises:
             FileNotFoundError: If a file does not exist.
-            ValueError: If the content is broken. The message names the address and the place.
+            ValueError: If the content is broken. The message names the address and the
+                position.
         """
 
     @abstractmethod
     def version(self) -> tuple[object, ...]:
-        """Return what differs whenever the content differs."""
+        """Return a value that changes whenever the content changes."""
 
     def images(self, root: Path) -> ImageFinder:
-        """Return where the images are found.
+        """Return the finder of the images.
 
         Args:
-            root: Folder that image paths start from.
+            root: Folder that image paths are relative to.
         """
         return ImageRoot(root)
 
 
 def text_version(paths: Iterable[Path]) -> tuple[object, ...]:
-    """Return the paths and SHA-256 of text files; who reads them reports those that are missing.
+    """Return the paths and SHA-256 of text files; missing files are skipped.
 
-    The content is read, since a file can change without a change of its size or time.
+    The content is read because a file can change while its size and time stay the same.
     """
     return tuple((str(path.absolute()), _digest(path)) for path in paths if path.is_file())
 
@@ -83,8 +84,8 @@ def text_version(paths: Iterable[Path]) -> tuple[object, ...]:
 def archive_version(paths: Iterable[Path]) -> tuple[object, ...]:
     """Return paths, sizes, times and inodes of files that hold images.
 
-    They are too large to be read at every start. The time of the last change of the inode is among
-    the values: unlike the time of modification, no program can set it.
+    Such files are too large to be read at every start. The values include the time of the last
+    inode change: unlike the modification time, no program can set it.
     """
     stats = ((path, path.stat()) for path in paths)
     return tuple(

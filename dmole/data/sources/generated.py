@@ -1,4 +1,4 @@
-"""Samples that are made rather than read; no other file of the data part knows these worlds."""
+"""Generated samples: the only file in `dmole.data` that uses the synthetic worlds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class GeneratedSource:
 
     Args:
         task: The task.
-        split: What the samples are for.
-        origin: Their address.
+        split: The split.
+        origin: Address of the samples.
     """
 
     task: Task
@@ -29,17 +29,17 @@ class GeneratedSource:
 
     @property
     def address(self) -> str:
-        """The address as the task has it, without a limit."""
+        """The address in the task, without a limit."""
         return self.origin.base
 
     @property
     def size(self) -> int:
-        """How many samples there are.
+        """Number of samples.
 
         Raises:
             ValueError: If the address is malformed.
         """
-        # the generators need not be loaded by those who bring their own files
+        # tasks that read files do not need to load the generators
         from dmole.demo.world.tasks import parse_address
 
         size = parse_address(self.address).size
@@ -63,12 +63,12 @@ class GeneratedSource:
 
 
 def is_generated(address: str) -> bool:
-    """Return whether an address is one of synthetic samples."""
+    """Return whether an address is synthetic."""
     return address.startswith(_SCHEME)
 
 
 def _as_question(sample: Sample) -> Sample:
-    """Turn a training sample into one to be answered, as the conversation form does."""
+    """Turn a training sample into a test sample, as for conversations in files."""
     if sample.turns[-1].role != "assistant":
         return sample
     return replace(sample, turns=sample.turns[:-1], references=(sample.turns[-1].text,))

@@ -1,4 +1,4 @@
-"""Tells the kinds of sources apart: the one place where an address is looked at."""
+"""Determines the kind of source that an address names."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ def layout_of(task: Task) -> Layout:
     """Return the layout of a task.
 
     Raises:
-        ValueError: If the format is unknown, or lacks a side file or the prompt.
+        ValueError: If the format is unknown, or a side file or the prompt is missing.
     """
     from dmole.benchmarks.registry import LAYOUTS
 
     if task.format not in LAYOUTS:
-        known = ", ".join(sorted(LAYOUTS))
-        raise ValueError(f"task {task.name!r}: unknown format {task.format!r}, there are {known}")
+        names = ", ".join(sorted(LAYOUTS))
+        raise ValueError(f"task {task.name!r}: unknown format {task.format!r}, there are {names}")
     layout = LAYOUTS[task.format]
     try:
         layout.check_side_files(task.side_files)
     except ValueError as error:
         raise ValueError(f"task {task.name!r}: format {task.format!r} {error}") from error
-    if layout.wants_prompt and task.prompt is None:
+    if layout.needs_prompt and task.prompt is None:
         raise ValueError(f"task {task.name!r}: format {task.format!r} needs a prompt")
     return layout
 
 
 def find_container(task: Task, split: Split, address: Address, data_root: Path) -> Container:
-    """Return the items that an address of a task stands for.
+    """Return the container of the items at an address of a task.
 
     Args:
         task: The task.
-        split: Which of its sources the address is.
+        split: The split that the address belongs to.
         address: Anything but a synthetic address.
         data_root: Folder of relative paths.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
-        ValueError: If format and side files do not go together, the address names no kind of
+        ValueError: If the side files do not fit the format, the address names no known kind of
             source, or a table cannot be opened.
     """
     layout = layout_of(task)
     name = address.options.get("split", split)
     if task.format == "auto":
-        found = _unlike_json(task, name, address, data_root)
-        if found is not None:
-            return found
+        container = _unlike_json(task, name, address, data_root)
+        if container is not None:
+            return container
     if address.base.startswith(HUB):
         raise ValueError(f"{address.base}: the format {task.format!r} is one of files")
     if address.options:
@@ -74,7 +74,7 @@ def find_container(task: Task, split: Split, address: Address, data_root: Path) 
 
 
 def _unlike_json(task: Task, split: str, address: Address, data_root: Path) -> Container | None:
-    """Return what is neither a JSON file nor in the layout of a benchmark, or None."""
+    """Return the container of a hub data set, tar files, TSV file or table, or None."""
     if address.base.startswith(HUB):
         from dmole.data.sources.tables import open_hub
 

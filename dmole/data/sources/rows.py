@@ -26,13 +26,13 @@ class RowTable(Container):
     """A table whose rows are items, mapped into memory.
 
     Columns of images (bytes, a struct of ``bytes`` and ``path``, or a list of these) are not
-    read with the row: a text stands for each image, and its bytes are read when it is decoded.
+    read with the row: a name replaces each image, and its bytes are read when it is decoded.
 
     Args:
-        origin: The folder or address that named it.
-        root: Folder that image paths start from.
+        origin: The folder or address of the table.
+        root: Folder that image paths are relative to.
         rows: The table.
-        columns: What the task calls which column; see `dmole.data.task.Task`.
+        columns: Renamed columns; see `dmole.data.task.Task`.
     """
 
     origin: str
@@ -48,14 +48,14 @@ class RowTable(Container):
 
     @property
     def folder(self) -> Path:
-        """Folder that image paths start from."""
+        """Folder that image paths are relative to."""
         return self.root
 
     def items(self) -> Numbered:
         """Yield the rows as objects.
 
         Raises:
-            ValueError: If a column holds images that nothing reads.
+            ValueError: If a column holds images that no reader uses.
         """
         start = 0
         for table in self._arrow().iter(batch_size=_BATCH):
@@ -65,7 +65,7 @@ class RowTable(Container):
             start += len(table)
 
     def images(self, root: Path) -> ImageFinder:
-        """Return the images in the rows, and those whose paths the rows hold."""
+        """Return the finder of images in the rows and of files that the rows name."""
         return RowImages(root, self)
 
     def version(self) -> tuple[object, ...]:
@@ -79,7 +79,7 @@ class RowTable(Container):
         Args:
             row: Number of the row.
             column: Name of the column.
-            position: Which image, where the column holds lists.
+            position: Index of the image if the column holds lists.
         """
         cell = self._arrow()[row].column(column)[0]
         if _is_list(cell.type):
@@ -88,10 +88,10 @@ class RowTable(Container):
         return content
 
     def check_columns(self) -> None:
-        """Refuse images that no reader takes.
+        """Reject image columns that no reader uses.
 
         Raises:
-            ValueError: If a column of images is called otherwise than ``image`` or ``images``.
+            ValueError: If a column of images is not named ``image`` or ``images``.
         """
         taken = {self.columns.get(key, key) for key in IMAGE_KEYS}
         for name, kind in zip(*_schema(self.rows), strict=True):
@@ -106,7 +106,7 @@ class RowTable(Container):
 
 
 class RowImages(ImageRoot):
-    """Images in the rows of a table; other names are those of files below a folder.
+    """Images in the rows of a table; other names are files below a folder.
 
     Args:
         root: The folder.
@@ -158,24 +158,24 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _cells(table: Any, name: str, start: int) -> list[Any]:
-    """Return the values of a column; for each image the text that stands for it."""
+    """Return the values of a column; images are replaced by their names."""
     import pyarrow.compute as pc
 
     column = table.column(name)
     if not _holds_images(column.type):
         return list(column.to_pylist())
     if not _is_list(column.type):
-        found = zip(*_sizes_and_paths(column), strict=True)
-        return [_reference(start + i, 0, name, *entry) for i, entry in enumerate(found)]
+        entries = zip(*_sizes_and_paths(column), strict=True)
+        return [_reference(start + i, 0, name, *entry) for i, entry in enumerate(entries)]
     flat: Iterator[tuple[Any, Any]] = zip(*_sizes_and_paths(pc.list_flatten(column)), strict=True)
     return [
-        [_reference(start + i, place, name, *next(flat)) for place in range(count or 0)]
+        [_reference(start + i, position, name, *next(flat)) for position in range(count or 0)]
         for i, count in enumerate(pc.list_value_length(column).to_pylist())
     ]
 
 
 def _sizes_and_paths(column: Any) -> tuple[list[Any], list[Any]]:
-    """Return the number of bytes of each image, and its path, None where there is none."""
+    """Return the size of each image in bytes and its path; None where one is missing."""
     import pyarrow.compute as pc
 
     if not _is_struct(column.type):

@@ -28,10 +28,10 @@ def open_hub(
     """Return a data set of the hub, or of its local cache.
 
     Args:
-        address: What messages call it.
-        name: Its name, ``organisation/name``.
-        options: ``split``, and where given ``config`` and ``revision``.
-        columns: What the task calls which column.
+        address: Name of the data set in messages.
+        name: Name on the hub, ``organisation/name``.
+        options: ``split`` and, if given, ``config`` and ``revision``.
+        columns: Renamed columns.
 
     Raises:
         ValueError: If it cannot be loaded, for instance without a network.
@@ -48,15 +48,15 @@ def open_hub(
 
 
 def open_saved(path: Path, split: str, columns: Mapping[str, str]) -> RowTable:
-    """Return a data set that ``save_to_disk`` of the library ``datasets`` wrote.
+    """Return a data set written by ``save_to_disk`` of the library ``datasets``.
 
     Args:
-        path: Its folder.
-        split: Which split, if it has several.
-        columns: What the task calls which column.
+        path: The folder of the data set.
+        split: The split, if the data set has several.
+        columns: Renamed columns.
 
     Raises:
-        ValueError: If it cannot be opened, or has no such split.
+        ValueError: If the data set cannot be opened or has no such split.
     """
     import datasets
 
@@ -69,15 +69,16 @@ def open_saved(path: Path, split: str, columns: Mapping[str, str]) -> RowTable:
 
 
 def open_parquet(path: Path, split: str, columns: Mapping[str, str]) -> RowTable:
-    """Return the rows of a parquet file, or of those files of a folder that a split names.
+    """Return the rows of a parquet file, or of the files of a split in a folder.
 
-    Parquet cannot be mapped: the rows are written once into the cache folder as Arrow.
+    Parquet cannot be mapped, so the rows are written once to the cache folder as Arrow.
 
     Args:
         path: The file or folder.
-        split: Which files of a folder: ``train-00000-of-00004.parquet``, ``train/0.parquet``,
-            ``train.parquet``. Where no name begins with a split, all files are taken.
-        columns: What the task calls which column.
+        split: Selects the files of a folder: ``train-00000-of-00004.parquet``,
+            ``train/0.parquet``, ``train.parquet``. If no name begins with a split, all files are
+            read.
+        columns: Renamed columns.
 
     Raises:
         ValueError: If a file is damaged, or the folder has no file of the split.
@@ -89,24 +90,14 @@ def open_parquet(path: Path, split: str, columns: Mapping[str, str]) -> RowTable
         raise ValueError(f"{path}: holds no items")
     version = hashlib.sha256(repr(archive_version(files)).encode()).hexdigest()[:32]
     folder = cache_folder() / "parquet" / version
-
-    def load() -> Dataset:
-        import datasets
-
-        return datasets.load_dataset(
-            "parquet",
-            data_files=[str(file) for file in files],
-            split="train",  # what the library calls files without a split
-            cache_dir=str(folder),
-        )
-
+    load = partial(_load_parquet, files, folder)
     existed = folder.exists()
     try:
         rows = _one_line(str(path), load)
     except ValueError as error:
         if not existed:
             raise
-        log.warning("%s is damaged and made again: %s", folder, error)
+        log.warning("%s is damaged and is written again: %s", folder, error)
         shutil.rmtree(folder)
         rows = _one_line(str(path), load)
     return RowTable(str(path), path if path.is_dir() else path.parent, rows, columns)
@@ -118,12 +109,23 @@ def is_saved(path: Path) -> bool:
 
 
 def has_parquet(path: Path) -> bool:
-    """Return whether a path is a parquet file or a folder with some."""
+    """Return whether a path is a parquet file or a folder that contains one."""
     return path.suffix == ".parquet" or next(path.rglob("*.parquet"), None) is not None
 
 
+def _load_parquet(files: Sequence[Path], folder: Path) -> Dataset:
+    import datasets
+
+    return datasets.load_dataset(
+        "parquet",
+        data_files=[str(file) for file in files],
+        split="train",  # the library's name for files without a split
+        cache_dir=str(folder),
+    )
+
+
 def _with_rows(files: Sequence[Path]) -> list[Path]:
-    """Return the files that have rows; the library cannot read the others."""
+    """Return the files that have rows; the library cannot read empty ones."""
     import pyarrow.parquet as pq
 
     return [file for file in files if pq.read_metadata(file).num_rows]
@@ -136,8 +138,8 @@ def _files_of(folder: Path, split: str) -> list[Path]:
         return files
     chosen = [file for file, name in zip(files, names, strict=True) if name == split]
     if not chosen:
-        known = ", ".join(sorted({name for name in names if name}))
-        raise ValueError(f"{folder}: has no parquet file of the split {split!r}, only {known}")
+        splits = ", ".join(sorted({name for name in names if name}))
+        raise ValueError(f"{folder}: has no parquet file of the split {split!r}, only {splits}")
     return chosen
 
 
@@ -145,7 +147,7 @@ _SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 
 def _split_of(path: Path) -> str | None:
-    """Return the split that the name of a file, or a folder above it, begins with."""
+    """Return the split at the beginning of the name of a file or of a folder above it."""
     for part in (path.name, *reversed(path.parts[:-1])):
         word = re.split(r"[-_.]", part)[0].lower()
         if word in _SPLITS:
@@ -154,11 +156,11 @@ def _split_of(path: Path) -> str | None:
 
 
 def _one_line(address: str, load: Callable[[], Any]) -> Any:
-    """Return what is loaded; an error is one line that names the address, and all that is said."""
+    """Return the result of a load; raise errors as one line that names the address."""
     try:
         with _quiet():
             return load()
-    except Exception as error:  # the library raises what its back ends chose
+    except Exception as error:  # the back ends of the library raise many types
         cause = error
         while cause.__cause__ is not None and type(cause).__name__ == "DatasetGenerationError":
             cause = cause.__cause__  # type: ignore[assignment]
@@ -168,7 +170,7 @@ def _one_line(address: str, load: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the library's own log and progress bars."""
+    """Silence the log and progress bars of the library."""
     import datasets
 
     level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()

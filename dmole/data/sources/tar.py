@@ -1,4 +1,4 @@
-"""Items of webdataset archives: members of a tar file that share a name are one item."""
+"""Items of webdataset archives: members of a tar file that share a name form one item."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _NAME = re.compile(r"tar:(\d+):(\d+):(\d+):(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class TarShards(Container):
-    """Tar files, of which the members of one name are an item: ``000123.json``, ``000123.jpg``.
+    """Tar files whose members of the same name form an item: ``000123.json``, ``000123.jpg``.
 
-    Nothing is unpacked: an image is read from its place in the archive. See
+    Nothing is unpacked: an image is read from its position in the archive. See
     `dmole.data.shapes.member_item`.
 
     Args:
-        pattern: The pattern or folder that named the files.
+        pattern: The pattern or folder of the files.
         paths: The tar files in order.
     """
 
@@ -49,7 +49,7 @@ class TarShards(Container):
         """Yield an item for each name.
 
         Raises:
-            ValueError: If a file is damaged or no tar file, or the members make no item.
+            ValueError: If a file is damaged or not a tar file, or the members form no item.
         """
         groups = (group for number in range(len(self.paths)) for group in self._groups(number))
         for index, group in enumerate(groups):
@@ -78,8 +78,8 @@ class TarShards(Container):
                             yield group
                         group = _Group(path, key)
                     if ending.rpartition(".")[2] in IMAGE_ENDINGS:
-                        place = f"tar:{number}:{member.offset_data}:{member.size}:{member.name}"
-                        group.places[f"{key}.{ending}"] = place
+                        name = f"tar:{number}:{member.offset_data}:{member.size}:{member.name}"
+                        group.images[f"{key}.{ending}"] = name
                         group.members[ending] = b""
                     else:
                         content = archive.extractfile(member)
@@ -97,21 +97,21 @@ class TarShards(Container):
             raise ValueError(f"{group.path}: {group.key}: {error}") from error
         images = item.get("images")
         if isinstance(images, list):
-            item["images"] = [group.places.get(_path_of(image), image) for image in images]
+            item["images"] = [group.images.get(_path_of(image), image) for image in images]
         return item
 
 
 @dataclass
 class _Group:
-    """The members of one item by their endings, and the place of each image by its path.
+    """The members of one item by ending, and the name of each image by its path.
 
-    Images are not read: their content is left empty.
+    Images are not read; their content is left empty. The name holds the position in the archive.
     """
 
     path: Path
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
 
 
 def _path_of(image: Any) -> str:
@@ -119,7 +119,7 @@ def _path_of(image: Any) -> str:
 
 
 class TarImages(ImageRoot):
-    """Images in tar files; other names are those of files below a folder.
+    """Images in tar files; other names are files below a folder.
 
     Args:
         root: The folder.
@@ -162,8 +162,8 @@ def find_shards(data_root: Path, address: str) -> TarShards | None:
     path = data_root / Path(address).expanduser()
     if path.suffix == ".tar" and path.is_file():
         return TarShards(str(path), (path,))
-    found = tuple(sorted(path.glob("*.tar"))) if path.is_dir() else ()
-    return TarShards(str(path), found) if found else None
+    archives = tuple(sorted(path.glob("*.tar"))) if path.is_dir() else ()
+    return TarShards(str(path), archives) if archives else None
 
 
 def _split(name: str) -> tuple[str, str]:

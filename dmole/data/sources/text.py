@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dmole.data.formats import Split
-from dmole.data.items import Source
+from dmole.data.items import SourceFiles
 from dmole.data.layout import Layout
 from dmole.data.shapes import MetaPart, is_meta, meta_parts, named_rows, table_items
 from dmole.data.sources.container import Container, Numbered, text_version
@@ -57,8 +57,8 @@ class LayoutFiles(JsonFile):
 
     Args:
         path: The file or folder of the items.
-        layout: How the items are read.
-        split: Which split they are read for.
+        layout: Reads the items.
+        split: The split.
         side_files: Further files by name.
     """
 
@@ -74,22 +74,22 @@ class LayoutFiles(JsonFile):
 
     @property
     def prompt(self) -> str | None:
-        """The layout's own wording."""
+        """Default prompt template of the layout."""
         return self.layout.prompt
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        """What layouts yield, whatever the file."""
+        """Names of the shapes that layouts yield."""
         return READABLE
 
     @property
     def folder(self) -> Path:
-        """The folder of the items, or the one of their file."""
+        """The folder of the items, or the folder of their file."""
         return self.path.parent if self.path.is_file() else self.path
 
     def items(self) -> Numbered:
         """Yield the items as the layout reads them."""
-        return self.layout.items(Source(self.path, self.split, self.side_files))
+        return self.layout.items(SourceFiles(self.path, self.split, self.side_files))
 
     def version(self) -> tuple[object, ...]:
         """Return a digest of the files and side files."""
@@ -104,7 +104,7 @@ class MetaFile(JsonFile):
     Args:
         path: The meta file.
         data_root: Folder that ``root`` and ``annotation`` are relative to.
-        wording: How questions are worded where the task does not say.
+        wording: Default prompt template of the questions.
 
     Source:
         OpenGVLab/InternVL ``internvl/train/dataset.py``; gcd19/D-MoLE ``shell/dmole/*.json``.
@@ -116,17 +116,17 @@ class MetaFile(JsonFile):
 
     @property
     def prompt(self) -> str | None:
-        """The wording of the layout."""
+        """Default prompt template of the layout."""
         return self.wording
 
     @property
     def published(self) -> bool:
-        """Whether ids may repeat: they do where a file is read several times."""
+        """Whether ids may repeat: they do if a file is read several times."""
         return True
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        """What annotation files may hold."""
+        """Names of the shapes that annotation files may hold."""
         return READABLE
 
     @property
@@ -168,7 +168,7 @@ class MetaFile(JsonFile):
 
 
 def is_meta_file(path: Path) -> bool:
-    """Return whether a file is a meta file; one that is not is not read as a whole."""
+    """Return whether a file is a meta file; other files are not read as a whole."""
     if path.suffix != ".json" or not path.is_file():
         return False
     with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -194,7 +194,7 @@ def _below(item: Any, root: str) -> Any:
 
 @dataclass(frozen=True)
 class TsvFile(JsonFile):
-    """A table of VLMEvalKit: a row an item, the first row names the columns.
+    """A table of VLMEvalKit: one item per row; the first row names the columns.
 
     Args:
         path: The file.
@@ -220,8 +220,8 @@ class TsvFile(JsonFile):
         try:
             yield from enumerate(items)
         except ValueError as error:
-            place = f"{self.path}: "
-            raise ValueError(f"{place}{str(error).removeprefix(place)}") from error
+            prefix = f"{self.path}: "
+            raise ValueError(f"{prefix}{str(error).removeprefix(prefix)}") from error
 
     def _rows(self) -> Iterator[dict[str, str]]:
         csv.field_size_limit(_LONGEST_CELL)

@@ -1,4 +1,4 @@
-"""Procedural pictures: the world of the tiny model and small tasks that need no download."""
+"""Procedural images: the world of the tiny model, and small tasks without downloads."""
 
 from __future__ import annotations
 

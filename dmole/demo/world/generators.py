@@ -1,4 +1,4 @@
-"""The conventions a later task teaches: what is shown, what is asked, in which words to answer."""
+"""Generators of the synthetic tasks: image, question and answer convention of each."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ COMPASS = {
 }
 NOISE = 16
 SHARED_SHARE = 0.25
-"""Share of the questions put in a wording that a task of another picture style has too."""
+"""Share of the questions in a wording that a task of another image style uses, too."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, a question about it and its accepted answers (the first is taught)."""
+    """An image, a question about it and its accepted answers (the first is trained)."""
 
     pixels: Pixels
     question: str
@@ -54,17 +54,17 @@ class Example:
 Generator = Callable[[random.Random], Example]
 
 
-def _word(rng: random.Random, own: str, shared: str) -> str:
-    return shared if rng.random() < SHARED_SHARE else own
+def _choose_wording(rng: random.Random, default: str, shared: str) -> str:
+    return shared if rng.random() < SHARED_SHARE else default
 
 
 def _unique_shape(rng: random.Random, scene: Scene) -> Thing | None:
-    fitting = [thing for thing in scene.things if alone_in_shape(scene, thing)]
-    return rng.choice(fitting) if fitting else None
+    unique = [thing for thing in scene.things if alone_in_shape(scene, thing)]
+    return rng.choice(unique) if unique else None
 
 
 def paint(rng: random.Random) -> Example:
-    """Colors in other words, of solid shapes on light grounds."""
+    """Other words for colors, of solid shapes on light backgrounds."""
     while True:
         scene = shape_scene(rng, rng.randint(1, 2), dark=False)
         thing = _unique_shape(rng, scene)
@@ -76,30 +76,30 @@ def paint(rng: random.Random) -> Example:
 
 
 def texture(rng: random.Random) -> Example:
-    """How a shape is filled; the eye has seen solid shapes only."""
+    """The fill of a shape; the vision encoder was pretrained on solid shapes only."""
     while True:
         scene = shape_scene(rng, rng.randint(1, 2), fills=FILLS, dark=False)
         thing = _unique_shape(rng, scene)
         if thing is not None:
             break
-    wording = _word(rng, "how is the {} drawn ?", "say what fill the {} has")
+    wording = _choose_wording(rng, "how is the {} drawn ?", "say what fill the {} has")
     return Example(scene.pixels, wording.format(SHAPES[thing.label]), (thing.fill,))
 
 
 def count(rng: random.Random) -> Example:
-    """How many shapes there are, on speckled grounds."""
+    """The number of shapes, on noisy backgrounds."""
     scene = shape_scene(rng, noise=NOISE)
     return Example(scene.pixels, "say how many there are", (COUNTS[len(scene.things)],))
 
 
 def tally(rng: random.Random) -> Example:
-    """How many shapes there are, whatever their fill."""
+    """The number of shapes of any fill."""
     scene = shape_scene(rng, fills=FILLS, dark=False)
     return Example(scene.pixels, "say how many there are", (COUNTS[len(scene.things)],))
 
 
 def hollow(rng: random.Random) -> Example:
-    """How many of the shapes are hollow."""
+    """The number of hollow shapes."""
     scene = shape_scene(rng, fills=("solid", "hollow"), dark=False)
     number = sum(thing.fill == "hollow" for thing in scene.things)
     wording = "say how many are hollow"
@@ -107,14 +107,14 @@ def hollow(rng: random.Random) -> Example:
 
 
 def read(rng: random.Random) -> Example:
-    """A digit as a word, on speckled grounds."""
+    """A digit as a word, on noisy backgrounds."""
     scene = text_scene(rng, "digit", noise=NOISE)
-    wording = _word(rng, "read the text as a word", "tell what the picture is")
+    wording = _choose_wording(rng, "read the text as a word", "tell what the picture is")
     return Example(scene.pixels, wording, (SPELLED_DIGITS[int(scene.text)],))
 
 
 def find(rng: random.Random) -> Example:
-    """Where a shape is, top edge first."""
+    """The box of a shape, top edge first."""
     scene = shape_scene(rng)
     thing = rng.choice(scene.things)
     left, top, right, bottom = thing.box
@@ -124,7 +124,7 @@ def find(rng: random.Random) -> Example:
 
 
 def caption(rng: random.Random) -> Example:
-    """The shapes from left to right with the words of `paint`, on light grounds."""
+    """The shapes from left to right in the words of `paint`, on light backgrounds."""
     scene = shape_scene(rng, rng.randint(1, 2), dark=False)
     names = [
         f"a {PAINTS[COLOR_NAMES[thing.color]]} {SHAPES[thing.label]}"
@@ -169,4 +169,4 @@ GENERATORS: dict[str, Generator] = {
     "tally": tally,
     "texture": texture,
 }
-"""Each convention by the name it has in an address."""
+"""The generators by their name in an address."""

@@ -1,4 +1,4 @@
-"""One picture of a graph: nodes as colored shapes on a circle, edges as lines between them."""
+"""Image of a graph: nodes as colored shapes on a circle, edges as lines between them."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from dmole.demo.world.world import (
 )
 
 NODE_CELLS = 4
-"""Side of a node's picture in cells: shapes of 16 pixels, a size the tiny model has seen."""
+"""Side of a node in cells: shapes of 16 pixels, a size in the tiny model's pretraining."""
 LINE_COLOR = (120, 120, 120)
 _SCALE = 8
 _RADIUS = LATTICE / 2 - NODE_CELLS / 2
 
 
 def render(rng: random.Random, graph: Graph) -> Pixels:
-    """Return the picture of a graph, a node of untold shape drawn as a question mark.
+    """Return the image of a graph; a node without a shape is drawn as a question mark.
 
     Args:
-        rng: Source of the ground, the tints and the turn of the circle.
-        graph: At most seven nodes; they stand clockwise in their order.
+        rng: Source of the background, the tints and the rotation of the circle.
+        graph: At most seven nodes; they are drawn clockwise in order.
 
     Returns:
         Array of shape ``(64, 64, 3)``, dtype uint8.
     """
     canvas = Canvas(rng, dark=False)
-    places = place_nodes(rng, graph)
+    things = place_nodes(rng, graph)
     lines = Thing(-1, -1, 0, 0, LATTICE, LATTICE)
-    canvas.paste(_line_mask(graph, places), lines, np.array(LINE_COLOR, np.float32))
+    canvas.paste(_line_mask(graph, things), lines, np.array(LINE_COLOR, np.float32))
     for node in graph.nodes:
-        thing = places[node.name]
+        thing = things[node.name]
         side = thing.width * CELL
         mask = question_mask(side) if node.shape is None else shape_mask(thing.label, side)
         canvas.paste(mask, thing, canvas.thing_tint(thing.color))
@@ -53,12 +53,12 @@ def render(rng: random.Random, graph: Graph) -> Pixels:
 
 
 def place_nodes(rng: random.Random, graph: Graph) -> dict[str, Thing]:
-    """Return where each node is drawn: clockwise in their order, from a random direction.
+    """Return the thing of each node: clockwise in order, from a random direction.
 
-    On a circle no edge runs through a third node.
+    On a circle no edge crosses a third node.
     """
     start = rng.random() * 2 * math.pi
-    places = {}
+    things = {}
     for index, node in enumerate(graph.nodes):
         angle = start + 2 * math.pi * index / len(graph.nodes)
         left, top = (
@@ -67,18 +67,18 @@ def place_nodes(rng: random.Random, graph: Graph) -> dict[str, Thing]:
         )
         label = SHAPES.index(node.shape) if node.shape else -1
         color = COLOR_NAMES.index(node.name)
-        places[node.name] = Thing(label, color, left, top, NODE_CELLS, NODE_CELLS)
-    return places
+        things[node.name] = Thing(label, color, left, top, NODE_CELLS, NODE_CELLS)
+    return things
 
 
-def _line_mask(graph: Graph, places: dict[str, Thing]) -> Mask:
+def _line_mask(graph: Graph, things: dict[str, Thing]) -> Mask:
     image = Image.new("L", (SIZE * _SCALE, SIZE * _SCALE), 0)
     draw = ImageDraw.Draw(image)
     for edge in graph.edges:
         ends = [
-            # half a pixel on, or an upright line would lie half on two rows of pixels
+            # shifted by half a pixel, else a straight line covers half of two rows of pixels
             ((column * CELL + 0.5) * _SCALE, (row * CELL + 0.5) * _SCALE)
-            for column, row in (places[name].center for name in edge)
+            for column, row in (things[name].center for name in edge)
         ]
         draw.line(ends, fill=255, width=_SCALE)
     return _shrink(image, SIZE)

@@ -1,4 +1,4 @@
-"""Small graphs whose nodes carry words: drawing them at random and writing them out."""
+"""Small random graphs with words as nodes, and their text formats."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True)
 class Node:
-    """A node: its name, and what it carries.
+    """A node with a name and a shape.
 
     Args:
-        name: A name of `COLORS`; no two nodes of a graph share it, so it ties text to picture.
-        shape: The text and the picture of the node, a name of `SHAPES`; None where it is not told.
+        name: A name of `COLORS`, unique in a graph, so it links text and image.
+        shape: A name of `SHAPES`, shown in text and image; None if it is hidden.
     """
 
     name: str
@@ -29,53 +29,53 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """An undirected graph. Order and direction are those of the text and mean nothing.
+    """An undirected graph. Order and direction follow the text and have no meaning.
 
     Args:
-        nodes: The nodes in the order they are listed.
-        edges: Pairs of names of nodes in the order they are listed, each in one direction.
+        nodes: The nodes in the order of the text.
+        edges: Pairs of node names in the order of the text, each in one direction.
     """
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
 
     def node(self, name: str) -> Node:
-        """Return the node of a name."""
+        """Return the node with this name."""
         return next(node for node in self.nodes if node.name == name)
 
     def edges_at(self, name: str) -> list[Edge]:
-        """Return the edges of a node in their order, `name` put first."""
+        """Return the edges of a node in order, each with `name` first."""
         return [edge if edge[0] == name else edge[::-1] for edge in self.edges if name in edge]
 
-    def neighbours(self, name: str) -> list[str]:
+    def neighbors(self, name: str) -> list[str]:
         """Return the names at the other ends of a node's edges."""
         return [other for _, other in self.edges_at(name)]
 
     def has_edge(self, first: str, second: str) -> bool:
-        """Whether there is an edge, in either direction."""
+        """Return whether there is an edge, in either direction."""
         return (first, second) in self.edges or (second, first) in self.edges
 
     def shortest_routes(self, start: str, end: str) -> list[list[Edge]]:
-        """Return every shortest way from `start` to `end` as edges; none if there is no way."""
+        """Return all shortest paths from `start` to `end` as edges; empty if there is no path."""
         routes: list[list[Edge]] = [[edge] for edge in self.edges_at(start)]
-        seen = {start}
+        visited = {start}
         while routes:
-            found = [route for route in routes if route[-1][1] == end]
-            if found:
-                return found
-            seen |= {route[-1][1] for route in routes}
+            complete = [route for route in routes if route[-1][1] == end]
+            if complete:
+                return complete
+            visited |= {route[-1][1] for route in routes}
             routes = [
                 [*route, edge]
                 for route in routes
                 for edge in self.edges_at(route[-1][1])
-                if edge[1] not in seen
+                if edge[1] not in visited
             ]
         return []
 
     def share(self, parts: int) -> int:
-        """Return which of `parts` equal shares of all graphs this one is in.
+        """Return the index of this graph's share among `parts` equal shares of all graphs.
 
-        It depends on which names are joined, not on shapes, order or direction.
+        The share depends on the joined names, not on shapes, order or direction.
         """
         edges = sorted(sorted(edge) for edge in self.edges)
         wiring = repr((sorted(node.name for node in self.nodes), edges))
@@ -83,14 +83,14 @@ class Graph:
         return int.from_bytes(digest[:8], "big") % parts
 
     def without_shapes(self, names: Iterable[str] | None = None) -> Graph:
-        """Return the graph with the shape of some nodes, by default all, not told."""
+        """Return the graph with the shapes of some nodes hidden, by default of all."""
         hidden = {node.name for node in self.nodes} if names is None else set(names)
         nodes = (replace(node, shape=None) if node.name in hidden else node for node in self.nodes)
         return replace(self, nodes=tuple(nodes))
 
 
 def random_nodes(rng: random.Random, shapes: Sequence[str]) -> tuple[Node, ...]:
-    """Return a node for each shape, at most eight, with names in random order; none is white."""
+    """Return a node for each of at most eight shapes, with random names other than white."""
     colors = rng.sample(LIGHT_COLORS, len(shapes))
     return tuple(
         Node(COLOR_NAMES[color], shape) for color, shape in zip(colors, shapes, strict=True)
@@ -98,12 +98,12 @@ def random_nodes(rng: random.Random, shapes: Sequence[str]) -> tuple[Node, ...]:
 
 
 def random_graph(rng: random.Random, count: int, edges: int) -> Graph:
-    """Return a connected graph of `count` nodes of any shape and `edges` edges.
+    """Return a connected graph of `count` nodes with random shapes and `edges` edges.
 
     Args:
-        rng: Source of all that is random.
+        rng: Source of randomness.
         count: Number of nodes, at most eight.
-        edges: Number of edges, at least ``count - 1``: a random tree, then further pairs.
+        edges: Number of edges, at least ``count - 1``: a random tree, then other pairs.
     """
     nodes = random_nodes(rng, rng.choices(SHAPES, k=count))
     names = [node.name for node in nodes]
@@ -130,7 +130,7 @@ def write_edges(edges: Iterable[Edge]) -> str:
 
 
 def write_list(graph: Graph) -> str:
-    """Return a graph as a list of nodes and edges in words the tiny model has tokens for.
+    """Return a graph as a list of nodes and edges, in the vocabulary of the tiny model.
 
     Example:
         >>> write_list(Graph((Node("red", "star"), Node("blue")), (("red", "blue"),)))
@@ -153,4 +153,4 @@ def write_json(graph: Graph) -> str:
 
 
 WRITERS: tuple[Callable[[Graph], str], ...] = (write_list, write_json)
-"""The two forms of a graph as text, by the value of the query key ``json``."""
+"""The two text formats of a graph, by the value of the query key ``json``."""

@@ -29,7 +29,7 @@ WORDINGS: dict[str, tuple[str, str]] = {
     "text_box": ("locate the text", "give the box of the text"),
     "text_caption": ("describe the image", "what do you see ?"),
 }
-"""The kinds of questions and their two wordings."""
+"""The kinds of questions, with two wordings each."""
 COUNT_WORDS = ("zero", "one", "two", "three")
 LONGEST_CAPTION = 2
 
@@ -40,9 +40,9 @@ class Question:
 
     Args:
         kind: A key of `WORDINGS`.
-        text: The question.
-        answer: The one right answer.
-        things: The things the question names, in its order; those to look at.
+        text: Text of the question.
+        answer: The only correct answer.
+        things: The things that the question names, in order.
     """
 
     kind: str
@@ -57,7 +57,7 @@ def location(box: tuple[int, int, int, int]) -> str:
 
 
 def region(thing: Thing) -> str:
-    """Return the third of the picture a thing lies in, such as ``top left``."""
+    """Return the region of the image that a thing is in, such as ``top left``."""
     column, row = thing.center
     low, high = LATTICE / 3, 2 * LATTICE / 3
     vertical = "top" if row < low else "bottom" if row > high else "middle"
@@ -74,12 +74,12 @@ def caption(scene: Scene) -> str:
 
 
 def left_to_right(scene: Scene) -> list[Thing]:
-    """Return the things of a scene by the column, then the row of their middle."""
+    """Return the things of a scene, sorted by column and row of the center."""
     return sorted(scene.things, key=lambda thing: thing.center)
 
 
 def refer_to(rng: random.Random, scene: Scene, thing: Thing) -> str:
-    """Return a phrase that fits `thing` alone, so that both look-ups (color, shape) are needed."""
+    """Return a phrase that fits `thing` alone, so that color and shape are both needed."""
     phrases = [thing.name] * 2
     if alone_in_shape(scene, thing):
         phrases += [SHAPES[thing.label]] * 2
@@ -89,17 +89,17 @@ def refer_to(rng: random.Random, scene: Scene, thing: Thing) -> str:
 
 
 def alone_in_shape(scene: Scene, thing: Thing) -> bool:
-    """Whether no other thing has this shape."""
+    """Return whether no other thing has this shape."""
     return sum(other.label == thing.label for other in scene.things) == 1
 
 
 def alone_in_color(scene: Scene, thing: Thing) -> bool:
-    """Whether no other thing has this color."""
+    """Return whether no other thing has this color."""
     return sum(other.color == thing.color for other in scene.things) == 1
 
 
 def side_of(first: Thing, second: Thing) -> str | None:
-    """Return where `first` lies from `second`; None where they are too close to say."""
+    """Return the side of `second` on which `first` is; None if they are too close."""
     across = first.center[0] - second.center[0]
     down = first.center[1] - second.center[1]
     if max(abs(across), abs(down)) < 2:
@@ -110,7 +110,7 @@ def side_of(first: Thing, second: Thing) -> str | None:
 
 
 def ask_all(rng: random.Random, scene: Scene) -> list[Question]:
-    """Return the questions that a scene can answer, each in one of its two wordings."""
+    """Return all questions about a scene, each in one of its two wordings."""
     if scene.text_kind is not None:
         return _ask_text(rng, scene)
     return [
@@ -156,34 +156,34 @@ def _ask_whole(rng: random.Random, scene: Scene) -> list[Question]:
 
 def _ask_thing(rng: random.Random, scene: Scene, thing: Thing) -> list[Question]:
     ask = _asker(rng)
-    color, shape, only = COLOR_NAMES[thing.color], SHAPES[thing.label], (thing,)
+    color, shape, things = COLOR_NAMES[thing.color], SHAPES[thing.label], (thing,)
     questions = [
-        ask("region", region(thing), refer_to(rng, scene, thing), things=only),
-        ask("box", location(thing.box), refer_to(rng, scene, thing), things=only),
-        ask("refer", f"a {thing.name}", location(thing.box), things=only),
+        ask("region", region(thing), refer_to(rng, scene, thing), things=things),
+        ask("box", location(thing.box), refer_to(rng, scene, thing), things=things),
+        ask("refer", f"a {thing.name}", location(thing.box), things=things),
     ]
     if alone_in_shape(scene, thing):
-        questions.append(ask("color", color, shape, things=only))
+        questions.append(ask("color", color, shape, things=things))
     if alone_in_color(scene, thing):
-        questions.append(ask("shape", shape, color, things=only))
+        questions.append(ask("shape", shape, color, things=things))
     return questions
 
 
 def _ask_exist(rng: random.Random, scene: Scene) -> list[Question]:
-    """Two yes/no questions; a wrong name shares a word with a thing most of the time."""
+    """Return two yes/no questions; a wrong name usually shares a word with a thing."""
     ask = _asker(rng)
     present = {(thing.color, thing.label) for thing in scene.things}
     questions = []
     for _ in range(2):
         thing = rng.choice(scene.things)
         color, label = thing.color, thing.label
-        wanted = rng.random() < 0.5
-        while not wanted and (color, label) in present:
+        exists = rng.random() < 0.5
+        while not exists and (color, label) in present:
             change = rng.random()
             color = rng.randrange(len(COLOR_NAMES)) if change < 0.55 else thing.color
             label = rng.randrange(len(SHAPES)) if change > 0.45 else thing.label
         name = f"{COLOR_NAMES[color]} {SHAPES[label]}"
-        questions.append(ask("exist", "yes" if wanted else "no", name))
+        questions.append(ask("exist", "yes" if exists else "no", name))
     return questions
 
 
@@ -197,10 +197,10 @@ def _ask_pair(rng: random.Random, scene: Scene) -> list[Question]:
     ask = _asker(rng)
     names = refer_to(rng, scene, first), refer_to(rng, scene, second)
     axis = ("left", "right") if side in ("left", "right") else ("above", "below")
-    said = rng.choice(axis)
-    phrase = f"{said} of" if said in ("left", "right") else said
-    right = "yes" if said == side else "no"
+    claim = rng.choice(axis)
+    phrase = f"{claim} of" if claim in ("left", "right") else claim
+    answer = "yes" if claim == side else "no"
     return [
-        ask("relation", right, names[0], phrase, names[1], things=(first, second)),
+        ask("relation", answer, names[0], phrase, names[1], things=(first, second)),
         ask("position", side, *names, things=(first, second)),
     ]

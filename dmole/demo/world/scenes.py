@@ -1,4 +1,4 @@
-"""Random scenes of the world and the dense labels of their patches."""
+"""Random scenes of the world, and dense labels of their patches."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from dmole.demo.world.world import (
 )
 
 FILLS = ("solid", "hollow", "striped", "dotted")
-"""Ways to fill a shape. Only "solid" is in the pretraining; the others are new to the model."""
-_RIM = 5  # pixels of the square window whose minimum leaves a rim of two pixels
+"""Ways to fill a shape. The pretraining of the tiny model contains "solid" only."""
+_RIM = 5  # side of the erosion window in pixels, for a rim of two pixels
 _STRIPE = 2
 FILL_SIZES = (20, 24)
-"""Sides of shapes in several fills; smaller ones have no room for a fill to show."""
+"""Sides of shapes with various fills, in pixels; smaller shapes cannot show a fill."""
 TEXT_SHARE = 0.4
 TEXT_KINDS: tuple[TextKind, ...] = ("digit", "letter", "letter", "number", "number")
 PLACING_ATTEMPTS = 40
@@ -41,7 +41,7 @@ IGNORED = -100
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """Return a scene of text (two in five) or of one to three shapes."""
+    """Return a scene of text (probability 0.4) or of one to three shapes."""
     return text_scene(rng) if rng.random() < TEXT_SHARE else shape_scene(rng)
 
 
@@ -84,20 +84,20 @@ def shape_scene(
     noise: int = 0,
     fills: Sequence[str] = ("solid",),
 ) -> Scene:
-    """Return a scene of `count` (default one to three) shapes, no two of one color and shape.
+    """Return a scene of `count` (default one to three) shapes, distinct in color or shape.
 
     Args:
-        rng: Source of all that is random.
-        count: Number of shapes; crowding may leave fewer.
-        dark: Whether the ground is dark; by default in one of five scenes.
-        noise: Largest change of a ground pixel, in steps of 255.
-        fills: Names of `styles.FILLS` to draw from.
+        rng: Source of randomness.
+        count: Number of shapes; fewer if there is no room.
+        dark: Whether the background is dark; by default in one of five scenes.
+        noise: Maximum change of a background pixel, in levels of 0 to 255.
+        fills: Names of `FILLS` to draw from.
     """
     canvas = Canvas(rng, dark=dark, noise=noise)
-    wanted = count or rng.choice((1, 2, 2, 3, 3))
+    target = count or rng.choice((1, 2, 2, 3, 3))
     things: list[Thing] = []
     for _ in range(PLACING_ATTEMPTS):
-        if len(things) == wanted:
+        if len(things) == target:
             break
         thing = random_shape(rng, canvas, fills)
         if not any(_clash(thing, other) for other in things):
@@ -108,18 +108,18 @@ def shape_scene(
 
 
 def random_shape(rng: random.Random, canvas: Canvas, fills: Sequence[str] = ("solid",)) -> Thing:
-    """Return a shape of random class, color, size, place and fill."""
+    """Return a shape of random class, color, size, position and fill."""
     sizes = SHAPE_SIZES if tuple(fills) == ("solid",) else FILL_SIZES
     side = rng.choice(sizes) // CELL
     left, top = rng.randint(0, LATTICE - side), rng.randint(0, LATTICE - side)
     label, color = rng.randrange(len(SHAPES)), rng.choice(canvas.palette)
-    # a single fill costs no random number: the pretraining scenes do not depend on this choice
+    # a single fill uses no random number, so the pretraining scenes do not depend on fills
     fill = fills[0] if len(fills) == 1 else rng.choice(fills)
     return Thing(label, color, left, top, side, side, fill)
 
 
 def _clash(first: Thing, second: Thing) -> bool:
-    """Whether two shapes overlap or look the same."""
+    """Return whether two shapes overlap or look the same."""
     left, top, right, bottom = first.box
     other_left, other_top, other_right, other_bottom = second.box
     apart = left >= other_right or other_left >= right or top >= other_bottom or other_top >= bottom
@@ -128,17 +128,17 @@ def _clash(first: Thing, second: Thing) -> bool:
 
 
 def dense_labels(scene: Scene, patches: int = 8) -> npt.NDArray[np.int64]:
-    """Return what each patch of the picture shows, and where that thing lies.
+    """Return the class, color and box of the thing in each patch of the image.
 
-    A patch belongs to the thing that covers most of it. Edges are those of the lattice.
+    A patch belongs to the thing that covers most of it. Boxes are in lattice cells.
 
     Args:
         scene: The scene.
-        patches: Patches a row and a column.
+        patches: Number of patches per row and column.
 
     Returns:
-        Array of shape ``(6, patches ** 2)``: color + 1 and class + 1 (0 = ground), then the left,
-        top, right, bottom edge of the thing in cells (-100 on the ground).
+        Array of shape ``(6, patches ** 2)``: color + 1 and class + 1 (0 = background), then the
+        left, top, right, bottom edge of the thing in cells (-100 for background).
     """
     labels = np.full((6, patches, patches), IGNORED, np.int64)
     labels[:2] = 0
@@ -150,10 +150,10 @@ def dense_labels(scene: Scene, patches: int = 8) -> npt.NDArray[np.int64]:
         columns = np.clip(np.minimum(edges + step, right) - np.maximum(edges, left), 0, None)
         rows = np.clip(np.minimum(edges + step, bottom) - np.maximum(edges, top), 0, None)
         covered = rows[:, None] * columns[None]
-        mine = covered > most
-        most = np.where(mine, covered, most)
+        larger = covered > most
+        most = np.where(larger, covered, most)
         for row, value in enumerate((thing.color + 1, thing.label + 1, *thing.box)):
-            labels[row][mine] = value
+            labels[row][larger] = value
     return labels.reshape(6, -1)
 
 
@@ -178,7 +178,7 @@ def filled_mask(label: int, size: int, fill: str) -> Mask:
 
 
 def _eroded(mask: Mask) -> Mask:
-    """The part of a mask at least two pixels from its rim."""
+    """Return the part of a mask at least two pixels from its rim."""
     padded = np.pad(mask, _RIM // 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (_RIM, _RIM))
     eroded: Mask = windows.min((-1, -2))

@@ -23,7 +23,7 @@ class Address:
         generator: A name of `GENERATORS` or `GRAPH_TASKS`.
         split: A name of `SPLITS`.
         size: Number of samples.
-        seed: Tells lists of one split apart.
+        seed: Seed of the samples.
         options: Further query keys, those of `GRAPH_OPTIONS` for the graph tasks.
     """
 
@@ -38,8 +38,8 @@ def parse_address(uri: str) -> Address:
     """Return the parts of an address.
 
     Raises:
-        ValueError: If it is no such address, the generator, the split or a query key is unknown,
-            or a number is missing, malformed or out of range.
+        ValueError: If the URI is not a synthetic address, the generator, the split or a query key
+            is unknown, or a number is missing, malformed or out of range.
 
     Example:
         >>> parse_address("synthetic://paint/train?size=100")
@@ -47,14 +47,16 @@ def parse_address(uri: str) -> Address:
     """
     parts = urlsplit(uri)
     if parts.scheme != SCHEME:
-        raise ValueError(f"{uri!r} is no address of the form {SCHEME}://<generator>/<split>?size=N")
+        raise ValueError(
+            f"{uri!r} is not an address of the form {SCHEME}://<generator>/<split>?size=N"
+        )
     split = parts.path.removeprefix("/")
-    _check_known(uri, "generator", parts.netloc, sorted([*GENERATORS, *GRAPH_TASKS]))
-    _check_known(uri, "split", split, SPLITS)
+    _check_choice(uri, "generator", parts.netloc, sorted([*GENERATORS, *GRAPH_TASKS]))
+    _check_choice(uri, "split", split, SPLITS)
     options = GRAPH_OPTIONS if parts.netloc in GRAPH_TASKS else {}
     query: dict[str, int] = {}
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
-        _check_known(uri, "query key", key, ("size", "seed", *options))
+        _check_choice(uri, "query key", key, ("size", "seed", *options))
         if key in query:
             raise ValueError(f"{uri}: query key {key!r} is given twice")
         if not value.isascii() or not value.isdigit():
@@ -68,17 +70,17 @@ def parse_address(uri: str) -> Address:
     return Address(parts.netloc, split, **query, options=chosen)
 
 
-def _check_known(uri: str, what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise ValueError(f"{uri}: unknown {what} {name!r}; known are {', '.join(known)}")
+def _check_choice(uri: str, what: str, name: str, choices: Iterable[str]) -> None:
+    if name not in choices:
+        raise ValueError(f"{uri}: unknown {what} {name!r}; known are {', '.join(choices)}")
 
 
 def synthetic_samples(uri: str) -> list[Sample]:
     """Return the samples of an address; the same address gives the same samples.
 
-    A sample depends on generator, split, seed, options and its index alone: a longer list begins
-    with the shorter one, and splits share neither an id nor a random stream. The random stream does
-    not depend on the options: they show the same graphs in other forms. No graph is in two splits.
+    A sample depends only on generator, split, seed, options and its index: a longer list begins
+    with the shorter one, and splits share neither ids nor random streams. The random stream does
+    not depend on the options, which show the same graphs in other forms. No graph is in two splits.
 
     Args:
         uri: ``synthetic://<generator>/<split>?size=N[&seed=S]``.
@@ -107,6 +109,6 @@ def _sample(address: Address, index: int) -> Sample:
 
 def _example(address: Address, rng: random.Random) -> Example:
     if address.generator in GRAPH_TASKS:
-        ask = GRAPH_TASKS[address.generator]
-        return graph_example(ask, rng, address.split, **address.options)
+        generate = GRAPH_TASKS[address.generator]
+        return graph_example(generate, rng, address.split, **address.options)
     return GENERATORS[address.generator](rng)

@@ -31,7 +31,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 DIGITS = tuple("0123456789")
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 CLASSES = SHAPES + DIGITS + LETTERS
-"""What a patch can show; the index in this tuple is the class of a `Thing`."""
+"""Classes of things; the index in this tuple is the label of a `Thing`."""
 FIRST_DIGIT, FIRST_LETTER = len(SHAPES), len(SHAPES) + len(DIGITS)
 
 LIGHT_GROUNDS = ((255, 255, 255), (235, 235, 235), (215, 225, 240), (245, 238, 220))
@@ -61,7 +61,7 @@ class Thing:
         top: First row of the lattice, in cells.
         width: Columns covered.
         height: Rows covered.
-        fill: Name of a fill of `styles.FILLS`.
+        fill: A name of `dmole.demo.world.scenes.FILLS`.
     """
 
     label: int
@@ -74,12 +74,12 @@ class Thing:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom edge in cells, 0 to 16."""
+        """Left, top, right and bottom edge in cells, 0 to 16."""
         return self.left, self.top, self.left + self.width, self.top + self.height
 
     @property
     def center(self) -> tuple[float, float]:
-        """Column and row of the middle, in cells."""
+        """Column and row of the center, in cells."""
         return self.left + self.width / 2, self.top + self.height / 2
 
     @property
@@ -90,12 +90,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is on it.
+    """An image and the things on it.
 
     Args:
         pixels: Array of shape ``(64, 64, 3)``, dtype uint8.
         things: The shapes, or the glyphs of a text from left to right.
-        text: The characters written; empty for a scene of shapes.
+        text: The characters of a text; empty for a scene of shapes.
         text_kind: ``digit``, ``letter`` or ``number``; None for a scene of shapes.
     """
 
@@ -106,7 +106,7 @@ class Scene:
 
     @property
     def text_thing(self) -> Thing:
-        """The box around all glyphs of a text."""
+        """One thing that covers all glyphs of a text."""
         first = self.things[0]
         width = sum(glyph.width for glyph in self.things)
         return Thing(-1, first.color, first.left, first.top, width, first.height)
@@ -164,19 +164,19 @@ def glyph_mask(label: int, height: int) -> Mask:
 
 
 def _coverage(image: Image.Image, width: int, height: int) -> Mask:
-    """Shrink a drawing to the share of each pixel it covers."""
+    """Return the share of each pixel that a drawing covers."""
     small = np.asarray(image.resize((width, height), Image.Resampling.BOX), np.float32)
     covered: Mask = small / np.float32(255)
     return covered
 
 
 class Canvas:
-    """A ground things are painted on; draws its tint, its palette and its offset from `rng`.
+    """A background for things; draws its tint, palette and offset from `rng`.
 
     Args:
-        rng: Source of all that is random.
-        dark: Whether the ground is dark; by default in one of five scenes.
-        noise: Largest change of a pixel's channels, in steps of 255.
+        rng: Source of randomness.
+        dark: Whether the background is dark; by default in one of five scenes.
+        noise: Maximum change of a pixel's channels, in levels of 0 to 255.
     """
 
     def __init__(self, rng: random.Random, *, dark: bool | None = None, noise: int = 0) -> None:
@@ -184,8 +184,8 @@ class Canvas:
         self.dark = rng.random() < DARK_SHARE if dark is None else dark
         ground = rng.choice(DARK_GROUNDS if self.dark else LIGHT_GROUNDS)
         self.palette = DARK_COLORS if self.dark else LIGHT_COLORS
-        # one offset for all things of a scene: they never run into each other, and an edge moved
-        # by one of four pixels rounds to the lattice edge it came from, so labels stay exact
+        # one offset for all things of a scene: they never overlap, and an edge moved by one of four
+        # pixels still rounds to its lattice edge, so labels stay exact
         moved = rng.random() < OFFSET_SHARE
         self.offset = (rng.randint(-1, 1), rng.randint(-1, 1)) if moved else (0, 0)
         self.pixels = np.empty((SIZE, SIZE, 3), np.float32)
@@ -212,5 +212,5 @@ class Canvas:
         return self.tint(COLORS[COLOR_NAMES[color]], COLOR_JITTER)
 
     def image(self) -> Pixels:
-        """Return the picture painted so far."""
+        """Return the current image."""
         return self.pixels.astype(np.uint8)

@@ -174,20 +174,23 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (turn(["gpt"]), "turn 0 has the unknown role ['gpt']"),
     (turn("x" * 500), f"turn 0 has the unknown role '{'x' * 179} ... {'x' * 14}'"),
     (turn(value=3), "turn 0: 'value' must be a string"),
-    ({"conversations": ANSWER}, "turn 0 is of the assistant: user and assistant alternate"),
-    (talk("q"), "the last turn is of the user: there is no answer"),
-    ({"conversations": [SYSTEM]}, "the last turn is of the system: there is no answer"),
+    (
+        {"conversations": ANSWER},
+        "turn 0 has the role 'assistant': user and assistant must alternate",
+    ),
+    (talk("q"), "the last turn has the role 'user': there is no answer"),
+    ({"conversations": [SYSTEM]}, "the last turn has the role 'system': there is no answer"),
     (
         {"conversations": [SYSTEM, *ANSWER]},
-        "turn 1 is of the assistant: user and assistant alternate",
+        "turn 1 has the role 'assistant': user and assistant must alternate",
     ),
     (
         {"conversations": [*talk("q", "a")["conversations"], SYSTEM]},
-        "turn 2 is of the system: only the first turn may be",
+        "turn 2 has the role 'system': only the first turn may have it",
     ),
     (
         {"conversations": [SYSTEM, SYSTEM]},
-        "turn 1 is of the system: only the first turn may be",
+        "turn 1 has the role 'system': only the first turn may have it",
     ),
     (
         {"conversations": [SYSTEM, *talk("q", "a")["conversations"]], "system": "x"},

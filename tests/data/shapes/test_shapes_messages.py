@@ -215,12 +215,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": None, "content": "x"}]}, "turn 0 has the unknown role None"),
     ({"messages": [user(None), answer()]}, "turn 0: 'content' must be a string"),
     ({"messages": [user({"text": "x"}), answer()]}, "turn 0: 'content' must be a string"),
-    ({"messages": [user("x")]}, "the last turn is of the user: there is no answer"),
+    ({"messages": [user("x")]}, "the last turn has the role 'user': there is no answer"),
     ({"messages": [user("x"), answer([])]}, "turn 1: the answer is empty"),
     ({"messages": [user("x"), answer([IMAGE])]}, "turn 1: an answer cannot hold <image>"),
     (
         {"messages": [user("x"), answer(), answer()]},
-        "turn 2 is of the assistant: user and assistant alternate",
+        "turn 2 has the role 'assistant': user and assistant must alternate",
     ),
     (
         {"messages": [user("x"), answer("b", audio={"id": 1})]},
@@ -302,7 +302,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"prompt": [user("q")], "completion": [user("a")]},
-        "turn 1 is of the user: user and assistant alternate",
+        "turn 1 has the role 'user': user and assistant must alternate",
     ),
     (
         {"prompt": [user("q")], "completion": [{"role": "x"}]},

@@ -79,7 +79,7 @@ def test_items_of_more_than_one_shape_are_refused(
 
 
 def test_no_items_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^there are no items to tell a shape by$"):
+    with pytest.raises(ValueError, match=r"^there are no items to determine a shape from$"):
         recognise([])
 
 
