@@ -265,6 +265,7 @@ class ContinualTrainer(Trainer):
             state.stage = stage
             self._run_phase(model, "evaluate")
         self._end(model)
+        log.info("results are in %s", output)
 
     def _begin(self, module: ContinualModule, data: ContinualDataModule) -> None:
         """Bind module and data to the run, and refuse invalid input before any file is written."""

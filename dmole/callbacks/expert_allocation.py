@@ -105,8 +105,10 @@ def describe_allocation(plan: Allocation, parameters: int) -> str:
     lines = [f"expert {plan.expert}: {parameters} parameters"]
     for modality, share in plan.difficulty.items():
         lines.append(f"  {modality}: difficulty {share:.1%}, budget {plan.budget[modality]}")
+    scored = any(entry.score is not None for entry in plan.entries)
+    unscored = "no gradient" if scored else "not scored"
     for entry in plan.entries:
-        score = "no gradient" if entry.score is None else f"{entry.score:.4g}"
+        score = unscored if entry.score is None else f"{entry.score:.4g}"
         mixture = f"{entry.mixture} x " if entry.mixture > 1 else ""
         size = f"{mixture}rank {entry.rank}" if entry.expert else "-"
         lines.append(f"  {entry.unit:<24} {score:>12}  {size}")

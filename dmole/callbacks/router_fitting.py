@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import broadcast, gather_objects
+from dmole.routing.bank import LEAST_THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +64,12 @@ class RouterFitting(ContinualCallback):
                 if fit is not None:
                     self.fits[expert] = fit
                     log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
+                    if fit.threshold <= LEAST_THRESHOLD:
+                        log.warning(
+                            "the held-out samples of expert %s repeat its training samples: "
+                            "rounding may decide which samples use it",
+                            expert,
+                        )
             module.router.load_state_dict(broadcast(module.router.state_dict()))
             # all tasks, since a stage may draw samples of any task
             names = state.data.training_task_names

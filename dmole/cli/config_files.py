@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def find_config(name: str) -> Path:
     shipped = shipped_config(name.removeprefix("configs/"))
     if shipped is not None:
         return shipped
-    raise ValueError(f"no config {name}; shipped are: {', '.join(shipped_configs())}")
+    shipped_names = shipped_configs()
+    close = get_close_matches(name.removeprefix("configs/"), shipped_names, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise ValueError(f"no config {name}; shipped are: {', '.join(shipped_names)}{hint}")
 
 
 def shipped_configs() -> list[str]:
@@ -61,6 +65,9 @@ def name_config(message: str, configs: list[Path], flags: list[str]) -> str:
         configs: Files in the order they were merged; the last one that has the key counts.
         flags: The command line; a key that is set there gets no prefix.
     """
+    if "are required: " in message:
+        message = message.replace("fit.", "")
+        return f"{message}; put a config that sets them first, such as quickstart.yaml"
     key = re.search(r"""(?:[Kk]ey|option) ["']([\w.]+)["']""", message)
     if key is None or any(flag.startswith(f"--{key[1]}") for flag in flags):
         return message

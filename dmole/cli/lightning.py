@@ -93,6 +93,9 @@ def _rename_classes(config: Any) -> None:
                     _rename_classes(value)
 
 
+_OVERRIDES = "Any setting of the run can be changed: --data.data_root DIR, --trainer.devices 2."
+
+
 def run_sequence(words: list[str]) -> None:
     """Run ``fit`` or ``allocate``."""
     configure_logging()
@@ -108,7 +111,7 @@ def run_sequence(words: list[str]) -> None:
 def run_evaluate(words: list[str]) -> None:
     """Compute the matrix of a finished run again."""
     configure_logging()
-    parser = ArgumentParser("dmole evaluate", description=run_evaluate.__doc__)
+    parser = ArgumentParser("dmole evaluate", description=run_evaluate.__doc__, epilog=_OVERRIDES)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split", default="test", choices=("test", "train"), help="which samples")
     parser.add_argument("--threshold_scale", type=float, help="factor on the router's thresholds")
@@ -137,11 +140,13 @@ def run_evaluate(words: list[str]) -> None:
 def run_predict(words: list[str]) -> None:
     """Answer prompts with the experts and the router of a run."""
     configure_logging()
-    parser = ArgumentParser("dmole predict", description=run_predict.__doc__)
+    parser = ArgumentParser("dmole predict", description=run_predict.__doc__, epilog=_OVERRIDES)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--image", type=Path, help="image of a single prompt")
     parser.add_argument("--prompt", help="a single prompt")
-    parser.add_argument("--input", type=Path, help="JSON: a list of {image, prompt}")
+    parser.add_argument(
+        "--input", type=Path, help="JSON: a list of {image, prompt}; images relative to the file"
+    )
     parser.add_argument("--output", type=Path, help="JSON file to write instead of printing")
     parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of an answer")
     options, overrides = parser.parse_known_args(words)

@@ -19,7 +19,7 @@ from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
-from dmole.run.settings import run_settings, stream_settings, without_retired
+from dmole.run.settings import contrast, run_settings, stream_settings, without_retired
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -142,7 +142,8 @@ def _check_same_run(
     changed = _differing(without_retired(content["settings"], settings), settings)
     if changed and not state.accept_changes:
         raise ValueError(
-            f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway"
+            f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway "
+            f"({contrast(content['settings'].get(changed[0]), settings.get(changed[0]))})"
         )
     for name in changed:
         log.warning("resuming with another %s", name)

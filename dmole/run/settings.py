@@ -86,6 +86,23 @@ def without_retired(saved: Mapping[str, str], current: Mapping[str, str]) -> dic
     return {k: text for k, text in saved.items() if k in current or not k.endswith(endings)}
 
 
+def contrast(saved: str | None, current: str | None) -> str:
+    """Return what differs between a setting of a checkpoint and that of a run.
+
+    Of a list of arguments, only those that differ are shown.
+
+    Example:
+        >>> contrast("AdamW [('eps', 1e-08), ('lr', 0.1)]", "AdamW [('eps', 1e-08), ('lr', 0.2)]")
+        "checkpoint: 'lr', 0.1; now: 'lr', 0.2"
+    """
+    old, new = (str(text).split("), (") for text in (saved, current))
+    if len(old) == len(new):
+        pairs = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
+        old, new = [a for a, _ in pairs], [b for _, b in pairs]
+    texts = ("; ".join(part.strip("()[]") for part in parts)[:200] for parts in (old, new))
+    return "checkpoint: {}; now: {}".format(*texts)
+
+
 def _optimizer(module: ContinualModule) -> str:
     """Return class and defaults of the optimizer, made for a dummy parameter."""
     optimizer = module.make_optimizer([torch.nn.Parameter(torch.zeros(1))])

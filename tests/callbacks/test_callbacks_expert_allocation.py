@@ -150,3 +150,4 @@ def test_a_plan_is_described_unit_by_unit(world: MakeWorld) -> None:
     assert lines[0] == "expert paint: 1234 parameters"
     assert len(lines) == 1 + len(built.module.units())
     assert all(line.endswith("rank 2") for line in lines[1:])
+    assert all("not scored" in line for line in lines[1:])  # the allocator reads no scores

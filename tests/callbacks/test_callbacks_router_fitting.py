@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dmole.callbacks import router_fitting
 from dmole.callbacks.router_fitting import RouterFitting
 from dmole.data.sample import Sample, Turn
 from dmole.data.sequences import SampleList, TaskItems
+from dmole.routing import AutoencoderRouter
 
 
 class Counting(SampleList):
@@ -44,3 +47,26 @@ def test_the_sample_drawn_is_that_of_a_whole_list_and_no_other_is_touched(
         whole = [whole[i] for i in sorted(order.tolist())]
     assert drawn == whole
     assert sum(samples.touched for samples in parts.values()) == len(whole)
+
+
+@pytest.mark.parametrize("distinct", [2, 40])
+def test_a_task_whose_samples_repeat_gets_a_warning(
+    distinct: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def embeddings(self: RouterFitting, state: Any, module: Any) -> Tensor:
+        rows = torch.randn(distinct, 16, generator=torch.Generator().manual_seed(0))
+        return rows.repeat(40 // distinct, 1)  # (40, 16)
+
+    monkeypatch.setattr(RouterFitting, "_embeddings", embeddings)
+    state: Any = SimpleNamespace(
+        is_global_zero=True,
+        stage=SimpleNamespace(expert="paint"),
+        data=SimpleNamespace(training_task_names=()),
+        run_dir=tmp_path,
+    )
+    cache = SimpleNamespace(forget=lambda *prefixes: None)
+    router = AutoencoderRouter(components=4)
+    module: Any = SimpleNamespace(router=router, embedder=SimpleNamespace(cache=cache))
+    RouterFitting().on_experts_final(state, module)
+    warned = "held-out samples of expert paint repeat its training samples" in caplog.text
+    assert warned == (distinct == 2)

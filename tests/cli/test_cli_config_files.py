@@ -43,6 +43,18 @@ def test_an_unknown_config_is_answered_with_those_there_are(elsewhere: Path) -> 
         find_config("quikstart.yaml")
 
 
+def test_a_misspelled_config_is_answered_with_the_nearest_name(elsewhere: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(did you mean methods/seq_ft\.yaml\?\)$"):
+        find_config("methods/se_ft.yaml")
+    with pytest.raises(ValueError, match=r"\.yaml$"):
+        find_config("nothing_like_it.txt")
+
+
+def test_missing_parts_are_answered_with_a_config_that_sets_them() -> None:
+    message = name_config("the following arguments are required: fit.model.router", [], [])
+    assert message.startswith("the following arguments are required: model.router; put a config")
+
+
 def test_a_name_cannot_leave_the_shipped_folder(elsewhere: Path) -> None:
     with pytest.raises(ValueError, match="no config"):
         find_config("methods/../../pyproject.toml")

@@ -18,7 +18,13 @@ from dmole.module import ContinualModule
 from dmole.regularizers.base import Regularizer, Step
 from dmole.routing import AutoencoderRouter, Router
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
-from dmole.run.settings import RETIRED, run_settings, stream_settings, without_retired
+from dmole.run.settings import (
+    RETIRED,
+    contrast,
+    run_settings,
+    stream_settings,
+    without_retired,
+)
 from dmole.run.state import RunBoard, SequenceState
 from dmole.streams.stream import ReplayStream
 from dmole.trainer import ContinualTrainer
@@ -123,6 +129,20 @@ def test_a_retired_name_that_is_an_argument_is_compared() -> None:
     assert without_retired(saved, {"Mine setting 'tasks'": "('b',)"}) == {
         "Mine setting 'tasks'": "('a',)"
     }
+
+
+@pytest.mark.parametrize(
+    ("saved", "current", "message"),
+    [
+        ("8", "4", "checkpoint: 8; now: 4"),
+        (None, "4", "checkpoint: None; now: 4"),
+        ("A [('lr', 1), ('b', 2)]", "A [('lr', 1), ('b', 3)]", "checkpoint: 'b', 2; now: 'b', 3"),
+    ],
+)
+def test_the_difference_of_two_settings_is_named(
+    saved: str | None, current: str, message: str
+) -> None:
+    assert contrast(saved, current) == message
 
 
 def test_a_stream_is_described_by_its_arguments() -> None:
