@@ -123,7 +123,10 @@ def literals() -> str:
 def test_the_messages_on_the_page_of_errors_are_those_of_the_code() -> None:
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
     texts = literals()
-    foreign = ("Problem with given class_path", "Does not validate", "Key ")  # of jsonargparse
+    foreign = (  # of jsonargparse
+        *("Problem with given class_path", "Does not validate", "Subcommand ", "Option "),
+        *("module ", "the following arguments", "unrecognized arguments"),
+    )
     for line in re.findall(r"^(`.*)\n: ", page, flags=re.MULTILINE):
         for message in re.findall(r"`([^`]+)`", line):
             if message.startswith(foreign):
