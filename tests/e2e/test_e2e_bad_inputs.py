@@ -657,7 +657,7 @@ FOREIGN = [
         lambda run: (run / "config.yaml").write_text("a: !!python/object/apply:os.mkdir [mark]"),
         ["config.yaml is not YAML", "os.mkdir"],
     ),
-    ("config that trusts code", trusting, ["config.yaml asks for trust_remote_code"]),
+    ("config that trusts code", trusting, ["config.yaml sets trust_remote_code"]),
 ]
 
 
