@@ -13,6 +13,7 @@ from typing import Any
 log = logging.getLogger("dmole")
 
 MOVED = {
+    "dmole.allocation.depth": "dmole.allocation.budget",
     "dmole.arguments": "dmole.cli.arguments",
     "dmole.checkpoint": "dmole.run.checkpoint",
     "dmole.clock": "dmole.run.clock",
@@ -37,6 +38,9 @@ MOVED = {
     "dmole.models.tiny": "dmole.demo.tiny",
     "dmole.optimization": "dmole.curriculum.optimization",
     "dmole.reliability": "dmole.run",
+    "dmole.routing.balance": "dmole.regularizers.mixture",
+    "dmole.routing.placement": "dmole.routing.mixture_routers",
+    "dmole.routing.task_keys": "dmole.routing.key_router",
     "dmole.strategies": "dmole.run.strategies",
     "dmole.tensor_files": "dmole.storage.tensors",
 }
@@ -55,6 +59,9 @@ NAMES = {
     "dmole.metrics.UCITCaption": "dmole.benchmarks.ucit.captions.UCITCaption",
     "dmole.metrics.build_metric": "dmole.benchmarks.registry.build_metric",
     "dmole.metrics.metric_of_task": "dmole.benchmarks.registry.metric_of_task",
+    "dmole.routing.load_balance": "dmole.regularizers.mixture.load_balance",
+    "dmole.routing.mixture_routers.KeyRouter": "dmole.routing.key_router.KeyRouter",
+    "dmole.routing.soft_load_balance": "dmole.regularizers.mixture.soft_load_balance",
 }
 """Old path of each class or function that has left a module, with its new path.
 

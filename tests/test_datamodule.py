@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from dmole import datamodule as module
+from dmole.data.sample import Sample, Turn
+from dmole.data.sequences import SampleList
 from dmole.data.task import Task
 from dmole.datamodule import ContinualDataModule
 from dmole.run.context import EvaluationPass
@@ -254,6 +256,24 @@ def test_fingerprint_follows_what_metrics_need_beside_the_answer(root: Path) -> 
         assert after["a"]["test"] != before["a"]["test"]
         assert after["a"]["train"] == before["a"]["train"]
         before = after
+
+
+def test_fingerprint_ignores_keys_that_no_metric_reads(root: Path) -> None:
+    path = root / "a" / "test.json"
+    items = json.loads(path.read_text())
+    before = make(root).fingerprint()
+    path.write_text(json.dumps([item | {"category": "default"} for item in items]))
+    assert make(root).test_samples("a")[0].metadata["category"] == "default"
+    assert make(root).fingerprint() == before
+
+
+def test_the_fingerprint_of_a_sample_is_fixed() -> None:
+    # checkpoints and run folders of earlier versions hold it
+    facts = {"category": "c", "question_id": 7, "image": "", "size": [1, 2], "question": "Q"}
+    turns = (Turn("user", "Q"), Turn("assistant", "A"))
+    sample = Sample("7", turns, (), ("A", "B"), facts)
+    before = "6e98589829025d4831bc123999c4d7383760818a336da972a14aaa69c7d1bdf3"
+    assert SampleList([sample]).fingerprint() == before
 
 
 def test_check_finds_bad_data_of_any_task(root: Path) -> None:

@@ -22,7 +22,7 @@ from dmole.storage.files import atomic_path, write_json
 
 log = logging.getLogger("dmole")
 
-_FORMAT = 3  # version of the Arrow file; older files are not used
+_FORMAT = 4  # version of the Arrow file; older files are not used
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,12 @@ from dmole.data.sampler import approximate_length
 Lengths = npt.NDArray[np.int32]
 Numbers = npt.NDArray[np.int64]
 
+SCORING_KEYS = (
+    *("question_id", "image", "size", "width", "height"),
+    *("choices", "answer_index", "question"),
+)
+"""Metadata that the metrics of this package read; part of the fingerprint of the samples."""
+
 
 class Row(NamedTuple):
     """A sample together with its origin in the source.
@@ -48,7 +54,7 @@ class Samples(Sequence[Sample]):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a SHA-256 of ids, texts, references, metadata and the bytes of stored images.
+        """Return a SHA-256 of ids, texts, references, scoring metadata and sizes of stored images.
 
         It depends on the samples alone, not on where they are stored.
         """
@@ -176,9 +182,14 @@ def _image_bytes(image: ImageSource) -> int:
 
 
 def content_bytes(sample: Sample) -> bytes:
-    """Return the content of a sample for a fingerprint, with the number of images only."""
+    """Return the content of a sample for a fingerprint, with the number of images only.
+
+    Of the metadata only `SCORING_KEYS` count, so that a key without effect on any score neither
+    prevents a resume nor makes two runs incomparable.
+    """
     turns = [(turn.role, turn.text) for turn in sample.turns]
-    facts = metadata_text(sample)
+    scoring = {key: sample.metadata[key] for key in SCORING_KEYS if key in sample.metadata}
+    facts = json.dumps(scoring, sort_keys=True)
     return repr((sample.id, turns, len(sample.images), sample.references, facts)).encode()
 
 

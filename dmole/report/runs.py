@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from dmole._moved import current_path
 from dmole.messages import one_line
 from dmole.metrics.matrix_file import read_matrix
 from dmole.metrics.summary import RUN_FORMAT
@@ -152,7 +153,7 @@ def load_run(run_dir: str | Path) -> Run:
     if not folder.is_dir():
         raise FileNotFoundError(f"no run folder {folder}")
     matrix, names = read_matrix(_existing(folder, "evaluation_matrix.csv"))
-    config = _read_yaml(_existing(folder, "config.yaml"))
+    config = _renamed(_read_yaml(_existing(folder, "config.yaml")))
     oracle_file = folder / "oracle_matrix.csv"
     oracle = read_matrix(oracle_file)[0] if oracle_file.is_file() else None
     if oracle is not None and oracle.shape != matrix.shape:
@@ -219,6 +220,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return _mapping(path, content)
 
 
+def _renamed(settings: Any) -> Any:
+    """Return settings with one path for each class, wherever it was at the time of the run."""
+    if isinstance(settings, list):
+        return [_renamed(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: _class_path(value)
+        if key == "class_path" and isinstance(value, str)
+        else _renamed(value)
+        for key, value in settings.items()
+    }
+
+
+def _class_path(path: str) -> str:
+    """Return the current path of a class, through its package and not the module in it.
+
+    Example:
+        >>> _class_path("dmole.data.stream.SequentialStream")
+        'dmole.streams.SequentialStream'
+    """
+    top, *modules, name = current_path(path).split(".")
+    return ".".join([top, *modules[:1], name]) if top == "dmole" else path
+
+
 def _mapping(path: Path, content: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         where = f"{path}: {name}".rstrip(": ")
@@ -249,15 +275,25 @@ OF_A_REPEAT = ("seed", "seed_everything", "version", "default_root_dir", "enable
 """Settings in which repeats of one method may differ."""
 
 
+_EMPTY: tuple[Any, ...] = (None, {}, [])
+
+
 def first_difference(one: Any, other: Any, path: str = "") -> str | None:
     """Return the key of the first setting in which two configs differ, None if they agree.
+
+    A missing setting equals null and an empty list or mapping, so runs of an earlier version
+    agree with those of a version that has further settings.
 
     Example:
         >>> first_difference({"model": {"alpha": 8}}, {"model": {"alpha": 16}})
         'model.alpha'
     """
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = (first_difference(*pair, path) for pair in zip(one, other, strict=True))
+        return next((difference for difference in pairs if difference is not None), None)
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        return None if one == other else path
+        empty = one in _EMPTY and other in _EMPTY
+        return None if one == other or empty else path
     for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}):
         difference = first_difference(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
         if difference is not None:

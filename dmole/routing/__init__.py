@@ -1,5 +1,8 @@
 """Selection of a sample's experts: embeddings, autoencoders, gates and routers."""
 
+from typing import Any
+
+from dmole._moved import moved_name
 from dmole.routing.autoencoder import (
     PCAReconstructor,
     Reconstructor,
@@ -84,3 +87,7 @@ __all__ = [
     "quantile_table",
     "select_experts",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dmole._moved import moved_name
 from dmole.experts.shape import ExpertShape
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.query import RouteQuery
@@ -148,3 +149,7 @@ def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[
         )
         shapes |= dict.fromkeys(entry.linears, shape)
     return shapes
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

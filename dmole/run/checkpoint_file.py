@@ -65,7 +65,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many types of error for damaged files
         raise ValueError(f"cannot read checkpoint {file}: {first_line(error)}") from error
     if isinstance(content, dict) and content.get("format") == 2:
-        return {**_converted(content), "format": FORMAT}
+        return _with_key_router({**_converted(content), "format": FORMAT})
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
     return content
@@ -89,6 +89,15 @@ def _converted(content: Any) -> Any:
         else key: _converted(value)
         for key, value in content.items()
     }
+
+
+def _with_key_router(content: dict[str, Any]) -> dict[str, Any]:
+    """Return content whose ``KeyRouter`` has the state of version 3; in version 2 it had keys."""
+    router = content.get("router")
+    if not isinstance(router, dict) or router.keys() != {"keys"}:
+        return content
+    experts = {name: {"key": key} for name, key in router["keys"].items()}
+    return {**content, "router": {"kind": {}, "experts": experts}}
 
 
 def _verify(file: Path) -> None:

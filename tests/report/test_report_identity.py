@@ -153,6 +153,23 @@ def test_seeds_with_other_numbers_of_stages_are_not_averaged(
         compare(runs, tmp_path / "out", ["unfinished"])
 
 
+def test_a_seed_of_an_earlier_version_is_a_repeat(make_run: MakeRun, tmp_path: Path) -> None:
+    def run(seed: int, stream: str, **settings: Any) -> Path:
+        trainer = {"name": "a", "stream": {"class_path": stream}}
+        config = tasks(prompt="x", **settings) | {"trainer": trainer, "seed_everything": seed}
+        return make_run(tmp_path / str(seed), "a", MATRIX, seed, config=config)
+
+    old = run(0, "dmole.data.stream.SequentialStream")
+    new = run(1, "dmole.streams.SequentialStream", columns={}, limit=None)
+    assert "| a | 2 |" in compare([old, new], tmp_path / "out")
+    limited = run(2, "dmole.streams.SequentialStream", columns={}, limit=9)
+    with pytest.raises(ValueError, match=r"both called 'a' but differ in data\.tasks\.limit"):
+        compare([old, limited], tmp_path / "out")
+    joint = run(3, "dmole.streams.JointStream")
+    with pytest.raises(ValueError, match=r"both called 'a' but differ in trainer\.stream\.class_p"):
+        compare([old, joint], tmp_path / "out")
+
+
 def test_an_unknown_difference_is_named(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

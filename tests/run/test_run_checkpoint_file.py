@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from dmole.routing import KeyRouter
 from dmole.run.checkpoint_file import FORMAT, read_checkpoint
 
 
@@ -146,3 +147,14 @@ def test_a_checkpoint_of_format_2_is_read_with_the_names_of_today(tmp_path: Path
         "tasks": ["task_a"],
         "laps": [{"name": "task_a"}],
     }
+
+
+def test_a_key_router_of_format_2_is_read_as_one_of_today(tmp_path: Path) -> None:
+    architecture = {"keys": {"linear": [2, 4.0]}}  # an expert may have this name
+    old = {"format": 2, "router": {"keys": {"red": torch.ones(8)}}, "architecture": architecture}
+    torch.save(old, tmp_path / "last.ckpt")
+    new = read_checkpoint(tmp_path / "last.ckpt")
+    assert new["architecture"] == architecture
+    router = KeyRouter()
+    router.load_state_dict(new["router"])
+    assert torch.equal(router.tensors()["red"]["key"], torch.ones(8))

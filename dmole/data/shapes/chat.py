@@ -98,6 +98,7 @@ def read_metadata(item: Mapping[str, Any], used: Collection[str], question: str)
     for key, value in item.items():
         if value is None or key in left_out:
             continue
-        if key not in IMAGE_KEYS or (are_paths(value) and value):
+        # an empty 'image' stays: rules that need the name of the image score items without one
+        if key not in IMAGE_KEYS or (are_paths(value) and (value or key == "image")):
             metadata[key] = plain(value, key)
     return metadata | {"question": question}

@@ -94,7 +94,9 @@ GOOD: dict[str, tuple[dict[str, Any], Conversation]] = {
     ),
     "text only": (
         talk("q", "a", image="", images=[], unknown={"deep": (1, None)}, empty=None),
-        Conversation(said("q", "a"), metadata={"unknown": {"deep": [1, None]}, "question": "q"}),
+        Conversation(
+            said("q", "a"), metadata={"image": "", "unknown": {"deep": [1, None]}, "question": "q"}
+        ),
     ),
     "content of an image": (
         talk("q", "a", image={"bytes": b"\x89PNG", "path": None}),
