@@ -102,7 +102,7 @@ def load_experts_and_router(module: ContinualModule, run: Path) -> None:
     index = run / "experts" / "experts.json"
     if not index.is_file():
         raise ValueError(f"{run} has no experts: {index} is missing")
-    names = read_json(index)
+    names = read_json(index, "experts")
     if not isinstance(names, list):
         raise ValueError(f"{index}: expected a list of names, got {type(names).__name__}")
     for name in names:
