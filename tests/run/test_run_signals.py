@@ -92,8 +92,11 @@ def test_the_first_signal_ends_a_process_that_waits_for_the_other_ranks() -> Non
 def test_a_signal_to_a_forked_worker_is_none_of_its_parent() -> None:
     interruption = Interruption()
     with interruption.handled(None, lambda number: None):
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        context = multiprocessing.get_context("fork")
+        started = context.Event()
+        worker = context.Process(target=lambda: (started.set(), time.sleep(30)))
         worker.start()
+        assert started.wait(30)
         for _ in range(2):
             os.kill(worker.pid or 0, signal.SIGINT)
             time.sleep(1.2)  # a second request would end this process
