@@ -85,13 +85,14 @@ def save_stage(state: SequenceState) -> None:
 
 def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, Any]:
     """Return the content that a checkpoint within a stage needs in addition to Lightning's."""
-    shapes = module.library.architecture()
+    shapes, training = module.library.architecture(), module.training_experts
     return {
         "format": FORMAT,
         "run": state.run_id,
         "stage": state.stage.index,
         "world_size": state.world_size,
-        "architecture": {name: shapes[name] for name in module.training_experts},
+        # in the order of the library, in which a resumed run adds them again
+        "architecture": {name: shapes[name] for name in module.library.names if name in training},
         "parameters": state.clock.costs.to_dict(),
     }
 
@@ -167,7 +168,10 @@ def _load_stage(state: SequenceState, module: ContinualModule, file: Path) -> Pa
             state.world_size,
         )
         return None
-    module.library.rebuild({**module.library.architecture(), **content["architecture"]})
+    # the common expert is added first; before format 4 it came last in this file
+    first = [stage.common for stage in state.plan if stage.common in content["architecture"]][:1]
+    saved = {name: content["architecture"][name] for name in [*first, *content["architecture"]]}
+    module.library.rebuild({**module.library.architecture(), **saved})
     _load_callbacks(state, content["callbacks"])
     state.clock.costs = Costs.from_dict(content["parameters"])
     return file

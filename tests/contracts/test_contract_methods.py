@@ -212,6 +212,34 @@ def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     assert run_digests(resumed) == run_digests(run.folder)
 
 
+COMMON = [method for method in METHODS if "CommonExpertRouter" in " ".join(_classes(method))]
+"""Methods with an expert that every stage trains in addition to that of its task."""
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow) for m in COMMON]
+)
+def test_the_common_expert_stays_first_where_the_first_stage_is_cut(
+    runs: Runs, builder: Builder, folders: Folders, tmp_path: Path, method: str
+) -> None:
+    whole = runs(method)
+    cut = builder.build(tmp_path, folders("llava"), method, save_steps=True)
+    cut.trainer.callbacks.insert(0, CutAfter(STEPS))
+    with pytest.raises(CutError):
+        cut.fit()
+    assert read_checkpoint(cut.trainer.run_dir / "checkpoints" / "stage.ckpt")["stage"] == 1
+    resumed = builder.build(tmp_path, folders("llava"), method)
+    folder = resumed.fit("auto")
+    assert resumed.module.library.names == (resumed.module.router.common, *TASKS)
+    assert run_digests(folder) == run_digests(whole.folder)
+    ours, theirs = (
+        read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (folder, whole.folder)
+    )
+    for part in ("architecture", "state_dict"):
+        assert list(ours[part]) == list(theirs[part])
+    assert_equal(ours["state_dict"], theirs["state_dict"])
+
+
 @cases(KINDS)
 def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(
     run: Run, builder: Builder, folders: Folders, tmp_path: Path
