@@ -37,6 +37,8 @@ class AutoencoderRouter(LearningRouter):
         vote_support: Share of the votes that a second expert or a partner needs.
         heldout_fraction: Share of the embeddings that sets the threshold, left out of the fit.
         partner: Whether a past expert helps while a new one trains.
+        min_steps: Minimum number of steps per epoch of a trained reconstructor. A task with few
+            embeddings gets smaller batches than 1,024.
         patience: Epochs without improvement before a trained reconstructor stops.
         max_epochs: Maximum number of epochs of a trained reconstructor.
         bias_init: Initial output bias, see :class:`~dmole.routing.trained.MLPReconstructor`.
@@ -79,6 +81,7 @@ class AutoencoderRouter(LearningRouter):
         vote_support: float = 0.3,
         heldout_fraction: float = 0.2,
         partner: bool = True,
+        min_steps: int = 1,
         patience: int = 10,
         max_epochs: int = 1000,
         bias_init: BiasInit = "default",
@@ -111,7 +114,12 @@ class AutoencoderRouter(LearningRouter):
         self.partner = partner
         self.seed = seed
         fitter = build_reconstructor(
-            reconstructor, components, patience=patience, max_epochs=max_epochs, bias_init=bias_init
+            reconstructor,
+            components,
+            min_steps=min_steps,
+            patience=patience,
+            max_epochs=max_epochs,
+            bias_init=bias_init,
         )
         self._bank = AutoencoderBank(fitter, standardize, heldout_fraction)
 

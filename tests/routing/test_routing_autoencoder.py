@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -130,9 +132,31 @@ def test_the_output_may_start_at_the_mean(output: str) -> None:
     assert_close(bias.detach(), rows.mean(0), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("samples", "steps"), [(24, 12), (30, 15), (5, 5), (3000, 12)])
+def test_an_epoch_has_a_minimum_number_of_steps(
+    samples: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    step = torch.optim.Adam.step
+
+    def counting(optimizer: torch.optim.Adam, *args: Any) -> Any:
+        taken.append(1)
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", counting)
+    rows = torch.randn(samples, 4)
+    MLPReconstructor(hidden=2, min_steps=12, max_epochs=1).fit(rows, generator())
+    assert len(taken) == steps  # batches of 2, of 2, of 1 and of 250 samples
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"hidden": 0}, "hidden"), ({"output": "relu"}, "output"), ({"bias_init": "x"}, "bias_init")],
+    [
+        ({"hidden": 0}, "hidden"),
+        ({"min_steps": 0}, "min_steps"),
+        ({"output": "relu"}, "output"),
+        ({"bias_init": "x"}, "bias_init"),
+    ],
 )
 def test_bad_recipes_are_refused(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
