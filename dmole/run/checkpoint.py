@@ -19,7 +19,7 @@ from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
-from dmole.run.settings import contrast, run_settings, stream_settings, without_retired
+from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -140,7 +140,7 @@ def _check_same_run(
     for name in _differing(content["fingerprints"], _fingerprints(state, module)):
         raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
     settings = _settings(state, module)
-    changed = _differing(without_retired(content["settings"], settings), settings)
+    changed = _differing(brought_up_to_date(content["settings"], settings), settings)
     if changed and not state.accept_changes:
         raise ValueError(
             f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway "

@@ -586,7 +586,7 @@ def trained(
         ),
         (
             "dense_mole",
-            {f"{ALLOCATOR}.experts": 1, f"{ALLOCATOR}.rank": 5, "model.alpha": 10},
+            {f"{ALLOCATOR}.experts": 1, f"{ALLOCATOR}.rank_factor": 0.625},
             "seq_ft",
             {},
         ),
@@ -633,8 +633,7 @@ def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Train
     }
     plain = {
         "trainer.stream.init_args.shared_expert": "common",
-        f"{ALLOCATOR}.rank": 1,
-        "model.alpha": 2,
+        f"{ALLOCATOR}.rank_factor": 0.125,
         **unchanged,
     }
     ours = trained("branchlora", one)
@@ -675,7 +674,8 @@ def test_every_method_with_one_adapter_is_compared_on_a_single_task() -> None:
     adapters = {
         name
         for name in METHODS
-        if settings_of(name)["model"].get("allocator", {}).get("init_args", {}).get("rank") == 5
+        if settings_of(name)["model"].get("allocator", {}).get("init_args", {}).get("rank_factor")
+        == 0.625
     }
     assert adapters == set(ONE_ADAPTER)
 
