@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from dmole.report.columns import COLUMNS, Group
 from dmole.report.grids import Grid
-
-SIGNS = ("†", "‡", "§")
-"""Footnote signs, in this order."""
+from dmole.report.identity import MARKS
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,14 @@ class Notes:
 
     @property
     def signs(self) -> dict[str, str]:
-        """Footnote sign of each text in `given` that occurs."""
-        texts = dict.fromkeys(text for given in self.given.values() for text in given)
-        return dict(zip(texts, SIGNS, strict=False))
+        """Footnote sign of each text in `given` that occurs; see `MARKS`."""
+        texts = {text for given in self.given.values() for text in given}
+        return {text: sign for text, sign in MARKS.items() if text in texts}
 
     def sign(self, method: str) -> str:
         """Return the signs after the name of a method."""
-        return "".join(self.signs[text] for text in self.given.get(method, ()))
+        given = self.given.get(method, ())
+        return "".join(sign for text, sign in self.signs.items() if text in given)
 
 
 def make_notes(
