@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dmole.metrics.routing_rates import routing_rates
+from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 
 if TYPE_CHECKING:
@@ -45,14 +45,25 @@ def prediction_lines(
         yield line | score.of_sample(index, sample.metadata)
 
 
-def router_rates(state: SequenceState, counts: Iterable[Count]) -> dict[str, float | None]:
-    """Return the shares of correctly and wrongly routed test samples, see `routing_rates`."""
+def router_rates(
+    state: SequenceState, counts: Iterable[Count], trained: Iterable[Count]
+) -> dict[str, float | None]:
+    """Return the shares of correctly and wrongly routed samples, see `dmole.metrics.routing_rates`.
+
+    Args:
+        state: Has the learned stages.
+        counts: Test samples by gate set.
+        trained: Training samples by gate set.
+    """
     expert_of: dict[str, str] = {}
     learned_at: dict[str, int] = {}
+    trains: dict[int, tuple[str, ...]] = {}
     for stage in state.learned():
         expert_of |= dict.fromkeys(stage.tasks, stage.expert)
         learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
-    return routing_rates(counts, expert_of, learned_at, state.stage.common)
+        trains[stage.index] = stage.experts
+    rates = routing_rates(counts, expert_of, learned_at, state.stage.common)
+    return rates | {"trained_with_partner": partner_rate(trained, trains)}
 
 
 def count_active(state: SequenceState, module: ContinualModule, routed: EvaluationPass) -> None:
