@@ -18,7 +18,12 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks.answers import AnswerBook, AnswerJournal
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.evaluation_plan import journal_of, plan_oracle, plan_routed, sample_names
-from dmole.callbacks.evaluation_results import count_active, prediction_lines, router_rates
+from dmole.callbacks.evaluation_results import (
+    constant_answers,
+    count_active,
+    prediction_lines,
+    router_rates,
+)
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize, write_matrix
@@ -80,6 +85,7 @@ class EvaluationMatrix(ContinualCallback):
         self.answers = AnswerBook()
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
         self.scores: dict[str, TaskScore] = {}
+        self._constants: dict[str, dict[str, Any]] = {}
         self._journal = AnswerJournal()
         self._new_answers: list[Answers] = []
 
@@ -247,6 +253,8 @@ class EvaluationMatrix(ContinualCallback):
         if module.router.needs_embeddings:
             trained = list(state.callback_of(TrainingRouting).rows())
             content["routing"] = router_rates(state, self.routing, trained)
+        self._constants = self._constants or constant_answers(state)
+        content["constant_answer"] = self._constants
         content["fingerprints"] = state.fingerprints(module)
         return content
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from dmole.benchmarks.registry import build_metric
 from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 
@@ -43,6 +45,29 @@ def prediction_lines(
             "gate_set": gate_set_name(gate_set),
         }
         yield line | score.of_sample(index, sample.metadata)
+
+
+def constant_answers(state: SequenceState) -> dict[str, dict[str, Any]]:
+    """Return what the most frequent reference of each task scores as the answer to all samples.
+
+    A score below it says that a model has learned less than the distribution of the answers.
+
+    Returns:
+        ``{"answer": text, "score": percent}`` by task. A reference counts once for each sample
+        that accepts it; the first of the most frequent ones is taken.
+    """
+    found = {}
+    for task in state.data.task_names:
+        samples = state.data.test_samples(task)
+        counts = Counter(text for sample in samples for text in dict.fromkeys(sample.references))
+        if counts:
+            answer = counts.most_common(1)[0][0]
+            facts = [sample.metadata for sample in samples]
+            references = [sample.references for sample in samples]
+            metric = build_metric(state.data.task(task).metric)
+            score = metric.score([answer] * len(facts), references, facts).value
+            found[task] = {"answer": answer, "score": score}
+    return found
 
 
 def router_rates(

@@ -16,6 +16,7 @@ from dmole._moved import current_path
 from dmole.messages import one_line
 from dmole.metrics.matrix_file import read_matrix
 from dmole.metrics.summary import RUN_FORMAT
+from dmole.run.settings import ADDED
 from dmole.storage.files import read_json
 
 Array = npt.NDArray[np.float64]
@@ -98,6 +99,14 @@ class Run:
     def seconds(self) -> float:
         """Wall-clock time of the whole run in seconds, NaN if it is missing."""
         return _number(self.timing.get("seconds"))
+
+    @property
+    def samples_trained(self) -> float:
+        """Samples of all stages and epochs, NaN if ``timing.json`` does not count them."""
+        phases = self.timing.get("phases")
+        rows = [row for row in phases if isinstance(row, Mapping)] if phases else []
+        counts = [_number(r.get("samples")) for r in rows if r.get("phase") == "train"]
+        return float(np.sum(counts)) if rows else np.nan
 
     @property
     def tasks_to_learn(self) -> list[str]:
@@ -191,6 +200,9 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     _check_numbers(path, oracle, _mapping(path, oracle.get("definitions") or {}, "oracle"))
     for task, figures in (metrics.get("per_task") or {}).items():
         _check_numbers(path, _mapping(path, figures or {}, f"per_task of {task}"), figures or {})
+    constant = _mapping(path, metrics.get("constant_answer") or {}, "constant_answer")
+    for task, stated in constant.items():
+        _check_numbers(path, _mapping(path, stated, f"constant_answer of {task}"), ["score"])
     return metrics
 
 
@@ -282,7 +294,7 @@ def first_difference(one: Any, other: Any, path: str = "") -> str | None:
     """Return the key of the first setting in which two configs differ, None if they agree.
 
     A missing setting equals null and an empty list or mapping, so runs of an earlier version
-    agree with those of a version that has further settings.
+    agree with those of a version that has further settings, unless these change what it does.
 
     Example:
         >>> first_difference({"model": {"alpha": 8}}, {"model": {"alpha": 16}})
@@ -295,6 +307,9 @@ def first_difference(one: Any, other: Any, path: str = "") -> str | None:
         empty = one in _EMPTY and other in _EMPTY
         return None if one == other or empty else path
     for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}):
+        alone = (key in one) != (key in other)
+        if alone and key in ADDED and str({**one, **other}[key]) == ADDED[key]:
+            continue  # an earlier version lacks the setting and does the same
         difference = first_difference(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
         if difference is not None:
             return difference
