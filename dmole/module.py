@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dmole.data import Batch
+    from dmole.experts.shape import ExpertShape
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
@@ -65,7 +66,7 @@ class ContinualModule(LightningModule):
         backbone: The base model.
         allocator: Chooses the units that get an expert for a new task.
         router: Chooses the experts of each sample.
-        alpha: Numerator of the experts' scaling ``alpha / rank``.
+        alpha: Numerator of the experts' scaling ``alpha / rank``, with the allocator's ``rank``.
         dropout: Dropout probability on the input of experts in training.
         optimizer: Optimizer of the experts in training.
         schedule: Shape of the learning rate over a stage after the warm-up.
@@ -156,15 +157,18 @@ class ContinualModule(LightningModule):
             blocks, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
         )
 
+    def _shapes(self, allocation: Allocation) -> dict[str, ExpertShape]:
+        return expert_shapes(allocation, self.router, self.allocator.expert_alpha(self.alpha))
+
     def count_parameters(self, allocation: Allocation) -> int:
         """Return the number of parameters of an allocation's expert."""
         sizes = self.backbone.linear_shapes()
-        shapes = expert_shapes(allocation, self.router, self.alpha)
+        shapes = self._shapes(allocation)
         return sum(shape.count(*sizes[path]) for path, shape in shapes.items())
 
     def add_expert(self, allocation: Allocation) -> None:
         """Place the experts of an allocation on the model, untrained."""
-        shapes = expert_shapes(allocation, self.router, self.alpha)
+        shapes = self._shapes(allocation)
         self.library.add_shapes(allocation.expert, shapes)
 
     @property

@@ -25,7 +25,7 @@ class SensitivityAllocator(Allocator):
     """Give experts to the units with the largest proxy scores, with a budget per modality.
 
     Args:
-        rank: Rank of a new expert.
+        rank: Rank of a new expert at factor 1.
         unit: ``block`` (the paper) or ``linear`` (the release).
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
         vision_floor: Minimum share of the budget for vision: 0 (the paper), 0.25 (the release).
@@ -41,6 +41,7 @@ class SensitivityAllocator(Allocator):
         seed: Seed of the draw among exact ties, the same for every task.
         targets: Regular expression of the linears that are scored and may hold experts; the
             release uses those of attention only. Empty matches all.
+        rank_factor: Factor on ``rank``, see :class:`Allocator`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -75,6 +76,7 @@ class SensitivityAllocator(Allocator):
         max_parameters: int | None = None,
         seed: int = 42,
         targets: str = "",
+        rank_factor: float = 1.0,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -82,6 +84,7 @@ class SensitivityAllocator(Allocator):
             budget_fraction=budget_fraction,
             modules=modules,
             targets=targets,
+            rank_factor=rank_factor,
         )
         if not 0 < proxy_fraction <= 1:
             raise ValueError(f"proxy_fraction must be in (0, 1], got {proxy_fraction}")
@@ -159,7 +162,7 @@ class SensitivityAllocator(Allocator):
         kept = sorted(chosen, key=lambda name: -scores[name])
         if self.max_parameters is None:
             return kept
-        cost = {unit.name: self.rank * unit.parameters for unit in units}
+        cost = {unit.name: self.expert_rank * unit.parameters for unit in units}
         while kept and sum(cost[name] for name in kept) > self.max_parameters:
             last = kept.pop()
             if not kept:

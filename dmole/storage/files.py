@@ -1,4 +1,7 @@
-"""Reads and writes files; each write goes to a temporary file, which then replaces the target."""
+"""Writes files, each first to a temporary file, which then replaces the target; checks names.
+
+The functions that read are here as well: `check_file`, `read_text`, `read_json`, `read_yaml`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmole.storage.reading import check_file, open_file, parse_json, read_json, read_text
+from dmole.storage.yaml_file import read_yaml
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = [
+    "atomic_path",
+    "check_file",
+    "check_name",
+    "errors_naming",
+    "open_file",
+    "parse_json",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "remove_parts",
+    "write_csv",
+    "write_json",
+    "write_lines",
+]
 
 _PART = ".part"
 
@@ -86,48 +108,6 @@ def remove_parts(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder and its subfolders."""
     for path in folder.rglob(f".*{_PART}"):
         path.unlink(missing_ok=True)
-
-
-def read_text(path: Path, what: str = "") -> str:
-    """Return the text of a file, with or without a byte order mark at its start.
-
-    Args:
-        path: The file, UTF-8.
-        what: Description of the content, for the message.
-
-    Raises:
-        ValueError: If it cannot be read or is not UTF-8; names the file.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise _unreadable(path, what, error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, what, f"is not UTF-8 text: {error}") from error
-
-
-def read_json(path: Path, what: str = "") -> Any:
-    """Return the content of a JSON file.
-
-    Args:
-        path: The file, UTF-8 with or without a byte order mark.
-        what: Description of the content, for the message.
-
-    Raises:
-        ValueError: If it cannot be read, is not UTF-8 or not JSON; names file and position.
-    """
-    text = read_text(path, what)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        reason = f"broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
-        raise _unreadable(path, what, reason) from error
-    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
-        raise _unreadable(path, what, str(error)) from error
-
-
-def _unreadable(path: Path, what: str, reason: str) -> ValueError:
-    return ValueError(f"cannot read {what} {path}: {reason}" if what else f"{path}: {reason}")
 
 
 def write_json(path: Path, content: Any) -> None:

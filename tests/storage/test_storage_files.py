@@ -159,10 +159,10 @@ def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path: Path, mark: b
     ("content", "reason"),
     [
         (None, "No such file or directory"),
-        (b"\xff", "is not UTF-8 text"),
+        (b"\xff", "line 1 is not UTF-8 text"),
         (b'{"a":\n 1, b}', "broken JSON at line 2 column 5"),
         (b"", "broken JSON at line 1 column 1"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "nested too deep"),
         (b"1" * 5_000, "Exceeds the limit"),
     ],
 )
