@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmole.cli.arguments import ArgumentParser
+from dmole.messages import visible
 
 if TYPE_CHECKING:
     import argparse
@@ -55,7 +56,7 @@ def run_check(words: list[str]) -> int:
         json.dump(as_json(report), sys.stdout, indent=2)
         print()
     else:
-        print(as_text(report))
+        print(visible(as_text(report), keep="\n"))
     if options.json not in (None, "-"):
         write_json(Path(options.json), as_json(report))
     return 1 if report.count("error") else 0

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from dmole.messages import one_line
 from dmole.report.grids import Grid, Pair, shown
 from dmole.report.notes import Notes, definition_lines, statements
 from dmole.storage.files import write_csv
@@ -17,19 +18,23 @@ OF_A_TASK = "Per task: the figure before the mean over tasks; n/a where it does 
 # -- Markdown ----------------------------------------------------------------------------------
 
 _SPECIAL = re.compile(
-    r"([\\`|*~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_]))"
+    r"([\\`|*~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])"
+    r"|:(?=//)|(?<=www)\.|(?<=[\w.+-])@(?=\w))"
 )
-"""Characters that begin code, a cell, emphasis, a tag, an entity or the address of a link."""
+"""Characters that begin code, a cell, emphasis, a tag, an entity or the address of a link.
+
+GitHub also makes links of ``https://``, ``www.`` and mail addresses without further marks.
+"""
 
 
 def escape_markdown(text: str) -> str:
-    r"""Return a text that Markdown shows literally: no markup, no HTML, one line.
+    r"""Return a text that Markdown shows literally: no markup, HTML or link, one visible line.
 
     Example:
         >>> escape_markdown("a|b <script>")
         'a\\|b \\<script>'
     """
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", one_line(text))
 
 
 def markdown_grid(grid: Grid, notes: Notes) -> str:
@@ -103,10 +108,7 @@ def escape_latex(text: str) -> str:
         >>> escape_latex("seq_ft: 50% & more")
         'seq\\_ft: 50\\% \\& more'
     """
-    line = " ".join(text.split())
-    return "".join(
-        _LATEX.get(character, character) for character in line if character.isprintable()
-    )
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def latex_grid(grid: Grid, notes: Notes) -> str:
