@@ -25,6 +25,7 @@ from dmole.experts import ExpertLibrary, Gates
 from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
+from dmole.models.generation import check_generation
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
@@ -74,6 +75,8 @@ class ContinualModule(LightningModule):
         activation_checkpointing: Whether to recompute activations in the backward pass, which
             takes more time and less memory.
         beams: Width of the beam search in generation; 1 is greedy.
+        generation: Further settings of generation, such as ``repetition_penalty``; see
+            `dmole.models.generation.SETTINGS`. Those of the base model's folder are not used.
         projector_experts: Whether the projector may hold experts; its linears count toward the
             budget of the language model.
         regularizers: Extra terms of the training loss.
@@ -102,6 +105,7 @@ class ContinualModule(LightningModule):
         warmup: float = 0.03,
         activation_checkpointing: bool = False,
         beams: int = 1,
+        generation: dict[str, Any] | None = None,
         projector_experts: bool = False,
         regularizers: list[Regularizer] | None = None,
         seed: int = 0,
@@ -116,6 +120,8 @@ class ContinualModule(LightningModule):
         self.schedule: Schedule = schedule
         self.warmup = warmup
         self.beams = beams
+        self.generation = check_generation(generation or {}, beams)
+        backbone.set_generation(self.generation)
         self.seed = seed
         self.projector_experts = projector_experts
         self.stage = StageContext()
