@@ -83,9 +83,9 @@ def _is_value(line: str) -> bool:
 
 def _parse(path: Path, what: str, number: int, line: str) -> Any:
     try:
-        return parse_json(line, unique=True)
+        return parse_json(line, line=number, unique=True)
     except ValueError as error:
-        reason = str(error).replace(" at line 1 column", f" at line {number} column")
-        if reason == str(error) and number > 1:  # it has no position
+        reason = str(error)
+        if f"at line {number} " not in reason:  # a key twice has no position
             reason = f"line {number}: {reason}"
         raise unreadable(path, what, reason) from error

@@ -49,7 +49,7 @@ def mme_items(source: SourceFiles) -> Numbered:
         raise ValueError(f"{source.path}: must be a folder with one .txt file per sub-task")
     position = 0
     for path in files:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        for number, line in enumerate(read_text(path, limit=None).split("\n"), start=1):
             if not line.strip():
                 continue
             columns = [column.strip() for column in line.split("\t")]
@@ -107,7 +107,7 @@ def _options(value: Any) -> list[str]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
             raise ValueError(f"'options' is no list: {value!r}") from error
     if value is not None and not isinstance(value, list):
         raise ValueError(f"'options' must be a list, got {kind_of(value)}")
