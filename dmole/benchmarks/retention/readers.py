@@ -9,6 +9,7 @@ from typing import Any
 from dmole.data.items import Item, Numbered, SourceFiles, letter_of
 from dmole.data.prompts import lettered
 from dmole.data.streaming import kind_of
+from dmole.storage.files import read_text
 from dmole.storage.records import read_records
 
 MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
