@@ -271,6 +271,7 @@ class ContinualTrainer(Trainer):
         """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
         state.data = data
+        data.trainer = self  # Lightning sets it in the first fit or test only
         data.attach_processor(module.backbone.processor, module.backbone.context_length)
         data.check()
         for task in data.tasks:

@@ -13,6 +13,7 @@ from dmole.callbacks.progress import StageProgressBar
 from dmole.callbacks.regularization import Regularization
 from dmole.callbacks.replay_record import ReplayRecord
 from dmole.callbacks.router_fitting import RouterFitting
+from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Regularization",
     "ReplayRecord",
     "RouterFitting",
+    "SkippedSteps",
     "StageCheckpoint",
     "StageProgressBar",
     "default_callbacks",
@@ -57,6 +59,7 @@ def default_callbacks(
         ExpertFiles(),
         ReplayRecord(),
         RouterFitting(),
+        SkippedSteps(),
         EvaluationMatrix(),
         ExpertInspector(),
         *([StageProgressBar()] if progress_bar else []),

@@ -19,6 +19,7 @@ from dmole.callbacks.answers import AnswerBook, AnswerJournal
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.evaluation_plan import journal_of, plan_oracle, plan_routed, sample_names
 from dmole.callbacks.evaluation_results import count_active, prediction_lines, router_rates
+from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize, write_matrix
 from dmole.metrics.summary import RUN_FORMAT
@@ -242,6 +243,9 @@ class EvaluationMatrix(ContinualCallback):
         if module.router.needs_embeddings:
             content["routing"] = router_rates(state, self.routing)
         content["fingerprints"] = state.fingerprints(module)
+        records = [cb.rows for cb in state.callbacks if isinstance(cb, SkippedSteps) and cb.rows]
+        if records:
+            content["skipped_steps"] = records[0]
         return content
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:

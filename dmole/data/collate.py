@@ -12,6 +12,7 @@ from torch import Tensor
 from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.rendering import ChatRenderer, Rendered
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
+from dmole.data.window import Window
 
 TaskSample = tuple[Sample, str]
 """A sample and the name of its task."""
@@ -31,6 +32,8 @@ class Batch:
         image_counts: Number of images of each sample, ``(B,)``, long.
         sample_ids: Id of each sample.
         task_names: Task of each sample.
+        window: Place of a training batch among those of an optimizer step; None if it is the only
+            one.
     """
 
     inputs: dict[str, Tensor]
@@ -39,6 +42,7 @@ class Batch:
     image_counts: Tensor
     sample_ids: list[str]
     task_names: list[str]
+    window: Window | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""

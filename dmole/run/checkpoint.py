@@ -19,7 +19,13 @@ from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
-from dmole.run.settings import contrast, run_settings, stream_settings, without_retired
+from dmole.run.settings import (
+    ADDED,
+    contrast,
+    run_settings,
+    stream_settings,
+    without_retired,
+)
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -139,7 +145,8 @@ def _check_same_run(
     for name in _differing(content["fingerprints"], _fingerprints(state, module)):
         raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
     settings = _settings(state, module)
-    changed = _differing(without_retired(content["settings"], settings), settings)
+    saved = ADDED | without_retired(content["settings"], settings)
+    changed = _differing(saved, settings)
     if changed and not state.accept_changes:
         raise ValueError(
             f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway "

@@ -25,6 +25,9 @@ RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_p
            "vision_width", "due", "tasks")  # fmt: skip
 """Attributes that older checkpoints list as settings, though no constructor takes them."""
 
+ADDED = {"model setting 'skip_nonfinite_steps'": "0"}
+"""Settings that older checkpoints do not list, with the value that they were trained with."""
+
 _OF_TASK = (
     *("format", "prompt", "prompt_suffix", "test_image_root", "eval_only"),
     *("epochs", "repeat", "batch_size", "max_new_tokens"),
