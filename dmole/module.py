@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,15 @@ from dmole.curriculum.optimization import (
     parameter_groups,
     scaled_learning_rates,
 )
-from dmole.data.labels import answer_positions
+from dmole.data.labels import IGNORED, answer_positions
 from dmole.experts import ExpertLibrary, Gates
 from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
+from dmole.models.generation import check_generation
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
-from dmole.routing import Phase, RouteQuery, Router, Routing
+from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
 from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
 from dmole.run.context import EvaluationPass, StageContext
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dmole.data import Batch
+    from dmole.experts.shape import ExpertShape
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
@@ -64,7 +67,7 @@ class ContinualModule(StepModule):
         backbone: The base model.
         allocator: Chooses the units that get an expert for a new task.
         router: Chooses the experts of each sample.
-        alpha: Numerator of the experts' scaling ``alpha / rank``.
+        alpha: Numerator of the experts' scaling ``alpha / rank``, with the allocator's ``rank``.
         dropout: Dropout probability on the input of experts in training.
         optimizer: Optimizer of the experts in training.
         schedule: Shape of the learning rate over a stage after the warm-up.
@@ -72,6 +75,8 @@ class ContinualModule(StepModule):
         activation_checkpointing: Whether to recompute activations in the backward pass, which
             takes more time and less memory.
         beams: Width of the beam search in generation; 1 is greedy.
+        generation: Further settings of generation, such as ``repetition_penalty``; see
+            `dmole.models.generation.SETTINGS`. Those of the base model's folder are not used.
         projector_experts: Whether the projector may hold experts; its linears count toward the
             budget of the language model.
         regularizers: Extra terms of the training loss.
@@ -102,6 +107,7 @@ class ContinualModule(StepModule):
         warmup: float = 0.03,
         activation_checkpointing: bool = False,
         beams: int = 1,
+        generation: dict[str, Any] | None = None,
         projector_experts: bool = False,
         regularizers: list[Regularizer] | None = None,
         skip_nonfinite_steps: int = 0,
@@ -117,6 +123,8 @@ class ContinualModule(StepModule):
         self.schedule: Schedule = schedule
         self.warmup = warmup
         self.beams = beams
+        self.generation = check_generation(generation or {}, beams)
+        backbone.set_generation(self.generation)
         self.seed = seed
         self.projector_experts = projector_experts
         self.stage = StageContext()
@@ -153,15 +161,18 @@ class ContinualModule(StepModule):
             blocks, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
         )
 
+    def _shapes(self, allocation: Allocation) -> dict[str, ExpertShape]:
+        return expert_shapes(allocation, self.router, self.allocator.expert_alpha(self.alpha))
+
     def count_parameters(self, allocation: Allocation) -> int:
         """Return the number of parameters of an allocation's expert."""
         sizes = self.backbone.linear_shapes()
-        shapes = expert_shapes(allocation, self.router, self.alpha)
+        shapes = self._shapes(allocation)
         return sum(shape.count(*sizes[path]) for path, shape in shapes.items())
 
     def add_expert(self, allocation: Allocation) -> None:
         """Place the experts of an allocation on the model, untrained."""
-        shapes = expert_shapes(allocation, self.router, self.alpha)
+        shapes = self._shapes(allocation)
         self.library.add_shapes(allocation.expert, shapes)
 
     @property
@@ -249,6 +260,7 @@ class ContinualModule(StepModule):
         loss, step = torch.zeros((), device=labels_of(batch).device), None
         if window.own.tokens:  # a rank whose only sample is a repetition has none
             loss, step = self.compute_step(batch)
+            self._count(step)
         share = self.share_of(loss, window, keys)
         loss = share.weigh(loss, "tokens")
         try:
@@ -289,6 +301,20 @@ class ContinualModule(StepModule):
             number=self.global_step,
         )
         return output.loss, step
+
+    def _count(self, step: Step) -> None:
+        """Count the samples of a step by gate set, without those that only fill the batch."""
+        if step.gates is None:
+            return
+        past = [name for name in self.experts if name not in self.training_experts]
+        names = [*self.training_experts, *past]
+        columns = [self.experts.index(name) for name in names]
+        used = (step.gates.weights != 0)[:, columns].tolist()  # (B, E)
+        counted = (step.labels != IGNORED).any(dim=1).tolist()  # (B,)
+        for task, row, counts in zip(step.batch.task_names, used, counted, strict=True):
+            if counts:
+                chosen = tuple(itertools.compress(names, row))
+                self.stage.gate_sets[task, gate_set_name(chosen)] += 1
 
     def _anchor(self) -> Tensor:
         """Return a zero that depends on every trainable parameter.

@@ -15,6 +15,7 @@ from dmole.callbacks.replay_record import ReplayRecord
 from dmole.callbacks.router_fitting import RouterFitting
 from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
+from dmole.callbacks.training_routing import TrainingRouting
 
 __all__ = [
     "ContinualCallback",
@@ -29,6 +30,7 @@ __all__ = [
     "SkippedSteps",
     "StageCheckpoint",
     "StageProgressBar",
+    "TrainingRouting",
     "default_callbacks",
 ]
 
@@ -60,6 +62,7 @@ def default_callbacks(
         ReplayRecord(),
         RouterFitting(),
         SkippedSteps(),
+        TrainingRouting(),
         EvaluationMatrix(),
         ExpertInspector(),
         *([StageProgressBar()] if progress_bar else []),

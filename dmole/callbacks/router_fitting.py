@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import broadcast, gather_objects
-from dmole.routing.bank import LEAST_THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,10 +63,10 @@ class RouterFitting(ContinualCallback):
                 if fit is not None:
                     self.fits[expert] = fit
                     log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
-                    if fit.threshold <= LEAST_THRESHOLD:
+                    if fit.rounding:
                         log.warning(
                             "the held-out samples of expert %s repeat its training samples: "
-                            "rounding may decide which samples use it",
+                            "its threshold allows for rounding only",
                             expert,
                         )
             module.router.load_state_dict(broadcast(module.router.state_dict()))

@@ -27,11 +27,14 @@ class RouterFit:
         losses_heldout: Losses on the held-out slice, ``(N,)``.
         threshold: The expert is used for samples with a loss below this.
         quantiles: Distribution of the held-out losses by name (min, Q10, ..., max, mean, std).
+        rounding: Whether the held-out losses are so small that rounding of the embeddings alone
+            determines the threshold, because the held-out samples repeat those of the fit.
     """
 
     losses_heldout: Tensor
     threshold: float
     quantiles: dict[str, float]
+    rounding: bool = False
 
 
 @dataclass(frozen=True)

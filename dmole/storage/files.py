@@ -1,4 +1,7 @@
-"""Reads and writes files; each write goes to a temporary file, which then replaces the target."""
+"""Writes files, each first to a temporary file, which then replaces the target; checks names.
+
+The functions that read are here as well: `check_file`, `read_text`, `read_json`, `read_yaml`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmole.messages import visible
+from dmole.storage.reading import (
+    check_file,
+    open_file,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+)
+from dmole.storage.yaml_file import read_yaml
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = [
+    "atomic_path",
+    "check_file",
+    "check_name",
+    "errors_naming",
+    "open_file",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "remove_parts",
+    "write_csv",
+    "write_json",
+    "write_lines",
+]
 
 _PART = ".part"
 
@@ -88,48 +119,6 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_text(path: Path, what: str = "") -> str:
-    """Return the text of a file, with or without a byte order mark at its start.
-
-    Args:
-        path: The file, UTF-8.
-        what: Description of the content, for the message.
-
-    Raises:
-        ValueError: If it cannot be read or is not UTF-8; names the file.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise _unreadable(path, what, error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, what, f"is not UTF-8 text: {error}") from error
-
-
-def read_json(path: Path, what: str = "") -> Any:
-    """Return the content of a JSON file.
-
-    Args:
-        path: The file, UTF-8 with or without a byte order mark.
-        what: Description of the content, for the message.
-
-    Raises:
-        ValueError: If it cannot be read, is not UTF-8 or not JSON; names file and position.
-    """
-    text = read_text(path, what)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        reason = f"broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
-        raise _unreadable(path, what, reason) from error
-    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
-        raise _unreadable(path, what, str(error)) from error
-
-
-def _unreadable(path: Path, what: str, reason: str) -> ValueError:
-    return ValueError(f"cannot read {what} {path}: {reason}" if what else f"{path}: {reason}")
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with keys in the order given; NaN is refused."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
@@ -145,11 +134,30 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table; a column missing from a row is left empty."""
+    """Write a table; a column missing from a row is left empty.
+
+    A text that a spreadsheet would take for a formula is preceded by an apostrophe, and characters
+    that are not visible are written as escapes.
+    """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: _cell(name) for name in header})
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+_FORMULA = tuple("=+-@\t\r＝＋－＠")  # noqa: RUF001 the wide forms begin formulas, too
+
+
+def _cell(value: Any) -> Any:
+    """Return a value that a spreadsheet shows and does not compute; numbers stay numbers."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(_FORMULA):
+        try:
+            float(value)
+        except ValueError:
+            value = f"'{value}"
+    return visible(value, keep="\n")
 
 
 def _flush(path: Path) -> None:

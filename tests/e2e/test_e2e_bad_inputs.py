@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import FitWords
 
 from dmole.cli.main import main
+from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 
 ALLOCATOR = "dmole.allocation.SensitivityAllocator"
 
@@ -420,11 +421,25 @@ def flip(file: Path) -> None:
 
 def fingerprint(**changes: Any) -> Callable[[Path], None]:
     def change(file: Path) -> None:
-        content = torch.load(file, weights_only=True)
+        content = read_checkpoint(file)
         content["fingerprints"] |= changes
-        torch.save(content, file)
+        save_checkpoint(content, file)
 
     return change
+
+
+def poison(file: Path) -> None:
+    content = torch.load(file, weights_only=True)
+    next(iter(content["state_dict"].values()))[0, 0] = float("nan")
+    torch.save(content, file)
+
+
+def swap(file: Path) -> None:
+    """Swap the autoencoders of two experts."""
+    content = torch.load(file, weights_only=True)
+    experts = content["router"]["experts"]
+    experts["paint"], experts["count"] = experts["count"], experts["paint"]
+    torch.save(content, file)
 
 
 def holds(content: Any) -> Callable[[Path], None]:
@@ -452,6 +467,8 @@ CHECKPOINTS = [
         "last.ckpt is not a checkpoint of a sequence",
     ),
     ("a list", holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
+    ("NaN", poison, "last.ckpt: tensor state_dict/paint/"),
+    ("swapped", swap, "last.ckpt: its content was changed after it was written"),
     (
         "other base",
         fingerprint(**{"base model": "x"}),

@@ -162,7 +162,7 @@ class MetaFile(JsonFile):
 
     def _parts(self) -> list[MetaPart]:
         try:
-            return list(meta_parts(read_json(self.path)))
+            return list(meta_parts(read_json(self.path, limit=None)))
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 
@@ -174,7 +174,7 @@ def is_meta_file(path: Path) -> bool:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         if file.read(64).lstrip()[:1] != "{":
             return False
-    return is_meta(read_json(path))
+    return is_meta(read_json(path, limit=None))
 
 
 def _below(item: Any, root: str) -> Any:
