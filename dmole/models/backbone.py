@@ -21,6 +21,7 @@ from dmole.models.families import family_of
 from dmole.models.processors import load_processor, set_image_settings
 from dmole.models.quantization import Quantization, entries, quantization_config
 from dmole.models.rows import rows_per_sample
+from dmole.storage.files import check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -274,4 +275,6 @@ def _resolve(name_or_path: str) -> str:
 
         return str(TINY_PATH)
     path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        check_folder(path, "the base model")
     return str(path) if path.exists() else name_or_path
