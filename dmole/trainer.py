@@ -280,7 +280,8 @@ class ContinualTrainer(Trainer):
         """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
         state.data = data
-        data.attach_processor(module.backbone.processor, module.backbone.context_length)
+        base = module.backbone
+        data.attach_processor(base.processor, base.context_length, base.prompts)
         data.check()
         for task in data.tasks:
             _check_metric(task)

@@ -137,6 +137,7 @@ def _check_metric(task: str, metric: str) -> None:
 
 def _base_model(model: dict[str, Any]) -> BaseModel | None:
     """Return the base model that the config names; None without one or for another backbone."""
+    from dmole.data.templates import PromptSettings
     from dmole.demo.tiny import TINY_PATH
     from dmole.doctor import BaseModel
 
@@ -147,4 +148,6 @@ def _base_model(model: dict[str, Any]) -> BaseModel | None:
     name = settings["name_or_path"]
     path = Path(name).expanduser()
     source = str(TINY_PATH) if name == "tiny" else str(path) if path.exists() else name
-    return BaseModel(source, settings["revision"], settings["trust_remote_code"])
+    variables = settings["template_variables"] or {}
+    prompts = PromptSettings(settings["prompt_style"], variables, settings["template_date"])
+    return BaseModel(source, settings["revision"], settings["trust_remote_code"], prompts)

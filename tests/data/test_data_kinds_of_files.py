@@ -14,7 +14,7 @@ from dmole.benchmarks.predictions import read_predictions
 from dmole.benchmarks.retention.readers import mme_items, pope_items
 from dmole.data.items import SourceFiles
 from dmole.data.sources.tables import open_saved
-from dmole.models.backbone import PretrainedBackbone
+from dmole.models.pretrained import PretrainedBackbone
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.parquet", "folder/a.parquet", "folder/a.tar"])
