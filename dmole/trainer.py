@@ -22,6 +22,7 @@ from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
 from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
+from dmole.run.agreement import check_learned
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
@@ -192,6 +193,7 @@ class ContinualTrainer(Trainer):
         state = self.sequence
         if checkpoint is not None:
             self._stage_checkpoint = load_sequence(state, module, checkpoint)
+            check_learned(state, module, "in the checkpoint")
             log.info("resuming %s", state.run_dir)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
@@ -204,6 +206,8 @@ class ContinualTrainer(Trainer):
                     continue
                 self._run_phase(module, phase)
                 state.done.add((stage.index, phase))
+                if phase != "evaluate":
+                    check_learned(state, module, f"after phase {phase} of stage {stage.index}")
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
         self._end(module)
