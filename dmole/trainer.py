@@ -27,6 +27,7 @@ from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.run.lightning_private import disable_signal_handlers
+from dmole.run.limits import check_limits
 from dmole.run.session import Session
 from dmole.run.state import BEFORE_TRAINING, RunBoard, SequenceState
 from dmole.run.strategies import check_precision, check_strategy
@@ -183,6 +184,7 @@ class ContinualTrainer(Trainer):
 
         def prepare() -> None:
             self._begin(model, datamodule)
+            check_limits(self.sequence, model)
 
         with self._session.opened(model, ckpt_path, prepare) as checkpoint:
             self._learn(model, checkpoint)
@@ -222,6 +224,7 @@ class ContinualTrainer(Trainer):
             datamodule: The tasks.
         """
         self._begin(model, datamodule)
+        check_limits(self.sequence, model)
         plans: dict[str, Allocation] = {}
         for stage in self.sequence.plan:
             for name in reversed(stage.experts):  # the common expert comes first, as in a run
