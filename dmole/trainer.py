@@ -20,6 +20,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
+from dmole.messages import excerpt, visible
 from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
 
 log = logging.getLogger("dmole")
+
+_LONGEST_NAME = 200
 
 IGNORED_WARNINGS = (
     ".*does not have many workers.*",  # the user's choice, and the right one on a laptop
@@ -120,6 +123,10 @@ class ContinualTrainer(Trainer):
         for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         _check_arguments(kwargs)
+        if name != visible(name) or len(name) > _LONGEST_NAME:
+            raise ValueError(
+                f"trainer.name {excerpt(name)} must be at most {_LONGEST_NAME} visible characters"
+            )
         board = RunBoard(default_root_dir, name=name, version=version)
         super().__init__(
             default_root_dir=default_root_dir,
@@ -230,7 +237,9 @@ class ContinualTrainer(Trainer):
             for name in reversed(stage.experts):  # the common expert comes first, as in a run
                 if name not in plans:
                     plan = plans[name] = plan_allocation(self.sequence, model, stage, name)
-                    print(describe_allocation(plan, model.count_parameters(plan)))
+                    print(
+                        visible(describe_allocation(plan, model.count_parameters(plan)), keep="\n")
+                    )
         return plans
 
     def evaluate(
@@ -278,7 +287,8 @@ class ContinualTrainer(Trainer):
         """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
         state.data = data
-        data.attach_processor(module.backbone.processor, module.backbone.context_length)
+        base = module.backbone
+        data.attach_processor(base.processor, base.context_length, base.prompts)
         data.check()
         for task in data.tasks:
             _check_metric(task)
