@@ -313,7 +313,7 @@ def test_a_hub_out_of_reach_is_named(error_of: ErrorOf, monkeypatch: pytest.Monk
 
 
 def test_a_system_turn_is_refused_where_the_model_takes_none(error_of: ErrorOf) -> None:
-    line = error_of(broken_file([item(system="Be brief.")]))
+    line = error_of(broken_file([item(system="Be brief."), item("b")]))
     assert "sample 'a': the chat template takes no system turn: the roles are 'user' and" in line
 
 
