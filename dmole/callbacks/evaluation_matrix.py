@@ -25,6 +25,7 @@ from dmole.callbacks.evaluation_results import (
     router_rates,
     unparsable_answers,
 )
+from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize, write_matrix
@@ -259,6 +260,9 @@ class EvaluationMatrix(ContinualCallback):
         self._constants = self._constants or constant_answers(state)
         content["constant_answer"] = self._constants
         content["fingerprints"] = state.fingerprints(module)
+        records = [cb.rows for cb in state.callbacks if isinstance(cb, SkippedSteps) and cb.rows]
+        if records:
+            content["skipped_steps"] = records[0]
         return content
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:
