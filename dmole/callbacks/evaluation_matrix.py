@@ -23,6 +23,7 @@ from dmole.callbacks.evaluation_results import (
     count_active,
     prediction_lines,
     router_rates,
+    run_sizes,
     unparsable_answers,
 )
 from dmole.callbacks.skipped_steps import SkippedSteps
@@ -259,6 +260,7 @@ class EvaluationMatrix(ContinualCallback):
             content["routing"] = router_rates(state, self.routing, trained)
         self._constants = self._constants or constant_answers(state)
         content["constant_answer"] = self._constants
+        content["sizes"] = run_sizes(state, module)
         content["fingerprints"] = state.fingerprints(module)
         records = [cb.rows for cb in state.callbacks if isinstance(cb, SkippedSteps) and cb.rows]
         if records:

@@ -105,6 +105,20 @@ def router_rates(
     return rates | {"trained_with_partner": partner_rate(trained, trains)}
 
 
+def run_sizes(state: SequenceState, module: ContinualModule) -> dict[str, Any]:
+    """Return the sizes of the run: rank and scaling of an expert, samples of an optimizer step."""
+    allocator, trainer = module.allocator, state.trainer
+    return {
+        "rank": allocator.rank,
+        "rank_factor": allocator.rank_factor,
+        "expert_rank": allocator.expert_rank,
+        "scaling": module.alpha / allocator.rank,
+        "batch_size": state.data.batch_size,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "processes": state.world_size,
+    }
+
+
 def count_active(state: SequenceState, module: ContinualModule, routed: EvaluationPass) -> None:
     """Record the parameters that an average test sample uses, base model included."""
     sizes = {name: module.library.count(name) for name in routed.experts or ()}

@@ -68,12 +68,50 @@ def name_config(message: str, configs: list[Path], flags: list[str]) -> str:
     if key is None or any(flag.startswith(f"--{key[1]}") for flag in flags):
         return message
     for path in reversed(configs):
-        value: Any = read_settings(path)
-        for name in key[1].split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        if value is not None:
+        if _value(read_settings(path), key[1]) is not None:
             return f"{path}: {message}"
     return message
+
+
+SIZES = (
+    "model.allocator.init_args.rank",
+    "model.allocator.init_args.rank_factor",
+    "model.allocator.init_args.budget_fraction",
+    "model.alpha",
+    "model.optimizer.init_args.lr",
+    "data.batch_size",
+    "trainer.accumulate_grad_batches",
+    "trainer.precision",
+)
+"""Settings that belong to a benchmark. A config that changes one of them is named in the log."""
+
+
+def replaced_sizes(configs: list[Path]) -> list[str]:
+    """Return a text for each size that a config changes although an earlier one sets it.
+
+    Args:
+        configs: Files in the order they are merged.
+    """
+    texts = []
+    seen: dict[str, tuple[Path, Any]] = {}
+    for path in configs:
+        settings = read_settings(path)
+        for key in SIZES:
+            value = _value(settings, key)
+            if value is None:
+                continue
+            if key in seen and seen[key][1] != value:
+                earlier, old = seen[key]
+                texts.append(f"{path.name} replaces {key} of {earlier.name}: {old} -> {value}")
+            seen[key] = (path, value)
+    return texts
+
+
+def _value(settings: Any, key: str) -> Any:
+    """Return the value at a dotted key, None if there is none."""
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
 
 
 def resolve_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
@@ -88,6 +126,11 @@ def resolve_configs(arguments: list[str]) -> tuple[list[str], list[Path]]:
     result, files = [], []
     expects_name = False
     for argument in arguments:
+        if argument.startswith("--data.tasks."):
+            raise ValueError(
+                f"{argument.partition('=')[0]} would change the last task only: copy the config "
+                "and set it for each task there"
+            )
         flag, equals, name = argument.partition("=")
         if expects_name or (flag in ("--config", "-c") and equals):
             path = find_config(argument if expects_name else name)

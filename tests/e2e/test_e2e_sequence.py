@@ -163,6 +163,14 @@ def test_the_metrics_follow_from_the_matrices(quick_run: Path) -> None:
     assert {task: set(splits) for task, splits in digests["data"].items()} == {
         task: {"train", "test"} for task in TASKS
     }
+    constants = metrics.pop("constant_answer")
+    for task in TASKS:
+        accepted = [line["references"] for line in predictions(quick_run, 0, task)]
+        most = max(sum(text in each for each in accepted) for refs in accepted for text in refs)
+        assert constants[task]["score"] == pytest.approx(100 * most / len(accepted))
+    sizes = metrics.pop("sizes")
+    assert (sizes["rank"], sizes["expert_rank"], sizes["scaling"]) == (8, 8, 2.0)
+    assert (sizes["batch_size"], sizes["processes"]) == (8, 1)
     test_rates = {"own_first", "rejected", "foreign_too", "unseen_accepted"}
     assert set(rates) == {*test_rates, "trained_with_partner"}
     order = [[0], [1]]

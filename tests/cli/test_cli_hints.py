@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from dmole.cli.hints import explain
+
+SETTINGS = ["data.batch_size", "model.alpha", "model.optimizer", "trainer.name"]
+UNION = """Parser key "trainer.stream":
+  - Expected a path but nonsense either not accessible or invalid
+  - Does not validate against any of the Union subtypes
+    Subtypes: [<class 'dmole.streams.stream.Stream'>, <class 'NoneType'>]
+    Errors:
+      - Expected a dot import path string: nonsense
+      - Expected a <class 'NoneType'>
+    Given value type: <class 'str'>
+    Given value: nonsense"""
+CALLABLE = """Parser key "model.optimizer":
+  Type typing.Callable[[collections.abc.Iterable], torch.optim.optimizer.Optimizer] expects a
+  function or a callable class: Option 'learning_rate' is not accepted. Got value: \
+Namespace(class_path='torch.optim.AdamW', init_args=Namespace(learning_rate=3))"""
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (UNION, "trainer.stream: expected the class_path of a Stream or null, got 'nonsense'"),
+        (CALLABLE, "model.optimizer: AdamW has no argument 'learning_rate' (did you mean lr?)"),
+        (
+            "unrecognized arguments: --data.batchsize 4",
+            "there is no setting data.batchsize (did you mean data.batch_size?)",
+        ),
+        (
+            "unrecognized arguments: --model.optimizr.x 4",
+            "there is no setting model.optimizr.x (did you mean model.optimizer?)",
+        ),
+        (
+            "ambiguous option: --lr could match --lr_scheduler.help, --lr_scheduler",
+            "there is no setting lr (use model.optimizer.init_args.lr)",
+        ),
+        (
+            "Group 'trainer' does not accept option 'max_epochs'",
+            "there is no setting trainer.max_epochs (each task has its own epochs, under "
+            "data.tasks)",
+        ),
+        (
+            "Option 'modle.alpha' is not accepted",
+            "there is no setting modle.alpha (did you mean model.alpha?)",
+        ),
+        (
+            "unrecognized arguments: --zzz 4",
+            "there is no setting zzz (see dmole fit --help)",
+        ),
+        (
+            "Parser key \"data.tasks\": Problem with given class_path 'dmole.Task':\n"
+            "  Option 'epoch' is not accepted",
+            "data.tasks: Task has no argument 'epoch' (did you mean epochs?)",
+        ),
+        (
+            "Parser key \"model.warmup\": Expected a <class 'float'>. Got value: two",
+            "model.warmup: expected a number, got 'two'",
+        ),
+        (
+            "Parser key \"model.schedule\": Expected a typing.Literal['cosine', 'linear']. "
+            "Got value: linearr",
+            "model.schedule: expected one of 'cosine', 'linear', got 'linearr'",
+        ),
+        (
+            'Parser key "model.router": - Expected a path but AutoencoderRoute either not '
+            "accessible or invalid - Expected a dot import path string: AutoencoderRoute",
+            "model.router: 'AutoencoderRoute' is not the path of a class (did you mean "
+            "dmole.routing.AutoencoderRouter?)",
+        ),
+        ("something\nelse", "something else"),
+    ],
+)
+def test_an_error_of_the_parser_is_short_and_says_what_was_meant(
+    message: str, expected: str
+) -> None:
+    assert explain(message, SETTINGS).text == expected
+
+
+def test_a_value_of_many_types_is_one_line_of_their_names() -> None:
+    kinds = "<class 'int'>, typing.Literal['a', 'b'], list[a.b.Callback], <class 'NoneType'>"
+    found = explain(f'Parser key "x.y": Subtypes: [{kinds}] Errors: - no Given value: 3.5', [])
+    assert found.key == "x.y"
+    expected = "expected an integer or one of 'a', 'b' or a list of Callback or null, got '3.5'"
+    assert found.text == f"x.y: {expected}"
