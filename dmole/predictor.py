@@ -14,6 +14,7 @@ from dmole.experts import load_expert
 from dmole.routing import gate_set_name
 from dmole.run.context import EvaluationPass
 from dmole.storage.files import check_name, read_json
+from dmole.storage.records import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,8 @@ class Predictor:
         self._module = module
         self._precision = precision
         self._data = data
-        data.attach_processor(module.backbone.processor, module.backbone.context_length)
+        base = module.backbone
+        data.attach_processor(base.processor, base.context_length, base.prompts)
         load_experts_and_router(module, run)
         module.eval()
         self._count = 0  # ids are unique because they are the keys of cached embeddings
@@ -114,17 +116,20 @@ def load_experts_and_router(module: ContinualModule, run: Path) -> None:
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """Return the prompts of a JSON file: a list of objects with ``prompt`` and ``image``.
+    """Return the prompts of a file of JSON or JSON lines: objects with ``prompt`` and ``image``.
 
     Raises:
         ValueError: If the file is missing or has another structure; names file and item.
     """
-    content = read_json(path, "prompts")
-    if not isinstance(content, list) or not content:
-        raise ValueError(f"{path}: expected a list of prompts, got {type(content).__name__}")
+    records = read_records(path, "prompts")
+    content = records.entries(lambda item: "prompt" in item)
+    if not content:
+        kind = type(records.content).__name__
+        raise ValueError(f"{path}: expected a list of prompts, got {kind}")
     for index, item in enumerate(content):
         if not isinstance(item, dict) or not isinstance(item.get("prompt"), str):
-            raise ValueError(f"{path}: item {index} has no text under 'prompt'")
+            line = f" (line {records.lines[index]})" if records.lines else ""
+            raise ValueError(f"{path}: item {index}{line} has no text under 'prompt'")
         if item.get("image") is not None:
             item["image"] = path.parent / str(item["image"])
     return content

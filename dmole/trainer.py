@@ -20,12 +20,15 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
+from dmole.messages import excerpt, visible
 from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
+from dmole.run.agreement import check_learned
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.run.lightning_private import disable_signal_handlers
+from dmole.run.limits import check_limits
 from dmole.run.session import Session
 from dmole.run.state import BEFORE_TRAINING, RunBoard, SequenceState
 from dmole.run.strategies import check_precision, check_strategy
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
 
 log = logging.getLogger("dmole")
+
+_LONGEST_NAME = 200
 
 IGNORED_WARNINGS = (
     ".*does not have many workers.*",  # the user's choice, and the right one on a laptop
@@ -118,6 +123,10 @@ class ContinualTrainer(Trainer):
         for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         _check_arguments(kwargs)
+        if name != visible(name) or len(name) > _LONGEST_NAME:
+            raise ValueError(
+                f"trainer.name {excerpt(name)} must be at most {_LONGEST_NAME} visible characters"
+            )
         board = RunBoard(default_root_dir, name=name, version=version)
         super().__init__(
             default_root_dir=default_root_dir,
@@ -182,6 +191,7 @@ class ContinualTrainer(Trainer):
 
         def prepare() -> None:
             self._begin(model, datamodule)
+            check_limits(self.sequence, model)
 
         with self._session.opened(model, ckpt_path, prepare) as checkpoint:
             self._learn(model, checkpoint)
@@ -192,6 +202,7 @@ class ContinualTrainer(Trainer):
         state = self.sequence
         if checkpoint is not None:
             self._stage_checkpoint = load_sequence(state, module, checkpoint)
+            check_learned(state, module, "in the checkpoint")
             log.info("resuming %s", state.run_dir)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
@@ -204,6 +215,8 @@ class ContinualTrainer(Trainer):
                     continue
                 self._run_phase(module, phase)
                 state.done.add((stage.index, phase))
+                if phase != "evaluate":
+                    check_learned(state, module, f"after phase {phase} of stage {stage.index}")
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
         self._end(module)
@@ -218,12 +231,15 @@ class ContinualTrainer(Trainer):
             datamodule: The tasks.
         """
         self._begin(model, datamodule)
+        check_limits(self.sequence, model)
         plans: dict[str, Allocation] = {}
         for stage in self.sequence.plan:
             for name in reversed(stage.experts):  # the common expert comes first, as in a run
                 if name not in plans:
                     plan = plans[name] = plan_allocation(self.sequence, model, stage, name)
-                    print(describe_allocation(plan, model.count_parameters(plan)))
+                    print(
+                        visible(describe_allocation(plan, model.count_parameters(plan)), keep="\n")
+                    )
         return plans
 
     def evaluate(
@@ -271,7 +287,9 @@ class ContinualTrainer(Trainer):
         """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
         state.data = data
-        data.attach_processor(module.backbone.processor, module.backbone.context_length)
+        data.trainer = self  # Lightning sets it in the first fit or test only
+        base = module.backbone
+        data.attach_processor(base.processor, base.context_length, base.prompts)
         data.check()
         for task in data.tasks:
             _check_metric(task)

@@ -16,5 +16,5 @@ def run_digests(run: Path) -> dict[str, str]:
     texts = [*run.glob("*.csv"), run / "metrics.json", *run.rglob("predictions/*/*.jsonl")]
     return tensors | {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in [*texts, run / "router" / "router.json"]
+        for path in [*texts, run / "router" / "router.json", run / "experts" / "experts.json"]
     }

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+import dmole.allocation
+from dmole.cli import main
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "methods"
 INDEX = (PAGES / "README.md").read_text(encoding="utf-8")
@@ -65,3 +68,42 @@ def test_pages_link_to_each_other_where_they_are(page: str) -> None:
     text = (PAGES / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (PAGES / target).is_file(), target
+
+
+SIZES = {"rank", "alpha", "lr", "batch_size", "epochs", "max_steps"}
+"""Keys that belong to a benchmark."""
+
+
+def keys(node: Any) -> Iterator[str]:
+    for value in node if isinstance(node, list) else ():
+        yield from keys(value)
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield key
+        yield from keys(value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_leaves_the_sizes_of_the_benchmark_alone(method: str) -> None:
+    assert not SIZES & set(keys(yaml.safe_load(config_of(method))))
+
+
+@pytest.mark.parametrize(
+    ("method", "rank"), [("dmole", 128), ("seq_ft", 80), ("mola", 16), ("dmole_release", 128)]
+)
+def test_after_a_benchmark_a_method_scales_its_rank(
+    method: str, rank: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "coin.yaml", "--config", f"methods/{method}.yaml", *PRINT])
+    printed = capsys.readouterr().out
+    model = yaml.safe_load(printed[printed.index("seed_everything") :])["model"]
+    assert model["alpha"] == 256
+    choice = model["allocator"]
+    name, arguments = choice["class_path"].rpartition(".")[2], choice["init_args"]
+    assert arguments["rank"] == 128
+    allocator = getattr(dmole.allocation, name)(**arguments)
+    assert allocator.expert_rank == rank
+    assert allocator.expert_alpha(256.0) / allocator.expert_rank == 2.0
+
+
+PRINT = ["--data.data_root", "data", "--print_config"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -9,12 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dmole.allocation.budget import (
     budget_modality,
     experts_by_depth,
+    round_half_up,
     split_budget,
     spread_evenly,
     total_budget,
 )
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
-from dmole.allocation.proxy import Reduction
+from dmole.allocation.proxy import Combine, Reduction
 
 Scores = Mapping[str, float | None]
 
@@ -23,13 +25,16 @@ class Allocator(ABC):
     """Selects the units of the model that get an expert for a new task.
 
     Args:
-        rank: Rank of a new expert.
+        rank: Rank of a new expert at factor 1, the size that a benchmark sets.
         unit: ``block``: a transformer block with all its linears; ``linear``: a single linear.
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
         modules: Modalities that may get experts. The linears of the projector, if the model has
             any, belong to ``language``.
         targets: Regular expression, searched in the paths of linears; only matching linears may
             hold experts. Example: ``attn|attention``. Empty matches all.
+        rank_factor: Factor on ``rank``, the size of a method relative to the benchmark. The
+            product is rounded to the nearest integer, at least 1. The scaling of an expert does
+            not depend on the factor.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -41,6 +46,8 @@ class Allocator(ABC):
     """Share of a task's batches that the scores are computed on."""
     reduction: Reduction = "sum"
     """Reduction of the gradients of several batches to a score."""
+    combine: Combine = "sum"
+    """How the tensors of a unit are combined to its score."""
 
     def __init__(
         self,
@@ -50,9 +57,12 @@ class Allocator(ABC):
         budget_fraction: float = 0.5,
         modules: Sequence[str] = ("vision", "language"),
         targets: str = "",
+        rank_factor: float = 1.0,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
+        if not 0 < rank_factor < math.inf:
+            raise ValueError(f"rank_factor must be a positive number, got {rank_factor}")
         if unit not in ("block", "linear"):
             raise ValueError(f"unit must be 'block' or 'linear', got {unit!r}")
         if not 0 < budget_fraction <= 1:
@@ -65,6 +75,23 @@ class Allocator(ABC):
         self.budget_fraction = budget_fraction
         self.modules = tuple(modules)
         self.targets = check_pattern(targets)
+        self.rank_factor = rank_factor
+
+    @property
+    def expert_rank(self) -> int:
+        """Rank of a new expert: ``rank`` times ``rank_factor``, rounded, at least 1."""
+        return max(1, round_half_up(self.rank * self.rank_factor))
+
+    def expert_alpha(self, alpha: float) -> float:
+        """Return the numerator for an expert's rank that gives the scaling ``alpha / rank``.
+
+        Example:
+            >>> from dmole.allocation import UniformAllocator
+            >>> half = UniformAllocator(rank=8, rank_factor=0.5)
+            >>> half.expert_rank, half.expert_alpha(16.0)
+            (4, 8.0)
+        """
+        return alpha * self.expert_rank / self.rank
 
     @abstractmethod
     def allocate(
@@ -82,6 +109,22 @@ class Allocator(ABC):
         Raises:
             ValueError: If no unit can hold an expert or scores are missing.
         """
+
+    def largest(self, expert: str, units: Sequence[Unit], *, first: bool) -> Allocation:
+        """Return an allocation with every unit that a new expert may get, before any scores.
+
+        Args:
+            expert: Name of the expert.
+            units: All units of the model, in order.
+            first: Whether this is the first task of the sequence.
+
+        Raises:
+            ValueError: If no unit can hold an expert.
+        """
+        if not self.needs_scores:
+            return self.allocate(expert, units, None, first)
+        self.allocate(expert, units, dict.fromkeys((unit.name for unit in units), 1.0), first)
+        return self._plan(expert, units, {unit.name for unit in self._candidates(units, None)})
 
     def _candidates(self, units: Sequence[Unit], scores: Scores | None) -> list[Unit]:
         """Return the units of the chosen modalities that received a gradient."""
@@ -115,7 +158,7 @@ class Allocator(ABC):
                 unit=unit.name,
                 score=None if scores is None else scores[unit.name],
                 expert=unit.name in chosen,
-                rank=self.rank if unit.name in chosen else 0,
+                rank=self.expert_rank if unit.name in chosen else 0,
                 linears=unit.linears,
                 parameters=unit.parameters,
                 mixture=(mixture or {}).get(unit.name, 1),
@@ -133,7 +176,7 @@ class UniformAllocator(Allocator):
     """Give experts to every unit, or to evenly spaced units, independently of the task.
 
     Args:
-        rank: Rank of a new expert.
+        rank: Rank of a new expert at factor 1.
         unit: ``block`` or ``linear``.
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``; the modalities
             share the budget by their number of units.
@@ -142,6 +185,7 @@ class UniformAllocator(Allocator):
             adapter.
         targets: Regular expression of the linears that may hold experts; empty matches all.
         experts: Parallel experts of this rank in each unit, for routers that mix them.
+        rank_factor: Factor on ``rank``, see :class:`Allocator`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -167,6 +211,7 @@ class UniformAllocator(Allocator):
         first_task_only: bool = False,
         targets: str = "",
         experts: int = 1,
+        rank_factor: float = 1.0,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -174,6 +219,7 @@ class UniformAllocator(Allocator):
             budget_fraction=budget_fraction,
             modules=modules,
             targets=targets,
+            rank_factor=rank_factor,
         )
         if experts < 1:
             raise ValueError(f"experts must be at least 1, got {experts}")
@@ -210,9 +256,10 @@ class DepthAllocator(UniformAllocator):
     Args:
         counts: Experts per block by relative depth, from the first blocks to the last;
             ``[2, 4, 6, 8]`` gives each block of the first quarter 2 experts.
-        rank: Rank of each expert.
+        rank: Rank of each expert at factor 1.
         modules: Modalities that may get experts.
         targets: Regular expression of the linears that may hold experts; empty matches all.
+        rank_factor: Factor on ``rank``, see :class:`Allocator`.
 
     Raises:
         ValueError: If a count is below one.
@@ -229,8 +276,9 @@ class DepthAllocator(UniformAllocator):
         rank: int = 8,
         modules: Sequence[str] = ("vision", "language"),
         targets: str = "",
+        rank_factor: float = 1.0,
     ) -> None:
-        super().__init__(rank=rank, modules=modules, targets=targets)
+        super().__init__(rank=rank, modules=modules, targets=targets, rank_factor=rank_factor)
         experts_by_depth(counts, len(counts))  # raises for invalid counts
         self.counts = tuple(counts)
 

@@ -18,14 +18,14 @@ from dmole.allocation.budget import (
     split_budget,
 )
 from dmole.allocation.plan import Allocation, Unit, UnitKind
-from dmole.allocation.proxy import Reduction
+from dmole.allocation.proxy import Combine, Reduction, check_combine
 
 
 class SensitivityAllocator(Allocator):
     """Give experts to the units with the largest proxy scores, with a budget per modality.
 
     Args:
-        rank: Rank of a new expert.
+        rank: Rank of a new expert at factor 1.
         unit: ``block`` (the paper) or ``linear`` (the release).
         budget_fraction: Share of the units that get an expert, in ``(0, 1]``.
         vision_floor: Minimum share of the budget for vision: 0 (the paper), 0.25 (the release).
@@ -41,6 +41,10 @@ class SensitivityAllocator(Allocator):
         seed: Seed of the draw among exact ties, the same for every task.
         targets: Regular expression of the linears that are scored and may hold experts; the
             release uses those of attention only. Empty matches all.
+        rank_factor: Factor on ``rank``, see :class:`Allocator`.
+        combine: ``sum`` of the norms of a unit's tensors (published) or one ``norm`` over all of
+            them, which does not change where query, key and value are fused; see
+            :func:`~dmole.allocation.proxy.score_gradients`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -75,6 +79,8 @@ class SensitivityAllocator(Allocator):
         max_parameters: int | None = None,
         seed: int = 42,
         targets: str = "",
+        rank_factor: float = 1.0,
+        combine: Combine = "sum",
     ) -> None:
         super().__init__(
             rank=rank,
@@ -82,6 +88,7 @@ class SensitivityAllocator(Allocator):
             budget_fraction=budget_fraction,
             modules=modules,
             targets=targets,
+            rank_factor=rank_factor,
         )
         if not 0 < proxy_fraction <= 1:
             raise ValueError(f"proxy_fraction must be in (0, 1], got {proxy_fraction}")
@@ -89,6 +96,7 @@ class SensitivityAllocator(Allocator):
             raise ValueError(f"vision_floor must be in [0, 1], got {vision_floor}")
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+        check_combine(combine, reduction)
         if normalize not in get_args(Normalize):
             raise ValueError(f"normalize must be one of {get_args(Normalize)}, got {normalize!r}")
         if max_parameters is not None and max_parameters < 1:
@@ -96,6 +104,7 @@ class SensitivityAllocator(Allocator):
         self.vision_floor = vision_floor
         self.proxy_fraction = proxy_fraction
         self.reduction = reduction
+        self.combine = combine
         self.normalize: Normalize = normalize
         self.curriculum = curriculum
         self.max_parameters = max_parameters
@@ -159,7 +168,7 @@ class SensitivityAllocator(Allocator):
         kept = sorted(chosen, key=lambda name: -scores[name])
         if self.max_parameters is None:
             return kept
-        cost = {unit.name: self.rank * unit.parameters for unit in units}
+        cost = {unit.name: self.expert_rank * unit.parameters for unit in units}
         while kept and sum(cost[name] for name in kept) > self.max_parameters:
             last = kept.pop()
             if not kept:

@@ -25,7 +25,7 @@ from dmole.storage.files import write_csv
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dmole.allocation import Unit
+    from dmole.allocation import AllocationEntry, Unit
     from dmole.allocation.allocators import Scores
     from dmole.data import Batch
     from dmole.module import ContinualModule
@@ -80,10 +80,12 @@ class ExpertAllocation(ContinualCallback):
     def _report(self, state: SequenceState, module: ContinualModule, plan: Allocation) -> None:
         count = module.count_parameters(plan)
         shares = ", ".join(f"{modality} {share:.0%}" for modality, share in plan.difficulty.items())
+        sizes = dict.fromkeys(describe_rank(entry) for entry in plan.experts)
         log.info(
-            "expert %s: %s; %d parameters%s",
+            "expert %s: %s; %s; %d parameters%s",
             plan.expert,
             " ".join(entry.unit for entry in plan.experts),
+            " or ".join(sizes),
             count,
             f" (difficulty: {shares})" if shares else "",
         )
@@ -100,6 +102,12 @@ class ExpertAllocation(ContinualCallback):
         self.allocations = {int(k): Allocation.from_json(v) for k, v in state_dict.items()}
 
 
+def describe_rank(entry: AllocationEntry) -> str:
+    """Return the size of a unit's expert: its rank, and the number of parallel experts."""
+    mixture = f"{entry.mixture} x " if entry.mixture > 1 else ""
+    return f"{mixture}rank {entry.rank}"
+
+
 def describe_allocation(plan: Allocation, parameters: int) -> str:
     """Return an allocation as a text table: units, scores, ranks, number of parameters."""
     lines = [f"expert {plan.expert}: {parameters} parameters"]
@@ -109,8 +117,7 @@ def describe_allocation(plan: Allocation, parameters: int) -> str:
     unscored = "no gradient" if scored else "not scored"
     for entry in plan.entries:
         score = unscored if entry.score is None else f"{entry.score:.4g}"
-        mixture = f"{entry.mixture} x " if entry.mixture > 1 else ""
-        size = f"{mixture}rank {entry.rank}" if entry.expert else "-"
+        size = describe_rank(entry) if entry.expert else "-"
         lines.append(f"  {entry.unit:<24} {score:>12}  {size}")
     return "\n".join(lines)
 
@@ -159,6 +166,7 @@ def _scores(
             state.interruption.until_requested(batches),
             functools.partial(_proxy_losses, module, state.device),
             reduction=allocator.reduction,
+            combine=allocator.combine,
             all_reduce=sum_over_ranks,
         )
     state.interruption.check(state.strategy)

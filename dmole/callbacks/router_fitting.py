@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import broadcast, gather_objects
-from dmole.routing.bank import LEAST_THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,10 +63,10 @@ class RouterFitting(ContinualCallback):
                 if fit is not None:
                     self.fits[expert] = fit
                     log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
-                    if fit.threshold <= LEAST_THRESHOLD:
+                    if fit.rounding:
                         log.warning(
                             "the held-out samples of expert %s repeat its training samples: "
-                            "rounding may decide which samples use it",
+                            "its threshold allows for rounding only",
                             expert,
                         )
             module.router.load_state_dict(broadcast(module.router.state_dict()))
@@ -112,6 +111,7 @@ def embed_samples(
 
     Raises:
         Interrupted: If a signal requested the end of the run.
+        ValueError: If an embedding is not finite; names the sample.
     """
     cache, device = module.embedder.cache, state.device
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
@@ -130,4 +130,8 @@ def embed_samples(
         for ids, rows in gather_objects((embedded, cache.get_many(embedded) if embedded else None)):
             if rows is not None:
                 cache.add(ids, rows)
-    return cache.get_many(keys)
+    found = cache.get_many(keys)
+    for key, finite in zip(keys, torch.isfinite(found).all(dim=1).tolist(), strict=True):
+        if not finite:
+            raise ValueError(f"the router embedding of sample {key} is not finite")
+    return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmole.cli.arguments import ArgumentParser
+from dmole.messages import visible
 
 if TYPE_CHECKING:
     import argparse
@@ -48,6 +49,7 @@ def run_check(words: list[str]) -> int:
     data["images"] = _image_options(data.get("images")) or AS_STORED
     module = ContinualDataModule(tasks, **data)  # refuses what `fit` would refuse
     model, missing = (None, None) if options.no_tokens else _base_model(config["model"])
+    router, least = _router_limit(config)
     report = check_tasks(
         module.tasks,
         Path(data["data_root"] or "."),
@@ -59,13 +61,15 @@ def run_check(words: list[str]) -> int:
             no_model=missing,
             tokens=TokenLimit(module.max_length, cut=module.on_too_long == "truncate"),
             items=options.items,
+            router=router,
+            least_samples=least,
         ),
     )
     if options.json == "-":
         json.dump(as_json(report), sys.stdout, indent=2)
         print()
     else:
-        print(as_text(report))
+        print(visible(as_text(report), keep="\n"))
     if options.json not in (None, "-"):
         write_json(Path(options.json), as_json(report))
     return 1 if report.count("error") else 0
@@ -178,8 +182,26 @@ def _instance(metric: dict[str, Any]) -> TaskMetric:
     return made
 
 
+def _router_limit(config: dict[str, Any]) -> tuple[str, int]:
+    """Return the router of a config and the samples that it needs of each task."""
+    from dmole import routing
+
+    stream = config["trainer"].get("stream") or {}
+    if stream.get("class_path", "").endswith((".JointStream", ".ZeroShotStream")):
+        return "", 1  # no stage consists of a single task
+    node, router, least = config["model"].get("router"), "", 1
+    while isinstance(node, dict):
+        kind = getattr(routing, str(node.get("class_path")).rpartition(".")[2], None)
+        number = getattr(kind, "least_samples", 1)  # a property of a router around another one
+        if kind is not None and isinstance(number, int) and number > least:
+            router, least = kind.__name__, number
+        node = (node.get("init_args") or {}).get("router")
+    return router, least
+
+
 def _base_model(model: dict[str, Any]) -> tuple[BaseModel | None, str | None]:
     """Return the base model that the config names, or the reason why there is none."""
+    from dmole.data.templates import PromptSettings
     from dmole.demo.tiny import TINY_PATH
     from dmole.doctor import BaseModel
 
@@ -194,4 +216,6 @@ def _base_model(model: dict[str, Any]) -> tuple[BaseModel | None, str | None]:
     source = str(TINY_PATH) if name == "tiny" else str(path) if path.exists() else name
     images = tuple(sorted((settings.get("image_settings") or {}).items()))
     trusted = bool(settings.get("trust_remote_code"))
-    return BaseModel(source, settings.get("revision"), trusted, images), None
+    variables = settings.get("template_variables") or {}
+    prompts = PromptSettings(settings.get("prompt_style"), variables, settings.get("template_date"))
+    return BaseModel(source, settings.get("revision"), trusted, prompts, images), None

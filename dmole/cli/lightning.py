@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import warnings
@@ -20,6 +19,7 @@ from dmole._moved import current_path
 from dmole.cli.arguments import ArgumentParser
 from dmole.cli.config_files import name_config, read_settings, resolve_configs
 from dmole.datamodule import ContinualDataModule
+from dmole.messages import json_text, visible
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor, read_prompts
 from dmole.run.lightning_private import NoCheckpointArguments
@@ -35,6 +35,11 @@ class ConfigError(ValueError):
 
 class RunConfig(SaveConfigCallback):
     """Writes ``config.yaml`` atomically; a resumed run replaces it by its current config."""
+
+    def config_values(self) -> dict[str, Any]:
+        """Return the resolved config, which must be the same on all ranks."""
+        values: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return values
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the resolved config into the run folder."""
@@ -164,7 +169,7 @@ def run_predict(words: list[str]) -> None:
     if options.output is not None:
         write_json(options.output, answers)
     else:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        print(json_text(answers))
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -225,7 +230,7 @@ class _Console(logging.Handler):
     """Prints to the current standard output, not to the one at the time of configuration."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
+        print(visible(self.format(record)), flush=True)
 
 
 @rank_zero_only

@@ -13,6 +13,8 @@ from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.rendering import ChatRenderer, Rendered
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
 from dmole.data.sample_errors import Origin, SampleError, sample_error, task_origin
+from dmole.data.templates import PromptSettings
+from dmole.data.window import Window
 from dmole.messages import one_line
 
 TaskSample = tuple[Sample, str]
@@ -33,6 +35,8 @@ class Batch:
         image_counts: Number of images of each sample, ``(B,)``, long.
         sample_ids: Id of each sample.
         task_names: Task of each sample.
+        window: Place of a training batch among those of an optimizer step; None if it is the only
+            one.
     """
 
     inputs: dict[str, Tensor]
@@ -41,6 +45,7 @@ class Batch:
     image_counts: Tensor
     sample_ids: list[str]
     task_names: list[str]
+    window: Window | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -70,6 +75,7 @@ class Collator:
             limit.
         on_too_long: ``error`` rejects longer samples, ``truncate`` cuts the end of the last
             answer. Only answers are cut.
+        prompts: How prompts are written, beyond the chat template.
         origin: Returns where a sample of a task comes from, for messages.
 
     Attributes:
@@ -85,6 +91,7 @@ class Collator:
         processor: Any,
         max_length: int | None = None,
         on_too_long: Literal["error", "truncate"] = "error",
+        prompts: PromptSettings | None = None,
         origin: Origin = task_origin,
     ) -> None:
         if on_too_long not in ("error", "truncate"):
@@ -100,7 +107,7 @@ class Collator:
             )
         self._processor = processor
         self._tokenizer = tokenizer
-        self._renderer = ChatRenderer(processor)
+        self._renderer = ChatRenderer(processor, prompts)
         self.max_length = max_length
         self._on_too_long = on_too_long
         self._origin = origin

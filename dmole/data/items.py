@@ -59,7 +59,7 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
     Raises:
         ValueError: If the file holds anything else.
     """
-    content = read_json(path)
+    content = read_json(path, limit=None)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold an object, but holds {kind_of(content)}")
     for key in keys:

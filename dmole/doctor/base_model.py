@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from dmole.data.collate import Collator
+from dmole.data.prompt_check import check_prompts
+from dmole.data.rendering import ChatRenderer
+from dmole.data.templates import PromptSettings
 from dmole.messages import first_line
 
 
@@ -18,12 +21,14 @@ class BaseModel:
         source: Folder or hub name.
         revision: Commit, branch or tag on the hub.
         trust_remote_code: Whether to run code from the model's folder.
+        prompts: How prompts are written, beyond the chat template.
         image_settings: Settings of the image processor that the config overrides, as pairs.
     """
 
     source: str
     revision: str | None = None
     trust_remote_code: bool = False
+    prompts: PromptSettings = field(default_factory=PromptSettings)
     image_settings: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -38,8 +43,7 @@ def load_processor(model: BaseModel) -> Any:
     """Return the processor of a model; forked processes share the loaded one.
 
     Raises:
-        ValueError: If the processor cannot be loaded, or cannot make batches; the message names
-            the model.
+        ValueError: If the processor cannot be loaded; the message names the model.
     """
     from dmole.models import processors
 
@@ -47,11 +51,21 @@ def load_processor(model: BaseModel) -> Any:
         processor = processors.load_processor(model.source, **model.options)
         if model.image_settings:
             processors.set_image_settings(processor, dict(model.image_settings))
-        Collator(processor)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         prefix = f"cannot load the processor of {model.source!r}: "
         raise ValueError(prefix + first_line(error).removeprefix(prefix)) from error
     return processor
+
+
+def find_prompt_error(model: BaseModel) -> str | None:
+    """Return why `fit` would refuse the prompts of a model; None if it would not."""
+    processor = load_processor(model)
+    try:
+        check_prompts(ChatRenderer(processor, model.prompts), processor.tokenizer)
+        Collator(processor, prompts=model.prompts)
+    except ValueError as error:
+        return f"cannot use the base model {model.source!r}: {error}"
+    return None
 
 
 def context_length(model: BaseModel) -> int | None:

@@ -13,7 +13,7 @@ from dmole.benchmarks.sizes import published_sizes, size_mismatch
 from dmole.data.formats import Split
 from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task
-from dmole.doctor.base_model import BaseModel, context_length, load_processor
+from dmole.doctor.base_model import BaseModel, context_length, find_prompt_error
 from dmole.doctor.compare import compare_images, compare_texts
 from dmole.doctor.findings import Finding, Findings, count_level
 from dmole.doctor.images import ImageReport, examine_images
@@ -23,6 +23,7 @@ from dmole.doctor.references import ReferenceReport, examine_references
 from dmole.doctor.source import CheckedSource
 from dmole.doctor.texts import TextReport, examine_texts
 from dmole.doctor.tokens import TokenLimit, TokenReport, examine_tokens
+from dmole.routing.routers import too_few
 from dmole.store import splits_of
 
 _ONE_ANSWER = 0.9  # largest share of the most frequent answer without a warning
@@ -42,6 +43,8 @@ class CheckOptions:
         tokens: Limits on the tokens of a sample; the default is the model's context length.
         items: Maximum number of items of a file that are run through the processor, spread evenly
             over it; None runs all.
+        router: Name of the router that is fitted to the training samples of each task.
+        least_samples: Minimum number of training samples that this router needs.
     """
 
     limit: int = 20
@@ -51,6 +54,8 @@ class CheckOptions:
     no_model: str | None = None
     tokens: TokenLimit = field(default_factory=partial(TokenLimit, None))
     items: int | None = None
+    router: str = ""
+    least_samples: int = 1
 
     @property
     def inputs(self) -> InputOptions | None:
@@ -142,6 +147,10 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
             compare_images(pair[0].images, pair[1].images)
         texts = {split.texts.source.split: split.texts for split in pair if split is not None}
         _check_sizes(texts, published[task.name])
+        if "train" in texts and texts["train"].complete and texts["train"].items:
+            train = texts["train"]
+            if message := too_few(train.items, options.router, options.least_samples):
+                train.findings.add(train.source.finding("too_few_samples", message))
         if "test" in texts:
             _check_balance(texts["test"])
     return DataReport(tasks, splits, generated, options, general)
@@ -160,7 +169,9 @@ def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
             general.add(Finding("no_tokens", f"{unchecked}: {options.no_model}"))
         return options
     try:
-        load_processor(options.model)
+        if (message := find_prompt_error(options.model)) is not None:
+            general.add(Finding("prompts", message))
+            return replace(options, model=None)
         context = context_length(options.model)
     except ValueError as error:
         general.add(Finding("no_tokens", f"{unchecked}: {error}"))

@@ -12,6 +12,7 @@ from dmole.data.formats import Split
 Level = Literal["error", "warning"]
 
 LEVELS: dict[str, Level] = {
+    "prompts": "error",
     "file": "error",
     "malformed": "error",
     "empty_answer": "error",
@@ -20,6 +21,7 @@ LEVELS: dict[str, Level] = {
     "image_path": "error",
     "unreadable_image": "error",
     "image_bomb": "error",
+    "too_few_samples": "error",
     "too_long": "error",
     "chat_template": "error",
     "refused_sample": "error",

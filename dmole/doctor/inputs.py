@@ -61,11 +61,12 @@ class InputCheck:
         self.report = TokenReport(source, Findings(keep))
         self._limit = limit
         self._generation = source.split == "test"
-        self._renderer = ChatRenderer(processor)
-        self._measuring = Collator(processor)
+        prompts = options.model.prompts
+        self._renderer = ChatRenderer(processor, prompts)
+        self._measuring = Collator(processor, prompts=prompts)
         self._cut = limit.cut and not self._generation
         mode: Any = "truncate" if limit.cut else "error"
-        self._limiting = Collator(processor, limit.length, mode)
+        self._limiting = Collator(processor, limit.length, mode, prompts)
 
     def run(self, sample: Sample, images: Iterable[Image.Image], index: int) -> None:
         """Make the input of a sample as ``fit`` does, alone in its batch.

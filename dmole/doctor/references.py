@@ -7,13 +7,14 @@ than the reference itself, no answer with this reference's text can be generated
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dmole.benchmarks.registry import build_metric
+from dmole.data.prompt_check import check_prompts
 from dmole.data.rendering import ChatRenderer
-from dmole.data.sample import Sample, Turn
+from dmole.data.templates import PromptSettings
 from dmole.doctor.base_model import BaseModel, load_processor
 from dmole.doctor.findings import Findings
 from dmole.doctor.source import CheckedSource, Tick, TolerantReader
@@ -66,18 +67,13 @@ class Generator:
     Args:
         processor: The processor of the base model.
         max_new_tokens: Maximum number of tokens of an answer.
+        ends: Ids of the tokens that end an answer.
     """
 
     processor: Any
     max_new_tokens: int
-    _ends: frozenset[int] = field(init=False)
+    ends: Collection[int]
     _known: dict[str, Answer] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Collect the tokens that end an answer."""
-        tokenizer = self.processor.tokenizer
-        ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(_end_token(self.processor))}
-        self._ends = frozenset(end for end in ends if end is not None)
 
     def learn(self, references: Iterable[str]) -> None:
         """Compute the answers to references."""
@@ -97,7 +93,7 @@ class Generator:
         return self._known[reference]
 
     def _generated(self, ids: list[int]) -> list[int]:
-        end = next((at for at, token in enumerate(ids) if token in self._ends), len(ids))
+        end = next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
         return ids[: min(end, self.max_new_tokens)]
 
     def _answer(self, text: str, ids: list[int], kept: list[int], answer: str) -> Answer:
@@ -114,15 +110,15 @@ class Generator:
         return Answer(answer, f"is decoded as {_quoted(answer)}")
 
 
-def _end_token(processor: Any) -> str:
-    """Return the token that ends an answer in the chat template."""
-    turns = (Turn("user", "what ?"), Turn("assistant", "red"))
-    try:
-        return (
-            ChatRenderer(processor).render(Sample("", turns), generation=False).answers[0].end_token
-        )
-    except Exception:  # a template or a family that needs an image; its end token is then unknown
-        return str(processor.tokenizer.eos_token)
+def end_tokens(processor: Any, prompts: PromptSettings) -> frozenset[int]:
+    """Return the ids of the tokens that end an answer: by the chat template and by the tokenizer.
+
+    Raises:
+        ValueError: If the prompts of the model cannot be written.
+    """
+    tokenizer = processor.tokenizer
+    learned = check_prompts(ChatRenderer(processor, prompts), tokenizer)
+    return frozenset((tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(learned)))
 
 
 def examine_references(
@@ -154,7 +150,9 @@ def examine_references(
         return report
     generator = None
     if model is not None:
-        generator = Generator(load_processor(model), source.task.max_new_tokens)
+        processor = load_processor(model)
+        ends = end_tokens(processor, model.prompts)
+        generator = Generator(processor, source.task.max_new_tokens, ends)
         generator.learn(text for row in rows for text in row.references)
     own, made = _best_scores(rule, rows, generator)
     for row, full, best in zip(rows, own, made, strict=True):

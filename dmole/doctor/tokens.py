@@ -77,7 +77,7 @@ def examine_tokens(
     """
     report = TokenReport(source, Findings(keep))
     processor = load_processor(model)
-    rendered = _rendered(report, ChatRenderer(processor), part, tick)
+    rendered = _rendered(report, ChatRenderer(processor, model.prompts), part, tick)
     cut = limit.cut and source.split == "train"
     while batch := list(islice(rendered, _BATCH)):
         lengths = _lengths(processor.tokenizer, [text for _, _, text in batch])

@@ -40,7 +40,7 @@ def save_expert(library: ExpertLibrary, name: str, folder: Path, base_model: str
     folder.mkdir(parents=True, exist_ok=True)
     architecture = library.architecture()[name]
     if any(len(numbers) > 2 for numbers in architecture.values()):
-        write_tensor_file(folder / "mixture.safetensors", library.state_dict(name))
+        write_tensor_file(folder / "mixture.safetensors", library.state_dict(name), name)
         write_json(folder / MIXTURE, {"base_model": base_model, "layers": architecture})
         return
     tensors = {
@@ -48,22 +48,31 @@ def save_expert(library: ExpertLibrary, name: str, folder: Path, base_model: str
         for key, tensor in library.tensors(name).items()
         for path, _, part in (key.rpartition("."),)
     }
-    write_tensor_file(folder / "adapter_model.safetensors", tensors)
+    write_tensor_file(folder / "adapter_model.safetensors", tensors, name)
     write_json(folder / "adapter_config.json", _config(library, name, base_model))
 
 
-def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
+def load_expert(
+    library: ExpertLibrary, name: str, folder: Path, saved_as: str | None = None
+) -> None:
     """Add an expert from a folder in the PEFT adapter layout.
 
+    Args:
+        library: Receives the expert.
+        name: Name of the expert in the library.
+        folder: Written by :func:`save_expert` or by PEFT.
+        saved_as: Name that the expert must have been saved under, if its file states one; None
+            accepts any name.
+
     Raises:
-        ValueError: If a file is missing, the adapter is not plain LoRA, or its tensors do not fit
-            the model; names the folder. The library is then unchanged.
+        ValueError: If a file is missing, the adapter is not plain LoRA, belongs to another expert,
+            or its tensors do not fit the model; names the folder. The library is then unchanged.
     """
     if (folder / MIXTURE).is_file():
-        _load_mixture(library, name, folder)
+        _load_mixture(library, name, folder, saved_as)
         return
     config = _read_config(folder)
-    saved = read_tensor_file(folder / "adapter_model.safetensors")
+    saved = read_tensor_file(folder / "adapter_model.safetensors", saved_as)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for key, tensor in sorted(saved.items()):  # A before B: the rank is that of A, if present
@@ -83,7 +92,7 @@ def load_expert(library: ExpertLibrary, name: str, folder: Path) -> None:
         raise
 
 
-def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
+def _load_mixture(library: ExpertLibrary, name: str, folder: Path, saved_as: str | None) -> None:
     path = folder / MIXTURE
     content = read_json(path, "expert")
     try:
@@ -93,7 +102,7 @@ def _load_mixture(library: ExpertLibrary, name: str, folder: Path) -> None:
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"cannot read expert {path}: {error!r}") from error
-    tensors = read_tensor_file(folder / "mixture.safetensors")
+    tensors = read_tensor_file(folder / "mixture.safetensors", saved_as)
     parts: dict[str, dict[str, Tensor]] = {linear: {} for linear in shapes}
     for key, tensor in tensors.items():
         linear, _, part = key.rpartition(".")

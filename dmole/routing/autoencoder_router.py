@@ -37,10 +37,15 @@ class AutoencoderRouter(LearningRouter):
         vote_support: Share of the votes that a second expert or a partner needs.
         heldout_fraction: Share of the embeddings that sets the threshold, left out of the fit.
         partner: Whether a past expert helps while a new one trains.
+        min_steps: Minimum number of steps per epoch of a trained reconstructor. A task with few
+            embeddings gets smaller batches than 1,024.
         patience: Epochs without improvement before a trained reconstructor stops.
         max_epochs: Maximum number of epochs of a trained reconstructor.
         bias_init: Initial output bias, see :class:`~dmole.routing.trained.MLPReconstructor`.
         seed: Seed of the held-out slice and of a trained reconstructor; combined with the expert.
+        std_floor: Minimum deviation that a standardized dimension is divided by, relative to the
+            typical one, see :meth:`~dmole.routing.preprocessing.Preprocessor.fit`. Runs from
+            before this argument have 0.001.
 
     Raises:
         ValueError: If an argument is out of range, or ``mlp_sigmoid`` is combined with
@@ -64,6 +69,7 @@ class AutoencoderRouter(LearningRouter):
     """
 
     needs_embeddings = True
+    least_samples = 2  # one is held out for the threshold
 
     def __init__(
         self,
@@ -79,10 +85,12 @@ class AutoencoderRouter(LearningRouter):
         vote_support: float = 0.3,
         heldout_fraction: float = 0.2,
         partner: bool = True,
+        min_steps: int = 1,
         patience: int = 10,
         max_epochs: int = 1000,
         bias_init: BiasInit = "default",
         seed: int = 42,
+        std_floor: float = 1.0,
     ) -> None:
         _check_choice("reconstructor", reconstructor, Kind)
         _check_choice("vote", vote, Vote)
@@ -95,6 +103,8 @@ class AutoencoderRouter(LearningRouter):
         }.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
+        if not 0 < std_floor < math.inf:
+            raise ValueError(f"std_floor must be a positive number, got {std_floor}")
         if max_experts < 1:
             raise ValueError(f"max_experts must be at least 1, got {max_experts}")
         if second_ratio is not None and second_ratio < 1:
@@ -110,10 +120,16 @@ class AutoencoderRouter(LearningRouter):
         self.heldout_fraction = heldout_fraction
         self.partner = partner
         self.seed = seed
+        self.std_floor = std_floor
         fitter = build_reconstructor(
-            reconstructor, components, patience=patience, max_epochs=max_epochs, bias_init=bias_init
+            reconstructor,
+            components,
+            min_steps=min_steps,
+            patience=patience,
+            max_epochs=max_epochs,
+            bias_init=bias_init,
         )
-        self._bank = AutoencoderBank(fitter, standardize, heldout_fraction)
+        self._bank = AutoencoderBank(fitter, standardize, heldout_fraction, std_floor)
 
     @property
     def threshold_scale(self) -> float:
@@ -151,7 +167,9 @@ class AutoencoderRouter(LearningRouter):
     def summary(self, expert: str) -> RouterFit:
         """Return the summary that :meth:`fit` returned for an expert."""
         losses = self._bank.heldout_losses(expert)
-        return RouterFit(losses, self.threshold(expert), quantile_table(losses))
+        threshold = self._bank.threshold(expert, self.quantile)
+        rounding = threshold <= self._bank.rounding_loss(expert)
+        return RouterFit(losses, self.threshold(expert), quantile_table(losses), rounding)
 
     def needs(self, query: RouteQuery) -> bool:
         """Return whether an autoencoder is evaluated."""

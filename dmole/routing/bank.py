@@ -11,9 +11,6 @@ from torch import Tensor
 from dmole.routing.autoencoder import Reconstructor, ReconstructorStack, Weights
 from dmole.routing.preprocessing import Preprocessor, quantile
 
-LEAST_THRESHOLD = 1e-10
-"""Minimum threshold. Where a reconstructor is exact, rounding must not reject fitted samples."""
-
 
 class AutoencoderBank:
     """One fitted reconstructor per expert and the preprocessing that they share.
@@ -22,13 +19,19 @@ class AutoencoderBank:
         reconstructor: Fits the reconstructor of one expert.
         standardize: Whether embeddings are standardized by the statistics of the first task.
         heldout_fraction: Share of the embeddings left out of the fit, at least one sample.
+        std_floor: See :meth:`Preprocessor.fit`.
     """
 
     def __init__(
-        self, reconstructor: Reconstructor, standardize: bool, heldout_fraction: float
+        self,
+        reconstructor: Reconstructor,
+        standardize: bool,
+        heldout_fraction: float,
+        std_floor: float,
     ) -> None:
         self._reconstructor = reconstructor
         self._standardize = standardize
+        self._std_floor = std_floor
         self._heldout_fraction = heldout_fraction
         self._preprocessor = Preprocessor()
         self._weights: dict[str, Weights] = {}
@@ -45,8 +48,12 @@ class AutoencoderBank:
         return self._heldout[expert]
 
     def threshold(self, expert: str, q: float) -> float:
-        """Return the quantile ``q`` of the expert's held-out losses, at least `LEAST_THRESHOLD`."""
-        return max(quantile(self._heldout[expert], q), LEAST_THRESHOLD)
+        """Return the quantile ``q`` of the expert's held-out losses, at least `rounding_loss`."""
+        return max(quantile(self._heldout[expert], q), self.rounding_loss(expert))
+
+    def rounding_loss(self, expert: str) -> float:
+        """Return the loss that rounding alone can cause; see `Preprocessor.rounding_loss`."""
+        return self._preprocessor.rounding_loss(len(self._weights[expert].b_dec))
 
     def fit(self, expert: str, embeddings: Tensor, generator: torch.Generator) -> None:
         """Fit an expert; the first one also fixes the statistics.
@@ -68,7 +75,7 @@ class AutoencoderBank:
         if not torch.isfinite(embeddings).all():
             raise ValueError(f"expert {expert}: an embedding is not finite")
         if self._standardize and set(self.experts) <= {expert}:
-            self._preprocessor = Preprocessor.fit(embeddings)
+            self._preprocessor = Preprocessor.fit(embeddings, self._std_floor)
         rows = self._preprocessor(embeddings)  # (N, D)
         heldout = min(max(1, int(self._heldout_fraction * samples + 0.5)), samples - 1)
         order = torch.randperm(samples, generator=generator).to(rows.device)  # (N,)

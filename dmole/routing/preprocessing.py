@@ -9,6 +9,9 @@ from torch import Tensor
 
 QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
 
+ROUNDING = 1e-5
+"""Error of an embedding in float32, relative to its length."""
+
 
 def normalize_rows(rows: Tensor, eps: float = 1e-12) -> Tensor:
     """Return rows of unit length, float32; a zero row stays zero.
@@ -37,17 +40,35 @@ class Preprocessor:
     std: Tensor | None = None
 
     @classmethod
-    def fit(cls, rows: Tensor) -> Preprocessor:
-        """Compute the statistics of the first task's embeddings ``(N, D)``.
+    def fit(cls, rows: Tensor, floor: float = 1.0) -> Preprocessor:
+        """Compute the statistics of the first task's embeddings.
 
-        A dimension that hardly varies there is divided by 1/1000 of the typical deviation, so
-        that its variation in a later task cannot dominate all others.
+        A dimension that varies little there, such as those of the text under a constant prompt, is
+        divided by the typical deviation, the root mean square over the dimensions. Its variation in
+        a later task then counts as much as that of other dimensions. Divided by its own deviation
+        it would dominate the loss of all later tasks.
+
+        Args:
+            rows: Shape ``(N, D)``.
+            floor: Minimum deviation of a dimension, relative to the typical one.
         """
         unit = normalize_rows(rows).double()
         std = unit.std(dim=0, unbiased=False)  # (D,)
         typical = std.square().mean().sqrt()
-        floor = 1e-3 * float(typical) if typical > 0 else 1.0
-        return cls(unit.mean(dim=0).float().cpu(), std.clamp_min(floor).float().cpu())
+        least = floor * float(typical) if typical > 0 else 1.0
+        return cls(unit.mean(dim=0).float().cpu(), std.clamp_min(least).float().cpu())
+
+    def rounding_loss(self, width: int) -> float:
+        """Return the squared error per dimension that rounding of the embeddings can cause.
+
+        The numbers of a sample's embedding depend on the other samples of its batch by up to
+        about 1e-5 of its length in float32, because the base model adds in another order.
+
+        Args:
+            width: Dimensions ``D`` of an embedding.
+        """
+        variance = ROUNDING**2 / width
+        return variance if self.std is None else float((variance / self.std.double() ** 2).mean())
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return the preprocessed embeddings, ``(N, D)``, float32."""

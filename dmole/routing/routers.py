@@ -27,11 +27,14 @@ class RouterFit:
         losses_heldout: Losses on the held-out slice, ``(N,)``.
         threshold: The expert is used for samples with a loss below this.
         quantiles: Distribution of the held-out losses by name (min, Q10, ..., max, mean, std).
+        rounding: Whether the held-out losses are so small that rounding of the embeddings alone
+            determines the threshold, because the held-out samples repeat those of the fit.
     """
 
     losses_heldout: Tensor
     threshold: float
     quantiles: dict[str, float]
+    rounding: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,26 @@ class Routing:
         return [gate_set_name(names) for names in self.order]
 
 
+def too_few(samples: int, router: str, least: int) -> str:
+    """Return why a router cannot be fitted to so few training samples; empty if it can.
+
+    Example:
+        >>> too_few(1, "AutoencoderRouter", 2)
+        'has 1 training sample, AutoencoderRouter needs at least 2'
+    """
+    if samples >= least:
+        return ""
+    noun = "sample" if samples == 1 else "samples"
+    return f"has {samples} training {noun}, {router} needs at least {least}"
+
+
 class Router(ABC):
     """Selects the experts of each sample."""
 
     needs_embeddings: bool = False
     """Whether the router is fitted to embeddings and routes by them."""
+    least_samples: int = 1
+    """Minimum number of training samples of a stage."""
     mixing: Mixing | None = None
     """Weights of the experts within linears; None sums the experts, weighed by the gates alone."""
     vision_width: int | None = None

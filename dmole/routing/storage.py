@@ -49,14 +49,15 @@ def read_index(folder: Path, router: str) -> dict[str, Any]:
 
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Write ``<name>.safetensors``."""
-    write_tensor_file(folder / f"{check_name(name, 'router expert')}.safetensors", tensors)
+    write_tensor_file(folder / f"{check_name(name, 'router expert')}.safetensors", tensors, name)
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Return the tensors of ``<name>.safetensors``.
 
     Raises:
-        ValueError: If the file is missing or damaged, or the name points outside the folder.
+        ValueError: If the file is missing or damaged, belongs to another expert, or the name points
+            outside the folder.
     """
     name = check_name(name, f"router {folder / INDEX}: expert name")
-    return read_tensor_file(folder / f"{name}.safetensors")
+    return read_tensor_file(folder / f"{name}.safetensors", name)

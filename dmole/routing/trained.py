@@ -24,7 +24,9 @@ class MLPReconstructor:
         learning_rate: Learning rate at the start.
         final_learning_rate: Learning rate at the end of the cosine.
         cosine_epochs: Length of the cosine in epochs.
-        batch_size: Samples per step.
+        batch_size: Maximum number of samples per step.
+        min_steps: Minimum number of steps per epoch, as far as there are samples. A task with
+            fewer samples gets smaller batches, because patience counts epochs.
         patience: Epochs without a better training loss before the training stops.
         max_epochs: Maximum number of epochs.
         bias_init: ``mean`` starts the output at the mean of the data, which keeps the sigmoid
@@ -47,6 +49,7 @@ class MLPReconstructor:
         final_learning_rate: float = 1e-3,
         cosine_epochs: int = 1000,
         batch_size: int = 1024,
+        min_steps: int = 1,
         patience: int = 10,
         max_epochs: int = 1000,
         bias_init: BiasInit = "default",
@@ -59,6 +62,7 @@ class MLPReconstructor:
             "hidden": hidden,
             "cosine_epochs": cosine_epochs,
             "batch_size": batch_size,
+            "min_steps": min_steps,
             "patience": patience,
             "max_epochs": max_epochs,
         }.items():
@@ -70,6 +74,7 @@ class MLPReconstructor:
         self.final_learning_rate = final_learning_rate
         self.cosine_epochs = cosine_epochs
         self.batch_size = batch_size
+        self.min_steps = min_steps
         self.patience = patience
         self.max_epochs = max_epochs
         self.bias_init = bias_init
@@ -85,6 +90,8 @@ class MLPReconstructor:
             tensors = self._start(rows, generator)
             self._train(rows, tensors, generator)
         w_enc, b_enc, w_dec, b_dec = (tensor.detach().cpu() for tensor in tensors)
+        if not all(torch.isfinite(tensor).all() for tensor in (w_enc, b_enc, w_dec, b_dec)):
+            raise ValueError("autoencoder training diverged: a weight is not finite")
         return Weights(w_enc, b_enc, w_dec, b_dec, relu=True, sigmoid=self.output == "sigmoid")
 
     def _start(self, rows: Tensor, generator: torch.Generator) -> list[Tensor]:
@@ -106,12 +113,13 @@ class MLPReconstructor:
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, T_max=self.cosine_epochs, eta_min=self.final_learning_rate
         )
+        size = min(self.batch_size, max(1, len(rows) // self.min_steps))
         best, stale = math.inf, 0
         for _ in range(self.max_epochs):
             total = torch.zeros((), device=rows.device)
             order = torch.randperm(len(rows), generator=generator).to(rows.device)  # (N,)
-            for chunk in torch.split(order, self.batch_size):
-                batch = rows[chunk]  # (b, D), b <= batch_size
+            for chunk in torch.split(order, size):
+                batch = rows[chunk]  # (b, D), b <= size
                 loss = mse_loss(self._forward(batch, tensors), batch)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -135,6 +143,7 @@ def build_reconstructor(
     kind: Kind,
     components: int,
     *,
+    min_steps: int = 1,
     patience: int = 10,
     max_epochs: int = 1000,
     bias_init: BiasInit = "default",
@@ -145,6 +154,7 @@ def build_reconstructor(
     return MLPReconstructor(
         hidden=components,
         output="sigmoid" if kind == "mlp_sigmoid" else "linear",
+        min_steps=min_steps,
         patience=patience,
         max_epochs=max_epochs,
         bias_init=bias_init,

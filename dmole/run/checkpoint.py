@@ -19,7 +19,7 @@ from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
-from dmole.run.settings import contrast, run_settings, stream_settings, without_retired
+from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -85,13 +85,14 @@ def save_stage(state: SequenceState) -> None:
 
 def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, Any]:
     """Return the content that a checkpoint within a stage needs in addition to Lightning's."""
-    shapes = module.library.architecture()
+    shapes, training = module.library.architecture(), module.training_experts
     return {
         "format": FORMAT,
         "run": state.run_id,
         "stage": state.stage.index,
         "world_size": state.world_size,
-        "architecture": {name: shapes[name] for name in module.training_experts},
+        # in the order of the library, in which a resumed run adds them again
+        "architecture": {name: shapes[name] for name in module.library.names if name in training},
         "parameters": state.clock.costs.to_dict(),
     }
 
@@ -139,7 +140,7 @@ def _check_same_run(
     for name in _differing(content["fingerprints"], _fingerprints(state, module)):
         raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
     settings = _settings(state, module)
-    changed = _differing(without_retired(content["settings"], settings), settings)
+    changed = _differing(brought_up_to_date(content["settings"], settings), settings)
     if changed and not state.accept_changes:
         raise ValueError(
             f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway "
@@ -167,7 +168,10 @@ def _load_stage(state: SequenceState, module: ContinualModule, file: Path) -> Pa
             state.world_size,
         )
         return None
-    module.library.rebuild({**module.library.architecture(), **content["architecture"]})
+    # the common expert is added first; before format 4 it came last in this file
+    first = [stage.common for stage in state.plan if stage.common in content["architecture"]][:1]
+    saved = {name: content["architecture"][name] for name in [*first, *content["architecture"]]}
+    module.library.rebuild({**module.library.architecture(), **saved})
     _load_callbacks(state, content["callbacks"])
     state.clock.costs = Costs.from_dict(content["parameters"])
     return file

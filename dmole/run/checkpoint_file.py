@@ -12,10 +12,15 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dmole.messages import first_line
+from dmole.storage.content import content_digest, not_finite
 from dmole.storage.files import atomic_path
 
-FORMAT = 3
-"""Version of the layout. Version 2 is converted on reading, other versions are refused."""
+FORMAT = 4
+"""Version of the layout. Version 3 has no digest. Version 2 is converted on reading."""
+
+_DIGEST = "sha256"
+_LEARNED = ("state_dict", "router", "optimizer_states")
+"""Parts whose tensors hold finite numbers only."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,11 +34,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; the old file stays until the new one is complete.
+    """Write a checkpoint with its digest; the old file stays until the new one is complete.
 
     Raises:
+        ValueError: If a number in a tensor of experts, router or optimizer is not finite.
         OSError: If it cannot be written, for example because the disk is full; names the file.
     """
+    _check_finite(content, f"{path} is not written")
+    content = {**content, _DIGEST: content_digest(content)}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
@@ -47,7 +55,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     """Return the content of a checkpoint without executing code from it.
 
     Raises:
-        ValueError: If the file is missing, damaged, or no checkpoint of a sequence.
+        ValueError: If the file is missing, damaged, changed since it was written, or no checkpoint
+            of a sequence, or a number in a tensor of experts, router or optimizer is not finite.
     """
     if not file.is_file():
         raise ValueError(f"there is no checkpoint {file}")
@@ -64,11 +73,24 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch raises many types of error for damaged files
         raise ValueError(f"cannot read checkpoint {file}: {first_line(error)}") from error
-    if isinstance(content, dict) and content.get("format") == 2:
-        return _with_key_router({**_converted(content), "format": FORMAT})
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in (2, 3, FORMAT):
         raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
-    return content
+    _check_finite(content, f"cannot use checkpoint {file}")
+    stated, version = content.pop(_DIGEST, None), content["format"]
+    if version == FORMAT and stated != content_digest(content):
+        raise ValueError(
+            f"cannot use checkpoint {file}: its content was changed after it was written"
+        )
+    if version == 2:
+        content = _with_key_router(_converted(content))
+    return {**content, "format": FORMAT}
+
+
+def _check_finite(content: dict[str, Any], what: str) -> None:
+    for part in _LEARNED:
+        place = not_finite(content.get(part), part)
+        if place is not None:
+            raise ValueError(f"{what}: tensor {place} holds a number that is not finite")
 
 
 def _converted(content: Any) -> Any:

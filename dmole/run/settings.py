@@ -27,6 +27,10 @@ RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_p
            "vision_width", "due", "tasks")  # fmt: skip
 """Attributes that older checkpoints list as settings, though no constructor takes them."""
 
+ADDED = {"rank_factor": "1.0", "min_steps": "1", "std_floor": "0.001", "combine": "sum",
+         "skip_nonfinite_steps": "0"}  # fmt: skip
+"""Settings that older checkpoints lack, with the value that the code had then."""
+
 _OF_TASK = (
     *("format", "prompt", "prompt_suffix", "test_image_root", "eval_only"),
     *("epochs", "repeat", "batch_size", "max_new_tokens"),
@@ -84,10 +88,22 @@ def task_settings(task: Task) -> dict[str, str]:
     return settings | {f"side_files of task {task.name}": str(sorted(task.side_files.items()))}
 
 
-def without_retired(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a checkpoint without retired ones, see `RETIRED`."""
-    endings = tuple(ending for name in RETIRED for ending in (f"'{name}'", f".{name}'"))
-    return {k: text for k, text in saved.items() if k in current or not k.endswith(endings)}
+def brought_up_to_date(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a checkpoint without those of `RETIRED`, with those of `ADDED`."""
+    added = {
+        key: text
+        for key in current
+        for name, text in ADDED.items()
+        if key not in saved and key.endswith(_endings(name))
+    }
+    endings = tuple(ending for name in RETIRED for ending in _endings(name))
+    kept = {k: text for k, text in saved.items() if k in current or not k.endswith(endings)}
+    return {**kept, **added}
+
+
+def _endings(name: str) -> tuple[str, str]:
+    """Return how the key of an argument ends, of a part itself or of an object within it."""
+    return f"'{name}'", f".{name}'"
 
 
 def contrast(saved: str | None, current: str | None) -> str:

@@ -1,9 +1,14 @@
-"""Reads and writes files; each write goes to a temporary file, which then replaces the target."""
+"""Writes files, each first to a temporary file, which then replaces the target; checks names.
+
+The functions that read are here as well: `check_file`, `read_text`, `read_json`, `read_yaml`.
+"""
 
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -12,8 +17,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmole.messages import visible
+from dmole.storage.reading import (
+    check_file,
+    check_folder,
+    open_file,
+    read_bytes,
+    read_json,
+    read_text,
+)
+from dmole.storage.values import parse_json
+from dmole.storage.yaml_file import read_yaml
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = [
+    "atomic_path",
+    "check_file",
+    "check_folder",
+    "check_name",
+    "errors_naming",
+    "open_file",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "remove_parts",
+    "write_csv",
+    "write_json",
+    "write_lines",
+]
+
+log = logging.getLogger("dmole")
 
 _PART = ".part"
 
@@ -53,19 +90,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_PART}")
-    # unlike `tempfile`, create the file with the usual permissions, reduced by the umask
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    usual = stat.S_IMODE(os.fstat(handle).st_mode)
-    os.close(handle)
-    try:
-        with errors_naming(path):
+    with errors_naming(path):
+        # unlike `tempfile`, create the file with the usual permissions, reduced by the umask
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        usual = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+        try:
             yield temporary
-        _flush(temporary)
-        temporary.chmod(usual)  # some writers replace the file by one with private permissions
-        temporary.replace(path)
-        _flush(path.parent)  # else a power failure may undo the renaming
-    finally:
-        temporary.unlink(missing_ok=True)
+            _flush(temporary)
+            _set_permissions(temporary, usual)
+            temporary.replace(path)
+            _flush(path.parent)  # else a power failure may undo the renaming
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -88,48 +125,6 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_text(path: Path, what: str = "") -> str:
-    """Return the text of a file, with or without a byte order mark at its start.
-
-    Args:
-        path: The file, UTF-8.
-        what: Description of the content, for the message.
-
-    Raises:
-        ValueError: If it cannot be read or is not UTF-8; names the file.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise _unreadable(path, what, error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, what, f"is not UTF-8 text: {error}") from error
-
-
-def read_json(path: Path, what: str = "") -> Any:
-    """Return the content of a JSON file.
-
-    Args:
-        path: The file, UTF-8 with or without a byte order mark.
-        what: Description of the content, for the message.
-
-    Raises:
-        ValueError: If it cannot be read, is not UTF-8 or not JSON; names file and position.
-    """
-    text = read_text(path, what)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        reason = f"broken JSON at line {error.lineno} column {error.colno}: {error.msg}"
-        raise _unreadable(path, what, reason) from error
-    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
-        raise _unreadable(path, what, str(error)) from error
-
-
-def _unreadable(path: Path, what: str, reason: str) -> ValueError:
-    return ValueError(f"cannot read {what} {path}: {reason}" if what else f"{path}: {reason}")
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with keys in the order given; NaN is refused."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
@@ -145,17 +140,71 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table; a column missing from a row is left empty."""
+    """Write a table; a column missing from a row is left empty.
+
+    A text that a spreadsheet would take for a formula is preceded by an apostrophe, and characters
+    that are not visible are written as escapes.
+    """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: _cell(name) for name in header})
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+_FORMULA = tuple("=+-@\t\r＝＋－＠")  # noqa: RUF001 the wide forms begin formulas, too
+
+
+def _cell(value: Any) -> Any:
+    """Return a value that a spreadsheet shows and does not compute; numbers stay numbers."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(_FORMULA):
+        try:
+            float(value)
+        except ValueError:
+            value = f"'{value}"
+    return visible(value, keep="\n")
+
+
+UNSUPPORTED = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ENOLCK}
+)
+"""Error numbers of an operation that a file system does not have: CIFS, FUSE, some NFS servers."""
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file or folder is written to disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file or folder is written to disk; warn once where it cannot be flushed."""
+    kind, folder = ("folders", path) if path.is_dir() else ("files", path.parent)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        unreadable = kind == "folders" and error.errno == errno.EACCES
+        if error.errno not in UNSUPPORTED and not unreadable:
+            raise
+        _warn_once(f"does not flush {kind}, so a power failure may undo writes", folder, error)
+
+
+def _set_permissions(path: Path, usual: int) -> None:
+    """Set permissions again where a writer replaced the file by one with private permissions."""
+    if stat.S_IMODE(path.stat().st_mode) == usual:
+        return
+    try:
+        path.chmod(usual)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        _warn_once("sets no permissions", path.parent, error)
+
+
+_warned: set[str] = set()
+"""What this process has warned of."""
+
+
+def _warn_once(what: str, folder: Path, error: OSError) -> None:
+    if what not in _warned:
+        _warned.add(what)
+        log.warning("%s: this file system %s (%s)", folder, what, error.strerror)

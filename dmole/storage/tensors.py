@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dmole.messages import one_line
-from dmole.storage.files import atomic_path
+from dmole.storage.files import atomic_path, check_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,32 +21,61 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_KEY = "sha256"
+_DIGEST = "sha256"
+_EXPERT = "expert"
 
 
-def write_tensor_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors, with their digest in the metadata of the safetensors file."""
-    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        digest = tensor_digest(contiguous)
-        save_file(contiguous, temporary, metadata={"format": "pt", _KEY: digest})
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | None = None) -> None:
+    """Write tensors, with their digest in the metadata of the safetensors file.
 
+    Equal tensors and names give equal bytes.
 
-def read_tensor_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file without executing code from it.
-
-    A file without a digest, as other programs write it, is read without this check.
+    Args:
+        path: The file.
+        tensors: The tensors by name.
+        expert: Name of the expert that the tensors belong to, for the metadata.
 
     Raises:
-        ValueError: If the file is missing or damaged, or a number in it is not finite.
+        OSError: If the file cannot be written, for example because the disk is full; names it.
     """
+    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    metadata = {"format": "pt", _DIGEST: tensor_digest(contiguous)}
+    if expert is not None:
+        metadata[_EXPERT] = expert
+    with atomic_path(path) as temporary:
+        try:
+            save_file(contiguous, temporary, metadata=metadata)
+        except SafetensorError as error:
+            if (number := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        _sort_metadata(temporary)
+
+
+def read_tensor_file(path: Path, expert: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a file without executing code from it.
+
+    A file without digest and name, as other programs write it, is read without these checks.
+
+    Args:
+        path: The file.
+        expert: Name of the expert that the file must belong to; None accepts any.
+
+    Raises:
+        ValueError: If the file is missing or damaged, belongs to another expert, or a number in it
+            is not finite.
+    """
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            stated = (file.metadata() or {}).get(_KEY)
+            metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # a header may name a type that torch does not have
         raise ValueError(f"cannot read {path}: {one_line(error)}") from error
-    if stated is not None and stated != tensor_digest(tensors):
+    owner = metadata.get(_EXPERT)
+    if expert is not None and owner not in (None, expert):
+        raise ValueError(f"{path} holds the tensors of expert {owner!r}, not of {expert!r}")
+    if metadata.get(_DIGEST) not in (None, tensor_digest(tensors)):
         raise ValueError(f"cannot read {path}: it is damaged, its tensors are not those written")
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -59,3 +91,19 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, whose order is random in each process.
+
+    The file begins with the length of the header, 8 bytes, and the header, JSON padded with spaces.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) > length:
+            raise RuntimeError(f"the header of {path} has {len(text)} bytes instead of {length}")
+        file.seek(8)
+        file.write(text.ljust(length))

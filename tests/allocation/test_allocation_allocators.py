@@ -251,3 +251,31 @@ def test_a_plan_with_the_field_names_of_earlier_versions_is_read() -> None:
     for entry in content["entries"]:
         entry["module"], entry["layer"] = entry.pop("modality"), entry.pop("unit")
     assert Allocation.from_dict(content) == plan
+
+
+@pytest.mark.parametrize(
+    ("rank", "factor", "expected"),
+    [(8, 1.0, 8), (8, 0.625, 5), (128, 0.625, 80), (16, 0.375, 6), (4, 0.625, 3), (2, 0.125, 1)],
+)
+def test_a_factor_scales_the_rank_and_keeps_the_scaling(
+    rank: int, factor: float, expected: int
+) -> None:
+    allocator = UniformAllocator(rank=rank, rank_factor=factor)
+    plan = allocator.allocate("t", make_units(2, 2), None, first=True)
+    assert {entry.rank for entry in plan.experts} == {expected}
+    alpha = allocator.expert_alpha(2.0 * rank)
+    assert alpha / expected == 2.0
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
+def test_a_factor_that_is_no_positive_number_is_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match="rank_factor must be a positive number"):
+        SensitivityAllocator(rank_factor=factor)
+
+
+def test_the_cap_on_parameters_counts_the_scaled_rank() -> None:
+    units = make_units(2, 2)
+    scores = make_scores(units)
+    cap = 4 * 10  # one expert of rank 4
+    allocator = SensitivityAllocator(rank=8, rank_factor=0.5, max_parameters=cap)
+    assert expert_parameters(allocator.allocate("t", units, scores, first=True)) == cap

@@ -212,6 +212,34 @@ def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     assert run_digests(resumed) == run_digests(run.folder)
 
 
+COMMON = [method for method in METHODS if "CommonExpertRouter" in " ".join(_classes(method))]
+"""Methods with an expert that every stage trains in addition to that of its task."""
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow) for m in COMMON]
+)
+def test_the_common_expert_stays_first_where_the_first_stage_is_cut(
+    runs: Runs, builder: Builder, folders: Folders, tmp_path: Path, method: str
+) -> None:
+    whole = runs(method)
+    cut = builder.build(tmp_path, folders("llava"), method, save_steps=True)
+    cut.trainer.callbacks.insert(0, CutAfter(STEPS))
+    with pytest.raises(CutError):
+        cut.fit()
+    assert read_checkpoint(cut.trainer.run_dir / "checkpoints" / "stage.ckpt")["stage"] == 1
+    resumed = builder.build(tmp_path, folders("llava"), method)
+    folder = resumed.fit("auto")
+    assert resumed.module.library.names == (resumed.module.router.common, *TASKS)
+    assert run_digests(folder) == run_digests(whole.folder)
+    ours, theirs = (
+        read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (folder, whole.folder)
+    )
+    for part in ("architecture", "state_dict"):
+        assert list(ours[part]) == list(theirs[part])
+    assert_equal(ours["state_dict"], theirs["state_dict"])
+
+
 @cases(KINDS)
 def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(
     run: Run, builder: Builder, folders: Folders, tmp_path: Path
@@ -558,7 +586,7 @@ def trained(
         ),
         (
             "dense_mole",
-            {f"{ALLOCATOR}.experts": 1, f"{ALLOCATOR}.rank": 5, "model.alpha": 10},
+            {f"{ALLOCATOR}.experts": 1, f"{ALLOCATOR}.rank_factor": 0.625},
             "seq_ft",
             {},
         ),
@@ -605,8 +633,7 @@ def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Train
     }
     plain = {
         "trainer.stream.init_args.shared_expert": "common",
-        f"{ALLOCATOR}.rank": 1,
-        "model.alpha": 2,
+        f"{ALLOCATOR}.rank_factor": 0.125,
         **unchanged,
     }
     ours = trained("branchlora", one)
@@ -647,7 +674,8 @@ def test_every_method_with_one_adapter_is_compared_on_a_single_task() -> None:
     adapters = {
         name
         for name in METHODS
-        if settings_of(name)["model"].get("allocator", {}).get("init_args", {}).get("rank") == 5
+        if settings_of(name)["model"].get("allocator", {}).get("init_args", {}).get("rank_factor")
+        == 0.625
     }
     assert adapters == set(ONE_ADAPTER)
 

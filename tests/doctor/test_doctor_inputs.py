@@ -27,7 +27,7 @@ TASK = Task("t", train="train.json", test="test.json", max_new_tokens=4)
 def qwen(monkeypatch: pytest.MonkeyPatch) -> BaseModel:
     """A Qwen2-VL processor; the loading of folders is tested elsewhere."""
     processor = make_processor("qwen2_vl")
-    for module in ("check", "inputs", "references", "tokens"):
+    for module in ("base_model", "inputs", "references", "tokens"):
         monkeypatch.setattr(f"dmole.doctor.{module}.load_processor", lambda model: processor)
     monkeypatch.setattr("dmole.doctor.check.context_length", lambda model: 400)
     return BaseModel("qwen")

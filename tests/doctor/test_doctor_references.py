@@ -108,11 +108,6 @@ def test_letters_that_a_tokenizer_does_not_keep_are_found() -> None:
     class Tokenizer:
         """Knows lower case letters and joins spaces."""
 
-        eos_token, eos_token_id = "</s>", 0
-
-        def convert_tokens_to_ids(self, token: str) -> int:
-            return 0
-
         def __call__(self, texts: list[str], **options: Any) -> dict[str, list[list[int]]]:
             return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
 
@@ -124,7 +119,7 @@ def test_letters_that_a_tokenizer_does_not_keep_are_found() -> None:
             texts = ["".join(map(chr, row)) for row in rows]
             return [" ".join(t.encode("ascii", "replace").decode().split()) for t in texts]
 
-    generator = Generator(Processor(), 30)
+    generator = Generator(Processor(), 30, [0])
     generator.learn(["plain", "ﬁne", "two  spaces"])
     assert generator.answer("plain").reason == ""
     assert generator.answer("ﬁne").reason == "is decoded as '?ne'"

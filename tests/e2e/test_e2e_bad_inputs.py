@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import FitWords
 
 from dmole.cli.main import main
+from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 
 ALLOCATOR = "dmole.allocation.SensitivityAllocator"
 
@@ -312,7 +313,7 @@ def test_a_hub_out_of_reach_is_named(error_of: ErrorOf, monkeypatch: pytest.Monk
 
 
 def test_a_system_turn_is_refused_where_the_model_takes_none(error_of: ErrorOf) -> None:
-    line = error_of(broken_file([item(system="Be brief.")]), run_folder=True)
+    line = error_of(broken_file([item(system="Be brief."), item("b")]))
     assert "sample 'a': the chat template takes no system turn: the roles are 'user' and" in line
 
 
@@ -373,14 +374,13 @@ def test_a_truncated_image_is_found_before_the_run_where_images_are_verified(
     assert "a.png" in line
 
 
-def test_a_truncated_image_is_named_where_it_is_met(error_of: ErrorOf) -> None:
-    # images are decoded while training: what was done before is kept
-    assert "a.png" in error_of(truncated_image(), run_folder=True)
+def test_a_truncated_image_of_the_longest_sample_is_named(error_of: ErrorOf) -> None:
+    assert "a.png" in error_of(truncated_image())
 
 
 def test_a_sample_that_is_too_long_is_named_with_its_length(error_of: ErrorOf) -> None:
-    line = error_of({"data": {"max_length": 5}}, run_folder=True)
-    assert "sample 'paint-test-0-0' has" in line
+    line = error_of({"data": {"max_length": 5}})
+    assert "sample 'paint-train-0-0' has" in line
     assert "more than max_length 5" in line
 
 
@@ -390,7 +390,7 @@ def test_a_training_sample_that_is_too_long_is_named_with_its_length(
     long = [{"from": "human", "value": "what ? " * 300}, {"from": "gpt", "value": "red"}]
     config = broken_file([item("ok"), item("long", conversations=long)])
     config["data"]["max_length"] = 300
-    line = error_of(config, run_folder=True)
+    line = error_of(config)
     assert "sample 'long' has" in line
     assert "max_length 300" in line
 
@@ -420,11 +420,25 @@ def flip(file: Path) -> None:
 
 def fingerprint(**changes: Any) -> Callable[[Path], None]:
     def change(file: Path) -> None:
-        content = torch.load(file, weights_only=True)
+        content = read_checkpoint(file)
         content["fingerprints"] |= changes
-        torch.save(content, file)
+        save_checkpoint(content, file)
 
     return change
+
+
+def poison(file: Path) -> None:
+    content = torch.load(file, weights_only=True)
+    next(iter(content["state_dict"].values()))[0, 0] = float("nan")
+    torch.save(content, file)
+
+
+def swap(file: Path) -> None:
+    """Swap the autoencoders of two experts."""
+    content = torch.load(file, weights_only=True)
+    experts = content["router"]["experts"]
+    experts["paint"], experts["count"] = experts["count"], experts["paint"]
+    torch.save(content, file)
 
 
 def holds(content: Any) -> Callable[[Path], None]:
@@ -452,6 +466,8 @@ CHECKPOINTS = [
         "last.ckpt is not a checkpoint of a sequence",
     ),
     ("a list", holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
+    ("NaN", poison, "last.ckpt: tensor state_dict/paint/"),
+    ("swapped", swap, "last.ckpt: its content was changed after it was written"),
     (
         "other base",
         fingerprint(**{"base model": "x"}),

@@ -19,6 +19,7 @@ from dmole.data import Task
 from dmole.data.collate import Batch
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, SharedRouter
+from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.settings import task_settings
 from dmole.run.state import SequenceState
 from dmole.streams.stream import SequentialStream
@@ -261,8 +262,7 @@ def test_another_version_of_the_code_is_reported_and_the_run_resumes(
     run = tmp_path / "small" / "version_0"
     shutil.copytree(quick_run, run)
     file = run / "checkpoints" / "last.ckpt"
-    content = torch.load(file, weights_only=True)
-    torch.save(content | {"code": "0.0.1"}, file)
+    save_checkpoint(read_checkpoint(file) | {"code": "0.0.1"}, file)
     assert main(fit_words(tmp_path, "--ckpt_path", "last")) == 0
     assert "last.ckpt was made by dmole 0.0.1, this is" in capsys.readouterr().out
     assert run_digests(run) == run_digests(quick_run)

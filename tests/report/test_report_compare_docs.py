@@ -17,8 +17,8 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "compare.md").read_text(e
 
 def sweeps() -> list[list[str]]:
     """Return the words of each fit on the page, with 4 as rank, 0.5 as budget and 1 as seed."""
-    text = PAGE.replace("\\\n", " ").replace("$((2 * rank))", "8")
-    for name, value in (("rank", "4"), ("budget", "0.5"), ("seed", "1")):
+    text = PAGE.replace("\\\n", " ")
+    for name, value in (("factor", "0.5"), ("budget", "0.5"), ("seed", "1")):
         text = text.replace(f"${name}", value)
     return [shlex.split(line)[1:] for line in re.findall(r"^ +dmole fit.*", text, re.MULTILINE)]
 
@@ -32,8 +32,9 @@ def test_the_sweeps_parse(capsys: pytest.CaptureFixture[str]) -> None:
         printed = capsys.readouterr().out
         configs.append(yaml.safe_load(printed[printed.index("seed_everything") :]))
     rank, budget = configs
-    assert rank["trainer"]["name"] == "dmole_r4"
-    assert rank["model"]["alpha"] == 2 * rank["model"]["allocator"]["init_args"]["rank"] == 8
+    assert rank["trainer"]["name"] == "dmole_r0.5"
+    assert rank["model"]["alpha"] == 2 * rank["model"]["allocator"]["init_args"]["rank"] == 16
+    assert rank["model"]["allocator"]["init_args"]["rank_factor"] == 0.5
     assert rank["seed_everything"] == 1
     assert budget["trainer"]["name"] == "dmole_b0.5"
     assert budget["model"]["allocator"]["init_args"]["budget_fraction"] == 0.5

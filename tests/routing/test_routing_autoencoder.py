@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -130,9 +132,31 @@ def test_the_output_may_start_at_the_mean(output: str) -> None:
     assert_close(bias.detach(), rows.mean(0), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("samples", "steps"), [(24, 12), (30, 15), (5, 5), (3000, 12)])
+def test_an_epoch_has_a_minimum_number_of_steps(
+    samples: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    step = torch.optim.Adam.step
+
+    def counting(optimizer: torch.optim.Adam, *args: Any) -> Any:
+        taken.append(1)
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", counting)
+    rows = torch.randn(samples, 4)
+    MLPReconstructor(hidden=2, min_steps=12, max_epochs=1).fit(rows, generator())
+    assert len(taken) == steps  # batches of 2, of 2, of 1 and of 250 samples
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"hidden": 0}, "hidden"), ({"output": "relu"}, "output"), ({"bias_init": "x"}, "bias_init")],
+    [
+        ({"hidden": 0}, "hidden"),
+        ({"min_steps": 0}, "min_steps"),
+        ({"output": "relu"}, "output"),
+        ({"bias_init": "x"}, "bias_init"),
+    ],
 )
 def test_bad_recipes_are_refused(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -157,7 +181,7 @@ def test_rows_get_unit_length_and_zero_stays_zero() -> None:
 
 def test_standardized_rows_of_the_first_task_have_mean_0_and_deviation_1() -> None:
     rows = torch.randn(100, 5) + 3
-    out = Preprocessor.fit(rows)(rows)
+    out = Preprocessor.fit(rows, floor=1e-3)(rows)
     assert_close(out.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
     assert_close(out.std(0, unbiased=False), torch.ones(5), atol=1e-3, rtol=0)
 
@@ -168,6 +192,15 @@ def test_a_constant_dimension_does_not_blow_up() -> None:
     preprocess = Preprocessor.fit(rows)
     assert preprocess(torch.randn(20, 5)).abs().max() < 1e4
     assert torch.isfinite(Preprocessor.fit(torch.ones(1, 3))(torch.randn(2, 3))).all()
+
+
+def test_a_part_that_was_constant_in_the_first_task_does_not_dominate_a_later_one() -> None:
+    first = torch.cat([torch.randn(200, 6), torch.ones(200, 4)], dim=1)
+    later = torch.cat([torch.randn(200, 6), torch.ones(200, 4) + torch.randn(200, 4)], dim=1)
+    out = Preprocessor.fit(first)(later).square().mean(0).sqrt()
+    assert out[6:].mean() < 2 * out[:6].mean()
+    amplified = Preprocessor.fit(first, floor=1e-3)(later).square().mean(0).sqrt()
+    assert amplified[6:].mean() > 4 * amplified[:6].mean()
 
 
 def test_a_single_loss_has_no_deviation() -> None:

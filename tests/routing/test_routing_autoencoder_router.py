@@ -289,3 +289,21 @@ def test_the_release_configuration_fits_and_routes() -> None:
     router = fitted(reconstructor="mlp_sigmoid", standardize=False, vote="batch", max_epochs=20)
     rows, names = mixed_batch()
     assert len(router.route(RouteQuery(rows, names, "test", None, TASKS)).order) == 60
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_rounding_does_not_decide_where_all_samples_of_a_task_are_alike(standardize: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, other = torch.randn(2, 1, 64, generator=generator)
+
+    def rounded(vector: torch.Tensor, samples: int) -> torch.Tensor:
+        noise = torch.randn(samples, 64, generator=generator)
+        return vector * (1 + 1e-6 * noise)
+
+    router = AutoencoderRouter(standardize=standardize)
+    fit = router.fit("alike", image.expand(50, 64))  # the same numbers in each row
+    assert fit is not None
+    assert fit.rounding
+    samples = torch.cat([rounded(image, 20), rounded(other, 20)])
+    query = RouteQuery(samples, ["?"] * 40, "test", None, ["alike"])
+    assert router.route(query).order == [("alike",)] * 20 + [()] * 20

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dmole.routing import KeyRouter
-from dmole.run.checkpoint_file import FORMAT, read_checkpoint
+from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 
 
 class Code:
@@ -33,12 +33,13 @@ def content() -> dict[str, Any]:
         "floats": torch.arange(300.0),
         "whole": torch.arange(50),
         "names": ["a", 1.5, None],
+        "state_dict": {"paint/x": torch.linspace(1, 2, 50), "count/x": torch.linspace(3, 4, 50)},
     }
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    torch.save(content(), tmp_path / "last.ckpt")
+    save_checkpoint(content(), tmp_path / "last.ckpt")
     return tmp_path / "last.ckpt"
 
 
@@ -85,6 +86,68 @@ def test_a_bit_flipped_in_any_part_is_refused(file: Path) -> None:
             damaged[start + place // 8] ^= 1 << place % 8
             file.write_bytes(damaged)
             assert outcome(file) == "refused"
+
+
+def swap_experts(content: dict[str, Any]) -> None:
+    names = list(content["state_dict"])
+    tensors = [content["state_dict"][name] for name in reversed(names)]
+    content["state_dict"] = dict(zip(names, tensors, strict=True))
+
+
+def reorder_experts(content: dict[str, Any]) -> None:
+    content["state_dict"] = dict(reversed(content["state_dict"].items()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["floats"].add_(1),
+        lambda c: c["names"].__setitem__(1, 2.5),
+        lambda c: c.update(names=["a", "1.5", None]),
+        lambda c: c.update(whole=c["whole"].int()),
+        lambda c: c.update(whole=c["whole"].reshape(5, 10)),
+        lambda c: c.update(more=1),
+        lambda c: c.pop("names"),
+        lambda c: c.pop("sha256"),
+        swap_experts,
+        reorder_experts,
+    ],
+)
+def test_a_checkpoint_that_another_program_has_changed_is_refused(
+    file: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    changed = torch.load(file, weights_only=True)
+    change(changed)
+    torch.save(changed, file)
+    with pytest.raises(ValueError, match=r"last\.ckpt: its content was changed after it was"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("part", ["state_dict", "router", "optimizer_states"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("version", [3, FORMAT])
+def test_a_number_that_is_not_finite_is_named_and_never_written(
+    file: Path, part: str, value: float, version: int
+) -> None:
+    bad = content() | {"format": version, part: {"a": [torch.zeros(2), torch.tensor([1, value])]}}
+    whole = file.read_bytes()
+    with pytest.raises(ValueError, match=rf"last\.ckpt is not written: tensor {part}/a/1 holds a"):
+        save_checkpoint(bad, file)
+    assert file.read_bytes() == whole
+    torch.save(bad, file)
+    with pytest.raises(ValueError, match=rf"checkpoint .*last\.ckpt: tensor {part}/a/1 holds a"):
+        read_checkpoint(file)
+
+
+def test_a_number_that_is_not_finite_may_stand_outside_of_what_was_learned(file: Path) -> None:
+    matrix = [[float("nan"), 1.0]]
+    save_checkpoint(content() | {"matrix": matrix, "best": torch.tensor(float("inf"))}, file)
+    assert repr(read_checkpoint(file)["matrix"]) == repr(matrix)
+
+
+def test_a_checkpoint_of_format_3_without_a_digest_is_read(tmp_path: Path) -> None:
+    torch.save(content() | {"format": 3}, tmp_path / "last.ckpt")
+    assert outcome(tmp_path / "last.ckpt") == "same"
 
 
 def test_an_entry_marked_as_a_folder_is_refused(file: Path) -> None:

@@ -20,10 +20,10 @@ from dmole.routing import AutoencoderRouter, Router
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.settings import (
     RETIRED,
+    brought_up_to_date,
     contrast,
     run_settings,
     stream_settings,
-    without_retired,
 )
 from dmole.run.state import RunBoard, SequenceState
 from dmole.streams.stream import ReplayStream
@@ -126,9 +126,16 @@ def test_a_checkpoint_of_an_earlier_release_is_resumed_though_it_lists_state(
 
 def test_a_retired_name_that_is_an_argument_is_compared() -> None:
     saved = {"Mine setting 'tasks'": "('a',)", "Mine setting 'due'": "3"}
-    assert without_retired(saved, {"Mine setting 'tasks'": "('b',)"}) == {
+    assert brought_up_to_date(saved, {"Mine setting 'tasks'": "('b',)"}) == {
         "Mine setting 'tasks'": "('a',)"
     }
+
+
+def test_an_argument_that_a_checkpoint_lacks_had_the_value_of_its_time() -> None:
+    key, inner = "router setting 'std_floor'", "router setting 'router.std_floor'"
+    current = {key: "1.0", inner: "0.001", "router setting 'seed'": "1"}
+    assert brought_up_to_date({}, current) == {key: "0.001", inner: "0.001"}
+    assert brought_up_to_date({key: "0.5"}, {key: "1.0"}) == {key: "0.5"}
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,10 @@ def vizwiz_items(source: SourceFiles) -> Numbered:
         gcd19/D-MoLE ``eval/vqa/evaluate_vqa.py``; vizwiz.org.
     """
     path = source.side_files.get("annotations")
-    if source.split == "train" or path is None or isinstance(read_json(path), dict):
+    if source.split == "train" or path is None or isinstance(read_json(path, limit=None), dict):
         yield from with_answers(source, "annotations", _human_answers)
         return
-    content = read_json(path)
+    content = read_json(path, limit=None)
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise ValueError(f"{path}: must hold a list of objects, but holds {kind_of(content)}")
     side = SideAnswers(path, index_by(content, "image", path), _human_answers)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 from pathlib import Path
 from typing import Any
 
 from dmole.data.items import Item, Numbered, SourceFiles, letter_of
 from dmole.data.prompts import lettered
 from dmole.data.streaming import kind_of
+from dmole.storage.files import read_text
+from dmole.storage.records import read_records
 
 MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 
@@ -26,7 +27,7 @@ def pope_items(source: SourceFiles) -> Numbered:
     Source:
         Li et al., 2023, https://arxiv.org/abs/2305.10355, ``output/coco/coco_pope_*.json``.
     """
-    for index, item in _lines(source.path) if _has_lines(source.path) else source.items():
+    for index, item in _objects(source.path):
         label = item.get("label", item.get("answer"))
         if not isinstance(label, str) or label.strip().lower() not in ("yes", "no"):
             raise source.error(index, item, f"'label' must be yes or no, got {label!r}")
@@ -49,7 +50,7 @@ def mme_items(source: SourceFiles) -> Numbered:
         raise ValueError(f"{source.path}: must be a folder with one .txt file per sub-task")
     position = 0
     for path in files:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        for number, line in enumerate(read_text(path, limit=None).split("\n"), start=1):
             if not line.strip():
                 continue
             columns = [column.strip() for column in line.split("\t")]
@@ -107,26 +108,17 @@ def _options(value: Any) -> list[str]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
             raise ValueError(f"'options' is no list: {value!r}") from error
     if value is not None and not isinstance(value, list):
         raise ValueError(f"'options' must be a list, got {kind_of(value)}")
     return [str(option) for option in value or []]
 
 
-def _has_lines(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.read(64).lstrip()[:1] == "{"
-
-
-def _lines(path: Path) -> Numbered:
-    for index, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n")):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: broken JSON at line {index + 1}: {error.msg}") from error
+def _objects(path: Path) -> Numbered:
+    """Yield the objects of a file of JSON or JSON lines."""
+    records = read_records(path, limit=None)
+    for index, item in enumerate(records.entries(lambda _: True) or []):
         if not isinstance(item, dict):
-            raise ValueError(f"{path}: line {index + 1} is {kind_of(item)}, not an object")
+            raise ValueError(f"{records.where(index)} is {kind_of(item)}, not an object")
         yield index, item
