@@ -20,6 +20,7 @@ from dmole.doctor.findings import Findings
 from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 from dmole.messages import one_line, shortened
 from dmole.metrics import TaskMetric
+from dmole.models.processors import decode_answers
 
 _TOLERANCE = 1e-6  # of scores in percent, which are sums of floats
 _BATCH = 512  # references tokenized at a time
@@ -84,9 +85,9 @@ class Generator:
                 [text.strip() for text in texts], add_special_tokens=False, verbose=False
             )["input_ids"]
             kept = [self._generated(ids) for ids in encoded]
-            decoded = self.processor.batch_decode(kept, skip_special_tokens=True)
+            decoded = decode_answers(self.processor, kept)
             for text, ids, short, answer in zip(texts, encoded, kept, decoded, strict=True):
-                self._known[text] = self._answer(text, ids, short, answer.strip())
+                self._known[text] = self._answer(text, ids, short, answer)
 
     def answer(self, reference: str) -> Answer:
         """Return the answer to a reference that is learned."""

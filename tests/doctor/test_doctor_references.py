@@ -114,8 +114,9 @@ def test_letters_that_a_tokenizer_does_not_keep_are_found() -> None:
     class Processor:
         tokenizer = Tokenizer()
 
-        def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
-            assert skip_special_tokens
+        def batch_decode(self, rows: list[list[int]], **options: bool) -> list[str]:
+            assert options.pop("skip_special_tokens")
+            assert not any(options.values())
             texts = ["".join(map(chr, row)) for row in rows]
             return [" ".join(t.encode("ascii", "replace").decode().split()) for t in texts]
 
