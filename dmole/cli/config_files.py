@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from dmole.cli.hints import Explanation
+from dmole.messages import excerpt
 from dmole.storage.files import read_yaml
 from dmole.storage.shipped import CONFIG_ROOTS, shipped_config
 
@@ -53,24 +54,33 @@ def read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
-def name_config(message: str, configs: list[Path], flags: list[str]) -> str:
-    """Return a message of the config parser, prefixed with the file that sets its key.
+def name_config(error: Explanation, configs: list[Path], flags: list[str]) -> str:
+    """Return the text of an error, with the file and the task that cause it.
 
     Args:
-        message: The message, which quotes the key as ``"model.rank"`` or ``'model.rank'``.
+        error: The error and its key.
         configs: Files in the order they were merged; the last one that has the key counts.
         flags: The command line; a key that is set there gets no prefix.
     """
-    if "are required: " in message:
-        message = message.replace("fit.", "")
+    if "are required: " in error.text:
+        message = error.text.replace("fit.", "")
         return f"{message}; put a config that sets them first, such as quickstart.yaml"
-    key = re.search(r"""(?:[Kk]ey|option) ["']([\w.]+)["']""", message)
-    if key is None or any(flag.startswith(f"--{key[1]}") for flag in flags):
-        return message
+    key = error.key
+    if key is None or any(flag.startswith(f"--{key}") for flag in flags):
+        return error.text
     for path in reversed(configs):
-        if _value(read_settings(path), key[1]) is not None:
-            return f"{path}: {message}"
-    return message
+        value = _value(read_settings(path), key)
+        if value is not None:
+            return f"{path}: {error.text}{_task_with(value, error.option)}"
+    return error.text
+
+
+def _task_with(tasks: Any, option: str | None) -> str:
+    """Return the name of the first task that has a key, as the end of a message."""
+    for task in tasks if isinstance(tasks, list) and option else ():
+        if isinstance(task, dict) and option in task and "name" in task:
+            return f"; in task {excerpt(task['name'])}"
+    return ""
 
 
 SIZES = (

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -15,7 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 
 from dmole._moved import current_path
-from dmole.cli.config_files import name_config, resolve_configs
+from dmole.cli.config_files import name_config, replaced_sizes, resolve_configs
+from dmole.cli.hints import Explanation, explain
 from dmole.cli.trust import (
     check_remote_code,
     classes_allowed,
@@ -34,7 +39,15 @@ log = logging.getLogger("dmole")
 
 
 class ConfigError(ValueError):
-    """An error in config or flags."""
+    """An error in config or flags.
+
+    Args:
+        explanation: The error and the setting that it is about.
+    """
+
+    def __init__(self, explanation: Explanation) -> None:
+        super().__init__(explanation.text)
+        self.explanation = explanation
 
 
 class RunConfig(SaveConfigCallback):
@@ -74,7 +87,9 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
             try:
                 self._parse_and_run(arguments, run)
             except ArgumentError as error:
-                raise ConfigError(refusal(str(error)) or str(error)) from error
+                told = explain(str(error), self.setting_names())
+                denied = refusal(str(error))
+                raise ConfigError(replace(told, text=denied) if denied else told) from error
 
     def _parse_and_run(self, arguments: list[str], run: bool) -> None:
         # the arguments are those of the command line with resolved configs, as the warning demands
@@ -91,6 +106,13 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
             args=arguments,
             run=run,
         )
+
+    def setting_names(self) -> list[str]:
+        """Return the dotted names of the settings of ``fit``, without those of chosen classes."""
+        parser = self._subcommand_parsers.get("fit", self.parser)
+        options = [name for action in parser._actions for name in action.option_strings]
+        names = {name.removeprefix("--") for name in options if name.startswith("--")}
+        return sorted(name for name in names if not name.endswith((".help", "+")))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -122,14 +144,52 @@ def _rename_classes(config: Any) -> None:
 def run_sequence(words: list[str]) -> None:
     """Run ``fit`` or ``allocate``."""
     configure_logging()
-    arguments, configs = resolve_configs(words)
-    for path in configs:
-        log.info("config %s", path)
-    arguments, trusted = take_trusted(arguments)
-    try:
+    with open_configs(words) as (arguments, configs, trusted):
+        for path in configs:
+            log.info("config %s", path)
+        for text in replaced_sizes(configs):
+            log.info("%s", text)
         build(arguments, trusted)
+
+
+@contextmanager
+def open_configs(words: list[str]) -> Iterator[tuple[list[str], list[Path], tuple[str, ...]]]:
+    """Yield the arguments with paths of configs, the configs and the trusted modules.
+
+    Trusted modules are also found beside the configs.
+
+    Raises:
+        ValueError: If the body of the ``with`` statement raises a `ConfigError`; names the file
+            that causes it.
+    """
+    arguments, configs = resolve_configs(words)
+    arguments, trusted = take_trusted(arguments)
+    if trusted:
+        sys.path += [str(path.resolve().parent) for path in configs]
+    try:
+        yield arguments, configs, trusted
     except ConfigError as error:
-        raise ValueError(name_config(str(error), configs, arguments)) from error
+        raise ValueError(name_config(error.explanation, configs, arguments)) from error
+
+
+class _Names(ContinualCLI):
+    """Ends once the parser is complete."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _NamesFoundError(self.setting_names())
+
+
+class _NamesFoundError(Exception):
+    pass
+
+
+def setting_names() -> list[str]:
+    """Return the dotted names of the settings of ``fit``."""
+    try:
+        _Names(["fit"])
+    except _NamesFoundError as found:
+        return list(found.args[0])
+    raise AssertionError("the parser was not made")
 
 
 def build(arguments: list[str], trusted: Sequence[str], *, run: bool = True) -> ContinualCLI:
@@ -141,10 +201,13 @@ def build(arguments: list[str], trusted: Sequence[str], *, run: bool = True) -> 
 
 
 class _Console(logging.Handler):
-    """Prints to the current standard output, not to the one at the time of configuration."""
+    """Prints to the current standard error, not to the one at the time of configuration.
+
+    Standard output has what a verb is for: answers, tables, configs.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(visible(self.format(record)), flush=True)
+        print(visible(self.format(record)), file=sys.stderr, flush=True)
 
 
 @rank_zero_only

@@ -33,6 +33,10 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             names the benchmarks
   score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
             score a file of predictions as the benchmark's authors do, and without their quirks
+  configs   [NAME]
+            the configs that ship with the package, or the content of one, to copy and change
+  completion bash|zsh
+            a script that completes verbs, settings and configs: source <(dmole completion bash)
 
   dmole fit --help         every setting, with its default
   dmole fit --config quickstart.yaml --print_config
@@ -68,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "compare": _compare,
         "data": _data,
         "score": _score,
+        "configs": _configs,
+        "completion": lambda words: _completion(words, list(verbs)),
     }
     if words[0] not in verbs:
         print(f"dmole: no verb {excerpt(words[0])}; there are {', '.join(verbs)}", file=sys.stderr)
@@ -90,6 +96,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_error(message: str) -> None:
     if message:
         print(f"dmole: {message}", file=sys.stderr)
+
+
+def _configs(words: list[str]) -> None:
+    from dmole.cli.configs import run_configs
+
+    run_configs(words[1:])
+
+
+def _completion(words: list[str], verbs: list[str]) -> None:
+    from dmole.cli.completion import run_completion
+
+    run_completion(words[1:], verbs)
 
 
 def _sequence(words: list[str]) -> None:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,9 @@ def _known_paths() -> Iterator[str]:
 def take_trusted(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Split the command line into the words of the other flags and the trusted modules.
 
+    Trusted modules are found in the working directory, which is searched last, so that no file
+    there replaces an installed package.
+
     Args:
         words: The command line, where ``--trust_classes`` may occur several times.
 
@@ -105,6 +109,7 @@ def take_trusted(words: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     for path in trusted:
         _check_path(path)
     if trusted:
+        sys.path.append(str(Path.cwd()))
         log.warning("%s: configs may name classes of %s", TRUST_FLAG, ", ".join(trusted))
     return rest, tuple(trusted)
 

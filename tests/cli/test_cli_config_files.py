@@ -9,9 +9,11 @@ from dmole.cli.config_files import (
     find_config,
     name_config,
     read_settings,
+    replaced_sizes,
     resolve_configs,
     shipped_configs,
 )
+from dmole.cli.hints import Explanation
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs"
 WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
@@ -51,7 +53,9 @@ def test_a_misspelled_config_is_answered_with_the_nearest_name(elsewhere: Path) 
 
 
 def test_missing_parts_are_answered_with_a_config_that_sets_them() -> None:
-    message = name_config("the following arguments are required: fit.model.router", [], [])
+    message = name_config(
+        Explanation("the following arguments are required: fit.model.router"), [], []
+    )
     assert message.startswith("the following arguments are required: model.router; put a config")
 
 
@@ -94,10 +98,43 @@ def test_an_error_names_the_last_file_that_has_the_key(tmp_path: Path) -> None:
     paths = [tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml"]
     for path, rank in zip(paths, ({"rank": 1}, {"rank": "x"}, {"width": 1}), strict=True):
         path.write_text(yaml.safe_dump({"model": rank}))
-    message = 'Parser key "model.rank": Expected an int'
-    assert name_config(message, paths, []) == f"{paths[1]}: {message}"
-    assert name_config(message, paths, ["--model.rank=x"]) == message
-    assert name_config("something else", paths, []) == "something else"
+    error = Explanation("model.rank: expected an integer, got 'x'", "model.rank")
+    assert name_config(error, paths, []) == f"{paths[1]}: {error.text}"
+    assert name_config(error, paths, ["--model.rank=x"]) == error.text
+    assert name_config(Explanation("something else"), paths, []) == "something else"
+
+
+def test_an_error_of_a_task_names_the_task(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    tasks = [{"name": "one", "epochs": 1}, {"name": "two", "epoch": 1}]
+    path.write_text(yaml.safe_dump({"data": {"tasks": tasks}}))
+    error = Explanation("data.tasks: Task has no argument 'epoch'", "data.tasks", "epoch")
+    assert name_config(error, [path], []) == f"{path}: {error.text}; in task 'two'"
+
+
+@pytest.mark.parametrize("flag", ["--data.tasks.epochs", "--data.tasks.train=x"])
+def test_a_flag_for_a_key_of_all_tasks_is_refused(flag: str) -> None:
+    with pytest.raises(ValueError, match=r"^--data\.tasks\.\w+ would change the last task only"):
+        resolve_configs(["fit", "--config", "quickstart.yaml", flag, "1"])
+
+
+def test_a_size_that_a_later_config_changes_is_named(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("bench.yaml", "method.yaml", "own.yaml")]
+    contents = (
+        {"model": {"alpha": 256, "optimizer": {"init_args": {"lr": 0.1}}}},
+        {"model": {"alpha": 10, "optimizer": {"init_args": {"lr": 0.1}}}},
+        {"data": {"batch_size": 2}},
+    )
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(yaml.safe_dump(content))
+    assert replaced_sizes(paths) == ["method.yaml replaces model.alpha of bench.yaml: 256 -> 10"]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("benchmark", ["quickstart.yaml", "coin.yaml"])
+def test_a_method_replaces_no_size_of_a_benchmark(benchmark: str, method: Path) -> None:
+    texts = replaced_sizes([SHIPPED / benchmark, SHIPPED / method])
+    assert not [text for text in texts if "budget_fraction" not in text]
 
 
 def test_every_yaml_of_the_checkout_is_a_mapping() -> None:

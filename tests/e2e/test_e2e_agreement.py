@@ -172,5 +172,5 @@ def test_two_processes_that_differ_end_before_anything_is_trained(
     )  # fmt: skip
     assert done.returncode == 1
     assert f"dmole: {message}" in done.stderr
-    assert "stage 0" not in done.stdout
+    assert "stage 0" not in done.stderr
     assert not find_processes(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from small_runs import FitWords, Recipe, read_csv
 
@@ -68,13 +69,13 @@ def test_the_log_says_which_config_was_taken(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(fit_words(tmp_path, verb="allocate")) == 0
-    shipped = capsys.readouterr().out.splitlines()[0]
+    shipped = capsys.readouterr().err.splitlines()[0]
     assert shipped.startswith("config ")
     assert shipped.endswith("configs/quickstart.yaml")
     text = Path(shipped.removeprefix("config ")).read_text(encoding="utf-8")
     Path("quickstart.yaml").write_text(text, encoding="utf-8")
     assert main(fit_words(tmp_path, verb="allocate")) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "config quickstart.yaml"
+    assert capsys.readouterr().err.splitlines()[0] == "config quickstart.yaml"
 
 
 def test_the_last_config_and_then_the_flags_win(
@@ -86,6 +87,7 @@ def test_the_last_config_and_then_the_flags_win(
     with pytest.raises(SystemExit):
         main(fit_words(tmp_path, *flags))
     text = capsys.readouterr().out
+    assert yaml.safe_load(text)["model"]["alpha"] == 4.0  # no line of the log is in it
     assert "seed_everything: 5\n" in text
     assert "  alpha: 4.0\n" in text
     assert "  beams: 2\n" in text

@@ -220,7 +220,7 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
         capsys.readouterr().err
     )
     assert main([*words, "--trainer.accept_changes", "true"]) == 0
-    assert "resuming with another setting 'optimizer'" in capsys.readouterr().out
+    assert "resuming with another setting 'optimizer'" in capsys.readouterr().err
     assert run_digests(run) == run_digests(quick_run)
 
 
@@ -264,5 +264,5 @@ def test_another_version_of_the_code_is_reported_and_the_run_resumes(
     file = run / "checkpoints" / "last.ckpt"
     save_checkpoint(read_checkpoint(file) | {"code": "0.0.1"}, file)
     assert main(fit_words(tmp_path, "--ckpt_path", "last")) == 0
-    assert "last.ckpt was made by dmole 0.0.1, this is" in capsys.readouterr().out
+    assert "last.ckpt was made by dmole 0.0.1, this is" in capsys.readouterr().err
     assert run_digests(run) == run_digests(quick_run)
