@@ -20,7 +20,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.messages import excerpt, visible
+from dmole.messages import excerpt, show, visible
 from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
@@ -237,9 +237,7 @@ class ContinualTrainer(Trainer):
             for name in reversed(stage.experts):  # the common expert comes first, as in a run
                 if name not in plans:
                     plan = plans[name] = plan_allocation(self.sequence, model, stage, name)
-                    print(
-                        visible(describe_allocation(plan, model.count_parameters(plan)), keep="\n")
-                    )
+                    show(describe_allocation(plan, model.count_parameters(plan)))
         return plans
 
     def evaluate(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmole.cli.arguments import ArgumentParser
-from dmole.messages import visible
+from dmole.messages import show
 
 if TYPE_CHECKING:
     import argparse
@@ -59,7 +59,7 @@ def run_check(words: list[str]) -> int:
         json.dump(as_json(report), sys.stdout, indent=2)
         print()
     else:
-        print(visible(as_text(report), keep="\n"))
+        show(as_text(report))
     if options.json not in (None, "-"):
         write_json(Path(options.json), as_json(report))
     return 1 if report.count("error") else 0

@@ -19,7 +19,7 @@ from dmole._moved import current_path
 from dmole.cli.arguments import ArgumentParser
 from dmole.cli.config_files import name_config, read_settings, resolve_configs
 from dmole.datamodule import ContinualDataModule
-from dmole.messages import json_text, visible
+from dmole.messages import json_text, show, visible
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor, read_prompts
 from dmole.run.lightning_private import NoCheckpointArguments
@@ -169,7 +169,7 @@ def run_predict(words: list[str]) -> None:
     if options.output is not None:
         write_json(options.output, answers)
     else:
-        print(json_text(answers))
+        show(json_text(answers))
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,16 @@ def test_a_run_has_a_visible_name(name: str, tmp_path: Path) -> None:
 
 def test_a_name_may_have_letters_of_any_script_and_spaces(tmp_path: Path) -> None:
     ContinualTrainer(name="größe 你好 (2)", default_root_dir=tmp_path, accelerator="cpu")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1, "prediction": "a", "references": ["a"]}')
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["score", str(path), "--metric", "exact_match"]) == 1
+    message = "dmole: [Errno 28] No space left on device: 'standard output'\n"
+    assert capsys.readouterr().err == message
