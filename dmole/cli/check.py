@@ -96,10 +96,9 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _read_config(words: list[str]) -> dict[str, Any]:
     """Return the settings of configs and flags without building any object."""
-    from jsonargparse import ArgumentError
-
     from dmole.cli.config_files import name_config, resolve_configs
-    from dmole.cli.lightning import ContinualCLI, configure_logging
+    from dmole.cli.lightning import ConfigError, ContinualCLI, configure_logging
+    from dmole.cli.trust import take_trusted
 
     class Settings(ContinualCLI):
         """Reads the settings of ``fit`` only."""
@@ -121,9 +120,11 @@ def _read_config(words: list[str]) -> dict[str, Any]:
 
     configure_logging()
     arguments, configs = resolve_configs(words)
+    arguments, trusted = take_trusted(arguments)
     try:
-        config: dict[str, Any] = Settings(["fit", *arguments]).config["fit"].as_dict()
-    except ArgumentError as error:
+        settings = Settings(["fit", *arguments], trusted=trusted)
+        config: dict[str, Any] = settings.config["fit"].as_dict()
+    except ConfigError as error:
         raise ValueError(name_config(str(error), configs, arguments)) from error
     config["data"].pop("seed", None)  # follows seed_everything
     return config

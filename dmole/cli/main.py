@@ -99,13 +99,13 @@ def _sequence(words: list[str]) -> None:
 
 
 def _evaluate(words: list[str]) -> None:
-    from dmole.cli.lightning import run_evaluate
+    from dmole.cli.finished import run_evaluate
 
     run_evaluate(words[1:])
 
 
 def _predict(words: list[str]) -> None:
-    from dmole.cli.lightning import run_predict
+    from dmole.cli.finished import run_predict
 
     run_predict(words[1:])
 
