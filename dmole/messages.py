@@ -27,6 +27,20 @@ def one_line(content: BaseException | str) -> str:
     return text or (type(content).__name__ if isinstance(content, BaseException) else "")
 
 
+def shortened(text: str, limit: int = 200) -> str:
+    """Return a text for a message; of a long one, beginning and end are kept.
+
+    Args:
+        text: The text.
+        limit: Maximum number of characters returned, at least 40.
+
+    Example:
+        >>> shortened("a" * 50 + "z", 40)
+        'aaaaaaaaaaaaaaaaaaaa ... aaaaaaaaaaaaaaz'
+    """
+    return text if len(text) <= limit else f"{text[: limit - 20]} ... {text[-15:]}"
+
+
 def visible(text: str, keep: str = "") -> str:
     r"""Return a text in which every character is visible or a space; others become an escape.
 
