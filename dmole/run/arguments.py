@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dmole.messages import excerpt, visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_LONGEST_NAME = 200
 
 RESTRICTED: dict[str, tuple[Any, ...]] = {
     "max_steps": (-1,),
@@ -51,10 +55,17 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         value = arguments.get(option)
         if isinstance(value, (int, float)) and not least <= value < math.inf:
             raise ValueError(f"trainer.{option} must be at least {least}, got {value}")
-    name = str(arguments.get("name", "-"))
+    _check_name(str(arguments.get("name", "-")))
+    check_devices(arguments.get("devices"), str(arguments.get("accelerator") or "auto"))
+
+
+def _check_name(name: str) -> None:
+    if name != visible(name) or len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"trainer.name {excerpt(name)} must be at most {_LONGEST_NAME} visible characters"
+        )
     if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"trainer.name must name a folder in default_root_dir, got {name!r}")
-    check_devices(arguments.get("devices"), str(arguments.get("accelerator") or "auto"))
 
 
 def check_devices(devices: Any, accelerator: str) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dmole.data.decoding import AS_STORED
+
 if TYPE_CHECKING:
     from dmole.data import Task
     from dmole.module import ContinualModule
@@ -25,7 +27,8 @@ RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_p
            "vision_width", "due", "tasks")  # fmt: skip
 """Attributes that older checkpoints list as settings, though no constructor takes them."""
 
-ADDED = {"rank_factor": "1.0", "min_steps": "1", "std_floor": "0.001", "combine": "sum"}
+ADDED = {"rank_factor": "1.0", "min_steps": "1", "std_floor": "0.001", "combine": "sum",
+         "skip_nonfinite_steps": "0"}  # fmt: skip
 """Settings that older checkpoints lack, with the value that the code had then."""
 
 _OF_TASK = (
@@ -80,6 +83,8 @@ def stream_settings(stream: Stream) -> dict[str, str]:
 def task_settings(task: Task) -> dict[str, str]:
     """Return the settings of a task that its results depend on, except its samples, as texts."""
     settings = {f"{key} of task {task.name}": str(getattr(task, key)) for key in _OF_TASK}
+    if task.images not in (None, AS_STORED):  # checkpoints from before this setting lack it
+        settings[f"images of task {task.name}"] = str(task.images)
     return settings | {f"side_files of task {task.name}": str(sorted(task.side_files.items()))}
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmole.storage.reading import SMALL, parse_json, read_text, unreadable
+from dmole.storage.reading import SMALL, read_text, unreadable
+from dmole.storage.values import parse_json
 
 
 @dataclass(frozen=True)
