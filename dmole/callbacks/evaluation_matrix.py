@@ -23,6 +23,7 @@ from dmole.callbacks.evaluation_results import (
     count_active,
     prediction_lines,
     router_rates,
+    unparsable_answers,
 )
 from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
@@ -181,6 +182,8 @@ class EvaluationMatrix(ContinualCallback):
                 self._write_predictions(state, task, routed, score)
         count_active(state, module, routed)
         log.info("scores: %s", self._row_text(state))
+        if unread := unparsable_answers(self.scores):
+            log.info("answers that are blank or that the metric cannot read: %s", unread)
         if state.is_global_zero:
             self._write(state, module)
         self.answers.keep_only([routed.gate_sets, oracle.gate_sets], routed.digests)

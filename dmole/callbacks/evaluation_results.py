@@ -10,7 +10,7 @@ from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dmole.data import Sample
     from dmole.metrics import TaskScore
@@ -68,6 +68,20 @@ def constant_answers(state: SequenceState) -> dict[str, dict[str, Any]]:
             score = metric.score([answer] * len(facts), references, facts).value
             found[task] = {"answer": answer, "score": score}
     return found
+
+
+def unparsable_answers(scores: Mapping[str, TaskScore]) -> str:
+    """Return how many answers of each task its metric could not read; empty if it read all.
+
+    Args:
+        scores: The score of each task.
+    """
+    counts = {task: score.details.get("unparsable", 0) for task, score in scores.items()}
+    return ", ".join(
+        f"{task} {count} of {len(scores[task].per_sample)}"
+        for task, count in counts.items()
+        if count
+    )
 
 
 def router_rates(
