@@ -150,4 +150,5 @@ def _base_model(model: dict[str, Any]) -> BaseModel | None:
     source = str(TINY_PATH) if name == "tiny" else str(path) if path.exists() else name
     variables = settings["template_variables"] or {}
     prompts = PromptSettings(settings["prompt_style"], variables, settings["template_date"])
-    return BaseModel(source, settings["revision"], settings["trust_remote_code"], prompts)
+    options = settings["revision"], settings["trust_remote_code"], prompts
+    return BaseModel(source, *options, settings["image_backend"])

@@ -158,7 +158,8 @@ def run_predict(words: list[str]) -> None:
         prompts = [{"prompt": options.prompt, "image": options.image}]
     cli = _from_config(read_config(options.run), overrides)
     precision = cli.trainer.precision_plugin.forward_context  # the precision of the matrix
-    predictor = Predictor(cli.model, cli.datamodule, options.run, precision)
+    accept = cast("ContinualTrainer", cli.trainer).sequence.accept_changes
+    predictor = Predictor(cli.model, cli.datamodule, options.run, precision, accept)
     cli.model.to(cli.trainer.strategy.root_device)
     answers = predictor(prompts, options.max_new_tokens)
     if options.output is not None:

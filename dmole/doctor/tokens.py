@@ -29,12 +29,14 @@ class BaseModel:
         revision: Commit, branch or tag on the hub.
         trust_remote_code: Whether to run code from the model's folder.
         prompts: How prompts are written, beyond the chat template.
+        image_backend: Library that the image processor uses; None lets transformers choose.
     """
 
     source: str
     revision: str | None = None
     trust_remote_code: bool = False
     prompts: PromptSettings = field(default_factory=PromptSettings)
+    image_backend: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def load_processor(model: BaseModel) -> Any:
     from dmole.models import processors
 
     try:
-        processor = processors.load_processor(model.source, **model.options)
+        processor = processors.load_processor(model.source, model.image_backend, **model.options)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         prefix = f"cannot load the processor of {model.source!r}: "
         raise ValueError(prefix + first_line(error).removeprefix(prefix)) from error

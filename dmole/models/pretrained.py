@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dmole.data.templates import PromptSettings
 from dmole.messages import first_line
@@ -29,6 +29,8 @@ class PretrainedBackbone(Backbone):
         quantization: Load the linears of the base model with ``8bit`` or ``4bit`` weights; needs
             the extra ``quantized``. Units of such a model cannot be scored by gradients.
         image_settings: Settings of the image processor to override, for instance ``max_pixels``.
+        image_backend: Library that the image processor uses, ``pil`` or ``torchvision``; by default
+            transformers chooses it by family and by what is installed, and numbers differ.
         prompt_style: Name of a prompt style that replaces the chat template, ``llava`` or
             ``paligemma``; by default only for families whose published models have no template.
         template_variables: Variables of the chat template, for instance
@@ -57,6 +59,7 @@ class PretrainedBackbone(Backbone):
         patterns: Patterns | None = None,
         quantization: Quantization | None = None,
         image_settings: dict[str, Any] | None = None,
+        image_backend: Literal["pil", "torchvision"] | None = None,
         prompt_style: str | None = None,
         template_variables: dict[str, Any] | None = None,
         template_date: str | None = None,
@@ -76,7 +79,8 @@ class PretrainedBackbone(Backbone):
             model_options["quantization_config"] = quantization_config(quantization, dtype)
         prompts = PromptSettings(prompt_style, template_variables or {}, template_date)
         try:
-            processor = load_processor(source, **options)
+            _check_adapter(source)
+            processor = load_processor(source, image_backend, **options)
             model = AutoModelForImageTextToText.from_pretrained(source, **options, **model_options)
         except (OSError, ValueError) as error:
             reason = _load_error(source, name_or_path, error)
@@ -87,6 +91,19 @@ class PretrainedBackbone(Backbone):
             super().__init__(model, processor, patterns, prompts)
         except ValueError as error:
             raise ValueError(f"cannot use the base model {name_or_path!r}: {error}") from error
+
+
+def _check_adapter(source: str) -> None:
+    """Refuse a folder with an adapter, which transformers adds only if peft is installed.
+
+    Raises:
+        ValueError: If the folder has one.
+    """
+    if (Path(source) / "adapter_config.json").exists():
+        raise ValueError(
+            "the folder holds a PEFT adapter (adapter_config.json), which would be used only where "
+            "peft is installed: merge it into the weights"
+        )
 
 
 def _load_error(source: str, name: str, error: Exception) -> str:
