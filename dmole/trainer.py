@@ -23,11 +23,13 @@ from dmole.callbacks.expert_allocation import describe_allocation, plan_allocati
 from dmole.messages import excerpt, visible
 from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
+from dmole.run.agreement import check_learned
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.run.identity import check_base_of_run
 from dmole.run.lightning_private import disable_signal_handlers
+from dmole.run.limits import check_limits
 from dmole.run.session import Session
 from dmole.run.state import BEFORE_TRAINING, RunBoard, SequenceState
 from dmole.run.strategies import check_precision, check_strategy
@@ -190,6 +192,7 @@ class ContinualTrainer(Trainer):
 
         def prepare() -> None:
             self._begin(model, datamodule)
+            check_limits(self.sequence, model)
 
         with self._session.opened(model, ckpt_path, prepare) as checkpoint:
             self._learn(model, checkpoint)
@@ -200,6 +203,7 @@ class ContinualTrainer(Trainer):
         state = self.sequence
         if checkpoint is not None:
             self._stage_checkpoint = load_sequence(state, module, checkpoint)
+            check_learned(state, module, "in the checkpoint")
             log.info("resuming %s", state.run_dir)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
@@ -212,6 +216,8 @@ class ContinualTrainer(Trainer):
                     continue
                 self._run_phase(module, phase)
                 state.done.add((stage.index, phase))
+                if phase != "evaluate":
+                    check_learned(state, module, f"after phase {phase} of stage {stage.index}")
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
         self._end(module)
@@ -226,6 +232,7 @@ class ContinualTrainer(Trainer):
             datamodule: The tasks.
         """
         self._begin(model, datamodule)
+        check_limits(self.sequence, model)
         plans: dict[str, Allocation] = {}
         for stage in self.sequence.plan:
             for name in reversed(stage.experts):  # the common expert comes first, as in a run
@@ -283,6 +290,7 @@ class ContinualTrainer(Trainer):
         """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
         state.data = data
+        data.trainer = self  # Lightning sets it in the first fit or test only
         base = module.backbone
         data.attach_processor(base.processor, base.context_length, base.prompts)
         data.check()

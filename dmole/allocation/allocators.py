@@ -16,7 +16,7 @@ from dmole.allocation.budget import (
     total_budget,
 )
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
-from dmole.allocation.proxy import Reduction
+from dmole.allocation.proxy import Combine, Reduction
 
 Scores = Mapping[str, float | None]
 
@@ -46,6 +46,8 @@ class Allocator(ABC):
     """Share of a task's batches that the scores are computed on."""
     reduction: Reduction = "sum"
     """Reduction of the gradients of several batches to a score."""
+    combine: Combine = "sum"
+    """How the tensors of a unit are combined to its score."""
 
     def __init__(
         self,
@@ -107,6 +109,22 @@ class Allocator(ABC):
         Raises:
             ValueError: If no unit can hold an expert or scores are missing.
         """
+
+    def largest(self, expert: str, units: Sequence[Unit], *, first: bool) -> Allocation:
+        """Return an allocation with every unit that a new expert may get, before any scores.
+
+        Args:
+            expert: Name of the expert.
+            units: All units of the model, in order.
+            first: Whether this is the first task of the sequence.
+
+        Raises:
+            ValueError: If no unit can hold an expert.
+        """
+        if not self.needs_scores:
+            return self.allocate(expert, units, None, first)
+        self.allocate(expert, units, dict.fromkeys((unit.name for unit in units), 1.0), first)
+        return self._plan(expert, units, {unit.name for unit in self._candidates(units, None)})
 
     def _candidates(self, units: Sequence[Unit], scores: Scores | None) -> list[Unit]:
         """Return the units of the chosen modalities that received a gradient."""

@@ -13,7 +13,9 @@ from dmole.callbacks.progress import StageProgressBar
 from dmole.callbacks.regularization import Regularization
 from dmole.callbacks.replay_record import ReplayRecord
 from dmole.callbacks.router_fitting import RouterFitting
+from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
+from dmole.callbacks.training_routing import TrainingRouting
 
 __all__ = [
     "ContinualCallback",
@@ -25,8 +27,10 @@ __all__ = [
     "Regularization",
     "ReplayRecord",
     "RouterFitting",
+    "SkippedSteps",
     "StageCheckpoint",
     "StageProgressBar",
+    "TrainingRouting",
     "default_callbacks",
 ]
 
@@ -57,6 +61,8 @@ def default_callbacks(
         ExpertFiles(),
         ReplayRecord(),
         RouterFitting(),
+        SkippedSteps(),
+        TrainingRouting(),
         EvaluationMatrix(),
         ExpertInspector(),
         *([StageProgressBar()] if progress_bar else []),

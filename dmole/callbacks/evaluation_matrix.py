@@ -18,7 +18,15 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks.answers import AnswerBook, AnswerJournal
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.evaluation_plan import journal_of, plan_oracle, plan_routed, sample_names
-from dmole.callbacks.evaluation_results import count_active, prediction_lines, router_rates
+from dmole.callbacks.evaluation_results import (
+    constant_answers,
+    count_active,
+    prediction_lines,
+    router_rates,
+    unparsable_answers,
+)
+from dmole.callbacks.skipped_steps import SkippedSteps
+from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize, write_matrix
 from dmole.metrics.summary import RUN_FORMAT
@@ -38,6 +46,9 @@ if TYPE_CHECKING:
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
+
+ROUTING_COLUMNS = ("stage", "true_task", "gate_set", "count", "phase")
+"""Columns of ``routing.csv``."""
 
 
 class EvaluationMatrix(ContinualCallback):
@@ -76,6 +87,7 @@ class EvaluationMatrix(ContinualCallback):
         self.answers = AnswerBook()
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
         self.scores: dict[str, TaskScore] = {}
+        self._constants: dict[str, dict[str, Any]] = {}
         self._journal = AnswerJournal()
         self._new_answers: list[Answers] = []
 
@@ -170,6 +182,8 @@ class EvaluationMatrix(ContinualCallback):
                 self._write_predictions(state, task, routed, score)
         count_active(state, module, routed)
         log.info("scores: %s", self._row_text(state))
+        if unread := unparsable_answers(self.scores):
+            log.info("answers that are blank or that the metric cannot read: %s", unread)
         if state.is_global_zero:
             self._write(state, module)
         self.answers.keep_only([routed.gate_sets, oracle.gate_sets], routed.digests)
@@ -220,9 +234,10 @@ class EvaluationMatrix(ContinualCallback):
         write_matrix(folder / "evaluation_matrix.csv", self.matrix[:rows], names)
         write_matrix(folder / "oracle_matrix.csv", self.oracle[:rows], names)
         write_json(folder / "metrics.json", self.metrics(state, module))
-        columns = ("stage", "true_task", "gate_set", "count")
-        counts = [dict(zip(columns, row, strict=True)) for row in self.routing]
-        write_csv(folder / "routing.csv", columns, counts)
+        trained = state.callback_of(TrainingRouting).rows()
+        counts = [(*row, "test") for row in self.routing] + [(*row, "train") for row in trained]
+        rows_of = [dict(zip(ROUTING_COLUMNS, row, strict=True)) for row in counts]
+        write_csv(folder / "routing.csv", ROUTING_COLUMNS, rows_of)
 
     def metrics(self, state: SequenceState, module: ContinualModule) -> dict[str, Any]:
         """Return the content of metrics.json for the stages evaluated so far."""
@@ -240,8 +255,14 @@ class EvaluationMatrix(ContinualCallback):
         if only_scored:
             content["retention"] = retention(self.matrix[:rows, len(names) :], only_scored)
         if module.router.needs_embeddings:
-            content["routing"] = router_rates(state, self.routing)
+            trained = list(state.callback_of(TrainingRouting).rows())
+            content["routing"] = router_rates(state, self.routing, trained)
+        self._constants = self._constants or constant_answers(state)
+        content["constant_answer"] = self._constants
         content["fingerprints"] = state.fingerprints(module)
+        records = [cb.rows for cb in state.callbacks if isinstance(cb, SkippedSteps) and cb.rows]
+        if records:
+            content["skipped_steps"] = records[0]
         return content
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from dmole.metrics.routing_rates import routing_rates
+from dmole.benchmarks.registry import build_metric
+from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dmole.data import Sample
     from dmole.metrics import TaskScore
@@ -45,14 +47,62 @@ def prediction_lines(
         yield line | score.of_sample(index, sample.metadata)
 
 
-def router_rates(state: SequenceState, counts: Iterable[Count]) -> dict[str, float | None]:
-    """Return the shares of correctly and wrongly routed test samples, see `routing_rates`."""
+def constant_answers(state: SequenceState) -> dict[str, dict[str, Any]]:
+    """Return what the most frequent reference of each task scores as the answer to all samples.
+
+    A score below it says that a model has learned less than the distribution of the answers.
+
+    Returns:
+        ``{"answer": text, "score": percent}`` by task. A reference counts once for each sample
+        that accepts it; the first of the most frequent ones is taken.
+    """
+    found = {}
+    for task in state.data.task_names:
+        samples = state.data.test_samples(task)
+        counts = Counter(text for sample in samples for text in dict.fromkeys(sample.references))
+        if counts:
+            answer = counts.most_common(1)[0][0]
+            facts = [sample.metadata for sample in samples]
+            references = [sample.references for sample in samples]
+            metric = build_metric(state.data.task(task).metric)
+            score = metric.score([answer] * len(facts), references, facts).value
+            found[task] = {"answer": answer, "score": score}
+    return found
+
+
+def unparsable_answers(scores: Mapping[str, TaskScore]) -> str:
+    """Return how many answers of each task its metric could not read; empty if it read all.
+
+    Args:
+        scores: The score of each task.
+    """
+    counts = {task: score.details.get("unparsable", 0) for task, score in scores.items()}
+    return ", ".join(
+        f"{task} {count} of {len(scores[task].per_sample)}"
+        for task, count in counts.items()
+        if count
+    )
+
+
+def router_rates(
+    state: SequenceState, counts: Iterable[Count], trained: Iterable[Count]
+) -> dict[str, float | None]:
+    """Return the shares of correctly and wrongly routed samples, see `dmole.metrics.routing_rates`.
+
+    Args:
+        state: Has the learned stages.
+        counts: Test samples by gate set.
+        trained: Training samples by gate set.
+    """
     expert_of: dict[str, str] = {}
     learned_at: dict[str, int] = {}
+    trains: dict[int, tuple[str, ...]] = {}
     for stage in state.learned():
         expert_of |= dict.fromkeys(stage.tasks, stage.expert)
         learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
-    return routing_rates(counts, expert_of, learned_at, state.stage.common)
+        trains[stage.index] = stage.experts
+    rates = routing_rates(counts, expert_of, learned_at, state.stage.common)
+    return rates | {"trained_with_partner": partner_rate(trained, trains)}
 
 
 def count_active(state: SequenceState, module: ContinualModule, routed: EvaluationPass) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,6 +15,7 @@ from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.report import figures
 from dmole.routing import AutoencoderRouter
+from dmole.storage.files import errors_naming
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,5 +105,5 @@ class ExpertInspector(ContinualCallback):
         figures.save_figure(figure, state.run_dir / "figures" / f"{name}.png")
         for logger in state.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                board = logger.experiment
-                board.add_figure(name, figure, state.stage.index, close=False)
+                with errors_naming(Path(logger.log_dir) / "events.out.tfevents"):
+                    logger.experiment.add_figure(name, figure, state.stage.index, close=False)

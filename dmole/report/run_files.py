@@ -43,6 +43,10 @@ def read_metrics(path: Path) -> dict[str, Any]:
     digests = _section(path, fingerprints, "data", "fingerprints.")
     for task in digests:
         _section(path, digests, task, "fingerprints.data.")
+    constant = _section(path, metrics, "constant_answer")
+    for task in constant:
+        stated = _section(path, constant, task, "constant_answer.")
+        _check_numbers(path, stated, ["score"], f"constant_answer.{task}.")
     return metrics
 
 
@@ -55,6 +59,11 @@ def read_timing(path: Path) -> dict[str, Any]:
     """
     timing = mapping(path, read_json(path))
     _check_numbers(path, timing, ["seconds"])
+    phases = timing.get("phases") or []
+    if not isinstance(phases, list):
+        raise ValueError(f"{path}: phases must be a list, got {excerpt(phases)}")
+    for index, phase in enumerate(phases):
+        _check_numbers(path, mapping(path, phase, f"phases[{index}]"), ["samples"])
     parameters = _section(path, timing, "parameters")
     _check_numbers(path, parameters, ["active", "base"], "parameters.")
     if isinstance(parameters.get("trainable"), Mapping):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dmole.metrics.matrix_file import read_matrix
 from dmole.report.run_files import check_name, read_config, read_metrics, read_timing
+from dmole.run.settings import ADDED
 from dmole.storage.files import check_file
 
 Array = npt.NDArray[np.float64]
@@ -96,6 +97,13 @@ class Run:
     def seconds(self) -> float:
         """Wall-clock time of the whole run in seconds, NaN if it is missing."""
         return _number(self.timing.get("seconds"))
+
+    @property
+    def samples_trained(self) -> float:
+        """Samples of all stages and epochs, NaN if ``timing.json`` does not count them."""
+        phases = self.timing.get("phases") or []
+        counts = [_number(lap.get("samples")) for lap in phases if lap.get("phase") == "train"]
+        return float(np.sum(counts)) if phases else np.nan
 
     @property
     def tasks_to_learn(self) -> list[str]:
@@ -210,7 +218,7 @@ def first_difference(one: Any, other: Any, path: str = "") -> str | None:
     """Return the key of the first setting in which two configs differ, None if they agree.
 
     A missing setting equals null and an empty list or mapping, so runs of an earlier version
-    agree with those of a version that has further settings.
+    agree with those of a version that has further settings, unless these change what it does.
 
     Example:
         >>> first_difference({"model": {"alpha": 8}}, {"model": {"alpha": 16}})
@@ -223,6 +231,9 @@ def first_difference(one: Any, other: Any, path: str = "") -> str | None:
         empty = one in _EMPTY and other in _EMPTY
         return None if one == other or empty else path
     for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}, key=str):
+        alone = (key in one) != (key in other)
+        if alone and key in ADDED and str({**one, **other}[key]) == ADDED[key]:
+            continue  # an earlier version lacks the setting and does the same
         difference = first_difference(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
         if difference is not None:
             return difference

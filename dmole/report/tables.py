@@ -41,10 +41,10 @@ def markdown_grid(grid: Grid, notes: Notes) -> str:
     """Return the table alone."""
     header = ["method", "runs", *map(escape_markdown, grid.columns)]
     lines = [" | ".join(header), " | ".join(["---", *["---:"] * (len(header) - 1)])]
-    for method in grid.rows:
+    for method in (*grid.rows, *grid.references):
         cells = _cells(grid, method, "{} ± {}", lambda text: f"**{text}**")
         name = escape_markdown(method) + notes.sign(method)
-        lines.append(" | ".join([name, str(notes.runs[method]), *cells]))
+        lines.append(" | ".join([name, str(notes.runs.get(method, "")), *cells]))
     return "".join(f"| {line} |\n" for line in lines)
 
 
@@ -65,7 +65,7 @@ def _cells(grid: Grid, method: str, both: str, bold: Callable[[str], str]) -> li
     """Return the cells of a row; ``both`` joins mean and standard deviation."""
     texts = []
     for name in grid.columns:
-        text = _cell(*grid.rows[method][name], both=both, whole=name in grid.whole)
+        text = _cell(*grid.row(method)[name], both=both, whole=name in grid.whole)
         texts.append(bold(text) if (method, name) in grid.best else text)
     return texts
 
@@ -116,11 +116,11 @@ def latex_grid(grid: Grid, notes: Notes) -> str:
     lines = [r"\begin{tabular}{l" + "r" * (len(grid.columns) + 1) + "}", r"\toprule"]
     lines.append(" & ".join(["method", "runs", *map(escape_latex, grid.columns)]) + r" \\")
     lines.append(r"\midrule")
-    for method in grid.rows:
+    for method in (*grid.rows, *grid.references):
         cells = _cells(grid, method, r"{} $\pm$ {}", lambda text: rf"\textbf{{{text}}}")
         cells = [re.sub(r"-(?=\d)", "$-$", cell) for cell in cells]
         name = escape_latex(method + notes.sign(method))
-        lines.append(" & ".join([name, str(notes.runs[method]), *cells]) + r" \\")
+        lines.append(" & ".join([name, str(notes.runs.get(method, "")), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -158,8 +158,8 @@ def write_summary_csv(path: Path, grid: Grid, notes: Notes) -> None:
     """Write means and standard deviations in full precision; missing values are empty."""
     names = [f"{name}{end}" for name in grid.columns for end in ("", " sd")]
     rows = []
-    for method, row in grid.rows.items():
-        head = {"method": method, "runs": str(notes.runs[method])}
+    for method, row in {**grid.rows, **grid.references}.items():
+        head = {"method": method, "runs": str(notes.runs.get(method, ""))}
         given = {"note": "; ".join(notes.given.get(method, ()))}
         rows.append(head | _numbers(row) | given)
     write_csv(path, ["method", "runs", *names, "note"], rows)
@@ -169,11 +169,18 @@ def write_task_csv(path: Path, grids: Mapping[str, Grid], notes: Notes) -> None:
     """Write one row per method and task: mean and deviation of each figure in full precision."""
     names = [f"{name}{end}" for name in grids for end in ("", " sd")]
     rows = []
-    for method, runs in notes.runs.items():
+    references = dict.fromkeys(name for grid in grids.values() for name in grid.references)
+    for method, runs in {**notes.runs, **dict.fromkeys(references, "")}.items():
         for task in next(iter(grids.values())).columns:
             head = {"method": method, "runs": str(runs), "task": task}
-            rows.append(head | _numbers({n: grid.rows[method][task] for n, grid in grids.items()}))
+            cells = {n: _cell_of(grid, method, task) for n, grid in grids.items()}
+            rows.append(head | _numbers(cells))
     write_csv(path, ["method", "runs", "task", *names], rows)
+
+
+def _cell_of(grid: Grid, row: str, column: str) -> Pair:
+    known = row in grid.rows or row in grid.references
+    return grid.row(row)[column] if known else (math.nan, math.nan)
 
 
 def _numbers(row: Mapping[str, Pair]) -> dict[str, str]:

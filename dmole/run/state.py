@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dmole.models.identity import base_parts
 from dmole.run.clock import Clock
 from dmole.run.signals import Interruption
+from dmole.storage.files import errors_naming
 from dmole.streams.stream import Stage
 
 if TYPE_CHECKING:
@@ -37,9 +38,26 @@ class RunBoard(TensorBoardLogger):
     """TensorBoard without a file of hyperparameters, since a run has ``config.yaml``."""
 
     @rank_zero_only
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """Write metrics; an error of the disk names the folder of the events."""
+        with self.naming():
+            super().log_metrics(*args, **kwargs)
+
+    @rank_zero_only
     def save(self) -> None:
         """Write buffered events."""
-        self.experiment.flush()
+        with self.naming():
+            self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write buffered events and close the file."""
+        with self.naming():
+            super().finalize(status)
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Return a context that adds the name of the event files to errors of the disk."""
+        return errors_naming(Path(self.log_dir) / "events.out.tfevents")
 
 
 class SequenceState:

@@ -14,8 +14,10 @@ from dmole.metrics.summary import RUN_FORMAT
 from dmole.report import compare, load_run
 from dmole.report.compare import group_runs
 from dmole.report.grids import summary_grid
+from dmole.report.identity import GIVEN, MARKS
 from dmole.report.method_figures import method_figures
 from dmole.report.notes import make_notes
+from dmole.report.tables import escape_latex
 
 NAMES = ["color", "count"]
 
@@ -247,14 +249,39 @@ def test_a_method_that_is_given_the_task_is_marked_and_never_best(
     joint = make_run(tmp_path / "j", "joint", [[0, 0], [97, 96]], config={"trainer": stream})
     write_matrix(joint / "oracle_matrix.csv", [[math.nan] * 2, [97, 96]], NAMES)
     text = compare([*runs, known, joint], tmp_path / "out")
-    assert "| known† | 1 | 98.50 |" in text
-    assert "| joint‡ | 1 | 96.50 |" in text
+    assert "| known‡ | 1 | 98.50 |" in text
+    assert "| joint† | 1 | 96.50 |" in text
     assert "| dmole | 2 | **80.50 ± 2.12** |" in text
     assert "ties included, methods marked † ‡ excluded." in text
-    assert "† task identity given at test." in text
+    assert "† trained on all tasks at once.  \n‡ task identity given at test." in text
     with (tmp_path / "out" / "comparison.csv").open() as file:
         notes = [row["note"] for row in csv.DictReader(file)]
     assert notes == ["", "", "task identity given at test", "trained on all tasks at once"]
+
+
+def test_a_mark_means_the_same_in_every_table(
+    make_run: Callable[..., Path], runs: list[Path], tmp_path: Path
+) -> None:
+    routed = {"router": {"class_path": "dmole.routing.OracleRouter"}}
+    stream = {"name": "joint", "stream": {"class_path": "dmole.streams.JointStream"}}
+    known = make_run(tmp_path / "k", "known", [[0, 0], [99, 0], [99, 98]], config={"model": routed})
+    joint = make_run(tmp_path / "j", "joint", [[0, 0], [97, 96]], config={"trainer": stream})
+    write_matrix(joint / "oracle_matrix.csv", [[math.nan] * 2, [97, 96]], NAMES)
+    marks = {known: ("known", "‡", "task identity given at test")}
+    marks[joint] = ("joint", "†", "trained on all tasks at once")
+    for number, chosen in enumerate(([known], [joint], [known, joint], [joint, known])):
+        folder = tmp_path / str(number)
+        text = compare([*runs, *chosen], folder)
+        latex = (folder / "comparison.tex").read_text()
+        for run, (method, mark, meaning) in marks.items():
+            assert (f"| {method}{mark} |" in text) == (run in chosen)
+            assert (f"{mark} {meaning}." in text) == (run in chosen)
+            assert (f"{escape_latex(mark)} {escape_latex(meaning)}." in latex) == (run in chosen)
+
+
+def test_every_advantage_has_a_mark_of_its_own() -> None:
+    assert list(MARKS) == list(GIVEN.values())
+    assert len(set(MARKS.values())) == len(GIVEN)
 
 
 def test_a_single_method_has_no_best(runs: list[Path], tmp_path: Path) -> None:
@@ -300,3 +327,66 @@ def test_a_run_of_the_first_format_is_compared_and_one_of_a_later_format_refused
     assert (tmp_path / "both" / "comparison.csv").is_file()
     with pytest.raises(ValueError, match=r"later/metrics.json: unknown format 3, the newest is 2"):
         compare([first, later], tmp_path / "none", [])
+
+
+def test_a_constant_answer_has_a_row_in_every_table_but_is_never_best(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    stated = {"color": {"answer": "re|d", "score": 95.0}, "count": {"answer": "two", "score": 51.0}}
+    matrix = [[0, 0], [90, 5], [88, 70]]
+    folders = [
+        make_run(tmp_path / name, name, matrix, metrics={"constant_answer": stated})
+        for name in "ab"
+    ]
+    text = compare(folders, tmp_path / "out")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| constant")]
+    by_task = ["", "95.00", "51.00 |"]
+    assert [row[1:4] for row in rows] == [["", "73.00", "73.00"], by_task, by_task]
+    assert "(color: re\\|d, count: two)" in text
+    latex = (tmp_path / "out" / "comparison.tex").read_text()
+    assert "constant answer &  & 73.00" in latex
+    with (tmp_path / "out" / "per_task.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [
+        (r["task"], r["Last"], r["BWT"]) for r in lines if r["method"] == "constant answer"
+    ] == [
+        ("color", "95.0", ""),
+        ("count", "51.0", ""),
+    ]
+
+
+@pytest.mark.parametrize("stated", [3, {"color": 3}, {"color": {"score": "x"}}])
+def test_a_broken_constant_answer_is_named(
+    make_run: Callable[..., Path], tmp_path: Path, stated: object
+) -> None:
+    run = make_run(
+        tmp_path / "a", "a", [[0, 0], [9, 0], [9, 9]], metrics={"constant_answer": stated}
+    )
+    with pytest.raises(ValueError, match=r"metrics\.json: .*(constant_answer|score)"):
+        load_run(run)
+
+
+def test_the_spread_of_a_task_does_not_cancel_in_the_mean(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folders = [
+        make_run(tmp_path / str(seed), "a", [[0, 0], [90, 5], last], seed)
+        for seed, last in enumerate([[80, 60], [60, 80]])
+    ]
+    text = compare(folders, tmp_path / "out")
+    assert "| a | 2 | 70.00 ± 0.00 |" in text
+    assert "root mean square over the tasks: a 14.14." in text
+
+
+def test_replayed_samples_are_counted_among_those_trained_on(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "a", "a", [[0, 0], [9, 0], [9, 9]])
+    timing = json.loads((run / "timing.json").read_text())
+    timing["phases"] = [
+        {"stage": 1, "phase": "train", "samples": 100},
+        {"stage": 1, "phase": "evaluate", "samples": None},
+        {"stage": 2, "phase": "train", "samples": 160},
+    ]
+    (run / "timing.json").write_text(json.dumps(timing))
+    assert load_run(run).samples_trained == 260
