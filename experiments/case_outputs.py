@@ -88,7 +88,9 @@ def compare_injection(output: str) -> str:
             "no table was written": not any("method" in line for line in lines),
             "a control character is printed": "^[" in output or "^G" in output,
             "a bidi character is printed": "M-bM-^@M-." in output,
-            "a cell is a formula": any(re.match(r"[\"']?[=+@]|-cmd", line) for line in lines),
+            "a cell is a formula": any(
+                line.removeprefix('"').startswith(("=", "+", "@")) for line in lines
+            ),
         }
     )
 
@@ -193,7 +195,7 @@ def rce_config(output: str) -> str:
 
 def stale_cache(output: str) -> str:
     """A file that changed has another digest of its data."""
-    digests = re.findall(r'"t": "?([^",\s]+)', output)
+    digests = re.findall(r'"train": "(\w+)"', output)
     if len(digests) != 2:
         return f"{len(digests)} of 2 digests were printed"
     return "the changed file has the old digest" if digests[0] == digests[1] else ""

@@ -80,6 +80,19 @@ def image_arguments(processor: Any) -> set[str]:
     return set(processor.image_processor.valid_kwargs.__annotations__)
 
 
+def decode_answers(processor: Any, tokens: Any) -> list[str]:
+    """Return the text of generated answers, stripped and without special tokens.
+
+    Args:
+        processor: The processor of the model.
+        tokens: ``(B, T)`` token ids, or a list of them for each answer.
+    """
+    texts = processor.batch_decode(
+        tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return [text.strip() for text in texts]
+
+
 def set_image_settings(processor: Any, settings: Mapping[str, Any]) -> None:
     """Override settings of a processor's image part, for instance ``max_pixels``.
 
