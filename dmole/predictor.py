@@ -89,8 +89,11 @@ class Predictor:
         with torch.no_grad():
             for batch in loader:
                 batch = move_data_to_device(batch, self._module.device)
-                with self._precision():
-                    answers = self._module.answer(batch)
+                try:
+                    with self._precision():
+                        answers = self._module.answer(batch)
+                finally:  # a prompt has a new id each time, so its embedding is never used again
+                    self._module.embedder.cache.forget(f"{PROMPT_TASK}/")
                 for text, gate_set in zip(answers.texts, answers.gate_sets, strict=True):
                     prompt = prompts[len(results)]
                     image = prompt.get("image")
