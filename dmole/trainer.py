@@ -30,6 +30,7 @@ from dmole.run.changes import needs_new_answers
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.run.identity import check_base_of_run
 from dmole.run.lightning_private import disable_signal_handlers
 from dmole.run.limits import check_limits
 from dmole.run.session import Session
@@ -251,12 +252,14 @@ class ContinualTrainer(Trainer):
             threshold_scale: Factor on the router's thresholds; None keeps those of the run.
 
         Raises:
-            ValueError: If ``output`` exists or the run does not fit the model.
+            ValueError: If ``output`` exists, the run does not fit the model, or the base model
+                differs from that of the run and changes are not accepted.
         """
         if output.exists():
             raise ValueError(f"{output} exists; name another output")
         state = self.sequence
         self._begin(model, datamodule)
+        check_base_of_run(run, state.fingerprints(model), state.accept_changes)
         load_experts_and_router(model, run)
         if threshold_scale is not None:
             router = getattr(model.router, "router", model.router)  # inside CommonExpertRouter
