@@ -1,14 +1,21 @@
-"""Results of an evaluation other than its row of the matrix."""
+"""Results of an evaluation: their files, and those other than its row of the matrix."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dmole.metrics import write_matrix
 from dmole.metrics.routing_rates import routing_rates
 from dmole.routing import gate_set_name
+from dmole.run.run_files import RunFile
+from dmole.storage.files import write_csv, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
 
     from dmole.data import Sample
     from dmole.metrics import TaskScore
@@ -16,6 +23,36 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
     from dmole.run.context import EvaluationPass
     from dmole.run.state import SequenceState
+
+METRICS = "metrics.json"
+ROUTING = "routing.csv"
+HEADER = ("stage", "true_task", "gate_set", "count")
+
+
+def predictions_file(stage: int, task: str) -> str:
+    """Return the path of the predictions of a task after a stage, below the run folder."""
+    return f"predictions/stage_{stage}/{task}.jsonl"
+
+
+def matrix_file(name: str, matrix: npt.NDArray[np.float64], tasks: Sequence[str]) -> RunFile:
+    """Return the file of a matrix, ``(stages, tasks)``."""
+    return RunFile(name, lambda run: write_matrix(run / name, matrix, tasks))
+
+
+def metrics_file(metrics: Mapping[str, Any] | None) -> RunFile:
+    """Return ``metrics.json``; its content is not known if ``metrics`` is None."""
+    if metrics is None:
+        return RunFile(METRICS)
+    return RunFile(METRICS, lambda run: write_json(run / METRICS, metrics))
+
+
+def routing_file(counts: Sequence[Count]) -> RunFile:
+    """Return ``routing.csv``, with the rows ``(stage, true task, gate set, count)``."""
+
+    def write(run: Path) -> None:
+        write_csv(run / ROUTING, HEADER, (dict(zip(HEADER, row, strict=True)) for row in counts))
+
+    return RunFile(ROUTING, write)
 
 
 def prediction_lines(

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from dmole.datamodule import ContinualDataModule
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor, read_prompts
 from dmole.run.lightning_private import NoCheckpointArguments
+from dmole.run.run_files import RunFile
+from dmole.run.state import SequenceState
 from dmole.storage.files import atomic_path, write_json
 from dmole.trainer import ContinualTrainer
 
@@ -38,9 +41,18 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the resolved config into the run folder."""
-        text = self.parser.dump(self.config, skip_none=False)
-        with atomic_path(cast("ContinualTrainer", trainer).run_dir / "config.yaml") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        state = cast("ContinualTrainer", trainer).sequence
+        state.put(*self.run_files(state, cast("ContinualModule", pl_module)))
+
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
+        """Return ``config.yaml``; its folders differ between equal runs."""
+
+        def write(run: Path) -> None:
+            text = self.parser.dump(self.config, skip_none=False)
+            with atomic_path(run / "config.yaml") as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+        yield RunFile("config.yaml", write, verified=False)
 
 
 class ContinualCLI(NoCheckpointArguments, LightningCLI):

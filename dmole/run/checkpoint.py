@@ -71,6 +71,7 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "progress": fit_progress(state.trainer),
         "laps": [vars(lap) for lap in state.clock.laps],
         "parameters": state.clock.costs.to_dict(),
+        "files": state.files.state_dict(),
     }
     save_checkpoint(content, state.run_dir / LAST)
     if (state.stage.index, "train") in state.done:
@@ -130,6 +131,8 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
     state.clock.laps = [Lap(**lap) for lap in content["laps"]]
     state.clock.costs = Costs.from_dict(content["parameters"])
     state.done = {(stage, phase) for stage, phase in content["done"]}
+    if "files" in content:  # since format 4
+        state.files.load_state_dict(content["files"])
     return _load_stage(state, module, stage_file(file))
 
 
