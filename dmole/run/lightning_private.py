@@ -7,9 +7,14 @@ Lightning may rename them in any minor release, which is why `pyproject.toml` ha
 from __future__ import annotations
 
 import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch.strategies.launchers import (
+    _MultiProcessingLauncher,
+    _SubprocessScriptLauncher,
+)
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 if TYPE_CHECKING:
@@ -49,11 +54,23 @@ def starts_processes_for_each_fit(strategy: Strategy) -> bool:
     return isinstance(strategy.launcher, _MultiProcessingLauncher)
 
 
-def start_processes(trainer: Trainer) -> None:
-    """Start the other processes once for all stages, if the strategy has a launcher."""
+def start_processes(trainer: Trainer) -> list[subprocess.Popen[Any]]:
+    """Start the other processes once for all stages, without Lightning's observer.
+
+    The observer kills this process without a message when another one has ended.
+
+    Returns:
+        The processes of the ranks 1, 2, ...; none on the ranks that were started.
+    """
     launcher = trainer.strategy.launcher
-    if launcher is not None:
-        launcher.launch(lambda: None, trainer=trainer)
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return []
+    devices = launcher.num_processes
+    launcher.cluster_environment.validate_settings(devices, launcher.num_nodes)
+    if not launcher.cluster_environment.creates_processes_externally:  # this process is rank 0
+        launcher._call_children_scripts()
+    _set_num_threads_if_needed(num_processes=devices)
+    return launcher.procs
 
 
 def signal_processes(trainer: Trainer, signum: int) -> None:

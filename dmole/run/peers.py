@@ -1,29 +1,30 @@
-"""Ends all processes of a run soon after one of them has failed, and reports the cause.
+"""Ends all processes of a run soon after one of them has failed or is lost, and names the cause.
 
 The launchers (Lightning's observer of its children, torchrun's agent, `srun --kill-on-bad-exit`)
-end the other processes too, but not as well. Without `PeerWatch`, the others print a traceback of
-70 lines about a closed connection below the cause. Without `watch_parent`, a process whose parent
-is killed before they are connected waits for it: with gloo it still ran after 150 seconds.
+end the other processes too, but not as well: Lightning's kills them without a message, torchrun's
+sends SIGTERM, which a process in a collective operation never handles. Without `PeerWatch`, the
+others print a traceback of 70 lines about a closed connection below the cause.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import selectors
+import signal
+import subprocess
 import threading
 import time
-from datetime import timedelta
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from dmole.distributed import broadcast, is_distributed
+from dmole.distributed import is_distributed
 from dmole.messages import one_line
+from dmole.run.links import Link, connect_ranks
 
-_FAILURE = "failure"
 _PERIOD = 1.0  # seconds between two checks
-_MAX_FAILED_CHECKS = 5  # consecutive failed checks after which the connection to rank 0 is lost
+_CONSEQUENCE = 3.0  # seconds in which the failure of another process explains a closed connection
 _EXIT_TIMEOUT = 20.0  # seconds after which a failed process exits even if it is blocked
 
 
@@ -35,77 +36,149 @@ class PeerWatch:
     """Reports a failure to the other processes, and ends this process when another one failed.
 
     A process that waits in a collective operation does not notice that another process has ended,
-    or notices it late, with a message that hides the cause. So failures are written to a separate
-    store, which a thread of every process checks.
+    or notices it late, with a message that hides the cause. So each rank has a connection to rank
+    0 that a thread reads: a failure is a message, and a process that is killed closes it.
+
+    Args:
+        advice: Returns how to resume the run, for the message about a lost rank.
     """
 
-    def __init__(self) -> None:
-        self._store: TCPStore | None = None
+    def __init__(self, advice: Callable[[], str] = str) -> None:
+        self._advice = advice
+        self._links: list[Link] = []
         self._rank = 0
         self._stopped = threading.Event()
+        self._cause = threading.Lock()  # held by the first who reports a failure
+        self._children: dict[int, subprocess.Popen[Any]] = {}
 
-    def start(self) -> None:
-        """Start watching. All processes must call it; it has no effect in a single process."""
-        if self._store is not None or not is_distributed():
+    def start(self, children: Sequence[subprocess.Popen[Any]] = ()) -> None:
+        """Start watching. All processes must call it; it has no effect in a single process.
+
+        Args:
+            children: Processes of the ranks 1, 2, ... if this one started them.
+        """
+        if self._links or not is_distributed():
             return
+        self._children = dict(enumerate(children, start=1))
+        self._links = connect_ranks()
         self._rank = dist.get_rank()
-        timeout = timedelta(seconds=30)
-        host = os.environ["MASTER_ADDR"]
-        options: dict[str, Any] = {"timeout": timeout, "wait_for_workers": False}
-        if self._rank == 0:
-            self._store = TCPStore(host, 0, is_master=True, **options)
-        port = broadcast(0 if self._store is None else self._store.port)
-        if self._store is None:
-            self._store = TCPStore(host, port, is_master=False, **options)
         threading.Thread(target=self._watch, name="dmole-peers", daemon=True).start()
 
     def stop(self) -> None:
         """Stop watching, at the end of the run."""
-        self._stopped.set()
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._send_to_all(ended=True)
 
     def announce(self, error: BaseException) -> BaseException:
         """Report a failure to the other processes and return the error to raise.
 
+        If another process has failed before or is lost, the error is a consequence. Then this
+        process ends here with a message about the other one.
+
         Args:
-            error: The error in this process. If another process has reported a failure before,
-                it is a consequence, and the returned error names the earlier failure.
+            error: The error in this process.
         """
-        if self._store is None:
+        if not self._links:
             return error
-        self.stop()
-        failure = json.dumps([self._rank, one_line(error)])
-        try:
-            rank, message = json.loads(self._store.compare_set(_FAILURE, "", failure))
-        except RuntimeError:  # dist.DistStoreError for example: rank 0 has ended, with its store
-            return PeerError(f"the connection to rank 0 is lost ({one_line(error)})")
+        if isinstance(error, RuntimeError):  # as collective operations raise
+            self._stopped.wait(_CONSEQUENCE)
+        if not self._cause.acquire(blocking=False):
+            time.sleep(_EXIT_TIMEOUT)  # the thread that watches ends this process
+            return error
         timer = threading.Timer(_EXIT_TIMEOUT, os._exit, (1,))
         timer.daemon = True
         timer.start()
-        if rank != self._rank:
-            return PeerError(f"rank {rank} failed: {message}")
-        if self._rank == 0:
-            time.sleep(2 * _PERIOD)  # the store ends with this process: let the others check first
+        self._send_to_all(failed=f"rank {self._rank} failed: {one_line(error)}")
+        self.stop()
         return error
 
     def _watch(self) -> None:
-        assert self._store is not None
-        failures = 0
-        while not self._stopped.wait(_PERIOD):
-            try:
-                if self._store.check([_FAILURE]):
-                    rank, message = json.loads(self._store.get(_FAILURE))
-                    self._leave(f"rank {rank} failed: {message}")
-                failures = 0
-            except RuntimeError:
-                failures += 1
-                if failures >= _MAX_FAILED_CHECKS:
-                    self._leave("the connection to rank 0 is lost")
+        with selectors.DefaultSelector() as selector:
+            for link in self._links:
+                selector.register(link.socket, selectors.EVENT_READ, link)
+            while selector.get_map() and not self._stopped.is_set():
+                for key, _ in selector.select(_PERIOD):
+                    if not self._read(key.data):
+                        selector.unregister(key.fileobj)
+        for link in self._links:
+            link.close()
 
-    def _leave(self, message: str) -> None:
+    def _read(self, link: Link) -> bool:
+        """Handle what another rank has sent; return whether it may send more."""
+        messages = link.receive()
+        if messages is None:
+            if not link.ended:
+                self._leave(self._loss_of(link))
+            return False
+        for message in messages:
+            link.ended = link.ended or "ended" in message
+            if "failed" in message:
+                self._leave(message["failed"])
+        return True
+
+    def _loss_of(self, link: Link) -> str:
+        """Return a message about a rank that ended without one."""
+        text, child = f"{link.name} is lost", self._children.get(link.rank)
+        if child is not None:
+            text += f": {describe_end(child)}"
+        advice = self._advice()
+        return f"{text}; {advice}" if advice else text
+
+    def _leave(self, cause: str) -> None:
         # the main thread may hang in a collective operation and cannot raise an error
-        if not self._stopped.is_set():
-            os.write(2, f"dmole: rank {self._rank} ends: {message}\n".encode())
-            os._exit(1)
+        if self._stopped.is_set() or not self._cause.acquire(blocking=False):
+            return
+        self._send_to_all(failed=cause)
+        os.write(2, f"dmole: rank {self._rank} ends: {cause}\n".encode())
+        os._exit(1)
+
+    def _send_to_all(self, **content: Any) -> None:
+        for link in self._links:
+            link.send(**content)
+
+
+def describe_end(child: subprocess.Popen[Any], patience: float = 5.0) -> str:
+    """Return how a child process ended.
+
+    Args:
+        child: A process that is about to end or has ended.
+        patience: Seconds to wait for its end.
+    """
+    try:
+        status = child.wait(patience)
+    except subprocess.TimeoutExpired:
+        return "it closed its connection but still runs"
+    if status == -signal.SIGKILL:
+        return "killed by SIGKILL, as the system does when memory runs out"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+def watch_children(children: Sequence[subprocess.Popen[Any]]) -> Callable[[], None]:
+    """End this process soon after one of its children has ended, until the ranks are connected.
+
+    Args:
+        children: Processes of the ranks 1, 2, ...
+
+    Returns:
+        A function that ends the watch.
+    """
+    connected = threading.Event()
+
+    def watch() -> None:
+        while not connected.wait(_PERIOD / 4):
+            for rank, child in enumerate(children, start=1):
+                if child.poll() is not None and not connected.is_set():
+                    for other in children:
+                        other.kill()
+                    end = f"rank {rank} (process {child.pid}) is lost: {describe_end(child)}"
+                    os.write(2, f"dmole: {end}, before all ranks were connected\n".encode())
+                    os._exit(1)
+
+    threading.Thread(target=watch, name="dmole-children", daemon=True).start()
+    return connected.set
 
 
 def watch_parent(parent: int) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 import signal
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from dmole.run.lightning_private import cluster_environment, signal_processes, start_processes
 from dmole.run.opening import Opening, agree_on_opening, decide_opening
-from dmole.run.peers import PeerWatch
-from dmole.run.run_folder import RunLock
+from dmole.run.peers import PeerWatch, watch_children
+from dmole.run.run_folder import LAST, RunLock
 from dmole.run.signals import Interrupted, requeue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from dmole.module import ContinualModule
     from dmole.run.state import SequenceState
@@ -34,7 +35,8 @@ class Session:
 
     def __init__(self, state: SequenceState, name: str, version: int | None) -> None:
         self._state = state
-        self._peers = PeerWatch()
+        self._peers = PeerWatch(self._advice)
+        state.interruption.advice = self._advice
         self._name = name
         self._version = version
         self._lock: RunLock | None = None
@@ -95,16 +97,21 @@ class Session:
             if trainer.num_nodes > 1:
                 raise ValueError("several nodes need torchrun or SLURM to start the processes")
             opening = self._open(ckpt_path)  # the processes that start next receive it
-            start_processes(trainer)
-            self._connect(module)
+            self._connect(module, start_processes(trainer))
             return opening
         self._connect(module)
         return self._open(ckpt_path)
 
-    def _connect(self, module: ContinualModule) -> None:
-        self._state.strategy.connect(module)
-        self._state.strategy.setup_environment()
-        self._peers.start()
+    def _connect(
+        self, module: ContinualModule, children: Sequence[subprocess.Popen[Any]] = ()
+    ) -> None:
+        """Connect all ranks; a signal or the loss of a child ends this process meanwhile."""
+        connected = watch_children(children)
+        with self._state.interruption.immediate():
+            self._state.strategy.connect(module)
+            self._state.strategy.setup_environment()
+            self._peers.start(children)
+        connected()
 
     def _open(self, ckpt_path: str | None) -> Opening:
         """Agree on run folder and checkpoint, and make the folder the run folder."""
@@ -131,5 +138,10 @@ class Session:
             return Interrupted(stop.signum, f"ended by {name} before anything was trained")
         position = f"stage {stage.index}/{len(state.plan)} {stage.name}, {state.phase}"
         requeued = requeue(environment, stop.signum)
-        advice = requeued or f"resume with --ckpt_path {state.run_dir}"
+        advice = requeued or self._advice()
         return Interrupted(stop.signum, f"ended by {name} in {position}; {advice}")
+
+    def _advice(self) -> str:
+        """Return how to resume the run; empty if nothing has been saved."""
+        run = self._state.run_dir
+        return f"resume with --ckpt_path {run}" if self._is_open and (run / LAST).is_file() else ""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-from dmole.distributed import max_over_ranks
+from dmole.distributed import is_distributed, max_over_ranks
+from dmole.run.signal_copies import copied_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
 
 T = TypeVar("T")
+
+_PATIENCE = 1.0  # seconds after which a main thread that has not handled a signal is blocked
+_LIMIT = 600.0  # seconds in which several processes must reach a safe point
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """In increasing priority: if ranks receive different signals, the last one counts."""
@@ -42,20 +46,31 @@ class Interrupted(Exception):  # noqa: N818 - a fulfilled request, not an error
 
 
 class Interruption:
-    """Records SIGTERM, SIGUSR1 and Ctrl-C; a second Ctrl-C ends the process at once.
+    """Records SIGTERM, SIGUSR1 and Ctrl-C; a second signal ends the process at once.
 
     The handler sets a flag and signals the processes that this process started. Loops check the
     flag. A decision that must be the same on all processes is made by :meth:`check`.
+
+    Python runs a handler in the main thread only, which may hang in a collective operation. So a
+    thread reads the signals too: it ends the process on a second one. A signal that follows within
+    a second is the same request: Ctrl-C reaches a process from its terminal and its launcher.
+
+    Args:
+        advice: Returns how to resume the run, for the message of a process that ends at once.
 
     Attributes:
         signum: The signal received; None if there is none yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advice: Callable[[], str] = str) -> None:
         self.signum: int | None = None
+        self.advice = advice
         self._owner = os.getpid()
         self._kill_children: Callable[[int], None] = lambda signum: None
         self._ranked: list[int] = list(HANDLED)
+        self._first = threading.Lock()  # held from the first signal on
+        self._immediate = False
+        self._timers: list[threading.Timer] = []
 
     @property
     def requested(self) -> bool:
@@ -74,31 +89,73 @@ class Interruption:
             yield  # Python delivers signals only to the main thread
             return
         self.signum = None
+        self._first = threading.Lock()
         self._owner = os.getpid()
         self._kill_children = kill_children
         requeue = getattr(environment, "requeue_signal", None)
         self._ranked = [*HANDLED, *([requeue] if requeue is not None else [])]
-        previous = {number: signal.signal(number, self._handle) for number in set(self._ranked)}
+        with copied_signals(self._count):
+            previous = {n: signal.signal(n, self._handle) for n in set(self._ranked)}
+            try:
+                yield
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+                for timer in self._timers:
+                    timer.cancel()
+
+    @contextmanager
+    def immediate(self) -> Iterator[None]:
+        """End the process at the first signal if the body of a ``with`` statement blocks."""
+        self._immediate = True
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            self._immediate = False
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:
-            return  # a worker forked from this process: its parent decides
-        if self.requested and signum == signal.SIGINT:
-            self._kill_children(signal.SIGKILL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-            return
-        if not self.requested:
+        if os.getpid() == self._owner:  # a worker forked from this process lets its parent decide
+            self._note(signum)
+
+    def _note(self, signum: int) -> None:
+        """Record the first signal, in the thread that learns of it first."""
+        if self._first.acquire(blocking=False):
             self.signum = signum
             name = signal.Signals(signum).name
             # print is not safe in a signal handler, a system call is
-            os.write(2, f"dmole: {name}: ending at the next safe point\n".encode())
+            os.write(2, f"dmole: {name}: ending at the next safe point; again: at once\n".encode())
             self._kill_children(signal.SIGTERM)
+
+    def _count(self, signum: int, earlier: float | None) -> bool:
+        """Handle a signal in a thread of its own; see `copied_signals`."""
+        if signum not in self._ranked:
+            return False
+        if earlier is None:
+            for seconds, act in ((_PATIENCE, self._follow), (_LIMIT, self._give_up)):
+                timer = threading.Timer(seconds, act, (signum,))
+                timer.daemon = True
+                timer.start()
+                self._timers.append(timer)
+        elif earlier > _PATIENCE:
+            self._end_at_once(signum, "ended by a second signal")
+        return True
+
+    def _follow(self, signum: int) -> None:
+        """Record a signal that the main thread has not handled."""
+        self._note(signum)
+        if self._immediate:
+            self._end_at_once(signum, "ended before all ranks were connected")
+
+    def _give_up(self, signum: int) -> None:
+        """End a process of several that may wait in a collective operation for ever."""
+        if is_distributed():
+            self._end_at_once(signum, f"no safe point within {_LIMIT:.0f} seconds")
+
+    def _end_at_once(self, signum: int, reason: str) -> None:
+        self._kill_children(signal.SIGKILL)
+        text = "; ".join(filter(None, (f"{signal.Signals(signum).name}: {reason}", self.advice())))
+        os.write(2, f"dmole: {text}\n".encode())
+        os._exit(128 + signum)
 
     def until_requested(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield batches, at least one, until this process receives a request to end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -37,6 +38,11 @@ class Fails(ContinualCallback):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError(f"the disk of rank {self.rank} is gone")
 
+    def on_stage_start(self, state, module):
+        if self.phase == "allocate":
+            self.phase = "train"
+            self._fail(state.trainer)
+
     def on_train_batch_end(self, trainer, *args):
         self._fail(trainer)
 
@@ -54,9 +60,25 @@ LAUNCHERS = {
 }
 
 
+def assert_loss_is_reported(said: str, rank: int, folder: Path, launcher: str) -> None:
+    lines = [line for line in said.splitlines() if line.startswith("dmole: rank ")]
+    told = re.fullmatch(
+        rf"dmole: rank {1 - rank} ends: rank {rank} \(process \d+ on .+\) is lost(.*); "
+        rf"resume with --ckpt_path {re.escape(str(folder / 'small' / 'version_0'))}",
+        lines[-1],
+    )
+    assert told, said
+    assert len(lines) == 1
+    knows = launcher == "lightning" and rank == 1  # rank 0 has started the other
+    assert told[1].startswith(": killed by SIGKILL") == knows
+    if launcher == "lightning":
+        assert said.splitlines()[-1] == lines[-1]
+
+
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize(
-    ("rank", "phase"), [(1, "train"), (0, "train"), (1, "evaluate"), (0, "router")]
+    ("rank", "phase"),
+    [(1, "allocate"), (1, "train"), (0, "train"), (1, "evaluate"), (0, "router"), (1, "router")],
 )
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_all_processes_end_soon_after_one_has_failed(
@@ -82,7 +104,9 @@ def test_all_processes_end_soon_after_one_has_failed(
     assert not find_processes(tmp_path)
     assert time.time() - float(note.read_text()) < SECONDS
     assert done.returncode != 0
-    if not killed:
+    if killed:
+        assert_loss_is_reported(said.read_text(), rank, tmp_path, launcher)
+    else:
         assert f"the disk of rank {rank} is gone" in said.read_text()
         if launcher == "lightning":  # torchrun prints a traceback of its own
             assert "Traceback" not in said.read_text()

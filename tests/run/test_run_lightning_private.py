@@ -16,7 +16,8 @@ PACKAGE = Path(lightning_private.__file__).resolve().parents[1]
 
 PRIVATE = [
     ("lightning.pytorch.strategies.launchers", "_MultiProcessingLauncher"),
-    ("lightning.pytorch.strategies.launchers", "_SubprocessScriptLauncher.launch"),
+    ("lightning.pytorch.strategies.launchers", "_SubprocessScriptLauncher._call_children_scripts"),
+    ("lightning.fabric.utilities.distributed", "_set_num_threads_if_needed"),
     ("lightning.pytorch.strategies.launchers", "_SubprocessScriptLauncher.kill"),
     ("lightning.pytorch.trainer.connectors.signal_connector", "_SignalConnector"),
     ("lightning.pytorch.trainer.connectors.signal_connector",

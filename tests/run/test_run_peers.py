@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch.distributed as dist
 
 from dmole.distributed import gather_objects
 from dmole.run import PeerError, PeerWatch
-from dmole.run.peers import watch_parent
+from dmole.run.peers import describe_end, watch_parent
 
 SECONDS = 30
 """All processes must be gone by then; one that hangs would stay for half an hour."""
@@ -27,7 +28,7 @@ def on_rank(rank: int, port: int, act: Callable[[int, PeerWatch], Any], errors: 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.dup2(os.open(f"{errors}/{rank}", os.O_CREAT | os.O_WRONLY), 2)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    watch = PeerWatch()
+    watch = PeerWatch(lambda: "resume with --ckpt_path runs/x")
     watch.start()
     try:
         act(rank, watch)
@@ -87,7 +88,76 @@ def fails_before_a_gather(rank: int, watch: PeerWatch) -> None:
 def test_the_consequence_of_a_failure_elsewhere_is_reported_as_that_failure(tmp_path: Path) -> None:
     codes, said = run(fails_before_a_gather, tmp_path)
     assert codes == [1, 1]
-    assert "rank 1 failed: no such sample" in said[0]
+    assert said[0] == "dmole: rank 0 ends: rank 1 failed: no such sample\n"
+
+
+def is_killed(killed: int, waits: bool) -> Callable[[int, PeerWatch], None]:
+    def act(rank: int, watch: PeerWatch) -> None:
+        if rank == killed:
+            if waits:  # with a copy of all its connections, like a loader worker
+                multiprocessing.get_context("fork").Process(target=time.sleep, args=(5,)).start()
+            (Path(os.readlink("/proc/self/fd/2")).parent / "pid").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if waits:
+            time.sleep(10 * SECONDS)
+        gather_objects(rank)
+
+    return act
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_last_line_names_the_rank_that_was_killed_and_how_to_resume(
+    killed: int, waits: bool, tmp_path: Path
+) -> None:
+    codes, said = run(is_killed(killed, waits), tmp_path)
+    other = 1 - killed
+    assert (codes[killed], codes[other]) == (-signal.SIGKILL, 1)
+    name = f"rank {killed} (process {(tmp_path / 'pid').read_text()} on {socket.gethostname()})"
+    cause = f"{name} is lost; resume with --ckpt_path runs/x"
+    assert said[other] == f"dmole: rank {other} ends: {cause}\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "end"),
+    [
+        ("os.kill(os.getpid(), 9)", "killed by SIGKILL, as the system does when memory runs out"),
+        ("os.kill(os.getpid(), 6)", "killed by SIGABRT"),
+        ("sys.exit(3)", "ended with status 3"),
+        ("time.sleep(60)", "it closed its connection but still runs"),
+    ],
+)
+def test_the_end_of_a_child_is_described(code: str, end: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", f"import os, sys, time; {code}"]) as child:
+        patience = 0.1 if "sleep" in code else SECONDS
+        assert describe_end(child, patience) == end
+        child.kill()
+
+
+CHILD_LOST = """
+import subprocess, sys, time
+from dmole.run.peers import watch_children
+children = [subprocess.Popen([sys.executable, "-c", f"import time, sys; {text}"])
+            for text in ("time.sleep(300)", "sys.exit(4)")]
+print(*(child.pid for child in children), flush=True)
+watch_children(children)
+time.sleep(300)  # as in a connection that is never made
+"""
+
+
+def test_a_child_that_ends_before_all_ranks_are_connected_ends_the_others() -> None:
+    words = [sys.executable, "-W", "ignore", "-c", CHILD_LOST]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+    waits, lost = done.stdout.split()
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"dmole: rank 2 (process {lost}) is lost: ended with status 4, "
+        "before all ranks were connected\n"
+    )
+    deadline = time.monotonic() + SECONDS
+    while Path("/proc", waits).exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path("/proc", waits).exists()
 
 
 def ends_well(rank: int, watch: PeerWatch) -> None:
@@ -108,7 +178,7 @@ def test_a_single_process_has_no_peers_to_watch() -> None:
 
 STARTED = """
 import os, sys, time
-from dmole.run.peers import watch_parent
+from dmole.run.peers import describe_end, watch_parent
 watch_parent(os.getppid())
 print("watching", flush=True)
 time.sleep(300)

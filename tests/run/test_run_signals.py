@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,8 @@ def test_a_signal_is_noted_told_to_children_and_obeyed_at_the_next_check(
     assert stop.value.exit_status == 128 + number
     assert told == [signal.SIGTERM]
     assert signal.getsignal(number) is before
-    assert capfd.readouterr().err == f"dmole: {number.name}: ending at the next safe point\n"
+    said = f"dmole: {number.name}: ending at the next safe point; again: at once\n"
+    assert capfd.readouterr().err == said
 
 
 def test_a_loop_gives_one_batch_at_least_and_no_more_than_needed() -> None:
@@ -44,21 +47,62 @@ def test_a_loop_gives_one_batch_at_least_and_no_more_than_needed() -> None:
     assert list(interruption.until_requested(range(3))) == [0]
 
 
+BLOCKED_CALL = (
+    "import ctypes; m = bytes(64); [ctypes.CDLL(None).pthread_mutex_lock(m) for _ in '12']"
+)
+"""Locks a mutex twice: no signal interrupts the second call, as in a collective operation."""
+
 TWICE = """
-import os, signal, sys
+import os, signal, sys, threading, time
 from dmole.run import Interruption
-with Interruption().handled(None, lambda number: print(f"told {number}", flush=True)):
-    os.kill(os.getpid(), signal.SIGINT)
-    print("still here", flush=True)
-    os.kill(os.getpid(), signal.SIGINT)
-    print("never", flush=True)
+
+def send():
+    for pause in (0.5, 0, 1.5):  # the second is the same request from another sender
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.{name})
+
+threading.Thread(target=send, daemon=True).start()
+interruption = Interruption(lambda: "resume with --ckpt_path runs/x")
+with interruption.handled(None, lambda number: print(f"told {{number}}", flush=True)):
+    {wait}
 """
 
 
-def test_a_second_ctrl_c_ends_the_process_and_its_children_at_once() -> None:
-    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGINT
-    assert done.stdout == "told 15\nstill here\ntold 9\n"
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("wait", ["time.sleep(30)", BLOCKED_CALL])
+def test_a_second_signal_ends_the_process_and_its_children_at_once(name: str, wait: str) -> None:
+    code = TWICE.format(name=name, wait=wait)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
+    assert done.returncode == 128 + getattr(signal, name)
+    assert done.stdout == "told 15\ntold 9\n"
+    assert done.stderr == (
+        f"dmole: {name}: ending at the next safe point; again: at once\n"
+        f"dmole: {name}: ended by a second signal; resume with --ckpt_path runs/x\n"
+    )
+
+
+def test_the_first_signal_ends_a_process_that_waits_for_the_other_ranks() -> None:
+    wait = f"\n    with interruption.immediate():\n        {BLOCKED_CALL}"
+    code = TWICE.format(name="SIGTERM", wait=wait).replace("(0.5, 0, 1.5)", "(0.5,)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM: ended before all ranks were connected" in done.stderr
+
+
+def test_a_signal_to_a_forked_worker_is_none_of_its_parent() -> None:
+    interruption = Interruption()
+    with interruption.handled(None, lambda number: None):
+        context = multiprocessing.get_context("fork")
+        started = context.Event()
+        worker = context.Process(target=lambda: (started.set(), time.sleep(30)))
+        worker.start()
+        assert started.wait(30)
+        for _ in range(2):
+            os.kill(worker.pid or 0, signal.SIGINT)
+            time.sleep(1.2)  # a second request would end this process
+        worker.kill()
+        worker.join()
+    assert not interruption.requested
 
 
 @pytest.fixture
