@@ -16,9 +16,13 @@ from dmole._moved import current_path
 from dmole.messages import one_line
 from dmole.metrics.matrix_file import read_matrix
 from dmole.metrics.summary import RUN_FORMAT
+from dmole.storage.digests import read_digests, verify_files
 from dmole.storage.files import read_json
 
 Array = npt.NDArray[np.float64]
+
+VERIFIED = ("evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json")
+"""Files whose digests are verified where the run has ``digests.json``."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ def load_run(run_dir: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: If the folder, or a file every run leaves, is missing; names it.
-        ValueError: If a file cannot be read as what it should be; names it.
+        ValueError: If a file cannot be read as what it should be, or is not the one that the run
+            has written; names it.
     """
     folder = Path(run_dir)
     if not folder.is_dir():
@@ -158,6 +163,10 @@ def load_run(run_dir: str | Path) -> Run:
     oracle = read_matrix(oracle_file)[0] if oracle_file.is_file() else None
     if oracle is not None and oracle.shape != matrix.shape:
         raise ValueError(f"{oracle_file}: shape {oracle.shape}, evaluation matrix {matrix.shape}")
+    metrics = _read_metrics(_existing(folder, "metrics.json"))
+    digests = read_digests(folder)
+    if digests is not None:
+        verify_files(folder, digests, VERIFIED.__contains__)
     return Run(
         folder=folder,
         method=_method(folder, config),
@@ -165,7 +174,7 @@ def load_run(run_dir: str | Path) -> Run:
         task_names=names,
         matrix=matrix,
         oracle_matrix=oracle,
-        metrics=_read_metrics(_existing(folder, "metrics.json")),
+        metrics=metrics,
         timing=_read_timing(_existing(folder, "timing.json")),
         config=config,
     )

@@ -16,6 +16,7 @@ from dmole.report.compare import group_runs
 from dmole.report.grids import summary_grid
 from dmole.report.method_figures import method_figures
 from dmole.report.notes import make_notes
+from dmole.storage.digests import Digests, file_digest, write_digests
 
 NAMES = ["color", "count"]
 
@@ -300,3 +301,15 @@ def test_a_run_of_the_first_format_is_compared_and_one_of_a_later_format_refused
     assert (tmp_path / "both" / "comparison.csv").is_file()
     with pytest.raises(ValueError, match=r"later/metrics.json: unknown format 3, the newest is 2"):
         compare([first, later], tmp_path / "none", [])
+
+
+@pytest.mark.parametrize("name", ["evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json"])
+def test_results_that_were_edited_are_refused(runs: list[Path], name: str) -> None:
+    names = ["evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json"]
+    run = next(run for run in runs if (run / "oracle_matrix.csv").is_file())
+    write_digests(run, Digests({name: file_digest(run / name) for name in names}))
+    assert load_run(run).folder == run
+    text = (run / name).read_text(encoding="utf-8")
+    (run / name).write_text(text.rstrip("\n") + "\n\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{name} is not the file that this run has written"):
+        load_run(run)
