@@ -59,6 +59,7 @@ NAMES = {
     "dmole.metrics.UCITCaption": "dmole.benchmarks.ucit.captions.UCITCaption",
     "dmole.metrics.build_metric": "dmole.benchmarks.registry.build_metric",
     "dmole.metrics.metric_of_task": "dmole.benchmarks.registry.metric_of_task",
+    "dmole.models.backbone.PretrainedBackbone": "dmole.models.pretrained.PretrainedBackbone",
     "dmole.routing.load_balance": "dmole.regularizers.mixture.load_balance",
     "dmole.routing.mixture_routers.KeyRouter": "dmole.routing.key_router.KeyRouter",
     "dmole.routing.soft_load_balance": "dmole.regularizers.mixture.soft_load_balance",

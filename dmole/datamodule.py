@@ -19,6 +19,7 @@ from dmole.data.sample import Sample
 from dmole.data.sampler import TrainBatchSampler, random_batches, split_batches
 from dmole.data.sequences import TaskItems
 from dmole.data.task import Task
+from dmole.data.templates import PromptSettings
 from dmole.run.context import EvaluationPass
 from dmole.storage.seeds import derive_seed
 from dmole.store import SPLITS, SampleStore
@@ -164,16 +165,22 @@ class ContinualDataModule(LightningDataModule):
         """Return a SHA-256 of the content of the samples, for each task and split."""
         return self._store.fingerprint(splits)
 
-    def attach_processor(self, processor: Any, context_length: int | None = None) -> None:
+    def attach_processor(
+        self,
+        processor: Any,
+        context_length: int | None = None,
+        prompts: PromptSettings | None = None,
+    ) -> None:
         """Set the transformers processor that makes the tensors; every loader needs it.
 
         Args:
             processor: The processor of the base model.
             context_length: Maximum number of tokens of the base model; the limit if
                 ``max_length`` is not set.
+            prompts: How prompts are written, beyond the chat template.
         """
         limit = context_length if self.max_length is None else self.max_length
-        self._collator = Collator(processor, limit, self.on_too_long)
+        self._collator = Collator(processor, limit, self.on_too_long, prompts)
 
     @property
     def collator(self) -> Collator:

@@ -1,19 +1,86 @@
-"""Messages of one line, from errors and texts."""
+"""Messages of one line, from errors, texts and values of unknown origin."""
 
 from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
 
 
 def one_line(content: BaseException | str) -> str:
     r"""Return an error or a text as one line that any terminal or file can hold.
 
-    An error without a message is replaced by the name of its type.
+    A character that is not visible is written as its escape: control characters, which can move
+    the cursor or color the terminal, marks that reverse the direction of text, characters without
+    width, and halves of surrogate pairs. An error without a message is replaced by the name of
+    its type.
 
     Example:
         >>> one_line("a\n  b"), one_line(ValueError())
         ('a b', 'ValueError')
+        >>> print(one_line("\x1b[31mred"))
+        \x1b[31mred
     """
-    text = " ".join(str(content).encode("utf-8", "backslashreplace").decode().split())
+    text = visible(" ".join(str(content).split()))
     return text or (type(content).__name__ if isinstance(content, BaseException) else "")
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Return a text in which every character is visible or a space; others become an escape.
+
+    Args:
+        text: The text.
+        keep: Characters to leave unchanged, such as the newline.
+
+    Example:
+        >>> print(visible("name\u202e\x07"))
+        name\u202e\x07
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if _is_visible(character) or character in keep else _escape(character)
+        for character in text
+    )
+
+
+def json_text(content: Any) -> str:
+    r"""Return JSON for the terminal: characters that are not visible are written as escapes.
+
+    Args:
+        content: Plain values.
+
+    Example:
+        >>> json_text("größe\u202e\x9b")
+        '"größe\\u202e\\u009b"'
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        character
+        if _is_visible(character) or character == "\n"
+        else json.dumps(character)[1:-1]  # one or two escapes of four digits
+        for character in text
+    ).replace("\x7f", "\\u007f")
+
+
+def excerpt(value: object, length: int = 60, *, quote: bool = True) -> str:
+    r"""Return a value as a part of a line, cut after a number of characters.
+
+    Args:
+        value: The value.
+        length: Most characters.
+        quote: Whether a text is quoted.
+
+    Example:
+        >>> excerpt(["a", 1]), excerpt("abcdef", 3, quote=False)
+        ("['a', 1]", 'abc...')
+    """
+    if isinstance(value, str):  # a value may be long: cut it before it is escaped
+        value = value[: length + 1]
+    text = one_line(repr(value) if quote or not isinstance(value, str) else value)
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def first_line(error: BaseException) -> str:
@@ -23,4 +90,12 @@ def first_line(error: BaseException) -> str:
         >>> first_line(ValueError("no such model\nsee the documentation"))
         'no such model'
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return visible((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def _is_visible(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

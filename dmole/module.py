@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,16 @@ from dmole.curriculum.optimization import (
     parameter_groups,
     scaled_learning_rates,
 )
-from dmole.data.labels import answer_tokens
+from dmole.data.labels import IGNORED, answer_tokens
 from dmole.distributed import weigh_by_tokens
 from dmole.experts import ExpertLibrary, Gates
 from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
+from dmole.models.generation import check_generation
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
-from dmole.routing import Phase, RouteQuery, Router, Routing
+from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
 from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
 from dmole.run.context import EvaluationPass, StageContext
@@ -73,6 +75,8 @@ class ContinualModule(LightningModule):
         activation_checkpointing: Whether to recompute activations in the backward pass, which
             takes more time and less memory.
         beams: Width of the beam search in generation; 1 is greedy.
+        generation: Further settings of generation, such as ``repetition_penalty``; see
+            `dmole.models.generation.SETTINGS`. Those of the base model's folder are not used.
         projector_experts: Whether the projector may hold experts; its linears count toward the
             budget of the language model.
         regularizers: Extra terms of the training loss.
@@ -101,6 +105,7 @@ class ContinualModule(LightningModule):
         warmup: float = 0.03,
         activation_checkpointing: bool = False,
         beams: int = 1,
+        generation: dict[str, Any] | None = None,
         projector_experts: bool = False,
         regularizers: list[Regularizer] | None = None,
         seed: int = 0,
@@ -115,6 +120,8 @@ class ContinualModule(LightningModule):
         self.schedule: Schedule = schedule
         self.warmup = warmup
         self.beams = beams
+        self.generation = check_generation(generation or {}, beams)
+        backbone.set_generation(self.generation)
         self.seed = seed
         self.projector_experts = projector_experts
         self.stage = StageContext()
@@ -242,6 +249,7 @@ class ContinualModule(LightningModule):
         loss, step = torch.zeros((), device=tokens.device), None
         if tokens:  # a rank whose only sample is a repetition has none
             loss, step = self.compute_step(batch)
+            self._count(step)
         loss, mean_loss = weigh_by_tokens(loss, tokens)
         if not torch.isfinite(mean_loss):
             samples = "another rank has the samples"
@@ -283,6 +291,20 @@ class ContinualModule(LightningModule):
             number=self.global_step,
         )
         return output.loss, step
+
+    def _count(self, step: Step) -> None:
+        """Count the samples of a step by gate set, without those that only fill the batch."""
+        if step.gates is None:
+            return
+        past = [name for name in self.experts if name not in self.training_experts]
+        names = [*self.training_experts, *past]
+        columns = [self.experts.index(name) for name in names]
+        used = (step.gates.weights != 0)[:, columns].tolist()  # (B, E)
+        counted = (step.labels != IGNORED).any(dim=1).tolist()  # (B,)
+        for task, row, counts in zip(step.batch.task_names, used, counted, strict=True):
+            if counts:
+                chosen = tuple(itertools.compress(names, row))
+                self.stage.gate_sets[task, gate_set_name(chosen)] += 1
 
     def _anchor(self) -> Tensor:
         """Return a zero that depends on every trainable parameter.

@@ -51,7 +51,8 @@ class Predictor:
         self._module = module
         self._precision = precision
         self._data = data
-        data.attach_processor(module.backbone.processor, module.backbone.context_length)
+        base = module.backbone
+        data.attach_processor(base.processor, base.context_length, base.prompts)
         load_experts_and_router(module, run)
         module.eval()
         self._count = 0  # ids are unique because they are the keys of cached embeddings

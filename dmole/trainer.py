@@ -20,6 +20,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
+from dmole.messages import excerpt, visible
 from dmole.routing import AutoencoderRouter
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
 
 log = logging.getLogger("dmole")
+
+_LONGEST_NAME = 200
 
 IGNORED_WARNINGS = (
     ".*does not have many workers.*",  # the user's choice, and the right one on a laptop
@@ -132,6 +135,10 @@ class ContinualTrainer(Trainer):
         for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         _check_arguments(kwargs)
+        if name != visible(name) or len(name) > _LONGEST_NAME:
+            raise ValueError(
+                f"trainer.name {excerpt(name)} must be at most {_LONGEST_NAME} visible characters"
+            )
         board = RunBoard(default_root_dir, name=name, version=version)
         super().__init__(
             default_root_dir=default_root_dir,
@@ -244,7 +251,9 @@ class ContinualTrainer(Trainer):
             for name in reversed(stage.experts):  # the common expert comes first, as in a run
                 if name not in plans:
                     plan = plans[name] = plan_allocation(self.sequence, model, stage, name)
-                    print(describe_allocation(plan, model.count_parameters(plan)))
+                    print(
+                        visible(describe_allocation(plan, model.count_parameters(plan)), keep="\n")
+                    )
         return plans
 
     def evaluate(
@@ -298,7 +307,8 @@ class ContinualTrainer(Trainer):
         """Bind module and data to the run, and read the data."""
         state = self.sequence
         state.data, state.splits = data, splits
-        data.attach_processor(module.backbone.processor, module.backbone.context_length)
+        base = module.backbone
+        data.attach_processor(base.processor, base.context_length, base.prompts)
         data.check(splits)
         for task in data.tasks:
             _check_metric(task)

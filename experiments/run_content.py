@@ -60,7 +60,7 @@ def run_content(run: Path) -> dict[str, str]:
         **_experts(run / "experts"),
         **_router(run / "router"),
         **{
-            name: _digest([[_value(cell) for cell in row] for row in _rows(run / file)[1:]])
+            name: _digest([[_value(cell) for cell in row] for row in _table(run / file)])
             for name, file in TABLES.items()
             if (run / file).is_file()
         },
@@ -109,6 +109,14 @@ def _matrix(path: Path) -> list[list[float | str]]:
     """Return the names of the tasks, then the scores; a cell without a score is an empty string."""
     (_, *names), *rows = _rows(path)
     return [[*names], *([_value(cell) for cell in row] for row in rows)]
+
+
+def _table(path: Path) -> list[list[str]]:
+    """Return the rows of a table, of `routing.csv` those of test samples without their phase."""
+    header, *rows = _rows(path)
+    if "phase" not in header:
+        return rows
+    return [row[:-1] for row in rows if row[-1] == "test"]
 
 
 def _rows(path: Path) -> list[list[str]]:

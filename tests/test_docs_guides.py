@@ -58,7 +58,11 @@ def test_a_method_in_a_custom_file_trains_and_answers(tmp_path: Path) -> None:
     chosen = [row.split(",")[3] for row in rows if row.split(",")[5] == "1"]
     assert chosen == ["vision.2", "vision.3", "language.2", "language.3"] * 2
     last = [row.split(",") for row in (folder / "routing.csv").read_text("utf-8").splitlines()[1:]]
-    assert {name for stage, _, name, _ in last if stage == "2"} <= {"paint", "count", "base"}
+    assert {row[2] for row in last if row[0] == "2" and row[4] == "test"} <= {
+        "paint",
+        "count",
+        "base",
+    }
     assert '"gate_set": ' in run("predict", str(folder), "--prompt", "name the paint")
 
 

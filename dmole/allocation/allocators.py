@@ -16,7 +16,7 @@ from dmole.allocation.budget import (
     total_budget,
 )
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
-from dmole.allocation.proxy import Reduction
+from dmole.allocation.proxy import Combine, Reduction
 
 Scores = Mapping[str, float | None]
 
@@ -46,6 +46,8 @@ class Allocator(ABC):
     """Share of a task's batches that the scores are computed on."""
     reduction: Reduction = "sum"
     """Reduction of the gradients of several batches to a score."""
+    combine: Combine = "sum"
+    """How the tensors of a unit are combined to its score."""
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Reduction = Literal["sum", "mean", "mean_batch_norm", "fisher"]
+Combine = Literal["sum", "norm"]
 AllReduce = Callable[[Tensor], Tensor]
 
 
@@ -21,6 +22,7 @@ def score_gradients(
     loss_fn: Callable[[Any], Tensor | Iterable[Tensor]],
     *,
     reduction: Reduction = "sum",
+    combine: Combine = "sum",
     all_reduce: AllReduce | None = None,
 ) -> dict[str, float | None]:
     r"""Return the proxy score of each unit from forward and backward passes, without a step.
@@ -40,6 +42,9 @@ def score_gradients(
         reduction: ``sum``: norm of the summed gradient (above); ``mean``: of the mean gradient;
             ``mean_batch_norm``: mean of the norms per batch; ``fisher``: mean of the squared
             norms per batch, the trace of the empirical Fisher matrix over batches.
+        combine: ``sum`` adds the norms of a unit's tensors, as published, so a block scores lower
+            if its query, key and value share one tensor. ``norm`` takes the norm over all tensors
+            of the unit together, which does not depend on how they are split.
         all_reduce: Returns the sum of a tensor over all ranks. Every rank calls it for the same
             tensors in the same order. ``None`` on a single process.
 
@@ -48,7 +53,8 @@ def score_gradients(
 
     Raises:
         ValueError: If a loss or gradient is not finite (names the batch), there is no batch or no
-            parameter, a parameter is in two units, or the reduction is unknown.
+            parameter, a parameter is in two units, or ``reduction`` or ``combine`` is unknown or
+            they do not fit together.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The release accumulates in the dtype of
@@ -56,6 +62,7 @@ def score_gradients(
     """
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+    check_combine(combine, reduction)
     meter = _GradientMeter(parameters, summed=reduction in ("sum", "mean"))
     with _only_trainable(model, meter.tensors), meter.attached(), torch.enable_grad():
         for index, batch in enumerate(batches):
@@ -65,7 +72,15 @@ def score_gradients(
                 _backward(loss, index)
             del losses
             meter.close_batch(index)
-    return meter.scores(reduction, all_reduce)
+    return meter.scores(reduction, combine, all_reduce)
+
+
+def check_combine(combine: str, reduction: str) -> None:
+    """Raise `ValueError` unless the tensors of a unit can be combined so under a reduction."""
+    if combine not in get_args(Combine):
+        raise ValueError(f"combine must be one of {get_args(Combine)}, got {combine!r}")
+    if combine == "norm" and reduction == "mean_batch_norm":
+        raise ValueError("combine 'norm' is not defined for reduction 'mean_batch_norm'")
 
 
 def _backward(loss: Tensor, batch: int) -> None:
@@ -152,8 +167,10 @@ class _GradientMeter:
                 )
         self.fresh.clear()
 
-    def scores(self, reduction: Reduction, all_reduce: AllReduce | None) -> dict[str, float | None]:
-        """Reduce over ranks and sum the tensors of each unit."""
+    def scores(
+        self, reduction: Reduction, combine: Combine, all_reduce: AllReduce | None
+    ) -> dict[str, float | None]:
+        """Reduce over ranks and combine the tensors of each unit."""
         counts = torch.tensor([*self.counts, self.batches], dtype=torch.int64)  # (tensors + 1,)
         if all_reduce is not None:
             counts = all_reduce(counts.to(self.tensors[0].device)).cpu()
@@ -166,7 +183,10 @@ class _GradientMeter:
                 continue
             kept = self._kept_or_zeros(index)
             kept = kept if all_reduce is None else all_reduce(kept)
-            result[unit] = (result[unit] or 0.0) + _reduce(kept, reduction, batches)
+            score, total = _reduce(kept, reduction, batches), result[unit] or 0.0
+            # a squared norm, as in `fisher`, is a sum over tensors however they are split
+            joint = combine == "norm" and reduction != "fisher"
+            result[unit] = math.hypot(total, score) if joint else total + score
         return result
 
     def _kept_or_zeros(self, index: int) -> Tensor:

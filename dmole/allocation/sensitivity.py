@@ -18,7 +18,7 @@ from dmole.allocation.budget import (
     split_budget,
 )
 from dmole.allocation.plan import Allocation, Unit, UnitKind
-from dmole.allocation.proxy import Reduction
+from dmole.allocation.proxy import Combine, Reduction, check_combine
 
 
 class SensitivityAllocator(Allocator):
@@ -42,6 +42,9 @@ class SensitivityAllocator(Allocator):
         targets: Regular expression of the linears that are scored and may hold experts; the
             release uses those of attention only. Empty matches all.
         rank_factor: Factor on ``rank``, see :class:`Allocator`.
+        combine: ``sum`` of the norms of a unit's tensors (published) or one ``norm`` over all of
+            them, which does not change where query, key and value are fused; see
+            :func:`~dmole.allocation.proxy.score_gradients`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -77,6 +80,7 @@ class SensitivityAllocator(Allocator):
         seed: int = 42,
         targets: str = "",
         rank_factor: float = 1.0,
+        combine: Combine = "sum",
     ) -> None:
         super().__init__(
             rank=rank,
@@ -92,6 +96,7 @@ class SensitivityAllocator(Allocator):
             raise ValueError(f"vision_floor must be in [0, 1], got {vision_floor}")
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+        check_combine(combine, reduction)
         if normalize not in get_args(Normalize):
             raise ValueError(f"normalize must be one of {get_args(Normalize)}, got {normalize!r}")
         if max_parameters is not None and max_parameters < 1:
@@ -99,6 +104,7 @@ class SensitivityAllocator(Allocator):
         self.vision_floor = vision_floor
         self.proxy_fraction = proxy_fraction
         self.reduction = reduction
+        self.combine = combine
         self.normalize: Normalize = normalize
         self.curriculum = curriculum
         self.max_parameters = max_parameters

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from dmole._moved import moved_name
-from dmole.benchmarks.shared.rule import Rule
+from dmole.benchmarks.shared.rule import Judge, Rule
 from dmole.metrics.base import PROFILES, Profile, ProfileScore, ScoringItem, TaskMetric, TaskScore
 
 Details = dict[str, float | str]
@@ -37,20 +38,46 @@ class ProfiledMetric(TaskMetric):
 
     def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         profiles, details = self._both(items)
+        details["unparsable"] = details[f"unparsable_{self.profile}"]
         selected = profiles[self.profile]
         return TaskScore(selected.value, selected.per_sample, details, profiles, self.needs)
 
     @abstractmethod
     def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
-        """Return the scores under each profile, and the details."""
+        """Return the scores under each profile, and the details.
+
+        The details hold ``unparsable_published`` and ``unparsable_corrected``, the numbers of
+        answers that each profile could not read; see `count_unparsable`.
+        """
+
+
+def count_unparsable(items: Sequence[ScoringItem], scores: Sequence[float | None]) -> int:
+    """Return how many answers are blank or could not be read.
+
+    A sample without an answer is not counted. A blank answer is counted in every profile, also
+    where the authors' evaluator gives it a point.
+
+    Args:
+        items: The samples.
+        scores: Score of each sample; None if its answer could not be read.
+    """
+    return sum(
+        item.prediction is not None and (score is None or not item.text.strip())
+        for item, score in zip(items, scores, strict=True)
+    )
+
+
+def judge_corrected(rule: Rule, item: ScoringItem) -> float | None:
+    """Return the score under the corrected profile, in which a blank answer is never right."""
+    return rule.corrected(item) if item.text.strip() else None
 
 
 class RuleMetric(ProfiledMetric):
     """Mean of a rule that scores answers one by one.
 
     Its details hold the number of samples without an answer (``missing``) and the number of
-    answers that each profile could not parse (``unparsable_published``,
-    ``unparsable_corrected``).
+    answers that are blank or that each profile could not read (``unparsable_published``,
+    ``unparsable_corrected``, and ``unparsable`` for the reported one).
 
     Args:
         rule: Name of a rule, see `dmole.benchmarks.registry.RULES`.
@@ -77,16 +104,19 @@ class RuleMetric(ProfiledMetric):
     def _both(self, items: Sequence[ScoringItem]) -> tuple[dict[str, ProfileScore], Details]:
         rule = self.rule
         answered = [item for item in items if item.prediction is not None]
-        details: Details = {"missing": len(items) - len(answered)}
+        details: Details = {}
         profiles: dict[str, ProfileScore] = {}
-        for profile, judge in (("published", rule.published), ("corrected", rule.corrected)):
+        judges: tuple[tuple[str, Judge], ...] = (
+            ("published", rule.published),
+            ("corrected", partial(judge_corrected, rule)),
+        )
+        for profile, judge in judges:
             scores = [None if item.prediction is None else judge(item) for item in items]
             percent = [100.0 * (score or 0.0) for score in scores]
             skips = profile == "published" and rule.missing == "skipped"
             count = len(answered) if skips else len(items)
             profiles[profile] = ProfileScore(sum(percent) / count if count else 0.0, percent)
-            unread = sum(score is None for score in scores) - int(details["missing"])
-            details[f"unparsable_{profile}"] = unread
+            details[f"unparsable_{profile}"] = count_unparsable(items, scores)
         return profiles, details
 
 

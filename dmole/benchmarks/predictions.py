@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dmole.data.shapes.answers import read_answers
-from dmole.storage.files import read_text
+from dmole.storage.files import parse_json, read_text
 
 _METADATA = ("question_id", "image", "size", "width", "height", "choices", "answer_index")
 
@@ -193,16 +192,12 @@ def _content(path: Path) -> Any:
     """Return the content of a file of JSON or JSON lines, the latter as a list."""
     if not path.is_file():
         raise FileNotFoundError(f"file {path} does not exist")
-    text = read_text(path)
+    text = read_text(path, limit=None)
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [_parse(line, f"{path}: line {number}") for number, line in lines]
-
-
-def _parse(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: broken JSON at column {error.colno}: {error.msg}") from error
+        return [parse_json(line, line=number) for number, line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

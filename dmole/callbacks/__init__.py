@@ -14,6 +14,7 @@ from dmole.callbacks.regularization import Regularization
 from dmole.callbacks.replay_record import ReplayRecord
 from dmole.callbacks.router_fitting import RouterFitting
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
+from dmole.callbacks.training_routing import TrainingRouting
 
 __all__ = [
     "ContinualCallback",
@@ -27,6 +28,7 @@ __all__ = [
     "RouterFitting",
     "StageCheckpoint",
     "StageProgressBar",
+    "TrainingRouting",
     "default_callbacks",
 ]
 
@@ -57,6 +59,7 @@ def default_callbacks(
         ExpertFiles(),
         ReplayRecord(),
         RouterFitting(),
+        TrainingRouting(),
         EvaluationMatrix(),
         ExpertInspector(),
         *([StageProgressBar()] if progress_bar else []),

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from dmole.storage.files import atomic_path, errors_naming
+from dmole.storage.files import atomic_path, errors_naming, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -152,11 +152,19 @@ def _valid_batches(
     header, *batches = _complete_lines(path) or [None]
     if header != name:
         return []
-    return [
-        batch
-        for batch in batches
-        if all(k in plan and gates == _pairs(plan[k], digests) for k, _, gates in batch)
-    ]
+    return [batch for batch in batches if _fits(batch, plan, digests)]
+
+
+def _fits(batch: Any, plan: Mapping[str, GateSet], digests: Mapping[str, str]) -> bool:
+    """Return whether a line is a list of samples, answers and gate sets of this plan."""
+    return isinstance(batch, list) and all(
+        isinstance(entry, list)
+        and len(entry) == 3
+        and all(isinstance(text, str) for text in entry[:2])
+        and entry[0] in plan
+        and entry[2] == _pairs(plan[entry[0]], digests)
+        for entry in batch
+    )
 
 
 def _texts(batches: Iterable[Any]) -> dict[str, str]:
@@ -181,9 +189,9 @@ def _complete_lines(path: Path) -> list[Any]:
     """Return the entries of a journal up to the first line that was cut short or changed."""
     entries: list[Any] = []
     if path.is_file():
-        for line in path.read_bytes().split(b"\n")[:-1]:
+        for line in read_bytes(path, limit=None).split(b"\n")[:-1]:
             try:
-                entry, digest = json.loads(line)
+                entry, digest = parse_json(line)
                 if digest != _digest(json.dumps(entry, ensure_ascii=False)):
                     break
             except (ValueError, TypeError):

@@ -21,6 +21,7 @@ from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.evaluation_plan import journal_of, plan_oracle, plan_routed, sample_names
 from dmole.callbacks.evaluation_results import (
     METRICS,
+    constant_answers,
     count_active,
     matrix_file,
     metrics_file,
@@ -29,6 +30,7 @@ from dmole.callbacks.evaluation_results import (
     router_rates,
     routing_file,
 )
+from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize
 from dmole.metrics.summary import RUN_FORMAT
@@ -89,6 +91,7 @@ class EvaluationMatrix(ContinualCallback):
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
         self.scores: dict[str, TaskScore] = {}
         self._metrics: dict[str, Any] | None = None
+        self._constants: dict[str, dict[str, Any]] = {}
         self._journal = AnswerJournal()
         self._new_answers: list[Answers] = []
 
@@ -282,7 +285,8 @@ class EvaluationMatrix(ContinualCallback):
         yield matrix_file("evaluation_matrix.csv", self.matrix[:rows], names)
         yield matrix_file("oracle_matrix.csv", self.oracle[:rows], names)
         yield metrics_file(self._metrics)
-        yield routing_file(self.routing)
+        trained = state.callback_of(TrainingRouting).rows()
+        yield routing_file(self.routing, [row for row in trained if row[0] < rows])
 
     def metrics(self, state: SequenceState, module: ContinualModule) -> dict[str, Any]:
         """Return the content of metrics.json for the stages evaluated so far."""
@@ -300,7 +304,10 @@ class EvaluationMatrix(ContinualCallback):
         if only_scored:
             content["retention"] = retention(self.matrix[:rows, len(names) :], only_scored)
         if module.router.needs_embeddings:
-            content["routing"] = router_rates(state, self.routing)
+            trained = list(state.callback_of(TrainingRouting).rows())
+            content["routing"] = router_rates(state, self.routing, trained)
+        self._constants = self._constants or constant_answers(state)
+        content["constant_answer"] = self._constants
         content["fingerprints"] = state.fingerprints(module)
         return content
 

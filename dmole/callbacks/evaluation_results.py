@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from dmole.benchmarks.registry import build_metric
 from dmole.metrics import write_matrix
-from dmole.metrics.routing_rates import routing_rates
+from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 from dmole.run.run_files import RunFile
 from dmole.storage.files import write_csv, write_json
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.json"
 ROUTING = "routing.csv"
-HEADER = ("stage", "true_task", "gate_set", "count")
+HEADER = ("stage", "true_task", "gate_set", "count", "phase")
 
 
 def predictions_file(stage: int, task: str) -> str:
@@ -46,8 +48,9 @@ def metrics_file(metrics: Mapping[str, Any] | None) -> RunFile:
     return RunFile(METRICS, lambda run: write_json(run / METRICS, metrics))
 
 
-def routing_file(counts: Sequence[Count]) -> RunFile:
-    """Return ``routing.csv``, with the rows ``(stage, true task, gate set, count)``."""
+def routing_file(tested: Iterable[Count], trained: Iterable[Count]) -> RunFile:
+    """Return ``routing.csv``, with the counts of test samples, then those of training samples."""
+    counts = [(*row, "test") for row in tested] + [(*row, "train") for row in trained]
 
     def write(run: Path) -> None:
         write_csv(run / ROUTING, HEADER, (dict(zip(HEADER, row, strict=True)) for row in counts))
@@ -82,14 +85,48 @@ def prediction_lines(
         yield line | score.of_sample(index, sample.metadata)
 
 
-def router_rates(state: SequenceState, counts: Iterable[Count]) -> dict[str, float | None]:
-    """Return the shares of correctly and wrongly routed test samples, see `routing_rates`."""
+def constant_answers(state: SequenceState) -> dict[str, dict[str, Any]]:
+    """Return what the most frequent reference of each task scores as the answer to all samples.
+
+    A score below it says that a model has learned less than the distribution of the answers.
+
+    Returns:
+        ``{"answer": text, "score": percent}`` by task. A reference counts once for each sample
+        that accepts it; the first of the most frequent ones is taken.
+    """
+    found = {}
+    for task in state.data.task_names:
+        samples = state.data.test_samples(task)
+        counts = Counter(text for sample in samples for text in dict.fromkeys(sample.references))
+        if counts:
+            answer = counts.most_common(1)[0][0]
+            facts = [sample.metadata for sample in samples]
+            references = [sample.references for sample in samples]
+            metric = build_metric(state.data.task(task).metric)
+            score = metric.score([answer] * len(facts), references, facts).value
+            found[task] = {"answer": answer, "score": score}
+    return found
+
+
+def router_rates(
+    state: SequenceState, counts: Iterable[Count], trained: Iterable[Count]
+) -> dict[str, float | None]:
+    """Return the shares of correctly and wrongly routed samples, see `dmole.metrics.routing_rates`.
+
+    Args:
+        state: Has the learned stages.
+        counts: Test samples by gate set.
+        trained: Training samples by gate set.
+    """
     expert_of: dict[str, str] = {}
     learned_at: dict[str, int] = {}
+    trains: dict[int, tuple[str, ...]] = {}
     for stage in state.learned():
         expert_of |= dict.fromkeys(stage.tasks, stage.expert)
         learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
-    return routing_rates(counts, expert_of, learned_at, state.stage.common)
+        trains[stage.index] = stage.experts
+    rates = routing_rates(counts, expert_of, learned_at, state.stage.common)
+    return rates | {"trained_with_partner": partner_rate(trained, trains)}
 
 
 def count_active(state: SequenceState, module: ContinualModule, routed: EvaluationPass) -> None:

@@ -174,6 +174,7 @@ def _scores(
             state.interruption.until_requested(batches),
             functools.partial(_proxy_losses, module, state.device),
             reduction=allocator.reduction,
+            combine=allocator.combine,
             all_reduce=sum_over_ranks,
         )
     state.interruption.check(state.strategy)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmole.cli.arguments import ArgumentParser
+from dmole.messages import visible
 
 if TYPE_CHECKING:
     import argparse
@@ -55,7 +56,7 @@ def run_check(words: list[str]) -> int:
         json.dump(as_json(report), sys.stdout, indent=2)
         print()
     else:
-        print(as_text(report))
+        print(visible(as_text(report), keep="\n"))
     if options.json not in (None, "-"):
         write_json(Path(options.json), as_json(report))
     return 1 if report.count("error") else 0
@@ -136,6 +137,7 @@ def _check_metric(task: str, metric: str) -> None:
 
 def _base_model(model: dict[str, Any]) -> BaseModel | None:
     """Return the base model that the config names; None without one or for another backbone."""
+    from dmole.data.templates import PromptSettings
     from dmole.demo.tiny import TINY_PATH
     from dmole.doctor import BaseModel
 
@@ -146,4 +148,6 @@ def _base_model(model: dict[str, Any]) -> BaseModel | None:
     name = settings["name_or_path"]
     path = Path(name).expanduser()
     source = str(TINY_PATH) if name == "tiny" else str(path) if path.exists() else name
-    return BaseModel(source, settings["revision"], settings["trust_remote_code"])
+    variables = settings["template_variables"] or {}
+    prompts = PromptSettings(settings["prompt_style"], variables, settings["template_date"])
+    return BaseModel(source, settings["revision"], settings["trust_remote_code"], prompts)

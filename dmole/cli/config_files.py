@@ -7,8 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dmole.storage.files import read_yaml
 from dmole.storage.shipped import CONFIG_ROOTS, shipped_config
 
 
@@ -48,10 +47,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is not YAML of keys and values; names the file.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values, not {type(content).__name__}")
     return content

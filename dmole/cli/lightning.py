@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import warnings
@@ -21,6 +20,7 @@ from dmole._moved import current_path
 from dmole.cli.arguments import ArgumentParser
 from dmole.cli.config_files import name_config, read_settings, resolve_configs
 from dmole.datamodule import ContinualDataModule
+from dmole.messages import json_text, visible
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor, read_prompts
 from dmole.run.lightning_private import NoCheckpointArguments
@@ -176,7 +176,7 @@ def run_predict(words: list[str]) -> None:
     if options.output is not None:
         write_json(options.output, answers)
     else:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        print(json_text(answers))
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class _Console(logging.Handler):
     """Prints to the current standard output, not to the one at the time of configuration."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
+        print(visible(self.format(record)), flush=True)
 
 
 @rank_zero_only

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dmole._version import __version__
-from dmole.messages import one_line
+from dmole.messages import excerpt, one_line, visible
 
 HELP = """\
 usage: dmole VERB ...
@@ -70,14 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "score": _score,
     }
     if words[0] not in verbs:
-        print(f"dmole: no verb {words[0]!r}; there are {', '.join(verbs)}", file=sys.stderr)
+        print(f"dmole: no verb {excerpt(words[0])}; there are {', '.join(verbs)}", file=sys.stderr)
         return 2
     try:
         return verbs[words[0]](words) or 0
     except Exception as error:
         status = getattr(error, "exit_status", None)  # a signal ended the run
         if status is not None:
-            _print_error(str(error))
+            _print_error(one_line(str(error)))
             return int(status)
         if not isinstance(error, (ValueError, OSError, ImportError)):
             raise
@@ -171,7 +171,8 @@ def _make_data(words: list[str]) -> None:
     if options.verb == "init":
         flags = {"miniature": options.miniature, "force": options.force}
         made = init_benchmark(options.benchmark, options.output, **flags)
-        print(f"{options.output}: {len(made)} folders made; see {options.output / 'README.md'}")
+        folder = visible(str(options.output))
+        print(f"{folder}: {len(made)} folders made; see {folder}/README.md")
         return
     tasks = make_example(
         options.output,
@@ -179,7 +180,7 @@ def _make_data(words: list[str]) -> None:
         test_size=options.test_size,
         seed=options.seed,
     )
-    print(f"{options.output}: {', '.join(task.name for task in tasks)}")
+    print(f"{visible(str(options.output))}: {', '.join(task.name for task in tasks)}")
 
 
 if __name__ == "__main__":

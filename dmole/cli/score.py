@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from dmole.benchmarks.metrics import ProfiledMetric
 from dmole.benchmarks.predictions import Prediction, Target, read_predictions, read_targets
 from dmole.benchmarks.registry import build_metric, metric_of_task
 from dmole.cli.arguments import ArgumentParser
+from dmole.messages import json_text, visible
 from dmole.metrics import TaskMetric, TaskScore
 from dmole.metrics.base import Profile
 
@@ -148,7 +148,7 @@ def run_score(words: Sequence[str]) -> None:
     targets = given_targets(answers) if source is None else read_targets(source)
     score, pairs = score_answers(metric, answers, targets)
     facts = _facts(name, metric, score, pairs)
-    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else _lines(facts))
+    print(json_text(facts) if options.json else visible(_lines(facts), keep="\n"))
 
 
 def _facts(name: str, metric: TaskMetric, score: TaskScore, pairs: Pairs) -> dict[str, Any]:

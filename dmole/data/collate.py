@@ -12,6 +12,7 @@ from torch import Tensor
 from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.rendering import ChatRenderer, Rendered
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
+from dmole.data.templates import PromptSettings
 
 TaskSample = tuple[Sample, str]
 """A sample and the name of its task."""
@@ -68,6 +69,7 @@ class Collator:
             limit.
         on_too_long: ``error`` rejects longer samples, ``truncate`` cuts the end of the last
             answer. Only answers are cut.
+        prompts: How prompts are written, beyond the chat template.
 
     Attributes:
         max_length: The limit.
@@ -82,6 +84,7 @@ class Collator:
         processor: Any,
         max_length: int | None = None,
         on_too_long: Literal["error", "truncate"] = "error",
+        prompts: PromptSettings | None = None,
     ) -> None:
         if on_too_long not in ("error", "truncate"):
             raise ValueError(f"on_too_long must be 'error' or 'truncate', got {on_too_long!r}")
@@ -96,7 +99,7 @@ class Collator:
             )
         self._processor = processor
         self._tokenizer = tokenizer
-        self._renderer = ChatRenderer(processor)
+        self._renderer = ChatRenderer(processor, prompts)
         self.max_length = max_length
         self._on_too_long = on_too_long
         self._truncated = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]

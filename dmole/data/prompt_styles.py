@@ -1,4 +1,4 @@
-"""Prompt styles of models without a chat template, by processor class."""
+"""Prompt styles of models without a chat template, by name and by processor class."""
 
 from __future__ import annotations
 
@@ -93,10 +93,35 @@ class PrefixStyle(PlainStyle):
         inputs["token_type_ids"] = torch.where(answer, 1, inputs["token_type_ids"])
 
 
-STYLES: dict[str, PlainStyle] = {"PaliGemmaProcessor": PrefixStyle()}
-"""Processors whose models need another style than LLaVA-1.5's."""
+NAMED: dict[str, PlainStyle] = {"llava": PlainStyle(), "paligemma": PrefixStyle()}
+"""Prompt styles by the name that ``prompt_style`` takes."""
+
+STYLES = {"LlavaProcessor": "llava", "PaliGemmaProcessor": "paligemma"}
+"""Style of each processor whose published models have one instead of a chat template."""
 
 
-def style_of(processor: object) -> PlainStyle:
-    """Return the style of a processor that has no chat template."""
-    return STYLES.get(type(processor).__name__, PlainStyle())
+def style_named(name: str) -> PlainStyle:
+    """Return the style with a name.
+
+    Raises:
+        ValueError: If there is none; the message lists all names.
+    """
+    if name not in NAMED:
+        raise ValueError(f"there is no prompt_style {name!r}, there are {', '.join(NAMED)}")
+    return NAMED[name]
+
+
+def style_of(processor: object) -> str:
+    """Return the name of the style of a processor that has no chat template.
+
+    Raises:
+        ValueError: If the models of the processor have no style of their own.
+    """
+    kind = type(processor).__name__
+    if kind not in STYLES:
+        raise ValueError(
+            f"its {kind} has no chat template, and the family has no prompt style of its own: put "
+            "chat_template.jinja of the published model into the folder, or set prompt_style of "
+            f"the base model to {' or '.join(NAMED)}"
+        )
+    return STYLES[kind]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dmole.data.prompt_styles import PlainStyle, style_of
+from dmole.data.prompt_styles import PlainStyle, style_named, style_of
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
+from dmole.data.templates import ChatTemplate, PromptSettings, chat_template_of
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,43 @@ class ChatRenderer:
     r"""Renders conversations with the processor's chat template.
 
     For a processor without a template, the style of its model is used; see
-    :mod:`dmole.data.prompt_styles`. If the template puts no special token after an answer, the
+    :mod:`dmole.data.prompt_styles`. If the template puts nothing after an answer, the
     end-of-sequence token is added; otherwise the model would never learn to stop.
 
     Args:
         processor: A transformers processor with a tokenizer.
+        settings: Style, variables of the template, date.
+
+    Attributes:
+        style: The prompt style.
+        style_name: Its name; None for a chat template.
+        template: The chat template; None for a style.
 
     Raises:
-        ValueError: If the tokenizer has no end-of-sequence token.
+        ValueError: If the tokenizer has no end-of-sequence token, the processor has neither a
+            chat template nor a style, or the settings do not fit the template.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, settings: PromptSettings | None = None) -> None:
         self._processor = processor
         self._tokenizer = processor.tokenizer
-        self.style = PlainStyle() if self._has_template() else style_of(processor)
+        settings = settings or PromptSettings()
+        owners = (processor, self._tokenizer)
+        owner = next((owner for owner in owners if chat_template_of(owner)), None)
+        self.style_name = settings.style
+        if owner is None and settings.style is None:
+            self.style_name = style_of(processor)
+        self.template: ChatTemplate | None = None
+        if self.style_name is None:
+            self.template = ChatTemplate(owner, settings)
+        elif settings.variables or settings.date:
+            raise ValueError(
+                "template_variables and template_date have no effect on a prompt_style: "
+                "they need a chat template"
+            )
+        # the template of a language model takes text, not parts
+        self._takes_parts = owner is processor
+        self.style = style_named(self.style_name) if self.style_name else PlainStyle()
         self.image_token: str = getattr(processor, "image_token", IMAGE_PLACEHOLDER)
         if self._tokenizer.eos_token is None:
             raise ValueError("the tokenizer has no eos_token, so an answer has no end")
@@ -69,8 +92,8 @@ class ChatRenderer:
 
         Raises:
             ValueError: If placeholders and images differ in number, a turn holds the model's
-                image token as text, or the template changes an answer or supports no system
-                turn.
+                image token as text, or the template fails, supports no system turn, changes an
+                answer, or writes text around it.
         """
         self._check_images(sample)
         self.style.check(sample)
@@ -79,7 +102,10 @@ class ChatRenderer:
         for position, turn in enumerate(sample.turns):
             if turn.role == "assistant":
                 start, stop = self._span(sample, position, full)
-                answer, resume = self._locate(turn.text.strip(), full, start, stop)
+                try:
+                    answer, resume = self._locate(turn.text.strip(), full, start, stop)
+                except ValueError as error:
+                    raise ValueError(f"sample {sample.id!r}: {error}") from error
                 shift = len(text) - copied
                 answers.append(
                     AnswerSpan(answer.start + shift, answer.end + shift, answer.end_token)
@@ -92,29 +118,45 @@ class ChatRenderer:
         return Rendered(text, tuple(answers))
 
     def _whole(self, sample: Sample, generation: bool) -> str:
-        """Return the whole text; reject a template that refuses or drops a system turn."""
+        """Return the whole text; reject a template that fails or drops a system turn."""
         first = sample.turns[0]
-        if first.role != "system":
-            return self._template(sample.turns, generation)
         try:
             full = self._template(sample.turns, generation)
-        except Exception as error:  # a template may raise anything
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"sample {sample.id!r}: the chat template takes no system turn: {reason}"
-            ) from error
-        if first.text.strip() not in full:
+        except ValueError as error:
+            reason = f"sample {sample.id!r}: {error}"
+            if first.role == "system" and self._renders(sample.turns[1:], generation):
+                reason = f"sample {sample.id!r}: the chat template takes no system turn: {error}"
+            raise ValueError(reason) from error
+        if first.role == "system" and first.text.strip() not in full:
             raise ValueError(f"sample {sample.id!r}: the chat template leaves out the system turn")
         return full
 
+    def _renders(self, turns: tuple[Turn, ...], generation: bool) -> bool:
+        try:
+            self._template(turns, generation)
+        except ValueError:
+            return False
+        return True
+
     def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[AnswerSpan, int]:
         """Locate the answer's end token in ``full[start:stop]`` and the position after it."""
-        tail = full.find(answer, start, stop) + len(answer)
+        begin = full.find(answer, start, stop)
+        if lead := full[start:begin].strip():
+            raise ValueError(
+                f"the chat template writes {lead!r} between prompt and answer, so it would be "
+                "learned as part of each answer: set template_variables that put it into the prompt"
+            )
+        tail = begin + len(answer)
         rest = full[tail:stop]
         begin = tail + len(rest) - len(rest.lstrip())
         for token in self._special:
             if full.startswith(token, begin, stop):
                 return AnswerSpan(start, begin, token), begin + len(token)
+        if rest.strip():
+            raise ValueError(
+                f"the chat template ends an answer with {rest.strip()!r}, which is not one special "
+                "token of the tokenizer: the model would not learn where to stop"
+            )
         # no end token: the added one replaces the space after the rendered answer
         return AnswerSpan(start, tail + len(rest.rstrip()), self._tokenizer.eos_token), stop
 
@@ -124,6 +166,12 @@ class ChatRenderer:
         upto = self._template(sample.turns[: position + 1], generation=False)
         start = _common_length(full, before)
         stop = _common_length(full, upto)
+        if start < len(before):
+            raise ValueError(
+                f"sample {sample.id!r}: an answer is generated after {before[start:][:40]!r}, but "
+                f"learned after {full[start:][:40]!r}: the chat template writes another prompt in "
+                "training; set template_variables under which both are equal"
+            )
         answer = sample.turns[position].text.strip()
         if not answer:
             raise ValueError(f"sample {sample.id!r} has an answer without tokens")
@@ -147,24 +195,12 @@ class ChatRenderer:
             )
 
     def _template(self, turns: tuple[Turn, ...], generation: bool) -> str:
-        if getattr(self._processor, "chat_template", None):
-            owner: Any = self._processor
-            content: Callable[[str], Any] = _parts
-        elif getattr(self._tokenizer, "chat_template", None):
-            # the template of a language model takes text, not parts
-            owner, content = self._tokenizer, self._inline
-        else:
+        if self.template is None:
             end_token = self._tokenizer.eos_token
             return self.style.write(turns, generation, self.image_token, end_token)
+        content: Any = _parts if self._takes_parts else self._inline
         messages = [{"role": turn.role, "content": content(turn.text)} for turn in turns]
-        text: str = owner.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generation
-        )
-        return text
-
-    def _has_template(self) -> bool:
-        owners = (self._processor, self._tokenizer)
-        return any(getattr(owner, "chat_template", None) for owner in owners)
+        return self.template.render(messages, generation=generation)
 
     def _inline(self, text: str) -> str:
         return text.replace(IMAGE_PLACEHOLDER, self.image_token)

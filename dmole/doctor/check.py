@@ -25,7 +25,7 @@ from dmole.doctor.tokens import (
     TokenReport,
     context_length,
     examine_tokens,
-    load_processor,
+    find_prompt_error,
 )
 from dmole.store import splits_of
 
@@ -148,7 +148,9 @@ def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
     if options.model is None:
         return options
     try:
-        load_processor(options.model)
+        if (message := find_prompt_error(options.model)) is not None:
+            general.add(Finding("prompts", message))
+            return replace(options, model=None)
         if options.tokens.length is None:
             limit = replace(options.tokens, length=context_length(options.model))
             return replace(options, tokens=limit)

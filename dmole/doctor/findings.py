@@ -12,6 +12,7 @@ from dmole.data.formats import Split
 Level = Literal["error", "warning"]
 
 LEVELS: dict[str, Level] = {
+    "prompts": "error",
     "file": "error",
     "malformed": "error",
     "empty_answer": "error",

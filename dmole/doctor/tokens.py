@@ -9,8 +9,10 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
+from dmole.data.prompt_check import check_prompts
 from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import Sample
+from dmole.data.templates import PromptSettings
 from dmole.doctor.findings import Findings
 from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 from dmole.messages import first_line
@@ -26,11 +28,13 @@ class BaseModel:
         source: Folder or hub name.
         revision: Commit, branch or tag on the hub.
         trust_remote_code: Whether to run code from the model's folder.
+        prompts: How prompts are written, beyond the chat template.
     """
 
     source: str
     revision: str | None = None
     trust_remote_code: bool = False
+    prompts: PromptSettings = field(default_factory=PromptSettings)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -64,18 +68,26 @@ def load_processor(model: BaseModel) -> Any:
     """Return the processor of a model; forked processes share the loaded one.
 
     Raises:
-        ValueError: If the processor cannot be loaded or has no end-of-sequence token; the message
-            names the model.
+        ValueError: If the processor cannot be loaded; the message names the model.
     """
     from dmole.models import processors
 
     try:
         processor = processors.load_processor(model.source, **model.options)
-        ChatRenderer(processor)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         prefix = f"cannot load the processor of {model.source!r}: "
         raise ValueError(prefix + first_line(error).removeprefix(prefix)) from error
     return processor
+
+
+def find_prompt_error(model: BaseModel) -> str | None:
+    """Return why `fit` would refuse the prompts of a model; None if it would not."""
+    processor = load_processor(model)
+    try:
+        check_prompts(ChatRenderer(processor, model.prompts), processor.tokenizer)
+    except ValueError as error:
+        return f"cannot use the base model {model.source!r}: {error}"
+    return None
 
 
 def context_length(model: BaseModel) -> int | None:
@@ -131,7 +143,7 @@ def examine_tokens(
     """
     report = TokenReport(source, Findings(keep))
     processor = load_processor(model)
-    rendered = _rendered(report, ChatRenderer(processor), part, tick)
+    rendered = _rendered(report, ChatRenderer(processor, model.prompts), part, tick)
     cut = limit.cut and source.split == "train"
     while batch := list(islice(rendered, _BATCH)):
         lengths = _lengths(processor.tokenizer, [text for _, _, text in batch])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -41,8 +41,10 @@ class TaskScore:
     Args:
         value: Score of the whole set in percent (CIDEr x 100 may exceed 100).
         per_sample: Score of each sample in percent, in the order of the predictions.
-        details: Further results of the set, by name: ``mean_iou`` in percent, the name of the
-            ``tokenizer``, the number of ``missing`` or ``unparsable`` answers.
+        details: Further results of the set, by name. Every metric has the numbers of samples
+            without an answer (``missing``) and of answers that it could not read
+            (``unparsable``); neither earns a point. Others are ``mean_iou`` in percent and the
+            name of the ``tokenizer``.
         profiles: The scores under each profile, for metrics that have two; `value` and
             `per_sample` repeat the selected one.
         needs: Keys of the metadata that the metric reads if a sample has them.
@@ -115,8 +117,8 @@ def make_items(
     """Combine predictions, references and metadata into checked items.
 
     Raises:
-        ValueError: If the lengths differ, there is nothing to score, or a sample has no list of
-            references; the message names the position.
+        ValueError: If the lengths differ, there is nothing to score, a prediction or reference is
+            not text, or a sample has no list of references; the message names the position.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions but {len(references)} reference lists")
@@ -129,6 +131,11 @@ def make_items(
             raise ValueError(f"references[{position}] is a string, not a list: {accepted!r}")
         if not accepted:
             raise ValueError(f"references[{position}] is empty")
+        if not all(isinstance(reference, str) for reference in accepted):
+            raise ValueError(f"references[{position}] must hold texts only: {accepted!r}")
+    for position, text in enumerate(predictions):
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"predictions[{position}] must be text or None, got {text!r}")
     extras = metadata if metadata is not None else [{}] * len(predictions)
     return [
         ScoringItem(text, tuple(accepted), extra)
@@ -210,19 +217,25 @@ class TaskMetric(Metric):
         """Score a whole set at once, without changing the state of `update`.
 
         Args:
-            predictions: One answer per sample. None, for no answer, is scored like an empty
-                answer unless the metric defines otherwise.
+            predictions: One answer per sample; None, for no answer, is wrong. Published profiles
+                may leave such samples out.
             references: Accepted answers per sample.
             metadata: Further facts per sample; only the keys in `needs` are read.
 
         Returns:
-            Value and per-sample scores in percent.
+            Value and per-sample scores in percent. The details hold ``missing`` and
+            ``unparsable``; without a count of the metric's own, a blank answer is unreadable.
 
         Raises:
             ValueError: If the set is empty, predictions, references and metadata do not match, or a
                 value that the rule needs is missing.
         """
-        return self._score(make_items(predictions, references, metadata))
+        items = make_items(predictions, references, metadata)
+        score = self._score(items)
+        missing = sum(item.prediction is None for item in items)
+        blank = sum(not item.text.strip() for item in items) - missing
+        counts: dict[str, float | str] = {"missing": missing, "unparsable": blank}
+        return replace(score, details=counts | score.details)
 
     @abstractmethod
     def _score(self, items: Sequence[ScoringItem]) -> TaskScore:

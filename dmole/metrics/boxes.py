@@ -15,7 +15,12 @@ BoxParser = Literal["bracket", "strict", "numbers"]
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GAP = r"\s*[,;\s]\s*"
 _FOUR = _GAP.join([rf"({_NUMBER})\s*%?"] * 4)
-_BRACKET = re.compile(rf"[\[(]\s*{_FOUR}\s*[,;]?\s*[\])]")
+_CORNER = rf"[\[(]\s*({_NUMBER})\s*%?{_GAP}({_NUMBER})\s*%?\s*[\])]"
+_BRACKET = re.compile(
+    rf"[\[(]\s*{_FOUR}\s*[,;]?\s*[\])]"  # [x1, y1, x2, y2]
+    rf"|{_CORNER}\s*(?:[,;]|and|to)?\s*{_CORNER}"  # (x1,y1),(x2,y2), [[x1,y1],[x2,y2]]
+    rf"|<box>\s*{_FOUR}\s*</box>"
+)
 _STRICT = re.compile(r"\[" + ",".join([r"([^,\[\]\n]*)"] * 4) + r"\]")
 _ANY_NUMBER = re.compile(_NUMBER)
 _TOKEN = re.compile(r"<(x|y|loc)_?(\d{1,9})>", re.IGNORECASE)
@@ -42,6 +47,26 @@ def intersection_over_union(first: Box, second: Box) -> float:
     return shared / joint if shared > 0.0 and math.isfinite(joint) else 0.0
 
 
+def has_area(box: Box) -> bool:
+    """Return whether a box has an area: its second corner is right of and below the first.
+
+    Example:
+        >>> has_area((0, 0, 1, 1)), has_area((1, 0, 0, 1)), has_area((0, 0, 0, 1))
+        (True, False, False)
+    """
+    return _area(box) > 0.0
+
+
+def in_image(box: Box) -> bool:
+    """Return whether a part of a box in 0..1, with an area, is in the image.
+
+    Example:
+        >>> in_image((0.5, 0.5, 1.2, 1.0)), in_image((1.2, 0.3, 1.9, 0.9))
+        (True, False)
+    """
+    return has_area((max(box[0], 0.0), max(box[1], 0.0), min(box[2], 1.0), min(box[3], 1.0)))
+
+
 def _area(box: Box) -> float:
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
@@ -57,9 +82,11 @@ class BoxReader:
             text has a percent sign, unit if the four numbers sum to less than 4, else permille.
             Pixels and percentages without a sign look like permille and must be named.
         order: "xyxy" or "yxyx". Tokens named x and y define the order themselves.
-        parser: "bracket" reads the first four numbers enclosed in square or round brackets;
-            "strict" reads the first square bracket on one line with four comma-separated
-            fields, which must all be numbers; "numbers" reads the first four numbers in the text.
+        parser: "bracket" reads the first four numbers enclosed in square or round brackets or
+            in ``<box>``, or the first two corners, such as ``(x1,y1),(x2,y2)`` and
+            ``[[x1,y1],[x2,y2]]``, with any marks around them; "strict" reads the first square
+            bracket on one line with four comma-separated fields, which must all be numbers;
+            "numbers" reads the first four numbers in the text.
         bins: Number of token positions along an axis.
         image_size: ``(width, height)`` for pixels, if `read` is called without a size.
 
@@ -131,7 +158,7 @@ class BoxReader:
             if self.parser == "bracket":
                 text = " ".join(text.split())  # long runs of spaces would slow down the pattern
             match = (_STRICT if self.parser == "strict" else _BRACKET).search(text)
-            fields = list(match.groups()) if match else []
+            fields = [field for field in match.groups() if field is not None] if match else []
         try:
             values = [float(number) for number in fields]
         except ValueError:

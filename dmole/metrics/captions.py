@@ -26,7 +26,12 @@ def _by_index(
 
 
 def cider_of_tokens(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> SetScore:
-    """Return CIDEr-D (0..10) of texts whose tokens are separated by spaces."""
+    """Return CIDEr-D (0..10) of texts whose tokens are separated by spaces.
+
+    All scores are 0 if no reference has a word.
+    """
+    if not any(text for texts in references for text in texts):
+        return 0.0, [0.0] * len(predictions)  # pycocoevalcap fails
     from pycocoevalcap.cider.cider import Cider  # slow to load, needed for captions only
 
     value, per_sample = Cider().compute_score(*_by_index(predictions, references))
@@ -128,9 +133,49 @@ def score_captions(
     Raises:
         ValueError: If METEOR or the tokenizer needs Java and Java is missing.
     """
+    return score_tokens(*tokenize_captions(predictions, references, tokenizer), names)
+
+
+def tokenize_captions(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer
+) -> tuple[list[str], list[list[str]]]:
+    """Return predictions and references as words separated by spaces.
+
+    Raises:
+        ValueError: If the tokenizer needs Java and Java is missing.
+    """
     words = iter(tokenize([text for texts in references for text in texts], tokenizer))
     accepted = [[next(words) for _ in texts] for texts in references]
-    predicted = tokenize(predictions, tokenizer)
+    return tokenize(predictions, tokenizer), accepted
+
+
+def count_wordless(predictions: Sequence[str | None], tokens: Sequence[str]) -> int:
+    """Return the number of captions in which the tokenizer found no word.
+
+    Args:
+        predictions: The captions; None, for no caption, is not counted.
+        tokens: The words of each, separated by spaces.
+    """
+    pairs = zip(predictions, tokens, strict=True)
+    return sum(text is not None and not words for text, words in pairs)
+
+
+def score_tokens(
+    predicted: Sequence[str], accepted: Sequence[Sequence[str]], names: Sequence[str]
+) -> dict[str, SetScore]:
+    """Return caption metrics by name, of texts whose tokens are separated by spaces.
+
+    Args:
+        predicted: One caption per sample.
+        accepted: Reference captions per sample.
+        names: See `score_captions`.
+
+    Returns:
+        ``cider`` in 0..10, the others in 0..1.
+
+    Raises:
+        ValueError: If METEOR needs Java and Java is missing.
+    """
     single: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], SetScore]] = {
         "meteor": meteor,
         "rouge_l": rouge_l,

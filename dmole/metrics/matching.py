@@ -8,20 +8,24 @@ from collections.abc import Sequence
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """Return 1.0 if prediction and any reference are equal, both trimmed and in lower case.
 
+    A blank prediction equals nothing.
+
     Args:
         prediction: The answer to score.
         references: Accepted answers.
 
     Source:
-        The rule of OCR-VQA and KVQA in the D-MoLE release (`evaluate_vqa.py`). Lower-casing, not
-        full case folding: "STRASSE" does not equal "straße".
+        The rule of OCR-VQA and KVQA in the D-MoLE release (`evaluate_vqa.py`), in which a blank
+        prediction equals a blank reference. Lower-casing, not full case folding: "STRASSE" does
+        not equal "straße".
 
     Example:
         >>> exact_match(" Red ", ["blue", "red"])
         1.0
     """
     answer = prediction.strip().lower()
-    return float(any(answer == reference.strip().lower() for reference in references))
+    accepted = (reference.strip().lower() for reference in references)
+    return float(answer != "" and answer in accepted)
 
 
 def contains(prediction: str, references: Sequence[str], refusal: str | None = None) -> float:
@@ -34,7 +38,7 @@ def contains(prediction: str, references: Sequence[str], refusal: str | None = N
 
     Source:
         Med of MLLM-DCL, there with the refusal "Unanswerable" (MCITlib `eval_pvqa.py`). One case
-        differs: here an empty reference matches only an empty prediction, not every prediction.
+        differs: here a blank reference occurs in no prediction, there in every one.
 
     Example:
         >>> contains("It is a red ball.", ["Red"])
@@ -43,8 +47,5 @@ def contains(prediction: str, references: Sequence[str], refusal: str | None = N
     if refusal is not None and refusal in prediction:
         return 0.0
     answer = prediction.lower()
-    return float(any(_occurs(reference.lower(), answer) for reference in references))
-
-
-def _occurs(reference: str, answer: str) -> bool:
-    return reference in answer if reference.strip() else not answer.strip()
+    accepted = (reference.lower() for reference in references if reference.strip())
+    return float(any(reference in answer for reference in accepted))

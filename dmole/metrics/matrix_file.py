@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dmole.storage.files import write_csv
+from dmole.storage.files import read_text, write_csv
+
+_LIMIT = 4 << 20  # bytes of a file; a matrix of 300 tasks has less than one MiB
+_LARGEST = 1e6  # no score is larger; means and axes of figures remain finite
 
 
 def write_matrix(path: str | Path, matrix: npt.ArrayLike, task_names: Sequence[str]) -> None:
@@ -53,20 +57,21 @@ def read_matrix(path: str | Path) -> tuple[npt.NDArray[np.float64], list[str]]:
         Scores of shape ``(stages + 1, tasks)``, NaN for an empty cell, and the task names.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the file does not hold an evaluation matrix; the message names the file and,
-            if possible, the line.
+        ValueError: If the file is missing or does not hold an evaluation matrix; the message names
+            the file and, if possible, the line.
     """
+    lines = io.StringIO(read_text(path, limit=_LIMIT))
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}") from error
+        rows = list(csv.reader(lines, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}: broken table: {error}") from error
     if not rows or rows[0][:1] != ["stage"] or len(rows[0]) < 2:
         raise ValueError(f"{path}, line 1: expected the header stage,<task names>")
     if len(rows) < 2:
         raise ValueError(f"{path}: no row below the header")
     names = rows[0][1:]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}, line 1: two columns have the same name")
     scores = [_read_row(path, stage, row, len(names)) for stage, row in enumerate(rows[1:])]
     return np.array(scores, dtype=np.float64), names
 
@@ -81,6 +86,11 @@ def _read_row(path: str | Path, stage: int, row: list[str], tasks: int) -> list[
         scores = [float(cell) if cell.strip() else math.nan for cell in row[1:]]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    if any(cell.strip() and not math.isfinite(float(cell)) for cell in row[1:]):
-        raise ValueError(f"{where}: a score must be finite, missing ones are empty")
+    if any(
+        cell.strip() and not abs(score) <= _LARGEST
+        for cell, score in zip(row[1:], scores, strict=True)
+    ):
+        raise ValueError(
+            f"{where}: a score must be finite and at most {_LARGEST:,.0f}; missing ones are empty"
+        )
     return scores

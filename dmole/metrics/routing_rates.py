@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 Count = tuple[int, str, str, int]
 """Stage, true task, gate set (names joined by ``+``, or ``base``), number of samples."""
@@ -49,6 +49,27 @@ def routing_rates(
         ),
         "unseen_accepted": _share(unseen),
     }
+
+
+def partner_rate(counts: Iterable[Count], trains: Mapping[int, Collection[str]]) -> float | None:
+    """Return the share of training samples in percent that also used a past expert.
+
+    Args:
+        counts: Samples of each stage by the gate set that they trained with, once for each epoch.
+        trains: Experts that each stage trains.
+
+    Returns:
+        The share over all stages after the first; None if there is none.
+
+    Example:
+        >>> partner_rate([(1, "a", "a", 9), (2, "b", "b+a", 1), (2, "b", "b", 3)], {2: ["b"]})
+        25.0
+    """
+    return _share(
+        (bool({*gates.split("+")} - {*trains[stage], "base"}), n)
+        for stage, _, gates, n in counts
+        if stage > 1
+    )
 
 
 def _share(marked: Iterable[tuple[bool, int]]) -> float | None:

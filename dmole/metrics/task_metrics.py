@@ -11,14 +11,15 @@ from dmole.metrics.boxes import (
     BoxOrder,
     BoxParser,
     BoxReader,
+    in_image,
     intersection_over_union,
     read_size,
 )
-from dmole.metrics.captions import score_captions
+from dmole.metrics.captions import count_wordless, score_tokens, tokenize_captions
 from dmole.metrics.matching import contains, exact_match
 from dmole.metrics.meteor import require_meteor
 from dmole.metrics.tokenizers import resolve_tokenizer
-from dmole.metrics.vqa import soft_accuracy
+from dmole.metrics.vqa import normalize_answer, soft_accuracy
 
 
 class ExactMatch(TaskMetric):
@@ -29,10 +30,19 @@ class ExactMatch(TaskMetric):
 
 
 class VQASoft(TaskMetric):
-    """Mean agreement of the answers with several human answers (VQA accuracy)."""
+    """Mean agreement of the answers with several human answers (VQA accuracy).
+
+    An answer of which the normalizer leaves nothing, such as "" or "the", is unreadable.
+    """
 
     def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
-        return mean_score([soft_accuracy(item.text, item.references) for item in items])
+        empty = [not normalize_answer(item.text) for item in items]
+        scores = [
+            0.0 if blank else soft_accuracy(item.text, item.references)
+            for blank, item in zip(empty, items, strict=True)
+        ]
+        missing = sum(item.prediction is None for item in items)
+        return mean_score(scores, {"unparsable": sum(empty) - missing})
 
 
 class Contains(TaskMetric):
@@ -53,6 +63,8 @@ class Contains(TaskMetric):
 class CaptionMetric(TaskMetric):
     """A figure of COCO evaluation x 100, over the whole set. Its details name the tokenizer.
 
+    A caption in which the tokenizer finds no word is unreadable and scores 0.
+
     Args:
         tokenizer: "ptb" (Java, comparable with published figures), "python", or "auto", which is
             "ptb" if Java is on the path. The attribute `tokenizer_name` holds the resolved name.
@@ -62,7 +74,7 @@ class CaptionMetric(TaskMetric):
     """
 
     figure: ClassVar[tuple[str, str]]
-    """Name passed to `score_captions`, and name in its result."""
+    """Name passed to `score_tokens`, and name in its result."""
 
     def __init__(self, tokenizer: Literal["auto", "ptb", "python"] = "auto") -> None:
         super().__init__()
@@ -71,10 +83,17 @@ class CaptionMetric(TaskMetric):
     def _score(self, items: Sequence[ScoringItem]) -> TaskScore:
         requested, name = self.figure
         texts, references = [item.text for item in items], [item.references for item in items]
-        scores = score_captions(texts, references, self.tokenizer_name, (requested,))
-        value, per_sample = scores[name]
-        details: dict[str, float | str] = {"tokenizer": self.tokenizer_name}
-        return TaskScore(100.0 * value, [100.0 * score for score in per_sample], details)
+        predicted, accepted = tokenize_captions(texts, references, self.tokenizer_name)
+        value, per_sample = score_tokens(predicted, accepted, (requested,))[name]
+        pairs = zip(per_sample, predicted, strict=True)
+        earned = [score if words else 0.0 for score, words in pairs]
+        if earned != per_sample:  # an empty caption equals an empty reference in COCO evaluation
+            value = sum(earned) / len(earned) if name == "rouge_l" or not any(predicted) else value
+        details: dict[str, float | str] = {
+            "tokenizer": self.tokenizer_name,
+            "unparsable": count_wordless([item.prediction for item in items], predicted),
+        }
+        return TaskScore(100.0 * value, [100.0 * score for score in earned], details)
 
 
 class CIDEr(CaptionMetric):
@@ -112,8 +131,10 @@ class METEOR(CaptionMetric):
 class IoU(TaskMetric):
     """Share of predicted boxes whose overlap with an accepted box reaches a threshold.
 
-    A prediction without a readable box is wrong and stays in the denominator. The score's
-    `details` hold ``mean_iou``, the mean overlap in percent, with unreadable boxes as 0.
+    A prediction without a readable box is wrong and stays in the denominator. So is one whose
+    box has no area or lies outside the image: its corners are swapped, or its unit is not
+    `box_format`. Both are counted as ``unparsable``. The score's `details` hold ``mean_iou``, the
+    mean overlap in percent, with unreadable boxes as 0.
 
     Args:
         threshold: Required overlap, in 0..1.
@@ -176,4 +197,10 @@ class IoU(TaskMetric):
         overlaps = [self.overlap(item.text, item.references) for item in items]
         mean_iou = 100.0 * sum(overlap or 0.0 for overlap in overlaps) / len(overlaps)
         hits = [float(self._accepts(overlap)) for overlap in overlaps]
-        return mean_score(hits, {"mean_iou": mean_iou})
+        unread = [item.prediction is not None and not self._is_box(item) for item in items]
+        return mean_score(hits, {"mean_iou": mean_iou, "unparsable": sum(unread)})
+
+    def _is_box(self, item: ScoringItem) -> bool:
+        size = next(filter(None, map(read_size, item.references)), None)
+        box = self.reader.read(item.text, size)
+        return box is not None and in_image(box)

@@ -1,6 +1,6 @@
 """A common interface to transformers image-text-to-text models.
 
-It loads model and processor, finds modalities and blocks, counts the rows of the vision encoder
+It finds modalities and blocks, counts the rows of the vision encoder
 and returns the hidden states for the router embeddings. It does not depend on experts or tasks.
 """
 
@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from dmole._moved import moved_name
+from dmole.data.prompt_check import check_prompts
+from dmole.data.rendering import ChatRenderer
+from dmole.data.templates import PromptSettings
 from dmole.experts.lora import expert_key
-from dmole.messages import first_line
 from dmole.models.discovery import Block, Parts, Patterns, discover
 from dmole.models.families import family_of
-from dmole.models.processors import load_processor, set_image_settings
-from dmole.models.quantization import Quantization, entries, quantization_config
+from dmole.models.generation import replace_generation_config
+from dmole.models.quantization import entries
 from dmole.models.rows import rows_per_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 log = logging.getLogger("dmole")
-
 
 _EXPERT_INFIX = f".experts.{expert_key('')}"  # part of the name of an expert's parameter
 
@@ -38,16 +39,35 @@ class Backbone(nn.Module):
         model: A transformers model for image-text-to-text.
         processor: Its processor.
         patterns: Overrides of the discovery of modalities and blocks.
+        prompts: How prompts are written, beyond the chat template.
+
+    Attributes:
+        prompts: The same.
 
     Raises:
-        ValueError: If a modality is not found in the model.
+        ValueError: If a modality is not found in the model, or its prompts cannot be written, see
+            `dmole.data.prompt_check`.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, patterns: Patterns | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        patterns: Patterns | None = None,
+        prompts: PromptSettings | None = None,
+    ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
         self.model.eval()
         self.processor = processor
+        self.prompts = prompts or PromptSettings()
+        self._end: str | None = None
+        if processor is not None:
+            renderer = ChatRenderer(processor, self.prompts)
+            self._end = check_prompts(renderer, processor.tokenizer)
+            if renderer.style_name is not None:
+                log.info("prompts are written in the style %s", renderer.style_name)
+        self.set_generation({})
         self.parts: Parts = discover(model, patterns)
         self._family = family_of(model.config)
         self._family.prepare(model)
@@ -137,6 +157,18 @@ class Backbone(nn.Module):
         options = {} if labels is None else {"labels": labels}
         return self.model(**inputs, **options, use_cache=False)
 
+    def set_generation(self, settings: Mapping[str, Any]) -> None:
+        """Generate with these settings and the token ids of the model's folder, and nothing else.
+
+        Args:
+            settings: Settings of ``model.generation``, see `dmole.models.generation`.
+
+        Raises:
+            ValueError: If a token that ends an answer is unknown, or ordinary text.
+        """
+        tokenizer = None if self.processor is None else self.processor.tokenizer
+        replace_generation_config(self.model, tokenizer, self._end, settings)
+
     @torch.no_grad()
     def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, beams: int = 1) -> list[str]:
         """Generate answers to the prompts, deterministically.
@@ -153,7 +185,9 @@ class Backbone(nn.Module):
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=beams
         )
         answers = tokens[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(answers, skip_special_tokens=True)
+        texts = self.processor.batch_decode(
+            answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return [text.strip() for text in texts]
 
     def vision_rows(
@@ -195,83 +229,5 @@ class Backbone(nn.Module):
         return digest.hexdigest()
 
 
-class PretrainedBackbone(Backbone):
-    """A base model loaded from a folder or a model hub.
-
-    Args:
-        name_or_path: Folder, hub name, or ``tiny`` for the model that ships with the package.
-        dtype: Precision of the frozen weights: ``float32``, ``bfloat16``, ``float16``.
-        attn_implementation: As in transformers: ``eager``, ``sdpa``, ``flash_attention_2``.
-        revision: Commit, branch or tag on the hub.
-        trust_remote_code: Run code from the model's folder. Off by default.
-        patterns: Overrides of the discovery of modalities and blocks, for unknown families.
-        quantization: Load the linears of the base model with ``8bit`` or ``4bit`` weights; needs
-            the extra ``quantized``. Units of such a model cannot be scored by gradients.
-        image_settings: Settings of the image processor to override, for instance ``max_pixels``.
-
-    Raises:
-        ValueError: If the model cannot be loaded; the message names it.
-
-    Example:
-        >>> from dmole import PretrainedBackbone
-        >>> backbone = PretrainedBackbone("tiny")
-        >>> [block.name for block in backbone.blocks][:2], backbone.parameter_count()
-        (['vision.0', 'vision.1'], 2269184)
-    """
-
-    def __init__(
-        self,
-        name_or_path: str = "tiny",
-        dtype: str = "float32",
-        attn_implementation: str | None = None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        patterns: Patterns | None = None,
-        quantization: Quantization | None = None,
-        image_settings: dict[str, Any] | None = None,
-    ) -> None:
-        from transformers import AutoModelForImageTextToText
-
-        source = _resolve(name_or_path)
-        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-        if trust_remote_code:
-            log.warning("trust_remote_code is on: code of %s runs on this machine", name_or_path)
-        if revision is not None:
-            options["revision"] = revision
-        model_options: dict[str, Any] = {"dtype": dtype}
-        if attn_implementation is not None:
-            model_options["attn_implementation"] = attn_implementation
-        if quantization is not None:
-            model_options["quantization_config"] = quantization_config(quantization, dtype)
-        try:
-            processor = load_processor(source, **options)
-            model = AutoModelForImageTextToText.from_pretrained(source, **options, **model_options)
-        except (OSError, ValueError) as error:
-            reason = _load_error(source, name_or_path, error)
-            raise ValueError(f"cannot load the base model {name_or_path!r}: {reason}") from error
-        if image_settings:
-            set_image_settings(processor, image_settings)
-        super().__init__(model, processor, patterns)
-
-
-def _load_error(source: str, name: str, error: Exception) -> str:
-    """Return one line with the reason why a base model cannot be loaded."""
-    first = first_line(error)
-    if "trust_remote_code" in str(error):
-        return "it contains custom code; trust_remote_code: true runs it on this machine"
-    if Path(source).exists():
-        return first
-    if name.startswith((".", "/", "~")):
-        return "there is no such folder"
-    if "connect" in first or "offline" in str(error).lower():
-        return f"{name} is neither a folder nor in the local cache, and the hub is unreachable"
-    return first
-
-
-def _resolve(name_or_path: str) -> str:
-    if name_or_path == "tiny":
-        from dmole.demo.tiny import TINY_PATH
-
-        return str(TINY_PATH)
-    path = Path(name_or_path).expanduser()
-    return str(path) if path.exists() else name_or_path
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

@@ -100,5 +100,12 @@ COLUMNS: tuple[Column, ...] = (
         lambda run: "wall-clock time of all phases, evaluation included",
         whole=True,
     ),
+    Column(
+        "training samples",
+        lambda run: run.samples_trained,
+        lambda run: "samples of all stages and epochs, replayed ones included",
+        whole=True,
+        optional=True,
+    ),
 )
 """Columns of the table, in this order."""

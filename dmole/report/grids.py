@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from dmole.report.columns import COLUMNS, PER_TASK, Group
+from dmole.report.runs import Run
 
 Pair = tuple[float, float]
 """Mean and sample standard deviation."""
@@ -25,6 +26,7 @@ class Grid:
         rows: Mean and standard deviation by method and column.
         best: Best cells of the columns, as pairs of method and column.
         whole: Columns written as whole numbers.
+        references: Rows that are no method, such as the score of a constant answer.
     """
 
     title: str
@@ -32,6 +34,15 @@ class Grid:
     rows: dict[str, dict[str, Pair]]
     best: set[tuple[str, str]] = field(default_factory=set)
     whole: frozenset[str] = frozenset()
+    references: dict[str, dict[str, Pair]] = field(default_factory=dict)
+
+    def row(self, name: str) -> dict[str, Pair]:
+        """Return the row of a method or reference."""
+        return self.rows[name] if name in self.rows else self.references[name]
+
+
+CONSTANT = "constant answer"
+"""Name of the row with the scores of the most frequent reference as the answer to all samples."""
 
 
 def mean_and_spread(values: Sequence[float]) -> Pair:
@@ -115,7 +126,10 @@ def summary_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
     names = [column.name for column in columns]
     rows = {method: {name: pairs[name][method] for name in names} for method in groups}
     whole = frozenset(column.name for column in columns if column.whole)
-    return Grid("Comparison", names, rows, best, whole)
+    constant = _constant_scores(groups)
+    mean = (float(np.mean(list(constant.values()))), math.nan) if constant else _MISSING
+    references = {CONSTANT: {n: mean if n in _CONSTANT else _MISSING for n in names}}
+    return Grid("Comparison", names, rows, best, whole, references if constant else {})
 
 
 def task_grids(groups: Group, apart: Iterable[str] = ()) -> dict[str, Grid]:
@@ -126,6 +140,7 @@ def task_grids(groups: Group, apart: Iterable[str] = ()) -> dict[str, Grid]:
         apart: Methods that cannot be best.
     """
     tasks = next(iter(groups.values()))[0].tasks_to_learn
+    constant = _constant_scores(groups)
     grids = {}
     for name, better in PER_TASK.items():
         rows = {
@@ -140,7 +155,38 @@ def task_grids(groups: Group, apart: Iterable[str] = ()) -> dict[str, Grid]:
             for method in best_of({m: row[task][0] for m, row in rows.items()}, better, apart)
         }
         grids[name] = Grid(f"{name} of each task", tasks, rows, best)
+        if constant and name in _CONSTANT:
+            row = {task: (constant[task], math.nan) for task in tasks}
+            grids[name].references[CONSTANT] = row
     return grids
+
+
+_CONSTANT = ("Last", "AVG")
+"""Figures that a constant answer has."""
+_MISSING: Pair = (math.nan, math.nan)
+
+
+def _constant_scores(groups: Group) -> dict[str, float]:
+    """Return the score of a constant answer on each task; empty if a run does not state it."""
+    run = next(iter(groups.values()))[0]
+    stated = run.metrics.get("constant_answer") or {}
+    scores = {t: (stated.get(t) or {}).get("score", math.nan) for t in run.tasks_to_learn}
+    return {} if any(map(math.isnan, scores.values())) else scores
+
+
+def spread_of_tasks(runs: Sequence[Run]) -> float:
+    """Return the root mean square, over the tasks, of the standard deviation of Last.
+
+    It is larger than the deviation of the mean over tasks where gains and losses cancel.
+
+    Args:
+        runs: Runs of one method; NaN for a single one.
+    """
+    if len(runs) < 2:
+        return math.nan
+    tasks = runs[0].tasks_to_learn
+    scores = np.array([[run.of_task("Last", task) for task in tasks] for run in runs])
+    return float(np.sqrt(np.mean(scores.std(axis=0, ddof=1) ** 2)))  # (runs, tasks) -> scalar
 
 
 def _means(pairs: Mapping[str, Pair]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from dmole.messages import one_line
 from dmole.report.style import INK
 
 Boxes = npt.NDArray[np.float64]
@@ -25,7 +26,7 @@ def plain(name: str) -> str:
         >>> plain("$x$"), plain("_y")
         ('\\$x\\$', ' _y')
     """
-    name = " ".join(name.split())
+    name = one_line(name)
     if len(name) > LONGEST:
         half = (LONGEST - 1) // 2
         name = f"{name[:half]}…{name[-half:]}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from textwrap import shorten
 
 from dmole.report.columns import COLUMNS, Group
-from dmole.report.grids import Grid
+from dmole.report.grids import Grid, shown, spread_of_tasks
+from dmole.report.runs import Run
 
 SIGNS = ("†", "‡", "§")
 """Footnote signs, in this order."""
@@ -24,6 +26,8 @@ class Notes:
         definitions: Definitions by name of the figure: texts with the methods they hold for. The
             first text holds for all other methods and has an empty list.
         scoring: Metric of each task.
+        constant: Most frequent reference of each task; empty if a run does not state it.
+        spreads: Standard deviation of Last within a task, by method with several runs.
     """
 
     runs: Mapping[str, int]
@@ -31,6 +35,8 @@ class Notes:
     mixed: Sequence[str]
     definitions: Mapping[str, Mapping[str, Sequence[str]]]
     scoring: str
+    constant: str = ""
+    spreads: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def signs(self) -> dict[str, str]:
@@ -62,7 +68,15 @@ def make_notes(
             others = {text: texts[text] for text in ordered[1:]}
             definitions[column.name] = {ordered[0]: [], **others}
     counts = {method: len(runs) for method, runs in groups.items()}
-    return Notes(counts, given, mixed, definitions, scoring)
+    constant = _constant_answers(first) if grid.references else ""
+    spreads = {method: spread_of_tasks(runs) for method, runs in groups.items()}
+    spreads = {method: spread for method, spread in spreads.items() if not math.isnan(spread)}
+    return Notes(counts, given, mixed, definitions, scoring, constant, spreads)
+
+
+def _constant_answers(run: Run) -> str:
+    stated = run.metrics["constant_answer"]
+    return ", ".join(f"{task}: {shorten(str(stated[task].get('answer')), 40)}" for task in stated)
 
 
 def _metric_name(metric: object) -> str:
@@ -73,6 +87,12 @@ def statements(notes: Notes, *, bold: bool) -> list[str]:
     """Return the notes on the numbers of a table, without the definitions."""
     lines = ["Mean ± sample standard deviation over runs; percent, percentage points."]
     signs = " ".join(notes.signs.values())
+    if notes.spreads:
+        texts = ", ".join(f"{method} {shown(each)}" for method, each in notes.spreads.items())
+        lines.append(
+            "Gains and losses of tasks cancel in a mean over tasks; standard deviation of Last "
+            f"within a task, root mean square over the tasks: {texts}."
+        )
     if bold:
         without = f", methods marked {signs} excluded" if signs else ""
         lines.append(
@@ -81,6 +101,11 @@ def statements(notes: Notes, *, bold: bool) -> list[str]:
         )
     lines += [f"{sign} {text}." for text, sign in notes.signs.items()]
     lines += [f"Allowed difference: {text}." for text in notes.mixed]
+    if notes.constant:
+        lines.append(
+            "Constant answer: the most frequent reference of a task as the answer to all of its "
+            f"samples ({notes.constant})."
+        )
     if notes.scoring:
         lines.append(f"Metrics: {notes.scoring}.")
     return lines

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from dmole._moved import current_path
-from dmole.messages import one_line
 from dmole.metrics.matrix_file import read_matrix
-from dmole.metrics.summary import RUN_FORMAT
+from dmole.report.run_files import check_name, read_config, read_metrics, read_timing
+from dmole.run.settings import ADDED
 from dmole.storage.digests import read_digests, verify_files
-from dmole.storage.files import read_json
+from dmole.storage.files import check_file
 
 Array = npt.NDArray[np.float64]
 
@@ -90,7 +89,7 @@ class Run:
         if self.parameters and not trainable and len(self.matrix) == 1:
             return 0.0
         if isinstance(trainable, Mapping):
-            return float(np.mean([float(n) for n in trainable.values()])) if trainable else np.nan
+            return float(np.mean([_number(n) for n in trainable.values()])) if trainable else np.nan
         return _number(trainable)
 
     @property
@@ -102,6 +101,13 @@ class Run:
     def seconds(self) -> float:
         """Wall-clock time of the whole run in seconds, NaN if it is missing."""
         return _number(self.timing.get("seconds"))
+
+    @property
+    def samples_trained(self) -> float:
+        """Samples of all stages and epochs, NaN if ``timing.json`` does not count them."""
+        phases = self.timing.get("phases") or []
+        counts = [_number(lap.get("samples")) for lap in phases if lap.get("phase") == "train"]
+        return float(np.sum(counts)) if phases else np.nan
 
     @property
     def tasks_to_learn(self) -> list[str]:
@@ -157,13 +163,16 @@ def load_run(run_dir: str | Path) -> Run:
     folder = Path(run_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"no run folder {folder}")
-    matrix, names = read_matrix(_existing(folder, "evaluation_matrix.csv"))
-    config = _renamed(_read_yaml(_existing(folder, "config.yaml")))
+    matrix_file = _existing(folder, "evaluation_matrix.csv")
+    matrix, names = read_matrix(matrix_file)
+    for name in names:
+        check_name(matrix_file, name, "the name of a task")
+    config = read_config(_existing(folder, "config.yaml"))
     oracle_file = folder / "oracle_matrix.csv"
-    oracle = read_matrix(oracle_file)[0] if oracle_file.is_file() else None
+    oracle = read_matrix(oracle_file)[0] if os.path.lexists(oracle_file) else None
     if oracle is not None and oracle.shape != matrix.shape:
         raise ValueError(f"{oracle_file}: shape {oracle.shape}, evaluation matrix {matrix.shape}")
-    metrics = _read_metrics(_existing(folder, "metrics.json"))
+    metrics = read_metrics(_existing(folder, "metrics.json"))
     digests = read_digests(folder)
     if digests is not None:
         verify_files(folder, digests, VERIFIED.__contains__)
@@ -175,90 +184,17 @@ def load_run(run_dir: str | Path) -> Run:
         matrix=matrix,
         oracle_matrix=oracle,
         metrics=metrics,
-        timing=_read_timing(_existing(folder, "timing.json")),
+        timing=read_timing(_existing(folder, "timing.json")),
         config=config,
     )
 
 
 def _existing(folder: Path, name: str) -> Path:
     path = folder / name
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"run folder {folder} has no {name}: did the run finish?")
+    check_file(path)
     return path
-
-
-def _read_metrics(path: Path) -> dict[str, Any]:
-    """Read ``metrics.json``; every figure with a definition must be a number or missing."""
-    metrics = _mapping(path, read_json(path))
-    version = metrics.get("format", 1)
-    if version not in range(1, RUN_FORMAT + 1):
-        raise ValueError(f"{path}: unknown format {version!r}, the newest is {RUN_FORMAT}")
-    for name in ("definitions", "per_task", "oracle", "scoring", "fingerprints"):
-        _mapping(path, metrics.get(name) or {}, name)
-    oracle = metrics.get("oracle") or {}
-    _check_numbers(path, metrics, metrics.get("definitions") or {})
-    _check_numbers(path, oracle, _mapping(path, oracle.get("definitions") or {}, "oracle"))
-    for task, figures in (metrics.get("per_task") or {}).items():
-        _check_numbers(path, _mapping(path, figures or {}, f"per_task of {task}"), figures or {})
-    return metrics
-
-
-def _read_timing(path: Path) -> dict[str, Any]:
-    timing = _mapping(path, read_json(path))
-    _check_numbers(path, timing, ["seconds"])
-    parameters = _mapping(path, timing.get("parameters") or {}, "parameters")
-    _check_numbers(path, parameters, ["active", "base"])
-    trainable = parameters.get("trainable")
-    trainable = trainable if isinstance(trainable, Mapping) else {"trainable": trainable}
-    _check_numbers(path, trainable, trainable)
-    return timing
-
-
-def _check_numbers(path: Path, figures: Mapping[str, Any], names: Iterable[str]) -> None:
-    for name in names:
-        value = figures.get(name)
-        if not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
-            raise ValueError(f"{path}: {name} must be a number or null, got {value!r}")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {one_line(error)}") from error
-    return _mapping(path, content)
-
-
-def _renamed(settings: Any) -> Any:
-    """Return settings with one path for each class, wherever it was at the time of the run."""
-    if isinstance(settings, list):
-        return [_renamed(value) for value in settings]
-    if not isinstance(settings, dict):
-        return settings
-    return {
-        key: _class_path(value)
-        if key == "class_path" and isinstance(value, str)
-        else _renamed(value)
-        for key, value in settings.items()
-    }
-
-
-def _class_path(path: str) -> str:
-    """Return the current path of a class, through its package and not the module in it.
-
-    Example:
-        >>> _class_path("dmole.data.stream.SequentialStream")
-        'dmole.streams.SequentialStream'
-    """
-    top, *modules, name = current_path(path).split(".")
-    return ".".join([top, *modules[:1], name]) if top == "dmole" else path
-
-
-def _mapping(path: Path, content: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict):
-        where = f"{path}: {name}".rstrip(": ")
-        raise ValueError(f"{where}: expected keys and values, got {type(content).__name__}")
-    return content
 
 
 def _method(folder: Path, config: dict[str, Any]) -> str:
@@ -291,7 +227,7 @@ def first_difference(one: Any, other: Any, path: str = "") -> str | None:
     """Return the key of the first setting in which two configs differ, None if they agree.
 
     A missing setting equals null and an empty list or mapping, so runs of an earlier version
-    agree with those of a version that has further settings.
+    agree with those of a version that has further settings, unless these change what it does.
 
     Example:
         >>> first_difference({"model": {"alpha": 8}}, {"model": {"alpha": 16}})
@@ -303,7 +239,10 @@ def first_difference(one: Any, other: Any, path: str = "") -> str | None:
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
         empty = one in _EMPTY and other in _EMPTY
         return None if one == other or empty else path
-    for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}):
+    for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}, key=str):
+        alone = (key in one) != (key in other)
+        if alone and key in ADDED and str({**one, **other}[key]) == ADDED[key]:
+            continue  # an earlier version lacks the setting and does the same
         difference = first_difference(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
         if difference is not None:
             return difference

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from dmole.messages import one_line
 from dmole.report.grids import Grid, Pair, shown
 from dmole.report.notes import Notes, definition_lines, statements
 from dmole.storage.files import write_csv
@@ -17,29 +18,33 @@ OF_A_TASK = "Per task: the figure before the mean over tasks; n/a where it does 
 # -- Markdown ----------------------------------------------------------------------------------
 
 _SPECIAL = re.compile(
-    r"([\\`|*~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_]))"
+    r"([\\`|*~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])"
+    r"|:(?=//)|(?<=www)\.|(?<=[\w.+-])@(?=\w))"
 )
-"""Characters that begin code, a cell, emphasis, a tag, an entity or the address of a link."""
+"""Characters that begin code, a cell, emphasis, a tag, an entity or the address of a link.
+
+GitHub also makes links of ``https://``, ``www.`` and mail addresses without further marks.
+"""
 
 
 def escape_markdown(text: str) -> str:
-    r"""Return a text that Markdown shows literally: no markup, no HTML, one line.
+    r"""Return a text that Markdown shows literally: no markup, HTML or link, one visible line.
 
     Example:
         >>> escape_markdown("a|b <script>")
         'a\\|b \\<script>'
     """
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", one_line(text))
 
 
 def markdown_grid(grid: Grid, notes: Notes) -> str:
     """Return the table alone."""
     header = ["method", "runs", *map(escape_markdown, grid.columns)]
     lines = [" | ".join(header), " | ".join(["---", *["---:"] * (len(header) - 1)])]
-    for method in grid.rows:
+    for method in (*grid.rows, *grid.references):
         cells = _cells(grid, method, "{} ± {}", lambda text: f"**{text}**")
         name = escape_markdown(method) + notes.sign(method)
-        lines.append(" | ".join([name, str(notes.runs[method]), *cells]))
+        lines.append(" | ".join([name, str(notes.runs.get(method, "")), *cells]))
     return "".join(f"| {line} |\n" for line in lines)
 
 
@@ -60,7 +65,7 @@ def _cells(grid: Grid, method: str, both: str, bold: Callable[[str], str]) -> li
     """Return the cells of a row; ``both`` joins mean and standard deviation."""
     texts = []
     for name in grid.columns:
-        text = _cell(*grid.rows[method][name], both=both, whole=name in grid.whole)
+        text = _cell(*grid.row(method)[name], both=both, whole=name in grid.whole)
         texts.append(bold(text) if (method, name) in grid.best else text)
     return texts
 
@@ -103,10 +108,7 @@ def escape_latex(text: str) -> str:
         >>> escape_latex("seq_ft: 50% & more")
         'seq\\_ft: 50\\% \\& more'
     """
-    line = " ".join(text.split())
-    return "".join(
-        _LATEX.get(character, character) for character in line if character.isprintable()
-    )
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def latex_grid(grid: Grid, notes: Notes) -> str:
@@ -114,11 +116,11 @@ def latex_grid(grid: Grid, notes: Notes) -> str:
     lines = [r"\begin{tabular}{l" + "r" * (len(grid.columns) + 1) + "}", r"\toprule"]
     lines.append(" & ".join(["method", "runs", *map(escape_latex, grid.columns)]) + r" \\")
     lines.append(r"\midrule")
-    for method in grid.rows:
+    for method in (*grid.rows, *grid.references):
         cells = _cells(grid, method, r"{} $\pm$ {}", lambda text: rf"\textbf{{{text}}}")
         cells = [re.sub(r"-(?=\d)", "$-$", cell) for cell in cells]
         name = escape_latex(method + notes.sign(method))
-        lines.append(" & ".join([name, str(notes.runs[method]), *cells]) + r" \\")
+        lines.append(" & ".join([name, str(notes.runs.get(method, "")), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -156,8 +158,8 @@ def write_summary_csv(path: Path, grid: Grid, notes: Notes) -> None:
     """Write means and standard deviations in full precision; missing values are empty."""
     names = [f"{name}{end}" for name in grid.columns for end in ("", " sd")]
     rows = []
-    for method, row in grid.rows.items():
-        head = {"method": method, "runs": str(notes.runs[method])}
+    for method, row in {**grid.rows, **grid.references}.items():
+        head = {"method": method, "runs": str(notes.runs.get(method, ""))}
         given = {"note": "; ".join(notes.given.get(method, ()))}
         rows.append(head | _numbers(row) | given)
     write_csv(path, ["method", "runs", *names, "note"], rows)
@@ -167,11 +169,18 @@ def write_task_csv(path: Path, grids: Mapping[str, Grid], notes: Notes) -> None:
     """Write one row per method and task: mean and deviation of each figure in full precision."""
     names = [f"{name}{end}" for name in grids for end in ("", " sd")]
     rows = []
-    for method, runs in notes.runs.items():
+    references = dict.fromkeys(name for grid in grids.values() for name in grid.references)
+    for method, runs in {**notes.runs, **dict.fromkeys(references, "")}.items():
         for task in next(iter(grids.values())).columns:
             head = {"method": method, "runs": str(runs), "task": task}
-            rows.append(head | _numbers({n: grid.rows[method][task] for n, grid in grids.items()}))
+            cells = {n: _cell_of(grid, method, task) for n, grid in grids.items()}
+            rows.append(head | _numbers(cells))
     write_csv(path, ["method", "runs", "task", *names], rows)
+
+
+def _cell_of(grid: Grid, row: str, column: str) -> Pair:
+    known = row in grid.rows or row in grid.references
+    return grid.row(row)[column] if known else (math.nan, math.nan)
 
 
 def _numbers(row: Mapping[str, Pair]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -27,6 +28,7 @@ class StageContext:
         allocation: Allocation of the stage's expert; None if an earlier stage made the expert.
         steps: Optimizer steps of the stage; 0 until the optimizer is made.
         update_scale: Factor on the learning rate, by modality; the default is 1.
+        gate_sets: Samples that this process has trained on, by true task and gate set.
     """
 
     index: int = 0
@@ -36,6 +38,7 @@ class StageContext:
     allocation: Allocation | None = None
     steps: int = 0
     update_scale: dict[str, float] = field(default_factory=dict)
+    gate_sets: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, stage: Stage, epochs: int, allocation: Allocation | None = None) -> Self:

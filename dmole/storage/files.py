@@ -15,7 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmole.storage.reading import check_file, open_file, parse_json, read_json, read_text
+from dmole.messages import visible
+from dmole.storage.reading import (
+    check_file,
+    open_file,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+)
 from dmole.storage.yaml_file import read_yaml
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ __all__ = [
     "errors_naming",
     "open_file",
     "parse_json",
+    "read_bytes",
     "read_json",
     "read_text",
     "read_yaml",
@@ -125,11 +134,30 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table; a column missing from a row is left empty."""
+    """Write a table; a column missing from a row is left empty.
+
+    A text that a spreadsheet would take for a formula is preceded by an apostrophe, and characters
+    that are not visible are written as escapes.
+    """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: _cell(name) for name in header})
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+_FORMULA = tuple("=+-@\t\r＝＋－＠")  # noqa: RUF001 the wide forms begin formulas, too
+
+
+def _cell(value: Any) -> Any:
+    """Return a value that a spreadsheet shows and does not compute; numbers stay numbers."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith(_FORMULA):
+        try:
+            float(value)
+        except ValueError:
+            value = f"'{value}"
+    return visible(value, keep="\n")
 
 
 def _flush(path: Path) -> None:

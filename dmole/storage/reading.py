@@ -138,11 +138,12 @@ def read_json(path: str | Path, what: str = "", limit: int | None = SMALL) -> An
     return content
 
 
-def parse_json(text: str | bytes, *, unique: bool = False) -> Any:
+def parse_json(text: str | bytes, *, line: int = 1, unique: bool = False) -> Any:
     """Return the value of a JSON text; every error is a `ValueError` of one line.
 
     Args:
         text: The text.
+        line: Number of its first line in the file, for the message.
         unique: Refuse a mapping that has a key twice. The last of them counts otherwise.
 
     Raises:
@@ -155,7 +156,7 @@ def parse_json(text: str | bytes, *, unique: bool = False) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique if unique else None)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
+        where = f"line {line + error.lineno - 1} column {error.colno}"
         raise ValueError(f"broken JSON at {where}: {error.msg}") from error
     except RecursionError as error:
         raise ValueError("broken JSON: lists or mappings are nested too deep") from error

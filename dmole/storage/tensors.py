@@ -7,11 +7,11 @@ import json
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dmole.messages import one_line
-from dmole.storage.files import atomic_path
+from dmole.storage.files import atomic_path, check_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,11 +55,12 @@ def read_tensor_file(path: Path, expert: str | None = None) -> dict[str, Tensor]
         ValueError: If the file is missing or damaged, belongs to another expert, or a number in it
             is not finite.
     """
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # a header may name a type that torch does not have
         raise ValueError(f"cannot read {path}: {one_line(error)}") from error
     owner = metadata.get(_EXPERT)
     if expert is not None and owner not in (None, expert):

@@ -207,3 +207,42 @@ def test_a_rank_without_gradient_still_takes_part_in_the_reduction() -> None:
     scores = score(model, loss_fn=lambda batch: torch.tensor(1.0), all_reduce=reduce)
     assert scores == {"line": 2.0, "idle": 1.0}
     assert seen == [(4,), (1,), (1,), (1,)]
+
+
+class Attention(nn.Module):
+    """Query, key and value of one input, as three weights or as one."""
+
+    def __init__(self, weight: Tensor, fused: bool) -> None:
+        super().__init__()
+        parts = [weight] if fused else list(weight.chunk(3))
+        self.parts = nn.ParameterList(parts)
+
+    def loss(self, x: Tensor) -> Tensor:
+        query, key, value = torch.cat([x @ part.T for part in self.parts], dim=-1).chunk(3, dim=-1)
+        return ((query @ key.T).softmax(-1) @ value).square().sum()
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "fisher"])
+def test_one_norm_over_a_unit_does_not_depend_on_fused_weights(reduction: str) -> None:
+    torch.manual_seed(0)
+    weight, batches = torch.randn(12, 5), [torch.randn(3, 5) for _ in range(4)]
+    scores: dict[tuple[bool, str], float] = {}
+    for fused in (True, False):
+        for combine in ("norm", "sum"):
+            model = Attention(weight.clone(), fused)
+            units = {"block": list(model.parts)}
+            found = score_gradients(
+                model, units, batches, model.loss, reduction=reduction, combine=combine
+            )  # type: ignore[call-overload]
+            scores[fused, combine] = found["block"]
+    assert scores[True, "norm"] == pytest.approx(scores[False, "norm"], rel=1e-5)
+    assert scores[True, "sum"] == pytest.approx(scores[True, "norm"], rel=1e-5)  # one tensor
+    if reduction != "fisher":
+        assert scores[False, "sum"] > 1.1 * scores[False, "norm"]
+
+
+def test_a_combination_without_a_definition_is_refused() -> None:
+    with pytest.raises(ValueError, match="not defined for reduction 'mean_batch_norm'"):
+        score(Line(), reduction="mean_batch_norm", combine="norm")
+    with pytest.raises(ValueError, match="combine must be one of"):
+        score(Line(), combine="max")

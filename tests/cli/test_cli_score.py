@@ -231,7 +231,7 @@ def test_faults_are_said_in_one_line(
         ("two answers for the id '1'", twice, "--metric", "coin_gqa", "--references", references),
         ("no prediction has an id", other, "--metric", "coin_gqa", "--references", references),
         ("holds no predictions", empty, "--metric", "coin_gqa"),
-        ("line 2: broken JSON", str(broken), "--metric", "coin_gqa"),
+        ("broken JSON at line 2", str(broken), "--metric", "coin_gqa"),
         (
             "9 predictions but 5 references",
             many,

@@ -225,7 +225,8 @@ def test_a_system_turn_stands_before_the_question(processor: Any, samples: list[
     ("template", "message"),
     [
         (
-            "{{ raise_exception('only\nusers') }}",
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('only\nusers') }}"
+            "{% endif %}",
             "takes no system turn: only users",
         ),
         (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from dmole.cli.main import main
 from dmole.data.task import Task
 from dmole.datamodule import ContinualDataModule
+from dmole.demo.tiny import TINY_PATH
 
 
 def question(index: int, split: str, **changes: Any) -> dict[str, Any]:
@@ -204,3 +206,20 @@ def test_fit_does_not_warn_of_less(
 ) -> None:
     write(test=change)
     assert warnings_logged() == []
+
+
+def test_a_template_that_reads_the_clock_is_an_error_until_a_date_is_set(
+    write: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write()
+    folder = Path(shutil.copytree(TINY_PATH, "model"))
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%Y') }}" + template.read_text())
+    backbone = "class_path: dmole.models.PretrainedBackbone, init_args: {name_or_path: model}"
+    Path("model.yaml").write_text(f"{{model: {{backbone: {{{backbone}}}}}}}")
+    words = ["data", "check", "--config", "own.yaml", "--config", "model.yaml", "--processes", "0"]
+    assert main(words) == 1
+    message = "prompts: cannot use the base model 'model': the chat template writes today's date"
+    assert message in capsys.readouterr().out
+    date = "--model.backbone.init_args.template_date=2026-01-03"
+    assert main([*words, date]) == 0

@@ -127,8 +127,16 @@ def answers(folder: Path) -> dict[str, str]:
 def test_evaluate_computes_the_matrices_again_to_the_last_bit(
     quick_run: Path, evaluated: Path
 ) -> None:
-    for name in (*MATRICES, "routing.csv", "metrics.json"):
+    for name in MATRICES:
         assert (evaluated / name).read_text() == (quick_run / name).read_text()
+    again, first = (
+        json.loads((run / "metrics.json").read_text()) for run in (evaluated, quick_run)
+    )
+    assert again["routing"].pop("trained_with_partner") is None  # nothing was trained
+    assert first["routing"].pop("trained_with_partner") is not None
+    assert again == first
+    tested = [row for row in read_csv(quick_run / "routing.csv") if row["phase"] == "test"]
+    assert read_csv(evaluated / "routing.csv") == tested
     assert answers(evaluated) == answers(quick_run)
 
 

@@ -26,6 +26,16 @@ BOX = (0.1, 0.2, 0.5, 0.8)
         ("<x100><y200><x500><y800>", "auto"),
         ("<y200><x100><y800><x500>", "auto"),
         ("<loc0100><loc0200><loc0500><loc0800>", "tokens"),
+        ("(100,200),(500,800)", "auto"),
+        ("(100, 200) and (500, 800)", "permille"),
+        ("<|box_start|>(100,200),(500,800)<|box_end|>", "auto"),
+        ("<|object_ref_start|>dog (2)<|object_ref_end|><box>(100,200),(500,800)</box>", "auto"),
+        ("<box>100, 200, 500, 800</box>", "auto"),
+        ("<box>[[100, 200, 500, 800]]</box>", "auto"),
+        ("[[0.1,0.2],[0.5,0.8]]", "auto"),
+        ("[[[10%,20%],[50%,80%]]]", "auto"),
+        ("([64, 96], [320, 384])", "pixels"),
+        ('{"bbox_2d": [100, 200, 500, 800], "label": "dog"}', "auto"),
     ],
 )
 def test_a_box_is_read_in_every_unit(text: str, box_format: str) -> None:
@@ -44,7 +54,11 @@ def test_tokens_are_counted_in_bins() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "left", "[0.1, 0.2, 0.5]", "[0.1, 0.2, 0.5, left]", "<x1><x2><x3><y4>", "<x1><y2>"]
+    "text",
+    [
+        *("", "left", "[0.1, 0.2, 0.5]", "[0.1, 0.2, 0.5, left]", "<x1><x2><x3><y4>", "<x1><y2>"),
+        *("(1,2)", "(1,2),(3)", "(1,2) or so (3,4)"),
+    ],
 )
 def test_texts_without_a_box_give_none(text: str) -> None:
     assert BoxReader().read(text) is None

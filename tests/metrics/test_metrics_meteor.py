@@ -92,4 +92,4 @@ def test_bleu_and_rouge_of_equal_captions_are_full_and_name_their_tokenizer() ->
         metric = type(build_metric(name))("python")  # type: ignore[call-arg]
         score = metric.score(["a red cat sits here"], [["A red cat sits here."]])
         assert score.value == pytest.approx(100.0)
-        assert score.details == {"tokenizer": "python"}
+        assert score.details == {"missing": 0, "unparsable": 0, "tokenizer": "python"}

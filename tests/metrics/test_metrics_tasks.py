@@ -93,7 +93,7 @@ def test_exact_match_takes_the_best_reference_and_ignores_case_and_margins() -> 
 
 def test_contains_finds_a_reference_but_not_a_blank_one() -> None:
     score = Contains().score(["a RED ball", "anything", ""], [["red"], [""], [" "]])
-    assert score.per_sample == [100.0, 0.0, 100.0]
+    assert score.per_sample == [100.0, 0.0, 0.0]
 
 
 def test_contains_counts_a_refusal_as_wrong() -> None:

@@ -303,6 +303,69 @@ def test_a_run_of_the_first_format_is_compared_and_one_of_a_later_format_refused
         compare([first, later], tmp_path / "none", [])
 
 
+def test_a_constant_answer_has_a_row_in_every_table_but_is_never_best(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    stated = {"color": {"answer": "re|d", "score": 95.0}, "count": {"answer": "two", "score": 51.0}}
+    matrix = [[0, 0], [90, 5], [88, 70]]
+    folders = [
+        make_run(tmp_path / name, name, matrix, metrics={"constant_answer": stated})
+        for name in "ab"
+    ]
+    text = compare(folders, tmp_path / "out")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| constant")]
+    by_task = ["", "95.00", "51.00 |"]
+    assert [row[1:4] for row in rows] == [["", "73.00", "73.00"], by_task, by_task]
+    assert "(color: re\\|d, count: two)" in text
+    latex = (tmp_path / "out" / "comparison.tex").read_text()
+    assert "constant answer &  & 73.00" in latex
+    with (tmp_path / "out" / "per_task.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [
+        (r["task"], r["Last"], r["BWT"]) for r in lines if r["method"] == "constant answer"
+    ] == [
+        ("color", "95.0", ""),
+        ("count", "51.0", ""),
+    ]
+
+
+@pytest.mark.parametrize("stated", [3, {"color": 3}, {"color": {"score": "x"}}])
+def test_a_broken_constant_answer_is_named(
+    make_run: Callable[..., Path], tmp_path: Path, stated: object
+) -> None:
+    run = make_run(
+        tmp_path / "a", "a", [[0, 0], [9, 0], [9, 9]], metrics={"constant_answer": stated}
+    )
+    with pytest.raises(ValueError, match=r"metrics\.json: .*(constant_answer|score)"):
+        load_run(run)
+
+
+def test_the_spread_of_a_task_does_not_cancel_in_the_mean(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folders = [
+        make_run(tmp_path / str(seed), "a", [[0, 0], [90, 5], last], seed)
+        for seed, last in enumerate([[80, 60], [60, 80]])
+    ]
+    text = compare(folders, tmp_path / "out")
+    assert "| a | 2 | 70.00 ± 0.00 |" in text
+    assert "root mean square over the tasks: a 14.14." in text
+
+
+def test_replayed_samples_are_counted_among_those_trained_on(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "a", "a", [[0, 0], [9, 0], [9, 9]])
+    timing = json.loads((run / "timing.json").read_text())
+    timing["phases"] = [
+        {"stage": 1, "phase": "train", "samples": 100},
+        {"stage": 1, "phase": "evaluate", "samples": None},
+        {"stage": 2, "phase": "train", "samples": 160},
+    ]
+    (run / "timing.json").write_text(json.dumps(timing))
+    assert load_run(run).samples_trained == 260
+
+
 @pytest.mark.parametrize("name", ["evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json"])
 def test_results_that_were_edited_are_refused(runs: list[Path], name: str) -> None:
     names = ["evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json"]

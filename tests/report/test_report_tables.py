@@ -56,6 +56,8 @@ def test_the_best_is_the_best_as_printed(
         ("`x`", "\\`x\\`"),
         ("_a_ *b* ~c~", "\\_a\\_ \\*b\\* \\~c\\~"),
         ("\\|", "\\\\\\|"),
+        ("\x1b[31m\u202ex\x07", "\\\\x1b[31m\\\\u202ex\\\\x07"),
+        ("https://a.b www.c.d me@e.f", "https\\://a.b www\\.c.d me\\@e.f"),
     ],
 )
 def test_a_name_is_shown_as_it_is_and_cannot_leave_its_cell(text: str, shown: str) -> None:
@@ -71,7 +73,7 @@ def test_a_name_is_shown_as_it_is_and_cannot_leave_its_cell(text: str, shown: st
         ("a--b", "a-{}-{}b"),
         ("1 ± 2†", r"1 $\pm$ 2$^\dagger$"),
         ("s_i <= t | `q`", r"s\_i \textless{}= t \textbar{} \textasciigrave{}q\textasciigrave{}"),
-        ("a\n\n\\end{table}\x07", r"a \textbackslash{}end\{table\}"),
+        ("a\n\n\\end{table}\x07", r"a \textbackslash{}end\{table\}\textbackslash{}x07"),
     ],
 )
 def test_latex_prints_a_text_as_it_is(text: str, shown: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import json
 import os
@@ -176,3 +177,26 @@ def test_json_that_cannot_be_read_is_named(
         read_json(path)
     with pytest.raises(ValueError, match=rf"^cannot read router .*a\.json: .*{reason}"):
         read_json(path, "router")
+
+
+def test_a_cell_that_a_spreadsheet_would_compute_becomes_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    cells = ["=1+1", "+x", "-x", "@x", "\tx", "-1.5", "+2", "nan", "-inf", "a=b", "\x1b", -3]
+    write_csv(path, ("=a",), [{"=a": cell} for cell in cells])
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row[0] for row in csv.reader(file)]
+    shown = [
+        "'=1+1",
+        "'+x",
+        "'-x",
+        "'@x",
+        r"'\tx",
+        "-1.5",
+        "+2",
+        "nan",
+        "-inf",
+        "a=b",
+        r"\x1b",
+        "-3",
+    ]
+    assert rows == ["'=a", *shown]

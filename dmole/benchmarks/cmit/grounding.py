@@ -17,7 +17,7 @@ from dmole.benchmarks.shared.boxes import (
 )
 from dmole.benchmarks.shared.rule import Rule
 from dmole.metrics.base import ScoringItem
-from dmole.metrics.boxes import Box, BoxReader, intersection_over_union
+from dmole.metrics.boxes import Box, BoxReader, in_image, intersection_over_union
 
 _FIRST_BRACKET = re.compile(r"\[++([^,\n]*+),([^,\n]*+),([^,\n]*+),([^\]\n]*+)\]")
 _ANY_UNIT = BoxReader(box_format="auto", parser="bracket")
@@ -68,7 +68,7 @@ def _single_overlap(box: Box, gold: Box, size: tuple[float, float]) -> float:
 
 def _corrected(item: ScoringItem) -> float | None:
     box = _ANY_UNIT.read(item.text)
-    if box is None:
+    if box is None or not in_image(box):
         return None
     overlaps = []
     for reference in item.references:
@@ -99,7 +99,9 @@ SKVG = Rule(
     "precision; unreadable is wrong",
     fixes=(
         "the first bracket of four numbers counts, not the first with three commas",
-        "round brackets, line breaks, semicolons, percent signs and box tokens are read",
+        "round brackets, two corners ('(x1,y1),(x2,y2)'), line breaks, semicolons, percent signs "
+        "and box tokens are read",
+        "a box outside the image counts as unreadable",
         "the overlap is taken in double precision",
         INVERTED_FIX,
     ),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dmole.benchmarks.metrics import Details, ProfiledMetric
+from dmole.benchmarks.metrics import (
+    Details,
+    ProfiledMetric,
+    count_unparsable,
+    judge_corrected,
+)
 from dmole.benchmarks.shared.options import (
     LETTERS,
     judge_letter,
-    option_letter,
     option_texts,
     right_letters,
 )
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words
-from dmole.benchmarks.shared.words import same_tidy, soft_rule
+from dmole.benchmarks.shared.words import BLANK_FIX, same_tidy, soft_rule
 from dmole.metrics.base import Profile, ProfileScore, ScoringItem
-from dmole.metrics.matching import exact_match
+from dmole.metrics.readers import option_letter
 
 
 def release_letter(text: str, options: Mapping[str, str]) -> str | None:
@@ -77,15 +81,21 @@ def _multichoice_corrected(item: ScoringItem) -> float | None:
     return judge_letter(item, letter)
 
 
-def _exact(item: ScoringItem) -> float:
-    return exact_match(item.text, item.references)
+def release_equal(prediction: str, answer: str) -> bool:
+    """Return whether both are equal, trimmed and in lower case.
+
+    Example:
+        >>> release_equal(" Red", "red"), release_equal(" ", "")
+        (True, True)
+    """
+    return prediction.strip().lower() == answer.strip().lower()
 
 
 EXACT = Rule(
-    published=_exact,
+    published=any_reference(release_equal),
     corrected=any_reference(same_tidy),
     does="trimmed and lower-cased, equal to any accepted answer",
-    fixes=("double spaces and a final period are ignored on both sides",),
+    fixes=("double spaces and a final period are ignored on both sides", BLANK_FIX),
     source="D-MoLE, eval/vqa/evaluate_vqa.py",
 )
 
@@ -100,7 +110,8 @@ MULTICHOICE = Rule(
     fixes=(
         "a lower-case letter is an answer",
         "a word that begins with an option's letter ('dark red', 'Because ...') is not that option",
-        "a letter in brackets or at the end of a sentence is read",
+        "a letter in brackets or at the end of a sentence is read, one that the answer rules out "
+        "('not A') is passed over",
         "options are found as whole words, in either case, the longest first",
     ),
     source="D-MoLE, eval/vqa/evaluate_multi_choice.py",
@@ -134,9 +145,11 @@ class MultichoiceInBatches(ProfiledMetric):
         published: list[float] = []
         for start in range(0, len(items), self.batch_size):
             published += judge_batch(items[start : start + self.batch_size])
-        corrected = [MULTICHOICE.corrected(item) or 0.0 for item in items]
+        corrected = [judge_corrected(MULTICHOICE, item) for item in items]
         profiles = {}
+        details: Details = {"batch_size": self.batch_size}
         for profile, scores in (("published", published), ("corrected", corrected)):
-            percent = [100.0 * score for score in scores]
+            percent = [100.0 * (score or 0.0) for score in scores]
             profiles[profile] = ProfileScore(sum(percent) / len(percent), percent)
-        return profiles, {"batch_size": self.batch_size}
+            details[f"unparsable_{profile}"] = count_unparsable(items, scores)
+        return profiles, details

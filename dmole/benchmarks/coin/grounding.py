@@ -76,7 +76,9 @@ coin_overlap = _overlap_of(sliced_box, scale=True)
 coin_regex_overlap = _overlap_of(decimals_box, scale=False)
 
 _READING_FIX = (
-    "the first four numbers are read with signs and exponents, in brackets where there are"
+    "the first four numbers are read with signs and exponents, in brackets where there are, also "
+    "as two corners ('(x1,y1),(x2,y2)'); numbers that sum to 4 or more are not in 0..1 and count "
+    "as unreadable"
 )
 
 COIN_GROUNDING = Rule(

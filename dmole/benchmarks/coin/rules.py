@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from string import ascii_uppercase
 
-from dmole.benchmarks.shared.options import LETTERS, allowed_letters, judge_letter, option_letter
+from dmole.benchmarks.shared.options import LETTERS, allowed_letters, judge_letter
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words, tidy
-from dmole.benchmarks.shared.words import REFUSAL, same_tidy, same_upper, soft_rule
+from dmole.benchmarks.shared.words import (
+    BLANK_FIX,
+    REFUSAL,
+    same_tidy,
+    same_upper,
+    soft_rule,
+)
 from dmole.metrics.base import ScoringItem
+from dmole.metrics.readers import option_letter
 
 _FOLDER = "CoIN, ETrain/Eval/LLaVA/CoIN/"
 
@@ -102,7 +109,7 @@ GQA = Rule(
     corrected=any_reference(same_tidy),
     does="the answer in lower case without final periods equals the gold one; questions without "
     "an answer are not counted",
-    fixes=("the gold answer is lower-cased too", _TIDY_FIX),
+    fixes=("the gold answer is lower-cased too", _TIDY_FIX, BLANK_FIX),
     source=_FOLDER + "convert_gqa_for_eval.py, eval_gqa.py",
 )
 
@@ -110,7 +117,7 @@ VIZWIZ = Rule(
     published=any_reference(same_upper),
     corrected=any_reference(same_tidy),
     does="equal in upper case, not trimmed; questions without an answer are not counted",
-    fixes=(_TIDY_FIX,),
+    fixes=(_TIDY_FIX, BLANK_FIX),
     source=_FOLDER + "eval_vizwiz.py",
 )
 
@@ -118,7 +125,7 @@ VQAV2 = Rule(
     published=any_reference(same_upper),
     corrected=any_reference(same_tidy),
     does="equal in upper case, not trimmed; questions without an answer are not counted",
-    fixes=(_TIDY_FIX,),
+    fixes=(_TIDY_FIX, BLANK_FIX),
     source=_FOLDER + "eval_vqav2.py",
 )
 
@@ -126,7 +133,7 @@ OCRVQA = Rule(
     published=any_reference(ocrvqa),
     corrected=any_reference(same_tidy),
     does="equal in lower case, not trimmed; an answer holding 'Unanswerable' is wrong",
-    fixes=("'Unanswerable' is right where it is the gold answer", _TIDY_FIX),
+    fixes=("'Unanswerable' is right where it is the gold answer", _TIDY_FIX, BLANK_FIX),
     source=_FOLDER + "eval_ocrvqa.py",
 )
 
@@ -140,6 +147,7 @@ SCIENCEQA = Rule(
         "the article 'a' is not option A",
         "other lone characters ('I', the s of 's, a digit) are passed over, not taken for an "
         "answer",
+        "a letter that the answer rules out ('not A') is passed over",
     ),
     source="CoIN, ETrain/Eval/LLaVA/CoIN/eval_science_qa.py",
     missing="wrong",

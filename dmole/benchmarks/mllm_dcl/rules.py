@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmole.benchmarks.shared.rule import Rule, any_reference, has_words, tidy
-from dmole.benchmarks.shared.words import REFUSAL, same_tidy
+from dmole.benchmarks.shared.words import BLANK_FIX, REFUSAL, same_tidy
 from dmole.metrics.base import ScoringItem
 
 _FOLDER = "MCITlib, LoRA-FT/llava/eval/CoIN/"
@@ -21,14 +21,13 @@ def occurs(prediction: str, answer: str) -> bool:
 
 
 def occurs_as_words(prediction: str, answer: str) -> bool:
-    """Return whether the answer occurs as whole words; a blank answer matches a blank one only.
+    """Return whether the answer occurs as whole words; a blank answer occurs in nothing.
 
     Example:
         >>> occurs_as_words("this is abnormal", "no"), occurs_as_words("No.", "no")
         (False, True)
     """
-    text, words = tidy(prediction), tidy(answer)
-    return has_words(text, words) if words else not text
+    return has_words(tidy(prediction), tidy(answer))
 
 
 def domain(prediction: str, answer: str) -> bool:
@@ -106,7 +105,7 @@ def finance(prediction: str, answer: str) -> bool:
 
 def finance_corrected(prediction: str, answer: str) -> bool:
     """Return whether both are equal in lower case without white space and periods."""
-    return _squeeze(prediction) == _squeeze(answer)
+    return _squeeze(prediction) == _squeeze(answer) != ""
 
 
 def _squeeze(text: str) -> str:
@@ -150,7 +149,8 @@ RS_AD = Rule(
     fixes=(
         "only whole words count: 'no' is not found in 'north' or 'casino'",
         "decimal points stay ('72.2' equals itself); a final period is ignored on both sides",
-        "a blank answer matches a blank prediction only",
+        "a blank gold answer matches nothing",
+        BLANK_FIX,
         _REFUSAL_FIX,
     ),
     source=_FOLDER + "eval_ai2d.py",
@@ -162,7 +162,8 @@ MED = Rule(
     does="the answer occurs anywhere in the prediction, in any case; 'Unanswerable' is wrong",
     fixes=(
         "only whole words count: 'no' is not found in 'abnormal'",
-        "a blank answer matches a blank prediction only",
+        "a blank gold answer matches nothing",
+        BLANK_FIX,
         _REFUSAL_FIX,
     ),
     source=_FOLDER + "eval_pvqa.py",
@@ -179,6 +180,7 @@ SCI = Rule(
         "a name that the gold list repeats counts once",
         "'which states' is found in any case",
         "elsewhere only whole words count; margins and a final period are ignored",
+        BLANK_FIX,
         _REFUSAL_FIX,
     ),
     source=_FOLDER + "eval_sci.py",
@@ -189,6 +191,6 @@ FIN = Rule(
     published=any_reference(finance),
     corrected=any_reference(finance_corrected),
     does="equal in lower case after spaces and periods are removed from the prediction only",
-    fixes=("white space and periods are removed from the gold answer too",),
+    fixes=("white space and periods are removed from the gold answer too", BLANK_FIX),
     source=_FOLDER + "eval_finvis.py",
 )

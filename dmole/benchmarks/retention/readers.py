@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
+import codecs
 from pathlib import Path
 from typing import Any
 
 from dmole.data.items import Item, Numbered, SourceFiles, letter_of
 from dmole.data.prompts import lettered
 from dmole.data.streaming import kind_of
+from dmole.storage.files import open_file, parse_json, read_text
 
 MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 
@@ -49,7 +50,7 @@ def mme_items(source: SourceFiles) -> Numbered:
         raise ValueError(f"{source.path}: must be a folder with one .txt file per sub-task")
     position = 0
     for path in files:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        for number, line in enumerate(read_text(path, limit=None).split("\n"), start=1):
             if not line.strip():
                 continue
             columns = [column.strip() for column in line.split("\t")]
@@ -107,7 +108,7 @@ def _options(value: Any) -> list[str]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
             raise ValueError(f"'options' is no list: {value!r}") from error
     if value is not None and not isinstance(value, list):
         raise ValueError(f"'options' must be a list, got {kind_of(value)}")
@@ -115,18 +116,18 @@ def _options(value: Any) -> list[str]:
 
 
 def _has_lines(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.read(64).lstrip()[:1] == "{"
+    with open_file(path) as file:
+        return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{"
 
 
 def _lines(path: Path) -> Numbered:
-    for index, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n")):
+    for index, line in enumerate(read_text(path, limit=None).split("\n")):
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: broken JSON at line {index + 1}: {error.msg}") from error
+            item = parse_json(line, line=index + 1)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         if not isinstance(item, dict):
             raise ValueError(f"{path}: line {index + 1} is {kind_of(item)}, not an object")
         yield index, item

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dmole.benchmarks.shared.rule import Judge
 from dmole.metrics.base import ScoringItem
-from dmole.metrics.boxes import Box, BoxReader, read_size
+from dmole.metrics.boxes import Box, BoxReader, has_area, read_size
 
 Overlap = Callable[[ScoringItem], float | None]
 """Best overlap of an item in 0..1; None if the answer holds no box."""
@@ -16,13 +16,21 @@ _BRACKET = BoxReader(box_format="unit", parser="bracket")
 _NUMBERS = BoxReader(box_format="unit", parser="numbers")
 _PIXELS = BoxReader(box_format="unit", parser="bracket")  # read, but not rescaled
 
-INVERTED_FIX = "an inverted box has no area, not a negative or a positive one"
+INVERTED_FIX = (
+    "an inverted box has no area, not a negative or a positive one, and counts as unreadable"
+)
 """Treatment of inverted boxes in the corrected profiles."""
 
 
 def any_box(text: str) -> Box | None:
-    """Return the first four numbers in brackets, else the first four numbers, in 0..1."""
-    return _BRACKET.read(text) or _NUMBERS.read(text)
+    """Return the first box in brackets, else the first four numbers, in 0..1.
+
+    Returns:
+        None if there is no box, or it has no area, or its numbers sum to 4 or more and are
+        therefore not in 0..1.
+    """
+    box = _BRACKET.read(text) or _NUMBERS.read(text)
+    return box if box is not None and has_area(box) and sum(box) < 4.0 else None
 
 
 def four_numbers(fields: list[str]) -> Box | None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dmole.metrics.base import ScoringItem
 
 LETTERS = "ABCDE"
-
-# "a" and "A" before another word are the article, unless that word refers to the option
-_ARTICLE = r"[aA](?=[ \t]+\w)(?![ \t]+(?:is|or|and|because|since)\b)"
-_OPTION = re.compile(rf"(?<![^\W_])(?!{_ARTICLE})([A-Ea-e])(?![^\W_]|['\u2019])")
 
 
 def right_letter(reference: str, metadata: Mapping[str, Any]) -> str:
@@ -65,21 +60,6 @@ def option_texts(metadata: Mapping[str, Any]) -> list[str]:
 def allowed_letters(item: ScoringItem) -> str:
     """Return the letters of the options of an item, all five if it lists none."""
     return LETTERS[: len(option_texts(item.metadata)) or len(LETTERS)]
-
-
-def option_letter(text: str, allowed: str) -> str | None:
-    """Return the first option letter of an answer; the article "a" is not a letter.
-
-    Example:
-        >>> option_letter("Because a plant is green, E", "ABCDE")
-        'E'
-        >>> option_letter("It is a rock", "ABCDE") is None
-        True
-    """
-    for match in _OPTION.finditer(text):
-        if match[1].upper() in allowed:
-            return match[1].upper()
-    return None
 
 
 def right_letters(item: ScoringItem) -> set[str]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import re
-
 from rapidfuzz.distance import Levenshtein
 
-from dmole.benchmarks.shared.rule import Rule, any_reference, tidy
+from dmole.benchmarks.shared.rule import Rule, any_reference
+from dmole.benchmarks.shared.words import BLANK_FIX, same_tidy
 from dmole.metrics.base import ScoringItem
+from dmole.metrics.readers import read_number
 
 CUT_OFF = 0.5
 TOLERANCE = 0.05
-
-_NOT_NUMERIC = re.compile(r"[\s,$€£¥]")
 
 
 def _plain(text: str) -> str:
@@ -44,7 +41,7 @@ def similarity_corrected(prediction: str, answer: str) -> float:
     """
     first, second = _plain(prediction), _plain(answer)
     length = max(len(first), len(second))
-    return 1.0 - Levenshtein.distance(first, second) / length if length else 1.0
+    return 1.0 - Levenshtein.distance(first, second) / length if length else 0.0
 
 
 def anls(item: ScoringItem, corrected: bool = False, cut_off: float = CUT_OFF) -> float:
@@ -71,24 +68,27 @@ def relaxed(prediction: str, answer: str) -> bool:
     return prediction.lower() == answer.lower()
 
 
-def relaxed_corrected(prediction: str, answer: str) -> bool:
-    """Return the relaxed comparison with units in numbers allowed and zero as a number.
+def relaxed_corrected(prediction: str, answer: str) -> bool | None:
+    """Return the relaxed comparison with signs in numbers allowed and zero as a number.
+
+    Returns:
+        None if the accepted answer is a number and the prediction is not.
 
     Example:
         >>> relaxed_corrected("$1,040", "1000"), relaxed_corrected("0.0", "0")
         (True, True)
+        >>> relaxed_corrected("about 100", "100") is None
+        True
     """
-    predicted, gold = (_NOT_NUMERIC.sub("", tidy(text)) for text in (prediction, answer))
-    if predicted.endswith("%") != gold.endswith("%"):
-        predicted, gold = predicted.rstrip("%"), gold.rstrip("%")
-    first, second = _number(predicted), _number(gold)
-    if first is None or second is None or not (math.isfinite(first) and math.isfinite(second)):
-        return tidy(prediction) == tidy(answer)
-    return abs(first - second) <= TOLERANCE * abs(second)
+    gold = read_number(answer)
+    if gold is None:
+        return same_tidy(prediction, answer)
+    predicted = read_number(prediction)
+    return None if predicted is None else abs(predicted - gold) <= TOLERANCE * abs(gold)
 
 
 def _number(text: str) -> float | None:
-    """Return the number in a text, with 50% as 0.5, or None."""
+    """Return the number in a text as in D-MoLE, with 50% as 0.5, or None."""
     percent = text.endswith("%")
     try:
         value = float(text.rstrip("%") if percent else text)
@@ -100,6 +100,7 @@ def _number(text: str) -> float | None:
 _ANLS_FIXES = (
     "the length is that of the texts that are compared, not of the raw ones: margins and letters "
     "such as ß do not change it",
+    BLANK_FIX,
 )
 
 ANLS = Rule(
@@ -126,7 +127,10 @@ RELAXED = Rule(
         "a gold answer of zero is compared as a number",
         "thousands separators and currency signs are ignored",
         "a percent sign on one side only is ignored",
+        "the words zero to ten are numbers, 'nan', '1_000' and '1,04' are not",
         "margins and a final period of texts are ignored",
+        "an answer that is no number, where the gold answer is one, counts as unreadable",
+        BLANK_FIX,
     ),
     source="D-MoLE, eval/vqa/evaluate_vqa.py",
 )

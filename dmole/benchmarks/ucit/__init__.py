@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dmole.benchmarks.benchmark import Benchmark, Guide, Size, Sizes
 from dmole.benchmarks.shared.rule import Rule, any_reference
-from dmole.benchmarks.shared.words import same_tidy, same_upper
+from dmole.benchmarks.shared.words import BLANK_FIX, same_tidy, same_upper
 from dmole.benchmarks.ucit.captions import UCITCaption
 from dmole.benchmarks.ucit.miniature import write_ucit
 
@@ -43,7 +43,7 @@ UCIT_EXACT = Rule(
     published=any_reference(same_upper),
     corrected=any_reference(same_tidy),
     does="equal in upper case, not trimmed",
-    fixes=("margins, double spaces and a final period are ignored on both sides",),
+    fixes=("margins, double spaces and a final period are ignored on both sides", BLANK_FIX),
     source="MCITlib, LoRA-FT/llava/eval/CoIN/eval_deepseek_r1.py",
 )
 

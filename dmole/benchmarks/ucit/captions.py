@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from dmole.benchmarks.metrics import Details, ProfiledMetric
-from dmole.metrics.base import Profile, ProfileScore, ScoringItem
-from dmole.metrics.captions import SetScore, score_captions
+from dmole.metrics.base import (
+    PROFILES,
+    Profile,
+    ProfileScore,
+    ScoringItem,
+)
+from dmole.metrics.captions import SetScore, count_wordless, score_tokens, tokenize_captions
 from dmole.metrics.meteor import meteor_missing, require_meteor
 from dmole.metrics.tokenizers import resolve_tokenizer
 
@@ -19,7 +24,8 @@ class UCITCaption(ProfiledMetric):
     x 100, with answers and references paired by position. The corrected score is CIDEr x 100, as
     in COCO evaluation, paired by id: a mean of different scales is dominated by CIDEr anyway. The
     details hold all seven figures and the name of the tokenizer. The published score of a sample
-    is the mean of its seven figures; BLEU and METEOR of a set are not means over samples.
+    is the mean of its seven figures; BLEU and METEOR of a set are not means over samples. Captions
+    in which the tokenizer finds no word count as unreadable.
 
     Args:
         tokenizer: "ptb" (Java), "python", or "auto", which is "ptb" if Java is on the path.
@@ -50,8 +56,11 @@ class UCITCaption(ProfiledMetric):
         missing = meteor_missing()
         names = ("bleu", "rouge_l", "cider") if missing else ("bleu", "meteor", "rouge_l", "cider")
         texts, references = [item.text for item in items], [item.references for item in items]
-        scores = score_captions(texts, references, self.tokenizer_name, names)
+        predicted, accepted = tokenize_captions(texts, references, self.tokenizer_name)
+        scores = score_tokens(predicted, accepted, names)
+        wordless = count_wordless([item.prediction for item in items], predicted)
         details: Details = {"tokenizer": self.tokenizer_name}
+        details |= {f"unparsable_{profile}": wordless for profile in PROFILES}
         details |= {name: 100.0 * value for name, (value, _) in scores.items()}
         profiles = {"corrected": _percent(scores["cider"])}
         if missing:

@@ -1,0 +1,112 @@
+"""A base model that is loaded from a folder or a model hub."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from dmole.data.templates import PromptSettings
+from dmole.messages import first_line
+from dmole.models.backbone import Backbone
+from dmole.models.discovery import Patterns
+from dmole.models.processors import load_processor, set_image_settings
+from dmole.models.quantization import Quantization, quantization_config
+
+log = logging.getLogger("dmole")
+
+
+class PretrainedBackbone(Backbone):
+    """A base model loaded from a folder or a model hub.
+
+    Args:
+        name_or_path: Folder, hub name, or ``tiny`` for the model that ships with the package.
+        dtype: Precision of the frozen weights: ``float32``, ``bfloat16``, ``float16``.
+        attn_implementation: As in transformers: ``eager``, ``sdpa``, ``flash_attention_2``.
+        revision: Commit, branch or tag on the hub.
+        trust_remote_code: Run code from the model's folder. Off by default.
+        patterns: Overrides of the discovery of modalities and blocks, for unknown families.
+        quantization: Load the linears of the base model with ``8bit`` or ``4bit`` weights; needs
+            the extra ``quantized``. Units of such a model cannot be scored by gradients.
+        image_settings: Settings of the image processor to override, for instance ``max_pixels``.
+        prompt_style: Name of a prompt style that replaces the chat template, ``llava`` or
+            ``paligemma``; by default only for families whose published models have no template.
+        template_variables: Variables of the chat template, for instance
+            ``{enable_thinking: false}``.
+        template_date: Day that the chat template reads as today, ``YYYY-MM-DD``. A template that
+            reads the clock is refused without it.
+
+    Raises:
+        ValueError: If the model cannot be loaded, or its prompts cannot be written; the message
+            names the model.
+
+    Example:
+        >>> from dmole import PretrainedBackbone
+        >>> backbone = PretrainedBackbone("tiny")
+        >>> [block.name for block in backbone.blocks][:2], backbone.parameter_count()
+        (['vision.0', 'vision.1'], 2269184)
+    """
+
+    def __init__(
+        self,
+        name_or_path: str = "tiny",
+        dtype: str = "float32",
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        patterns: Patterns | None = None,
+        quantization: Quantization | None = None,
+        image_settings: dict[str, Any] | None = None,
+        prompt_style: str | None = None,
+        template_variables: dict[str, Any] | None = None,
+        template_date: str | None = None,
+    ) -> None:
+        from transformers import AutoModelForImageTextToText
+
+        source = _resolve(name_or_path)
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if trust_remote_code:
+            log.warning("trust_remote_code is on: code of %s runs on this machine", name_or_path)
+        if revision is not None:
+            options["revision"] = revision
+        model_options: dict[str, Any] = {"dtype": dtype}
+        if attn_implementation is not None:
+            model_options["attn_implementation"] = attn_implementation
+        if quantization is not None:
+            model_options["quantization_config"] = quantization_config(quantization, dtype)
+        prompts = PromptSettings(prompt_style, template_variables or {}, template_date)
+        try:
+            processor = load_processor(source, **options)
+            model = AutoModelForImageTextToText.from_pretrained(source, **options, **model_options)
+        except (OSError, ValueError) as error:
+            reason = _load_error(source, name_or_path, error)
+            raise ValueError(f"cannot load the base model {name_or_path!r}: {reason}") from error
+        if image_settings:
+            set_image_settings(processor, image_settings)
+        try:
+            super().__init__(model, processor, patterns, prompts)
+        except ValueError as error:
+            raise ValueError(f"cannot use the base model {name_or_path!r}: {error}") from error
+
+
+def _load_error(source: str, name: str, error: Exception) -> str:
+    """Return one line with the reason why a base model cannot be loaded."""
+    first = first_line(error)
+    if "trust_remote_code" in str(error):
+        return "it contains custom code; trust_remote_code: true runs it on this machine"
+    if Path(source).exists():
+        return first
+    if name.startswith((".", "/", "~")):
+        return "there is no such folder"
+    if "connect" in first or "offline" in str(error).lower():
+        return f"{name} is neither a folder nor in the local cache, and the hub is unreachable"
+    return first
+
+
+def _resolve(name_or_path: str) -> str:
+    if name_or_path == "tiny":
+        from dmole.demo.tiny import TINY_PATH
+
+        return str(TINY_PATH)
+    path = Path(name_or_path).expanduser()
+    return str(path) if path.exists() else name_or_path

@@ -1,0 +1,249 @@
+"""Damages files of a run in place: bytes, values, kinds of files, and attempts to execute."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+Mutation = Callable[[random.Random, Path], None]
+
+DEEP: Any = 1
+for _ in range(90):
+    DEEP = [DEEP]
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, 10**15, 2**63 - 1, 2**63, 10**400),
+    *(float("nan"), float("inf"), float("-inf"), "", "x", "1", "nan", " ", "a" * 5000, "a." * 5000),
+    *(
+        "\x1b[31m",
+        "\u202eabc",
+        "=cmd|'/C calc'!A0",
+        "a\nb",
+        "a\0b",
+        "\ud800",
+        "../../x",
+        "/dev/zero",
+    ),
+    *([], {}, [[]], [None], {"": None}, {"a": {"a": 1}}, [1] * 1000, DEEP, "subprocess.Popen"),
+)
+"""Values that take the place of others: types, ends of ranges, texts that programs act on."""
+
+
+def execution(marker: Path) -> dict[str, Any]:
+    """Return settings that create a file where they are instantiated."""
+    arguments = {"args": ["touch", str(marker)]}
+    return {"class_path": "subprocess.Popen", "init_args": arguments}
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self._marker}",)
+
+
+def paths_in(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value of nested lists and mappings."""
+    yield path
+    if isinstance(content, dict):
+        entries = list(content.items())
+    else:
+        entries = list(enumerate(content)) if isinstance(content, list) else []
+    for key, value in entries:
+        yield from paths_in(value, (*path, key))
+
+
+def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return a copy of nested lists and mappings with another value at a path."""
+    if not path:
+        return value
+    copy = dict(content) if isinstance(content, dict) else list(content)
+    copy[path[0]] = replaced(copy[path[0]], path[1:], value)
+    return copy
+
+
+def altered(rng: random.Random, content: Any, attack: Any = None) -> Any:
+    """Return nested values with one of them replaced, removed, repeated or exchanged."""
+    paths = list(paths_in(content))
+    path = rng.choice(paths)
+    parent = content
+    for key in path[:-1]:
+        parent = parent[key]
+    kind = rng.random()
+    if path and kind < 0.15:
+        rest = dict(parent) if isinstance(parent, dict) else list(parent)
+        del rest[path[-1]]
+        return replaced(content, path[:-1], rest)
+    if kind < 0.3:
+        other = content
+        for key in rng.choice(paths):
+            other = other[key]
+        return replaced(content, path, other)
+    if attack is not None and kind < 0.5:
+        return replaced(content, path, rng.choice([attack, [attack]]))
+    return replaced(content, path, rng.choice(VALUES))
+
+
+# -- kinds of files ----------------------------------------------------------------------------
+
+
+def flip_bytes(rng: random.Random, path: Path) -> None:
+    """Change a few bytes."""
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 1, 3, 30]) if content else 0):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    path.write_bytes(content)
+
+
+def resize(rng: random.Random, path: Path) -> None:
+    """Cut a file, or append to it, up to a terabyte that takes no space."""
+    size = path.stat().st_size
+    os.truncate(path, rng.choice([0, 1, size // 2, max(size - 1, 0), size + 1, 1 << 40]))
+
+
+def other_kind(rng: random.Random, path: Path) -> None:
+    """Put something else in place of a file: a pipe, a device, a folder, a loop, nothing."""
+    path.unlink()
+    kind = rng.randrange(6)
+    if kind == 0:
+        os.mkfifo(path)
+    elif kind == 1:
+        path.mkdir()
+    elif kind == 2:
+        path.symlink_to(path.name)
+    elif kind == 3:
+        path.symlink_to(rng.choice(["/dev/zero", "/dev/null", "/dev/tty", "/proc/self/mem"]))
+    elif kind == 4:
+        path.symlink_to("nowhere")
+    elif kind == 5:
+        with socket.socket(socket.AF_UNIX) as server:
+            here = Path.cwd()
+            os.chdir(path.parent)  # the path of a socket is short
+            server.bind(path.name)
+            os.chdir(here)
+
+
+def exchange(rng: random.Random, path: Path) -> None:
+    """Copy another file of the run over this one."""
+    files = [file for file in sorted(path.parent.parent.rglob("*")) if file.is_file()]
+    same = [file for file in files if file.suffix == path.suffix]
+    other = rng.choice(same if same and rng.random() < 0.8 else files)
+    if other != path:
+        shutil.copyfile(other, path)
+
+
+def bomb(rng: random.Random, path: Path) -> None:
+    """Write a short text that takes much time or memory to read."""
+    doubling = "l0: &l0 [x]\n" + "".join(
+        f"l{i}: &l{i} [*l{i - 1}, *l{i - 1}]\n" for i in range(1, 40)
+    )
+    texts = [
+        "[" * 200_000,
+        '{"a":' * 200_000,
+        "a: " + "[" * 5000,
+        "9" * 10_000_000,
+        doubling,
+    ]
+    path.write_text(
+        rng.choice([*texts, "a: &a [*a]", "a" * 20_000_000, "," * 1_000_000, "\0" * 1000])
+    )
+
+
+# -- contents ----------------------------------------------------------------------------------
+
+
+def change_json(rng: random.Random, path: Path) -> None:
+    """Change values of a JSON file."""
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(altered(rng, content)))
+
+
+def change_lines(rng: random.Random, path: Path) -> None:
+    """Change values of one line of JSON lines, or repeat, remove or reorder lines."""
+    lines = path.read_text().splitlines()
+    index = rng.randrange(len(lines))
+    if rng.random() < 0.3:
+        lines[index : index + 1] = [lines[index]] * rng.choice([0, 2])
+    else:
+        lines[index] = json.dumps(altered(rng, json.loads(lines[index])))
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def change_yaml(rng: random.Random, path: Path) -> None:
+    """Change values of a YAML file, also to a class whose instance runs a command."""
+    content = yaml.safe_load(path.read_text())
+    changed = altered(rng, content, execution(path.parent / "executed"))
+    path.write_text(json.dumps(changed), encoding="utf-8")  # JSON is YAML
+
+
+def change_csv(rng: random.Random, path: Path) -> None:
+    """Change a cell of a table, or repeat or remove a row."""
+    rows = list(csv.reader(io.StringIO(path.read_text())))
+    row = rng.randrange(len(rows))
+    if rng.random() < 0.3:
+        rows[row : row + 1] = [rows[row]] * rng.choice([0, 2])
+    else:
+        rows[row][rng.randrange(len(rows[row]))] = str(rng.choice(VALUES))
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8", errors="replace")
+
+
+def change_tensors(rng: random.Random, path: Path) -> None:
+    """Change the header of a safetensors file: names, types, shapes, offsets, its length."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = altered(rng, json.loads(content[8 : 8 + length]))
+    kinds = ["F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "C64"]
+    if rng.random() < 0.3 and isinstance(header, dict):
+        for entry in header.values():
+            if isinstance(entry, dict) and "dtype" in entry:
+                entry["dtype"] = rng.choice(kinds)
+    text = json.dumps(header).encode()
+    stated = rng.choice([len(text)] * 6 + [0, 1, 2**63, 2**40])
+    path.write_bytes(struct.pack("<Q", stated) + text + content[8 + length :])
+
+
+def change_checkpoint(rng: random.Random, path: Path) -> None:
+    """Change values of a checkpoint, or put an object in it that runs a command when read."""
+    marker = path.parent / "executed"
+    if rng.random() < 0.1:
+        path.write_bytes(pickle.dumps(Touch(marker)))
+        return
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    torch.save(altered(rng, content, Touch(marker)), path)
+
+
+_OF_ANY: tuple[Mutation, ...] = (flip_bytes, resize, other_kind, exchange, bomb)
+_BY_SUFFIX: dict[str, Mutation] = {
+    ".json": change_json,
+    ".jsonl": change_lines,
+    ".yaml": change_yaml,
+    ".csv": change_csv,
+    ".safetensors": change_tensors,
+    ".ckpt": change_checkpoint,
+}
+
+
+def mutate(rng: random.Random, path: Path) -> str:
+    """Damage a file and return the name of the mutation."""
+    by_suffix = _BY_SUFFIX.get(path.suffix)
+    mutation = by_suffix if by_suffix and rng.random() < 0.7 else rng.choice(_OF_ANY)
+    mutation(rng, path)
+    return mutation.__name__
