@@ -12,7 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
 from dmole.routing import gate_set_name
 from dmole.run.context import EvaluationPass
-from dmole.run.loading import load_experts_and_router
+from dmole.run.learned import load_experts_and_router
 from dmole.storage.files import read_json
 
 if TYPE_CHECKING:

@@ -25,14 +25,14 @@ from dmole.routing import AutoencoderRouter
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.lightning_private import disable_signal_handlers
-from dmole.run.loading import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.restoring import (
     adopt_files,
+    is_repeatable,
     lacks_checkpoint,
     loss_error,
     restore_files,
-    trained_since,
 )
 from dmole.run.run_files import RunFile
 from dmole.run.run_folder import finished_folder
@@ -216,6 +216,8 @@ class ContinualTrainer(Trainer):
             log.info("resuming %s", state.run_dir)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
+            if state.changed:  # a setting may change the answers
+                state.callback_of(EvaluationMatrix).answers.clear()
             self._restore_resumed(module)
         else:
             save_sequence(state, module)  # from now on the run can be resumed
@@ -380,7 +382,7 @@ class ContinualTrainer(Trainer):
         stage_now, answers = state.stage, matrix.answers.state_dict()
         for stage in [BEFORE_TRAINING, *state.plan]:
             names = matrix.lost_at(stage.index, lost)
-            if names and not trained_since(state, stage):
+            if names and is_repeatable(state, stage):
                 log.info("stage %d is evaluated again for %s", stage.index, ", ".join(names))
                 state.stage = stage
                 routed = matrix.plan(state, module)

@@ -9,6 +9,7 @@ from dmole.callbacks.answers import AnswerBook, GateSet, read_journal
 from dmole.callbacks.router_fitting import embed_samples
 from dmole.routing import RouteQuery
 from dmole.run.context import EvaluationPass
+from dmole.storage.content import content_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,8 @@ def sample_names(state: SequenceState, task: str) -> list[str]:
 def journal_of(state: SequenceState, evaluation: EvaluationPass) -> tuple[Path, str]:
     """Return the file of this rank's journal of a pass, and the name of the pass in it."""
     file = f"answers_{evaluation.name}_{state.trainer.global_rank}.jsonl"
-    name = f"run {state.run_id} stage {state.stage.index} {evaluation.name}"
+    settings = content_digest(state.settings)[:16]  # others may be accepted on a resume
+    name = f"run {state.run_id} {settings} stage {state.stage.index} {evaluation.name}"
     return state.run_dir / "checkpoints" / file, name
 
 

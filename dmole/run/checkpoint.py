@@ -149,6 +149,7 @@ def _check_same_run(
             f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway "
             f"({contrast(content['settings'].get(changed[0]), settings.get(changed[0]))})"
         )
+    state.changed = tuple(changed)
     for name in changed:
         log.warning("resuming with another %s", name)
     if content["code"] != __version__:
@@ -163,6 +164,11 @@ def _load_stage(state: SequenceState, module: ContinualModule, file: Path) -> Pa
     _require(content, _STAGE_PARTS, file)
     if content["run"] != state.run_id or (content["stage"], "train") in state.done:
         return None  # the stage has been finished since
+    untrained = (s.index for s in state.plan if (s.index, "train") not in state.done)
+    stage = next(untrained, 0)
+    if content["stage"] != stage:
+        log.warning("%s is of stage %d, stage %d starts again", file, content["stage"], stage)
+        return None
     if content["world_size"] != state.world_size:
         log.warning(
             "stage %d starts again: it was trained by %d processes, this run has %d",

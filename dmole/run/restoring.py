@@ -64,18 +64,22 @@ def lacks_checkpoint(state: SequenceState) -> bool:
     return broadcast(not (state.run_dir / LAST).is_file())
 
 
-def trained_since(state: SequenceState, stage: Stage) -> list[str]:
-    """Return the experts of the stages up to one that a later stage has trained further."""
+def is_repeatable(state: SequenceState, stage: Stage) -> bool:
+    """Return whether the evaluation after a stage would give the same answers again.
+
+    It would not if a later stage has trained an expert further, or if the run was resumed with
+    other settings.
+    """
     before = {name for past in state.plan[: stage.index] for name in past.experts}
     later = (s for s in state.plan[stage.index :] if (s.index, "train") in state.done)
-    return sorted(before & {name for past in later for name in past.experts})
+    return not state.changed and before.isdisjoint(name for s in later for name in s.experts)
 
 
 def loss_error(state: SequenceState, lost: Sequence[str]) -> ValueError:
     """Return the error of a run that has ended without some of its files."""
     return ValueError(
         f"{state.run_dir} lacks {_listed(lost)}: the answers are lost, and they cannot be computed "
-        "again because later stages trained the same experts further; all other files are there"
+        "again because experts or settings have changed since; all other files are there"
     )
 
 

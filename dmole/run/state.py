@@ -67,6 +67,7 @@ class SequenceState:
         clock: Seconds, memory and parameters of the run.
         interruption: Whether a signal requested the end of the run.
         settings: All settings as they were before training; empty until the first checkpoint.
+        changed: Names of settings that differ from those of the resumed checkpoint.
         run_id: Random identifier of the run in its checkpoints.
         files: Digests of the files that the run has written.
         splits: Splits of the data that are read; an evaluation reads the test samples only.
@@ -92,6 +93,7 @@ class SequenceState:
         self.clock = Clock()
         self.interruption = Interruption()
         self.settings: dict[str, str] = {}
+        self.changed: tuple[str, ...] = ()
         self.run_id = secrets.token_hex(8)
         self.files = RunFiles()
         self._board = board

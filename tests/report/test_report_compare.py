@@ -372,7 +372,8 @@ def test_results_that_were_edited_are_refused(runs: list[Path], name: str) -> No
     run = next(run for run in runs if (run / "oracle_matrix.csv").is_file())
     write_digests(run, Digests({name: file_digest(run / name) for name in names}))
     assert load_run(run).folder == run
-    text = (run / name).read_text(encoding="utf-8")
-    (run / name).write_text(text.rstrip("\n") + "\n\n", encoding="utf-8")
+    text = (run / name).read_text(encoding="utf-8").rstrip("\n")
+    edited = text.replace("\n", "\n ", 1) if name.endswith(".json") else text[:-1] + "5"
+    (run / name).write_text(edited + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=rf"{name} is not the file that this run has written"):
         load_run(run)

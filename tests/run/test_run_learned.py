@@ -18,7 +18,7 @@ from dmole.experts import save_expert
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter
-from dmole.run.loading import load_experts_and_router, read_stages
+from dmole.run.learned import load_experts_and_router, read_stages
 from dmole.run.run_files import RunFile, RunFiles
 from dmole.storage.files import write_json
 from dmole.storage.tensors import write_tensor_file
