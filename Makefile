@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs
+CASES ?= ../shared/cases
 # two workers; all tests of a file run in the same worker, so that shared fixtures are made once
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
-.PHONY: setup smollm2 demo docs results search test test-all lint type bench bench-large clean
+.PHONY: setup smollm2 demo docs results search cases test test-all lint type bench bench-large clean
 
 setup: $(READY)
 
@@ -44,6 +45,11 @@ results: $(READY)
 # the hyperparameter search for that table, on a validation slice
 search: $(READY)
 	$(BIN)/python -m experiments.results search
+
+# a folder of cases, if there is one: which are right, which are wrong and why
+cases: $(READY)
+	@if [ -d $(CASES) ]; then $(BIN)/python -m experiments.cases $(CASES); \
+	else echo "no folder of cases: make cases CASES=FOLDER"; fi
 
 test: $(READY)
 	$(PYTEST)

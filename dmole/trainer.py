@@ -22,11 +22,13 @@ from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
 from dmole.messages import excerpt, visible
 from dmole.routing import AutoencoderRouter
+from dmole.run.agreement import check_learned
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.lightning_private import disable_signal_handlers
+from dmole.run.limits import check_limits
 from dmole.run.restoring import (
     adopt_files,
     is_repeatable,
@@ -203,6 +205,7 @@ class ContinualTrainer(Trainer):
 
         def prepare() -> None:
             self._begin(model, datamodule)
+            check_limits(self.sequence, model)
 
         with self._session.opened(model, ckpt_path, prepare) as checkpoint:
             self._learn(model, checkpoint)
@@ -213,6 +216,7 @@ class ContinualTrainer(Trainer):
         state = self.sequence
         if checkpoint is not None:
             self._stage_checkpoint = load_sequence(state, module, checkpoint)
+            check_learned(state, module, "in the checkpoint")
             log.info("resuming %s", state.run_dir)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
@@ -228,6 +232,8 @@ class ContinualTrainer(Trainer):
                     continue
                 self._run_phase(module, phase)
                 state.done.add((stage.index, phase))
+                if phase != "evaluate":
+                    check_learned(state, module, f"after phase {phase} of stage {stage.index}")
                 self._restore(module)
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
@@ -248,6 +254,7 @@ class ContinualTrainer(Trainer):
             datamodule: The tasks.
         """
         self._begin(model, datamodule)
+        check_limits(self.sequence, model)
         plans: dict[str, Allocation] = {}
         for stage in self.sequence.plan:
             for name in reversed(stage.experts):  # the common expert comes first, as in a run

@@ -31,3 +31,14 @@ def test_a_file_that_holds_no_prompts_is_refused(tmp_path: Path, text: str, mess
     (tmp_path / "prompts.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_prompts(tmp_path / "prompts.json")
+
+
+def test_prompts_may_be_json_lines_or_one_object(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('\ufeff{"prompt": "a"}\r\n\r\n{"prompt": "b", "image": "x.png"}\r\n')
+    assert [item["prompt"] for item in read_prompts(path)] == ["a", "b"]
+    path.write_text('{"prompt": "a"}\n')
+    assert read_prompts(path) == [{"prompt": "a"}]
+    path.write_text('{"prompt": "a"}\n\n{"prompt": 1}\n')
+    with pytest.raises(ValueError, match=r"item 1 \(line 3\) has no text under 'prompt'"):
+        read_prompts(path)

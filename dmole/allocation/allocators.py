@@ -110,6 +110,22 @@ class Allocator(ABC):
             ValueError: If no unit can hold an expert or scores are missing.
         """
 
+    def largest(self, expert: str, units: Sequence[Unit], *, first: bool) -> Allocation:
+        """Return an allocation with every unit that a new expert may get, before any scores.
+
+        Args:
+            expert: Name of the expert.
+            units: All units of the model, in order.
+            first: Whether this is the first task of the sequence.
+
+        Raises:
+            ValueError: If no unit can hold an expert.
+        """
+        if not self.needs_scores:
+            return self.allocate(expert, units, None, first)
+        self.allocate(expert, units, dict.fromkeys((unit.name for unit in units), 1.0), first)
+        return self._plan(expert, units, {unit.name for unit in self._candidates(units, None)})
+
     def _candidates(self, units: Sequence[Unit], scores: Scores | None) -> list[Unit]:
         """Return the units of the chosen modalities that received a gradient."""
         inside = [unit for unit in units if budget_modality(unit.modality) in self.modules]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dmole.data.shapes.answers import read_answers
-from dmole.storage.files import parse_json, read_text
+from dmole.data.streaming import kind_of
+from dmole.storage.records import Records, read_records
 
 _METADATA = ("question_id", "image", "size", "width", "height", "choices", "answer_index")
+_ENTRY_KEYS = (
+    *("id", "question_id", "prediction", "text", "question", "conversations"),
+    *("answer", "answers", "answer_bbox", "bbox"),
+)
+"""Keys of an entry; the values of an object of questions by id are objects."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +26,17 @@ class Prediction:
 
     Args:
         id: Id of the sample.
-        text: The predicted answer.
+        text: The predicted answer; None if there is none.
         references: Accepted answers, if the line contains them.
         metadata: Further facts that a metric may need.
+        where: File and line, for messages.
     """
 
     id: str
-    text: str
+    text: str | None
     references: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,30 +52,33 @@ def read_predictions(path: Path) -> list[Prediction]:
     """Read a predictions file: JSON lines, or a JSON list of the same objects.
 
     A line has the keys of dmole (``id, prediction, references``) or of CoIN (``question_id, text,
-    prompt``).
+    prompt``). A prediction of null is no answer.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is empty or malformed; the message names the entry.
+        ValueError: If it is empty or malformed; the message names the line or the entry.
     """
-    predictions = [
-        _prediction(entry, f"{path}: entry {n}") for n, entry in enumerate(_entries(path), 1)
-    ]
-    if not predictions:
+    records = _records(path)
+    entries = records.entries(lambda _: True) or []
+    found = [_prediction(entry, records.where(n)) for n, entry in enumerate(entries)]
+    if not found:
         raise ValueError(f"{path}: holds no predictions")
-    return predictions
+    return found
 
 
 def _prediction(entry: Any, where: str) -> Prediction:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} is not an object")
+        raise ValueError(f"{where} is {kind_of(entry)}, not an object")
     number = entry.get("id", entry.get("question_id"))
-    text = entry.get("prediction", entry.get("text"))
-    if number is None or not isinstance(text, str):
+    key = next((key for key in ("prediction", "text") if key in entry), None)
+    if number is None or key is None:
         raise ValueError(
             f"{where} must have an 'id' or 'question_id' and a 'prediction' or 'text'; "
             f"its keys are {', '.join(entry) or 'none'}"
         )
+    text = entry[key]
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"{where}: {key!r} must be text or null, not {kind_of(text)}")
     metadata = entry.get("metadata")
     metadata = dict(metadata) if isinstance(metadata, dict) else {}
     if isinstance(entry.get("prompt"), str):
@@ -74,7 +86,16 @@ def _prediction(entry: Any, where: str) -> Prediction:
     references = entry.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise ValueError(f"{where}: 'references' must be a list of strings")
-    return Prediction(str(number), text, tuple(references), metadata)
+    return Prediction(_id(number, where), text, tuple(references), metadata, where)
+
+
+def _id(number: Any, where: str) -> str:
+    """Return an id as text; 7 and 7.0 are the id "7"."""
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, str | int) or number == "":
+        raise ValueError(f"{where}: an id must be text or a whole number, got {number!r}")
+    return str(number)
 
 
 def read_targets(path: Path) -> list[Target]:
@@ -92,12 +113,12 @@ def read_targets(path: Path) -> list[Target]:
             names the entry.
     """
     targets = []
-    seen: set[str] = set()
-    for number, entry in enumerate(_questions(path), start=1):
-        target = _target(entry, f"{path}: entry {number}", number)
+    seen: dict[str, str] = {}
+    for number, (where, entry) in enumerate(_questions(path), start=1):
+        target = _target(entry, where, number)
         if target.id in seen:
-            raise ValueError(f"{path}: entry {number} repeats the id {target.id!r}")
-        seen.add(target.id)
+            raise ValueError(f"{where} repeats the id {target.id!r} of {seen[target.id]}")
+        seen[target.id] = where.rpartition(": ")[2]
         targets.append(target)
     if not targets:
         raise ValueError(f"{path}: holds no references")
@@ -106,14 +127,14 @@ def read_targets(path: Path) -> list[Target]:
 
 def _target(entry: Any, where: str, number: int) -> Target:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} is not an object")
-    key = entry.get("question_id", entry.get("id", number - 1))
+        raise ValueError(f"{where} is {kind_of(entry)}, not an object")
+    key = _id(entry.get("question_id", entry.get("id", number - 1)), where)
     try:
         references = _references(entry)
         if not references:
             raise ValueError("has no answer")
-        return Target(str(key), references, _metadata(entry))
-    except (KeyError, IndexError, TypeError) as error:
+        return Target(key, references, _metadata(entry))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{where} (id {key!r}) is malformed: {error!r}") from error
     except ValueError as error:
         raise ValueError(f"{where} (id {key!r}): {error}") from error
@@ -121,11 +142,13 @@ def _target(entry: Any, where: str, number: int) -> Target:
 
 def _references(entry: dict[str, Any]) -> tuple[str, ...]:
     if "conversations" in entry:
-        return (str(entry["conversations"][-1]["value"]),)
+        if entry["conversations"][-1].get("from") in ("human", "user"):
+            raise ValueError("the last turn of 'conversations' is not an answer")
+        return (_text(entry["conversations"][-1]["value"]),)
     if "answers" in entry:
         return tuple(_text(answer) for answer in entry["answers"])
     if "bbox" in entry and "answer" not in entry:
-        return (str(entry["bbox"]),)
+        return read_answers({"answer_bbox": entry["bbox"]}, "answer_bbox")
     only_box = "answer" not in entry and "answer_bbox" in entry
     return read_answers(entry, "answer_bbox" if only_box else "answer")
 
@@ -142,28 +165,43 @@ def _metadata(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(answer: Any) -> str:
-    return str(answer["answer"] if isinstance(answer, dict) else answer)
+    """Return an answer, or that of a human's entry, as text."""
+    value = answer["answer"] if isinstance(answer, dict) else answer
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, str) and not (number and math.isfinite(value)):
+        raise ValueError(f"an answer must be text or a number, not {kind_of(value)}")
+    return str(value)
 
 
-def _questions(path: Path) -> Iterator[Any]:
-    """Yield the entries of a references file as questions."""
-    content = _content(path)
-    if isinstance(content, list):
-        yield from content
-    elif "images" in content and "annotations" in content:
-        yield from _captions(path, content)
+def _questions(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a references file as questions, each with its place."""
+    records = _records(path)
+    entries = records.entries(_is_entry)
+    if entries is not None:
+        yield from ((records.where(index), entry) for index, entry in enumerate(entries))
+        return
+    content = records.content
+    within: Iterable[Any] = _by_id(path, content)
+    if "images" in content and "annotations" in content:
+        within = _captions(path, content)
     elif isinstance(content.get("annotations", content.get("data")), list):
-        yield from content.get("annotations", content.get("data"))
-    else:
-        yield from _by_id(path, content)
+        within = content.get("annotations", content.get("data"))
+    yield from ((f"{path}: entry {number}", entry) for number, entry in enumerate(within, start=1))
+
+
+def _is_entry(content: dict[str, Any]) -> bool:
+    """Return whether an object is one question and not an object of questions."""
+    if any(isinstance(content.get(key), list) for key in ("annotations", "data")):
+        return False
+    return any(key in content and not isinstance(content[key], dict) for key in _ENTRY_KEYS)
 
 
 def _captions(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         texts: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
-            texts[annotation["image_id"]].append(str(annotation["caption"]))
-    except (KeyError, TypeError) as error:
+            texts[annotation["image_id"]].append(_text(annotation["caption"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: no COCO captions: {error!r}") from error
     for number, captions in texts.items():
         yield {"question_id": number, "answers": captions}
@@ -174,7 +212,11 @@ def _by_id(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     names = list(content)
     has_choices = any(isinstance(each, dict) and "choices" in each for each in content.values())
     if has_choices and splits.is_file():
-        names = [str(name) for name in _content(splits).get("test", [])]
+        listed = _records(splits).content
+        listed = listed.get("test") if isinstance(listed, dict) else None
+        if not isinstance(listed, list):
+            raise ValueError(f"{splits}: must hold an object with the list 'test'")
+        names = [str(name) for name in listed]
     for name in names:
         entry = content.get(name)
         if not isinstance(entry, dict):
@@ -183,21 +225,7 @@ def _by_id(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"question_id": name, **entry}
 
 
-def _entries(path: Path) -> list[Any]:
-    content = _content(path)
-    return content if isinstance(content, list) else [content]
-
-
-def _content(path: Path) -> Any:
-    """Return the content of a file of JSON or JSON lines, the latter as a list."""
-    if not path.is_file():
+def _records(path: Path) -> Records:
+    if not path.exists():
         raise FileNotFoundError(f"file {path} does not exist")
-    text = read_text(path, limit=None)
-    try:
-        return parse_json(text)
-    except ValueError:
-        lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    try:
-        return [parse_json(line, line=number) for number, line in lines]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return read_records(path, limit=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +18,10 @@ from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.report import figures
 from dmole.routing import AutoencoderRouter
 from dmole.run.run_files import RunFile
-from dmole.storage.files import atomic_path
+from dmole.storage.files import atomic_path, errors_naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from matplotlib.figure import Figure
     from torch.optim import Optimizer
@@ -129,8 +129,8 @@ class ExpertInspector(ContinualCallback):
         self._pictures[path] = (state.run_dir / path).read_bytes()
         for logger in state.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                board = logger.experiment
-                board.add_figure(name, figure, state.stage.index, close=False)
+                with errors_naming(Path(logger.log_dir) / "events.out.tfevents"):
+                    logger.experiment.add_figure(name, figure, state.stage.index, close=False)
 
 
 def _write_picture(name: str, picture: bytes, run: Path) -> None:

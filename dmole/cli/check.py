@@ -41,6 +41,7 @@ def run_check(words: list[str]) -> int:
             _check_metric(task["name"], task["metric"])
         tasks.append(Task(**{key: value for key, value in task.items() if key in names}))
     module = ContinualDataModule(tasks, **data)  # refuses what `fit` would refuse
+    router, least = _router_limit(config)
     report = check_tasks(
         tasks,
         Path(data["data_root"] or "."),
@@ -50,6 +51,8 @@ def run_check(words: list[str]) -> int:
             decode_images=not options.no_images,
             model=None if options.no_tokens else _base_model(config["model"]),
             tokens=TokenLimit(module.max_length, cut=module.on_too_long == "truncate"),
+            router=router,
+            least_samples=least,
         ),
     )
     if options.json == "-":
@@ -133,6 +136,23 @@ def _check_metric(task: str, metric: str) -> None:
         build_metric(metric)
     except ValueError as error:
         raise ValueError(f"task {task!r}: {error}") from error
+
+
+def _router_limit(config: dict[str, Any]) -> tuple[str, int]:
+    """Return the router of a config and the samples that it needs of each task."""
+    from dmole import routing
+
+    stream = config["trainer"].get("stream") or {}
+    if stream.get("class_path", "").endswith((".JointStream", ".ZeroShotStream")):
+        return "", 1  # no stage consists of a single task
+    node, router, least = config["model"].get("router"), "", 1
+    while isinstance(node, dict):
+        kind = getattr(routing, str(node.get("class_path")).rpartition(".")[2], None)
+        number = getattr(kind, "least_samples", 1)  # a property of a router around another one
+        if kind is not None and isinstance(number, int) and number > least:
+            router, least = kind.__name__, number
+        node = (node.get("init_args") or {}).get("router")
+    return router, least
 
 
 def _base_model(model: dict[str, Any]) -> BaseModel | None:

@@ -39,6 +39,11 @@ class ConfigError(ValueError):
 class RunConfig(SaveConfigCallback):
     """Writes ``config.yaml`` atomically; a resumed run replaces it by its current config."""
 
+    def config_values(self) -> dict[str, Any]:
+        """Return the resolved config, which must be the same on all ranks."""
+        values: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return values
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the resolved config into the run folder."""
         state = cast("ContinualTrainer", trainer).sequence

@@ -32,8 +32,8 @@ class Pairs:
 
     @property
     def missing(self) -> int:
-        """Number of targets without an answer."""
-        return sum(answer is None for answer in self.answers)
+        """Number of targets without an answer, or with an answer of null."""
+        return sum(answer is None or answer.text is None for answer in self.answers)
 
     def score(self, metric: TaskMetric) -> TaskScore:
         """Return the score of all pairs."""
@@ -54,7 +54,11 @@ def pair_by_id(answers: Sequence[Prediction], targets: Sequence[Target]) -> Pair
     by_id: dict[str, Prediction] = {}
     for answer in answers:
         if answer.id in by_id:
-            raise ValueError(f"the predictions hold two answers for the id {answer.id!r}")
+            first = by_id[answer.id].where.rpartition(": ")[2]
+            raise ValueError(
+                f"{answer.where}: the predictions hold two answers for the id {answer.id!r}; "
+                f"the first is in {first}"
+            )
         by_id[answer.id] = answer
     target_ids = {target.id for target in targets}
     ignored = sum(answer.id not in target_ids for answer in answers)
@@ -90,8 +94,8 @@ def given_targets(answers: Sequence[Prediction]) -> list[Target]:
     for answer in answers:
         if not answer.references:
             raise ValueError(
-                f"the prediction {answer.id!r} holds no references: name their file with "
-                "--references"
+                f"{answer.where}: the prediction {answer.id!r} holds no references: name their "
+                "file with --references"
             )
     return [Target(answer.id, answer.references, answer.metadata) for answer in answers]
 
@@ -157,6 +161,7 @@ def _facts(name: str, metric: TaskMetric, score: TaskScore, pairs: Pairs) -> dic
         "metric": name.partition(":")[0],
         "n": len(pairs.targets),
         "missing": pairs.missing,
+        "unparsable": score.details["unparsable"],
         "ignored": pairs.ignored,
         "score": score.value,
     }
@@ -167,13 +172,16 @@ def _facts(name: str, metric: TaskMetric, score: TaskScore, pairs: Pairs) -> dic
             for profile in ("published", "corrected")
             if profile in score.profiles
         }
-    details = {key: value for key, value in score.details.items() if key != "missing"}
+    shown = ("missing", "unparsable")
+    details = {key: value for key, value in score.details.items() if key not in shown}
     return facts | {"details": details}
 
 
 def _lines(facts: dict[str, Any]) -> str:
     """Return the results as a text table of two columns."""
-    rows: list[tuple[str, Any]] = [(key, facts[key]) for key in ("metric", "n", "missing")]
+    rows: list[tuple[str, Any]] = [
+        (key, facts[key]) for key in ("metric", "n", "missing", "unparsable")
+    ]
     if facts["ignored"]:
         rows.append(("ignored", facts["ignored"]))
     for profile, value in facts.get("profiles", {}).items():

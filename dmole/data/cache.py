@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from dmole.data.arrow_writer import Seal, checksum, write_samples
 from dmole.data.cache_folder import VARIABLE, cache_folder
 from dmole.data.images import ImageFinder
 from dmole.data.sequences import Row, same_id
-from dmole.storage.files import atomic_path, write_json
+from dmole.storage.files import UNSUPPORTED, atomic_path, check_file, read_json, write_json
 
 log = logging.getLogger("dmole")
 
@@ -65,7 +65,10 @@ class CacheEntry:
         except ValueError:  # small files need no cache; `make` raises for large ones
             return None
         try:
-            seal = Seal(**json.loads(self._seal_file.read_text(encoding="utf-8")))
+            if not os.path.lexists(self._seal_file):
+                return None
+            seal = Seal(**read_json(self._seal_file))
+            check_file(self.file)
             if checksum(self.file) != seal.crc32:
                 raise ValueError("its checksum differs")
             samples = ArrowSamples(self.file, self.source, self.images, seal.content)
@@ -118,10 +121,17 @@ class CacheEntry:
     def _locked(self) -> Iterator[None]:
         """Run the body in one process of the machine at a time."""
         path = self.file.with_suffix(".lock")
-        lock = FileLock(path)
+        lock = FileLock(
+            path, fallback_to_soft=False
+        )  # a marker file would outlive a killed process
         with self._blame():
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            try:
+                lock.acquire()
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                log.warning("%s: this file system has no locks (%s)", path.parent, error.strerror)
         try:
             yield
         finally:

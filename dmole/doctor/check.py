@@ -27,6 +27,7 @@ from dmole.doctor.tokens import (
     examine_tokens,
     find_prompt_error,
 )
+from dmole.routing.routers import too_few
 from dmole.store import splits_of
 
 _ONE_ANSWER = 0.9  # largest share of the most frequent answer without a warning
@@ -43,6 +44,8 @@ class CheckOptions:
             exist and compares them by path.
         model: The model whose tokens are counted; None counts no tokens.
         tokens: Maximum number of tokens of a sample; the default is the model's context length.
+        router: Name of the router that is fitted to the training samples of each task.
+        least_samples: Minimum number of training samples that this router needs.
     """
 
     limit: int = 20
@@ -50,6 +53,8 @@ class CheckOptions:
     decode_images: bool = True
     model: BaseModel | None = None
     tokens: TokenLimit = field(default_factory=partial(TokenLimit, None))
+    router: str = ""
+    least_samples: int = 1
 
 
 @dataclass
@@ -133,6 +138,10 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
             compare_images(pair[0].images, pair[1].images)
         texts = {split.texts.source.split: split.texts for split in pair if split is not None}
         _check_sizes(texts, published[task.name])
+        if "train" in texts and texts["train"].complete and texts["train"].items:
+            train = texts["train"]
+            if message := too_few(train.items, options.router, options.least_samples):
+                train.findings.add(train.source.finding("too_few_samples", message))
         if "test" in texts:
             _check_balance(texts["test"])
     return DataReport(tasks, splits, generated, options, general)

@@ -21,6 +21,7 @@ LEVELS: dict[str, Level] = {
     "image_path": "error",
     "unreadable_image": "error",
     "image_bomb": "error",
+    "too_few_samples": "error",
     "too_long": "error",
     "chat_template": "error",
     "will_be_cut": "warning",

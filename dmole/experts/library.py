@@ -81,21 +81,25 @@ class ExpertLibrary:
             ValueError: If the name is taken, there are no shapes, a path is not a linear, a rank is
                 larger than the linear or a scaling is not finite.
         """
-        if name in self._architecture:
-            raise ValueError(f"there is already an expert called {name!r}")
-        if not shapes:
-            raise ValueError(
-                f"the allocation of {name!r} is empty: a task needs at least one expert"
-            )
+        self.check_shapes(name, shapes)
         experts = {}
-        for path, shape in shapes.items():
-            _check_size(name, path, shape, self._base(path))
         for path, shape in shapes.items():
             generator = torch.Generator().manual_seed(expert_seed(self.seed, name, path))
             experts[path] = LoRAExpert(self._base(path), shape, generator)
         for path, expert in experts.items():  # only after all were created
             self._wrapped(path).experts[expert_key(name)] = expert
         self._architecture[name] = dict(shapes)
+
+    def check_shapes(self, name: str, shapes: Mapping[str, ExpertShape]) -> None:
+        """Refuse what :meth:`add_shapes` refuses, without adding an expert."""
+        if name in self._architecture:
+            raise ValueError(f"there is already an expert called {name!r}")
+        if not shapes:
+            raise ValueError(
+                f"the allocation of {name!r} is empty: a task needs at least one expert"
+            )
+        for path, shape in shapes.items():
+            _check_size(name, path, shape, self._base(path))
 
     def remove(self, name: str) -> None:
         """Delete an expert; a linear without experts is unwrapped."""

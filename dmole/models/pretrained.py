@@ -12,6 +12,7 @@ from dmole.models.backbone import Backbone
 from dmole.models.discovery import Patterns
 from dmole.models.processors import load_processor, set_image_settings
 from dmole.models.quantization import Quantization, quantization_config
+from dmole.storage.files import check_folder
 
 log = logging.getLogger("dmole")
 
@@ -109,4 +110,6 @@ def _resolve(name_or_path: str) -> str:
 
         return str(TINY_PATH)
     path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        check_folder(path, "the base model")
     return str(path) if path.exists() else name_or_path

@@ -169,10 +169,13 @@ def _pair(one: Any, other: Any) -> str:
 
 
 GIVEN = {
-    "OracleRouter": "task identity given at test",
     "JointStream": "trained on all tasks at once",
+    "OracleRouter": "task identity given at test",
 }
 """Advantage over a continual learner by the class in the config that gives it."""
+
+MARKS = {GIVEN["JointStream"]: "†", GIVEN["OracleRouter"]: "‡"}
+"""Footnote mark of each advantage. A mark has one meaning, whichever methods are in the table."""
 
 
 def advantages(run: Run) -> list[str]:

@@ -9,10 +9,8 @@ from textwrap import shorten
 
 from dmole.report.columns import COLUMNS, Group
 from dmole.report.grids import Grid, shown, spread_of_tasks
+from dmole.report.identity import MARKS
 from dmole.report.runs import Run
-
-SIGNS = ("†", "‡", "§")
-"""Footnote signs, in this order."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,14 @@ class Notes:
 
     @property
     def signs(self) -> dict[str, str]:
-        """Footnote sign of each text in `given` that occurs."""
-        texts = dict.fromkeys(text for given in self.given.values() for text in given)
-        return dict(zip(texts, SIGNS, strict=False))
+        """Footnote sign of each text in `given` that occurs; see `MARKS`."""
+        texts = {text for given in self.given.values() for text in given}
+        return {text: sign for text, sign in MARKS.items() if text in texts}
 
     def sign(self, method: str) -> str:
         """Return the signs after the name of a method."""
-        return "".join(self.signs[text] for text in self.given.get(method, ()))
+        given = self.given.get(method, ())
+        return "".join(sign for text, sign in self.signs.items() if text in given)
 
 
 def make_notes(

@@ -69,6 +69,7 @@ class AutoencoderRouter(LearningRouter):
     """
 
     needs_embeddings = True
+    least_samples = 2  # one is held out for the threshold
 
     def __init__(
         self,

@@ -63,6 +63,11 @@ class CommonExpertRouter(Router):
         """Whether the other router is fitted to embeddings."""
         return self.router.needs_embeddings
 
+    @property
+    def least_samples(self) -> int:  # type: ignore[override]
+        """Minimum number of training samples of a stage: that of the other router."""
+        return self.router.least_samples
+
     def set_vision_width(self, width: int) -> None:
         """Set the vision width of this and the other router."""
         super().set_vision_width(width)

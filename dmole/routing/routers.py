@@ -57,11 +57,26 @@ class Routing:
         return [gate_set_name(names) for names in self.order]
 
 
+def too_few(samples: int, router: str, least: int) -> str:
+    """Return why a router cannot be fitted to so few training samples; empty if it can.
+
+    Example:
+        >>> too_few(1, "AutoencoderRouter", 2)
+        'has 1 training sample, AutoencoderRouter needs at least 2'
+    """
+    if samples >= least:
+        return ""
+    noun = "sample" if samples == 1 else "samples"
+    return f"has {samples} training {noun}, {router} needs at least {least}"
+
+
 class Router(ABC):
     """Selects the experts of each sample."""
 
     needs_embeddings: bool = False
     """Whether the router is fitted to embeddings and routes by them."""
+    least_samples: int = 1
+    """Minimum number of training samples of a stage."""
     mixing: Mixing | None = None
     """Weights of the experts within linears; None sums the experts, weighed by the gates alone."""
     vision_width: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -14,12 +13,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dmole.messages import one_line
+from dmole.storage.files import UNSUPPORTED, errors_naming, read_text
+
 log = logging.getLogger("dmole")
 
 LAST = Path("checkpoints") / "last.ckpt"
 """Path of the last phase's checkpoint in a run folder."""
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def find_run(root: Path, name: str, version: int | None) -> Path | None:
@@ -96,12 +96,13 @@ class RunLock:
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(poll_interval=0.2)
+            with errors_naming(self._path):
+                self._lock.acquire(poll_interval=0.2)
         except Timeout as error:
-            holder = self._path.read_text(encoding="utf-8").strip() or "another process"
+            holder = one_line(read_text(self._path)) or "another process"
             raise ValueError(f"{self._folder} is being written by {holder}") from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in UNSUPPORTED:
                 raise
             log.warning(
                 "%s: this file system has no locks (%s); make sure that no second run writes here",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+from dmole.run.agreement import DisagreementError, check_start
 from dmole.run.lightning_private import cluster_environment, signal_processes, start_processes
 from dmole.run.opening import Opening, agree_on_opening, decide_opening
 from dmole.run.peers import PeerWatch, watch_children
@@ -75,6 +76,9 @@ class Session:
                 strategy.barrier()  # the launcher may end all processes once one has ended
                 self._peers.stop()
                 raise ended from None
+            except DisagreementError:
+                self._peers.stop()  # it is raised on all ranks
+                raise
             except Exception as error:
                 cause = self._peers.announce(error)
                 signal_processes(trainer, signal.SIGKILL)  # they may hang, waiting for this one
@@ -112,6 +116,7 @@ class Session:
             self._state.strategy.setup_environment()
             self._peers.start(children)
         connected()
+        check_start(self._state, module)
 
     def _open(self, ckpt_path: str | None) -> Opening:
         """Agree on run folder and checkpoint, and make the folder the run folder."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dmole.run.clock import Clock
 from dmole.run.run_files import RunFile, RunFiles
 from dmole.run.signals import Interruption
+from dmole.storage.files import errors_naming
 from dmole.store import SPLITS
 from dmole.streams.stream import Stage
 
@@ -42,9 +43,26 @@ class RunBoard(TensorBoardLogger):
     """TensorBoard without a file of hyperparameters, since a run has ``config.yaml``."""
 
     @rank_zero_only
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """Write metrics; an error of the disk names the folder of the events."""
+        with self.naming():
+            super().log_metrics(*args, **kwargs)
+
+    @rank_zero_only
     def save(self) -> None:
         """Write buffered events."""
-        self.experiment.flush()
+        with self.naming():
+            self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write buffered events and close the file."""
+        with self.naming():
+            super().finalize(status)
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Return a context that adds the name of the event files to errors of the disk."""
+        return errors_naming(Path(self.log_dir) / "events.out.tfevents")
 
 
 class SequenceState:

@@ -6,7 +6,9 @@ The functions that read are here as well: `check_file`, `read_text`, `read_json`
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 from dmole.messages import visible
 from dmole.storage.reading import (
     check_file,
+    check_folder,
     open_file,
-    parse_json,
     read_bytes,
     read_json,
     read_text,
 )
+from dmole.storage.values import parse_json
 from dmole.storage.yaml_file import read_yaml
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_path",
     "check_file",
+    "check_folder",
     "check_name",
     "errors_naming",
     "open_file",
@@ -45,6 +49,8 @@ __all__ = [
     "write_json",
     "write_lines",
 ]
+
+log = logging.getLogger("dmole")
 
 _PART = ".part"
 
@@ -84,19 +90,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_PART}")
-    # unlike `tempfile`, create the file with the usual permissions, reduced by the umask
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    usual = stat.S_IMODE(os.fstat(handle).st_mode)
-    os.close(handle)
-    try:
-        with errors_naming(path):
+    with errors_naming(path):
+        # unlike `tempfile`, create the file with the usual permissions, reduced by the umask
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        usual = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+        try:
             yield temporary
-        _flush(temporary)
-        temporary.chmod(usual)  # some writers replace the file by one with private permissions
-        temporary.replace(path)
-        _flush(path.parent)  # else a power failure may undo the renaming
-    finally:
-        temporary.unlink(missing_ok=True)
+            _flush(temporary)
+            _set_permissions(temporary, usual)
+            temporary.replace(path)
+            _flush(path.parent)  # else a power failure may undo the renaming
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -160,10 +166,45 @@ def _cell(value: Any) -> Any:
     return visible(value, keep="\n")
 
 
+UNSUPPORTED = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.ENOLCK}
+)
+"""Error numbers of an operation that a file system does not have: CIFS, FUSE, some NFS servers."""
+
+
 def _flush(path: Path) -> None:
-    """Wait until a file or folder is written to disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file or folder is written to disk; warn once where it cannot be flushed."""
+    kind, folder = ("folders", path) if path.is_dir() else ("files", path.parent)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        unreadable = kind == "folders" and error.errno == errno.EACCES
+        if error.errno not in UNSUPPORTED and not unreadable:
+            raise
+        _warn_once(f"does not flush {kind}, so a power failure may undo writes", folder, error)
+
+
+def _set_permissions(path: Path, usual: int) -> None:
+    """Set permissions again where a writer replaced the file by one with private permissions."""
+    if stat.S_IMODE(path.stat().st_mode) == usual:
+        return
+    try:
+        path.chmod(usual)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        _warn_once("sets no permissions", path.parent, error)
+
+
+_warned: set[str] = set()
+"""What this process has warned of."""
+
+
+def _warn_once(what: str, folder: Path, error: OSError) -> None:
+    if what not in _warned:
+        _warned.add(what)
+        log.warning("%s: this file system %s (%s)", folder, what, error.strerror)

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
-import math
 import os
-import re
 import stat
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dmole.messages import one_line
+from dmole.storage.values import check_values, parse_json
 
 SMALL = 32 << 20
 """Bytes that a file of settings, figures, names or prompts may have."""
-
-MAX_DEPTH = 100
-"""Levels of lists and mappings that a file of plain values may have."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -48,6 +41,22 @@ def check_file(path: str | Path, what: str = "", limit: int | None = None) -> No
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise unreadable(path, what, _reason(error)) from error
     _check_status(path, what, status, limit)
+
+
+def check_folder(folder: str | Path, what: str = "") -> None:
+    """Raise if a folder or a folder in it holds an entry that is neither a file nor a folder.
+
+    Args:
+        folder: The folder, which a library is about to read.
+        what: Description of its content, for the message.
+
+    Raises:
+        ValueError: If an entry is a named pipe, a socket or a device; names it.
+    """
+    for pattern in ("*", "*/*"):
+        for path in sorted(Path(folder).glob(pattern)):
+            if path.exists() and not path.is_dir():  # the library names a broken link it needs
+                check_file(path, what)
 
 
 def open_file(path: str | Path, what: str = "", limit: int | None = None) -> BinaryIO:
@@ -138,77 +147,6 @@ def read_json(path: str | Path, what: str = "", limit: int | None = SMALL) -> An
     return content
 
 
-def parse_json(text: str | bytes, *, line: int = 1, unique: bool = False) -> Any:
-    """Return the value of a JSON text; every error is a `ValueError` of one line.
-
-    Args:
-        text: The text.
-        line: Number of its first line in the file, for the message.
-        unique: Refuse a mapping that has a key twice. The last of them counts otherwise.
-
-    Raises:
-        ValueError: If the text is not JSON, nested too deep or holds a number that is too long.
-
-    Example:
-        >>> parse_json('{"a": [1]}')
-        {'a': [1]}
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_unique if unique else None)
-    except json.JSONDecodeError as error:
-        where = f"line {line + error.lineno - 1} column {error.colno}"
-        raise ValueError(f"broken JSON at {where}: {error.msg}") from error
-    except RecursionError as error:
-        raise ValueError("broken JSON: lists or mappings are nested too deep") from error
-    except ValueError as error:  # a number too long, bytes that are not text, a key twice
-        raise ValueError(f"broken JSON: {one_line(error)}") from error
-
-
-def check_values(content: Any, *, finite: bool = True) -> None:
-    """Raise if a value cannot be handled everywhere: in sums, tables, messages and files.
-
-    Args:
-        content: Lists and mappings of plain values.
-        finite: Refuse numbers that are infinite or not a number.
-
-    Raises:
-        ValueError: If a number is not finite or needs more than 64 bits, a text is not Unicode, or
-            the nesting is deeper than `MAX_DEPTH`; names the key.
-
-    Example:
-        >>> check_values({"figures": [0.5, {"seconds": 10 ** 400}]})
-        Traceback (most recent call last):
-        ValueError: figures[1].seconds: the number needs more than 64 bits
-    """
-    levels: list[Iterator[tuple[Any, Any]]] = [iter([("", content)])]
-    keys: list[Any] = [""]
-    while levels:
-        key, value = next(levels[-1], (_END, None))
-        if key is _END:
-            levels.pop()
-            keys.pop()
-            continue
-        keys[-1] = key
-        problem = _problem(key) or _problem(value)
-        if problem is None and isinstance(value, float) and finite and not math.isfinite(value):
-            problem = f"the number {value} is not finite"
-        if isinstance(value, dict | list):
-            if len(levels) > MAX_DEPTH:
-                problem = f"it is nested deeper than {MAX_DEPTH} levels"
-            levels.append(iter(value.items()) if isinstance(value, dict) else enumerate(value))
-            keys.append("")
-        if problem is not None:
-            raise ValueError(f"{_where(keys)}: {problem}")
-
-
-_END = object()
-
-
-def _where(keys: list[Any]) -> str:
-    parts = [f"[{key}]" if isinstance(key, int) else f".{str(key)[:40]}" for key in keys[:8]]
-    return one_line("".join(parts).strip(".")) or "the value"
-
-
 def unreadable(path: str | Path, what: str, reason: str) -> ValueError:
     """Return the error of a file that cannot be used.
 
@@ -235,19 +173,3 @@ def _too_large(limit: int) -> str:
 
 def _reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        raise ValueError(f"key {counts.most_common(1)[0][0][:80]!r} is set twice")
-    return mapping
-
-
-def _problem(value: Any) -> str | None:
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        return "the number needs more than 64 bits"
-    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-        return "the text holds half of a surrogate pair"
-    return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dmole.messages import one_line
@@ -32,13 +34,21 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | N
         path: The file.
         tensors: The tensors by name.
         expert: Name of the expert that the tensors belong to, for the metadata.
+
+    Raises:
+        OSError: If the file cannot be written, for example because the disk is full; names it.
     """
     contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
     metadata = {"format": "pt", _DIGEST: tensor_digest(contiguous)}
     if expert is not None:
         metadata[_EXPERT] = expert
     with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata=metadata)
+        try:
+            save_file(contiguous, temporary, metadata=metadata)
+        except SafetensorError as error:
+            if (number := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         _sort_metadata(temporary)
 
 

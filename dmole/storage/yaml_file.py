@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from dmole.storage.reading import MAX_DEPTH, check_values, read_text, unreadable
+from dmole.storage.reading import read_text, unreadable
+from dmole.storage.values import MAX_DEPTH, check_values
 
 _LIMIT = 2 << 20
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is 10 times as fast

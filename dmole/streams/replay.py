@@ -37,7 +37,7 @@ class Replay(Draw):
         """Return the samples of earlier tasks that the stage trains on again.
 
         Raises:
-            ValueError: If no sample fits into the buffer.
+            ValueError: If no sample fits into the buffer, or the share is less than one sample.
         """
         if not self.past:
             return []
@@ -50,6 +50,11 @@ class Replay(Draw):
         if self.share is not None:
             new = sum(data.train_size(name) * data.repeat(name) for name in tasks)
             count = replayed_count(new, self.share)
+            if not count:
+                raise ValueError(
+                    f"share {self.share} of the {new} samples of {', '.join(tasks)} is less than "
+                    "one replayed sample"
+                )
             order = random_order(sum(map(len, chosen)), buffer_seed, "share", len(self.past))
             chosen = take(chosen, walk(order, 0, count))
         return [

@@ -41,6 +41,15 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return error
 
 
+def vqa(answers: list[Any]) -> dict[str, Any]:
+    return {"data": [{"question_id": 1, "answers": answers}]}
+
+
+def conversation(last: str) -> list[dict[str, Any]]:
+    turns = [{"from": "human", "value": "what?"}, {"from": last, "value": "a"}]
+    return [{"id": 1, "conversations": turns}]
+
+
 @pytest.fixture
 def coin(tmp_path: Path) -> tuple[str, str]:
     """Five GQA questions, four answered in another order, one of them wrongly."""
@@ -71,10 +80,11 @@ def test_the_text_form_shows_both_profiles_and_which_one_is_the_score(
     predictions, references = coin
     assert main(["score", predictions, "--metric", "coin_gqa", "--references", references]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    assert lines[:5] == [
+    assert lines[:6] == [
         ["metric", "coin_gqa"],
         ["n", "5"],
         ["missing", "1"],
+        ["unparsable", "0"],
         ["published", "75.00  (the score)"],
         ["corrected", "60.00"],
     ]
@@ -227,11 +237,18 @@ def test_faults_are_said_in_one_line(
         ("one of the arguments --task --metric is required", predictions),
         ("holds no references", predictions, "--metric", "coin_gqa"),
         ("absent.json does not exist", "absent.json", "--metric", "coin_gqa"),
-        ("entry 1 must have an 'id'", bare, "--metric", "coin_gqa"),
-        ("two answers for the id '1'", twice, "--metric", "coin_gqa", "--references", references),
+        ("bare.jsonl: line 1 must have an 'id'", bare, "--metric", "coin_gqa"),
+        (
+            "twice.jsonl: line 2: the predictions hold two answers",
+            twice,
+            "--metric",
+            "coin_gqa",
+            "--references",
+            references,
+        ),
         ("no prediction has an id", other, "--metric", "coin_gqa", "--references", references),
         ("holds no predictions", empty, "--metric", "coin_gqa"),
-        ("broken JSON at line 2", str(broken), "--metric", "coin_gqa"),
+        ("broken JSON at line 2 column 8", str(broken), "--metric", "coin_gqa"),
         (
             "9 predictions but 5 references",
             many,
@@ -249,11 +266,15 @@ def test_malformed_references_are_named_by_entry(
     tmp_path: Path, coin: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for message, content in (
-        ("entry 2 repeats the id '1'", [{"question_id": 1, "answer": "a"}] * 2),
-        ("entry 1 (id 1): has no 'answer'", [{"question_id": 1}]),
-        ("entry 1 is not an object", ["a"]),
+        ("entry 2 repeats the id '1' of entry 1", [{"question_id": 1, "answer": "a"}] * 2),
+        ("entry 1 (id '1'): has no 'answer'", [{"question_id": 1}]),
+        ("entry 1 is a string, not an object", ["a"]),
+        ("(id '1'): an answer must be text or a number, not null", vqa([None, "a"])),
+        ("(id '1'): an answer must be text or a number, not a boolean", vqa([True])),
+        ("entry 1: an id must be text or a whole number, got 1.5", [{"id": 1.5, "answer": "a"}]),
+        ("the last turn of 'conversations' is not an answer", conversation("human")),
         ("holds no references", []),
-        ("entry 1 (id 1): has no answer", {"data": [{"question_id": 1, "answers": []}]}),
+        ("entry 1 (id '1'): has no answer", {"data": [{"question_id": 1, "answers": []}]}),
         ("is malformed: KeyError", [{"id": 1, "conversations": [{"from": "gpt"}]}]),
         ("no COCO captions", {"images": [{"id": 1}], "annotations": [{"image_id": 2}]}),
         ("holds no question with the id 'a'", {"a": "b"}),

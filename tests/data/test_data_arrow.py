@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -194,6 +196,34 @@ def test_a_damaged_seal_is_made_again(folder: Path, content: str | None) -> None
     seal.write_text(content) if content is not None else seal.unlink()
     assert_same(open_samples(source, "train"), in_memory(source))
     assert seal.read_text() == whole
+
+
+@pytest.mark.parametrize("ending", ["json", "arrow"])
+def test_a_pipe_in_place_of_a_cache_file_is_replaced(folder: Path, ending: str) -> None:
+    source = write(folder, [question(i) for i in range(5)])
+    open_samples(source, "train")
+    (file,) = (folder / "cache").glob(f"*.{ending}")
+    file.unlink()
+    os.mkfifo(file)
+    assert_same(open_samples(source, "train"), in_memory(source))
+    assert file.is_file()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_gives_a_warning(
+    folder: Path,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: Any) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    source = write(folder, [question(i) for i in range(5)])
+    with caplog.at_level(logging.WARNING):
+        assert_same(open_samples(source, "train"), in_memory(source))
+    assert f"this file system has no locks ({os.strerror(number)})" in caplog.text
 
 
 def test_missing_images_are_found_at_every_start(folder: Path) -> None:

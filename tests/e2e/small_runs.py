@@ -78,9 +78,8 @@ class Recipe:
             PretrainedBackbone("tiny"),
             self.allocator(),
             self.router(),
-            optimizer=partial(torch.optim.AdamW, lr=5e-3),
             seed=self.seed,
-            **self.model,
+            **{"optimizer": partial(torch.optim.AdamW, lr=5e-3)} | self.model,
         )
         data = ContinualDataModule(
             tasks, seed=self.seed, **{"batch_size": 4, "eval_batch_size": 8} | self.data

@@ -313,7 +313,7 @@ def test_a_hub_out_of_reach_is_named(error_of: ErrorOf, monkeypatch: pytest.Monk
 
 
 def test_a_system_turn_is_refused_where_the_model_takes_none(error_of: ErrorOf) -> None:
-    line = error_of(broken_file([item(system="Be brief.")]), run_folder=True)
+    line = error_of(broken_file([item(system="Be brief."), item("b")]))
     assert "sample 'a': the chat template takes no system turn: the roles are 'user' and" in line
 
 
@@ -374,14 +374,13 @@ def test_a_truncated_image_is_found_before_the_run_where_images_are_verified(
     assert "a.png" in line
 
 
-def test_a_truncated_image_is_named_where_it_is_met(error_of: ErrorOf) -> None:
-    # images are decoded while training: what was done before is kept
-    assert "a.png" in error_of(truncated_image(), run_folder=True)
+def test_a_truncated_image_of_the_longest_sample_is_named(error_of: ErrorOf) -> None:
+    assert "a.png" in error_of(truncated_image())
 
 
 def test_a_sample_that_is_too_long_is_named_with_its_length(error_of: ErrorOf) -> None:
-    line = error_of({"data": {"max_length": 5}}, run_folder=True)
-    assert "sample 'paint-test-0-0' has" in line
+    line = error_of({"data": {"max_length": 5}})
+    assert "sample 'paint-train-0-0' has" in line
     assert "more than max_length 5" in line
 
 
@@ -391,7 +390,7 @@ def test_a_training_sample_that_is_too_long_is_named_with_its_length(
     long = [{"from": "human", "value": "what ? " * 300}, {"from": "gpt", "value": "red"}]
     config = broken_file([item("ok"), item("long", conversations=long)])
     config["data"]["max_length"] = 300
-    line = error_of(config, run_folder=True)
+    line = error_of(config)
     assert "sample 'long' has" in line
     assert "max_length 300" in line
 

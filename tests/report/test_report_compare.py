@@ -14,8 +14,10 @@ from dmole.metrics.summary import RUN_FORMAT
 from dmole.report import compare, load_run
 from dmole.report.compare import group_runs
 from dmole.report.grids import summary_grid
+from dmole.report.identity import GIVEN, MARKS
 from dmole.report.method_figures import method_figures
 from dmole.report.notes import make_notes
+from dmole.report.tables import escape_latex
 from dmole.storage.digests import Digests, file_digest, write_digests
 
 NAMES = ["color", "count"]
@@ -248,14 +250,39 @@ def test_a_method_that_is_given_the_task_is_marked_and_never_best(
     joint = make_run(tmp_path / "j", "joint", [[0, 0], [97, 96]], config={"trainer": stream})
     write_matrix(joint / "oracle_matrix.csv", [[math.nan] * 2, [97, 96]], NAMES)
     text = compare([*runs, known, joint], tmp_path / "out")
-    assert "| known† | 1 | 98.50 |" in text
-    assert "| joint‡ | 1 | 96.50 |" in text
+    assert "| known‡ | 1 | 98.50 |" in text
+    assert "| joint† | 1 | 96.50 |" in text
     assert "| dmole | 2 | **80.50 ± 2.12** |" in text
     assert "ties included, methods marked † ‡ excluded." in text
-    assert "† task identity given at test." in text
+    assert "† trained on all tasks at once.  \n‡ task identity given at test." in text
     with (tmp_path / "out" / "comparison.csv").open() as file:
         notes = [row["note"] for row in csv.DictReader(file)]
     assert notes == ["", "", "task identity given at test", "trained on all tasks at once"]
+
+
+def test_a_mark_means_the_same_in_every_table(
+    make_run: Callable[..., Path], runs: list[Path], tmp_path: Path
+) -> None:
+    routed = {"router": {"class_path": "dmole.routing.OracleRouter"}}
+    stream = {"name": "joint", "stream": {"class_path": "dmole.streams.JointStream"}}
+    known = make_run(tmp_path / "k", "known", [[0, 0], [99, 0], [99, 98]], config={"model": routed})
+    joint = make_run(tmp_path / "j", "joint", [[0, 0], [97, 96]], config={"trainer": stream})
+    write_matrix(joint / "oracle_matrix.csv", [[math.nan] * 2, [97, 96]], NAMES)
+    marks = {known: ("known", "‡", "task identity given at test")}
+    marks[joint] = ("joint", "†", "trained on all tasks at once")
+    for number, chosen in enumerate(([known], [joint], [known, joint], [joint, known])):
+        folder = tmp_path / str(number)
+        text = compare([*runs, *chosen], folder)
+        latex = (folder / "comparison.tex").read_text()
+        for run, (method, mark, meaning) in marks.items():
+            assert (f"| {method}{mark} |" in text) == (run in chosen)
+            assert (f"{mark} {meaning}." in text) == (run in chosen)
+            assert (f"{escape_latex(mark)} {escape_latex(meaning)}." in latex) == (run in chosen)
+
+
+def test_every_advantage_has_a_mark_of_its_own() -> None:
+    assert list(MARKS) == list(GIVEN.values())
+    assert len(set(MARKS.values())) == len(GIVEN)
 
 
 def test_a_single_method_has_no_best(runs: list[Path], tmp_path: Path) -> None:

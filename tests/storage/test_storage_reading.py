@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from dmole.storage import reading
-from dmole.storage.files import check_file, open_file, read_json, read_text, read_yaml
+from dmole.storage import reading, values
+from dmole.storage.files import check_file, check_folder, open_file, read_json, read_text, read_yaml
 
 READERS: list[Callable[[Path], Any]] = [check_file, open_file, read_text, read_json, read_yaml]
 
 
 def test_docstring_examples_hold() -> None:
-    result = doctest.testmod(reading)
+    result = doctest.testmod(values)
     assert result.attempted
     assert result.failed == 0
 
@@ -187,3 +187,14 @@ def test_plain_yaml_is_read(tmp_path: Path) -> None:
         "d": {"a": 1},
         "e": None,
     }
+
+
+def test_a_folder_for_a_library_holds_files_only(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to(".")
+    check_folder(tmp_path)
+    os.mkfifo(tmp_path / "sub" / "b")
+    with pytest.raises(ValueError, match=r"^cannot read the data \S*sub/b: it is a named pipe"):
+        check_folder(tmp_path, "the data")

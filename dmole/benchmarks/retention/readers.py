@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-import codecs
 from pathlib import Path
 from typing import Any
 
 from dmole.data.items import Item, Numbered, SourceFiles, letter_of
 from dmole.data.prompts import lettered
 from dmole.data.streaming import kind_of
-from dmole.storage.files import open_file, parse_json, read_text
+from dmole.storage.files import read_text
+from dmole.storage.records import read_records
 
 MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 
@@ -27,7 +27,7 @@ def pope_items(source: SourceFiles) -> Numbered:
     Source:
         Li et al., 2023, https://arxiv.org/abs/2305.10355, ``output/coco/coco_pope_*.json``.
     """
-    for index, item in _lines(source.path) if _has_lines(source.path) else source.items():
+    for index, item in _objects(source.path):
         label = item.get("label", item.get("answer"))
         if not isinstance(label, str) or label.strip().lower() not in ("yes", "no"):
             raise source.error(index, item, f"'label' must be yes or no, got {label!r}")
@@ -115,19 +115,10 @@ def _options(value: Any) -> list[str]:
     return [str(option) for option in value or []]
 
 
-def _has_lines(path: Path) -> bool:
-    with open_file(path) as file:
-        return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{"
-
-
-def _lines(path: Path) -> Numbered:
-    for index, line in enumerate(read_text(path, limit=None).split("\n")):
-        if not line.strip():
-            continue
-        try:
-            item = parse_json(line, line=index + 1)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+def _objects(path: Path) -> Numbered:
+    """Yield the objects of a file of JSON or JSON lines."""
+    records = read_records(path, limit=None)
+    for index, item in enumerate(records.entries(lambda _: True) or []):
         if not isinstance(item, dict):
-            raise ValueError(f"{path}: line {index + 1} is {kind_of(item)}, not an object")
+            raise ValueError(f"{records.where(index)} is {kind_of(item)}, not an object")
         yield index, item

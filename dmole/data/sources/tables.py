@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dmole.data.cache_folder import cache_folder
 from dmole.data.sources.container import archive_version
 from dmole.data.sources.rows import RowTable
+from dmole.storage.files import check_file, check_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,6 +61,7 @@ def open_saved(path: Path, split: str, columns: Mapping[str, str]) -> RowTable:
     """
     import datasets
 
+    check_folder(path)
     saved = _one_line(str(path), lambda: datasets.load_from_disk(str(path)))
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
@@ -83,9 +85,10 @@ def open_parquet(path: Path, split: str, columns: Mapping[str, str]) -> RowTable
     Raises:
         ValueError: If a file is damaged, or the folder has no file of the split.
     """
-    files = _one_line(
-        str(path), partial(_with_rows, [path] if path.is_file() else _files_of(path, split))
-    )
+    named = _files_of(path, split) if path.is_dir() else [path]
+    for file in named:
+        check_file(file)
+    files = _one_line(str(path), partial(_with_rows, named))
     if not files:
         raise ValueError(f"{path}: holds no items")
     version = hashlib.sha256(repr(archive_version(files)).encode()).hexdigest()[:32]

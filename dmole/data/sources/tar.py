@@ -14,6 +14,7 @@ from dmole.data.images import ImageRoot
 from dmole.data.sample import EmbeddedImage, StoredImage
 from dmole.data.shapes.webdataset import IMAGE_ENDINGS, member_item
 from dmole.data.sources.container import Container, Numbered, archive_version
+from dmole.storage.files import check_file
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NAME = re.compile(r"tar:(\d+):(\d+):(\d+):(.*)", re.DOTALL)
@@ -68,10 +69,13 @@ class TarShards(Container):
         path = self.paths[number]
         group: _Group | None = None
         try:
+            check_file(path)
             with tarfile.open(path, "r:") as archive:
                 for member in archive:
                     if not member.isreg():
                         continue
+                    if member.sparse is not None:
+                        raise tarfile.TarError(f"member {member.name} has holes")
                     key, ending = _split(member.name)
                     if group is None or group.key != key:
                         if group is not None:
@@ -85,7 +89,7 @@ class TarShards(Container):
                         content = archive.extractfile(member)
                         assert content is not None  # a regular member
                         group.members[ending] = content.read()
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, MemoryError, OverflowError) as error:
             raise ValueError(f"{path}: damaged or no tar file: {error}") from error
         if group is not None:
             yield group

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from dmole.data.layout import Layout
 from dmole.data.shapes import MetaPart, is_meta, meta_parts, named_rows, table_items
 from dmole.data.sources.container import Container, Numbered, text_version
 from dmole.data.streaming import stream_items
-from dmole.storage.files import read_json
+from dmole.storage.files import open_file, read_json
 
 _LONGEST_CELL = 1 << 30  # characters; the limit of the csv module would refuse most images
 READABLE = ("conversations", "question")
@@ -227,7 +228,7 @@ class TsvFile(JsonFile):
         csv.field_size_limit(_LONGEST_CELL)
         line = 0
         try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
+            with io.TextIOWrapper(open_file(self.path), encoding="utf-8-sig", newline="") as file:
                 table = csv.reader(file, delimiter="\t", strict=True)
                 header = next(table, [])
                 repeated = sorted({name for name in header if header.count(name) > 1})

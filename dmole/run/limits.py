@@ -1,0 +1,69 @@
+"""Limits of later phases, checked before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dmole.data.collate import Collator
+from dmole.routing.mixture_routers import expert_shapes
+from dmole.routing.routers import too_few
+
+if TYPE_CHECKING:
+    from dmole.datamodule import ContinualDataModule
+    from dmole.module import ContinualModule
+    from dmole.routing import Router
+    from dmole.run.state import SequenceState
+    from dmole.streams.stream import Stage
+
+
+def check_limits(state: SequenceState, module: ContinualModule) -> None:
+    """Refuse data and settings that a phase of a later stage would refuse.
+
+    Args:
+        state: Has the plan and the data.
+        module: Has allocator, router and base model; stays unchanged.
+
+    Raises:
+        ValueError: If a stage has too few samples for its router or its share of batches, if an
+            expert cannot be placed on the model, or if the longest sample of a task does not fit;
+            names task or expert and the number.
+    """
+    for stage in state.plan:
+        _check_samples(state, module.router, stage)
+        _check_longest(state.data, module.backbone.processor, stage)
+    _check_experts(state, module)
+
+
+def _check_samples(state: SequenceState, router: Router, stage: Stage) -> None:
+    """Refuse a stage with too few samples for the router, or without a training batch."""
+    where = f"stage {stage.index} ({', '.join(stage.tasks)})"
+    count = len(state.data.arriving_items(stage))
+    if message := too_few(count, type(router).__name__, router.least_samples):
+        raise ValueError(f"{where} {message}")
+    limit, size = state.trainer.limit_train_batches, state.data.stage_batch_size(stage.tasks)
+    batches = -(-len(state.data.stage_items(stage)) // (size * state.world_size))  # rounded up
+    if (limit if isinstance(limit, int) else int(limit * batches)) < 1:
+        raise ValueError(f"trainer.limit_train_batches {limit} leaves none of {batches} in {where}")
+
+
+def _check_experts(state: SequenceState, module: ContinualModule) -> None:
+    """Refuse experts that do not fit on the linears that they may be placed on."""
+    units, seen = module.units(), set(module.library.names)
+    for stage in state.plan:
+        for name in reversed(stage.experts):
+            if name not in seen:
+                plan = module.allocator.largest(name, units, first=not seen)
+                shapes = expert_shapes(plan, module.router, module.alpha)
+                module.library.check_shapes(name, shapes)
+                seen.add(name)
+
+
+def _check_longest(data: ContinualDataModule, processor: Any, stage: Stage) -> None:
+    """Refuse a stage whose longest sample, by characters and images, exceeds the limit."""
+    items = data.stage_items(stage)
+    sample, name = items[int(items.lengths().argmax())]
+    collator = Collator(processor, data.collator.max_length, data.on_too_long)
+    try:
+        collator([(sample, name)], generation=False)
+    except ValueError as error:
+        raise ValueError(f"task {name!r}: {error}") from error
