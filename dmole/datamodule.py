@@ -14,7 +14,12 @@ from torch.utils.data import DataLoader
 from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.formats import Split
 from dmole.data.leakage import warn_of_leakage
-from dmole.data.loader import ResumableLoader, sequential_loader, train_loader
+from dmole.data.loader import (
+    ResumableLoader,
+    position_after,
+    sequential_loader,
+    train_loader,
+)
 from dmole.data.sample import Sample
 from dmole.data.sampler import TrainBatchSampler, random_batches, split_batches
 from dmole.data.sequences import TaskItems
@@ -91,7 +96,7 @@ class ContinualDataModule(LightningDataModule):
         self.on_too_long = on_too_long
         self.group_by_length = group_by_length
         self.verify_images = verify_images
-        self._options = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self._options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
         self._collator: Collator | None = None
         self._stage: Stage | None = None
         self._pending: dict[str, list[int]] | None = None
@@ -245,20 +250,45 @@ class ContinualDataModule(LightningDataModule):
         if self._stage is None:
             raise RuntimeError("the data module has no stage: call set_stage first")
         items = self.stage_items(self._stage)
+        trainer = self.trainer
+        sampler = self._sampler(self._stage, items)
+        if trainer is None:
+            return train_loader(items, self.collator, sampler, **self._options)
+        # on resume, Lightning makes the iterator before it sets the epoch
+        sampler.set_epoch(trainer.current_epoch)
+
+        def limit() -> int:  # Lightning sets it once it has the loader
+            return int(trainer.num_training_batches)
+
+        return train_loader(items, self.collator, sampler, limit, **self._options)
+
+    def batch_after(self, stage: Stage, state: dict[str, Any]) -> tuple[int, int]:
+        """Return where a resumed run continues within an epoch.
+
+        Args:
+            stage: The stage in training.
+            state: State of its loader in a checkpoint.
+
+        Returns:
+            Number of batches of the epoch that are done, and number of batches of an epoch.
+        """
+        sampler = self._sampler(stage, self.stage_items(stage))
+        sampler.set_epoch(state["epoch"])
+        return position_after(state, sampler)[2], len(sampler)
+
+    def _sampler(self, stage: Stage, items: TaskItems) -> TrainBatchSampler:
         rank, num_replicas = _rank()
-        sampler = TrainBatchSampler(
+        return TrainBatchSampler(
             len(items),
-            self.stage_batch_size(self._stage.tasks),
-            lengths=items.lengths() if self.group_by_length else None,
+            self.stage_batch_size(stage.tasks),
+            lengths=items.lengths,
             seed=self.seed,
-            stage=self._stage.index,
+            stage=stage.index,
             rank=rank,
             num_replicas=num_replicas,
+            window=self._accumulated(),
+            grouped=self.group_by_length,
         )
-        if self.trainer is not None:
-            # on resume, Lightning makes the iterator before it sets the epoch
-            sampler.set_epoch(self.trainer.current_epoch)
-        return train_loader(items, self.collator, sampler, **self._options)
 
     def test_dataloader(self) -> list[DataLoader[TaskSample]]:
         """Return a loader of generation batches for each task of `pending`, in its order.
@@ -311,8 +341,9 @@ class ContinualDataModule(LightningDataModule):
     ) -> Iterator[list[Batch]]:
         """Return random batches of the samples of one task that arrive in a stage, at least one.
 
-        A proxy batch has the size of a training step over all ranks, so the choice depends only
-        on the global batch size. It is split into parts that each fit on one device.
+        A proxy batch has the size of an optimizer step over all ranks and accumulated batches, so
+        the choice depends only on the global batch size. It is split into parts that each fit on
+        one device.
 
         Args:
             stage: The stage.
@@ -329,9 +360,9 @@ class ContinualDataModule(LightningDataModule):
         items = self._store.items(stage.draw.arriving((name,), self._store, self.seed))
         rank, num_replicas = _rank()
         size = self.stage_batch_size([name])
-        chosen = random_batches(len(items), size * num_replicas, fraction, derive_seed(seed, name))[
-            rank::num_replicas
-        ]
+        step = size * num_replicas * self._accumulated()
+        chosen = random_batches(len(items), step, fraction, derive_seed(seed, name))
+        chosen = chosen[rank::num_replicas]
         parts = [split_batches(batch, size) for batch in chosen]
         loader = sequential_loader(
             items,
@@ -341,6 +372,9 @@ class ContinualDataModule(LightningDataModule):
             **self._options,
         )
         return _grouped(loader, [len(batch) for batch in parts])
+
+    def _accumulated(self) -> int:
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
 
     def _all_answered(self, task: str, samples: Sequence[Sample]) -> bool:
         return all(f"{task}/test/{sample.id}" in self._answered for sample in samples)

@@ -32,29 +32,6 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def weigh_by_tokens(loss: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return a rank's share of the loss and the loss of the batches of all ranks.
-
-    .. math:: L_r' = \frac{R\, n_r}{\sum_i n_i} L_r, \qquad
-        \frac{1}{R} \sum_r L_r' = \frac{\sum_r n_r L_r}{\sum_r n_r}
-
-    Distributed training averages the gradients of the shares, so the result is the gradient of
-    the mean over the tokens of all ranks. In a single process both values equal the loss.
-
-    Args:
-        loss: Mean over the tokens of this rank, scalar; any finite number if it has none.
-        tokens: Number of tokens of this rank, scalar.
-
-    Returns:
-        The share, with the graph of ``loss``, and the loss over all ranks, without a graph.
-    """
-    if not is_distributed():
-        return loss, loss.detach()
-    sums = torch.stack((loss.detach().float() * tokens, tokens.float()))
-    weighted, count = sum_over_ranks(sums)
-    return loss * (dist.get_world_size() * tokens / count), weighted / count
-
-
 def max_over_ranks(value: int, device: torch.device) -> int:
     """Return the largest value of all ranks.
 

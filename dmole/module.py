@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
@@ -19,8 +18,7 @@ from dmole.curriculum.optimization import (
     parameter_groups,
     scaled_learning_rates,
 )
-from dmole.data.labels import IGNORED, answer_tokens
-from dmole.distributed import weigh_by_tokens
+from dmole.data.labels import IGNORED, answer_positions
 from dmole.experts import ExpertLibrary, Gates
 from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
@@ -32,6 +30,8 @@ from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
 from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.steps.finite import NonFiniteError
+from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Answers:
     gate_sets: list[tuple[str, ...]]
 
 
-class ContinualModule(LightningModule):
+class ContinualModule(StepModule):
     """A frozen multimodal model, its experts and the router that selects them.
 
     Args:
@@ -80,6 +80,8 @@ class ContinualModule(LightningModule):
         projector_experts: Whether the projector may hold experts; its linears count toward the
             budget of the language model.
         regularizers: Extra terms of the training loss.
+        skip_nonfinite_steps: Optimizer steps of a stage that are left out if a loss or a gradient
+            is not finite. Each is logged and listed in ``metrics.json``; the next one ends the run.
         seed: Seed of initial weights, dropout and the choice of proxy batches.
 
     Example:
@@ -108,9 +110,10 @@ class ContinualModule(LightningModule):
         generation: dict[str, Any] | None = None,
         projector_experts: bool = False,
         regularizers: list[Regularizer] | None = None,
+        skip_nonfinite_steps: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(skip_nonfinite_steps)
         if not 0.0 <= warmup < 1.0:
             raise ValueError(f"warmup must be in [0, 1), got {warmup}")
         self.backbone = backbone
@@ -228,6 +231,9 @@ class ContinualModule(LightningModule):
             return None
         rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, beams)
         mask = batch.inputs.get("attention_mask")
+        if recording and mask is not None and batch.labels is not None:
+            answered = answer_positions(batch.labels).any(dim=1, keepdim=True)  # (B, 1)
+            mask = mask * answered  # a repeated sample leaves no record
         return Gates(self.experts, gates, rows, mask, recording)
 
     # -- steps -----------------------------------------------------------------------------
@@ -238,30 +244,34 @@ class ContinualModule(LightningModule):
             return self.backbone.loss(batch.inputs, labels_of(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of the current expert (and partners) on the batch.
+        """Return the share of a micro-batch in the loss of its optimizer step.
 
-        Several processes train on the mean over the answer tokens of all ranks, like one process
-        on the joint batch. Under ``accumulate_grad_batches`` each micro-batch has the same weight
-        whatever its number of tokens, because the later ones have not been read yet.
-        Dropout draws differ between ranks.
+        A step descends the mean over the answer tokens of all its micro-batches on all ranks,
+        like one process on the joint batch; each regularizer is a mean over its own unit, see
+        :class:`~dmole.regularizers.base.Regularizer`. ``train/loss`` is logged once for each step,
+        as the mean over its tokens. Dropout draws differ between ranks.
+
+        Raises:
+            ValueError: If gradients are accumulated and the batch does not know its window.
+            NonFiniteError: If the loss is not finite and no further step may be left out.
         """
-        tokens = answer_tokens(labels_of(batch))
-        loss, step = torch.zeros((), device=tokens.device), None
-        if tokens:  # a rank whose only sample is a repetition has none
+        window, keys = self.window_of(batch), sample_keys(batch)
+        self.guard.enter(keys, window.first)
+        loss, step = torch.zeros((), device=labels_of(batch).device), None
+        if window.own.tokens:  # a rank whose only sample is a repetition has none
             loss, step = self.compute_step(batch)
             self._count(step)
-        loss, mean_loss = weigh_by_tokens(loss, tokens)
-        if not torch.isfinite(mean_loss):
-            samples = "another rank has the samples"
-            if not torch.isfinite(loss):
-                samples = f"samples: {', '.join(sample_keys(batch))}"
-            raise ValueError(
-                f"the loss is {mean_loss.item()} at step {self.global_step} of expert "
-                f"{self.stage.expert!r}; {samples}"
-            )
-        self.log("train/loss", mean_loss, prog_bar=True, batch_size=len(batch.sample_ids))
-        extra = self.regularizers.total(step, tokens, functools.partial(self.log, batch_size=1))
-        return loss + extra + self._anchor()
+        share = self.share_of(loss, window, keys)
+        loss = share.weigh(loss, "tokens")
+        try:
+            loss = loss + self.regularizers.total(step, share, loss.device, self.log_term)
+        except NonFiniteError as error:
+            self.guard.report(f"{error} {self.position()}")
+        return loss + self._anchor()
+
+    def position(self) -> str:
+        """Return the current step as a part of a message."""
+        return f"at step {self.global_step} of expert {self.stage.expert!r}"
 
     def compute_step(self, batch: Batch) -> tuple[Tensor, Step]:
         """Return the loss of a batch under its routed experts, and the step it comes from."""
@@ -361,6 +371,21 @@ class ContinualModule(LightningModule):
         """Step with the learning rate of each modality scaled by the curriculum."""
         with scaled_learning_rates(optimizer, self.stage.update_scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
+
+    def trained_parameters(self) -> dict[str, Tensor]:
+        """Return the parameters that train, by names for messages."""
+        experts: dict[str, Tensor] = {
+            f"expert {name!r} at {path} ({key})": parameter
+            for name in self.training_experts
+            for path, expert in self.library.experts(name)
+            for key, parameter in expert.named_parameters()
+            if parameter.requires_grad
+        }
+        return experts | {
+            f"parameter {key} of {type(term).__name__}": parameter
+            for term in self.regularizers
+            for key, parameter in term.named_parameters()
+        }
 
     def on_train_start(self) -> None:
         """Enable dropout and seed it from seed, expert and rank."""

@@ -316,6 +316,7 @@ class ContinualTrainer(Trainer):
         """Bind module and data to the run, and read the data."""
         state = self.sequence
         state.data, state.splits = data, splits
+        data.trainer = self  # Lightning sets it in the first fit or test only
         base = module.backbone
         data.attach_processor(base.processor, base.context_length, base.prompts)
         data.check(splits)

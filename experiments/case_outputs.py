@@ -193,7 +193,7 @@ def rce_config(output: str) -> str:
 
 def stale_cache(output: str) -> str:
     """A file that changed has another digest of its data."""
-    digests = re.findall(r'"t": "?([^",\s]+)', output)
+    digests = re.findall(r'"train": "(\w+)"', output)
     if len(digests) != 2:
         return f"{len(digests)} of 2 digests were printed"
     return "the changed file has the old digest" if digests[0] == digests[1] else ""

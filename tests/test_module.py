@@ -20,10 +20,13 @@ from dmole.allocation import SensitivityAllocator, UniformAllocator, score_gradi
 from dmole.data import Turn
 from dmole.data.collate import Batch
 from dmole.data.sample import Sample
+from dmole.data.window import counts_of, windows
 from dmole.experts import Gates
 from dmole.module import ContinualModule
+from dmole.regularizers import Orthogonality
 from dmole.routing import AllExpertsRouter, OracleRouter, Router
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.steps.accumulation import Share
 
 LIGHTNING_WARNINGS = [
     "ignore:.*does not have many workers",
@@ -408,50 +411,85 @@ def test_the_parts_of_a_batch_weigh_by_their_answer_tokens(monkeypatch: pytest.M
     parts = [make_batch(module.backbone, part) for part in (samples[:1], samples[1:])]
     whole = gradients(module, joint)
     loss = module.logged["train/loss"]
-    sums = torch.zeros(2)
-    monkeypatch.setattr("dmole.distributed.is_distributed", lambda: True)
-    monkeypatch.setattr("dmole.distributed.dist.get_world_size", lambda: 2)
+    sums = torch.zeros(6)
+    monkeypatch.setattr("dmole.steps.accumulation.is_distributed", lambda: True)
+    monkeypatch.setattr("dmole.steps.accumulation.dist.get_world_size", lambda: 2)
 
     def note(tensor: Tensor) -> Tensor:
         sums.add_(tensor)
         return tensor.clone()
 
-    monkeypatch.setattr("dmole.distributed.sum_over_ranks", note)
+    monkeypatch.setattr("dmole.steps.accumulation.sum_over_ranks", note)
     for part in parts:
         gradients(module, part)
-    monkeypatch.setattr("dmole.distributed.sum_over_ranks", lambda tensor: sums)
+    monkeypatch.setattr("dmole.steps.accumulation.sum_over_ranks", lambda tensor: sums)
     shares = [gradients(module, part, 0.5) for part in parts]
     assert_close(module.logged["train/loss"], loss)
     for key, gradient in whole.items():
         assert_close(shares[0][key] + shares[1][key], gradient, rtol=1e-4, atol=1e-6)
 
 
-def sgd_step(samples: list[Sample], *, parts: int = 1, **trainer: float) -> dict[str, Tensor]:
-    """Return how far one step of SGD moves the expert, the batch in one or more parts."""
+def sgd_step(samples: list[Sample], *, size: int = 0, **options: Any) -> dict[str, Tensor]:
+    """Return how far one step of SGD moves the expert, the batch in parts of a size or whole."""
+    size = size or len(samples)
+    parts = [samples[i : i + size] for i in range(0, len(samples), size)]
     module = make_module(
-        warmup=0.0, schedule="constant", optimizer=lambda params: torch.optim.SGD(params, lr=1.0)
+        router=AllExpertsRouter(),
+        warmup=0.0,
+        schedule="constant",
+        optimizer=lambda params: torch.optim.SGD(params, lr=1.0),
+        regularizers=options.pop("regularizers", None),
     )
-    add(module, "a")
-    randomize(module.library, "a", 0.1)
+    for name in ("before", "a"):  # the earlier one has an overlap to penalize
+        add(module, name)
+        randomize(module.library, name, 0.1)
     before = {key: p.detach().clone() for key, p in module.state_dict().items()}
-    size = len(samples) // parts
-    batches = [
-        make_batch(module.backbone, samples[i : i + size]) for i in range(0, len(samples), size)
-    ]
-    run_trainer(module, batches, accumulate_grad_batches=parts, **trainer)
+    batches = [make_batch(module.backbone, part) for part in parts]
+    accumulated = options.pop("accumulated", len(parts))
+    batches = list(windows(batches, accumulated, 0, len(batches)))
+    run_trainer(module, batches, accumulate_grad_batches=accumulated, **options)
     return {key: p - before[key] for key, p in module.state_dict().items()}
 
 
-@warnings_ignored
-def test_accumulated_parts_of_equal_tokens_step_like_the_whole() -> None:
-    samples = [
-        replace(sample, turns=(sample.turns[0], Turn("assistant", "red")))
-        for sample in make_samples((1, 0, 2, 1))
+def unlike_samples(count: int = 5) -> list[Sample]:
+    """Return samples with answers of very different lengths."""
+    return [
+        replace(sample, turns=(sample.turns[0], Turn("assistant", "red " * 4**index)))
+        for index, sample in enumerate(make_samples((1, 0, 2, 1, 0)[:count]))
     ]
-    whole, parts = sgd_step(samples), sgd_step(samples, parts=2)
+
+
+@warnings_ignored
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (1, {}),
+        (2, {}),  # the last part is smaller
+        (2, {"gradient_clip_val": 0.01}),
+        (2, {"accumulated": 8}),  # a window that the end of the epoch cuts short
+        (2, {"accumulated": 8, "regularizers": [Orthogonality(0.5)]}),
+    ],
+)
+def test_accumulated_parts_step_like_the_whole_whatever_their_tokens(
+    size: int, options: dict[str, Any]
+) -> None:
+    alone = {key: options[key] for key in options if key != "accumulated"}
+    whole, parts = (
+        sgd_step(unlike_samples(), **alone),
+        sgd_step(unlike_samples(), size=size, **options),
+    )
     for key, move in whole.items():
-        assert move.any()
-        assert_close(parts[key], move, rtol=1e-3, atol=1e-5)
+        assert move.any() or key.startswith("before/")
+        assert_close(parts[key], move, rtol=1e-3, atol=5e-8 + 1e-5 * float(move.abs().max()))
+
+
+@warnings_ignored
+def test_batches_that_know_no_window_are_not_accumulated(images: list[Sample]) -> None:
+    module = make_module()
+    add(module, "a")
+    batch = make_batch(module.backbone, images)
+    with pytest.raises(ValueError, match="train with a ContinualDataModule"):
+        run_trainer(module, [batch, batch], accumulate_grad_batches=2)
 
 
 @warnings_ignored
@@ -469,7 +507,7 @@ def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_too(
     module = ready()
     batch = make_batch(module.backbone, images)
     monkeypatch.setattr(
-        "dmole.module.weigh_by_tokens", lambda loss, tokens: (loss, torch.tensor(math.nan))
+        module._accumulation, "enter", lambda *_: (Share(counts_of(batch)), torch.tensor(math.nan))
     )
     with pytest.raises(ValueError, match="loss is nan at step 0 of expert 'b'; another rank has"):
         module.training_step(batch, 0)

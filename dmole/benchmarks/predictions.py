@@ -69,7 +69,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 def _prediction(entry: Any, where: str) -> Prediction:
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {kind_of(entry)}, not an object")
-    number = entry.get("id", entry.get("question_id"))
+    number = next((entry[key] for key in ("id", "question_id") if entry.get(key) is not None), None)
     key = next((key for key in ("prediction", "text") if key in entry), None)
     if number is None or key is None:
         raise ValueError(
@@ -128,7 +128,8 @@ def read_targets(path: Path) -> list[Target]:
 def _target(entry: Any, where: str, number: int) -> Target:
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {kind_of(entry)}, not an object")
-    key = _id(entry.get("question_id", entry.get("id", number - 1)), where)
+    given = (entry[key] for key in ("question_id", "id") if entry.get(key) is not None)
+    key = _id(next(given, number - 1), where)
     try:
         references = _references(entry)
         if not references:

@@ -13,6 +13,7 @@ from dmole.callbacks.progress import StageProgressBar
 from dmole.callbacks.regularization import Regularization
 from dmole.callbacks.replay_record import ReplayRecord
 from dmole.callbacks.router_fitting import RouterFitting
+from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
 from dmole.callbacks.training_routing import TrainingRouting
 
@@ -26,6 +27,7 @@ __all__ = [
     "Regularization",
     "ReplayRecord",
     "RouterFitting",
+    "SkippedSteps",
     "StageCheckpoint",
     "StageProgressBar",
     "TrainingRouting",
@@ -59,6 +61,7 @@ def default_callbacks(
         ExpertFiles(),
         ReplayRecord(),
         RouterFitting(),
+        SkippedSteps(),
         TrainingRouting(),
         EvaluationMatrix(),
         ExpertInspector(),

@@ -29,7 +29,9 @@ from dmole.callbacks.evaluation_results import (
     predictions_file,
     router_rates,
     routing_file,
+    unparsable_answers,
 )
+from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize
@@ -186,6 +188,8 @@ class EvaluationMatrix(ContinualCallback):
         self._metrics = self.metrics(state, module)
         count_active(state, module, routed)
         log.info("scores: %s", self._row_text(state))
+        if unread := unparsable_answers(self.scores):
+            log.info("answers that are blank or that the metric cannot read: %s", unread)
         state.put(*self._tables(state))
         self.answers.keep_only([routed.gate_sets, oracle.gate_sets], routed.digests)
 
@@ -309,6 +313,9 @@ class EvaluationMatrix(ContinualCallback):
         self._constants = self._constants or constant_answers(state)
         content["constant_answer"] = self._constants
         content["fingerprints"] = state.fingerprints(module)
+        records = [cb.rows for cb in state.callbacks if isinstance(cb, SkippedSteps) and cb.rows]
+        if records:
+            content["skipped_steps"] = records[0]
         return content
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:

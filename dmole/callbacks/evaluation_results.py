@@ -108,6 +108,20 @@ def constant_answers(state: SequenceState) -> dict[str, dict[str, Any]]:
     return found
 
 
+def unparsable_answers(scores: Mapping[str, TaskScore]) -> str:
+    """Return how many answers of each task its metric could not read; empty if it read all.
+
+    Args:
+        scores: The score of each task.
+    """
+    counts = {task: score.details.get("unparsable", 0) for task, score in scores.items()}
+    return ", ".join(
+        f"{task} {count} of {len(scores[task].per_sample)}"
+        for task, count in counts.items()
+        if count
+    )
+
+
 def router_rates(
     state: SequenceState, counts: Iterable[Count], trained: Iterable[Count]
 ) -> dict[str, float | None]:

@@ -28,6 +28,9 @@ class Regularization(ContinualCallback):
     the model for distributed training, so the wrapped model includes parameters of regularizers.
     """
 
+    def __init__(self) -> None:
+        self._last_step = -1
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prepare the regularizers."""
         if stage == "fit":
@@ -35,11 +38,18 @@ class Regularization(ContinualCallback):
             for term in module.regularizers:
                 term.before_stage(_view(state, module))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the step at which the stage starts or resumes."""
+        self._last_step = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Let the regularizers act between two batches, before a checkpoint is written."""
+        """Let the regularizers act between two steps, before a checkpoint is written."""
         _, module = parts(trainer, pl_module)
+        if trainer.global_step == self._last_step:
+            return  # the gradients of the step are not complete
+        self._last_step = trainer.global_step
         for term in module.regularizers:
             term.after_step()
 

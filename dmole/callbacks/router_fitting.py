@@ -125,6 +125,7 @@ def embed_samples(
 
     Raises:
         Interrupted: If a signal requested the end of the run.
+        ValueError: If an embedding is not finite; names the sample.
     """
     cache, device = module.embedder.cache, state.device
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
@@ -143,4 +144,8 @@ def embed_samples(
         for ids, rows in gather_objects((embedded, cache.get_many(embedded) if embedded else None)):
             if rows is not None:
                 cache.add(ids, rows)
-    return cache.get_many(keys)
+    found = cache.get_many(keys)
+    for key, finite in zip(keys, torch.isfinite(found).all(dim=1).tolist(), strict=True):
+        if not finite:
+            raise ValueError(f"the router embedding of sample {key} is not finite")
+    return found

@@ -13,6 +13,7 @@ from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.rendering import ChatRenderer, Rendered
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
 from dmole.data.templates import PromptSettings
+from dmole.data.window import Window
 
 TaskSample = tuple[Sample, str]
 """A sample and the name of its task."""
@@ -32,6 +33,8 @@ class Batch:
         image_counts: Number of images of each sample, ``(B,)``, long.
         sample_ids: Id of each sample.
         task_names: Task of each sample.
+        window: Place of a training batch among those of an optimizer step; None if it is the only
+            one.
     """
 
     inputs: dict[str, Tensor]
@@ -40,6 +43,7 @@ class Batch:
     image_counts: Tensor
     sample_ids: list[str]
     task_names: list[str]
+    window: Window | None = None
 
     def __len__(self) -> int:
         """Return the number of samples."""

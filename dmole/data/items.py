@@ -73,13 +73,15 @@ def index_by(entries: Iterable[Mapping[str, Any]], key: str, path: Path) -> dict
     """Return the entries of a side file, indexed by the value of a key as text.
 
     Raises:
-        ValueError: If an entry lacks the key.
+        ValueError: If an entry lacks the key, or two different entries have the same value.
     """
     indexed: dict[str, Any] = {}
     for position, entry in enumerate(entries):
         if key not in entry:
             raise ValueError(f"{path}: entry {position} has no {key!r}")
-        indexed[str(entry[key])] = entry
+        name = str(entry[key])
+        if indexed.setdefault(name, entry) != entry:
+            raise ValueError(f"{path}: entry {position} repeats the {key!r} {name!r} with a change")
     return indexed
 
 

@@ -20,7 +20,12 @@ def answer_tokens(labels: Tensor) -> Tensor:
         labels: ``(B, T)``, `IGNORED` for tokens without loss. A token is predicted from the one
             before it, so the label of the first position is never used.
     """
-    return (labels[:, 1:] != IGNORED).sum()
+    return answer_positions(labels).sum()
+
+
+def answer_positions(labels: Tensor) -> Tensor:
+    """Return which positions predict an answer token, ``(B, T - 1)``."""
+    return labels[:, 1:] != IGNORED
 
 
 def answer_labels(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.labels import IGNORED
-from dmole.data.sampler import TrainBatchSampler
+from dmole.data.sampler import OrderRule, TrainBatchSampler, Used
+from dmole.data.window import windows
 
 
 class Items(Dataset[TaskSample]):
@@ -45,22 +46,36 @@ class ResumableLoader(DataLoader[TaskSample]):
     Args:
         dataset: Samples to load.
         batch_sampler: Order of the samples.
+        limit: Returns the number of batches after which the trainer ends an epoch; None for all.
         options: Further arguments of the torch data loader.
     """
 
     def __init__(
-        self, dataset: Dataset[TaskSample], batch_sampler: TrainBatchSampler, **options: Any
+        self,
+        dataset: Dataset[TaskSample],
+        batch_sampler: TrainBatchSampler,
+        limit: Callable[[], int] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(dataset, batch_sampler=batch_sampler, **options)
         self._order = batch_sampler
-        self._taken = 0
-        self._restored: dict[str, int] | None = None
+        self._limit = limit
+        self._taken = self._first = 0
+        self._restored: dict[str, Any] | None = None
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the number of batches yielded, the epoch and the stage."""
-        return {"taken": self._taken, "epoch": self._order.epoch, "stage": self._order.stage}
+    def state_dict(self) -> dict[str, Any]:
+        """Return epoch, stage and the batches yielded so far, with the rule of their order."""
+        order = self._order
+        return {
+            "taken": self._taken,
+            "epoch": order.epoch,
+            "stage": order.stage,
+            "first": self._first,
+            "rule": list(order.rule),
+            "used": [[*rule, batches] for rule, batches in order.used],
+        }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a saved position at the next pass over its epoch.
 
         Raises:
@@ -76,17 +91,52 @@ class ResumableLoader(DataLoader[TaskSample]):
         """Yield the batches of an epoch, without those yielded before the state was saved."""
         # a generator: this code runs at the first batch, so an epoch set before that counts
         restored, self._restored = self._restored, None
+        self._order.used, self._first, self._taken = (), 0, 0
         # a state saved at the end of an epoch is restored with the epoch after it
-        same_epoch = restored is not None and restored["epoch"] == self._order.epoch
-        self._taken = restored["taken"] if restored is not None and same_epoch else 0
-        self._order.start = self._taken
+        if restored is not None and restored["epoch"] == self._order.epoch:
+            position = position_after(restored, self._order)
+            self._order.used, self._first, self._taken = position
+        self._order.start = self._taken - self._first
+        end = len(self) if self._limit is None else min(len(self), self._limit())
         try:
-            for batch in super().__iter__():
+            for batch in windows(self._read(), self._order.rule.window, self._taken, end):
                 self._taken += 1
-                last = self._taken == len(self)
-                yield _without_last_answer(batch) if last and self._order.repeats else batch
+                yield batch
         finally:
             self._order.start = 0
+
+    def _read(self) -> Iterator[Batch]:
+        """Yield the rest of the epoch; the repetition at its end is left out of the loss."""
+        repeats = self._order.repeats
+        for number, batch in enumerate(super().__iter__(), start=self._taken + 1):
+            yield _without_last_answer(batch) if number == len(self) and repeats else batch
+
+
+def position_after(
+    state: dict[str, Any], order: TrainBatchSampler
+) -> tuple[tuple[Used, ...], int, int]:
+    """Return the position in an epoch at which a resumed run continues.
+
+    If the rule of the order has changed since, the rest of the epoch holds the samples that are
+    not used yet, in the order of the new rule. Its batches are the last ones of the epoch.
+
+    Args:
+        state: State of a loader; before batches had windows, it had no rule.
+        order: The order of the resumed run.
+
+    Returns:
+        The batches that other rules have taken, the number of the first batch in this order, and
+        that of the next one.
+    """
+    used = tuple(Used(OrderRule(*rule), batches) for *rule, batches in state.get("used", ()))
+    saved = OrderRule(*state.get("rule", order.rule._replace(window=1)))
+    if saved == order.rule:
+        return used, state.get("first", 0), state["taken"]
+    used = (*used, Used(saved, state["taken"] - state.get("first", 0)))
+    before, order.used = order.used, used
+    first = len(order) - order.batches_of(len(order.rest()))
+    order.used = before
+    return used, first, first
 
 
 def _without_last_answer(batch: Batch) -> Batch:
@@ -98,7 +148,11 @@ def _without_last_answer(batch: Batch) -> Batch:
 
 
 def train_loader(
-    items: Sequence[TaskSample], collator: Collator, sampler: TrainBatchSampler, **options: Any
+    items: Sequence[TaskSample],
+    collator: Collator,
+    sampler: TrainBatchSampler,
+    limit: Callable[[], int] | None = None,
+    **options: Any,
 ) -> ResumableLoader:
     """Return the loader of a stage's training batches.
 
@@ -106,10 +160,11 @@ def train_loader(
         items: Samples with the names of their tasks.
         collator: Makes the tensors.
         sampler: Order of the samples.
+        limit: See :class:`ResumableLoader`.
         options: ``num_workers`` and further arguments of the torch data loader.
     """
     collate = partial(collator, generation=False)
-    return ResumableLoader(Items(items), sampler, collate_fn=collate, **_options(options))
+    return ResumableLoader(Items(items), sampler, limit, collate_fn=collate, **_options(options))
 
 
 def sequential_loader(

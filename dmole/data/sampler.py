@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,40 @@ from torch.utils.data import Sampler
 from dmole.data.sample import Sample
 from dmole.storage.seeds import derive_seed
 
-_Indices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+Lengths = Sequence[int] | npt.NDArray[np.int32]
 
 _CHUNK = 50  # batches per chunk; sorting by length within a chunk keeps the epoch shuffled
 _LENGTH_STEP = 128  # characters, about 32 tokens: this much padding costs little
 _IMAGE_LENGTH = 1024  # length steps per image, so that the number of images outweighs the text
+
+
+class OrderRule(NamedTuple):
+    """What the order of an epoch depends on, besides stage, epoch and number of ranks.
+
+    Args:
+        batch_size: Samples per batch and rank.
+        seed: Seed of the run.
+        grouped: Whether a window holds samples of similar length.
+        window: Batches of an optimizer step.
+    """
+
+    batch_size: int
+    seed: int
+    grouped: bool
+    window: int
+
+
+class Used(NamedTuple):
+    """Batches of an epoch that were taken by one rule.
+
+    Args:
+        rule: The rule.
+        batches: Number of batches per rank.
+    """
+
+    rule: OrderRule
+    batches: int
 
 
 class TrainBatchSampler(Sampler[list[int]]):
@@ -26,21 +57,26 @@ class TrainBatchSampler(Sampler[list[int]]):
     The order depends on (seed, stage, epoch) alone, never on a global generator. All ranks have
     the same number of batches of the same sizes. If the samples do not divide evenly, some samples
     of the last step are repeated, so that no rank waits for another. Apart from these repeats, a
-    step is the same for any number of ranks with the same global batch.
+    step is the same for any number of ranks and of accumulated batches with the same product of
+    batch size, ranks and accumulated batches.
 
     Args:
-        lengths: Approximate length of each sample; a batch holds samples of similar length.
-            ``None`` keeps the shuffled order.
+        lengths: Approximate length of each sample; a step holds samples of similar length.
+            ``None`` keeps the shuffled order. They may be given by a function, which is called
+            only if an order needs them.
         size: Number of samples; by default the number of lengths.
         batch_size: Samples per batch and rank.
         seed: Seed of the run.
         stage: Number of the stage.
         rank: Rank of this process.
         num_replicas: Number of ranks.
+        window: Batches whose gradients an optimizer step accumulates.
+        grouped: Whether the lengths are used; by default if there are any.
 
     Attributes:
         epoch: Epoch of the next pass; see `set_epoch`.
         start: Number of batches to skip; set by the loader when it resumes.
+        used: Batches that other rules have taken of the epoch; a pass leaves out their samples.
     """
 
     def __init__(
@@ -48,27 +84,32 @@ class TrainBatchSampler(Sampler[list[int]]):
         size: int,
         batch_size: int,
         *,
-        lengths: Sequence[int] | npt.NDArray[np.int32] | None = None,
+        lengths: Lengths | Callable[[], Lengths] | None = None,
         seed: int = 0,
         stage: int = 0,
         rank: int = 0,
         num_replicas: int = 1,
+        window: int = 1,
+        grouped: bool | None = None,
     ) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"size {size} and batch_size {batch_size} must be at least 1")
-        if lengths is not None and len(lengths) != size:
+        if window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
+        if lengths is not None and not callable(lengths) and len(lengths) != size:
             raise ValueError(f"there are {len(lengths)} lengths for {size} samples")
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank {rank} is not below num_replicas {num_replicas}")
         self._size = size
-        self._batch_size = batch_size
-        self._lengths = None if lengths is None else np.asarray(lengths)
-        self._seed = seed
+        self._lengths = lengths
         self.stage = stage
         self._rank = rank
         self._num_replicas = num_replicas
+        grouped = lengths is not None if grouped is None else grouped
+        self.rule = OrderRule(batch_size, seed, grouped, window)
         self.epoch = 0
         self.start = 0
+        self.used: tuple[Used, ...] = ()
         self.sampler = self  # Lightning calls `set_epoch` on this attribute
 
     def set_epoch(self, epoch: int) -> None:
@@ -77,41 +118,68 @@ class TrainBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch, also when an epoch is resumed."""
-        return math.ceil(math.ceil(self._size / self._num_replicas) / self._batch_size)
+        return self.batches_of(self._size)
+
+    def batches_of(self, samples: int) -> int:
+        """Return the number of batches per rank of a number of samples."""
+        return math.ceil(math.ceil(samples / self._num_replicas) / self.rule.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of this rank, starting at `start`."""
-        order, steps = self._order()
-        width = self._batch_size * self._num_replicas
-        for index in steps[self.start :]:
-            begin = int(index) * width
-            step = order[begin : begin + width].tolist()
-            missing = -len(step) % self._num_replicas  # nonzero only in the last step
-            padded = step + (step * self._num_replicas)[:missing]
+        for step in itertools.islice(self._batches(self.rule, self.rest()), self.start, None):
+            batch = step.tolist()
+            missing = -len(batch) % self._num_replicas  # nonzero only in the last step
+            padded = batch + (batch * self._num_replicas)[:missing]
             yield padded[self._rank :: self._num_replicas]
 
     @property
     def repeats(self) -> bool:
         """Whether the last sample of this rank's last batch repeats a sample of another rank."""
-        return 0 < self._size % self._num_replicas <= self._rank
+        return 0 < len(self.rest()) % self._num_replicas <= self._rank
 
-    def _order(self) -> tuple[_Indices, _Indices]:
-        """Return the samples, grouped by step, and the order of the steps.
+    def rest(self) -> Indices:
+        """Return the samples of the epoch that no other rule has taken, ascending."""
+        rest = np.arange(self._size)
+        for rule, batches in self.used:
+            taken = list(itertools.islice(self._batches(rule, rest), batches))
+            rest = np.setdiff1d(rest, np.concatenate(taken)) if taken else rest
+        return rest
+
+    def _batches(self, rule: OrderRule, samples: Indices) -> Iterator[Indices]:
+        """Yield the batches of all ranks together."""
+        width = rule.batch_size * self._num_replicas
+        span = width * rule.window
+        order, steps = self._order(rule, samples, span)
+        for step in steps:
+            window = order[int(step) * span : (int(step) + 1) * span]
+            for begin in range(0, len(window), width):
+                yield window[begin : begin + width]
+
+    def _order(self, rule: OrderRule, samples: Indices, span: int) -> tuple[Indices, Indices]:
+        """Return the samples, grouped by steps of ``span``, and the order of the steps.
 
         Lists of integers would take four times the memory of these arrays.
         """
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, self.stage, self.epoch))
-        order = torch.randperm(self._size, generator=generator).numpy()
-        width = self._batch_size * self._num_replicas
-        steps = np.arange(math.ceil(len(order) / width))
-        if self._lengths is None:
+        seed = derive_seed(rule.seed, self.stage, self.epoch)
+        generator = torch.Generator().manual_seed(seed)
+        order = samples[torch.randperm(len(samples), generator=generator).numpy()]
+        steps = np.arange(math.ceil(len(order) / span))
+        if not rule.grouped:
             return order, steps
-        for begin in range(0, len(order), width * _CHUNK):
-            chunk = order[begin : begin + width * _CHUNK]
-            chunk[:] = chunk[np.argsort(self._lengths[chunk], kind="stable")]
+        lengths = self._known_lengths()
+        for begin in range(0, len(order), span * _CHUNK):
+            chunk = order[begin : begin + span * _CHUNK]
+            chunk[:] = chunk[np.argsort(lengths[chunk], kind="stable")]
         # the last step, which may be smaller, stays last; the others are shuffled
         head = torch.randperm(len(steps) - 1, generator=generator).numpy()
         return order, np.concatenate([head, steps[-1:]])
+
+    def _known_lengths(self) -> npt.NDArray[np.int32]:
+        if self._lengths is None:
+            raise ValueError("an order by length needs the lengths of the samples")
+        if callable(self._lengths):
+            self._lengths = self._lengths()
+        return np.asarray(self._lengths)
 
 
 def split_batches(

@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 import re
 
-_LETTER = re.compile(r"(?<![^\W_])(?<!['\u2019-])([A-Za-z])(?![^\W_]|['\u2019-]\w|\.[A-Za-z]\b)")
+_LATIN = "A-Za-z0-9\u00c0-\u024f"  # a letter may touch Chinese characters
+_LETTER = re.compile(
+    rf"(?<![{_LATIN}'\u2019-])([A-Za-z])(?![{_LATIN}]|['\u2019-][{_LATIN}]|\.[A-Za-z](?![{_LATIN}]))"
+)
 _NEXT_WORD = re.compile(r"[ \t]+(\w+)")
 # words after which "A" or "a" is an option and not the article, and "I" not the pronoun
 _VERBS = frozenset(("is", "was", "or", "and", "because", "since", "as"))

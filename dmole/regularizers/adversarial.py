@@ -78,6 +78,7 @@ class AdversarialTask(Regularizer):
     """
 
     records = True
+    mean_over = "samples"
 
     def __init__(
         self, coefficient: float = 1.0, targets: str = "down_proj$", seed: int = 0
@@ -133,10 +134,11 @@ class AdversarialTask(Regularizer):
             return sum((p.sum() * 0.0 for p in self.parameters()), step.logits.new_zeros(()))
         names = step.batch.task_names
         truth = torch.tensor([self._tasks.index(name) for name in names], device=step.labels.device)
+        answered = (step.labels[:, 1:] != -100).any(dim=1)  # a repeated sample has no labels
         losses = []
         for record in step.gates.records if step.gates is not None else ():
             if record.path in self._indices and record.output is not None:
                 features = reverse_gradient(record.output.float(), self.coefficient)  # (B, out)
                 logits = self.classifiers[self._indices[record.path]](features)  # (B, tasks)
-                losses.append(cross_entropy(logits, truth))
+                losses.append(cross_entropy(logits[answered], truth[answered]))
         return torch.stack(losses).mean() if losses else step.logits.new_zeros(())

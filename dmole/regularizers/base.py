@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -88,8 +88,13 @@ class Regularizer(nn.Module, ABC):
         {}
     """
 
+    mean_over: Literal["batches", "tokens", "samples", "inputs"] = "batches"
+    """What the term is a mean over. An optimizer step may have several micro-batches, on one or
+    more ranks; they are weighed by their numbers of answer ``tokens``, ``samples``, or ``inputs``:
+    tokens of the language model without padding. ``batches`` weighs all alike: right for a term of
+    parameters alone, and the definition of a term that is no mean, such as a product of means."""
     per_token: bool = False
-    """Whether the term is a mean over answer tokens. Ranks are then weighed by their tokens."""
+    """Short for ``mean_over = "tokens"``."""
     records: bool = False
     """Whether the regularizer reads the records of mixing linears."""
 
@@ -101,7 +106,7 @@ class Regularizer(nn.Module, ABC):
         """Return the term times its coefficient, a scalar; zero where it does not apply."""
 
     def after_step(self) -> None:
-        """Update state between two training batches; all ranks call it."""
+        """Update state between two optimizer steps; all ranks call it."""
 
     def after_stage(self, stage: StageView) -> None:
         """Store the state that later stages need of this stage; all ranks call it."""

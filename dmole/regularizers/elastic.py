@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dmole.distributed import sum_over_ranks
 from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
+from dmole.steps.finite import NonFiniteError, describe
 
 
 def elastic_penalty(
@@ -177,6 +178,9 @@ class ElasticWeights(Regularizer):
             loss, _ = stage.step(batch)
             count += 1
             gradients = torch.autograd.grad(loss, list(current.values()), allow_unused=True)
+            if reason := describe(dict(zip(current, gradients, strict=True))):
+                sample = f"{batch.task_names[0]}/{batch.sample_ids[0]}"
+                raise NonFiniteError(f"ElasticWeights: the gradient of {reason} for {sample}")
             for name, gradient in zip(current, gradients, strict=True):
                 if gradient is not None:
                     total[name] += gradient.float() ** 2

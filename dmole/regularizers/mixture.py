@@ -109,7 +109,9 @@ class _RouterTerm(Regularizer):
 class LoadBalance(_RouterTerm):
     r"""Penalizes uneven use of the experts by each router, :math:`c N \sum_i f_i P_i`.
 
-    Each rank balances the tokens of its batch; padding is excluded.
+    Each rank balances the tokens of each of its batches; padding is excluded. A step of several
+    micro-batches or ranks descends the mean of their terms: a product of means is defined by the
+    batch, and published so.
 
     Args:
         coefficient: The :math:`c`; 0 disables the term.
@@ -135,6 +137,8 @@ class LoadBalance(_RouterTerm):
 class RouterEntropy(_RouterTerm):
     """Penalizes uncertain routers by the mean normalized entropy over their tokens.
 
+    Micro-batches and ranks are weighed by the tokens of the language model.
+
     Args:
         coefficient: Weight; 0 disables the term.
         over: ``mean`` or ``sum`` over routers, or ``pooled``.
@@ -145,6 +149,8 @@ class RouterEntropy(_RouterTerm):
         DynMoLE, 2025, https://arxiv.org/abs/2504.00661. The authors' code includes padding in
         the mean; here it is excluded.
     """
+
+    mean_over = "inputs"
 
     def __init__(
         self,

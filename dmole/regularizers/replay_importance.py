@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, normalize, softplus
 from dmole.distributed import gather_objects
 from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
 from dmole.regularizers.importance import first_order_hypergradient, importance_weights
+from dmole.steps.finite import NonFiniteError, describe
 from dmole.storage.seeds import derive_seed
 
 _EVEN = math.log(math.e - 1)  # softplus of it is 1: all weights start at 1
@@ -191,6 +192,9 @@ class _Learner:
         return list(torch.autograd.grad(loss, list(self._named.values())))
 
     def step(self, gradients: list[Tensor]) -> None:
+        reason = describe(dict(zip(self._named, gradients, strict=True)))
+        if reason:
+            raise NonFiniteError(f"ReplayImportance: the gradient of {reason}")
         for parameter, gradient in zip(self._named.values(), gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()

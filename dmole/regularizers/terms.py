@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dmole.distributed import weigh_by_tokens
 from dmole.regularizers.base import Regularizer, Step
+from dmole.steps.accumulation import Share
+from dmole.steps.finite import NonFiniteError
 
 
 class Terms(nn.ModuleList):
@@ -32,27 +33,31 @@ class Terms(nn.ModuleList):
         return any(term.records for term in self)
 
     def total(
-        self, step: Step | None, tokens: Tensor, log: Callable[[str, Tensor], None]
+        self,
+        step: Step | None,
+        share: Share,
+        device: torch.device,
+        log: Callable[[str, Tensor], None],
     ) -> Tensor:
-        """Return the sum of all terms.
+        """Return the sum of all terms, each times the weight of the micro-batch.
 
         Args:
             step: The training step; None on a rank whose batch has no answer tokens.
-            tokens: Answer tokens of the rank's batch, scalar.
-            log: Receives name and value of each term.
+            share: Weight of the rank's micro-batch in its optimizer step.
+            device: Device of the sum.
+            log: Receives name and weighted value of each term.
 
         Raises:
-            ValueError: If a term is not finite; names it.
+            NonFiniteError: If a term is not finite; names it.
         """
-        total = torch.zeros((), device=tokens.device)
+        total = torch.zeros((), device=device)
         for term in self:
             value = total.new_zeros(()) if step is None else term(step)
-            if term.per_token:
-                value, _ = weigh_by_tokens(value, tokens)
+            value = share.weigh(value, "tokens" if term.per_token else term.mean_over)
             name = type(term).__name__
             if not torch.isfinite(value):
-                raise ValueError(f"the term {name} of the loss is {value.item()}")
-            log(f"train/{name}", value.detach())
+                raise NonFiniteError(f"the term {name} of the loss is {value.item()}")
+            log(name, value)
             total = total + value
         return total
 

@@ -218,7 +218,7 @@ def _pooled(linear: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
     if valid is None:
         return x.mean(dim=1)  # (rows, tokens, width) -> (rows, width)
     weight = valid.to(x.dtype)[..., None]  # (rows, tokens, 1)
-    return (x * weight).sum(dim=1) / weight.sum(dim=1)
+    return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)  # a row may have none
 
 
 def _refuse_several(mixing: Mixing, experts: int) -> None:

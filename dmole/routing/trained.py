@@ -90,6 +90,8 @@ class MLPReconstructor:
             tensors = self._start(rows, generator)
             self._train(rows, tensors, generator)
         w_enc, b_enc, w_dec, b_dec = (tensor.detach().cpu() for tensor in tensors)
+        if not all(torch.isfinite(tensor).all() for tensor in (w_enc, b_enc, w_dec, b_dec)):
+            raise ValueError("autoencoder training diverged: a weight is not finite")
         return Weights(w_enc, b_enc, w_dec, b_dec, relu=True, sigmoid=self.output == "sigmoid")
 
     def _start(self, rows: Tensor, generator: torch.Generator) -> list[Tensor]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dmole.benchmarks.registry import LAYOUTS
 from dmole.data import Task
+from dmole.data.items import index_by
 from dmole.data.sample import Sample
 from dmole.data.source import open_source
 from dmole.store import SampleStore
@@ -466,3 +467,11 @@ def test_a_task_can_be_tested_on_its_train_file(root: Path) -> None:
     (sample,) = open_source(task, "test", root)
     assert sample.references == ("A",)
     assert sample.turns[-1].role == "user"
+
+
+def test_a_side_file_with_two_answers_for_one_question_is_refused(tmp_path: Path) -> None:
+    entries = [{"question_id": 1, "answers": ["a"]}, {"question_id": "1", "answers": ["b"]}]
+    same = [{"question_id": 1, "answers": ["a"]}] * 2
+    assert index_by(same, "question_id", tmp_path) == {"1": same[0]}
+    with pytest.raises(ValueError, match="entry 1 repeats the 'question_id' '1' with a change"):
+        index_by(entries, "question_id", tmp_path)

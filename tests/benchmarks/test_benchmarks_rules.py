@@ -167,6 +167,8 @@ def test_a_wrong_name_or_profile_is_refused(spec: str, message: str) -> None:
         ("dmole_multichoice", [["B"]], [{"choices": "abc"}], "'choices' must be a list"),
         ("dmole_grounding", [["[0, 0, 1, 1]"]], None, "SK-VG needs the size of every image"),
         ("dmole_grounding", [["left"]], [SQUARE], "reference holds no box: 'left'"),
+        ("dmole_grounding", [["[0, 0, 1, 1]"]], [{"size": [0, 9]}], "must be two positive numbers"),
+        ("dmole_grounding", [["[0, 0, 1, 1]"]], [{"size": [math.nan, 9]}], "two positive numbers"),
         ("mllm_dcl_sci", [["a"]], [{"image": "x.png"}], "needs the 'question' of every sample"),
         ("coin_gqa", [["a"]], [{}, {}], "1 predictions but 2 metadata entries"),
     ],

@@ -11,6 +11,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from dmole.allocation import UniformAllocator
+from dmole.callbacks import TrainingRouting
 from dmole.data import Task
 from dmole.datamodule import ContinualDataModule
 from dmole.models import PretrainedBackbone
@@ -76,7 +77,7 @@ def make_world(
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=list(callbacks),
+        callbacks=[TrainingRouting(), *callbacks],
         plugins=[AtomicCheckpointIO()],
         max_epochs=1,
         enable_checkpointing=any(c.state_key == "StageCheckpoint" for c in callbacks),

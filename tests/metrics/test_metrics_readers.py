@@ -25,6 +25,8 @@ from dmole.metrics.readers import option_letter, option_letters, read_number, ye
         "option {} is correct",
         "Answer {} is right",
         "I choose {}, since it fits",
+        "_{}_",
+        "\u7b54\u6848\u662f{}\u3002",
         "It is {}\nThanks",
     ],
 )
@@ -42,6 +44,7 @@ def test_every_letter_is_read_in_every_form(form: str, letter: str) -> None:
         ("Because it is green", []),
         ("e.g. a dog", []),
         ("the U.S.A", []),
+        ("caf\u00e9a \u00e0 b\u00e9", []),
         ("the dog's T-shirt", []),
         ("I think so", []),
         ("not B", []),

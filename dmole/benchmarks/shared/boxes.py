@@ -68,12 +68,18 @@ def gold_box(reference: str) -> Box:
 
 
 def image_size(item: ScoringItem, reference: str) -> tuple[float, float] | None:
-    """Return width and height of the image from the metadata, else from the reference."""
+    """Return width and height of the image from the metadata, else from the reference.
+
+    Raises:
+        ValueError: If the metadata have a size that is not two positive numbers.
+    """
     size = item.metadata.get("size", (item.metadata.get("width"), item.metadata.get("height")))
     try:
         width, height = (float(side) for side in size)
     except (TypeError, ValueError):
         return read_size(reference)
+    if not (0.0 < width < math.inf and 0.0 < height < math.inf):
+        raise ValueError(f"the size of an image must be two positive numbers, got {size!r}")
     return width, height
 
 

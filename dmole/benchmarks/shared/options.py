@@ -25,7 +25,7 @@ def right_letter(reference: str, metadata: Mapping[str, Any]) -> str:
         'B'
     """
     index = metadata.get("answer_index")
-    if isinstance(index, int):
+    if isinstance(index, int) and not isinstance(index, bool):
         if not 0 <= index < len(LETTERS):
             raise ValueError(f"answer_index {index} is not among the options A to E")
         return LETTERS[index]

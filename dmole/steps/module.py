@@ -1,0 +1,116 @@
+"""The part of the Lightning module that makes an optimizer step of one or more micro-batches."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from dmole.data.window import Window, counts_of
+from dmole.steps.accumulation import Accumulation, Share
+from dmole.steps.guard import StepGuard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dmole.data import Batch
+
+
+class StepModule(LightningModule):
+    """Weighs the micro-batches of each optimizer step and makes no step that is not finite.
+
+    Args:
+        skip_nonfinite_steps: Optimizer steps of a stage that are left out if a loss or a gradient
+            is not finite.
+    """
+
+    def __init__(self, skip_nonfinite_steps: int = 0) -> None:
+        super().__init__()
+        self.skip_nonfinite_steps = skip_nonfinite_steps
+        self.guard = StepGuard(skip_nonfinite_steps)
+        self._accumulation = Accumulation()
+
+    @abstractmethod
+    def trained_parameters(self) -> Mapping[str, Tensor]:
+        """Return all parameters that train, by names for messages."""
+
+    @abstractmethod
+    def position(self) -> str:
+        """Return the current step as a part of a message."""
+
+    def window_of(self, batch: Batch) -> Window:
+        """Return the place of a batch in its optimizer step.
+
+        Raises:
+            ValueError: If gradients are accumulated and the batch does not know its window.
+        """
+        if batch.window is not None:
+            return batch.window
+        if self._accumulated() > 1:
+            raise ValueError(
+                "accumulate_grad_batches needs batches that know how many tokens their window "
+                "has: train with a ContinualDataModule"
+            )
+        own = counts_of(batch)
+        return Window(own, own, first=True)
+
+    def _accumulated(self) -> int:
+        # whatever stands for a trainer outside of a fit accumulates nothing
+        return getattr(self.trainer, "accumulate_grad_batches", 1)
+
+    def share_of(self, loss: Tensor, window: Window, keys: Sequence[str]) -> Share:
+        """Return the weight of a micro-batch, and log the loss of its step. All ranks must call it.
+
+        Args:
+            loss: Mean over the answer tokens of this rank, scalar; zero if there are none.
+            window: Place of the micro-batch in its step.
+            keys: Its samples.
+
+        Raises:
+            NonFiniteError: If the loss is not finite and no further step may be left out.
+        """
+        share, mean = self._accumulation.enter(loss, window, self._accumulated())
+        if not torch.isfinite(mean):
+            samples = "another rank has the samples"
+            if not torch.isfinite(loss):
+                samples = f"samples: {', '.join(keys)}"
+            self.guard.report(f"the loss is {mean.item()} {self.position()}; {samples}")
+        mean = self._accumulation.mean_loss(mean)
+        self.log("train/loss", mean, prog_bar=True, batch_size=len(keys))
+        return share
+
+    def log_term(self, name: str, value: Tensor) -> None:
+        """Log a weighted term of the loss, summed over its step."""
+        self.log(f"train/{name}", self._accumulation.term(name, value), batch_size=1)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients, or leave the step out if they are not finite.
+
+        Raises:
+            NonFiniteError: If they are not finite and no further step may be left out.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if self.guard.admits(self.trained_parameters(), optimizer, self.position(), scaler):
+            self.clip_gradients(
+                optimizer,
+                gradient_clip_val=gradient_clip_val,
+                gradient_clip_algorithm=gradient_clip_algorithm,
+            )
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
+        """Make a step and check its result.
+
+        Raises:
+            NonFiniteError: If a parameter or the optimizer's state is not finite afterward.
+        """
+        position = self.position()
+        super().optimizer_step(epoch, batch_idx, optimizer, *args)
+        self.guard.check_result(self.trained_parameters(), optimizer, position)
