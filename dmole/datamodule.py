@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from dmole.data.collate import Batch, Collator, TaskSample
+from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.data.formats import Split
 from dmole.data.leakage import warn_of_leakage
 from dmole.data.loader import (
@@ -21,8 +23,10 @@ from dmole.data.loader import (
     train_loader,
 )
 from dmole.data.sample import Sample
+from dmole.data.sample_errors import task_origin
 from dmole.data.sampler import TrainBatchSampler, random_batches, split_batches
 from dmole.data.sequences import TaskItems
+from dmole.data.source import address_of
 from dmole.data.task import Task
 from dmole.data.templates import PromptSettings
 from dmole.run.context import EvaluationPass
@@ -48,6 +52,9 @@ class ContinualDataModule(LightningDataModule):
         group_by_length: Whether each training batch holds samples of similar length.
         pin_memory: Whether batches are put into page-locked memory, for faster copies to a GPU.
         verify_images: Whether `check` also decodes every image file.
+        images: How transparent and turned images are read, for tasks that do not set their own:
+            ``background`` (default null: transparency is dropped) and ``apply_exif`` (default
+            false: the pixels keep their stored order).
 
     Raises:
         ValueError: If the tasks or a number are not valid.
@@ -75,6 +82,7 @@ class ContinualDataModule(LightningDataModule):
         group_by_length: bool = True,
         pin_memory: bool = False,
         verify_images: bool = False,
+        images: ImageOptions = AS_STORED,
     ) -> None:
         super().__init__()
         # test samples are split without duplicates, so a rank may have none if there are few
@@ -87,7 +95,11 @@ class ContinualDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ValueError(f"{key} must be at least {least}, got {value}")
-        self.tasks = list(tasks)
+        self.images = images
+        self.tasks = [
+            replace(task, images=images) if task.images is None and images != AS_STORED else task
+            for task in tasks
+        ]
         self._store = SampleStore(self.tasks, Path(data_root or "."))
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -185,7 +197,14 @@ class ContinualDataModule(LightningDataModule):
             prompts: How prompts are written, beyond the chat template.
         """
         limit = context_length if self.max_length is None else self.max_length
-        self._collator = Collator(processor, limit, self.on_too_long, prompts)
+        self._collator = Collator(processor, limit, self.on_too_long, prompts, self._origin)
+
+    def _origin(self, sample: Sample, name: str) -> str:
+        """Return the task of a sample, and its file if the task has one."""
+        if name not in self.task_names:
+            return task_origin(sample, name)
+        address = address_of(self.task(name), "test" if sample.references else "train")
+        return f"task {name!r} ({address})"
 
     @property
     def collator(self) -> Collator:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from dmole.data.decoding import ImageOptions
     from dmole.datamodule import ContinualDataModule
     from dmole.module import ContinualModule
 
@@ -71,7 +72,8 @@ class Predictor:
         """
         self._module.evaluation = EvaluationPass(answer_lengths={PROMPT_TASK: max_new_tokens})
         first, self._count = self._count, self._count + len(prompts)
-        samples = [_sample(first + index, prompt) for index, prompt in enumerate(prompts)]
+        images = self._data.images
+        samples = [_sample(first + n, prompt, images) for n, prompt in enumerate(prompts)]
         loader = self._data.embedding_loader([(s, PROMPT_TASK) for s in samples], generation=True)
         results: list[dict[str, Any]] = []
         with torch.no_grad():
@@ -114,10 +116,10 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     return content
 
 
-def _sample(index: int, prompt: Mapping[str, Any]) -> Sample:
+def _sample(index: int, prompt: Mapping[str, Any], images: ImageOptions) -> Sample:
     text, image = str(prompt["prompt"]), prompt.get("image")
     if image is None:
         return Sample(str(index), (Turn("user", text),))
     if IMAGE_PLACEHOLDER not in text:
         text = f"{IMAGE_PLACEHOLDER}\n{text}"
-    return Sample(str(index), (Turn("user", text),), (FileImage(Path(image)),))
+    return Sample(str(index), (Turn("user", text),), (FileImage(Path(image), images),))

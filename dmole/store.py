@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmole.data.decoding import AS_STORED
 from dmole.data.formats import Split
-from dmole.data.sequences import Numbers, Samples, Selection, TaskItems
+from dmole.data.sequences import Numbers, Samples, Selection, TaskItems, join_digests
 from dmole.data.source import open_source
 from dmole.data.sources.kinds import layout_of
 from dmole.data.task import Task, validate_tasks
@@ -115,15 +116,22 @@ class SampleStore:
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of the content of the samples, for each task and split.
 
-        An image file enters with its size in bytes, which detects most changes of a picture.
+        An image file enters with its size in bytes, which detects most changes of a picture, and
+        so does a treatment of images other than the default.
 
         Args:
             splits: Splits to read.
         """
         return {
-            name: {s: self.samples(name, s).fingerprint() for s in _chosen(task, splits)}
+            name: {split: self._fingerprint(task, split) for split in _chosen(task, splits)}
             for name, task in self._tasks.items()
         }
+
+    def _fingerprint(self, task: Task, split: Split) -> str:
+        digest = self.samples(task.name, split).fingerprint()
+        if task.images in (None, AS_STORED):
+            return digest
+        return join_digests(digest, str(task.images))
 
 
 def _chosen(task: Task, splits: Sequence[Split]) -> list[Split]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
@@ -20,7 +21,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.messages import excerpt, visible
+from dmole.messages import excerpt, show, visible
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
 from dmole.run.checkpoint import load_sequence, save_sequence
@@ -95,7 +96,7 @@ class ContinualTrainer(Trainer):
         callbacks: Callbacks in addition to the standard ones; a callback of a standard type
             replaces the standard one.
         loggers: Loggers in addition to TensorBoard.
-        plugins: Plugins of Lightning, such as a cluster environment.
+        plugins: Cluster environments of Lightning.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within the training of a
             stage; 0 saves only on a signal. The run is always saved after each phase.
         accept_changes: Resume a checkpoint even if a setting that changes the results, such as the
@@ -128,7 +129,7 @@ class ContinualTrainer(Trainer):
         incremental_evaluation: bool = True,
         callbacks: list[Callback] | None = None,
         loggers: list[Logger] | None = None,
-        plugins: list[Any] | None = None,
+        plugins: list[ClusterEnvironment] | None = None,
         checkpoint_every_n_steps: int = 100,
         accept_changes: bool = False,
         log_every_n_steps: int = 10,
@@ -260,9 +261,7 @@ class ContinualTrainer(Trainer):
             for name in reversed(stage.experts):  # the common expert comes first, as in a run
                 if name not in plans:
                     plan = plans[name] = plan_allocation(self.sequence, model, stage, name)
-                    print(
-                        visible(describe_allocation(plan, model.count_parameters(plan)), keep="\n")
-                    )
+                    show(describe_allocation(plan, model.count_parameters(plan)))
         return plans
 
     def evaluate(

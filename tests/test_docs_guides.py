@@ -52,7 +52,8 @@ def test_a_method_in_a_custom_file_trains_and_answers(tmp_path: Path) -> None:
         return done.stdout
 
     configs = ("quickstart.yaml", "my_method.yaml", "two_small_tasks.yaml")
-    run("fit", *(word for name in configs for word in ("--config", name)))
+    trust = ("--trust_classes", "my_method")
+    run("fit", *(word for name in configs for word in ("--config", name)), *trust)
     folder = tmp_path / "runs/my_method/version_0"
     rows = (folder / "allocation.csv").read_text(encoding="utf-8").splitlines()[1:]
     chosen = [row.split(",")[3] for row in rows if row.split(",")[5] == "1"]
@@ -63,7 +64,7 @@ def test_a_method_in_a_custom_file_trains_and_answers(tmp_path: Path) -> None:
         "count",
         "base",
     }
-    assert '"gate_set": ' in run("predict", str(folder), "--prompt", "name the paint")
+    assert '"gate_set": ' in run("predict", str(folder), "--prompt", "name the paint", *trust)
 
 
 def test_a_class_that_cannot_be_imported_is_named_in_one_line(
@@ -71,7 +72,10 @@ def test_a_class_that_cannot_be_imported_is_named_in_one_line(
 ) -> None:
     shutil.copy(EXAMPLES / "my_method.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert main(["allocate", "--config", "quickstart.yaml", "--config", "my_method.yaml"]) == 1
+    words = ["allocate", "--config", "quickstart.yaml", "--config", "my_method.yaml"]
+    assert main(words) == 1
+    assert "--trust_classes my_method on the command line allows it" in capsys.readouterr().err
+    assert main([*words, "--trust_classes", "my_method"]) == 1
     assert "No module named 'my_method'" in capsys.readouterr().err
 
 

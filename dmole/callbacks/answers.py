@@ -186,15 +186,19 @@ def _digest(text: str) -> str:
 
 
 def _complete_lines(path: Path) -> list[Any]:
-    """Return the entries of a journal up to the first line that was cut short or changed."""
+    """Return the entries of a journal that are as written, up to the first broken line.
+
+    The answers of other batches are generated again.
+    """
     entries: list[Any] = []
     if path.is_file():
         for line in read_bytes(path, limit=None).split(b"\n")[:-1]:
             try:
-                entry, digest = parse_json(line)
-                if digest != _digest(json.dumps(entry, ensure_ascii=False)):
-                    break
-            except (ValueError, TypeError):
-                break  # the answers of this batch and later ones are generated again
-            entries.append(entry)
+                content = parse_json(line)
+            except ValueError:
+                break
+            if isinstance(content, list) and len(content) == 2:
+                entry, digest = content
+                if digest == _digest(json.dumps(entry, ensure_ascii=False)):
+                    entries.append(entry)
     return entries

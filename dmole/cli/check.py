@@ -9,48 +9,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmole.cli.arguments import ArgumentParser
-from dmole.messages import visible
+from dmole.messages import show
 
 if TYPE_CHECKING:
     import argparse
 
     from lightning.pytorch.cli import LightningArgumentParser
 
+    from dmole.data.decoding import ImageOptions
     from dmole.doctor import BaseModel
+    from dmole.metrics import TaskMetric
 
 _DESCRIPTION = """\
-Examine all data files of a config before anything is trained: images that are missing or broken,
-malformed items, repeated ids, training questions in the test set, samples that are too long, test
-sets with one answer, split sizes. Exits with 1 if there is an error; warnings do not fail."""
+Examine all data files of a config before anything is trained: images that are missing, broken or
+not shown as a viewer shows them, malformed items, keys that are not read, repeated ids, training
+questions in the test set, samples that the base model's processor refuses or that are too long,
+references that no answer can equal, test sets with one answer, split sizes. Every item takes the
+path of `dmole fit` up to the model. Exits with 1 if there is an error; warnings do not fail."""
 
 
 def run_check(words: list[str]) -> int:
     """Run ``data check`` and return the exit status: 1 if the data has errors."""
     options, rest = _parse(words)
     from dmole.data import Task
+    from dmole.data.decoding import AS_STORED
     from dmole.datamodule import ContinualDataModule
     from dmole.doctor import CheckOptions, TokenLimit, as_json, as_text, check_tasks
     from dmole.storage.files import write_json
 
     config = _read_config(rest)
     data = config["data"]
-    names = {field.name for field in fields(Task)} - {"metric"}
+    names = {field.name for field in fields(Task)}
     tasks = []
     for task in data.pop("tasks"):
-        if isinstance(task["metric"], str):
-            _check_metric(task["name"], task["metric"])
-        tasks.append(Task(**{key: value for key, value in task.items() if key in names}))
+        settings = {key: value for key, value in task.items() if key in names}
+        settings["metric"] = _metric(task["name"], task["metric"])
+        settings["images"] = _image_options(task.get("images"))
+        tasks.append(Task(**settings))
+    data["images"] = _image_options(data.get("images")) or AS_STORED
     module = ContinualDataModule(tasks, **data)  # refuses what `fit` would refuse
+    model, missing = (None, None) if options.no_tokens else _base_model(config["model"])
     router, least = _router_limit(config)
     report = check_tasks(
-        tasks,
+        module.tasks,
         Path(data["data_root"] or "."),
         CheckOptions(
             limit=options.limit,
             processes=options.processes,
             decode_images=not options.no_images,
-            model=None if options.no_tokens else _base_model(config["model"]),
+            model=model,
+            no_model=missing,
             tokens=TokenLimit(module.max_length, cut=module.on_too_long == "truncate"),
+            items=options.items,
             router=router,
             least_samples=least,
         ),
@@ -59,7 +69,7 @@ def run_check(words: list[str]) -> int:
         json.dump(as_json(report), sys.stdout, indent=2)
         print()
     else:
-        print(visible(as_text(report), keep="\n"))
+        show(as_text(report))
     if options.json not in (None, "-"):
         write_json(Path(options.json), as_json(report))
     return 1 if report.count("error") else 0
@@ -83,11 +93,20 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         default=available_processes(),
         help="worker processes, by default one per processor; 0 uses the main process",
     )
-    parser.add_argument("--no_images", action="store_true", help="do not decode the images")
+    parser.add_argument(
+        "--items",
+        type=int,
+        help="most items of a file that are run through the processor, spread over it; default all",
+    )
+    parser.add_argument(
+        "--no_images",
+        action="store_true",
+        help="do not decode images; lengths are then those of the texts",
+    )
     parser.add_argument("--no_tokens", action="store_true", help="do not load a processor")
     options, rest = parser.parse_known_args(words)
-    for key, least in (("limit", 0), ("processes", 0)):
-        if getattr(options, key) < least:
+    for key, least in (("limit", 0), ("processes", 0), ("items", 1)):
+        if getattr(options, key) is not None and getattr(options, key) < least:
             raise ValueError(f"--{key} must be at least {least}, got {getattr(options, key)}")
     if not any(word.split("=")[0] in ("--config", "-c") for word in rest):
         raise ValueError("no config is given: dmole data check --config FILE")
@@ -96,10 +115,9 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _read_config(words: list[str]) -> dict[str, Any]:
     """Return the settings of configs and flags without building any object."""
-    from jsonargparse import ArgumentError
-
     from dmole.cli.config_files import name_config, resolve_configs
-    from dmole.cli.lightning import ContinualCLI, configure_logging
+    from dmole.cli.lightning import ConfigError, ContinualCLI, configure_logging
+    from dmole.cli.trust import take_trusted
 
     class Settings(ContinualCLI):
         """Reads the settings of ``fit`` only."""
@@ -121,21 +139,48 @@ def _read_config(words: list[str]) -> dict[str, Any]:
 
     configure_logging()
     arguments, configs = resolve_configs(words)
+    arguments, trusted = take_trusted(arguments)
     try:
-        config: dict[str, Any] = Settings(["fit", *arguments]).config["fit"].as_dict()
-    except ArgumentError as error:
+        settings = Settings(["fit", *arguments], trusted=trusted)
+        config: dict[str, Any] = settings.config["fit"].as_dict()
+    except ConfigError as error:
         raise ValueError(name_config(str(error), configs, arguments)) from error
     config["data"].pop("seed", None)  # follows seed_everything
     return config
 
 
-def _check_metric(task: str, metric: str) -> None:
+def _image_options(settings: dict[str, Any] | None) -> ImageOptions | None:
+    from dmole.data.decoding import ImageOptions
+
+    return None if settings is None else ImageOptions(**settings)
+
+
+def _metric(task: str, metric: str | dict[str, Any]) -> str | TaskMetric:
+    """Return the metric of a task: its name, or the object that the config describes."""
     from dmole.benchmarks.registry import build_metric
 
     try:
-        build_metric(metric)
+        if isinstance(metric, str):
+            build_metric(metric)
+            return metric
+        return _instance(metric)
     except ValueError as error:
         raise ValueError(f"task {task!r}: {error}") from error
+
+
+def _instance(metric: dict[str, Any]) -> TaskMetric:
+    import jsonargparse
+
+    from dmole.metrics import TaskMetric
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--metric", type=TaskMetric)
+    try:
+        made = parser.instantiate_classes(parser.parse_object({"metric": metric})).metric
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    assert isinstance(made, TaskMetric)  # the parser checks this
+    return made
 
 
 def _router_limit(config: dict[str, Any]) -> tuple[str, int]:
@@ -155,19 +200,23 @@ def _router_limit(config: dict[str, Any]) -> tuple[str, int]:
     return router, least
 
 
-def _base_model(model: dict[str, Any]) -> BaseModel | None:
-    """Return the base model that the config names; None without one or for another backbone."""
+def _base_model(model: dict[str, Any]) -> tuple[BaseModel | None, str | None]:
+    """Return the base model that the config names, or the reason why there is none."""
     from dmole.data.templates import PromptSettings
     from dmole.demo.tiny import TINY_PATH
     from dmole.doctor import BaseModel
 
     backbone = model.get("backbone")
-    if backbone is None or backbone["class_path"] != "dmole.models.PretrainedBackbone":
-        return None
+    if backbone is None:
+        return None, "the config names no base model"
     settings = backbone["init_args"]
+    if "name_or_path" not in settings:
+        return None, f"{backbone['class_path']} has no 'name_or_path' to load a processor from"
     name = settings["name_or_path"]
     path = Path(name).expanduser()
     source = str(TINY_PATH) if name == "tiny" else str(path) if path.exists() else name
-    variables = settings["template_variables"] or {}
-    prompts = PromptSettings(settings["prompt_style"], variables, settings["template_date"])
-    return BaseModel(source, settings["revision"], settings["trust_remote_code"], prompts)
+    images = tuple(sorted((settings.get("image_settings") or {}).items()))
+    trusted = bool(settings.get("trust_remote_code"))
+    variables = settings.get("template_variables") or {}
+    prompts = PromptSettings(settings.get("prompt_style"), variables, settings.get("template_date"))
+    return BaseModel(source, settings.get("revision"), trusted, prompts, images), None

@@ -26,8 +26,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR
             real images of installed packages as tasks, for configs/real.yaml
-  data check --config FILE ... [--json FILE] [--processes N] [--no_images] [--no_tokens]
-            check every item, image and length of the tasks' files before training
+  data check --config FILE ... [--json FILE] [--processes N] [--items N] [--no_images] [--no_tokens]
+            check every item, image, length and reference of the tasks' files before training
   data init BENCHMARK DIR [--miniature]
             the folders of a benchmark, and where to obtain what goes there; `data init --help`
             names the benchmarks
@@ -99,13 +99,13 @@ def _sequence(words: list[str]) -> None:
 
 
 def _evaluate(words: list[str]) -> None:
-    from dmole.cli.lightning import run_evaluate
+    from dmole.cli.finished import run_evaluate
 
     run_evaluate(words[1:])
 
 
 def _predict(words: list[str]) -> None:
-    from dmole.cli.lightning import run_predict
+    from dmole.cli.finished import run_predict
 
     run_predict(words[1:])
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.rendering import ChatRenderer, Rendered
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
+from dmole.data.sample_errors import Origin, SampleError, sample_error, task_origin
 from dmole.data.templates import PromptSettings
 from dmole.data.window import Window
+from dmole.messages import one_line
 
 TaskSample = tuple[Sample, str]
 """A sample and the name of its task."""
@@ -74,6 +76,7 @@ class Collator:
         on_too_long: ``error`` rejects longer samples, ``truncate`` cuts the end of the last
             answer. Only answers are cut.
         prompts: How prompts are written, beyond the chat template.
+        origin: Returns where a sample of a task comes from, for messages.
 
     Attributes:
         max_length: The limit.
@@ -89,6 +92,7 @@ class Collator:
         max_length: int | None = None,
         on_too_long: Literal["error", "truncate"] = "error",
         prompts: PromptSettings | None = None,
+        origin: Origin = task_origin,
     ) -> None:
         if on_too_long not in ("error", "truncate"):
             raise ValueError(f"on_too_long must be 'error' or 'truncate', got {on_too_long!r}")
@@ -106,6 +110,7 @@ class Collator:
         self._renderer = ChatRenderer(processor, prompts)
         self.max_length = max_length
         self._on_too_long = on_too_long
+        self._origin = origin
         self._truncated = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
 
     @property
@@ -121,9 +126,30 @@ class Collator:
             generation: Whether the answers are generated rather than learned.
 
         Raises:
-            ValueError: If a sample is longer than allowed, has an answer without tokens, or does
-                not fit the chat template; the message names it.
+            SampleError: If a sample is longer than allowed, has an answer without tokens, has an
+                image that cannot be read, or is refused by the chat template or the processor. The
+                message names its origin, its id and its images.
         """
+        try:
+            return self._collate(items, generation)
+        except Exception as error:  # templates and processors raise any type
+            raise self._blame(items, generation, error) from error
+
+    def _blame(
+        self, items: Sequence[TaskSample], generation: bool, error: Exception
+    ) -> SampleError:
+        """Return the error of the first sample that fails alone, else that of the batch."""
+        if len(items) == 1:
+            return sample_error(*items[0], error, self._origin)
+        for item in items:
+            try:
+                self._collate([item], generation)
+            except Exception as reason:
+                return sample_error(*item, reason, self._origin)
+        names = ", ".join(repr(sample.id) for sample, _ in items)
+        return SampleError(f"samples {names} fit no common batch: {one_line(error)}")
+
+    def _collate(self, items: Sequence[TaskSample], generation: bool) -> Batch:
         samples = [sample for sample, _ in items]
         rendered = [self._renderer.render(sample, generation=generation) for sample in samples]
         inputs = self._process(samples, rendered, generation)
@@ -160,9 +186,8 @@ class Collator:
                 add_special_tokens=not (bos and texts[0].startswith(bos)),  # never a second BOS
                 return_offsets_mapping=True,
             )
-        except ValueError as error:
-            ids = ", ".join(repr(sample.id) for sample in samples)
-            raise ValueError(f"the processor refused one of the samples {ids}: {error}") from error
+        except Exception as error:  # each family raises its own types
+            raise ValueError(f"the processor refuses it: {one_line(error)}") from error
         return dict(output)
 
     def _limit(

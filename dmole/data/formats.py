@@ -53,7 +53,7 @@ class ItemReader:
         Raises:
             ValueError: If the item is malformed or of another shape.
         """
-        return self._shape_of(item).read(item)
+        return self.shape_of(item).read(item)
 
     def sample(
         self, conversation: Conversation, images: Sequence[StoredImage], index: int
@@ -78,7 +78,12 @@ class ItemReader:
             metadata=conversation.metadata if self.split == "test" else {},
         )
 
-    def _shape_of(self, item: Mapping[str, Any]) -> Shape:
+    def shape_of(self, item: Mapping[str, Any]) -> Shape:
+        """Return the shape by which an item is read.
+
+        Raises:
+            ValueError: If the item has none of the shapes.
+        """
         for shape in self.shapes:
             if shape.matches(item):
                 return shape

@@ -9,10 +9,12 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from dmole.data.decoding import ImageOptions
 from dmole.data.sample import EmbeddedImage, FileImage, StoredImage
 
 _CACHED = 4096  # neighboring items often share an image, and building a path is slow
@@ -151,6 +153,31 @@ class ImageRoot:
 
     def _is_inside(self, path: Path) -> bool:
         return os.path.commonpath([os.path.realpath(path), self._real_root]) == self._real_root
+
+
+@dataclass(frozen=True)
+class TreatedImages:
+    """Finds the images of another finder and sets how they are decoded.
+
+    Args:
+        finder: Finds the images.
+        options: Treatment of transparency and orientation.
+    """
+
+    finder: ImageFinder
+    options: ImageOptions
+
+    def find(self, name: str) -> StoredImage:
+        """Return the image with this name; see `ImageFinder.find`."""
+        return replace(self.finder.find(name), options=self.options)
+
+    def locate(self, name: str) -> StoredImage:
+        """Return the image with this name without checking that it exists."""
+        return replace(self.finder.locate(name), options=self.options)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of the image with this name; see `ImageFinder.size`."""
+        return self.finder.size(name)
 
 
 def _data_image(uri: str) -> EmbeddedImage:

@@ -58,6 +58,17 @@ def _target(item: Mapping[str, Any], key: str) -> str:
     return "text" if key == "question" and not is_query_by_question(item) else key
 
 
+def prompt_keys(prompt: str | None) -> set[str]:
+    """Return the keys of an item that a prompt template reads.
+
+    Example:
+        >>> sorted(prompt_keys("{context} {question} {options}"))
+        ['choices', 'context', 'question']
+    """
+    keys = set(_FIELD.findall(prompt or ""))
+    return keys - {"options"} | ({"choices"} if "options" in keys else set())
+
+
 def lettered(choices: Sequence[str]) -> str:
     """Return the options as lines, each after its letter."""
     return "\n".join(f"{letter}. {c}" for letter, c in zip(LETTERS, choices, strict=False))

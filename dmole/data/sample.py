@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
-from dmole.data.decoding import decode_bytes, decode_image
+from dmole.data.decoding import (
+    AS_STORED,
+    ImageOptions,
+    decode_bytes,
+    decode_image,
+    inspect_image,
+)
+from dmole.data.image_notes import Note
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,9 +56,11 @@ class FileImage:
 
     Args:
         path: Path of the image file.
+        options: Treatment of transparency and orientation.
     """
 
     path: Path
+    options: ImageOptions = AS_STORED
 
     def load(self) -> Image.Image:
         """Return the image in mode RGB; see :func:`~dmole.data.decoding.decode_image`.
@@ -60,7 +69,15 @@ class FileImage:
             ValueError: If the file is missing, damaged, too large or not an image; the message
                 names it.
         """
-        return decode_image(self.path)
+        return decode_image(self.path, self.options)
+
+    def inspect(self) -> tuple[Image.Image, list[Note]]:
+        """Return the image as `load` does, and what it does not show of the file.
+
+        Raises:
+            ValueError: As `load` does.
+        """
+        return inspect_image(self.path, str(self.path), self.options)
 
     @property
     def name(self) -> str:
@@ -81,11 +98,13 @@ class EmbeddedImage:
         name: Identifies the image in messages and comparisons.
         stored_size: Number of encoded bytes.
         read: Returns the bytes; called each time the image is loaded.
+        options: Treatment of transparency and orientation.
     """
 
     name: str
     stored_size: int
     read: Callable[[], bytes] = field(compare=False, repr=False)
+    options: ImageOptions = AS_STORED
 
     def load(self) -> Image.Image:
         """Return the image in mode RGB; see :func:`~dmole.data.decoding.decode_bytes`.
@@ -94,7 +113,15 @@ class EmbeddedImage:
             ValueError: If the bytes are damaged, too large or not an image; the message names the
                 image.
         """
-        return decode_bytes(self.read(), self.name)
+        return decode_bytes(self.read(), self.name, self.options)
+
+    def inspect(self) -> tuple[Image.Image, list[Note]]:
+        """Return the image as `load` does, and what it does not show of the bytes.
+
+        Raises:
+            ValueError: As `load` does.
+        """
+        return inspect_image(self.read(), self.name, self.options)
 
 
 StoredImage = FileImage | EmbeddedImage

@@ -214,3 +214,17 @@ def join_digests(content: str, sizes: str) -> str:
 def same_id(source: str, first: int, second: int, id_: str) -> ValueError:
     """Return the error of two items with the same id."""
     return ValueError(f"{source}: items {first} and {second} have the same id {id_!r}")
+
+
+def unique_samples(address: str, rows: Iterable[Row]) -> list[Sample]:
+    """Return the samples; refuse an empty source and repeated ids."""
+    seen: dict[str, int] = {}
+    samples = []
+    for index, sample, _ in rows:
+        first = seen.setdefault(sample.id, index)
+        if first != index:
+            raise same_id(address, first, index, sample.id)
+        samples.append(sample)
+    if not samples:
+        raise ValueError(f"{address}: holds no items")
+    return samples

@@ -15,10 +15,11 @@ from dmole._moved import moved_name
 from dmole.data.address import Address, limited
 from dmole.data.cache import CacheEntry
 from dmole.data.formats import ItemReader, Split, sample_id
-from dmole.data.images import ImageFinder, name_of
+from dmole.data.images import ImageFinder, TreatedImages, name_of
 from dmole.data.paths import find_path
 from dmole.data.prompts import apply_prompt
-from dmole.data.sequences import Row, SampleList, Samples, same_id
+from dmole.data.sample_errors import item_error
+from dmole.data.sequences import Row, SampleList, Samples, unique_samples
 from dmole.data.shapes import SHAPES, Shape, recognise
 from dmole.data.sources.container import Container, Numbered
 from dmole.data.sources.generated import GeneratedSource, is_generated
@@ -141,8 +142,10 @@ class DataSource:
         return first
 
     def images(self) -> ImageFinder:
-        """Return the finder of the images."""
-        return self.container.images(self.image_root)
+        """Return the finder of the images, which are decoded as the task says."""
+        finder = self.container.images(self.image_root)
+        options = self.task.images
+        return finder if options is None else TreatedImages(finder, options)
 
     def reader(self, shapes: tuple[Shape, ...], images: ImageFinder) -> ItemReader:
         """Return the reader that makes samples from the items."""
@@ -160,7 +163,7 @@ class DataSource:
         while len(head) <= IN_MEMORY and characters <= IN_MEMORY_CHARACTERS:
             row = next(rows, None)
             if row is None:
-                return SampleList(_unique(self.address, head))
+                return SampleList(unique_samples(self.address, head))
             head.append(row)
             characters += sum(map(len, row.images))
         return entry.make(chain(head, rows))
@@ -177,7 +180,7 @@ class DataSource:
                 stored = [images.find(name) for name in names]
                 yield Row(index, reader.sample(conversation, stored, index), names)
             except (ValueError, FileNotFoundError) as error:
-                raise _of_item(self.address, index, item, error) from error
+                raise item_error(self.address, index, item, error) from error
 
     def _key(self) -> tuple[object, ...]:
         """Return everything the samples depend on, except for the image files."""
@@ -207,7 +210,7 @@ class DataSource:
             if column not in item:
                 keys = ", ".join(map(repr, list(item)[:8]))
                 message = f"has no {column!r}, which 'columns' takes for {key!r}; it has {keys}"
-                raise _of_item(self.address, index, item, ValueError(message))
+                raise item_error(self.address, index, item, ValueError(message))
         renamed = set(columns.values())
         rest = {key: value for key, value in item.items() if key not in renamed}
         return rest | {key: item[column] for key, column in columns.items()}
@@ -220,7 +223,7 @@ class DataSource:
                 try:
                     item = apply_prompt(item, prompt)
                 except ValueError as error:
-                    raise _of_item(self.address, index, item, error) from error
+                    raise item_error(self.address, index, item, error) from error
             yield index, item
 
 
@@ -229,26 +232,6 @@ def address_of(task: Task, split: Split) -> str:
     address = task.train if split == "train" else task.test
     assert address is not None  # validate_tasks refuses tasks without one
     return address
-
-
-def _of_item(address: str, index: int, item: Mapping[str, Any], error: Exception) -> Exception:
-    """Return an error that names the source and the item."""
-    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-    return kind(f"{address}: item {index} (id {sample_id(item, index)!r}): {error}")
-
-
-def _unique(address: str, rows: Iterable[Row]) -> list[Any]:
-    """Return the samples; refuse an empty source and repeated ids."""
-    seen: dict[str, int] = {}
-    samples = []
-    for index, sample, _ in rows:
-        first = seen.setdefault(sample.id, index)
-        if first != index:
-            raise same_id(address, first, index, sample.id)
-        samples.append(sample)
-    if not samples:
-        raise ValueError(f"{address}: holds no items")
-    return samples
 
 
 def __getattr__(name: str) -> Any:

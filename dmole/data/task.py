@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from dmole.data.decoding import ImageOptions
 from dmole.metrics import TaskMetric
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -56,6 +57,8 @@ class Task:
         eval_only: Whether the task is never trained on. Its column of the evaluation matrix
             shows how well the model retains the base model's abilities; AVG, Last and BWT
             leave it out.
+        images: How transparent and turned images are read: ``background``, a color such as
+            ``white``, and ``apply_exif``. The default is the data module's ``images``.
 
     Example:
         >>> from dmole import Task
@@ -82,6 +85,7 @@ class Task:
     columns: dict[str, str] = field(default_factory=dict)
     limit: int | None = None
     eval_only: bool = False
+    images: ImageOptions | None = None
 
 
 def validate_tasks(tasks: Sequence[Task]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,20 +13,16 @@ from dmole.benchmarks.sizes import published_sizes, size_mismatch
 from dmole.data.formats import Split
 from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task
+from dmole.doctor.base_model import BaseModel, context_length, find_prompt_error
 from dmole.doctor.compare import compare_images, compare_texts
 from dmole.doctor.findings import Finding, Findings, count_level
 from dmole.doctor.images import ImageReport, examine_images
+from dmole.doctor.inputs import InputOptions
 from dmole.doctor.pool import run_jobs
+from dmole.doctor.references import ReferenceReport, examine_references
 from dmole.doctor.source import CheckedSource
 from dmole.doctor.texts import TextReport, examine_texts
-from dmole.doctor.tokens import (
-    BaseModel,
-    TokenLimit,
-    TokenReport,
-    context_length,
-    examine_tokens,
-    find_prompt_error,
-)
+from dmole.doctor.tokens import TokenLimit, TokenReport, examine_tokens
 from dmole.routing.routers import too_few
 from dmole.store import splits_of
 
@@ -41,9 +37,12 @@ class CheckOptions:
         limit: Maximum number of findings listed per kind and file.
         processes: Number of worker processes; 0 runs the check in this process.
         decode_images: Whether to decode every image. Otherwise the check only tests that images
-            exist and compares them by path.
-        model: The model whose tokens are counted; None counts no tokens.
-        tokens: Maximum number of tokens of a sample; the default is the model's context length.
+            exist and compares them by path, and counts the tokens of the texts alone.
+        model: The model whose processor the samples are run through; None runs none.
+        no_model: Why there is no model, for a finding; None if there need not be one.
+        tokens: Limits on the tokens of a sample; the default is the model's context length.
+        items: Maximum number of items of a file that are run through the processor, spread evenly
+            over it; None runs all.
         router: Name of the router that is fitted to the training samples of each task.
         least_samples: Minimum number of training samples that this router needs.
     """
@@ -52,24 +51,34 @@ class CheckOptions:
     processes: int = 0
     decode_images: bool = True
     model: BaseModel | None = None
+    no_model: str | None = None
     tokens: TokenLimit = field(default_factory=partial(TokenLimit, None))
+    items: int | None = None
     router: str = ""
     least_samples: int = 1
+
+    @property
+    def inputs(self) -> InputOptions | None:
+        """What samples are run through; None without a model or without decoding images."""
+        if self.model is None or not self.decode_images:
+            return None
+        return InputOptions(self.model, self.tokens, self.items)
 
 
 @dataclass
 class SplitReport:
-    """Results for one file: texts, images and, if a model is given, tokens."""
+    """Results for one file: texts, images and, if there are any, tokens and references."""
 
     texts: TextReport
     images: ImageReport
     tokens: TokenReport | None
+    references: ReferenceReport | None = None
 
     @property
     def findings(self) -> Findings:
         """All findings in the file."""
         findings = Findings(self.texts.findings.limit)
-        for part in (self.texts, self.images, self.tokens):
+        for part in (self.texts, self.images, self.tokens, self.references):
             if part is not None:
                 findings.merge(part.findings)
         return findings
@@ -154,34 +163,27 @@ def _published(task: Task) -> dict[str, Any]:
 
 def _with_model(options: CheckOptions, general: Findings) -> CheckOptions:
     """Load the processor before the processes start; the default limit is the model's context."""
+    unchecked = "neither the processor nor lengths and references are checked"
     if options.model is None:
+        if options.no_model is not None:
+            general.add(Finding("no_tokens", f"{unchecked}: {options.no_model}"))
         return options
     try:
         if (message := find_prompt_error(options.model)) is not None:
             general.add(Finding("prompts", message))
             return replace(options, model=None)
-        if options.tokens.length is None:
-            limit = replace(options.tokens, length=context_length(options.model))
-            return replace(options, tokens=limit)
+        context = context_length(options.model)
     except ValueError as error:
-        general.add(Finding("no_tokens", f"token lengths are not checked: {error}"))
+        general.add(Finding("no_tokens", f"{unchecked}: {error}"))
         return replace(options, model=None)
-    return options
+    length = context if options.tokens.length is None else options.tokens.length
+    return replace(options, tokens=replace(options.tokens, length=length, context=context))
 
 
 def _examine(sources: Sequence[CheckedSource], options: CheckOptions) -> list[SplitReport]:
     """Examine files in parallel, each in several parts if there are enough processes."""
     parts = max(1, math.ceil(options.processes / max(1, len(sources))))
-    numbers = [(number, parts) for number in range(parts)]
-    jobs: list[tuple[CheckedSource, Any]] = []
-    for source in sources:
-        jobs.append((source, partial(examine_texts, source, options.limit)))
-        for part in numbers:
-            decode = options.decode_images
-            jobs.append((source, partial(examine_images, source, options.limit, part, decode)))
-            if options.model is not None:
-                rest = part, options.model, options.tokens
-                jobs.append((source, partial(examine_tokens, source, options.limit, *rest)))
+    jobs = [(source, job) for source in sources for job in _jobs(source, options, parts)]
     jobs.sort(key=lambda job: -job[0].size)  # largest first, so that no large one starts last
     results = run_jobs([job for _, job in jobs], options.processes)
     return [
@@ -190,15 +192,32 @@ def _examine(sources: Sequence[CheckedSource], options: CheckOptions) -> list[Sp
     ]
 
 
+def _jobs(source: CheckedSource, options: CheckOptions, parts: int) -> Iterator[Any]:
+    """Yield the passes over a file."""
+    limit, decode = options.limit, options.decode_images
+    yield partial(examine_texts, source, limit)
+    if source.split == "test":
+        yield partial(examine_references, source, limit, source.task.metric, options.model)
+    for part in ((number, parts) for number in range(parts)):
+        yield partial(examine_images, source, limit, part, decode, options.inputs)
+        if options.model is not None and options.inputs is None:
+            yield partial(examine_tokens, source, limit, part, options.model, options.tokens)
+
+
 def _merge_results(results: list[Any]) -> SplitReport:
-    (texts,) = [result for result in results if isinstance(result, TextReport)]
-    images = [result for result in results if isinstance(result, ImageReport)]
-    tokens = [result for result in results if isinstance(result, TokenReport)]
+    """Return the report of a file from the results of its passes."""
+    flat = [part for r in results for part in (r if isinstance(r, tuple) else (r,))]
+    (texts,) = [result for result in flat if isinstance(result, TextReport)]
+    images = [result for result in flat if isinstance(result, ImageReport)]
+    tokens = [result for result in flat if isinstance(result, TokenReport)]
+    references = [result for result in flat if isinstance(result, ReferenceReport)]
     for image_part in images[1:]:
         images[0].merge(image_part)
     for token_part in tokens[1:]:
         tokens[0].merge(token_part)
-    return SplitReport(texts, images[0], tokens[0] if tokens else None)
+    return SplitReport(
+        texts, images[0], tokens[0] if tokens else None, references[0] if references else None
+    )
 
 
 def _check_sizes(texts: dict[Split, TextReport], published: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 Job = Callable[..., Any]
@@ -91,3 +92,5 @@ def _update(bar: Any, ticks: Any, text: str) -> None:
 def _start_worker() -> None:
     # the tokenizer's threads do not survive the fork; this setting silences its warning
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # torch's threads do not survive it either, and the processes share the processors already
+    torch.set_num_threads(1)

@@ -29,7 +29,7 @@ def as_json(report: DataReport) -> dict[str, Any]:
         "warnings": report.count("warning"),
         "images_decoded": report.options.decode_images,
         "token_limit": report.options.tokens.length,
-        "token_lengths_include_images": False,
+        "token_lengths_include_images": report.options.inputs is not None,
         "tasks": [
             {
                 "name": task.name,
@@ -166,7 +166,8 @@ def _histograms(report: DataReport) -> Iterator[str]:
     counted = [key for key, split in report.splits.items() if split.tokens and split.tokens.lengths]
     if not counted:
         return
-    yield (f"samples by text tokens (an image counts as one token; the limit is {limit}):")
+    images = "image tokens included" if report.options.inputs else "an image counts as one token"
+    yield f"samples by tokens ({images}; the limit is {limit}):"
     for task, split in counted:
         tokens = report.splits[task, split].tokens
         assert tokens is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,10 @@ from dmole.data.formats import Split, sample_id
 from dmole.data.images import name_of
 from dmole.data.paths import alternatives
 from dmole.data.sample import FileImage, Sample, StoredImage
-from dmole.data.shapes import SHAPES, Shape
+from dmole.data.shapes import SHAPES, Conversation, Shape
 from dmole.data.shapes.pictures import read_images
 from dmole.data.shapes.recognition import shapes_of
+from dmole.data.shapes.unread import unread_keys
 from dmole.data.source import DataSource, address_of, find_source
 from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task
@@ -132,11 +133,13 @@ class Examined(NamedTuple):
         names: The names of its images.
         sample: Its sample, with images that may be missing; None if the item is malformed.
         error: Description of the malformation.
+        unread: Keys of the item that no reader uses.
     """
 
     names: Sequence[str]
     sample: Sample | None
     error: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 class TolerantReader:
@@ -144,13 +147,16 @@ class TolerantReader:
 
     Args:
         source: The source of the items.
+        others: Keys that metric and prompt of the task read, to find the keys that no reader uses;
+            None looks for none.
 
     Attributes:
         shapes: The shapes that items may have.
         ambiguous: Error message if the first items match several shapes, else None.
     """
 
-    def __init__(self, source: CheckedSource) -> None:
+    def __init__(self, source: CheckedSource, others: Collection[str] | None = None) -> None:
+        self._others = others
         self.ambiguous: str | None = None
         self.shapes = self._recognise(source)
         if source.data is not None:
@@ -170,7 +176,14 @@ class TolerantReader:
             return Examined(_names(item), None, str(error))
         names = [name_of(image) for image in conversation.images]
         images = [FileImage(Path(name)) for name in names]
-        return Examined(names, self._reader.sample(conversation, images, index))
+        sample = self._reader.sample(conversation, images, index)
+        return Examined(names, sample, None, self._unread(item, conversation))
+
+    def _unread(self, item: dict[str, Any], conversation: Conversation) -> tuple[str, ...]:
+        if self._others is None:
+            return ()
+        shape = self._reader.shape_of(item)
+        return tuple(unread_keys(item, conversation, shape, self._others))
 
     def images(self, names: Sequence[str]) -> Iterator[StoredImage | tuple[str, str]]:
         """Yield each image of an item, or the kind and message of the finding about it."""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dmole.benchmarks.registry import build_metric
 from dmole.data.formats import sample_id
 from dmole.data.leakage import stable_hash
+from dmole.data.prompts import prompt_keys
 from dmole.data.sample import Sample
 from dmole.data.streaming import kind_of
 from dmole.doctor.answers import AnswerCounter
 from dmole.doctor.findings import Findings
 from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 
+_KEYS = 12  # keys in a message
 _POSITION_DIGITS = 6  # shorter integer ids are taken for positions, not for content
 
 
@@ -32,6 +38,7 @@ class TextReport:
         complete: Whether the file could be read to its end.
         images: Number of references to images.
         answers: Counts of the answers.
+        unread: Number of items by key that no reader uses.
         ids: A hash of each item's id, by position; odd if the id may identify the content, even
             if it is only a position.
     """
@@ -43,6 +50,7 @@ class TextReport:
     complete: bool = False
     images: int = 0
     answers: AnswerCounter = field(default_factory=AnswerCounter)
+    unread: Counter[str] = field(default_factory=Counter)
     ids: array[int] = field(default_factory=lambda: array("Q"))
 
 
@@ -55,7 +63,7 @@ def examine_texts(source: CheckedSource, limit: int, *, tick: Tick | None = None
         tick: Progress callback.
     """
     report = TextReport(source, Findings(limit))
-    reader = TolerantReader(source)
+    reader = TolerantReader(source, _others(source))
     report.shape = reader.shape
     if reader.ambiguous is not None:
         report.findings.add(source.finding("file", reader.ambiguous))
@@ -70,7 +78,28 @@ def examine_texts(source: CheckedSource, limit: int, *, tick: Tick | None = None
         if report.items == 0:
             report.findings.add(source.finding("file", "holds no items"))
     _find_duplicates(report)
+    if report.unread:
+        report.findings.add(source.finding("unread_keys", _unread_text(report.unread)))
     return report
+
+
+def _others(source: CheckedSource) -> Collection[str] | None:
+    """Return the keys that metric and prompt of a task read; None for files of a known layout."""
+    if source.data is None or source.data.container.published:
+        return None
+    task, prompt = source.task, source.data.container.prompt
+    keys = prompt_keys(prompt if task.prompt is None else task.prompt)
+    with suppress(ValueError):  # the pass over the references reports it
+        keys |= set(build_metric(task.metric).needs)
+    return keys
+
+
+def _unread_text(unread: Counter[str]) -> str:
+    """Return one line with the keys that no reader uses, the most frequent first."""
+    listed = sorted(unread.items(), key=lambda pair: (-pair[1], pair[0]))
+    keys = ", ".join(f"{key!r} ({count})" for key, count in listed[:_KEYS])
+    more = f" and {len(listed) - _KEYS} more" if len(listed) > _KEYS else ""
+    return f"keys that no part of dmole reads, with the number of items: {keys}{more}"
 
 
 def _examine_item(report: TextReport, reader: TolerantReader, item: Any, index: int) -> None:
@@ -88,6 +117,7 @@ def _examine_item(report: TextReport, reader: TolerantReader, item: Any, index: 
         if isinstance(image, tuple):
             findings.add(source.finding(*image, index, id))
     if examined.sample is not None:
+        report.unread.update(set(examined.unread))
         report.answers.add(_answers(examined.sample))
         return
     error = str(examined.error)

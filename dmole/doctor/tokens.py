@@ -1,46 +1,20 @@
-"""Counts the text tokens of samples without decoding images."""
+"""Counts the tokens of samples from their texts alone, without decoding images."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import islice
 from typing import Any
 
-from dmole.data.prompt_check import check_prompts
 from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import Sample
-from dmole.data.templates import PromptSettings
+from dmole.doctor.base_model import BaseModel, load_processor
 from dmole.doctor.findings import Findings
 from dmole.doctor.source import CheckedSource, Tick, TolerantReader
-from dmole.messages import first_line
 
 _BATCH = 256  # samples tokenised at a time
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """The model whose processor tokenizes the texts.
-
-    Args:
-        source: Folder or hub name.
-        revision: Commit, branch or tag on the hub.
-        trust_remote_code: Whether to run code from the model's folder.
-        prompts: How prompts are written, beyond the chat template.
-    """
-
-    source: str
-    revision: str | None = None
-    trust_remote_code: bool = False
-    prompts: PromptSettings = field(default_factory=PromptSettings)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments for the loaders of transformers."""
-        revision = {} if self.revision is None else {"revision": self.revision}
-        return {"trust_remote_code": self.trust_remote_code, **revision}
 
 
 @dataclass
@@ -63,60 +37,20 @@ class TokenReport:
         self.lengths.update(other.lengths)
 
 
-@cache
-def load_processor(model: BaseModel) -> Any:
-    """Return the processor of a model; forked processes share the loaded one.
-
-    Raises:
-        ValueError: If the processor cannot be loaded; the message names the model.
-    """
-    from dmole.models import processors
-
-    try:
-        processor = processors.load_processor(model.source, **model.options)
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        prefix = f"cannot load the processor of {model.source!r}: "
-        raise ValueError(prefix + first_line(error).removeprefix(prefix)) from error
-    return processor
-
-
-def find_prompt_error(model: BaseModel) -> str | None:
-    """Return why `fit` would refuse the prompts of a model; None if it would not."""
-    processor = load_processor(model)
-    try:
-        check_prompts(ChatRenderer(processor, model.prompts), processor.tokenizer)
-    except ValueError as error:
-        return f"cannot use the base model {model.source!r}: {error}"
-    return None
-
-
-def context_length(model: BaseModel) -> int | None:
-    """Return the context length of a model in tokens; None if its config does not state it.
-
-    Raises:
-        ValueError: If the config cannot be loaded; the message names the model.
-    """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(model.source, **model.options)
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(
-            f"cannot load the config of {model.source!r}: {first_line(error)}"
-        ) from error
-    length = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return None if length is None else int(length)
-
-
 @dataclass(frozen=True)
 class TokenLimit:
-    """Maximum number of tokens of a sample, None for no limit, and whether answers are cut.
+    """Limits on the tokens of a sample.
 
-    Only answers of training samples are cut. A prompt that is too long is always an error.
+    Args:
+        length: Maximum number of tokens of a sample; None sets no limit.
+        cut: Whether the answers of longer training samples are cut. A prompt that is too long is
+            always an error.
+        context: Maximum number of tokens of the base model, None if its config does not state it.
     """
 
     length: int | None
     cut: bool = False
+    context: int | None = None
 
 
 def examine_tokens(

@@ -21,6 +21,7 @@ from dmole.experts.lora import expert_key
 from dmole.models.discovery import Block, Parts, Patterns, discover
 from dmole.models.families import family_of
 from dmole.models.generation import replace_generation_config
+from dmole.models.processors import decode_answers
 from dmole.models.quantization import entries
 from dmole.models.rows import rows_per_sample
 
@@ -185,10 +186,7 @@ class Backbone(nn.Module):
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=beams
         )
         answers = tokens[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(
-            answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return [text.strip() for text in texts]
+        return decode_answers(self.processor, answers)
 
     def vision_rows(
         self, inputs: dict[str, Tensor], image_counts: Tensor, beams: int = 1

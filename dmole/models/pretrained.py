@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, Literal
 
 from dmole.data.templates import PromptSettings
 from dmole.messages import first_line
@@ -15,6 +16,10 @@ from dmole.models.quantization import Quantization, quantization_config
 from dmole.storage.files import check_folder
 
 log = logging.getLogger("dmole")
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+"""Attention of transformers or of an installed package; other names would be code on the hub."""
 
 
 class PretrainedBackbone(Backbone):
@@ -51,8 +56,8 @@ class PretrainedBackbone(Backbone):
     def __init__(
         self,
         name_or_path: str = "tiny",
-        dtype: str = "float32",
-        attn_implementation: str | None = None,
+        dtype: Dtype = "float32",
+        attn_implementation: Attention | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         patterns: Patterns | None = None,
@@ -62,7 +67,7 @@ class PretrainedBackbone(Backbone):
         template_variables: dict[str, Any] | None = None,
         template_date: str | None = None,
     ) -> None:
-        from transformers import AutoModelForImageTextToText
+        from transformers import AutoConfig, AutoModelForImageTextToText
 
         source = _resolve(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -78,7 +83,16 @@ class PretrainedBackbone(Backbone):
         prompts = PromptSettings(prompt_style, template_variables or {}, template_date)
         try:
             processor = load_processor(source, **options)
-            model = AutoModelForImageTextToText.from_pretrained(source, **options, **model_options)
+            if not trust_remote_code:
+                _refuse_hub_kernels(AutoConfig.from_pretrained(source, **options))
+            model = AutoModelForImageTextToText.from_pretrained(
+                source, weights_only=True, **options, **model_options
+            )
+        except UnpicklingError as error:
+            raise ValueError(
+                f"cannot load the base model {name_or_path!r}: its weights are pickled with other "
+                "objects than tensors; use safetensors"
+            ) from error
         except (OSError, ValueError) as error:
             reason = _load_error(source, name_or_path, error)
             raise ValueError(f"cannot load the base model {name_or_path!r}: {reason}") from error
@@ -90,11 +104,26 @@ class PretrainedBackbone(Backbone):
             raise ValueError(f"cannot use the base model {name_or_path!r}: {error}") from error
 
 
+def _refuse_hub_kernels(config: Any) -> None:
+    """Refuse a model whose config names attention code on the hub.
+
+    Raises:
+        ValueError: If the attention of the model or of a part is the name of a repository.
+    """
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        attention = getattr(part, "_attn_implementation", None)
+        if attention is not None and "/" in str(attention):
+            raise ValueError(f"its config.json names attention code on the hub: {attention}")
+
+
 def _load_error(source: str, name: str, error: Exception) -> str:
     """Return one line with the reason why a base model cannot be loaded."""
     first = first_line(error)
     if "trust_remote_code" in str(error):
-        return "it contains custom code; trust_remote_code: true runs it on this machine"
+        return (
+            "it contains custom code; --model.backbone.init_args.trust_remote_code true runs it on "
+            "this machine"
+        )
     if Path(source).exists():
         return first
     if name.startswith((".", "/", "~")):

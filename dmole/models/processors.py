@@ -45,6 +45,19 @@ def load_processor(source: str, **options: Any) -> Any:
         raise ValueError(f"cannot load the processor of {source!r}: {text}") from error
 
 
+def decode_answers(processor: Any, tokens: Any) -> list[str]:
+    """Return the text of generated answers, stripped and without special tokens.
+
+    Args:
+        processor: The processor of the model.
+        tokens: ``(B, T)`` token ids, or a list of them for each answer.
+    """
+    texts = processor.batch_decode(
+        tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return [text.strip() for text in texts]
+
+
 def set_image_settings(processor: Any, settings: Mapping[str, Any]) -> None:
     """Override settings of a processor's image part, for instance ``max_pixels``.
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
+_READ = ("experts/", "router/", "model.json")
+"""Beginnings of the names of the files that an evaluation reads."""
+
 
 def load_experts_and_router(module: ContinualModule, run: Path) -> None:
     """Load the experts and the router of a run folder into a module without experts.
@@ -48,7 +51,7 @@ def load_experts_and_router(module: ContinualModule, run: Path) -> None:
     if digests is None:
         log.warning("%s has no %s: only part of its files can be verified", run, FILE)
     else:
-        verify_files(run, digests, lambda name: name.startswith(("experts/", "router/")))
+        verify_files(run, digests, lambda name: name.startswith(_READ))
     _check_router(module, run)
 
 

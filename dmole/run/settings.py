@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dmole.data.decoding import AS_STORED
+
 if TYPE_CHECKING:
     from dmole.data import Task
     from dmole.module import ContinualModule
@@ -81,6 +83,8 @@ def stream_settings(stream: Stream) -> dict[str, str]:
 def task_settings(task: Task) -> dict[str, str]:
     """Return the settings of a task that its results depend on, except its samples, as texts."""
     settings = {f"{key} of task {task.name}": str(getattr(task, key)) for key in _OF_TASK}
+    if task.images not in (None, AS_STORED):  # checkpoints from before this setting lack it
+        settings[f"images of task {task.name}"] = str(task.images)
     return settings | {f"side_files of task {task.name}": str(sorted(task.side_files.items()))}
 
 

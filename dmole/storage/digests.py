@@ -23,7 +23,8 @@ HINTS = {
     "router/router.json": (
         "thresholds follow from the held-out losses in the tensors of the router; "
         "dmole evaluate --threshold_scale scales them"
-    )
+    ),
+    "model.json": "change a setting of a run with a flag, such as --data.data_root DIR",
 }
 """Advice in place of an edit by hand, by file."""
 

@@ -122,7 +122,8 @@ def test_two_tasks_are_learned_with_the_config_of_the_family(
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(small), encoding="utf-8")
     words = [str(CONFIGS / "quickstart.yaml"), str(CONFIGS / "models" / f"{name}.yaml"), str(path)]
-    assert main(["fit", *(word for p in words for word in ("--config", p))]) == 0
+    configs = [word for p in words for word in ("--config", p)]
+    assert main(["fit", *configs, "--trust_classes", "no_figures"]) == 0
     run = tmp_path / name / "version_0"
     matrix, tasks = read_matrix(run / "evaluation_matrix.csv")
     assert tasks == ["paint", "count"]

@@ -244,7 +244,9 @@ def test_a_template_without_a_system_role_is_refused_in_one_line(
     processor = make_processor("llava")
     processor.chat_template = template
     told = replace(samples[2], turns=(Turn("system", "be brief"), *samples[2].turns))
-    with pytest.raises(ValueError, match=f"^sample 'text': the chat template {message}") as caught:
+    with pytest.raises(
+        ValueError, match=f"^task 'task': sample 'text': the chat template {message}"
+    ) as caught:
         Collator(processor)(items([told]), generation=False)
     assert "\n" not in str(caught.value)
 

@@ -137,7 +137,7 @@ def test_the_texts_say_what_is_wrong(broken: Path) -> None:
     assert messages["shared_image", 3].startswith("has an image of train item 2 ")
     assert messages["shared_id", 2] == "has the id of train item 3"
     assert messages["one_answer", None] == "100.0% of the answers are 'red'"
-    assert "more than 512" in messages["too_long", 11]
+    assert "more than max_length 512" in messages["too_long", 11]
 
 
 def test_the_text_report_has_a_line_a_finding(broken: Path) -> None:

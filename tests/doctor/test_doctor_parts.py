@@ -12,7 +12,7 @@ from dmole.data.sample import FileImage
 from dmole.doctor.answers import AnswerCounter
 from dmole.doctor.compare import find_shared
 from dmole.doctor.findings import LEVELS, Finding, Findings
-from dmole.doctor.images import picture_hash
+from dmole.doctor.images import look_at
 from dmole.doctor.pool import run_jobs
 
 
@@ -80,7 +80,7 @@ def test_a_picture_is_identified_by_its_pixels_and_shape(tmp_path: Path) -> None
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(pixels).save(tmp_path / "b.bmp")
     Image.fromarray(pixels.reshape(2, 8, 3)).save(tmp_path / "c.png")
-    hashes = [picture_hash(FileImage(tmp_path / name))[0] for name in ("a.png", "b.bmp", "c.png")]
+    hashes = [look_at(FileImage(tmp_path / name)).hash for name in ("a.png", "b.bmp", "c.png")]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

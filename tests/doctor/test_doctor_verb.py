@@ -26,8 +26,8 @@ def question(index: int, split: str, **changes: Any) -> dict[str, Any]:
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Write a task of two train and two test items, changed as told."""
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (4, 4), "red").save("train.png")
-    Image.new("RGB", (4, 4), "blue").save("test.png")
+    Image.radial_gradient("L").resize((4, 4)).save("train.png")
+    Image.linear_gradient("L").resize((4, 4)).save("test.png")
     task = {"name": "mine", "train": "train.json", "test": "test.json"}
     Path("own.yaml").write_text(yaml.safe_dump({"data": {"tasks": [task]}}))
 

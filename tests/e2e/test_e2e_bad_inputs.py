@@ -567,12 +567,6 @@ def flip_last(file: Path) -> None:
     file.write_bytes(damaged)
 
 
-def trusting(run: Path) -> None:
-    content = yaml.safe_load((run / "config.yaml").read_text())
-    content["model"]["backbone"].setdefault("init_args", {})["trust_remote_code"] = True
-    (run / "config.yaml").write_text(yaml.safe_dump(content))
-
-
 FOREIGN = [
     (
         "no weights",
@@ -657,23 +651,6 @@ FOREIGN = [
         tensors(ENCODER, lambda t: t.update(b_dec=torch.zeros(3))),
         ["router of expert paint: tensor b_dec has shape (3,)"],
     ),
-    ("no config", lambda run: (run / "config.yaml").unlink(), ["is no run folder"]),
-    (
-        "config broken",
-        lambda run: (run / "config.yaml").write_text("data: {"),
-        ["config.yaml is not YAML"],
-    ),
-    (
-        "config of something else",
-        lambda run: (run / "config.yaml").write_text("a: 1"),
-        ["config.yaml is not the config of a run: it has no trainer"],
-    ),
-    (
-        "config with code",
-        lambda run: (run / "config.yaml").write_text("a: !!python/object/apply:os.mkdir [mark]"),
-        ["config.yaml is not YAML", "os.mkdir"],
-    ),
-    ("config that trusts code", trusting, ["config.yaml sets trust_remote_code"]),
 ]
 
 
@@ -689,8 +666,6 @@ OFTEN = {
     "router outside",
     "pickled router",
     "router threshold NaN",
-    "config with code",
-    "config that trusts code",
 }
 """Checked with every change; the others, of the same kinds, with the slow tests."""
 
@@ -778,7 +753,7 @@ def test_an_evaluation_does_not_write_over_a_folder(
 def test_a_run_without_an_expert_file_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_run: Path
 ) -> None:
-    (tmp_path / "config.yaml").write_bytes((quick_run / "config.yaml").read_bytes())
+    (tmp_path / "model.json").write_bytes((quick_run / "model.json").read_bytes())
     assert main(["predict", str(tmp_path), "--prompt", "what ?"]) == 1
     assert "experts.json is missing" in one_line(capsys)
 

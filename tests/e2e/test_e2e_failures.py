@@ -89,6 +89,7 @@ def test_all_processes_end_soon_after_one_has_failed(
     callback = {"rank": rank, "phase": phase, "killed": killed, "note": str(note)}
     flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4"]
     flags += [f"--trainer.callbacks+={{class_path: faulty.Fails, init_args: {callback}}}"]
+    flags += ["--trust_classes", "faulty"]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with said.open("wb") as output:
         done = subprocess.run(

@@ -206,7 +206,7 @@ LIMIT = 300_000
 def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_the_run_resumes_later(
     fit_words: FitWords, quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--trainer.checkpoint_every_n_steps", "1", "--ckpt_path", "auto", NO_FIGURES]
+    flags = ["--trainer.checkpoint_every_n_steps", "1", "--ckpt_path", "auto", *NO_FIGURES]
     words = fit_words(tmp_path, *flags)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, limits[1]))

@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
     adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e30}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"model": {"optimizer": adamw}}))
     own = ["--config", str(tmp_path / "own.yaml")]
-    assert main(fit_words(tmp_path / "runs", *own, NO_FIGURES)) == 1
+    assert main(fit_words(tmp_path / "runs", *own, *NO_FIGURES)) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "the loss is nan at step 1 of expert 'paint'" in line
@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
     run = tmp_path / "runs" / "small" / "version_0"
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["done"] == [[0, "evaluate"]]
-    words = fit_words(tmp_path / "runs", "--ckpt_path", str(run), NO_FIGURES)
+    words = fit_words(tmp_path / "runs", "--ckpt_path", str(run), *NO_FIGURES)
     assert main(words) == 1
     assert "was made with another setting 'optimizer'; trainer.accept_changes" in (
         capsys.readouterr().err

@@ -48,6 +48,12 @@ def is_list_of_answers(item: Mapping[str, Any], key: str) -> bool:
     return key != "answer_bbox" and isinstance(item.get(key), list | tuple)
 
 
+def choice_keys(item: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the keys that `read_answers` uses besides the key of the answers."""
+    value = item.get(key)
+    return ("choices",) if isinstance(value, int) and not isinstance(value, bool) else ()
+
+
 def _letter(index: int, choices: Any) -> str:
     if not isinstance(choices, list | tuple) or not 0 <= index < len(choices) <= 26:
         shown = short(choices)

@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
+from dmole.messages import shortened
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
-
-_LONGEST = 200
-"""Maximum number of characters of a value in a message."""
 
 _MEDIA = ("video", "videos", "audio", "audios")
 _PREFERENCES = (
@@ -22,13 +20,15 @@ _PREFERENCES = (
     "kto_tag",
 )
 _WEIGHTS = ("loss", "loss_scale", "loss_weight", "loss_mask", "sample_weight")
-_CHECKED_IN_ITEM = frozenset(
-    (*_MEDIA, *_PREFERENCES, *_WEIGHTS, "tools", "functions", "weight", "weights", "label")
-)
+CHECKED_IN_ITEM = frozenset((*_MEDIA, *_PREFERENCES, *_WEIGHTS, "tools"))
+"""Keys that `refuse_unsupported` checks in every item; they carry no information afterwards."""
+
+_CHECKED_IN_ITEM = CHECKED_IN_ITEM | {"functions", "weight", "weights", "label"}
 _TURN = (
     *("image", "images", *_MEDIA),
     *("tools", "tool_calls", "tool_call_id", "function_call"),
     *("reasoning", "reasoning_content", "thinking"),
+    *("mask", "masked"),
 )
 _TURN_WEIGHTS = ("weight", "weights", "train", "train_detail", "loss", "loss_scale", "loss_mask")
 CHECKED_IN_TURN = {*_TURN, *_TURN_WEIGHTS}
@@ -41,7 +41,7 @@ def short(value: object) -> str:
         text = repr(value)
     except RecursionError:
         return f"a deep {type(value).__name__}"
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]} ... {text[-15:]}"
+    return shortened(text)
 
 
 def has_content(value: Any) -> bool:
@@ -74,6 +74,16 @@ def refuse_unsupported(item: Mapping[str, Any], *, chat: bool) -> None:
             raise ValueError(f"has {key!r}, which is not supported: all answers weigh the same")
     if chat and isinstance(item.get("label"), bool):
         raise ValueError("has a 'label' of true or false, and preferences are not supported")
+
+
+def refuse_history(item: Mapping[str, Any]) -> None:
+    """Reject earlier turns beside a list of turns, which already holds them.
+
+    Raises:
+        ValueError: If ``history`` has content.
+    """
+    if has_content(item.get("history")):
+        raise ValueError("has both a list of turns and a 'history': put all turns into the list")
 
 
 def refuse_in_turn(entry: Mapping[str, Any], role: Role, position: int) -> None:

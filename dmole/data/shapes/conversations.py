@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dmole.data.shapes.chat import Utterance, assemble
@@ -10,6 +10,7 @@ from dmole.data.shapes.checks import (
     CHECKED_IN_TURN,
     Role,
     check_turn,
+    refuse_history,
     refuse_in_turn,
     refuse_unsupported,
     short,
@@ -39,6 +40,10 @@ class ConversationsShape:
         """Return whether the item has the key ``conversations``."""
         return "conversations" in item
 
+    def reads(self, item: Mapping[str, Any]) -> Collection[str]:
+        """Return the keys of the turns."""
+        return ("conversations",)
+
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item.
 
@@ -46,6 +51,7 @@ class ConversationsShape:
             ValueError: If the item is malformed or holds what is not supported.
         """
         refuse_unsupported(item, chat=True)
+        refuse_history(item)
         turns = item.get("conversations")
         if not isinstance(turns, list | tuple) or not turns:
             raise ValueError("'conversations' must be a list with at least one turn")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dmole.data.shapes.chat import Utterance, assemble
@@ -10,6 +10,7 @@ from dmole.data.shapes.checks import (
     CHECKED_IN_TURN,
     Role,
     check_turn,
+    refuse_history,
     refuse_in_turn,
     refuse_unsupported,
     short,
@@ -39,6 +40,10 @@ class MessagesShape:
         """Return whether the item has the key ``messages``."""
         return "messages" in item
 
+    def reads(self, item: Mapping[str, Any]) -> Collection[str]:
+        """Return the keys of the turns."""
+        return ("messages",)
+
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item.
 
@@ -46,6 +51,7 @@ class MessagesShape:
             ValueError: If the item is malformed or holds what is not supported.
         """
         refuse_unsupported(item, chat=True)
+        refuse_history(item)
         utterances = read_messages(item.get("messages"), "messages", 0)
         return assemble(item, utterances, {"messages"})
 
@@ -61,6 +67,10 @@ class CompletionShape:
         follows = any(key in item for key in ("completion", "chosen", "rejected"))
         return follows and isinstance(item.get("prompt"), list | tuple)
 
+    def reads(self, item: Mapping[str, Any]) -> Collection[str]:
+        """Return the keys of the turns."""
+        return ("prompt", "completion")
+
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item.
 
@@ -68,6 +78,7 @@ class CompletionShape:
             ValueError: If the item is malformed or holds what is not supported.
         """
         refuse_unsupported(item, chat=True)
+        refuse_history(item)
         prompt = read_messages(item.get("prompt"), "prompt", 0)
         completion = read_messages(item.get("completion"), "completion", len(prompt))
         return assemble(item, [*prompt, *completion], {"prompt", "completion"})

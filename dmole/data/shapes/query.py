@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dmole.data.sample import Turn
-from dmole.data.shapes.answers import is_list_of_answers, read_answers
+from dmole.data.shapes.answers import choice_keys, is_list_of_answers, read_answers
 from dmole.data.shapes.chat import Utterance, assemble
 from dmole.data.shapes.checks import check_turn, refuse_unsupported
 from dmole.data.shapes.shape import Conversation
@@ -32,6 +32,11 @@ class QueryShape:
         answered = any(key in item for key in (*_RESPONSES, *_PREFERENCES))
         has_query = any(key in item for key in _QUERIES[:3])
         return (has_query and answered) or is_query_by_question(item)
+
+    def reads(self, item: Mapping[str, Any]) -> Collection[str]:
+        """Return the keys of the query, its response and its history."""
+        query, response = _one_of(item, _QUERIES), _one_of(item, _RESPONSES)
+        return query, response, "history", *choice_keys(item, response)
 
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from dmole.data.sample import IMAGE_PLACEHOLDER, Turn
-from dmole.data.shapes.answers import is_list_of_answers, read_answers
+from dmole.data.shapes.answers import choice_keys, is_list_of_answers, read_answers
 from dmole.data.shapes.chat import read_id, read_metadata
 from dmole.data.shapes.checks import add_system, check_letters, has_content, refuse_unsupported
 from dmole.data.shapes.objects import has_marks
@@ -32,6 +32,15 @@ class QuestionShape:
             return False
         return "text" in item or "question" in item
 
+    def reads(self, item: Mapping[str, Any]) -> Collection[str]:
+        """Return the keys of the question, its answers, and a history or objects in its text."""
+        query, key = _keys(item)
+        text = item[query]
+        further = ["history"] if has_content(item.get("history")) else []
+        if has_marks(item, [text, *read_answers(item, key)]):
+            further.append("objects")
+        return query, key, *choice_keys(item, key), *further
+
     def read(self, item: Mapping[str, Any]) -> Conversation:
         """Return the conversation of an item: a question and the first answer that is not empty.
 
@@ -43,11 +52,10 @@ class QuestionShape:
             ValueError: If the item is malformed or holds what is not supported.
         """
         refuse_unsupported(item, chat=False)
-        query = "question" if item.get("text") is None and "question" in item else "text"
+        query, key = _keys(item)
         text = item.get(query)
         if not isinstance(text, str):
             raise ValueError(f"'text' must be a string, got {type(text).__name__}")
-        key = next((key for key in ANSWER_KEYS if item.get(key) is not None), "answer")
         answers = read_answers(item, key)
         if has_content(item.get("history")) or has_marks(item, [text, *answers]):
             return read_query(item, query, key)
@@ -64,6 +72,12 @@ class QuestionShape:
             name,
             _metadata(item, key, text),
         )
+
+
+def _keys(item: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the keys of the question and of its answers."""
+    query = "question" if item.get("text") is None and "question" in item else "text"
+    return query, next((key for key in ANSWER_KEYS if item.get(key) is not None), "answer")
 
 
 def split_placeholders(text: str) -> tuple[int, str]:

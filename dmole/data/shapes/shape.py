@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,6 +50,10 @@ class Shape(Protocol):
 
     def matches(self, item: Mapping[str, Any]) -> bool:
         """Return whether an item has this shape, by its keys and the types of their values."""
+        ...
+
+    def reads(self, item: Mapping[str, Any]) -> Collection[str]:
+        """Return the keys of an item that `read` uses, besides ids, images and ``system``."""
         ...
 
     def read(self, item: Mapping[str, Any]) -> Conversation:

@@ -1,0 +1,106 @@
+"""The verbs for a finished run: ``evaluate`` and ``predict``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from dmole.cli.arguments import ArgumentParser
+from dmole.cli.lightning import ContinualCLI, build, configure_logging
+from dmole.cli.trust import REMOTE_CODE_FLAG, sets_remote_code, take_trusted
+from dmole.messages import json_text, show
+from dmole.predictor import Predictor, read_prompts
+from dmole.run.loading import as_config
+from dmole.run.model_file import CONFIG_FILE, read_run_settings
+from dmole.run.schema import RunSettings
+from dmole.storage.files import write_json
+from dmole.trainer import ContinualTrainer
+
+_OVERRIDES = "Any setting of the run can be changed: --data.data_root DIR, --trainer.devices 2."
+
+
+def run_evaluate(words: list[str]) -> None:
+    """Compute the matrix of a finished run again."""
+    configure_logging()
+    parser = ArgumentParser("dmole evaluate", description=run_evaluate.__doc__, epilog=_OVERRIDES)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--split", default="test", choices=("test", "train"), help="which samples")
+    parser.add_argument("--threshold_scale", type=float, help="factor on the router's thresholds")
+    parser.add_argument("--output", type=Path, help="folder for the results; must not exist")
+    options, overrides = parser.parse_known_args(words)
+    overrides, trusted = take_trusted(overrides)
+    settings = read_run_settings(options.run, trusted)
+    config = as_config(settings)
+    if options.split == "train":  # tasks that are only scored have no training samples
+        config["data"]["tasks"] = [t for t in config["data"]["tasks"] if not t.get("eval_only")]
+    for task in config["data"]["tasks"]:
+        if not task.get(options.split):
+            raise ValueError(f"task {task['name']!r} has no {options.split} files")
+        task["test"] = task[options.split]
+    scale = options.threshold_scale
+    name = f"evaluation_{options.split}" + (f"_x{scale:g}" if scale is not None else "")
+    cli = _from_config(settings, config, overrides, trusted)
+    trainer = cast("ContinualTrainer", cli.trainer)
+    trainer.evaluate(
+        cli.model,
+        cli.datamodule,
+        run=options.run,
+        output=options.output or options.run / name,
+        threshold_scale=scale,
+    )
+
+
+def run_predict(words: list[str]) -> None:
+    """Answer prompts with the experts and the router of a run."""
+    configure_logging()
+    parser = ArgumentParser("dmole predict", description=run_predict.__doc__, epilog=_OVERRIDES)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--image", type=Path, help="image of a single prompt")
+    parser.add_argument("--prompt", help="a single prompt")
+    parser.add_argument(
+        "--input", type=Path, help="JSON: a list of {image, prompt}; images relative to the file"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write instead of printing")
+    parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of an answer")
+    options, overrides = parser.parse_known_args(words)
+    if (options.prompt is None) == (options.input is None):
+        raise ValueError("predict needs either --prompt (and --image) or --input")
+    if options.input is not None:
+        prompts = read_prompts(options.input)
+    else:
+        prompts = [{"prompt": options.prompt, "image": options.image}]
+    overrides, trusted = take_trusted(overrides)
+    settings = read_run_settings(options.run, trusted)
+    cli = _from_config(settings, as_config(settings), overrides, trusted)
+    precision = cli.trainer.precision_plugin.forward_context  # the precision of the matrix
+    predictor = Predictor(cli.model, cli.datamodule, options.run, precision)
+    cli.model.to(cli.trainer.strategy.root_device)
+    answers = predictor(prompts, options.max_new_tokens)
+    if options.output is not None:
+        write_json(options.output, answers)
+    else:
+        show(json_text(answers))
+
+
+def _from_config(
+    settings: RunSettings, config: dict[str, Any], overrides: list[str], trusted: Sequence[str]
+) -> ContinualCLI:
+    if settings.remote_code and not sets_remote_code(overrides):
+        # the author of the run decided for their machine, not for this one
+        raise ValueError(
+            f"{settings.path} sets trust_remote_code, which runs code of its base model: confirm "
+            f"it with {REMOTE_CODE_FLAG} true, or set it to false"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CONFIG_FILE
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        try:
+            return build(["--config", str(path), *overrides], trusted, run=False)
+        except ValueError as error:
+            if overrides:  # a flag may be the cause
+                raise
+            raise ValueError(f"{settings.path}: {error}") from error
