@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from dmole._version import __version__
 from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
+from dmole.run.identity import check_parts
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
 from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
@@ -61,6 +62,7 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "run": state.run_id,
         "done": sorted([stage, phase] for stage, phase in state.done),
         "fingerprints": _fingerprints(state, module),
+        "base_parts": state.fingerprints(module)["base_parts"],
         "settings": _settings(state, module),
         "architecture": module.library.architecture(),
         "versions": dict(module.library.versions),
@@ -139,6 +141,8 @@ def _check_same_run(
     """Refuse a checkpoint of other data or base model, and of other settings unless accepted."""
     for name in _differing(content["fingerprints"], _fingerprints(state, module)):
         raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
+    parts = state.fingerprints(module)["base_parts"]
+    check_parts(file, content.get("base_parts"), parts, state.accept_changes)
     settings = _settings(state, module)
     changed = _differing(brought_up_to_date(content["settings"], settings), settings)
     if changed and not state.accept_changes:

@@ -1,69 +1,62 @@
-"""Answers of a pass that was cut short are found again, batch by batch."""
+"""A journal of answers that was altered is read up to the first line that is not its own."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dmole.callbacks.answers import AnswerJournal
+from dmole.callbacks.answers import AnswerJournal, read_journal
+from experiments.mutations import VALUES, paths_in, replaced
 
-PLAN = {"a": ("one",), "b": (), "c": ("two", "one")}
-DIGESTS = {"one": "11", "two": "22"}
+PLAN = {"x": ("a",), "y": (), "z": ()}
+DIGESTS = {"a": "1"}
 
 
-def written(path: Path) -> AnswerJournal:
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
     journal = AnswerJournal()
-    assert journal.open(path, "stage 1 routed", PLAN, DIGESTS) == {}
-    journal.add(["a", "b"], ["yes\n", "ünïcode"], [("one",), ()])
-    journal.add(["c"], ["no"], [("one", "two")])
-    return journal
+    journal.open(tmp_path / "answers_0.jsonl", "routed", PLAN, DIGESTS)
+    journal.add(["x", "y"], ["red", "blue"], [("a",), ()])
+    journal.add(["z"], ["green"], [()])
+    return tmp_path / "answers_0.jsonl"
 
 
-def test_whole_batches_are_found_again_and_a_torn_line_is_not(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    written(path)
-    known = {"a": "yes\n", "b": "ünïcode", "c": "no"}
-    assert AnswerJournal().open(path, "stage 1 routed", PLAN, DIGESTS) == known
-    path.write_bytes(path.read_bytes()[:-4])
-    journal = AnswerJournal()
-    assert journal.open(path, "stage 1 routed", PLAN, DIGESTS) == {"a": "yes\n", "b": "ünïcode"}
-    journal.add(["c"], ["no"], [("two", "one")])
-    assert AnswerJournal().open(path, "stage 1 routed", PLAN, DIGESTS) == known
+def read(path: Path) -> dict[str, str]:
+    return read_journal(path, "routed", PLAN, DIGESTS)
 
 
-@pytest.mark.parametrize(
-    ("name", "plan", "digests", "left"),
-    [
-        ("stage 1 oracle", PLAN, DIGESTS, set()),
-        ("stage 1 routed", PLAN | {"a": ()}, DIGESTS, {"c"}),
-        ("stage 1 routed", {"c": ("two", "one")}, DIGESTS, {"c"}),
-        ("stage 1 routed", PLAN, {"one": "11", "two": "33"}, {"a", "b"}),
-    ],
-)
-def test_answers_of_other_passes_or_experts_are_not_taken(
-    tmp_path: Path,
-    name: str,
-    plan: dict[str, tuple[str, ...]],
-    digests: dict[str, str],
-    left: set[str],
-) -> None:
-    path = tmp_path / "answers.jsonl"
-    written(path)
-    assert set(AnswerJournal().open(path, name, plan, digests)) == left
+def test_complete_batches_are_read(path: Path) -> None:
+    assert read(path) == {"x": "red", "y": "blue", "z": "green"}
+    path.write_text(path.read_text()[:-3])
+    assert read(path) == {"x": "red", "y": "blue"}
 
 
-@pytest.mark.parametrize("damage", [b"\0\0\0\n", b"[[1, 2]\n", b"\xff\n"])
-def test_what_follows_a_damaged_line_is_answered_again(tmp_path: Path, damage: bytes) -> None:
-    path = tmp_path / "answers.jsonl"
-    written(path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], damage, *lines[2:]]))
-    assert set(AnswerJournal().open(path, "stage 1 routed", PLAN, DIGESTS)) == {"a", "b"}
-    path.write_bytes(damage + b"".join(lines))
-    assert AnswerJournal().open(path, "stage 1 routed", PLAN, DIGESTS) == {}
+def test_a_batch_with_a_value_of_another_form_does_not_count(path: Path) -> None:
+    header, first, last = path.read_text().splitlines()
+    batch: list[Any] = json.loads(first)
+    for where in paths_in(batch):
+        for value in VALUES:
+            changed = json.dumps(replaced(batch, where, value))
+            path.write_text(f"{header}\n{changed}\n{last}\n")
+            answers = read(path)
+            assert answers["z"] == "green"
+            assert all(isinstance(text, str) for text in answers.values())
 
 
-def test_a_journal_that_is_not_open_takes_nothing() -> None:
-    with pytest.raises(RuntimeError, match="not open"):
-        AnswerJournal().add(["a"], ["x"], [()])
+@pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000, "\x00", '"\\ud800', "{"])
+def test_lines_after_a_broken_one_do_not_count(path: Path, line: str) -> None:
+    header, first, last = path.read_text().splitlines()
+    path.write_text("\n".join([header, first, line, last, ""]))
+    assert read(path) == {"x": "red", "y": "blue"}
+
+
+def test_a_pipe_in_place_of_a_journal_is_replaced(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+    assert read(path) == {}
+    AnswerJournal().open(path, "routed", PLAN, DIGESTS)
+    assert path.is_file()
