@@ -26,6 +26,7 @@ from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
 from dmole.run.arguments import check_arguments
+from dmole.run.changes import needs_new_answers
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
@@ -76,8 +77,9 @@ class ContinualTrainer(Trainer):
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within the training of a
             stage; 0 saves only on a signal. The run is always saved after each phase.
         accept_changes: Resume a checkpoint even if a setting that changes the results, such as the
-            learning rate, differs; each difference is logged. Base model, data and order of tasks
-            must always be the same.
+            learning rate, differs; each difference is logged with the stage or step from which it
+            counts, and refused if it can no longer count. Base model, data and order of tasks must
+            always be the same.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence sets itself; epochs are a setting of the tasks.
 
@@ -192,6 +194,8 @@ class ContinualTrainer(Trainer):
             self._stage_checkpoint = load_sequence(state, module, checkpoint)
             check_learned(state, module, "in the checkpoint")
             log.info("resuming %s", state.run_dir)
+            if needs_new_answers(state):
+                state.callback_of(EvaluationMatrix).forget_answers(state)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
         else:

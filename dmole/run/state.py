@@ -81,6 +81,8 @@ class SequenceState:
         interruption: Whether a signal requested the end of the run.
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
+        changes: Settings that were changed at a resume, in order, see :mod:`dmole.run.changes`.
+        saved_settings: Settings of the checkpoint if this run was resumed with others; else empty.
     """
 
     def __init__(
@@ -103,6 +105,8 @@ class SequenceState:
         self.clock = Clock()
         self.interruption = Interruption()
         self.settings: dict[str, str] = {}
+        self.changes: list[dict[str, Any]] = []
+        self.saved_settings: dict[str, str] = {}
         self.run_id = secrets.token_hex(8)
         self._board = board
         self._data: ContinualDataModule | None = None
