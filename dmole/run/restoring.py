@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from dmole.distributed import broadcast
+from dmole.run.changes import needs_new_answers
 from dmole.run.run_files import HoldsRunFiles, RunFile
 from dmole.run.run_folder import LAST
 
@@ -68,11 +69,13 @@ def is_repeatable(state: SequenceState, stage: Stage) -> bool:
     """Return whether the evaluation after a stage would give the same answers again.
 
     It would not if a later stage has trained an expert further, or if the run was resumed with
-    other settings.
+    settings that change answers.
     """
     before = {name for past in state.plan[: stage.index] for name in past.experts}
     later = (s for s in state.plan[stage.index :] if (s.index, "train") in state.done)
-    return not state.changed and before.isdisjoint(name for s in later for name in s.experts)
+    return not needs_new_answers(state) and before.isdisjoint(
+        name for s in later for name in s.experts
+    )
 
 
 def loss_error(state: SequenceState, lost: Sequence[str]) -> ValueError:
