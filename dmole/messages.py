@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import unicodedata
 from typing import Any
 
@@ -56,6 +58,19 @@ def visible(text: str, keep: str = "") -> str:
         character if _is_visible(character) or character in keep else _escape(character)
         for character in text
     )
+
+
+def show(text: str) -> None:
+    """Print a text of one or more lines with all characters visible.
+
+    Raises:
+        OSError: If the output cannot be written, for example into a file on a full disk.
+    """
+    try:
+        print(visible(text, keep="\n"), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def json_text(content: Any) -> str:

@@ -125,7 +125,7 @@ def test_the_messages_on_the_page_of_errors_are_those_of_the_code() -> None:
     texts = literals()
     foreign = (  # of jsonargparse
         *("Problem with given class_path", "Does not validate", "Subcommand ", "Option "),
-        *("module ", "the following arguments", "unrecognized arguments"),
+        *("module ", "No module named", "the following arguments", "unrecognized arguments"),
     )
     for line in re.findall(r"^(`.*)\n: ", page, flags=re.MULTILINE):
         for message in re.findall(r"`([^`]+)`", line):

@@ -42,10 +42,10 @@ _PARTS = (
 )
 """Packages whose classes configs name."""
 
-_KEY = re.compile(r'Parser key "([\w.+-]+)": ')
+_KEY = re.compile(r'Parser key "([\w.+-]+)":')
 _CLASS = re.compile(r"class_path(?: |=)'([\w.]+)'")
 _OPTION = re.compile(r"Option '([\w.]+)' is not accepted")
-_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
+_GROUP = re.compile(r"(Group|Subcommand) '([\w.]+)' does not accept option '([\w.]+)'")
 _FLAG = re.compile(r"(?:unrecognized arguments|ambiguous option): --([\w.]+)")
 _UNION = re.compile(r"Subtypes: \[(.*)\] Errors: .* Given value: (.*)$")
 _TYPE = re.compile(r"Expected an? (<class '.*?'>|typing\.Literal\[.*?\])\. Got value: (.*)$")
@@ -77,25 +77,27 @@ def explain(message: str, settings: Iterable[str]) -> Explanation:
 
     Example:
         >>> explain("unrecognized arguments: --data.batchsize 4", ["data.batch_size"]).text
-        'there is no setting data.batchsize (did you mean data.batch_size?)'
+        'there is no setting --data.batchsize (did you mean data.batch_size?)'
     """
     text = one_line(message)
     key = _KEY.search(text)
     if group := _GROUP.search(text):
-        return _unknown(f"{group[1]}.{group[2]}", settings)
+        name = group[3] if group[1] == "Subcommand" else f"{group[2]}.{group[3]}"
+        return _unknown(name, settings)
     if flag := _FLAG.search(text):
-        return _unknown(flag[1], settings)
+        return _unknown(flag[1], settings, prefix="--")
     option = _OPTION.search(text)
     if option is not None and key is None:
         return _unknown(option[1], settings)
     if key is None:
-        return Explanation(text)
+        return Explanation(_cause(text) or text)
     if option is not None:
         return _unknown_argument(key[1], text, option[1])
-    return Explanation(f"{key[1]}: {_reason(text[key.end() :])}", key[1])
+    inner = "".join(f"{name}: " for name in _KEY.findall(text)[1:])
+    return Explanation(f"{key[1]}: {inner}{_reason(text[key.end() :].strip())}", key[1])
 
 
-def _unknown(name: str, settings: Iterable[str]) -> Explanation:
+def _unknown(name: str, settings: Iterable[str], prefix: str = "") -> Explanation:
     """Return the explanation of a setting that does not exist."""
     last = name.rpartition(".")[2]
     hint = HINTS.get(last)
@@ -105,7 +107,7 @@ def _unknown(name: str, settings: Iterable[str]) -> Explanation:
         close = get_close_matches(name, names, n=1, cutoff=0.8)
         close = close or [ends[e] for e in get_close_matches(last, ends, n=1, cutoff=0.8)]
         hint = f"did you mean {close[0]}?" if close else "see dmole fit --help"
-    return Explanation(f"there is no setting {name} ({hint})", name)
+    return Explanation(f"there is no setting {prefix}{name} ({hint})", name)
 
 
 def _unknown_argument(key: str, text: str, option: str) -> Explanation:
@@ -119,8 +121,7 @@ def _unknown_argument(key: str, text: str, option: str) -> Explanation:
     hint = f" (did you mean {close[0]}?)" if close else ""
     if not hint and names:
         hint = f"; it has {', '.join(names)}"
-    name = path.rpartition(".")[2]
-    return Explanation(f"{key}: {name} has no argument {option!r}{hint}", key, option)
+    return Explanation(f"{key}: {path} has no argument {option!r}{hint}", key, option)
 
 
 def _argument_names(path: str) -> list[str]:
@@ -138,6 +139,8 @@ def _argument_names(path: str) -> list[str]:
 
 def _reason(text: str) -> str:
     """Return what is wrong with the value of a setting."""
+    if cause := _cause(text):
+        return cause
     if union := _UNION.search(text):
         kinds = [
             _readable(kind) for kind in re.findall(r"<class '.*?'>|\w[\w.]*\[.*?\]+", union[1])
@@ -152,6 +155,18 @@ def _reason(text: str) -> str:
     return text.replace("- Expected a path but ", "").replace(
         " either not accessible or invalid", ""
     )
+
+
+def _cause(text: str) -> str | None:
+    """Return the error of the one type of a union that fits the value but for its content.
+
+    Example:
+        >>> _cause("Errors: - rank is 0 - Expected a <class 'NoneType'> Given value type: x")
+        'rank is 0'
+    """
+    found = re.search(r"Errors: (.*?) Given value type:", text)
+    errors = re.split(r"(?:^| )- ", found[1]) if found else []
+    return next((each for each in errors if each and not each.startswith("Expected ")), None)
 
 
 def _readable(kind: str) -> str:

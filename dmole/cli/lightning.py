@@ -28,10 +28,12 @@ from dmole.cli.trust import (
     take_trusted,
 )
 from dmole.datamodule import ContinualDataModule
-from dmole.messages import visible
+from dmole.messages import one_line, visible
 from dmole.module import ContinualModule
 from dmole.run.lightning_private import NoCheckpointArguments
-from dmole.run.model_file import CONFIG_FILE, write_model_file
+from dmole.run.model_file import CONFIG_FILE, MODEL_FILE, write_model_file
+from dmole.run.run_files import RunFile
+from dmole.run.state import SequenceState
 from dmole.storage.files import atomic_path
 from dmole.trainer import ContinualTrainer
 
@@ -60,11 +62,19 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the resolved config into the run folder, and what evaluation needs of it."""
+        state = cast("ContinualTrainer", trainer).sequence
+        state.put(*self.run_files(state, cast("ContinualModule", pl_module)))
+
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
+        """Return ``config.yaml``, whose folders differ between equal runs, and ``model.json``."""
         text = self.parser.dump(self.config, skip_none=False)
-        run = cast("ContinualTrainer", trainer).run_dir
-        with atomic_path(run / CONFIG_FILE) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        write_model_file(run, yaml.safe_load(text))
+
+        def write(run: Path) -> None:
+            with atomic_path(run / CONFIG_FILE) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+        yield RunFile(CONFIG_FILE, write, verified=False)
+        yield RunFile(MODEL_FILE, lambda run: write_model_file(run, yaml.safe_load(text)))
 
 
 class ContinualCLI(NoCheckpointArguments, LightningCLI):
@@ -109,7 +119,7 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
 
     def setting_names(self) -> list[str]:
         """Return the dotted names of the settings of ``fit``, without those of chosen classes."""
-        parser = self._subcommand_parsers.get("fit", self.parser)
+        parser = getattr(self, "_subcommand_parsers", {}).get("fit", self.parser)
         options = [name for action in parser._actions for name in action.option_strings]
         names = {name.removeprefix("--") for name in options if name.startswith("--")}
         return sorted(name for name in names if not name.endswith((".help", "+")))
@@ -123,6 +133,21 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
         """Use one seed for initial experts, order of the data and dropout."""
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=int)
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, module and data.
+
+        Raises:
+            ValueError: If a class refuses its arguments; without the list of the other types
+                that a setting may have.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            text = explain(str(error), ()).text
+            if text == one_line(error):
+                raise
+            raise ValueError(text) from error
 
     def before_instantiate_classes(self) -> None:
         """Check the settings, and replace old class paths by those of the run's ``config.yaml``."""

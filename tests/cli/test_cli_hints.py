@@ -24,18 +24,21 @@ Namespace(class_path='torch.optim.AdamW', init_args=Namespace(learning_rate=3))"
     ("message", "expected"),
     [
         (UNION, "trainer.stream: expected the class_path of a Stream or null, got 'nonsense'"),
-        (CALLABLE, "model.optimizer: AdamW has no argument 'learning_rate' (did you mean lr?)"),
+        (
+            CALLABLE,
+            "model.optimizer: torch.optim.AdamW has no argument 'learning_rate' (did you mean lr?)",
+        ),
         (
             "unrecognized arguments: --data.batchsize 4",
-            "there is no setting data.batchsize (did you mean data.batch_size?)",
+            "there is no setting --data.batchsize (did you mean data.batch_size?)",
         ),
         (
             "unrecognized arguments: --model.optimizr.x 4",
-            "there is no setting model.optimizr.x (did you mean model.optimizer?)",
+            "there is no setting --model.optimizr.x (did you mean model.optimizer?)",
         ),
         (
             "ambiguous option: --lr could match --lr_scheduler.help, --lr_scheduler",
-            "there is no setting lr (use model.optimizer.init_args.lr)",
+            "there is no setting --lr (use model.optimizer.init_args.lr)",
         ),
         (
             "Group 'trainer' does not accept option 'max_epochs'",
@@ -48,12 +51,12 @@ Namespace(class_path='torch.optim.AdamW', init_args=Namespace(learning_rate=3))"
         ),
         (
             "unrecognized arguments: --zzz 4",
-            "there is no setting zzz (see dmole fit --help)",
+            "there is no setting --zzz (see dmole fit --help)",
         ),
         (
             "Parser key \"data.tasks\": Problem with given class_path 'dmole.Task':\n"
             "  Option 'epoch' is not accepted",
-            "data.tasks: Task has no argument 'epoch' (did you mean epochs?)",
+            "data.tasks: dmole.Task has no argument 'epoch' (did you mean epochs?)",
         ),
         (
             "Parser key \"model.warmup\": Expected a <class 'float'>. Got value: two",
@@ -69,6 +72,11 @@ Namespace(class_path='torch.optim.AdamW', init_args=Namespace(learning_rate=3))"
             "accessible or invalid - Expected a dot import path string: AutoencoderRoute",
             "model.router: 'AutoencoderRoute' is not the path of a class (did you mean "
             "dmole.routing.AutoencoderRouter?)",
+        ),
+        (
+            "Parser key \"data.tasks\":\n Problem with given class_path 'dmole.Task':\n"
+            "  Parser key \"epochs\":\n Expected a <class 'int'>. Got value: many",
+            "data.tasks: epochs: expected an integer, got 'many'",
         ),
         ("something\nelse", "something else"),
     ],
