@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from dmole.data.decoding import ImageOptions
 from dmole.data.sample import EmbeddedImage, FileImage, StoredImage
+from dmole.messages import shortened
 
 _CACHED = 4096  # neighboring items often share an image, and building a path is slow
 _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udfff]", re.I | re.S)
@@ -24,7 +25,13 @@ _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udf
 _SHOWN = 80
 """Maximum number of characters of a name in a message."""
 
+_BEGIN = 30
+"""Number of characters of encoded content in a message."""
+
 _DATA = "data:"
+
+_BASE64 = re.compile(r"(?=.*[A-Z])(?=.*[a-z])(?=.*\d)[A-Za-z0-9+/\s]{100,}={0,2}\s*", re.S)
+"""Encoded content; a path of this length has a dot before its ending."""
 
 
 class ImageFinder(Protocol):
@@ -115,6 +122,11 @@ class ImageRoot:
             return self._located[name]
         if name.startswith(_DATA):
             return _data_image(name)
+        if _BASE64.fullmatch(name):
+            raise ValueError(
+                f"image {_shown(name)} is base64 text without its kind: write "
+                "'data:image/png;base64,' in front of it"
+            )
         parts = PurePosixPath(name).parts
         if not parts or os.path.isabs(name) or ".." in parts:
             raise ValueError(
@@ -136,7 +148,7 @@ class ImageRoot:
             is_link = stat.S_ISLNK(status.st_mode)
             status = os.stat(path) if is_link else status
         except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(f"image {path} does not exist") from None
+            raise FileNotFoundError(f"image {shortened(str(path))} does not exist") from None
         except OSError as error:  # the name is too long, or a folder is not accessible
             reason = error.strerror
             raise ValueError(f"image path {_shown(name)} cannot be used: {reason}") from error
@@ -207,4 +219,11 @@ def _decode_uri(uri: str) -> bytes:
 
 
 def _shown(name: str) -> str:
-    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
+    if len(name) <= _SHOWN:
+        return repr(name)
+    kept = _SHOWN
+    if name.startswith(_DATA):
+        kept = min(_BEGIN, name.find(",") + 1 or _BEGIN)
+    elif _BASE64.fullmatch(name):
+        kept = _BEGIN
+    return f"{name[:kept] + '...'!r} of {len(name)} characters"
