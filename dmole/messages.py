@@ -38,7 +38,7 @@ def shortened(text: str, limit: int = 200) -> str:
 
     Example:
         >>> shortened("a b " * 20 + "z", 40)
-        'a b a b a b a b a b  ... a b a b a b z'
+        'a b a b a b a b a b  ... b a b a b a b z'
         >>> shortened("image iVBORw0KGgo" + "A" * 5000)
         'image iVBORw0KGgoAAAAA... (5011 characters)'
     """

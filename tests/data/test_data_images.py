@@ -56,7 +56,7 @@ def test_a_name_below_the_root_is_found(root: Path, name: str) -> None:
         ("a.png\0.jpg", "forward slashes"),
         ("a\n.png", "forward slashes"),
         ("\ud800.png", "forward slashes"),
-        ("a" * 300 + ".png", r"image path 'a{80}\.\.\.' of 304 characters cannot be used: File name too long"),
+        ("a" * 300 + ".png", r"image path 'a{80}\.\.\.' of 304 characters cannot be used: File na"),
         ("a/" * 3000 + "a.png", "cannot be used: File name too long"),
         ("file.png", "leaves .* by a symbolic link"),
         ("chain.png", "leaves .* by a symbolic link"),
