@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import unicodedata
 from typing import Any
 
-_ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{120,}")
-"""Base64 or another encoding: no word or file name is that long."""
+_ENCODED = re.compile(r"[A-Za-z0-9+/=]{120,}")
+"""Base64: no word is that long, and long paths hold other characters."""
 
 
 def one_line(content: BaseException | str) -> str:
@@ -63,6 +65,19 @@ def visible(text: str, keep: str = "") -> str:
         character if _is_visible(character) or character in keep else _escape(character)
         for character in text
     )
+
+
+def show(text: str) -> None:
+    """Print a text of one or more lines with all characters visible.
+
+    Raises:
+        OSError: If the output cannot be written, for example into a file on a full disk.
+    """
+    try:
+        print(visible(text, keep="\n"), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def json_text(content: Any) -> str:

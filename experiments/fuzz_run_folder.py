@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 from dmole.cli.main import main as dmole
@@ -38,10 +39,12 @@ class Report:
     Args:
         outcomes: Number of attempts by verb and exit status.
         findings: Description of each attempt that should not have ended as it did.
+        attempts: Each attempt with its last line of output.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
+    attempts: list[str] = field(default_factory=list)
 
 
 def arguments(verb: str, run: Path, original: Path, folder: Path) -> list[str]:
@@ -112,10 +115,18 @@ def _run(words: Sequence[str], log: Path, seconds: int) -> None:
         os._exit(code)
 
 
-def damage(rng: random.Random, run: Path) -> list[str]:
-    """Mutate one to three files of a run; return what was done."""
+_READ = {"fit": "checkpoints/*", "compare": "*", "evaluate": "[cemr]*", "predict": "[cemr]*"}
+"""Patterns of the files that a verb reads; four of five mutations are of these."""
+
+
+def damage(rng: random.Random, run: Path, verb: str) -> list[str]:
+    """Mutate one to three files of a run, mostly of those that a verb reads; return how."""
     done = []
     files = [path for path in sorted(run.rglob("*")) if _is_read(path.relative_to(run))]
+    if rng.random() < 0.8:
+        files = [path for path in files if fnmatch(str(path.relative_to(run)), _READ[verb])]
+    if verb == "compare":
+        files = [path for path in files if path.parent == run]
     for path in rng.sample(files, min(len(files), rng.choice([1, 1, 1, 2, 3]))):
         try:
             done.append(f"{mutate(rng, path)} {path.relative_to(run)}")
@@ -134,7 +145,7 @@ def fuzz(
     seconds: float,
     seed: int,
     *,
-    limit: int = 60,
+    limit: int = 120,
     attempts: int = 0,
 ) -> Report:
     """Damage copies of a run until the time is over.
@@ -155,12 +166,14 @@ def fuzz(
             copy = folder / "run" / "version_0"
             shutil.copytree(run, copy)
             rng = random.Random(f"{seed}/{number}")
-            done = damage(rng, copy)
             verb = verbs[number % len(verbs)]
+            done = damage(rng, copy, verb)
             log = folder / "log.txt"
             outcome = attempt(arguments(verb, copy, run, folder), log, limit)
             executed = any(folder.rglob("executed"))
             report.outcomes[f"{verb} {outcome}"] += 1
+            lines = log.read_text(errors="replace").splitlines()
+            report.attempts.append(f"{verb} {outcome} {done}: {lines[-1] if lines else ''}")
             if executed or outcome not in ("0", "1"):
                 last = log.read_text(errors="replace")[-1500:]
                 ended = "EXECUTED" if executed else outcome
@@ -176,7 +189,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--attempts", type=int, default=0)
-    parser.add_argument("--limit", type=int, default=60)
+    parser.add_argument("--limit", type=int, default=120, help="seconds of an attempt")
+    parser.add_argument("--verbose", action="store_true", help="print all attempts")
     parser.add_argument("--verbs", default="compare,predict,evaluate,fit")
     options = parser.parse_args()
     import dmole.cli.lightning
@@ -191,6 +205,8 @@ def main() -> int:
         limit=options.limit,
         attempts=options.attempts,
     )
+    if options.verbose:
+        print("\n".join(report.attempts))
     for finding in report.findings:
         print(finding, end="\n\n")
     for outcome, count in sorted(report.outcomes.items()):

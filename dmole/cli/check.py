@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmole.cli.arguments import ArgumentParser
-from dmole.messages import visible
+from dmole.messages import show
 
 if TYPE_CHECKING:
     import argparse
@@ -69,7 +69,7 @@ def run_check(words: list[str]) -> int:
         json.dump(as_json(report), sys.stdout, indent=2)
         print()
     else:
-        print(visible(as_text(report), keep="\n"))
+        show(as_text(report))
     if options.json not in (None, "-"):
         write_json(Path(options.json), as_json(report))
     return 1 if report.count("error") else 0
@@ -219,4 +219,5 @@ def _base_model(model: dict[str, Any]) -> tuple[BaseModel | None, str | None]:
     trusted = bool(settings.get("trust_remote_code"))
     variables = settings.get("template_variables") or {}
     prompts = PromptSettings(settings.get("prompt_style"), variables, settings.get("template_date"))
-    return BaseModel(source, settings.get("revision"), trusted, prompts, images), None
+    options = settings.get("revision"), trusted, prompts, images
+    return BaseModel(source, *options, settings.get("image_backend")), None

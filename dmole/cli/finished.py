@@ -12,7 +12,7 @@ import yaml
 from dmole.cli.arguments import ArgumentParser
 from dmole.cli.lightning import ContinualCLI, build, configure_logging
 from dmole.cli.trust import REMOTE_CODE_FLAG, sets_remote_code, take_trusted
-from dmole.messages import json_text
+from dmole.messages import json_text, show
 from dmole.predictor import Predictor, read_prompts
 from dmole.run.loading import as_config
 from dmole.run.model_file import CONFIG_FILE, read_run_settings
@@ -77,13 +77,14 @@ def run_predict(words: list[str]) -> None:
     settings = read_run_settings(options.run, trusted)
     cli = _from_config(settings, as_config(settings), overrides, trusted)
     precision = cli.trainer.precision_plugin.forward_context  # the precision of the matrix
-    predictor = Predictor(cli.model, cli.datamodule, options.run, precision)
+    accept = cast("ContinualTrainer", cli.trainer).sequence.accept_changes
+    predictor = Predictor(cli.model, cli.datamodule, options.run, precision, accept)
     cli.model.to(cli.trainer.strategy.root_device)
     answers = predictor(prompts, options.max_new_tokens)
     if options.output is not None:
         write_json(options.output, answers)
     else:
-        print(json_text(answers))
+        show(json_text(answers))
 
 
 def _from_config(

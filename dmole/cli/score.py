@@ -11,7 +11,7 @@ from dmole.benchmarks.metrics import ProfiledMetric
 from dmole.benchmarks.predictions import Prediction, Target, read_predictions, read_targets
 from dmole.benchmarks.registry import build_metric, metric_of_task
 from dmole.cli.arguments import ArgumentParser
-from dmole.messages import json_text, visible
+from dmole.messages import json_text, show
 from dmole.metrics import TaskMetric, TaskScore
 from dmole.metrics.base import Profile
 
@@ -152,7 +152,7 @@ def run_score(words: Sequence[str]) -> None:
     targets = given_targets(answers) if source is None else read_targets(source)
     score, pairs = score_answers(metric, answers, targets)
     facts = _facts(name, metric, score, pairs)
-    print(json_text(facts) if options.json else visible(_lines(facts), keep="\n"))
+    show(json_text(facts) if options.json else _lines(facts))
 
 
 def _facts(name: str, metric: TaskMetric, score: TaskScore, pairs: Pairs) -> dict[str, Any]:

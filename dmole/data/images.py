@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from dmole.data.decoding import ImageOptions
 from dmole.data.sample import EmbeddedImage, FileImage, StoredImage
-from dmole.messages import shortened
 
 _CACHED = 4096  # neighboring items often share an image, and building a path is slow
 _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udfff]", re.I | re.S)
@@ -148,7 +147,7 @@ class ImageRoot:
             is_link = stat.S_ISLNK(status.st_mode)
             status = os.stat(path) if is_link else status
         except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(f"image {shortened(str(path))} does not exist") from None
+            raise FileNotFoundError(f"image {path} does not exist") from None
         except OSError as error:  # the name is too long, or a folder is not accessible
             reason = error.strerror
             raise ValueError(f"image path {_shown(name)} cannot be used: {reason}") from error

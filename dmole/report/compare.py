@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmole.messages import visible
+from dmole.messages import show
 from dmole.report.figures import save_figure
 from dmole.report.grids import summary_grid, task_grids
 from dmole.report.identity import advantages, check_comparable, check_repeat, same_tasks
@@ -60,7 +60,7 @@ def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[
         (output / name).unlink(missing_ok=True)  # left by an earlier comparison
         if figure is not None:
             save_figure(figure, output / name)
-    print(visible(text, keep="\n"))
+    show(text)
     return text
 
 
