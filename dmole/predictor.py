@@ -10,10 +10,11 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
-from dmole.experts import load_expert
+from dmole.models.identity import base_parts
 from dmole.routing import gate_set_name
 from dmole.run.context import EvaluationPass
-from dmole.storage.files import check_name, read_json
+from dmole.run.identity import check_base_of_run
+from dmole.run.learned import load_experts_and_router
 from dmole.storage.records import read_records
 
 if TYPE_CHECKING:
@@ -38,9 +39,13 @@ class Predictor:
         precision: Makes the precision context of the forward pass. A trainer's
             ``precision_plugin.forward_context`` gives the precision of its evaluation. The default
             is full precision.
+        accept_changes: Whether tokenizer, prompts, image processing and generation of the base
+            model may differ from those of the run. Weights are not compared, since that would read
+            all of them.
 
     Raises:
-        ValueError: If the run folder lacks a part, or it does not fit the model.
+        ValueError: If the run folder lacks a part, it does not fit the model, or the base model
+            differs from that of the run.
     """
 
     def __init__(
@@ -49,12 +54,15 @@ class Predictor:
         data: ContinualDataModule,
         run: Path,
         precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+        accept_changes: bool = False,
     ) -> None:
         self._module = module
         self._precision = precision
         self._data = data
         base = module.backbone
         data.attach_processor(base.processor, base.context_length, base.prompts)
+        parts = base_parts(base, module.beams)
+        check_base_of_run(run, {"base_parts": parts}, accept_changes)
         load_experts_and_router(module, run)
         module.eval()
         self._count = 0  # ids are unique because they are the keys of cached embeddings
@@ -98,24 +106,6 @@ class Predictor:
                         }
                     )
         return results
-
-
-def load_experts_and_router(module: ContinualModule, run: Path) -> None:
-    """Load the experts and the router of a run folder into a module without experts.
-
-    Raises:
-        ValueError: If a part is missing or does not fit.
-    """
-    index = run / "experts" / "experts.json"
-    if not index.is_file():
-        raise ValueError(f"{run} has no experts: {index} is missing")
-    names = read_json(index, "experts")
-    if not isinstance(names, list):
-        raise ValueError(f"{index}: expected a list of names, got {type(names).__name__}")
-    for name in names:
-        check_name(name, f"{index}: expert name")
-        load_expert(module.library, name, run / "experts" / name)
-    module.router.load(run / "router")
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from dmole.callbacks.answers import AnswerBook, GateSet, read_journal
+from dmole.callbacks.answers import DECODING, AnswerBook, GateSet, read_journal
 from dmole.callbacks.router_fitting import embed_samples
+from dmole.models.identity import NUMERICS
 from dmole.routing import RouteQuery
 from dmole.run.context import EvaluationPass
 
@@ -44,7 +47,10 @@ def plan_routed(
         name="routed",
         experts=experts,
         gate_sets=gate_sets,
-        digests={name: module.library.digest(name) for name in experts},
+        digests={
+            DECODING: decoding_digest(state, module),
+            **{name: module.library.digest(name) for name in experts},
+        },
         answer_lengths={task.name: task.max_new_tokens for task in state.data.tasks},
         losses=losses,
     )
@@ -72,6 +78,17 @@ def plan_oracle(
     return _with_pending(state, evaluation, state.seen_tasks(), answers)
 
 
+def decoding_digest(state: SequenceState, module: ContinualModule) -> str:
+    """Return a SHA-256 of all that answers depend on besides samples and experts."""
+    parts = state.fingerprints(module)["base_parts"]
+    content = {
+        "base": {name: part["sha256"] for name, part in parts.items() if name != NUMERICS},
+        "answer_lengths": {task.name: task.max_new_tokens for task in state.data.tasks},
+        "precision": str(state.trainer.precision),
+    }
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def sample_names(state: SequenceState, task: str) -> list[str]:
     """Return the names of a task's test samples, ``task/test/id``, unique over tasks."""
     return [f"{task}/test/{sample.id}" for sample in state.data.test_samples(task)]
@@ -80,7 +97,8 @@ def sample_names(state: SequenceState, task: str) -> list[str]:
 def journal_of(state: SequenceState, evaluation: EvaluationPass) -> tuple[Path, str]:
     """Return the file of this rank's journal of a pass, and the name of the pass in it."""
     file = f"answers_{evaluation.name}_{state.trainer.global_rank}.jsonl"
-    return state.run_dir / "checkpoints" / file, f"stage {state.stage.index} {evaluation.name}"
+    name = f"run {state.run_id} stage {state.stage.index} {evaluation.name}"
+    return state.run_dir / "checkpoints" / file, name
 
 
 def _with_pending(

@@ -88,6 +88,11 @@ class Session:
                 if self._lock is not None:
                     self._lock.release()
 
+    def keep_lock(self) -> None:
+        """Lock the run folder again if it was deleted; see :meth:`RunLock.keep`."""
+        if self._lock is not None:
+            self._lock.keep()
+
     def _connect_and_open(self, module: ContinualModule, ckpt_path: str | None) -> Opening:
         """Agree on run folder and checkpoint with all processes; start them if necessary."""
         trainer = self._state.trainer

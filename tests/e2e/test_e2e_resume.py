@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from dmole.callbacks import ContinualCallback
 from dmole.cli.main import main
 from dmole.data import Task
 from dmole.data.collate import Batch
+from dmole.models import Backbone
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
@@ -244,6 +247,58 @@ def test_a_setting_that_changes_the_numbers_is_named(
     other = Recipe(**change).build(tmp_path)
     with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes resumes"):
         other.fit(copied_run)
+
+
+def shrink_images(backbone: Backbone) -> None:
+    backbone.processor.image_processor.size = {"height": 64, "width": 48}
+
+
+def edit_template(backbone: Backbone) -> None:
+    assert backbone.template is not None
+    backbone.template += " "
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (shrink_images, "another image processor: size.width 64 -> 48"),
+        (edit_template, "another chat template"),
+    ],
+)
+def test_a_base_model_whose_folder_changed_is_refused_by_the_part(
+    copied_run: Path, tmp_path: Path, change: Callable[[Backbone], None], text: str
+) -> None:
+    other = Recipe(trainer={"accept_changes": True}).build(tmp_path)
+    change(other.module.backbone)
+    with pytest.raises(ValueError, match=f"was made with {text}; it cannot be resumed here"):
+        other.fit(copied_run)
+
+
+def test_other_settings_of_generation_are_refused_and_answers_are_made_again(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    change = {"model": {"generation": {"suppress_tokens": list(range(6, 700))}}}
+    with pytest.raises(ValueError, match="was made with another generation: suppress_tokens none"):
+        Recipe(**change).build(tmp_path).fit(copied_run)
+    before = answers(copied_run, 2)
+    accepted = Recipe(**change, trainer={"accept_changes": True}).build(tmp_path)
+    drop_phase(copied_run, [2, "evaluate"])
+    accepted.fit(copied_run)
+    assert [new == old for new, old in zip(answers(copied_run, 2), before, strict=True)] == (
+        [False] * len(before)
+    )
+
+
+def answers(run: Path, stage: int) -> list[str]:
+    files = sorted((run / "predictions" / f"stage_{stage}").glob("*.jsonl"))
+    return [json.loads(line)["prediction"] for f in files for line in f.read_text().splitlines()]
+
+
+def drop_phase(run: Path, phase: list[Any]) -> None:
+    path = run / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(path)
+    content["done"].remove(phase)
+    save_checkpoint(content, path)
 
 
 def test_settings_without_effect_may_change(
