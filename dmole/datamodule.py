@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,8 @@ class ContinualDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ValueError(f"{key} must be at least {least}, got {value}")
+        if num_workers > (most := max(64, 4 * (os.cpu_count() or 1))):
+            raise ValueError(f"num_workers must be at most {most} on this host, got {num_workers}")
         self.images = images
         self.tasks = [
             replace(task, images=images) if task.images is None and images != AS_STORED else task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +115,14 @@ class ContinualModule(StepModule):
         seed: int = 0,
     ) -> None:
         super().__init__(skip_nonfinite_steps)
-        if not 0.0 <= warmup < 1.0:
-            raise ValueError(f"warmup must be in [0, 1), got {warmup}")
+        for name, value, allowed, is_valid in (
+            ("alpha", alpha, "above 0 and finite", 0.0 < alpha < math.inf),
+            ("dropout", dropout, "in [0, 1)", 0.0 <= dropout < 1.0),
+            ("warmup", warmup, "in [0, 1)", 0.0 <= warmup < 1.0),
+            ("beams", beams, "in [1, 64]", 1 <= beams <= 64),
+        ):
+            if not is_valid:
+                raise ValueError(f"{name} must be {allowed}, got {value}")
         self.backbone = backbone
         self.allocator = allocator
         self.router = router

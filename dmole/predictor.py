@@ -11,8 +11,10 @@ from lightning.fabric.utilities import move_data_to_device
 
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
 from dmole.experts import load_expert
+from dmole.models.identity import base_parts
 from dmole.routing import gate_set_name
 from dmole.run.context import EvaluationPass
+from dmole.run.identity import check_base_of_run
 from dmole.storage.files import check_name, read_json
 from dmole.storage.records import read_records
 
@@ -38,9 +40,13 @@ class Predictor:
         precision: Makes the precision context of the forward pass. A trainer's
             ``precision_plugin.forward_context`` gives the precision of its evaluation. The default
             is full precision.
+        accept_changes: Whether tokenizer, prompts, image processing and generation of the base
+            model may differ from those of the run. Weights are not compared, since that would read
+            all of them.
 
     Raises:
-        ValueError: If the run folder lacks a part, or it does not fit the model.
+        ValueError: If the run folder lacks a part, it does not fit the model, or the base model
+            differs from that of the run.
     """
 
     def __init__(
@@ -49,12 +55,15 @@ class Predictor:
         data: ContinualDataModule,
         run: Path,
         precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+        accept_changes: bool = False,
     ) -> None:
         self._module = module
         self._precision = precision
         self._data = data
         base = module.backbone
         data.attach_processor(base.processor, base.context_length, base.prompts)
+        parts = base_parts(base, module.beams)
+        check_base_of_run(run, {"base_parts": parts}, accept_changes)
         load_experts_and_router(module, run)
         module.eval()
         self._count = 0  # ids are unique because they are the keys of cached embeddings
@@ -80,8 +89,11 @@ class Predictor:
         with torch.no_grad():
             for batch in loader:
                 batch = move_data_to_device(batch, self._module.device)
-                with self._precision():
-                    answers = self._module.answer(batch)
+                try:
+                    with self._precision():
+                        answers = self._module.answer(batch)
+                finally:  # a prompt has a new id each time, so its embedding is never used again
+                    self._module.embedder.cache.forget(f"{PROMPT_TASK}/")
                 for text, gate_set in zip(answers.texts, answers.gate_sets, strict=True):
                     prompt = prompts[len(results)]
                     image = prompt.get("image")

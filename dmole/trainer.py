@@ -21,13 +21,16 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.messages import excerpt, show, visible
+from dmole.messages import show
 from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
+from dmole.run.arguments import check_arguments
+from dmole.run.changes import needs_new_answers
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.run.identity import check_base_of_run
 from dmole.run.lightning_private import disable_signal_handlers
 from dmole.run.limits import check_limits
 from dmole.run.session import Session
@@ -37,7 +40,7 @@ from dmole.storage.files import remove_parts, write_json
 from dmole.streams.stream import SequentialStream, Stage, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from dmole.allocation import Allocation
     from dmole.data import Task
@@ -45,8 +48,6 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
 
 log = logging.getLogger("dmole")
-
-_LONGEST_NAME = 200
 
 IGNORED_WARNINGS = (
     ".*does not have many workers.*",  # the user's choice, and the right one on a laptop
@@ -57,16 +58,6 @@ IGNORED_WARNINGS = (
     ".*treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
 )
 """Warnings of Lightning that do not apply to a sequence."""
-
-RESTRICTED_ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "max_steps": (-1,),
-    "max_time": (),
-    "min_steps": (),
-    "min_epochs": (),
-    "fast_dev_run": (False,),
-    "limit_test_batches": (1.0,),
-}
-"""Allowed values of the trainer arguments that could leave stages or the matrix incomplete."""
 
 
 class ContinualTrainer(Trainer):
@@ -86,8 +77,9 @@ class ContinualTrainer(Trainer):
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within the training of a
             stage; 0 saves only on a signal. The run is always saved after each phase.
         accept_changes: Resume a checkpoint even if a setting that changes the results, such as the
-            learning rate, differs; each difference is logged. Base model, data and order of tasks
-            must always be the same.
+            learning rate, differs; each difference is logged with the stage or step from which it
+            counts, and refused if it can no longer count. Base model, data and order of tasks must
+            always be the same.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence sets itself; epochs are a setting of the tasks.
 
@@ -123,11 +115,8 @@ class ContinualTrainer(Trainer):
     ) -> None:
         for message in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", message)
-        _check_arguments(kwargs)
-        if name != visible(name) or len(name) > _LONGEST_NAME:
-            raise ValueError(
-                f"trainer.name {excerpt(name)} must be at most {_LONGEST_NAME} visible characters"
-            )
+        known = {"name": name, "version": version, "log_every_n_steps": log_every_n_steps}
+        check_arguments(known | kwargs)
         board = RunBoard(default_root_dir, name=name, version=version)
         super().__init__(
             default_root_dir=default_root_dir,
@@ -205,6 +194,8 @@ class ContinualTrainer(Trainer):
             self._stage_checkpoint = load_sequence(state, module, checkpoint)
             check_learned(state, module, "in the checkpoint")
             log.info("resuming %s", state.run_dir)
+            if needs_new_answers(state):
+                state.callback_of(EvaluationMatrix).forget_answers(state)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
         else:
@@ -261,12 +252,14 @@ class ContinualTrainer(Trainer):
             threshold_scale: Factor on the router's thresholds; None keeps those of the run.
 
         Raises:
-            ValueError: If ``output`` exists or the run does not fit the model.
+            ValueError: If ``output`` exists, the run does not fit the model, or the base model
+                differs from that of the run and changes are not accepted.
         """
         if output.exists():
             raise ValueError(f"{output} exists; name another output")
         state = self.sequence
         self._begin(model, datamodule)
+        check_base_of_run(run, state.fingerprints(model), state.accept_changes)
         load_experts_and_router(model, run)
         if threshold_scale is not None:
             router = getattr(model.router, "router", model.router)  # inside CommonExpertRouter
@@ -365,12 +358,6 @@ class ContinualTrainer(Trainer):
         for callback in self.sequence.callbacks:
             if isinstance(callback, ContinualCallback):
                 getattr(callback, hook)(self.sequence, module)
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    for option, allowed in RESTRICTED_ARGUMENTS.items():
-        if arguments.get(option) not in (None, *allowed):
-            raise ValueError(f"trainer.{option} cuts stages short: a sequence needs them whole")
 
 
 def _experts(stages: Sequence[Stage]) -> set[str]:

@@ -88,7 +88,9 @@ def compare_injection(output: str) -> str:
             "no table was written": not any("method" in line for line in lines),
             "a control character is printed": "^[" in output or "^G" in output,
             "a bidi character is printed": "M-bM-^@M-." in output,
-            "a cell is a formula": any(re.match(r"[\"']?[=+@]|-cmd", line) for line in lines),
+            "a cell is a formula": any(
+                line.removeprefix('"').startswith(("=", "+", "@")) for line in lines
+            ),
         }
     )
 

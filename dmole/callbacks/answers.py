@@ -15,12 +15,17 @@ GateSet = tuple[str, ...]
 """Experts of a sample, best first; empty is the base model."""
 
 
+DECODING = "@decoding"  # no name of an expert begins with @
+"""Key of the digest of what answers depend on besides samples and experts."""
+
+
 class AnswerBook:
     """Stores answers by sample and gate set.
 
     The digest of its tensors identifies an expert. If an expert continues training, or changes
-    although it should not, its digest differs and its samples are answered again. The order of
-    the experts in a gate set does not matter.
+    although it should not, its digest differs and its samples are answered again. The same holds
+    for the settings of decoding, whose digest has the key `DECODING`. The order of the experts in
+    a gate set does not matter.
 
     Example:
         >>> from dmole.callbacks.answers import AnswerBook
@@ -86,7 +91,8 @@ class AnswerBook:
 
 
 def _identified(gate_set: GateSet, digests: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    return frozenset((name, digests[name]) for name in gate_set)
+    names = (*gate_set, DECODING) if DECODING in digests else gate_set
+    return frozenset((name, digests[name]) for name in names)
 
 
 class AnswerJournal:

@@ -263,7 +263,16 @@ class EvaluationMatrix(ContinualCallback):
         records = [cb.rows for cb in state.callbacks if isinstance(cb, SkippedSteps) and cb.rows]
         if records:
             content["skipped_steps"] = records[0]
+        if state.changes:
+            content["accepted_changes"] = state.changes
         return content
+
+    def forget_answers(self, state: SequenceState) -> None:
+        """Delete all answers, since the same experts would now give others."""
+        self.answers.clear()
+        rank = state.trainer.global_rank
+        for path in (state.run_dir / "checkpoints").glob(f"answers_*_{rank}.jsonl"):
+            path.unlink(missing_ok=True)
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Remove the journals of the last passes."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from dmole.callbacks.answers import AnswerBook, GateSet, read_journal
+from dmole.callbacks.answers import DECODING, AnswerBook, GateSet, read_journal
 from dmole.callbacks.router_fitting import embed_samples
+from dmole.models.identity import NUMERICS
 from dmole.routing import RouteQuery
 from dmole.run.context import EvaluationPass
 
@@ -44,7 +47,10 @@ def plan_routed(
         name="routed",
         experts=experts,
         gate_sets=gate_sets,
-        digests={name: module.library.digest(name) for name in experts},
+        digests={
+            DECODING: decoding_digest(state, module),
+            **{name: module.library.digest(name) for name in experts},
+        },
         answer_lengths={task.name: task.max_new_tokens for task in state.data.tasks},
         losses=losses,
     )
@@ -70,6 +76,17 @@ def plan_oracle(
         gate_sets |= dict.fromkeys(sample_names(state, task), trained_with)
     evaluation = replace(routed, name="oracle", gate_sets=gate_sets, losses={})
     return _with_pending(state, evaluation, state.seen_tasks(), answers)
+
+
+def decoding_digest(state: SequenceState, module: ContinualModule) -> str:
+    """Return a SHA-256 of all that answers depend on besides samples and experts."""
+    parts = state.fingerprints(module)["base_parts"]
+    content = {
+        "base": {name: part["sha256"] for name, part in parts.items() if name != NUMERICS},
+        "answer_lengths": {task.name: task.max_new_tokens for task in state.data.tasks},
+        "precision": str(state.trainer.precision),
+    }
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sample_names(state: SequenceState, task: str) -> list[str]:

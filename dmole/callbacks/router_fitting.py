@@ -70,9 +70,9 @@ class RouterFitting(ContinualCallback):
                             expert,
                         )
             module.router.load_state_dict(broadcast(module.router.state_dict()))
-            # all tasks, since a stage may draw samples of any task
-            names = state.data.training_task_names
-            module.embedder.cache.forget(*(f"{name}/train/" for name in names))
+        # all tasks, since a stage may draw samples of any task; regularizers embed samples too
+        names = state.data.training_task_names
+        module.embedder.cache.forget(*(f"{name}/train/" for name in names))
         if state.is_global_zero:
             module.router.save(state.run_dir / "router")
 

@@ -12,6 +12,7 @@ from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import gather_objects
 from dmole.run.checkpoint import save_stage, stage_content
 from dmole.run.random_state import random_state, restore_random_state
+from dmole.run.retraining import SavedOptimizer, adapt_checkpoint, continue_optimizer
 from dmole.run.state import sequence_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
             raise ValueError(f"every_n_steps must not be negative, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self._restored: dict[str, Any] | None = None
+        self._optimizer: SavedOptimizer | None = None
         self._last_step = 0
         self._saved_step = 0
 
@@ -56,6 +58,9 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
             # Lightning restores loaders only before it has read their length, so do it here;
             # the loader accepts a state until it yields its first batch
             _loader(trainer).load_state_dict(self._restored["loader"])
+            if self._optimizer is not None:
+                continue_optimizer(trainer, parts(trainer, pl_module)[1], self._optimizer)
+                self._optimizer = None
             log.info("resuming at step %d", trainer.global_step)
 
     def on_train_batch_start(
@@ -109,8 +114,12 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the saved state until the first step."""
+        """Keep the saved state until the first step; adapt it to settings that have changed."""
         self._restored = checkpoint["sequence_stage"]
+        state, module = parts(trainer, pl_module)
+        if state.saved_settings:
+            kind = state.saved_settings["setting 'optimizer'"].partition(" ")[0]
+            self._optimizer = adapt_checkpoint(state, module, checkpoint, kind)
 
 
 def _loader(trainer: Trainer) -> ResumableLoader:

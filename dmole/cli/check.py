@@ -219,4 +219,5 @@ def _base_model(model: dict[str, Any]) -> tuple[BaseModel | None, str | None]:
     trusted = bool(settings.get("trust_remote_code"))
     variables = settings.get("template_variables") or {}
     prompts = PromptSettings(settings.get("prompt_style"), variables, settings.get("template_date"))
-    return BaseModel(source, settings.get("revision"), trusted, prompts, images), None
+    options = settings.get("revision"), trusted, prompts, images
+    return BaseModel(source, *options, settings.get("image_backend")), None

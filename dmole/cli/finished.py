@@ -77,7 +77,8 @@ def run_predict(words: list[str]) -> None:
     settings = read_run_settings(options.run, trusted)
     cli = _from_config(settings, as_config(settings), overrides, trusted)
     precision = cli.trainer.precision_plugin.forward_context  # the precision of the matrix
-    predictor = Predictor(cli.model, cli.datamodule, options.run, precision)
+    accept = cast("ContinualTrainer", cli.trainer).sequence.accept_changes
+    predictor = Predictor(cli.model, cli.datamodule, options.run, precision, accept)
     cli.model.to(cli.trainer.strategy.root_device)
     answers = predictor(prompts, options.max_new_tokens)
     if options.output is not None:

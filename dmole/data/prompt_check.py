@@ -38,7 +38,10 @@ def check_prompts(renderer: ChatRenderer, tokenizer: Any) -> str:
             f"text end in {' '.join(texts[1])!r}: the tokenizer must not add a token to the end of "
             "a prompt, nor join its last token with the answer"
         )
-    return trained.answers[0].end_token
+    end = trained.answers[0].end_token
+    if tokenizer.convert_tokens_to_ids(end) not in ids[1]:
+        raise ValueError(f"the tokenizer does not keep {end!r}, the end of an answer, as one token")
+    return end
 
 
 def _conversation(renderer: ChatRenderer) -> Sample:

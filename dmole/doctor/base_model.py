@@ -23,6 +23,7 @@ class BaseModel:
         trust_remote_code: Whether to run code from the model's folder.
         prompts: How prompts are written, beyond the chat template.
         image_settings: Settings of the image processor that the config overrides, as pairs.
+        image_backend: Library that the image processor uses; None lets transformers choose.
     """
 
     source: str
@@ -30,6 +31,11 @@ class BaseModel:
     trust_remote_code: bool = False
     prompts: PromptSettings = field(default_factory=PromptSettings)
     image_settings: tuple[tuple[str, Any], ...] = ()
+    image_backend: str | None = None
+
+    def __hash__(self) -> int:
+        """Return a hash that equal models share; image settings may be nested."""
+        return hash((self.source, self.revision, self.prompts, repr(self.image_settings)))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -48,7 +54,7 @@ def load_processor(model: BaseModel) -> Any:
     from dmole.models import processors
 
     try:
-        processor = processors.load_processor(model.source, **model.options)
+        processor = processors.load_processor(model.source, model.image_backend, **model.options)
         if model.image_settings:
             processors.set_image_settings(processor, dict(model.image_settings))
     except (OSError, ValueError, ImportError, AttributeError) as error:

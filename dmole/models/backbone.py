@@ -44,6 +44,9 @@ class Backbone(nn.Module):
 
     Attributes:
         prompts: The same.
+        prompt_style: Name of the style that prompts are written in; None for a chat template.
+        template: The chat template; None for a style.
+        generation: Settings of generation that are not default.
 
     Raises:
         ValueError: If a modality is not found in the model, or its prompts cannot be written, see
@@ -62,10 +65,14 @@ class Backbone(nn.Module):
         self.model.eval()
         self.processor = processor
         self.prompts = prompts or PromptSettings()
+        self.prompt_style: str | None = None
+        self.template: str | None = None
         self._end: str | None = None
         if processor is not None:
             renderer = ChatRenderer(processor, self.prompts)
             self._end = check_prompts(renderer, processor.tokenizer)
+            self.prompt_style = renderer.style_name
+            self.template = renderer.template.source if renderer.template else None
             if renderer.style_name is not None:
                 log.info("prompts are written in the style %s", renderer.style_name)
         self.set_generation({})
@@ -169,6 +176,7 @@ class Backbone(nn.Module):
         """
         tokenizer = None if self.processor is None else self.processor.tokenizer
         replace_generation_config(self.model, tokenizer, self._end, settings)
+        self.generation = dict(settings)
 
     @torch.no_grad()
     def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, beams: int = 1) -> list[str]:

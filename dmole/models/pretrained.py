@@ -35,6 +35,8 @@ class PretrainedBackbone(Backbone):
         quantization: Load the linears of the base model with ``8bit`` or ``4bit`` weights; needs
             the extra ``quantized``. Units of such a model cannot be scored by gradients.
         image_settings: Settings of the image processor to override, for instance ``max_pixels``.
+        image_backend: Library that the image processor uses, ``pil`` or ``torchvision``; by default
+            transformers chooses it by family and by what is installed, and numbers differ.
         prompt_style: Name of a prompt style that replaces the chat template, ``llava`` or
             ``paligemma``; by default only for families whose published models have no template.
         template_variables: Variables of the chat template, for instance
@@ -63,6 +65,7 @@ class PretrainedBackbone(Backbone):
         patterns: Patterns | None = None,
         quantization: Quantization | None = None,
         image_settings: dict[str, Any] | None = None,
+        image_backend: Literal["pil", "torchvision"] | None = None,
         prompt_style: str | None = None,
         template_variables: dict[str, Any] | None = None,
         template_date: str | None = None,
@@ -82,7 +85,8 @@ class PretrainedBackbone(Backbone):
             model_options["quantization_config"] = quantization_config(quantization, dtype)
         prompts = PromptSettings(prompt_style, template_variables or {}, template_date)
         try:
-            processor = load_processor(source, **options)
+            _check_adapter(source)
+            processor = load_processor(source, image_backend, **options)
             if not trust_remote_code:
                 _refuse_hub_kernels(AutoConfig.from_pretrained(source, **options))
             model = AutoModelForImageTextToText.from_pretrained(
@@ -102,6 +106,19 @@ class PretrainedBackbone(Backbone):
             super().__init__(model, processor, patterns, prompts)
         except ValueError as error:
             raise ValueError(f"cannot use the base model {name_or_path!r}: {error}") from error
+
+
+def _check_adapter(source: str) -> None:
+    """Refuse a folder with an adapter, which transformers adds only if peft is installed.
+
+    Raises:
+        ValueError: If the folder has one.
+    """
+    if (Path(source) / "adapter_config.json").exists():
+        raise ValueError(
+            "the folder holds a PEFT adapter (adapter_config.json), which would be used only where "
+            "peft is installed: merge it into the weights"
+        )
 
 
 def _refuse_hub_kernels(config: Any) -> None:

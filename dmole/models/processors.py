@@ -6,34 +6,47 @@ here, so without torchvision such a processor is built from its image and text p
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from dmole.messages import one_line
 
+log = logging.getLogger("dmole")
+
 _EXTRAS = {"torchvision": "torchvision", "num2words": "smolvlm"}
 """Packages that a processor may require, and the extra of dmole that installs each."""
 
+_TEXT_ARGUMENTS = ("truncation", "max_length", "stride", "return_attention_mask")
+"""Arguments of a tokenizer's call that would cut texts, or drop what a batch needs."""
 
-def load_processor(source: str, **options: Any) -> Any:
+
+def load_processor(source: str, image_backend: str | None = None, **options: Any) -> Any:
     """Return the processor in a model folder or hub repository.
+
+    transformers takes defaults of a processor's call, also those of images, from the tokenizer's
+    config. Defaults that would cut texts or change images are removed.
 
     Args:
         source: Folder or hub name.
+        image_backend: ``pil`` or ``torchvision``; None lets transformers choose.
         options: As for ``from_pretrained``: ``revision``, ``trust_remote_code``.
 
     Raises:
-        ValueError: If the processor needs a package that is not installed; the message names the
-            extra that installs it.
+        ValueError: If the processor needs a package that is not installed, or does not have the
+            backend; the message names the extra that installs it.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoImageProcessor, AutoProcessor
     from transformers.utils import is_torchvision_available
 
     loader: Any = AutoProcessor
     if not is_torchvision_available():
         loader = _video_class(source, options) or AutoProcessor
     try:
-        return loader.from_pretrained(source, **options)
+        processor = loader.from_pretrained(source, **options)
+        if image_backend is not None:  # an argument `backend` would reach the tokenizer, too
+            images = AutoImageProcessor.from_pretrained(source, backend=image_backend, **options)
+            processor.image_processor = images
     except ImportError as error:
         text = one_line(error)
         for package, extra in _EXTRAS.items():
@@ -43,6 +56,28 @@ def load_processor(source: str, **options: Any) -> Any:
                     f"pip install 'dmole[{extra}]'"
                 ) from error
         raise ValueError(f"cannot load the processor of {source!r}: {text}") from error
+    used = getattr(processor.image_processor, "backend", None)
+    if image_backend not in (None, used):  # transformers falls back to another one
+        raise ValueError(
+            f"image_backend {image_backend} is not available, this machine has {used}: "
+            f"{type(processor.image_processor).__name__}"
+        )
+    _drop_call_defaults(processor)
+    return processor
+
+
+def _drop_call_defaults(processor: Any) -> None:
+    defaults = processor.tokenizer.init_kwargs
+    images = defaults.keys() & image_arguments(processor)
+    if images:
+        log.warning("ignored image settings of the tokenizer: %s", ", ".join(sorted(images)))
+    for name in images.union(_TEXT_ARGUMENTS):
+        defaults.pop(name, None)
+
+
+def image_arguments(processor: Any) -> set[str]:
+    """Return the names of the settings of a processor's image part."""
+    return set(processor.image_processor.valid_kwargs.__annotations__)
 
 
 def decode_answers(processor: Any, tokens: Any) -> list[str]:
@@ -69,7 +104,7 @@ def set_image_settings(processor: Any, settings: Mapping[str, Any]) -> None:
         ValueError: If a setting is unknown to the image processor; the message lists all settings.
     """
     images = processor.image_processor
-    valid = sorted(images.valid_kwargs.__annotations__)
+    valid = sorted(image_arguments(processor))
     for name in settings:
         if name not in valid:
             raise ValueError(

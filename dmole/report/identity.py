@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from dmole.models.identity import NUMERICS, changed_parts
 from dmole.report.runs import Run, first_difference
 
 _PROMPT_KEYS = ("prompt", "prompt_suffix", "max_new_tokens", "eval_only")
@@ -83,13 +84,24 @@ def _base(one: Run, other: Run) -> str | None:
     """Compare the digests of the base models if both runs have them, else the settings."""
     left, right = one.fingerprint("base"), other.fingerprint("base")
     if left and right:
-        same = left == right
-        return None if same else f"the base model: sha256 {_pair(_short(left), _short(right))}"
+        if left != right:
+            return f"the base model: sha256 {_pair(_short(left), _short(right))}"
+        return _base_part(one, other)
     left, right = (run.section("model").get("backbone") for run in (one, other))
     key = first_difference(left, right) if left and right else None
     if key is None:
         return None
     return f"model.backbone.{key}: {_pair(_at(left, key), _at(right, key))}"
+
+
+def _base_part(one: Run, other: Run) -> str | None:
+    """Compare the parts of the base models that both runs recorded, without their rounding."""
+    parts = [run.fingerprint("base_parts") for run in (one, other)]
+    if not all(isinstance(each, Mapping) for each in parts):
+        return None
+    known = {name: part for name, part in parts[1].items() if isinstance(part, Mapping)}
+    changes = changed_parts(parts[0], {k: dict(v) for k, v in known.items() if k != NUMERICS})
+    return next((f"the base model: {text}" for text in changes.values()), None)
 
 
 def _profile(one: Run, other: Run) -> str | None:

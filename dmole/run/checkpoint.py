@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dmole._version import __version__
+from dmole.run.changes import Remaining, accepted_changes
 from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
+from dmole.run.identity import check_parts
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
 from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
@@ -61,7 +63,9 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "run": state.run_id,
         "done": sorted([stage, phase] for stage, phase in state.done),
         "fingerprints": _fingerprints(state, module),
+        "base_parts": state.fingerprints(module)["base_parts"],
         "settings": _settings(state, module),
+        "changes": state.changes,
         "architecture": module.library.architecture(),
         "versions": dict(module.library.versions),
         "state_dict": module.state_dict(),
@@ -94,6 +98,8 @@ def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, An
         # in the order of the library, in which a resumed run adds them again
         "architecture": {name: shapes[name] for name in module.library.names if name in training},
         "parameters": state.clock.costs.to_dict(),
+        "settings": _settings(state, module),
+        "changes": state.changes,
     }
 
 
@@ -116,7 +122,8 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
     if "stage" in content:
         raise ValueError(f"{file} holds one stage only: name its run folder instead")
     _require(content, _PHASE_PARTS, file)
-    _check_same_run(state, module, content, file)
+    stage = _interrupted_stage(state, content, stage_file(file))
+    _check_same_run(state, module, content, stage, file)
     state.run_id = content["run"]
     module.library.rebuild(content["architecture"])
     module.library.versions.update(content["versions"])
@@ -130,35 +137,60 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
     state.clock.laps = [Lap(**lap) for lap in content["laps"]]
     state.clock.costs = Costs.from_dict(content["parameters"])
     state.done = {(stage, phase) for stage, phase in content["done"]}
-    return _load_stage(state, module, stage_file(file))
+    if stage is None:
+        return None
+    _load_stage(state, module, stage)
+    return stage_file(file)
 
 
 def _check_same_run(
-    state: SequenceState, module: ContinualModule, content: dict[str, Any], file: Path
+    state: SequenceState,
+    module: ContinualModule,
+    content: dict[str, Any],
+    stage: dict[str, Any] | None,
+    file: Path,
 ) -> None:
     """Refuse a checkpoint of other data or base model, and of other settings unless accepted."""
     for name in _differing(content["fingerprints"], _fingerprints(state, module)):
         raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
+    parts = state.fingerprints(module)["base_parts"]
+    check_parts(file, content.get("base_parts"), parts, state.accept_changes)
     settings = _settings(state, module)
-    changed = _differing(brought_up_to_date(content["settings"], settings), settings)
+    newest = content if stage is None else {**content, **stage}  # older stages have no settings
+    saved = brought_up_to_date(newest["settings"], settings)
+    changed = _differing(saved, settings)
     if changed and not state.accept_changes:
         raise ValueError(
             f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway "
-            f"({contrast(content['settings'].get(changed[0]), settings.get(changed[0]))})"
+            f"({contrast(saved.get(changed[0]), settings.get(changed[0]))})"
         )
-    for name in changed:
-        log.warning("resuming with another %s", name)
+    state.changes = list(newest.get("changes", []))
+    if changed:
+        done = {(index, phase) for index, phase in content["done"]}
+        placed = {**content["architecture"], **(stage or {}).get("architecture", {})}
+        remaining = Remaining.of(state, done, placed, stage["stage"] if stage else 0)
+        step = stage["global_step"] if stage else None
+        records = accepted_changes(saved, settings, remaining, state, step)
+        for record in records:
+            where = f"step {step}" if "from_step" in record else f"stage {record['from_stage']}"
+            difference = contrast(record["before"], record["now"])
+            name = record["setting"]
+            log.warning("resuming with another %s from %s on (%s)", name, where, difference)
+        state.changes += records
+        state.saved_settings = saved
     if content["code"] != __version__:
         log.warning("%s was made by dmole %s, this is %s", file, content["code"], __version__)
 
 
-def _load_stage(state: SequenceState, module: ContinualModule, file: Path) -> Path | None:
-    """Restore the experts of an interrupted stage, so that they are not allocated again."""
+def _interrupted_stage(
+    state: SequenceState, last: dict[str, Any], file: Path
+) -> dict[str, Any] | None:
+    """Return the checkpoint within the stage after ``last.ckpt``, None if there is none."""
     if not file.is_file():
         return None
     content = read_checkpoint(file)
     _require(content, _STAGE_PARTS, file)
-    if content["run"] != state.run_id or (content["stage"], "train") in state.done:
+    if content["run"] != last["run"] or [content["stage"], "train"] in map(list, last["done"]):
         return None  # the stage has been finished since
     if content["world_size"] != state.world_size:
         log.warning(
@@ -168,13 +200,17 @@ def _load_stage(state: SequenceState, module: ContinualModule, file: Path) -> Pa
             state.world_size,
         )
         return None
+    return content
+
+
+def _load_stage(state: SequenceState, module: ContinualModule, content: dict[str, Any]) -> None:
+    """Restore the experts of an interrupted stage, so that they are not allocated again."""
     # the common expert is added first; before format 4 it came last in this file
     first = [stage.common for stage in state.plan if stage.common in content["architecture"]][:1]
     saved = {name: content["architecture"][name] for name in [*first, *content["architecture"]]}
     module.library.rebuild({**module.library.architecture(), **saved})
     _load_callbacks(state, content["callbacks"])
     state.clock.costs = Costs.from_dict(content["parameters"])
-    return file
 
 
 def _settings(state: SequenceState, module: ContinualModule) -> dict[str, str]:

@@ -61,7 +61,7 @@ class EvaluationPass:
         experts: Experts that may be used; None for all.
         gate_sets: Experts of each sample, best first, by ``task/split/id``; the router chooses
             the experts of samples that are not listed.
-        digests: SHA-256 of each expert's tensors.
+        digests: SHA-256 of each expert's tensors, and of the settings of decoding.
         pending: Indices of the test samples that need an answer, by task; None for all.
         earlier_answers: Answers to pending samples from an earlier process, by sample.
         answer_lengths: Maximum number of tokens of an answer, by task.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from dmole.data.collate import Collator
 from dmole.routing.mixture_routers import expert_shapes
@@ -32,6 +35,10 @@ def check_limits(state: SequenceState, module: ContinualModule) -> None:
         _check_samples(state, module.router, stage)
         _check_longest(state.data, module.backbone.processor, stage)
     _check_experts(state, module)
+    optimizer = module.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    for name, value in optimizer.defaults.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"model.optimizer: {name} must be finite, got {value}")
 
 
 def _check_samples(state: SequenceState, router: Router, stage: Stage) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from dmole.models.identity import base_parts
 from dmole.run.clock import Clock
 from dmole.run.signals import Interruption
 from dmole.storage.files import errors_naming
@@ -80,6 +81,8 @@ class SequenceState:
         interruption: Whether a signal requested the end of the run.
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
+        changes: Settings that were changed at a resume, in order, see :mod:`dmole.run.changes`.
+        saved_settings: Settings of the checkpoint if this run was resumed with others; else empty.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class SequenceState:
         self.clock = Clock()
         self.interruption = Interruption()
         self.settings: dict[str, str] = {}
+        self.changes: list[dict[str, Any]] = []
+        self.saved_settings: dict[str, str] = {}
         self.run_id = secrets.token_hex(8)
         self._board = board
         self._data: ContinualDataModule | None = None
@@ -135,11 +140,15 @@ class SequenceState:
         self._data = data
 
     def fingerprints(self, module: ContinualModule) -> dict[str, Any]:
-        """Return the SHA-256 of the base model and, by split, of each task's samples."""
+        """Return the SHA-256 of the base model's weights and, by split, of each task's samples.
+
+        ``base_parts`` is the rest of the base model's identity, see `dmole.models.identity`.
+        """
         if self._fingerprints is None:
             of_task = self.data.fingerprint()
             self._fingerprints = {
                 "base": module.backbone.fingerprint(),
+                "base_parts": base_parts(module.backbone, module.beams),
                 "data": {name: of_task[name] for name in self.data.task_names},
             }
         return self._fingerprints

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dmole.callbacks.answers import DECODING, AnswerBook
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
+from dmole.callbacks.evaluation_plan import decoding_digest
 from dmole.metrics import read_matrix
 from dmole.module import Answers
 from dmole.routing import AllExpertsRouter
@@ -84,11 +86,31 @@ def test_a_pass_holds_lengths_digests_and_the_experts_of_the_stages_so_far(
     built.state.stage = built.state.plan[0]  # a finished run is evaluated again
     routed = matrix.plan(built.state, built.module)
     assert routed.experts == ("paint",)
-    assert routed.digests == {"paint": built.module.library.digest("paint")}
+    decoding = decoding_digest(built.state, built.module)
+    assert routed.digests == {"paint": built.module.library.digest("paint"), DECODING: decoding}
     assert routed.answer_lengths == {"paint": 2, "count": 2}
     assert {routed.gate_sets[key] for key in keys(built, "paint")} == {("paint",)}
     assert {routed.gate_sets[key] for key in keys(built, "count")} == {()}
     assert routed.pending == {"paint": [0, 1, 2], "count": [0, 1, 2]}
+
+
+def test_answers_are_kept_under_all_that_they_are_generated_with(world: MakeWorld) -> None:
+    built = world()
+    built.begin(1)
+    digests = [decoding_digest(built.state, built.module)]
+    for task in built.state.data.tasks:
+        task.max_new_tokens += 1
+    digests.append(decoding_digest(built.state, built.module))
+    for beams, settings in ((3, {}), (1, {"repetition_penalty": 1.05})):
+        built.state._fingerprints = None
+        built.module.beams = beams
+        built.module.backbone.set_generation(settings)
+        digests.append(decoding_digest(built.state, built.module))
+    assert len(set(digests)) == 4
+    book = AnswerBook()
+    book.put("a/test/1", (), {DECODING: digests[0]}, "red")
+    assert book.missing(["a/test/1"], {"a/test/1": ()}, {DECODING: digests[0]}) == []
+    assert book.missing(["a/test/1"], {"a/test/1": ()}, {DECODING: digests[1]}) == [0]
 
 
 def test_each_expert_is_hashed_once_an_evaluation(

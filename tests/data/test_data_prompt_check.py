@@ -93,6 +93,13 @@ def test_a_tokenizer_that_ends_prompts_is_refused() -> None:
         ends_of(processor)
 
 
+def test_a_tokenizer_that_splits_the_end_is_refused() -> None:
+    processor = make_processor("llava")
+    processor.tokenizer.split_special_tokens = True
+    with pytest.raises(ValueError, match="does not keep '</s>', the end of an answer, as one"):
+        ends_of(processor)
+
+
 def test_a_tokenizer_that_joins_prompt_and_answer_is_refused() -> None:
     processor = make_processor("llava")
     processor.chat_template = processor.chat_template.replace("'ASSISTANT:'", "'ASSISTANT: '")

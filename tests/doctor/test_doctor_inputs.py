@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,10 @@ def test_an_error_from_a_worker_of_a_loader_is_one_line() -> None:
     with pytest.raises(SampleError) as caught:
         wrapped.reraise()
     assert str(caught.value) == "t.json: sample 'a': too wide"
+
+
+def test_nested_image_settings_load_a_processor() -> None:
+    settings = (("size", {"height": 32, "width": 32}),)
+    model = BaseModel(str(TINY_PATH), image_settings=settings, image_backend="pil")
+    assert base_model.load_processor(model).image_processor.size.height == 32
+    assert base_model.load_processor(model) is base_model.load_processor(replace(model))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -244,6 +245,33 @@ def test_a_setting_that_changes_the_numbers_is_named(
     other = Recipe(**change).build(tmp_path)
     with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes resumes"):
         other.fit(copied_run)
+
+
+def test_other_settings_of_generation_are_refused_and_answers_are_made_again(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    change = {"model": {"generation": {"suppress_tokens": list(range(6, 700))}}}
+    with pytest.raises(ValueError, match="was made with another generation: suppress_tokens none"):
+        Recipe(**change).build(tmp_path).fit(copied_run)
+    before = answers(copied_run, 2)
+    accepted = Recipe(**change, trainer={"accept_changes": True}).build(tmp_path)
+    drop_phase(copied_run, [2, "evaluate"])
+    accepted.fit(copied_run)
+    assert [new == old for new, old in zip(answers(copied_run, 2), before, strict=True)] == (
+        [False] * len(before)
+    )
+
+
+def answers(run: Path, stage: int) -> list[str]:
+    files = sorted((run / "predictions" / f"stage_{stage}").glob("*.jsonl"))
+    return [json.loads(line)["prediction"] for f in files for line in f.read_text().splitlines()]
+
+
+def drop_phase(run: Path, phase: list[Any]) -> None:
+    path = run / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(path)
+    content["done"].remove(phase)
+    save_checkpoint(content, path)
 
 
 def test_settings_without_effect_may_change(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from families.saved import save_family
 from transformers import ProcessorMixin
 
 from dmole.data.collate import Batch, Collator
+from dmole.demo.tiny import TINY_PATH
 from dmole.models import PretrainedBackbone
 from dmole.models import processors as loading
 from dmole.models.processors import load_processor, set_image_settings, without_video
@@ -129,3 +131,45 @@ def test_image_settings_win_over_what_a_processor_class_sets_for_every_call() ->
 def test_an_unknown_image_setting_is_answered_with_those_there_are(qwen: Path) -> None:
     with pytest.raises(ValueError, match=r"'max_pixel' is unknown to Qwen2VL.*max_pixels, merge_s"):
         PretrainedBackbone(str(qwen), image_settings={"max_pixel": 128})
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        {"truncation": True, "max_length": 9, "stride": 3},
+        {"do_resize": False, "size": {"height": 32, "width": 32}, "image_mean": [0.1, 0.1, 0.1]},
+        {"return_attention_mask": False},
+        {"padding": "max_length", "padding_side": "right", "return_tensors": "np"},
+    ],
+)
+def test_the_config_of_a_tokenizer_changes_neither_texts_nor_images(
+    tmp_path: Path, defaults: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(TINY_PATH, tmp_path / "model"))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | defaults))
+    batches = []
+    for source in (TINY_PATH, folder):
+        items = [(sample, "t") for sample in make_samples((1, 0))]
+        batches.append(Collator(load_processor(str(source)))(items, generation=False))
+    assert batches[0].inputs.keys() == batches[1].inputs.keys()
+    for name, tensor in batches[0].inputs.items():
+        assert torch.equal(tensor, batches[1].inputs[name])
+
+
+def test_an_image_backend_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, default = load_processor(str(TINY_PATH), "pil"), load_processor(str(TINY_PATH))
+    assert chosen.image_processor.backend == "pil"
+    assert chosen.to_dict() == default.to_dict()
+    assert chosen.tokenizer.backend == default.tokenizer.backend == "tokenizers"
+    monkeypatch.setattr("transformers.PilBackend.backend", "opencv", raising=False)
+    with pytest.raises(ValueError, match=r"image_backend pil is not available.* has opencv"):
+        load_processor(str(TINY_PATH), "pil")
+
+
+def test_a_folder_with_an_adapter_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(TINY_PATH, tmp_path / "model"))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"model': the folder holds a PEFT adapter") as caught:
+        PretrainedBackbone(str(folder))
+    assert "\n" not in str(caught.value)

@@ -13,9 +13,16 @@ MakeRun = Callable[..., Path]
 MATRIX = [[0, 0], [90, 5], [88, 70]]
 
 
-def digests(base: str = "b", train: str = "1", test: str = "2") -> dict[str, Any]:
+def digests(
+    base: str = "b", train: str = "1", test: str = "2", parts: dict[str, Any] | None = None
+) -> dict[str, Any]:
     split = {"train": train * 64, "test": test * 64}
-    return {"fingerprints": {"base": base * 64, "data": {"color": split, "count": split}}}
+    content = {"base": base * 64, "data": {"color": split, "count": split}}
+    if parts is not None:
+        image = {"sha256": str(parts), "values": parts}
+        rounding = {"sha256": str(parts), "values": {"torch": str(parts)}}
+        content["base_parts"] = {"image processor": image, "numerics": rounding}
+    return {"fingerprints": content}
 
 
 def tasks(**settings: Any) -> dict[str, Any]:
@@ -52,6 +59,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"metrics": digests()},
         {"metrics": digests(base="c")},
         "differ in the base model: sha256 bbbbbbbbbbbb and cccccccccccc",
+    ),
+    "part of the base model": (
+        "base",
+        {"metrics": digests(parts={"size": 336, "resample": 3})},
+        {"metrics": digests(parts={"size": 448, "resample": 3})},
+        "differ in the base model: another image processor: size 336 -> 448",
     ),
     "base model by its settings": (
         "base",
