@@ -15,7 +15,7 @@ from dmole.models.identity import base_parts
 from dmole.routing import gate_set_name
 from dmole.run.context import EvaluationPass
 from dmole.run.identity import check_base_of_run
-from dmole.storage.files import check_name, read_json
+from dmole.storage.files import check_name, read_json, refusing
 from dmole.storage.records import read_records
 
 if TYPE_CHECKING:
@@ -123,8 +123,10 @@ def load_experts_and_router(module: ContinualModule, run: Path) -> None:
         raise ValueError(f"{index}: expected a list of names, got {type(names).__name__}")
     for name in names:
         check_name(name, f"{index}: expert name")
-        load_expert(module.library, name, run / "experts" / name)
-    module.router.load(run / "router")
+        with refusing(run / "experts" / name, "expert"):
+            load_expert(module.library, name, run / "experts" / name)
+    with refusing(run / "router", "router"):
+        module.router.load(run / "router")
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

@@ -11,12 +11,16 @@ import random
 import shutil
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file
+
+from dmole.run.checkpoint_file import save_checkpoint
+from dmole.storage.tensors import write_tensor_file
 
 Mutation = Callable[[random.Random, Path], None]
 
@@ -40,6 +44,15 @@ VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [None], {"": None}, {"a": {"a": 1}}, [1] * 1000, DEEP, "subprocess.Popen"),
 )
 """Values that take the place of others: types, ends of ranges, texts that programs act on."""
+
+
+TENSORS = (
+    *(torch.zeros(0), torch.zeros(()), torch.zeros(1, 1), torch.ones(2, 3), torch.zeros(3, 0, 2)),
+    *(torch.ones(2).to(kind) for kind in (torch.bool, torch.int64, torch.float8_e4m3fn)),
+    *(torch.ones(2).to(kind) for kind in (torch.float64, torch.bfloat16, torch.complex64)),
+    *(torch.full((4, 4), 1e38), torch.full((4,), float("inf"))),
+)
+"""Tensors of other shapes, types and ranges."""
 
 
 def execution(marker: Path) -> dict[str, Any]:
@@ -78,8 +91,14 @@ def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-def altered(rng: random.Random, content: Any, attack: Any = None) -> Any:
-    """Return nested values with one of them replaced, removed, repeated or exchanged."""
+def altered(rng: random.Random, content: Any, more: Sequence[Any] = ()) -> Any:
+    """Return nested values with one of them replaced, removed or exchanged.
+
+    Args:
+        rng: Decides what.
+        content: Nested lists and mappings.
+        more: Values that are used as often as all `VALUES` together.
+    """
     paths = list(paths_in(content))
     path = rng.choice(paths)
     parent = content
@@ -95,9 +114,7 @@ def altered(rng: random.Random, content: Any, attack: Any = None) -> Any:
         for key in rng.choice(paths):
             other = other[key]
         return replaced(content, path, other)
-    if attack is not None and kind < 0.5:
-        return replaced(content, path, rng.choice([attack, [attack]]))
-    return replaced(content, path, rng.choice(VALUES))
+    return replaced(content, path, rng.choice(more if more and kind < 0.65 else VALUES))
 
 
 # -- kinds of files ----------------------------------------------------------------------------
@@ -188,7 +205,8 @@ def change_lines(rng: random.Random, path: Path) -> None:
 def change_yaml(rng: random.Random, path: Path) -> None:
     """Change values of a YAML file, also to a class whose instance runs a command."""
     content = yaml.safe_load(path.read_text())
-    changed = altered(rng, content, execution(path.parent / "executed"))
+    attack = execution(path.parent / "executed")
+    changed = altered(rng, content, [attack, [attack]])
     path.write_text(json.dumps(changed), encoding="utf-8")  # JSON is YAML
 
 
@@ -206,7 +224,10 @@ def change_csv(rng: random.Random, path: Path) -> None:
 
 
 def change_tensors(rng: random.Random, path: Path) -> None:
-    """Change the header of a safetensors file: names, types, shapes, offsets, its length."""
+    """Change a safetensors file: its tensors, or names, types, shapes, offsets of its header."""
+    if rng.random() < 0.4:
+        write_tensor_file(path, altered(rng, load_file(path), TENSORS))
+        return
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = altered(rng, json.loads(content[8 : 8 + length]))
@@ -221,13 +242,17 @@ def change_tensors(rng: random.Random, path: Path) -> None:
 
 
 def change_checkpoint(rng: random.Random, path: Path) -> None:
-    """Change values of a checkpoint, or put an object in it that runs a command when read."""
-    marker = path.parent / "executed"
-    if rng.random() < 0.1:
-        path.write_bytes(pickle.dumps(Touch(marker)))
-        return
+    """Change values of a checkpoint and renew its digest, or put an object in it that acts."""
+    attack = Touch(path.parent / "executed")
     content = torch.load(path, map_location="cpu", weights_only=True)
-    torch.save(altered(rng, content, Touch(marker)), path)
+    content.pop("sha256", None)
+    kind = rng.random()
+    if kind < 0.1:
+        path.write_bytes(pickle.dumps(attack))
+    elif kind < 0.2:
+        torch.save(altered(rng, content, [attack]), path)
+    else:
+        save_checkpoint(altered(rng, content, TENSORS), path)
 
 
 _OF_ANY: tuple[Mutation, ...] = (flip_bytes, resize, other_kind, exchange, bomb)

@@ -22,6 +22,7 @@ from dmole.run.identity import check_parts
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
 from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
+from dmole.storage.files import refusing
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -118,6 +119,11 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
         ValueError: If a file cannot be read, or if base model, data or settings differ from those
             of the checkpoint; the message names the difference.
     """
+    with refusing(file, "checkpoint"):
+        return _load_sequence(state, module, file)
+
+
+def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> Path | None:
     content = read_checkpoint(file)
     if "stage" in content:
         raise ValueError(f"{file} holds one stage only: name its run folder instead")
@@ -139,7 +145,8 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
     state.done = {(stage, phase) for stage, phase in content["done"]}
     if stage is None:
         return None
-    _load_stage(state, module, stage)
+    with refusing(stage_file(file), "checkpoint"):
+        _load_stage(state, module, stage)
     return stage_file(file)
 
 
@@ -188,8 +195,9 @@ def _interrupted_stage(
     """Return the checkpoint within the stage after ``last.ckpt``, None if there is none."""
     if not file.is_file():
         return None
-    content = read_checkpoint(file)
-    _require(content, _STAGE_PARTS, file)
+    with refusing(file, "checkpoint"):
+        content = read_checkpoint(file)
+        _require(content, _STAGE_PARTS, file)
     if content["run"] != last["run"] or [content["stage"], "train"] in map(list, last["done"]):
         return None  # the stage has been finished since
     if content["world_size"] != state.world_size:
