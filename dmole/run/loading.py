@@ -112,7 +112,8 @@ def as_config(settings: RunSettings) -> dict[str, Any]:
 
 
 def _config_part(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {CONFIG.kind: name if "." in name else _public(name), CONFIG.settings: settings}
+    part = {CONFIG.kind: name if "." in name else _public(name)}
+    return part | ({CONFIG.settings: settings} if settings else {})
 
 
 def _public(name: str) -> str:

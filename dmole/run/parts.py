@@ -77,6 +77,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.callbacks.Regularization",
         "dmole.callbacks.ReplayRecord",
         "dmole.callbacks.RouterFitting",
+        "dmole.callbacks.SkippedSteps",
         "dmole.callbacks.StageCheckpoint",
         "dmole.callbacks.StageProgressBar",
         "dmole.callbacks.TrainingRouting",

@@ -13,7 +13,8 @@ import pytest
 
 from dmole.cli.main import main
 from experiments.fuzz_run_folder import attempt, fuzz
-from experiments.mutations import VALUES, bomb, mutate, paths_in, replaced
+from experiments.mutations import bomb, mutate
+from experiments.odd_values import VALUES, paths_in, replaced
 
 READ = (
     "model.json",
