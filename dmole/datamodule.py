@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from dmole.data.collate import Batch, Collator, TaskSample
 from dmole.data.decoding import AS_STORED, ImageOptions
+from dmole.data.formats import Split
 from dmole.data.leakage import warn_of_leakage
 from dmole.data.loader import (
     ResumableLoader,
@@ -31,7 +32,7 @@ from dmole.data.task import Task
 from dmole.data.templates import PromptSettings
 from dmole.run.context import EvaluationPass
 from dmole.storage.seeds import derive_seed
-from dmole.store import SampleStore
+from dmole.store import SPLITS, SampleStore
 from dmole.streams.stream import Stage
 
 
@@ -164,22 +165,25 @@ class ContinualDataModule(LightningDataModule):
         sizes = [self.task(name).batch_size or self.batch_size for name in stage_tasks]
         return min(sizes)
 
-    def check(self) -> None:
+    def check(self, splits: Sequence[Split] = SPLITS) -> None:
         """Read every file of every task, to report bad data before the first training step.
 
         Logs a warning if test samples have the images and the question of a training sample.
+
+        Args:
+            splits: Splits whose files are read; an evaluation reads the test files only.
 
         Raises:
             FileNotFoundError: If a file or an image is missing.
             ValueError: If a file is malformed or empty, or ids repeat.
         """
-        self._store.check(decode_images=self.verify_images)
-        for name in self.training_task_names:
+        self._store.check(decode_images=self.verify_images, splits=splits)
+        for name in self.training_task_names if set(splits) == set(SPLITS) else ():
             warn_of_leakage(name, self.train_samples(name), self.test_samples(name))
 
-    def fingerprint(self) -> dict[str, dict[str, str]]:
+    def fingerprint(self, splits: Sequence[Split] = SPLITS) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of the content of the samples, for each task and split."""
-        return self._store.fingerprint()
+        return self._store.fingerprint(splits)
 
     def attach_processor(
         self,

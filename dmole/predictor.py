@@ -10,12 +10,11 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
-from dmole.experts import load_expert
 from dmole.models.identity import base_parts
 from dmole.routing import gate_set_name
 from dmole.run.context import EvaluationPass
 from dmole.run.identity import check_base_of_run
-from dmole.storage.files import check_name, read_json
+from dmole.run.learned import load_experts_and_router
 from dmole.storage.records import read_records
 
 if TYPE_CHECKING:
@@ -107,24 +106,6 @@ class Predictor:
                         }
                     )
         return results
-
-
-def load_experts_and_router(module: ContinualModule, run: Path) -> None:
-    """Load the experts and the router of a run folder into a module without experts.
-
-    Raises:
-        ValueError: If a part is missing or does not fit.
-    """
-    index = run / "experts" / "experts.json"
-    if not index.is_file():
-        raise ValueError(f"{run} has no experts: {index} is missing")
-    names = read_json(index, "experts")
-    if not isinstance(names, list):
-        raise ValueError(f"{index}: expected a list of names, got {type(names).__name__}")
-    for name in names:
-        check_name(name, f"{index}: expert name")
-        load_expert(module.library, name, run / "experts" / name)
-    module.router.load(run / "router")
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

@@ -95,31 +95,35 @@ class SampleStore:
             chosen.append((part.task, samples if selection is None else selection))
         return TaskItems(chosen)
 
-    def check(self, *, decode_images: bool) -> None:
+    def check(self, *, decode_images: bool, splits: Sequence[Split] = SPLITS) -> None:
         """Read all samples of all tasks.
 
         Args:
             decode_images: Whether to decode every image as well.
+            splits: Splits to read.
 
         Raises:
             FileNotFoundError: If a file or an image is missing.
             ValueError: If a file is malformed or empty, ids repeat, or an image cannot be read.
         """
         for name, task in self._tasks.items():
-            for split in splits_of(task):
+            for split in _chosen(task, splits):
                 samples = self.samples(name, split)
                 for sample in samples if decode_images else ():
                     for image in sample.images:
                         image.load()
 
-    def fingerprint(self) -> dict[str, dict[str, str]]:
+    def fingerprint(self, splits: Sequence[Split] = SPLITS) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of the content of the samples, for each task and split.
 
         An image file enters with its size in bytes, which detects most changes of a picture, and
         so does a treatment of images other than the default.
+
+        Args:
+            splits: Splits to read.
         """
         return {
-            name: {split: self._fingerprint(task, split) for split in splits_of(task)}
+            name: {split: self._fingerprint(task, split) for split in _chosen(task, splits)}
             for name, task in self._tasks.items()
         }
 
@@ -128,3 +132,7 @@ class SampleStore:
         if task.images in (None, AS_STORED):
             return digest
         return join_digests(digest, str(task.images))
+
+
+def _chosen(task: Task, splits: Sequence[Split]) -> list[Split]:
+    return [split for split in splits_of(task) if split in splits]

@@ -22,7 +22,6 @@ from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
 from dmole.messages import show
-from dmole.predictor import load_experts_and_router
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
 from dmole.run.arguments import check_arguments
@@ -31,12 +30,23 @@ from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.run.identity import check_base_of_run
+from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.lightning_private import disable_signal_handlers
 from dmole.run.limits import check_limits
+from dmole.run.restoring import (
+    adopt_files,
+    is_repeatable,
+    lacks_checkpoint,
+    loss_error,
+    restore_files,
+)
+from dmole.run.run_files import RunFile
+from dmole.run.run_folder import finished_folder
 from dmole.run.session import Session
 from dmole.run.state import BEFORE_TRAINING, RunBoard, SequenceState
 from dmole.run.strategies import check_precision, check_strategy
 from dmole.storage.files import remove_parts, write_json
+from dmole.store import SPLITS
 from dmole.streams.stream import SequentialStream, Stage, Stream
 
 if TYPE_CHECKING:
@@ -44,6 +54,7 @@ if TYPE_CHECKING:
 
     from dmole.allocation import Allocation
     from dmole.data import Task
+    from dmole.data.formats import Split
     from dmole.datamodule import ContinualDataModule
     from dmole.module import ContinualModule
 
@@ -58,6 +69,9 @@ IGNORED_WARNINGS = (
     ".*treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
 )
 """Warnings of Lightning that do not apply to a sequence."""
+
+PHASES = ("train", "router", "evaluate")
+"""Phases of a stage, in order; before the first stage there is only an evaluation."""
 
 
 class ContinualTrainer(Trainer):
@@ -198,20 +212,27 @@ class ContinualTrainer(Trainer):
                 state.callback_of(EvaluationMatrix).forget_answers(state)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
+            self._restore_resumed(module)
         else:
             save_sequence(state, module)  # from now on the run can be resumed
         for stage in [BEFORE_TRAINING, *state.plan]:
             state.stage = stage
-            for phase in ("train", "router", "evaluate") if stage.index else ("evaluate",):
+            for phase in PHASES if stage.index else PHASES[-1:]:
                 if (stage.index, phase) in state.done:
                     continue
                 self._run_phase(module, phase)
                 state.done.add((stage.index, phase))
                 if phase != "evaluate":
                     check_learned(state, module, f"after phase {phase} of stage {stage.index}")
+                self._restore(module)
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
         self._end(module)
+        lost = self._restore(module, thorough=True)
+        if lacks_checkpoint(state):
+            save_sequence(state, module)
+        if lost:
+            raise loss_error(state, lost)
 
     def allocate(
         self, model: ContinualModule, datamodule: ContinualDataModule
@@ -246,45 +267,56 @@ class ContinualTrainer(Trainer):
 
         Args:
             model: A module without experts.
-            datamodule: The tasks, with the test files to use.
+            datamodule: The tasks, with the test files to use: those of the run, some of them in any
+                order, or others. Training files are not read.
             run: Folder of the finished run.
             output: Folder for matrices, metrics, routing and predictions; must not exist.
             threshold_scale: Factor on the router's thresholds; None keeps those of the run.
 
         Raises:
-            ValueError: If ``output`` exists, the run does not fit the model, or the base model
-                differs from that of the run and changes are not accepted.
+            ValueError: If ``output`` exists, a file of the run was changed, the run does not fit
+                the model, or the base model differs from that of the run and changes are not
+                accepted. ``output`` is then not made.
         """
-        if output.exists():
-            raise ValueError(f"{output} exists; name another output")
         state = self.sequence
-        self._begin(model, datamodule)
+        self._bind(model, datamodule, ("test",))
         check_base_of_run(run, state.fingerprints(model), state.accept_changes)
         load_experts_and_router(model, run)
+        state.plan = stages_to_evaluate(state, model, run)
+        inherit_fingerprints(state, model, run)
         if threshold_scale is not None:
             router = getattr(model.router, "router", model.router)  # inside CommonExpertRouter
             if not isinstance(router, AutoencoderRouter):
                 raise ValueError(f"a {type(router).__name__} has no thresholds to scale")
             router.threshold_scale = threshold_scale
-        state.write_to(output)
-        for stage in [BEFORE_TRAINING, *state.plan]:
-            if _experts(state.plan[: stage.index]) & _experts(state.plan[stage.index :]):
-                continue  # a later stage has changed these experts
-            state.stage = stage
-            self._run_phase(model, "evaluate")
-        self._end(model)
+        with finished_folder(output, writes=self.is_global_zero) as folder:
+            state.write_to(folder)
+            for stage in [BEFORE_TRAINING, *state.plan]:
+                if _experts(state.plan[: stage.index]) & _experts(state.plan[stage.index :]):
+                    continue  # a later stage has changed these experts
+                state.stage = stage
+                self._run_phase(model, "evaluate")
+            self._end(model)
+            state.strategy.barrier()  # other processes write their answers there
         log.info("results are in %s", output)
+
+    def _bind(
+        self, module: ContinualModule, data: ContinualDataModule, splits: tuple[Split, ...] = SPLITS
+    ) -> None:
+        """Bind module and data to the run, and read the data."""
+        state = self.sequence
+        state.data, state.splits = data, splits
+        data.trainer = self  # Lightning sets it in the first fit or test only
+        base = module.backbone
+        data.attach_processor(base.processor, base.context_length, base.prompts)
+        data.check(splits)
+        for task in data.tasks:
+            _check_metric(task)
 
     def _begin(self, module: ContinualModule, data: ContinualDataModule) -> None:
         """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
-        state.data = data
-        data.trainer = self  # Lightning sets it in the first fit or test only
-        base = module.backbone
-        data.attach_processor(base.processor, base.context_length, base.prompts)
-        data.check()
-        for task in data.tasks:
-            _check_metric(task)
+        self._bind(module, data)
         stages = state.stream.stages(data.training_task_names)
         state.plan = [replace(stage, common=module.router.common) for stage in stages]
         for stage in state.plan:
@@ -311,8 +343,53 @@ class ContinualTrainer(Trainer):
                 self._finish_training(module)
             else:
                 self._evaluate(module)
-        if self.is_global_zero:
-            write_json(state.run_dir / "timing.json", state.clock.report())
+        state.put(self._timing())
+
+    def _timing(self) -> RunFile:
+        report = self.sequence.clock.report
+        return RunFile("timing.json", lambda run: write_json(run / "timing.json", report()), False)
+
+    def _restore_resumed(self, module: ContinualModule) -> None:
+        """Restore the files of a resumed run as of its last finished phase."""
+        state = self.sequence
+        if not state.done:
+            return
+        last = max(stage for stage, _ in state.done)
+        phases = [phase for phase in PHASES if (last, phase) in state.done]
+        state.stage = state.plan[last - 1] if last else BEFORE_TRAINING
+        state.phase = phases[-1]
+        adopt_files(state, module)
+        # an interrupted evaluation resumes first, since another one would replace its journal
+        self._restore(module, thorough=True, evaluate=state.phase != "router")
+
+    def _restore(
+        self, module: ContinualModule, *, thorough: bool = False, evaluate: bool = True
+    ) -> list[str]:
+        """Restore the files of the run; return those that cannot be restored.
+
+        Args:
+            module: Has experts and router.
+            thorough: See `restore_files`.
+            evaluate: Whether to repeat an evaluation whose predictions are lost.
+        """
+        state, matrix = self.sequence, self.sequence.callback_of(EvaluationMatrix)
+        self._session.keep_lock()
+        lost = restore_files(state, module, self._timing(), thorough=thorough)
+        if not lost or not evaluate:
+            return lost
+        stage_now, answers = state.stage, matrix.answers.state_dict()
+        for stage in [BEFORE_TRAINING, *state.plan]:
+            names = matrix.lost_at(stage.index, lost)
+            if names and is_repeatable(state, stage):
+                log.info("stage %d is evaluated again for %s", stage.index, ", ".join(names))
+                state.stage = stage
+                routed = matrix.plan(state, module)
+                self._answer(module, routed)
+                matrix.recover(state, module, routed, names)
+                lost = [name for name in lost if name not in names]
+        state.stage = stage_now
+        matrix.answers.load_state_dict(answers)
+        return lost
 
     def _train(self, module: ContinualModule) -> None:
         state = self.sequence

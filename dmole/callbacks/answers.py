@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +100,12 @@ class AnswerJournal:
     """Writes the answers of a running pass to disk, batch by batch, in one file per rank.
 
     An interrupted pass generates only the remaining batches. Only complete batches count, so
-    every answer comes from the same batch as in an uninterrupted pass.
+    every answer comes from the same batch as in an uninterrupted pass. Each batch has a digest.
     """
 
     def __init__(self) -> None:
         self._path: Path | None = None
+        self._name = ""
         self._digests: Mapping[str, str] = {}
 
     def open(
@@ -120,12 +122,15 @@ class AnswerJournal:
         Returns:
             The answers from an earlier process, by sample.
         """
-        self._path, self._digests = path, digests
+        self._path, self._name, self._digests = path, name, digests
         batches = _valid_batches(path, name, plan, digests)
-        with atomic_path(path) as temporary:
-            lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in [name, *batches])
-            temporary.write_text("".join(lines), encoding="utf-8")
+        self._write(path, [name, *batches])
         return _texts(batches)
+
+    @staticmethod
+    def _write(path: Path, entries: Iterable[Any]) -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(map(_line, entries)), encoding="utf-8")
 
     def add(self, keys: Sequence[str], texts: Sequence[str], gate_sets: Sequence[GateSet]) -> None:
         """Append one batch."""
@@ -133,8 +138,10 @@ class AnswerJournal:
             raise RuntimeError("the journal is not open")
         gates = (_pairs(gate_set, self._digests) for gate_set in gate_sets)
         batch = [list(entry) for entry in zip(keys, texts, gates, strict=True)]
+        if not self._path.is_file():  # it was deleted with its answers
+            self._write(self._path, [self._name])
         with errors_naming(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(batch, ensure_ascii=False) + "\n")
+            file.write(_line(batch))
 
 
 def read_journal(
@@ -174,13 +181,30 @@ def _pairs(gate_set: GateSet, digests: Mapping[str, str]) -> list[list[str]]:
     return sorted([name, digest] for name, digest in _identified(gate_set, digests))
 
 
+def _line(entry: Any) -> str:
+    """Return a line of a journal: an entry and its digest."""
+    text = json.dumps(entry, ensure_ascii=False)
+    return json.dumps([entry, _digest(text)], ensure_ascii=False) + "\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def _complete_lines(path: Path) -> list[Any]:
-    """Return the lines of a journal, without incomplete ones that a killed process left."""
-    lines: list[Any] = []
+    """Return the entries of a journal that are as written, up to the first broken line.
+
+    The answers of other batches are generated again.
+    """
+    entries: list[Any] = []
     if path.is_file():
         for line in read_bytes(path, limit=None).split(b"\n")[:-1]:
             try:
-                lines.append(parse_json(line))
+                content = parse_json(line)
             except ValueError:
-                break  # the answers of this batch and later ones are generated again
-    return lines
+                break
+            if isinstance(content, list) and len(content) == 2:
+                entry, digest = content
+                if digest == _digest(json.dumps(entry, ensure_ascii=False)):
+                    entries.append(entry)
+    return entries

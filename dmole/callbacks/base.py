@@ -9,7 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from dmole.run.state import SequenceState, sequence_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dmole.module import ContinualModule
+    from dmole.run.run_files import RunFile
 
 
 class ContinualCallback(Callback):
@@ -52,6 +55,15 @@ class ContinualCallback(Callback):
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Act after the last stage."""
+
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterable[RunFile]:
+        """Return the files of this callback that the run folder must hold now.
+
+        After each phase, at the end and when a run is resumed, the trainer verifies them and
+        writes those again that are missing or changed. Write them with ``state.put``, which
+        remembers their content.
+        """
+        return ()
 
     def sequence_state_dict(self) -> dict[str, Any]:
         """Return state that changes only at the boundaries of stages; saved after each phase.

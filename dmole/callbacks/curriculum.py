@@ -12,9 +12,12 @@ from dmole.callbacks.base import ContinualCallback, parts
 from dmole.curriculum.factors import shares, update_factors
 from dmole.distributed import sum_over_ranks
 from dmole.modality import MODALITIES
+from dmole.run.run_files import RunFile
 from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dmole.module import ContinualModule
     from dmole.run.state import SequenceState
 
@@ -96,7 +99,7 @@ class Curriculum(ContinualCallback):
                     "factor": factors.get(name, 1.0),
                 }
             )
-        self._write(state)
+        state.put(*self.run_files(state, module))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -140,7 +143,7 @@ class Curriculum(ContinualCallback):
                     "step": trainer.global_step,
                 }
             )
-        self._write(state)
+        state.put(*self.run_files(state, module))
 
     def _factors(self, module: ContinualModule, progress: float = 0.0) -> dict[str, float]:
         """Return the factor of each modality in training."""
@@ -156,9 +159,12 @@ class Curriculum(ContinualCallback):
             factors = {name: f + (1.0 - f) * progress for name, f in factors.items()}
         return {name: factors.get(name, 1.0) for name in training}
 
-    def _write(self, state: SequenceState) -> None:
-        if state.is_global_zero:
-            write_csv(state.run_dir / "curriculum.csv", HEADER, self.rows)
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
+        """Return ``curriculum.csv``, which exists once a stage trains."""
+        if self._stage:
+            yield RunFile(
+                "curriculum.csv", lambda run: write_csv(run / "curriculum.csv", HEADER, self.rows)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the table, the moving averages and the first step of the stage."""

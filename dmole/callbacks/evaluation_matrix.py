@@ -7,6 +7,7 @@ is new are answered again.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -19,24 +20,31 @@ from dmole.callbacks.answers import AnswerBook, AnswerJournal
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.evaluation_plan import journal_of, plan_oracle, plan_routed, sample_names
 from dmole.callbacks.evaluation_results import (
+    METRICS,
     constant_answers,
     count_active,
+    matrix_file,
+    metrics_file,
     prediction_lines,
+    predictions_file,
     router_rates,
+    routing_file,
     unparsable_answers,
 )
 from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
-from dmole.metrics import retention, scoring_facts, summarize, write_matrix
+from dmole.metrics import retention, scoring_facts, summarize
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.module import Answers
 from dmole.routing import gate_set_name
+from dmole.run.run_files import RunFile
 from dmole.run.state import sequence_of
-from dmole.storage.files import write_csv, write_json, write_lines
+from dmole.storage.files import write_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -46,9 +54,6 @@ if TYPE_CHECKING:
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
-
-ROUTING_COLUMNS = ("stage", "true_task", "gate_set", "count", "phase")
-"""Columns of ``routing.csv``."""
 
 
 class EvaluationMatrix(ContinualCallback):
@@ -87,6 +92,7 @@ class EvaluationMatrix(ContinualCallback):
         self.answers = AnswerBook()
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
         self.scores: dict[str, TaskScore] = {}
+        self._metrics: dict[str, Any] | None = None
         self._constants: dict[str, dict[str, Any]] = {}
         self._journal = AnswerJournal()
         self._new_answers: list[Answers] = []
@@ -178,15 +184,53 @@ class EvaluationMatrix(ContinualCallback):
             if task in state.seen_tasks():
                 self.oracle[stage, column] = self._score(state, task, oracle).value
             self._count(state, task, routed)
-            if state.is_global_zero:
-                self._write_predictions(state, task, routed, score)
+            state.put(self._predictions(state, task, routed, score))
+        self._metrics = self.metrics(state, module)
         count_active(state, module, routed)
         log.info("scores: %s", self._row_text(state))
         if unread := unparsable_answers(self.scores):
             log.info("answers that are blank or that the metric cannot read: %s", unread)
-        if state.is_global_zero:
-            self._write(state, module)
+        state.put(*self._tables(state))
         self.answers.keep_only([routed.gate_sets, oracle.gate_sets], routed.digests)
+
+    def recover(
+        self,
+        state: SequenceState,
+        module: ContinualModule,
+        routed: EvaluationPass,
+        lost: Collection[str],
+    ) -> None:
+        """Write lost files of the current stage from the answers of a repeated routed pass.
+
+        Args:
+            state: Has the stage, whose evaluation was repeated.
+            module: Has experts and router.
+            routed: The repeated pass.
+            lost: Names of files that are missing or changed.
+        """
+        for task in state.data.task_names:
+            score = self._score(state, task, routed)
+            if state.stage.index == self.evaluated[-1]:
+                self.scores[task] = score
+            if predictions_file(state.stage.index, task) in lost:
+                state.put(self._predictions(state, task, routed, score))
+        if METRICS in lost and state.stage.index == self.evaluated[-1]:
+            self._metrics = self.metrics(state, module)
+            state.put(*(file for file in self._tables(state) if file.name == METRICS))
+
+    def lost_at(self, stage: int, lost: Collection[str]) -> list[str]:
+        """Return the lost files that an evaluation of a stage can write again."""
+        last = bool(self.evaluated) and stage == self.evaluated[-1]
+        folder = predictions_file(stage, "").rpartition("/")[0]
+        return [
+            name for name in lost if name.startswith(f"{folder}/") or (last and name == METRICS)
+        ]
+
+    @property
+    def evaluated(self) -> list[int]:
+        """Indices of the stages that the matrix has a row of."""
+        rows = ~np.isnan(self.matrix).all(axis=1) if self.matrix.size else np.empty(0, dtype=bool)
+        return [int(index) for index in np.flatnonzero(rows)]
 
     def _grow(self, state: SequenceState) -> None:
         shape = (len(state.plan) + 1, len(state.data.task_names))
@@ -217,27 +261,36 @@ class EvaluationMatrix(ContinualCallback):
 
     # -- files -----------------------------------------------------------------------------
 
-    def _write_predictions(
+    def _predictions(
         self, state: SequenceState, task: str, routed: EvaluationPass, score: TaskScore
-    ) -> None:
-        folder = state.run_dir / "predictions" / f"stage_{state.stage.index}"
-        gate_sets = [routed.gate_sets[name] for name in sample_names(state, task)]
-        lines = prediction_lines(
-            state.data.test_samples(task), self._texts(state, task, routed), gate_sets, score
-        )
-        write_lines(folder / f"{task}.jsonl", lines)
+    ) -> RunFile:
+        """Return the file of the answers to a task's test samples at the current stage."""
+        name = predictions_file(state.stage.index, task)
 
-    def _write(self, state: SequenceState, module: ContinualModule) -> None:
-        """Write the matrices up to the current stage, the metrics and the routing counts."""
-        folder, names = state.run_dir, list(state.data.task_names)
-        rows = state.stage.index + 1
-        write_matrix(folder / "evaluation_matrix.csv", self.matrix[:rows], names)
-        write_matrix(folder / "oracle_matrix.csv", self.oracle[:rows], names)
-        write_json(folder / "metrics.json", self.metrics(state, module))
+        def write(run: Path) -> None:
+            gate_sets = [routed.gate_sets[key] for key in sample_names(state, task)]
+            texts = self._texts(state, task, routed)
+            samples = state.data.test_samples(task)
+            write_lines(run / name, prediction_lines(samples, texts, gate_sets, score))
+
+        return RunFile(name, write)
+
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
+        """Return the matrices, metrics and counts, and the predictions of all evaluated stages."""
+        if self.evaluated:
+            yield from self._tables(state)
+        for stage in self.evaluated:
+            for task in state.data.task_names:
+                yield RunFile(predictions_file(stage, task))
+
+    def _tables(self, state: SequenceState) -> Iterator[RunFile]:
+        """Return the matrices up to the last evaluated stage, the metrics and the counts."""
+        names, rows = list(state.data.task_names), self.evaluated[-1] + 1
+        yield matrix_file("evaluation_matrix.csv", self.matrix[:rows], names)
+        yield matrix_file("oracle_matrix.csv", self.oracle[:rows], names)
+        yield metrics_file(self._metrics)
         trained = state.callback_of(TrainingRouting).rows()
-        counts = [(*row, "test") for row in self.routing] + [(*row, "train") for row in trained]
-        rows_of = [dict(zip(ROUTING_COLUMNS, row, strict=True)) for row in counts]
-        write_csv(folder / "routing.csv", ROUTING_COLUMNS, rows_of)
+        yield routing_file(self.routing, [row for row in trained if row[0] < rows])
 
     def metrics(self, state: SequenceState, module: ContinualModule) -> dict[str, Any]:
         """Return the content of metrics.json for the stages evaluated so far."""
@@ -289,6 +342,7 @@ class EvaluationMatrix(ContinualCallback):
             "oracle": self.oracle.tolist(),
             "routing": [list(row) for row in self.routing],
             "answers": self.answers.state_dict(),
+            "metrics": None if self._metrics is None else json.dumps(self._metrics),
         }
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
@@ -297,3 +351,5 @@ class EvaluationMatrix(ContinualCallback):
         self.oracle = np.array(state["oracle"], dtype=np.float64)
         self.routing = [(s, t, g, c) for s, t, g, c in state["routing"]]
         self.answers.load_state_dict(state["answers"])
+        metrics = state.get("metrics")  # None in a checkpoint before format 4
+        self._metrics = None if metrics is None else json.loads(metrics)

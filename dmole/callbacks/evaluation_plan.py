@@ -97,7 +97,8 @@ def sample_names(state: SequenceState, task: str) -> list[str]:
 def journal_of(state: SequenceState, evaluation: EvaluationPass) -> tuple[Path, str]:
     """Return the file of this rank's journal of a pass, and the name of the pass in it."""
     file = f"answers_{evaluation.name}_{state.trainer.global_rank}.jsonl"
-    return state.run_dir / "checkpoints" / file, f"stage {state.stage.index} {evaluation.name}"
+    name = f"run {state.run_id} stage {state.stage.index} {evaluation.name}"
+    return state.run_dir / "checkpoints" / file, name
 
 
 def _with_pending(

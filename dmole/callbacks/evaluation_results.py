@@ -1,4 +1,4 @@
-"""Results of an evaluation other than its row of the matrix."""
+"""Results of an evaluation: their files, and those other than its row of the matrix."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dmole.benchmarks.registry import build_metric
+from dmole.metrics import write_matrix
 from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
+from dmole.run.run_files import RunFile
+from dmole.storage.files import write_csv, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
 
     from dmole.data import Sample
     from dmole.metrics import TaskScore
@@ -18,6 +25,37 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
     from dmole.run.context import EvaluationPass
     from dmole.run.state import SequenceState
+
+METRICS = "metrics.json"
+ROUTING = "routing.csv"
+HEADER = ("stage", "true_task", "gate_set", "count", "phase")
+
+
+def predictions_file(stage: int, task: str) -> str:
+    """Return the path of the predictions of a task after a stage, below the run folder."""
+    return f"predictions/stage_{stage}/{task}.jsonl"
+
+
+def matrix_file(name: str, matrix: npt.NDArray[np.float64], tasks: Sequence[str]) -> RunFile:
+    """Return the file of a matrix, ``(stages, tasks)``."""
+    return RunFile(name, lambda run: write_matrix(run / name, matrix, tasks))
+
+
+def metrics_file(metrics: Mapping[str, Any] | None) -> RunFile:
+    """Return ``metrics.json``; its content is not known if ``metrics`` is None."""
+    if metrics is None:
+        return RunFile(METRICS)
+    return RunFile(METRICS, lambda run: write_json(run / METRICS, metrics))
+
+
+def routing_file(tested: Iterable[Count], trained: Iterable[Count]) -> RunFile:
+    """Return ``routing.csv``, with the counts of test samples, then those of training samples."""
+    counts = [(*row, "test") for row in tested] + [(*row, "train") for row in trained]
+
+    def write(run: Path) -> None:
+        write_csv(run / ROUTING, HEADER, (dict(zip(HEADER, row, strict=True)) for row in counts))
+
+    return RunFile(ROUTING, write)
 
 
 def prediction_lines(

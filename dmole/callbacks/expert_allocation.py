@@ -20,6 +20,7 @@ from dmole.distributed import broadcast, gather_objects, sum_over_ranks
 from dmole.experts.library import eval_mode
 from dmole.module import labels_of
 from dmole.run.context import StageContext
+from dmole.run.run_files import RunFile
 from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
@@ -90,8 +91,15 @@ class ExpertAllocation(ContinualCallback):
             f" (difficulty: {shares})" if shares else "",
         )
         state.clock.costs.record(base=module.backbone.parameter_count())
-        if state.is_global_zero:
-            write_csv(state.run_dir / "allocation.csv", HEADER, self.rows())
+        state.put(*self.run_files(state, module))
+
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
+        """Return ``allocation.csv``, which exists once an expert is placed."""
+        if self.allocations:
+            rows = self.rows()
+            yield RunFile(
+                "allocation.csv", lambda run: write_csv(run / "allocation.csv", HEADER, rows)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the allocations as JSON texts, by stage."""

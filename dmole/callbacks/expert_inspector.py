@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -15,9 +17,12 @@ from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.report import figures
 from dmole.routing import AutoencoderRouter
-from dmole.storage.files import errors_naming
+from dmole.run.run_files import RunFile
+from dmole.storage.files import atomic_path, errors_naming
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.figure import Figure
     from torch.optim import Optimizer
 
@@ -34,6 +39,7 @@ class ExpertInspector(ContinualCallback):
 
     def __init__(self) -> None:
         self._started = 0.0
+        self._pictures: dict[str, bytes] = {}
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -101,9 +107,32 @@ class ExpertInspector(ContinualCallback):
             figure = figures.loss_distribution(expert_first, router.threshold(expert), title)
             self._show(state, f"autoencoder_losses_{expert}", figure)
 
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
+        """Return the figures drawn so far."""
+        for name, picture in self._pictures.items():
+            yield RunFile(name, functools.partial(_write_picture, name, picture))
+
+    def sequence_state_dict(self) -> dict[str, Any]:
+        """Return the figures as tensors of their bytes, ``uint8``."""
+        return {
+            name: torch.frombuffer(bytearray(picture), dtype=torch.uint8)
+            for name, picture in self._pictures.items()
+        }
+
+    def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a saved state."""
+        self._pictures = {name: picture.numpy().tobytes() for name, picture in state.items()}
+
     def _show(self, state: SequenceState, name: str, figure: Figure) -> None:
-        figures.save_figure(figure, state.run_dir / "figures" / f"{name}.png")
+        path = f"figures/{name}.png"
+        state.put(RunFile(path, lambda run: figures.save_figure(figure, run / path)))
+        self._pictures[path] = (state.run_dir / path).read_bytes()
         for logger in state.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 with errors_naming(Path(logger.log_dir) / "events.out.tfevents"):
                     logger.experiment.add_figure(name, figure, state.stage.index, close=False)
+
+
+def _write_picture(name: str, picture: bytes, run: Path) -> None:
+    with atomic_path(run / name) as temporary:
+        temporary.write_bytes(picture)

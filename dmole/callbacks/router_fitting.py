@@ -12,9 +12,11 @@ from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import broadcast, gather_objects
+from dmole.run.run_files import RunFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from dmole.data import Sample
     from dmole.module import ContinualModule
@@ -73,8 +75,20 @@ class RouterFitting(ContinualCallback):
         # all tasks, since a stage may draw samples of any task; regularizers embed samples too
         names = state.data.training_task_names
         module.embedder.cache.forget(*(f"{name}/train/" for name in names))
-        if state.is_global_zero:
-            module.router.save(state.run_dir / "router")
+        state.put(*self.run_files(state, module))
+
+    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
+        """Before training, write the router, so that any run folder can be read."""
+        if not state.stage.index and not module.library.names:
+            state.put(*self.run_files(state, module))
+
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
+        """Return the folder of the router."""
+
+        def write(run: Path) -> None:
+            module.router.save(run / "router")
+
+        yield RunFile("router", write)
 
     def _embeddings(self, state: SequenceState, module: ContinualModule) -> Tensor:
         """Return the embeddings of the stage's subset, ``(N, D)``, the same on every rank."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -26,7 +27,9 @@ from dmole.datamodule import ContinualDataModule
 from dmole.messages import visible
 from dmole.module import ContinualModule
 from dmole.run.lightning_private import NoCheckpointArguments
-from dmole.run.model_file import CONFIG_FILE, write_model_file
+from dmole.run.model_file import CONFIG_FILE, MODEL_FILE, write_model_file
+from dmole.run.run_files import RunFile
+from dmole.run.state import SequenceState
 from dmole.storage.files import atomic_path
 from dmole.trainer import ContinualTrainer
 
@@ -47,11 +50,19 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the resolved config into the run folder, and what evaluation needs of it."""
+        state = cast("ContinualTrainer", trainer).sequence
+        state.put(*self.run_files(state, cast("ContinualModule", pl_module)))
+
+    def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
+        """Return ``config.yaml``, whose folders differ between equal runs, and ``model.json``."""
         text = self.parser.dump(self.config, skip_none=False)
-        run = cast("ContinualTrainer", trainer).run_dir
-        with atomic_path(run / CONFIG_FILE) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        write_model_file(run, yaml.safe_load(text))
+
+        def write(run: Path) -> None:
+            with atomic_path(run / CONFIG_FILE) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+        yield RunFile(CONFIG_FILE, write, verified=False)
+        yield RunFile(MODEL_FILE, lambda run: write_model_file(run, yaml.safe_load(text)))
 
 
 class ContinualCLI(NoCheckpointArguments, LightningCLI):

@@ -32,8 +32,6 @@ LIGHTNING = (
     "lightning.pytorch.callbacks.RichModelSummary",
     "lightning.pytorch.callbacks.RichProgressBar",
     "lightning.pytorch.callbacks.TQDMProgressBar",
-    "lightning.pytorch.loggers.CSVLogger",
-    "lightning.pytorch.loggers.TensorBoardLogger",
     "lightning.pytorch.plugins.environments.LSFEnvironment",
     "lightning.pytorch.plugins.environments.LightningEnvironment",
     "lightning.pytorch.plugins.environments.SLURMEnvironment",
@@ -44,7 +42,7 @@ LIGHTNING = (
 """Classes of Lightning that take plain settings.
 
 Left out are those that call a function named by the config (``LambdaCallback``), write to a path
-of its choice under any name (profilers, checkpoints) or send data away (loggers of services).
+of its choice (loggers, profilers, checkpoints) or send data away (loggers of services).
 """
 
 
@@ -154,9 +152,14 @@ def check_remote_code(config: Any, words: Sequence[str]) -> None:
     key = next(_trusting_keys(config), None)
     if key is not None and not sets_remote_code(words):
         raise ValueError(
-            f"{key} runs code of the base model and may not be set in a file: set "
+            f"{_without_verb(key)} runs code of the base model and may not be set in a file: set "
             f"{REMOTE_CODE_FLAG} true on the command line, or remove it"
         )
+
+
+def _without_verb(key: str) -> str:
+    """Return a key of the parser as a config writes it, without the verb before it."""
+    return re.sub(r"^(fit|allocate)\.", "", key)
 
 
 def sets_remote_code(words: Sequence[str]) -> bool:

@@ -15,9 +15,13 @@ import numpy.typing as npt
 from dmole.metrics.matrix_file import read_matrix
 from dmole.report.run_files import check_name, read_config, read_metrics, read_timing
 from dmole.run.settings import ADDED
+from dmole.storage.digests import read_digests, verify_files
 from dmole.storage.files import check_file
 
 Array = npt.NDArray[np.float64]
+
+VERIFIED = ("evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json")
+"""Files whose digests are verified where the run has ``digests.json``."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ def load_run(run_dir: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: If the folder, or a file every run leaves, is missing; names it.
-        ValueError: If a file cannot be read as what it should be; names it.
+        ValueError: If a file cannot be read as what it should be, or is not the one that the run
+            has written; names it.
     """
     folder = Path(run_dir)
     if not folder.is_dir():
@@ -167,6 +172,10 @@ def load_run(run_dir: str | Path) -> Run:
     oracle = read_matrix(oracle_file)[0] if os.path.lexists(oracle_file) else None
     if oracle is not None and oracle.shape != matrix.shape:
         raise ValueError(f"{oracle_file}: shape {oracle.shape}, evaluation matrix {matrix.shape}")
+    metrics = read_metrics(_existing(folder, "metrics.json"))
+    digests = read_digests(folder)
+    if digests is not None:
+        verify_files(folder, digests, VERIFIED.__contains__)
     return Run(
         folder=folder,
         method=_method(folder, config),
@@ -174,7 +183,7 @@ def load_run(run_dir: str | Path) -> Run:
         task_names=names,
         matrix=matrix,
         oracle_matrix=oracle,
-        metrics=read_metrics(_existing(folder, "metrics.json")),
+        metrics=metrics,
         timing=read_timing(_existing(folder, "timing.json")),
         config=config,
     )

@@ -75,6 +75,7 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "progress": fit_progress(state.trainer),
         "laps": [vars(lap) for lap in state.clock.laps],
         "parameters": state.clock.costs.to_dict(),
+        "files": state.files.state_dict(),
     }
     save_checkpoint(content, state.run_dir / LAST)
     if (state.stage.index, "train") in state.done:
@@ -137,6 +138,8 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
     state.clock.laps = [Lap(**lap) for lap in content["laps"]]
     state.clock.costs = Costs.from_dict(content["parameters"])
     state.done = {(stage, phase) for stage, phase in content["done"]}
+    if "files" in content:  # since format 4
+        state.files.load_state_dict(content["files"])
     if stage is None:
         return None
     _load_stage(state, module, stage)
@@ -192,6 +195,11 @@ def _interrupted_stage(
     _require(content, _STAGE_PARTS, file)
     if content["run"] != last["run"] or [content["stage"], "train"] in map(list, last["done"]):
         return None  # the stage has been finished since
+    trained = {index for index, phase in last["done"] if phase == "train"}
+    stage = next((stage.index for stage in state.plan if stage.index not in trained), 0)
+    if content["stage"] != stage:
+        log.warning("%s is of stage %d, stage %d starts again", file, content["stage"], stage)
+        return None
     if content["world_size"] != state.world_size:
         log.warning(
             "stage %d starts again: it was trained by %d processes, this run has %d",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -107,6 +110,16 @@ class RunLock:
                 error.strerror,
             )
 
+    def keep(self) -> None:
+        """Acquire the lock again if its file was deleted.
+
+        Raises:
+            ValueError: If another process holds the lock by now; names that process.
+        """
+        if not self._path.exists():
+            self._lock.release()
+            self.acquire()
+
     def release(self) -> None:
         """Release the lock."""
         self._lock.release()  # the file stays: another process may be waiting for it
@@ -116,3 +129,43 @@ def _write_holder(descriptor: int) -> None:
     """Write process and host into the file of a lock."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+@contextmanager
+def finished_folder(output: Path, *, writes: bool) -> Iterator[Path]:
+    """Yield a hidden folder that becomes ``output`` at the end, or is removed on an error.
+
+    What a killed process has left there is removed first.
+
+    Args:
+        output: The folder to make.
+        writes: Whether this process makes it; others only receive the path.
+
+    Raises:
+        ValueError: If ``output`` exists, or another process is making it.
+    """
+    folder = output.with_name(f".{output.name}.unfinished")
+    if not writes:
+        yield folder
+        return
+    _check_absent(output)
+    lock = RunLock(folder, patience=1.0)
+    lock.acquire()
+    try:
+        for entry in folder.iterdir():
+            if entry.name != "checkpoints":  # which has the lock
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        yield folder
+        shutil.rmtree(folder / "checkpoints")
+        _check_absent(output)
+        folder.rename(output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        lock.release()
+
+
+def _check_absent(output: Path) -> None:
+    if os.path.lexists(output):
+        raise ValueError(f"{output} exists; name another output")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,8 +13,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dmole.models.identity import base_parts
 from dmole.run.clock import Clock
+from dmole.run.run_files import RunFile, RunFiles
 from dmole.run.signals import Interruption
 from dmole.storage.files import errors_naming
+from dmole.store import SPLITS
 from dmole.streams.stream import Stage
 
 if TYPE_CHECKING:
@@ -23,10 +26,13 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.strategies import Strategy
 
+    from dmole.data.formats import Split
     from dmole.datamodule import ContinualDataModule
     from dmole.module import ContinualModule
     from dmole.run.clock import Lap
     from dmole.streams.stream import Stream
+
+log = logging.getLogger("dmole")
 
 C = TypeVar("C")
 
@@ -81,6 +87,8 @@ class SequenceState:
         interruption: Whether a signal requested the end of the run.
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
+        files: Digests of the files that the run has written.
+        splits: Splits of the data that are read; an evaluation reads the test samples only.
         changes: Settings that were changed at a resume, in order, see :mod:`dmole.run.changes`.
         saved_settings: Settings of the checkpoint if this run was resumed with others; else empty.
     """
@@ -108,9 +116,12 @@ class SequenceState:
         self.changes: list[dict[str, Any]] = []
         self.saved_settings: dict[str, str] = {}
         self.run_id = secrets.token_hex(8)
+        self.files = RunFiles()
         self._board = board
         self._data: ContinualDataModule | None = None
+        self.splits: tuple[Split, ...] = SPLITS
         self._fingerprints: dict[str, Any] | None = None
+        self._events: set[str] = set()  # files of TensorBoard
 
     # -- run folder and data ---------------------------------------------------------------
 
@@ -123,6 +134,21 @@ class SequenceState:
         """Set the run folder; TensorBoard writes there from now on."""
         self._board = RunBoard(run.parent, name="", version=run.name)
         self.trainer.loggers = [self._board, *self.trainer.loggers[1:]]
+
+    def check_board(self) -> None:
+        """Warn if files of events were deleted, and start another file if none is left."""
+        present = {path.name for path in self.run_dir.glob("events.out.tfevents.*")}
+        if self._events - present:
+            log.warning("%s: events of TensorBoard were deleted; they are lost", self.run_dir)
+            if not present:
+                self.write_to(self.run_dir)
+        self._events = present
+
+    def put(self, *files: RunFile) -> None:
+        """Write files into the run folder and remember their digests; only rank 0 writes."""
+        if self.is_global_zero:
+            trained = self.stage.index - (self.phase == "train")
+            self.files.put(self.run_dir, self.plan[: max(0, trained)], files)
 
     @property
     def data(self) -> ContinualDataModule:
@@ -145,7 +171,7 @@ class SequenceState:
         ``base_parts`` is the rest of the base model's identity, see `dmole.models.identity`.
         """
         if self._fingerprints is None:
-            of_task = self.data.fingerprint()
+            of_task = self.data.fingerprint(self.splits)
             self._fingerprints = {
                 "base": module.backbone.fingerprint(),
                 "base_parts": base_parts(module.backbone, module.beams),

@@ -17,6 +17,7 @@ from dmole.datamodule import ContinualDataModule
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import OracleRouter
+from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import StageContext
 from dmole.run.state import RunBoard, SequenceState
 from dmole.streams.stream import SequentialStream
@@ -77,6 +78,7 @@ def make_world(
         accelerator="cpu",
         logger=False,
         callbacks=[TrainingRouting(), *callbacks],
+        plugins=[AtomicCheckpointIO()],
         max_epochs=1,
         enable_checkpointing=any(c.state_key == "StageCheckpoint" for c in callbacks),
         enable_progress_bar=False,

@@ -187,6 +187,8 @@ def test_a_pass_that_was_cut_answers_only_the_batches_that_are_left(world: MakeW
     matrix.on_test_batch_end(built.trainer, built.module, outputs, None, 0)
     # another process
     resumed, other = EvaluationMatrix(), world()
+    assert resumed.plan(other.state, other.module).earlier_answers == {}  # of another run
+    other.state.run_id = built.state.run_id  # from the checkpoint
     again = resumed.plan(other.state, other.module)
     assert again.earlier_answers == {key: texts[key] for key in first}
     assert sorted([*answer(other, resumed, again, texts), *first]) == sorted(texts)

@@ -62,7 +62,7 @@ def test_a_task_whose_samples_repeat_gets_a_warning(
         is_global_zero=True,
         stage=SimpleNamespace(expert="paint"),
         data=SimpleNamespace(training_task_names=()),
-        run_dir=tmp_path,
+        put=lambda file: file.write(tmp_path),
     )
     cache = SimpleNamespace(forget=lambda *prefixes: None)
     router = AutoencoderRouter(components=4)
@@ -70,3 +70,4 @@ def test_a_task_whose_samples_repeat_gets_a_warning(
     RouterFitting().on_experts_final(state, module)
     warned = "held-out samples of expert paint repeat its training samples" in caplog.text
     assert warned == (distinct == 2)
+    assert (tmp_path / "router" / "paint.safetensors").is_file()

@@ -12,6 +12,8 @@ from dmole.cli.config_files import (
     resolve_configs,
     shipped_configs,
 )
+from dmole.run.loading import as_config
+from dmole.run.model_file import from_config
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs"
 WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
@@ -127,6 +129,12 @@ def test_every_config_builds_a_run(
         router = type(cli.model.router)
         assert expected["class_path"].rpartition(".")[2] == router.__name__
     assert list(tmp_path.iterdir()) == []  # building writes nothing
+    config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    settings = from_config(config, Path("config.yaml"), trusted=())
+    again = as_config(settings)
+    assert again["model"]["router"] == config["model"]["router"]
+    assert again["trainer"]["stream"] == config["trainer"]["stream"]
+    assert again["data"]["tasks"] == config["data"]["tasks"]
 
 
 @pytest.mark.parametrize(

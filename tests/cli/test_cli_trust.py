@@ -25,6 +25,7 @@ DDP = {
     "class_path": "lightning.pytorch.strategies.DDPStrategy",
     "init_args": {"ddp_comm_hook": "os.system"},
 }
+CSV = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "PWNED"}}
 MONITOR = {
     "class_path": "lightning.pytorch.callbacks.LearningRateMonitor",
     "init_args": {"logging_interval": "step"},
@@ -39,6 +40,7 @@ HOSTILE: list[tuple[str, Change, str]] = [
     ("callbacks", lambda c: c["trainer"].update(callbacks=[EVIL]), "evil.Thing"),
     ("lambda", lambda c: c["trainer"].update(callbacks=[LAMBDA]), "LambdaCallback"),
     ("loggers", lambda c: c["trainer"].update(loggers=[EVIL]), "evil.Thing"),
+    ("csv", lambda c: c["trainer"].update(loggers=[CSV]), "lightning.pytorch.loggers"),
     ("profiler", lambda c: c["trainer"].update(profiler=EVIL), "evil.Thing"),
     ("strategy", lambda c: c["trainer"].update(strategy=EVIL), "evil.Thing"),
     ("hook", lambda c: c["trainer"].update(strategy=DDP), "os.system"),
@@ -219,7 +221,8 @@ def test_a_config_that_trusts_remote_code_is_refused(
     config = {"model": {f"backbone.{key}": True}}
     Path("own.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     line = refused(["fit", "--config", "quickstart.yaml", "--config", "own.yaml"], capsys)
-    assert "trust_remote_code" in line
+    assert "dmole: model.backbone" in line
+    assert "trust_remote_code true on the command line" in line
 
 
 def test_nothing_but_the_list_is_allowed_after_the_command() -> None:

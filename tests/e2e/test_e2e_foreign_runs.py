@@ -40,7 +40,27 @@ def run(quick_run: Path, tmp_path: Path) -> Path:
 def old_run(run: Path) -> Path:
     """Copy of a finished run, as an earlier version left it."""
     (run / "model.json").unlink()
+    (run / "digests.json").unlink()
     return run
+
+
+def test_a_run_that_has_lost_its_settings_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (run / "model.json").unlink()
+    line = refused(["predict", "run", "--prompt", "x"], capsys)
+    assert "run/model.json" in line
+
+
+def test_settings_that_were_edited_by_hand_are_refused_and_a_flag_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    edit(run, lambda c: c.update(seed=5))
+    line = refused(["predict", "run", "--prompt", "x"], capsys)
+    assert "run/model.json is not the file that this run has written" in line
+    assert "change a setting of a run with a flag" in line
 
 
 def hostile(config: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from dmole.report.identity import GIVEN, MARKS
 from dmole.report.method_figures import method_figures
 from dmole.report.notes import make_notes
 from dmole.report.tables import escape_latex
+from dmole.storage.digests import Digests, file_digest, write_digests
 
 NAMES = ["color", "count"]
 
@@ -390,3 +391,16 @@ def test_replayed_samples_are_counted_among_those_trained_on(
     ]
     (run / "timing.json").write_text(json.dumps(timing))
     assert load_run(run).samples_trained == 260
+
+
+@pytest.mark.parametrize("name", ["evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json"])
+def test_results_that_were_edited_are_refused(runs: list[Path], name: str) -> None:
+    names = ["evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json"]
+    run = next(run for run in runs if (run / "oracle_matrix.csv").is_file())
+    write_digests(run, Digests({name: file_digest(run / name) for name in names}))
+    assert load_run(run).folder == run
+    text = (run / name).read_text(encoding="utf-8").rstrip("\n")
+    edited = text.replace("\n", "\n ", 1) if name.endswith(".json") else text[:-1] + "5"
+    (run / name).write_text(edited + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{name} is not the file that this run has written"):
+        load_run(run)
