@@ -101,16 +101,17 @@ class ChatRenderer:
         text, copied, answers = "", 0, []
         for position, turn in enumerate(sample.turns):
             if turn.role == "assistant":
-                start, stop = self._span(sample, position, full)
+                start, stop, space = self._span(sample, position, full)
+                answer = turn.text.strip()
                 try:
-                    answer, resume = self._locate(turn.text.strip(), full, start, stop)
+                    end, token, resume = self._end(answer, full, start, stop)
                 except ValueError as error:
                     raise ValueError(f"sample {sample.id!r}: {error}") from error
-                shift = len(text) - copied
-                answers.append(
-                    AnswerSpan(answer.start + shift, answer.end + shift, answer.end_token)
-                )
-                text += full[copied : answer.end] + answer.end_token
+                text += full[copied:start] + space
+                begin = full.find(answer, start) if space else start
+                span = AnswerSpan(len(text), len(text) + end - begin, token)
+                answers.append(span)
+                text += full[begin:end] + token
                 copied = resume
         text += full[copied:]
         if generation:  # in a training text the processor's suffix follows the answer
@@ -138,8 +139,8 @@ class ChatRenderer:
             return False
         return True
 
-    def _locate(self, answer: str, full: str, start: int, stop: int) -> tuple[AnswerSpan, int]:
-        """Locate the answer's end token in ``full[start:stop]`` and the position after it."""
+    def _end(self, answer: str, full: str, start: int, stop: int) -> tuple[int, str, int]:
+        """Return where an answer in ``full[start:stop]`` ends, its end token, and what follows."""
         begin = full.find(answer, start, stop)
         if lead := full[start:begin].strip():
             raise ValueError(
@@ -151,35 +152,42 @@ class ChatRenderer:
         begin = tail + len(rest) - len(rest.lstrip())
         for token in self._special:
             if full.startswith(token, begin, stop):
-                return AnswerSpan(start, begin, token), begin + len(token)
-        if rest.strip():
+                return begin, token, begin + len(token)
+        eos: str = self._tokenizer.eos_token
+        # published templates of LLaVA-NeXT write the end as <\s>
+        if rest.strip() not in ("", eos.replace("/", "\\")):
             raise ValueError(
                 f"the chat template ends an answer with {rest.strip()!r}, which is not one special "
                 "token of the tokenizer: the model would not learn where to stop"
             )
-        # no end token: the added one replaces the space after the rendered answer
-        return AnswerSpan(start, tail + len(rest.rstrip()), self._tokenizer.eos_token), stop
+        # no end token: the added one replaces what follows the answer
+        return tail, eos, stop
 
-    def _span(self, sample: Sample, position: int, full: str) -> tuple[int, int]:
-        """Return the characters of an assistant turn, from its first token to the next turn."""
+    def _span(self, sample: Sample, position: int, full: str) -> tuple[int, int, str]:
+        """Return the characters of an assistant turn, from its first token to the next turn.
+
+        Also return the space at the end of the prompt that replaces the space in ``full``; empty
+        if they are equal. Published templates of LLaVA-OneVision differ in it.
+        """
         before = self._template(sample.turns[:position], generation=True)
         upto = self._template(sample.turns[: position + 1], generation=False)
         start = _common_length(full, before)
         stop = _common_length(full, upto)
-        if start < len(before):
-            raise ValueError(
-                f"sample {sample.id!r}: an answer is generated after {before[start:][:40]!r}, but "
-                f"learned after {full[start:][:40]!r}: the chat template writes another prompt in "
-                "training; set template_variables under which both are equal"
-            )
         answer = sample.turns[position].text.strip()
         if not answer:
             raise ValueError(f"sample {sample.id!r} has an answer without tokens")
+        space = before[start:]
+        if space.strip() or (space and full[start : full.find(answer, start)].strip()):
+            raise ValueError(
+                f"sample {sample.id!r}: an answer is generated after {space[:40]!r}, but "
+                f"learned after {full[start:][:40]!r}: the chat template writes another prompt in "
+                "training; set template_variables under which both are equal"
+            )
         if stop < len(upto.rstrip()) or answer not in full[start:stop]:
             raise ValueError(
                 f"sample {sample.id!r}: the chat template does not keep the answer {answer[:40]!r}"
             )
-        return start, stop
+        return start, stop, space
 
     def _check_images(self, sample: Sample) -> None:
         count = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in sample.turns)

@@ -76,6 +76,51 @@ def test_a_prompt_that_training_texts_do_not_have_is_refused() -> None:
         ends_of(processor)
 
 
+ONEVISION = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}"
+    "{{ '\n' + m['content'][0]['text'] }}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""As published: a space follows the role in training only."""
+NEXT = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ '[INST] ' + m['content'][0]['text'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'][0]['text'] + '<\\\\s> ' }}{% endif %}{% endfor %}"
+)
+"""As published: the end token is misspelled."""
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "answer"),
+    [
+        (
+            ONEVISION,
+            "<|im_start|>user \nwhy?<|im_end|><|im_start|>assistant\nso<|im_end|>"
+            "<|im_start|>user \nhow?<|im_end|><|im_start|>assistant\nno<|im_end|>",
+            ["so", "no"],
+        ),
+        (NEXT, "[INST] why? [/INST] so</s>[INST] how? [/INST] no</s>", [" so", " no"]),
+    ],
+)
+def test_training_texts_of_published_templates_begin_with_their_prompts(
+    template: str, text: str, answer: list[str]
+) -> None:
+    processor = make_processor("qwen2_vl")
+    processor.chat_template = template
+    assert ends_of(processor) in ("<|im_end|>", "</s>")
+    turns = tuple(
+        Turn(role, text)
+        for role, text in zip(("user", "assistant") * 2, ("why?", "so", "how?", "no"), strict=True)
+    )
+    renderer = ChatRenderer(processor)
+    rendered = renderer.render(Sample("x", turns), generation=False)
+    assert rendered.text == text
+    assert [text[span.start : span.end] for span in rendered.answers] == answer
+    for count in (1, 3):
+        prompt = renderer.render(Sample("x", turns[:count]), generation=True).text
+        assert text.startswith(prompt)
+
+
 @pytest.mark.parametrize("end", ["###", "<|im_end", " [/A]"])
 def test_an_end_that_is_no_special_token_is_refused(end: str) -> None:
     processor = make_processor("qwen2_vl")

@@ -150,6 +150,22 @@ def test_thresholds_of_zero_leave_the_base_model_alone(quick_run: Path, tmp_path
     assert (matrix == first[0]).all()
 
 
+def test_another_base_model_than_that_of_the_run_is_named_by_its_part(
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = "{size: {height: 64, width: 48}}"
+    flags = [f"--model.backbone.init_args.image_settings={size}"]
+    for words in (["evaluate", str(quick_run)], ["predict", str(quick_run), "--prompt", "why?"]):
+        output = ["--output", str(tmp_path / words[0])]
+        assert main([*words, *output, *flags]) == 1
+        line = capsys.readouterr().err
+        assert line == (
+            f"dmole: {quick_run} was made with another image processor: size.width 64 -> 48; "
+            "--trainer.accept_changes true uses it anyway\n"
+        )
+    assert main([*words, *output, *flags, "--trainer.accept_changes", "true"]) == 0
+
+
 def test_evaluate_can_look_at_the_training_samples(quick_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "train"
     words = ["--split", "train", "--output", str(output), "--data.eval_batch_size", "32"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dmole.callbacks import ContinualCallback
 from dmole.cli.main import main
 from dmole.data import Task
 from dmole.data.collate import Batch
+from dmole.models import Backbone
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
@@ -244,6 +246,31 @@ def test_a_setting_that_changes_the_numbers_is_named(
 ) -> None:
     other = Recipe(**change).build(tmp_path)
     with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes resumes"):
+        other.fit(copied_run)
+
+
+def shrink_images(backbone: Backbone) -> None:
+    backbone.processor.image_processor.size = {"height": 64, "width": 48}
+
+
+def edit_template(backbone: Backbone) -> None:
+    assert backbone.template is not None
+    backbone.template += " "
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (shrink_images, "another image processor: size.width 64 -> 48"),
+        (edit_template, "another chat template"),
+    ],
+)
+def test_a_base_model_whose_folder_changed_is_refused_by_the_part(
+    copied_run: Path, tmp_path: Path, change: Callable[[Backbone], None], text: str
+) -> None:
+    other = Recipe(trainer={"accept_changes": True}).build(tmp_path)
+    change(other.module.backbone)
+    with pytest.raises(ValueError, match=f"was made with {text}; it cannot be resumed here"):
         other.fit(copied_run)
 
 
