@@ -40,6 +40,9 @@ C = TypeVar("C")
 BEFORE_TRAINING = Stage(0, "zero-shot", (), "")
 """Stage 0: the base model without experts."""
 
+PHASES = ("train", "router", "evaluate")
+"""Phases of a stage, in order; before the first stage there is only an evaluation."""
+
 
 class RunBoard(TensorBoardLogger):
     """TensorBoard without a file of hyperparameters, since a run has ``config.yaml``."""
