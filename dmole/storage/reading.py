@@ -160,12 +160,13 @@ def refusing(path: str | Path, what: str = "") -> Iterator[None]:
         what: Description of the content, for the message.
 
     Raises:
-        ValueError: If the body raises an error that does not name the file already.
+        ValueError: If the body raises an error that names neither the file nor one beside it.
     """
     try:
         yield
     except Exception as error:
-        named = isinstance(error, ValueError | OSError) and str(path) in str(error)
+        beside = Path(path) if Path(path).parent == Path() else Path(path).parent
+        named = isinstance(error, ValueError | OSError) and str(beside) in str(error)
         if named or getattr(error, "exit_status", None) is not None:  # a signal ends the run
             raise
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
