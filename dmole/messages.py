@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import unicodedata
 from typing import Any
+
+_ENCODED = re.compile(r"[A-Za-z0-9+/=]{120,}")
+"""Base64: no word is that long, and long paths hold other characters."""
 
 
 def one_line(content: BaseException | str) -> str:
@@ -28,16 +32,19 @@ def one_line(content: BaseException | str) -> str:
 
 
 def shortened(text: str, limit: int = 200) -> str:
-    """Return a text for a message; of a long one, beginning and end are kept.
+    """Return a text for a message: without encoded content, and cut in the middle if it is long.
 
     Args:
         text: The text.
         limit: Maximum number of characters returned, at least 40.
 
     Example:
-        >>> shortened("a" * 50 + "z", 40)
-        'aaaaaaaaaaaaaaaaaaaa ... aaaaaaaaaaaaaaz'
+        >>> shortened("a b " * 20 + "z", 40)
+        'a b a b a b a b a b  ... b a b a b a b z'
+        >>> shortened("image iVBORw0KGgo" + "A" * 5000)
+        'image iVBORw0KGgoAAAAA... (5011 characters)'
     """
+    text = _ENCODED.sub(lambda run: f"{run[0][:16]}... ({len(run[0])} characters)", text)
     return text if len(text) <= limit else f"{text[: limit - 20]} ... {text[-15:]}"
 
 

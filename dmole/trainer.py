@@ -33,17 +33,11 @@ from dmole.run.identity import check_base_of_run
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.lightning_private import disable_signal_handlers
 from dmole.run.limits import check_limits
-from dmole.run.restoring import (
-    adopt_files,
-    is_repeatable,
-    lacks_checkpoint,
-    loss_error,
-    restore_files,
-)
+from dmole.run.restoring import Restorer, lacks_checkpoint, loss_error, resume_position
 from dmole.run.run_files import RunFile
 from dmole.run.run_folder import finished_folder
 from dmole.run.session import Session
-from dmole.run.state import BEFORE_TRAINING, RunBoard, SequenceState
+from dmole.run.state import BEFORE_TRAINING, PHASES, RunBoard, SequenceState
 from dmole.run.strategies import check_precision, check_strategy
 from dmole.storage.files import remove_parts, write_json
 from dmole.store import SPLITS
@@ -69,9 +63,6 @@ IGNORED_WARNINGS = (
     ".*treespec, LeafSpec.*",  # Lightning 2.6 against torch 2.13
 )
 """Warnings of Lightning that do not apply to a sequence."""
-
-PHASES = ("train", "router", "evaluate")
-"""Phases of a stage, in order; before the first stage there is only an evaluation."""
 
 
 class ContinualTrainer(Trainer):
@@ -212,7 +203,8 @@ class ContinualTrainer(Trainer):
                 state.callback_of(EvaluationMatrix).forget_answers(state)
             if self.is_global_zero:
                 remove_parts(state.run_dir)  # left by a killed process
-            self._restore_resumed(module)
+            if resume_position(state):
+                self._restore(module, thorough=True)
         else:
             save_sequence(state, module)  # from now on the run can be resumed
         for stage in [BEFORE_TRAINING, *state.plan]:
@@ -228,11 +220,7 @@ class ContinualTrainer(Trainer):
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
         self._end(module)
-        lost = self._restore(module, thorough=True)
-        if lacks_checkpoint(state):
-            save_sequence(state, module)
-        if lost:
-            raise loss_error(state, lost)
+        self._complete(module)
 
     def allocate(
         self, model: ContinualModule, datamodule: ContinualDataModule
@@ -328,6 +316,14 @@ class ContinualTrainer(Trainer):
         for logger in self.loggers:
             logger.finalize("success")
 
+    def _complete(self, module: ContinualModule) -> None:
+        """Make sure that the run has all its files; raise if some cannot be written again."""
+        lost = self._restore(module, thorough=True)
+        if lacks_checkpoint(self.sequence):
+            save_sequence(self.sequence, module)
+        if lost:
+            raise loss_error(self.sequence, lost)
+
     # -- phases ----------------------------------------------------------------------------
 
     def _run_phase(self, module: ContinualModule, phase: str) -> None:
@@ -349,47 +345,12 @@ class ContinualTrainer(Trainer):
         report = self.sequence.clock.report
         return RunFile("timing.json", lambda run: write_json(run / "timing.json", report()), False)
 
-    def _restore_resumed(self, module: ContinualModule) -> None:
-        """Restore the files of a resumed run as of its last finished phase."""
-        state = self.sequence
-        if not state.done:
-            return
-        last = max(stage for stage, _ in state.done)
-        phases = [phase for phase in PHASES if (last, phase) in state.done]
-        state.stage = state.plan[last - 1] if last else BEFORE_TRAINING
-        state.phase = phases[-1]
-        adopt_files(state, module)
-        # an interrupted evaluation resumes first, since another one would replace its journal
-        self._restore(module, thorough=True, evaluate=state.phase != "router")
-
-    def _restore(
-        self, module: ContinualModule, *, thorough: bool = False, evaluate: bool = True
-    ) -> list[str]:
-        """Restore the files of the run; return those that cannot be restored.
-
-        Args:
-            module: Has experts and router.
-            thorough: See `restore_files`.
-            evaluate: Whether to repeat an evaluation whose predictions are lost.
-        """
-        state, matrix = self.sequence, self.sequence.callback_of(EvaluationMatrix)
+    def _restore(self, module: ContinualModule, *, thorough: bool = False) -> list[str]:
+        """Write lost files of the run again; return those that cannot be; see `restoring`."""
         self._session.keep_lock()
-        lost = restore_files(state, module, self._timing(), thorough=thorough)
-        if not lost or not evaluate:
-            return lost
-        stage_now, answers = state.stage, matrix.answers.state_dict()
-        for stage in [BEFORE_TRAINING, *state.plan]:
-            names = matrix.lost_at(stage.index, lost)
-            if names and is_repeatable(state, stage):
-                log.info("stage %d is evaluated again for %s", stage.index, ", ".join(names))
-                state.stage = stage
-                routed = matrix.plan(state, module)
-                self._answer(module, routed)
-                matrix.recover(state, module, routed, names)
-                lost = [name for name in lost if name not in names]
-        state.stage = stage_now
-        matrix.answers.load_state_dict(answers)
-        return lost
+        matrix = self.sequence.callback_of(EvaluationMatrix)
+        restorer = Restorer(self.sequence, module, matrix, self._answer)
+        return restorer.restore(self._timing(), thorough=thorough)
 
     def _train(self, module: ContinualModule) -> None:
         state = self.sequence

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,6 +30,10 @@ from experiments.mutations import mutate
 
 MEMORY = 6 << 30
 """Bytes of address space that an attempt may take beyond those of this process."""
+
+
+Main = Callable[[list[str]], int]
+"""Runs a command line and returns its exit status."""
 
 
 @dataclass
@@ -66,20 +70,21 @@ def arguments(verb: str, run: Path, original: Path, folder: Path) -> list[str]:
     return ["fit", "--config", config, "--ckpt_path", str(run)]
 
 
-def attempt(words: Sequence[str], log: Path, seconds: int) -> str:
+def attempt(words: Sequence[str], log: Path, seconds: int, verb_main: Main = dmole) -> str:
     """Run a command line in a fork of this process and return how it ended.
 
     Args:
         words: The arguments of ``dmole``.
         log: Receives output and traceback.
         seconds: Most seconds.
+        verb_main: Runs the command line.
 
     Returns:
         The exit status as text, ``exception``, ``hang`` or ``killed by <signal>``.
     """
     child = os.fork()
     if child == 0:
-        _run(words, log, seconds)
+        _run(words, log, seconds, verb_main)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
@@ -91,7 +96,7 @@ def attempt(words: Sequence[str], log: Path, seconds: int) -> str:
 _EXCEPTION = 99
 
 
-def _run(words: Sequence[str], log: Path, seconds: int) -> None:
+def _run(words: Sequence[str], log: Path, seconds: int, verb_main: Main) -> None:
     """Run a command line in this process, which then ends."""
     code = _EXCEPTION
     try:
@@ -104,7 +109,7 @@ def _run(words: Sequence[str], log: Path, seconds: int) -> None:
         signal.alarm(seconds)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
-        code = dmole(list(words))
+        code = verb_main(list(words))
     except BaseException:
         import traceback
 
@@ -147,6 +152,7 @@ def fuzz(
     *,
     limit: int = 120,
     attempts: int = 0,
+    verb_main: Main = dmole,
 ) -> Report:
     """Damage copies of a run until the time is over.
 
@@ -157,6 +163,7 @@ def fuzz(
         seed: Seed of the mutations.
         limit: Seconds after which an attempt counts as a hang.
         attempts: Most attempts; 0 for no limit.
+        verb_main: Runs the command lines.
     """
     report, end, number = Report(), time.monotonic() + seconds, 0
     with tempfile.TemporaryDirectory(prefix="dmole-fuzz-") as name:
@@ -169,7 +176,7 @@ def fuzz(
             verb = verbs[number % len(verbs)]
             done = damage(rng, copy, verb)
             log = folder / "log.txt"
-            outcome = attempt(arguments(verb, copy, run, folder), log, limit)
+            outcome = attempt(arguments(verb, copy, run, folder), log, limit, verb_main)
             executed = any(folder.rglob("executed"))
             report.outcomes[f"{verb} {outcome}"] += 1
             lines = log.read_text(errors="replace").splitlines()

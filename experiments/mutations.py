@@ -11,35 +11,19 @@ import random
 import shutil
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file
+
+from dmole.run.checkpoint_file import save_checkpoint
+from dmole.storage.tensors import write_tensor_file
+from experiments.odd_values import TENSORS, VALUES, altered
 
 Mutation = Callable[[random.Random, Path], None]
-
-DEEP: Any = 1
-for _ in range(90):
-    DEEP = [DEEP]
-
-VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, 10**15, 2**63 - 1, 2**63, 10**400),
-    *(float("nan"), float("inf"), float("-inf"), "", "x", "1", "nan", " ", "a" * 5000, "a." * 5000),
-    *(
-        "\x1b[31m",
-        "\u202eabc",
-        "=cmd|'/C calc'!A0",
-        "a\nb",
-        "a\0b",
-        "\ud800",
-        "../../x",
-        "/dev/zero",
-    ),
-    *([], {}, [[]], [None], {"": None}, {"a": {"a": 1}}, [1] * 1000, DEEP, "subprocess.Popen"),
-)
-"""Values that take the place of others: types, ends of ranges, texts that programs act on."""
 
 
 def execution(marker: Path) -> dict[str, Any]:
@@ -56,48 +40,6 @@ class Touch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch {self._marker}",)
-
-
-def paths_in(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path of every value of nested lists and mappings."""
-    yield path
-    if isinstance(content, dict):
-        entries = list(content.items())
-    else:
-        entries = list(enumerate(content)) if isinstance(content, list) else []
-    for key, value in entries:
-        yield from paths_in(value, (*path, key))
-
-
-def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Return a copy of nested lists and mappings with another value at a path."""
-    if not path:
-        return value
-    copy = dict(content) if isinstance(content, dict) else list(content)
-    copy[path[0]] = replaced(copy[path[0]], path[1:], value)
-    return copy
-
-
-def altered(rng: random.Random, content: Any, attack: Any = None) -> Any:
-    """Return nested values with one of them replaced, removed, repeated or exchanged."""
-    paths = list(paths_in(content))
-    path = rng.choice(paths)
-    parent = content
-    for key in path[:-1]:
-        parent = parent[key]
-    kind = rng.random()
-    if path and kind < 0.15:
-        rest = dict(parent) if isinstance(parent, dict) else list(parent)
-        del rest[path[-1]]
-        return replaced(content, path[:-1], rest)
-    if kind < 0.3:
-        other = content
-        for key in rng.choice(paths):
-            other = other[key]
-        return replaced(content, path, other)
-    if attack is not None and kind < 0.5:
-        return replaced(content, path, rng.choice([attack, [attack]]))
-    return replaced(content, path, rng.choice(VALUES))
 
 
 # -- kinds of files ----------------------------------------------------------------------------
@@ -188,7 +130,8 @@ def change_lines(rng: random.Random, path: Path) -> None:
 def change_yaml(rng: random.Random, path: Path) -> None:
     """Change values of a YAML file, also to a class whose instance runs a command."""
     content = yaml.safe_load(path.read_text())
-    changed = altered(rng, content, execution(path.parent / "executed"))
+    attack = execution(path.parent / "executed")
+    changed = altered(rng, content, [attack, [attack]])
     path.write_text(json.dumps(changed), encoding="utf-8")  # JSON is YAML
 
 
@@ -206,7 +149,10 @@ def change_csv(rng: random.Random, path: Path) -> None:
 
 
 def change_tensors(rng: random.Random, path: Path) -> None:
-    """Change the header of a safetensors file: names, types, shapes, offsets, its length."""
+    """Change a safetensors file: its tensors, or names, types, shapes, offsets of its header."""
+    if rng.random() < 0.4:
+        write_tensor_file(path, altered(rng, load_file(path), TENSORS))
+        return
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = altered(rng, json.loads(content[8 : 8 + length]))
@@ -221,13 +167,17 @@ def change_tensors(rng: random.Random, path: Path) -> None:
 
 
 def change_checkpoint(rng: random.Random, path: Path) -> None:
-    """Change values of a checkpoint, or put an object in it that runs a command when read."""
-    marker = path.parent / "executed"
-    if rng.random() < 0.1:
-        path.write_bytes(pickle.dumps(Touch(marker)))
-        return
+    """Change values of a checkpoint and renew its digest, or put an object in it that acts."""
+    attack = Touch(path.parent / "executed")
     content = torch.load(path, map_location="cpu", weights_only=True)
-    torch.save(altered(rng, content, Touch(marker)), path)
+    content.pop("sha256", None)
+    kind = rng.random()
+    if kind < 0.1:
+        path.write_bytes(pickle.dumps(attack))
+    elif kind < 0.2:
+        torch.save(altered(rng, content, [attack]), path)
+    else:
+        save_checkpoint(altered(rng, content, TENSORS), path)
 
 
 _OF_ANY: tuple[Mutation, ...] = (flip_bytes, resize, other_kind, exchange, bomb)

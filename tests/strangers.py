@@ -37,7 +37,7 @@ def edit_model(run: Path, key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for name in parents:
         node = node[int(name) if isinstance(node, list) else name]
-    node[last] = value
+    node[int(last) if isinstance(node, list) else last] = value
     path.write_text(json.dumps(content), encoding="utf-8")
 
 

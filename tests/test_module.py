@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from families import MODEL_FAMILIES, make_backbone, make_batch, make_samples, randomize
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -481,6 +482,49 @@ def test_accumulated_parts_step_like_the_whole_whatever_their_tokens(
     for key, move in whole.items():
         assert move.any() or key.startswith("before/")
         assert_close(parts[key], move, rtol=1e-3, atol=5e-8 + 1e-5 * float(move.abs().max()))
+
+
+class Overflow(Callback):
+    """Makes the scaled gradients infinite in the first steps, as a loss scale too large does."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.moved: list[bool] = []
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step < self.steps:
+            for parameter in pl_module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.fill_(math.inf)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.moved.append(any(p.any() for key, p in pl_module.state_dict().items() if "_b" in key))
+
+
+@warnings_ignored
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step")  # the scaler skips the first step
+@pytest.mark.parametrize(("scale", "ends"), [(8.0, False), (2.0, True)])
+def test_a_real_loss_scaler_may_skip_steps_until_its_scale_is_one(
+    scale: float, ends: bool, images: list[Sample]
+) -> None:
+    module = make_module()
+    add(module, "a")
+    batch = make_batch(module.backbone, images)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    overflow = Overflow(2)
+    options = {
+        "plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)],
+        "callbacks": [overflow],
+        "gradient_clip_val": 1.0,
+    }
+    if ends:  # 2, then 1: the second overflow is not the scale's
+        with pytest.raises(ValueError, match="is inf at step 1 of expert 'a'"):
+            run_trainer(module, [batch] * 3, **options)
+        return
+    run_trainer(module, [batch] * 3, **options)
+    assert overflow.moved == [False, False, True]
+    assert (module.guard.scaler_skips, module.guard.skipped) == (2, 0)
+    assert scaler.get_scale() == scale / 4
 
 
 @warnings_ignored

@@ -80,7 +80,7 @@ def plan_oracle(
 
 def decoding_digest(state: SequenceState, module: ContinualModule) -> str:
     """Return a SHA-256 of all that answers depend on besides samples and experts."""
-    parts = state.fingerprints(module)["base_parts"]
+    parts = state.base_parts(module)  # every rank needs them, unlike the weights
     content = {
         "base": {name: part["sha256"] for name, part in parts.items() if name != NUMERICS},
         "answer_lengths": {task.name: task.max_new_tokens for task in state.data.tasks},

@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -115,7 +116,7 @@ class ExpertInspector(ContinualCallback):
     def sequence_state_dict(self) -> dict[str, Any]:
         """Return the figures as tensors of their bytes, ``uint8``."""
         return {
-            name: torch.frombuffer(bytearray(picture), dtype=torch.uint8)
+            name: torch.from_numpy(np.frombuffer(picture, dtype=np.uint8).copy())
             for name, picture in self._pictures.items()
         }
 

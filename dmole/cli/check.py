@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.cli import LightningArgumentParser
 
+    from dmole.data import Task
     from dmole.data.decoding import ImageOptions
     from dmole.doctor import BaseModel
     from dmole.metrics import TaskMetric
@@ -31,7 +32,6 @@ path of `dmole fit` up to the model. Exits with 1 if there is an error; warnings
 def run_check(words: list[str]) -> int:
     """Run ``data check`` and return the exit status: 1 if the data has errors."""
     options, rest = _parse(words)
-    from dmole.data import Task
     from dmole.data.decoding import AS_STORED
     from dmole.datamodule import ContinualDataModule
     from dmole.doctor import CheckOptions, TokenLimit, as_json, as_text, check_tasks
@@ -39,13 +39,7 @@ def run_check(words: list[str]) -> int:
 
     config = _read_config(rest)
     data = config["data"]
-    names = {field.name for field in fields(Task)}
-    tasks = []
-    for task in data.pop("tasks"):
-        settings = {key: value for key, value in task.items() if key in names}
-        settings["metric"] = _metric(task["name"], task["metric"])
-        settings["images"] = _image_options(task.get("images"))
-        tasks.append(Task(**settings))
+    tasks = [_task(task) for task in data.pop("tasks")]
     data["images"] = _image_options(data.get("images")) or AS_STORED
     module = ContinualDataModule(tasks, **data)  # refuses what `fit` would refuse
     model, missing = (None, None) if options.no_tokens else _base_model(config["model"])
@@ -141,6 +135,17 @@ def _read_config(words: list[str]) -> dict[str, Any]:
         config: dict[str, Any] = settings.config["fit"].as_dict()
     config["data"].pop("seed", None)  # follows seed_everything
     return config
+
+
+def _task(settings: dict[str, Any]) -> Task:
+    """Return the task that the settings of a config describe."""
+    from dmole.data import Task
+
+    names = {field.name for field in fields(Task)}
+    known = {key: value for key, value in settings.items() if key in names}
+    metric = _metric(settings["name"], settings["metric"])
+    images = _image_options(settings.get("images"))
+    return Task(**known | {"metric": metric, "images": images})
 
 
 def _image_options(settings: dict[str, Any] | None) -> ImageOptions | None:

@@ -24,7 +24,13 @@ _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*://|[a-z]:[\\/]|.*[\\\0-\x1f\ud800-\udf
 _SHOWN = 80
 """Maximum number of characters of a name in a message."""
 
+_BEGIN = 30
+"""Number of characters of encoded content in a message."""
+
 _DATA = "data:"
+
+_BASE64 = re.compile(r"(?=.*[A-Z])(?=.*[a-z])(?=.*\d)[A-Za-z0-9+/\s]{100,}={0,2}\s*", re.S)
+"""Encoded content; a path of this length has a dot before its ending."""
 
 
 class ImageFinder(Protocol):
@@ -115,6 +121,11 @@ class ImageRoot:
             return self._located[name]
         if name.startswith(_DATA):
             return _data_image(name)
+        if _BASE64.fullmatch(name):
+            raise ValueError(
+                f"image {_shown(name)} is base64 text without its kind: write "
+                "'data:image/png;base64,' in front of it"
+            )
         parts = PurePosixPath(name).parts
         if not parts or os.path.isabs(name) or ".." in parts:
             raise ValueError(
@@ -207,4 +218,11 @@ def _decode_uri(uri: str) -> bytes:
 
 
 def _shown(name: str) -> str:
-    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")
+    if len(name) <= _SHOWN:
+        return repr(name)
+    kept = _SHOWN
+    if name.startswith(_DATA):
+        kept = min(_BEGIN, name.find(",") + 1 or _BEGIN)
+    elif _BASE64.fullmatch(name):
+        kept = _BEGIN
+    return f"{name[:kept] + '...'!r} of {len(name)} characters"

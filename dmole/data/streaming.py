@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmole.data.json_values import decode_value
+
 _PIECE = 1 << 20  # bytes read at a time
 _SUFFIXES = (".json", ".jsonl")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -84,10 +86,12 @@ def _lines(pieces: Iterator[str], path: Path) -> Iterator[Any]:
     for number, line in enumerate(_split(pieces), start=1):
         if line.strip():
             try:
-                value, end = _decode(line, _after_space(line, 0), f"{path}: item {index}")
+                value, end = decode_value(line, _after_space(line, 0), f"{path}: item {index}")
                 if _after_space(line, end) < len(line):
                     raise json.JSONDecodeError("Extra data", line, _after_space(line, end))
             except json.JSONDecodeError as error:
+                if index == 0 and line.lstrip().startswith("["):
+                    raise _one_list(path) from error
                 raise _broken(path, number, error.colno, error.msg) from error
             yield value
             index += 1
@@ -157,7 +161,7 @@ class _Window:
         """Return the value that begins here and advance past it."""
         while True:
             try:
-                value, end = _decode(self._text, self.at, f"{self._path}: item {index}")
+                value, end = decode_value(self._text, self.at, f"{self._path}: item {index}")
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos + _TOKEN > len(self._text)
                 if self._ended or not cut:
@@ -178,12 +182,23 @@ class _Window:
 
     def not_a_list(self) -> ValueError:
         """Return the error of a text that does not begin with a list."""
+        if self._has_lines():
+            return ValueError(f"{self._path}: holds one item per line: its name must end in .jsonl")
         kind = "an object"  # a large one is not read only to list its keys
         if self.peek() != "{" or self._path.stat().st_size <= _PIECE:
             kind = kind_of(self.value(0))
             if self.peek():
                 return self.broken("Extra data")
         return ValueError(f"{self._path}: must hold a list of items, but holds {kind}")
+
+    def _has_lines(self) -> bool:
+        """Return whether an object on a line of its own is followed by another one."""
+        end = self._text.find("\n", self.at)
+        try:
+            value = json.loads(self._text[self.at : end]) if end >= 0 else None
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(value, dict) and self._text[_after_space(self._text, end) :][:1] == "{"
 
     def _grow(self) -> None:
         """Drop the text already read and append at least as much as remains."""
@@ -211,37 +226,8 @@ def _after_space(text: str, at: int) -> int:
     return match.end()
 
 
-def _decode(text: str, at: int, name: str) -> tuple[Any, int]:
-    """Return the value that begins at a position, and the position of its end."""
-    try:
-        value, end = _DECODER.raw_decode(text, at)
-        if text.find("\\ud", at, end) >= 0 or text.find("\\uD", at, end) >= 0:
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError:
-        raise
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise ValueError(f"{name}: holds {half!r}, half of a surrogate pair") from error
-    except RecursionError:
-        raise ValueError(f"{name}: is nested too deeply") from None
-    except ValueError as error:
-        if "integer string conversion" in str(error):  # Python's guard against slow conversions
-            raise ValueError(f"{name}: holds a number of more than 4300 digits") from error
-        raise ValueError(f"{name}: {error}") from error
-    return value, end
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object from its keys and values; reject repeated keys, which ``json`` drops."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"has the key {twice!r} twice in one object")
-    return made
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+def _one_list(path: Path) -> ValueError:
+    return ValueError(f"{path}: holds one list of items: its name must end in .json")
 
 
 def _broken(path: Path, line: int, column: int, reason: str) -> ValueError:

@@ -102,14 +102,24 @@ def validate_tasks(tasks: Sequence[Task]) -> None:
     """
     if not tasks:
         raise ValueError("no task is given")
-    seen: dict[str, str] = {}
-    for task in tasks:
+    seen: dict[str, int] = {}
+    for position, task in enumerate(tasks):
         _validate(task)
-        key = task.name.casefold()
-        if key in seen:
-            raise ValueError(f"two tasks have the name {task.name!r} (the other: {seen[key]!r})")
-        seen[key] = task.name
+        first = seen.setdefault(task.name.casefold(), position)
+        if first != position:
+            raise _same_name(tasks, first, position)
     _validate_order(tasks)
+
+
+def _same_name(tasks: Sequence[Task], first: int, second: int) -> ValueError:
+    one, other = tasks[first].name, tasks[second].name
+    where = f"tasks {first + 1} and {second + 1} of the list: rename one of them"
+    if one == other:
+        return ValueError(f"two tasks have the name {one!r}, {where}")
+    return ValueError(
+        f"two tasks have the name {one!r} and {other!r}, which are one folder on some file "
+        f"systems, {where}"
+    )
 
 
 def _validate(task: Task) -> None:

@@ -26,6 +26,9 @@ class Patterns:
         language: Path of the language model.
         layers: Paths of the transformer blocks of vision encoder and language model.
         linears: Use only linears with a matching path, for instance ``self_attn``.
+
+    Raises:
+        ValueError: If a text is no regular expression.
     """
 
     vision: str | None = None
@@ -33,6 +36,14 @@ class Patterns:
     language: str | None = None
     layers: str | None = None
     linears: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no regular expression."""
+        for name, pattern in vars(self).items():
+            try:
+                re.compile(pattern or "")
+            except (re.error, RecursionError) as error:
+                raise ValueError(f"patterns.{name} {pattern!r} is no pattern: {error}") from error
 
 
 @dataclass(frozen=True)

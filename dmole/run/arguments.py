@@ -110,5 +110,29 @@ def check_devices(devices: Any, accelerator: str) -> None:
         raise ValueError(f"trainer.devices must be at least 1, or -1 for all, {shown}")
 
 
+def check_launched(devices: int, nodes: int) -> None:
+    """Refuse another number of processes than torchrun has started.
+
+    With one device, each process would make a run of its own.
+
+    Args:
+        devices: Processes of a node, as the trainer understands ``trainer.devices``.
+        nodes: Number of nodes.
+
+    Raises:
+        ValueError: If the numbers differ.
+    """
+    started = os.environ.get("WORLD_SIZE", "")
+    if (
+        "TORCHELASTIC_RUN_ID" in os.environ
+        and started.isdigit()
+        and int(started) != devices * nodes
+    ):
+        raise ValueError(
+            f"torchrun has started {started} processes, but trainer.devices {devices} and "
+            f"trainer.num_nodes {nodes} make {devices * nodes}"
+        )
+
+
 def _has_accelerator() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available()

@@ -22,6 +22,7 @@ from dmole.run.identity import check_parts
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
 from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
+from dmole.storage.files import refusing
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -119,6 +120,11 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
         ValueError: If a file cannot be read, or if base model, data or settings differ from those
             of the checkpoint; the message names the difference.
     """
+    with refusing(file, "checkpoint"):
+        return _load_sequence(state, module, file)
+
+
+def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> Path | None:
     content = read_checkpoint(file)
     if "stage" in content:
         raise ValueError(f"{file} holds one stage only: name its run folder instead")
@@ -142,7 +148,8 @@ def load_sequence(state: SequenceState, module: ContinualModule, file: Path) -> 
         state.files.load_state_dict(content["files"])
     if stage is None:
         return None
-    _load_stage(state, module, stage)
+    with refusing(stage_file(file), "checkpoint"):
+        _load_stage(state, module, stage)
     return stage_file(file)
 
 
@@ -191,8 +198,9 @@ def _interrupted_stage(
     """Return the checkpoint within the stage after ``last.ckpt``, None if there is none."""
     if not file.is_file():
         return None
-    content = read_checkpoint(file)
-    _require(content, _STAGE_PARTS, file)
+    with refusing(file, "checkpoint"):
+        content = read_checkpoint(file)
+        _require(content, _STAGE_PARTS, file)
     if content["run"] != last["run"] or [content["stage"], "train"] in map(list, last["done"]):
         return None  # the stage has been finished since
     trained = {index for index, phase in last["done"] if phase == "train"}

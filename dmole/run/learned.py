@@ -13,7 +13,7 @@ from dmole.experts import load_expert
 from dmole.routing.routers import LearningRouter
 from dmole.routing.storage import INDEX
 from dmole.storage.digests import FILE, Digests, read_digests, verify_files
-from dmole.storage.files import check_name
+from dmole.storage.files import check_name, refusing
 from dmole.storage.reading import read_json
 from dmole.streams.stream import Stage
 
@@ -46,8 +46,10 @@ def load_experts_and_router(module: ContinualModule, run: Path) -> None:
     digests = read_digests(run)
     names = read_names(run, digests)
     for name in names:
-        load_expert(module.library, name, run / "experts" / name, saved_as=name)
-    module.router.load(run / "router")
+        with refusing(run / "experts" / name, "expert"):
+            load_expert(module.library, name, run / "experts" / name, saved_as=name)
+    with refusing(run / "router", "router"):
+        module.router.load(run / "router")
     if digests is None:
         log.warning("%s has no %s: only part of its files can be verified", run, FILE)
     else:

@@ -98,3 +98,11 @@ def restore_fit_progress(trainer: Trainer, progress: dict[str, Any]) -> None:
     loop.epoch_loop.batch_progress.load_state_dict(progress["batch"])
     loop.epoch_loop.automatic_optimization.optim_progress.load_state_dict(progress["optimizer"])
     loop.epoch_loop._batches_that_stepped = progress["stepped"]
+
+
+def set_finished_batches(checkpoint: dict[str, Any], batches: int) -> None:
+    """Let a checkpoint of Lightning resume after another number of batches of its epoch."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    shift = batches - progress["ready"]
+    for counter in progress:
+        progress[counter] += shift

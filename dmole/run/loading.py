@@ -10,8 +10,16 @@ from dmole.allocation import UniformAllocator
 from dmole.data import Task
 from dmole.datamodule import ContinualDataModule
 from dmole.module import ContinualModule
-from dmole.run.parts import PARTS, constructor_hints, import_class, is_under, kinds
-from dmole.run.plain import CONFIG, REMOTE_CODE, Part, replace_parts
+from dmole.run.parts import (
+    PARTS,
+    Part,
+    constructor_hints,
+    import_class,
+    is_under,
+    kinds,
+    replace_parts,
+)
+from dmole.run.plain import CONFIG, REMOTE_CODE
 from dmole.run.schema import RunSettings
 
 

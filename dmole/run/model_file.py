@@ -13,7 +13,8 @@ from typing import Any
 
 from dmole._moved import current_path
 from dmole._version import __version__
-from dmole.run.plain import CONFIG, MODEL, REMOTE_CODE, PlainReader, replace_parts
+from dmole.run.parts import replace_parts
+from dmole.run.plain import CONFIG, MODEL, REMOTE_CODE, PlainReader
 from dmole.run.schema import TRAINER, TRAINING_ONLY, RunSettings, checked_settings
 from dmole.storage.files import write_json
 from dmole.storage.reading import read_json

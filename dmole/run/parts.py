@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -87,6 +88,19 @@ PARTS: dict[str, tuple[str, ...]] = {
 """Public path of each class, by the name of its base class."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a method as a file names it.
+
+    Args:
+        kind: Short name of a class of dmole, or dotted path of another class.
+        settings: Its arguments, with further parts in them.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+
+
 def kinds(base: str) -> dict[str, str]:
     """Return the classes of a part: short name and public path.
 
@@ -135,6 +149,15 @@ def constructor_hints(kind: type) -> dict[str, Any]:
     return {name: hints[name] for name in names}
 
 
+def required_arguments(kind: type) -> list[str]:
+    """Return the names of the constructor arguments of a class that have no default."""
+    if kind.__init__ is object.__init__:  # type: ignore[misc]
+        return []
+    parameters = inspect.signature(kind).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
+
+
 def kind_of(path: str, base: str) -> str | None:
     """Return the short name of a class of this package by its path, None for another class.
 
@@ -154,6 +177,22 @@ def kind_of(path: str, base: str) -> str | None:
     if public is None or path not in (public, f"dmole.{name}", defined_at(import_class(public))):
         return None
     return name
+
+
+def replace_parts(value: Any, replace: Callable[[str, dict[str, Any]], Any]) -> Any:
+    """Return a value with every part in it replaced, inner ones first.
+
+    Args:
+        value: Result of a reader.
+        replace: Returns the replacement of a part from its kind and settings.
+    """
+    if isinstance(value, list):
+        return [replace_parts(each, replace) for each in value]
+    if isinstance(value, Part):
+        return replace(value.kind, replace_parts(value.settings, replace))
+    if isinstance(value, Mapping):
+        return {name: replace_parts(each, replace) for name, each in value.items()}
+    return value
 
 
 def part_paths() -> Iterator[str]:

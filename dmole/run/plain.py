@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dmole.run.parts import PARTS, constructor_hints, import_class, is_under, kind_of, kinds
+from dmole.run.parts import (
+    PARTS,
+    Part,
+    constructor_hints,
+    import_class,
+    is_under,
+    kind_of,
+    kinds,
+    required_arguments,
+)
 
 REMOTE_CODE = "trust_remote_code"
 """Argument of a base model that runs the code in its folder; only the command line sets it."""
@@ -33,19 +42,6 @@ class Form:
     kind: str
     settings: str
     paths: bool
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a method as a file names it.
-
-    Args:
-        kind: Short name of a class of dmole, or dotted path of another class.
-        settings: Its arguments, with further parts in them.
-    """
-
-    kind: str
-    settings: dict[str, Any]
 
 
 CONFIG = Form("class_path", "init_args", paths=True)
@@ -111,7 +107,9 @@ class PlainReader:
         if is_dataclass(hint):
             named = get_type_hints(hint)
             known = {field.name: named[field.name] for field in fields(hint)}
-            return self.arguments(known, self.mapping(value, key), key, depth)
+            content = self.mapping(value, key)
+            self._check_complete(hint, content, key)
+            return self.arguments(known, content, key, depth)
         return self._read_part(hint.__name__, value, key, depth)
 
     def arguments(
@@ -199,11 +197,18 @@ class PlainReader:
         for role in [base] if base else PARTS:
             kind = kind_of(named, role) if self.form.paths else named
             if kind in kinds(role):
-                hints = constructor_hints(import_class(kinds(role)[kind]))
+                made = import_class(kinds(role)[kind])
+                hints = constructor_hints(made)
+                self._check_complete(made, arguments, inner)
                 return Part(str(kind), self.arguments(hints, arguments, inner, depth))
         self._check_trusted(named, where, base)
         settings = {n: self._read_plain(v, f"{inner}.{n}", depth + 1) for n, v in arguments.items()}
         return Part(named, settings)
+
+    def _check_complete(self, kind: Any, content: Mapping[str, Any], key: str) -> None:
+        for name in required_arguments(kind):
+            if name not in content:
+                raise self.error(f"{key}.{name}", "is missing")
 
     def _check_trusted(self, named: str, key: str, base: str | None) -> None:
         module = named.rpartition(".")[0]
@@ -216,22 +221,6 @@ class PlainReader:
                 f"is {_shown(named)}, a class outside dmole: --trust_classes {module} on the "
                 "command line allows it",
             )
-
-
-def replace_parts(value: Any, replace: Callable[[str, dict[str, Any]], Any]) -> Any:
-    """Return a value with every part in it replaced, inner ones first.
-
-    Args:
-        value: Result of a reader.
-        replace: Returns the replacement of a part from its kind and settings.
-    """
-    if isinstance(value, list):
-        return [replace_parts(each, replace) for each in value]
-    if isinstance(value, Part):
-        return replace(value.kind, replace_parts(value.settings, replace))
-    if isinstance(value, Mapping):
-        return {name: replace_parts(each, replace) for name, each in value.items()}
-    return value
 
 
 def _takes_object(hint: Any) -> bool:

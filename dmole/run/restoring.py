@@ -13,11 +13,14 @@ from dmole.distributed import broadcast
 from dmole.run.changes import needs_new_answers
 from dmole.run.run_files import HoldsRunFiles, RunFile
 from dmole.run.run_folder import LAST
+from dmole.run.state import BEFORE_TRAINING, PHASES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from dmole.callbacks import EvaluationMatrix
     from dmole.module import ContinualModule
+    from dmole.run.context import EvaluationPass
     from dmole.run.state import SequenceState
     from dmole.streams.stream import Stage
 
@@ -26,38 +29,87 @@ log = logging.getLogger("dmole")
 _SHOWN = 5
 
 
-def restore_files(
-    state: SequenceState, module: ContinualModule, *more: RunFile, thorough: bool
-) -> list[str]:
-    """Write all files of the run again that are missing or changed. All ranks must call it.
+class Restorer:
+    """Writes lost files of a run again.
 
     Args:
-        state: Has the files and callbacks of the run.
+        state: Has the files, the callbacks and the position of the run.
         module: Has experts and router.
-        more: Files that belong to no callback.
-        thorough: Whether to compare the content of all files; otherwise their sizes and times.
-
-    Returns:
-        Names of files whose content is not known, equal on all ranks.
+        matrix: The callback that holds the results of evaluations.
+        answer: Answers the samples of an evaluation pass.
     """
-    unknown: list[str] = []
-    if state.is_global_zero:
-        files = [*_required(state, module), *more]
-        broken = state.files.broken(state.run_dir, files, thorough=thorough)
-        known = [file for file in broken if file.write is not None]
-        if known:
-            log.info("%s: written again: %s", state.run_dir, _listed([f.name for f in known]))
-        state.put(*known)
-        state.check_board()
-        unknown = [file.name for file in broken if file.write is None]
-    return broadcast(unknown)
+
+    def __init__(
+        self,
+        state: SequenceState,
+        module: ContinualModule,
+        matrix: EvaluationMatrix,
+        answer: Callable[[ContinualModule, EvaluationPass], None],
+    ) -> None:
+        self._state = state
+        self._module = module
+        self._matrix = matrix
+        self._answer = answer
+
+    def restore(self, *more: RunFile, thorough: bool) -> list[str]:
+        """Write all files again that are missing or changed. All ranks must call it.
+
+        Args:
+            more: Files that belong to no callback.
+            thorough: Whether to compare the content of all files; otherwise their sizes and times.
+
+        Returns:
+            Names of files that cannot be written again, equal on all ranks.
+        """
+        state = self._state
+        lost = self._rewrite(more, thorough=thorough)
+        # an interrupted evaluation resumes first, since another one would replace its journal
+        if not lost or (thorough and state.phase == "router"):
+            return lost
+        position, answers = state.stage, self._matrix.answers.state_dict()
+        for stage in [BEFORE_TRAINING, *state.plan]:
+            names = self._matrix.lost_at(stage.index, lost)
+            if names and is_repeatable(state, stage):
+                self._repeat(stage, names)
+                lost = [name for name in lost if name not in names]
+        state.stage = position
+        self._matrix.answers.load_state_dict(answers)
+        return lost
+
+    def _repeat(self, stage: Stage, names: Sequence[str]) -> None:
+        """Repeat the routed pass of the evaluation after a stage, to write some of its files."""
+        log.info("stage %d is evaluated again for %s", stage.index, _listed(names))
+        self._state.stage = stage
+        routed = self._matrix.plan(self._state, self._module)
+        self._answer(self._module, routed)
+        self._matrix.recover(self._state, self._module, routed, names)
+
+    def _rewrite(self, more: Sequence[RunFile], *, thorough: bool) -> list[str]:
+        """Write lost files whose content is known; return the names of the others."""
+        state, unknown = self._state, []
+        if state.is_global_zero:
+            files = [*_required(state, self._module), *more]
+            if thorough:  # results of a run of an earlier version, which has no digests
+                state.files.adopt(state.run_dir, (file for file in files if file.write is None))
+            broken = state.files.broken(state.run_dir, files, thorough=thorough)
+            known = [file for file in broken if file.write is not None]
+            if known:
+                names = [file.name for file in known]
+                log.info("%s: written again: %s", state.run_dir, _listed(names))
+            state.put(*known)
+            state.check_board()
+            unknown = [file.name for file in broken if file.write is None]
+        return broadcast(unknown)
 
 
-def adopt_files(state: SequenceState, module: ContinualModule) -> None:
-    """Take results of a run of an earlier version as they are if their content is not known."""
-    if state.is_global_zero:
-        unknown = (file for file in _required(state, module) if file.write is None)
-        state.files.adopt(state.run_dir, unknown)
+def resume_position(state: SequenceState) -> bool:
+    """Set stage and phase of a resumed run to those of its last finished phase, if there is one."""
+    if not state.done:
+        return False
+    last = max(stage for stage, _ in state.done)
+    state.stage = state.plan[last - 1] if last else BEFORE_TRAINING
+    state.phase = [phase for phase in PHASES if (last, phase) in state.done][-1]
+    return True
 
 
 def lacks_checkpoint(state: SequenceState) -> bool:

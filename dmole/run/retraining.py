@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dmole.run.lightning_private import set_finished_batches
+
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
@@ -60,10 +62,7 @@ def adapt_checkpoint(
             f"stage {state.stage.index} is past its new end: {past} epochs and {done} batches of "
             f"the next are done, now it has {epochs} epochs of {end} batches"
         )
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-    shift = done - progress["ready"]
-    for key in progress:
-        progress[key] += shift
+    set_finished_batches(checkpoint, done)
     parts = trainer.accumulate_grad_batches
     steps = math.ceil(done / parts) if done == end else done // parts
     (saved,) = checkpoint["optimizer_states"]

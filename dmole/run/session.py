@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from dmole.run.agreement import DisagreementError, check_start
+from dmole.run.arguments import check_launched
 from dmole.run.lightning_private import cluster_environment, signal_processes, start_processes
 from dmole.run.opening import Opening, agree_on_opening, decide_opening
 from dmole.run.peers import PeerWatch, watch_children
@@ -95,6 +96,7 @@ class Session:
     def _connect_and_open(self, module: ContinualModule, ckpt_path: str | None) -> Opening:
         """Agree on run folder and checkpoint with all processes; start them if necessary."""
         trainer = self._state.trainer
+        check_launched(trainer.num_devices, trainer.num_nodes)
         if not hasattr(trainer.strategy, "cluster_environment"):
             return self._open(ckpt_path)  # a single process
         if isinstance(cluster_environment(trainer), LightningEnvironment):

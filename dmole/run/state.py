@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from dmole.data.formats import Split
     from dmole.datamodule import ContinualDataModule
+    from dmole.models.identity import Parts
     from dmole.module import ContinualModule
     from dmole.run.clock import Lap
     from dmole.streams.stream import Stream
@@ -38,6 +39,9 @@ C = TypeVar("C")
 
 BEFORE_TRAINING = Stage(0, "zero-shot", (), "")
 """Stage 0: the base model without experts."""
+
+PHASES = ("train", "router", "evaluate")
+"""Phases of a stage, in order; before the first stage there is only an evaluation."""
 
 
 class RunBoard(TensorBoardLogger):
@@ -121,6 +125,7 @@ class SequenceState:
         self._data: ContinualDataModule | None = None
         self.splits: tuple[Split, ...] = SPLITS
         self._fingerprints: dict[str, Any] | None = None
+        self._base_parts: Parts | None = None
         self._events: set[str] = set()  # files of TensorBoard
 
     # -- run folder and data ---------------------------------------------------------------
@@ -174,10 +179,16 @@ class SequenceState:
             of_task = self.data.fingerprint(self.splits)
             self._fingerprints = {
                 "base": module.backbone.fingerprint(),
-                "base_parts": base_parts(module.backbone, module.beams),
+                "base_parts": self.base_parts(module),
                 "data": {name: of_task[name] for name in self.data.task_names},
             }
         return self._fingerprints
+
+    def base_parts(self, module: ContinualModule) -> Parts:
+        """Return the identity of the base model without its weights, which costs little."""
+        if self._base_parts is None:
+            self._base_parts = base_parts(module.backbone, module.beams)
+        return self._base_parts
 
     # -- processes -------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from dmole.storage.reading import (
     read_bytes,
     read_json,
     read_text,
+    refusing,
 )
 from dmole.storage.values import parse_json
 from dmole.storage.yaml_file import read_yaml
@@ -44,6 +45,7 @@ __all__ = [
     "read_json",
     "read_text",
     "read_yaml",
+    "refusing",
     "remove_parts",
     "write_csv",
     "write_json",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -145,6 +147,31 @@ def read_json(path: str | Path, what: str = "", limit: int | None = SMALL) -> An
     except ValueError as error:
         raise unreadable(path, what, str(error)) from error
     return content
+
+
+@contextmanager
+def refusing(path: str | Path, what: str = "") -> Iterator[None]:
+    """Raise any error in the body of a ``with`` statement as one line that names a file.
+
+    For content whose form is not known before it is used: a program may have written anything.
+
+    Args:
+        path: The file whose content is used.
+        what: Description of the content, for the message.
+
+    Raises:
+        ValueError: If the body raises an error that names neither the file nor one beside it.
+    """
+    try:
+        yield
+    except Exception as error:
+        beside = Path(path) if Path(path).parent == Path() else Path(path).parent
+        named = isinstance(error, ValueError | OSError) and str(beside) in str(error)
+        if named or getattr(error, "exit_status", None) is not None:  # a signal ends the run
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        where = f"{what} {path}".lstrip()
+        raise ValueError(f"cannot use {where}: {kind}{one_line(error)}") from error
 
 
 def unreadable(path: str | Path, what: str, reason: str) -> ValueError:

@@ -33,8 +33,8 @@ def read_yaml(path: str | Path, what: str = "") -> Any:
         check_values(content, finite=False)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1} column {mark.column + 1}: " if mark else ""
-        raise unreadable(path, what, f"broken YAML at {where}{error.problem}") from error
+        place = f"broken YAML at line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        raise unreadable(path, what, f"{place or 'broken YAML'}: {error.problem}") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise unreadable(path, what, f"broken YAML: {error}") from error
     return content

@@ -102,7 +102,7 @@ def test_answers_are_kept_under_all_that_they_are_generated_with(world: MakeWorl
         task.max_new_tokens += 1
     digests.append(decoding_digest(built.state, built.module))
     for beams, settings in ((3, {}), (1, {"repetition_penalty": 1.05})):
-        built.state._fingerprints = None
+        built.state._base_parts = None
         built.module.beams = beams
         built.module.backbone.set_generation(settings)
         digests.append(decoding_digest(built.state, built.module))

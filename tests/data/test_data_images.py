@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,7 @@ def test_a_name_below_the_root_is_found(root: Path, name: str) -> None:
         ("a.png\0.jpg", "forward slashes"),
         ("a\n.png", "forward slashes"),
         ("\ud800.png", "forward slashes"),
-        ("a" * 300 + ".png", r"image path 'a{80}\.\.\.' cannot be used: File name too long"),
+        ("a" * 300 + ".png", r"image path 'a{80}\.\.\.' of 304 characters cannot be used: File na"),
         ("a/" * 3000 + "a.png", "cannot be used: File name too long"),
         ("file.png", "leaves .* by a symbolic link"),
         ("chain.png", "leaves .* by a symbolic link"),
@@ -82,3 +84,19 @@ def test_a_root_that_shares_its_beginning_with_another_folder_is_not_mistaken(ro
     (root / "twin.png").symlink_to(twin / "t.png")
     with pytest.raises(ValueError, match="symbolic link"):
         ImageRoot(root).find("twin.png")
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("{}", "is base64 text without its kind: write 'data:image/png;base64,'"),
+        ("data:image/png;base64,{}!", "'data:image/png;base64,...' of .* is not base64"),
+        ("data:image/png,{}", "must begin with 'data:image/<kind>;base64,'"),
+    ],
+)
+def test_encoded_content_is_not_repeated_in_a_message(root: Path, form: str, message: str) -> None:
+    content = base64.b64encode(random.Random(0).randbytes(900)).decode()
+    with pytest.raises(ValueError, match=message) as caught:
+        ImageRoot(root).find(form.format(content))
+    assert content[40:60] not in str(caught.value)
+    assert str(len(form.format(content))) in str(caught.value)

@@ -140,7 +140,7 @@ def test_memory_does_not_grow_with_the_file(
         ("x.json", "[1, 2", "broken JSON at line 1 column 6: Expecting ',' delimiter"),
         ("x.json", "[1,\n", "broken JSON at line 2 column 1: Expecting value"),
         ("x.json", "[1,\n2]\n3", "broken JSON at line 3 column 1: Extra data"),
-        ("x.json", '{"a": 1}\n{"a": 2}', "broken JSON at line 2 column 1: Extra data"),
+        ("x.json", '{"a": 1}\n[1]', "broken JSON at line 2 column 1: Extra data"),
         ("x.json", '{"item": [1]}', "must hold a list of items, but holds an object (keys 'item')"),
         ("x.json", '["a\nb"]', "broken JSON at line 1 column 4: Invalid control character at"),
         ("x.json", "", "broken JSON at line 1 column 1: Expecting value"),
@@ -173,6 +173,21 @@ def test_a_bad_file_is_refused_in_one_line(
         list(stream_items(path))
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.json", '{"a": 1}\n{"a": 2}\n', "holds one item per line: its name must end in .jsonl"),
+        ("x.json", '\n {"a": 1}\n\n{"a": 2}', "holds one item per line: its name must end in .jso"),
+        ("x.jsonl", '[\n{"a": 1}\n]', "holds one list of items: its name must end in .json"),
+    ],
+)
+def test_a_list_and_lines_under_the_name_of_the_other_are_named(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"x\.jsonl?: {message}"):
+        list(stream_items(write(tmp_path, name, content)))
 
 
 def test_keys_of_a_large_object_are_not_read(

@@ -17,8 +17,8 @@ def test_good_tasks_pass() -> None:
     ("tasks", "message"),
     [
         ([], "no task is given"),
-        ([GOOD, replace(GOOD)], "two tasks have the name 'vqa'"),
-        ([GOOD, replace(GOOD, name="VQA")], r"two tasks have the name 'VQA' \(the other: 'vqa'\)"),
+        ([GOOD, replace(GOOD)], "two tasks have the name 'vqa', tasks 1 and 2 of the list: rename"),
+        ([GOOD, replace(GOOD, name="VQA")], "two tasks have the name 'vqa' and 'VQA', which"),
         ([replace(GOOD, name="a/b")], "task name 'a/b' must be letters"),
         ([replace(GOOD, name="-a")], "task name '-a' must be letters"),
         ([replace(GOOD, name="a\n")], "task name"),

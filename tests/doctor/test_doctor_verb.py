@@ -223,3 +223,20 @@ def test_a_template_that_reads_the_clock_is_an_error_until_a_date_is_set(
     assert message in capsys.readouterr().out
     date = "--model.backbone.init_args.template_date=2026-01-03"
     assert main([*words, date]) == 0
+
+
+def test_a_metric_and_images_of_the_config_are_those_of_the_check(
+    write: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write()
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save("test.png")
+    config = yaml.safe_load(Path("own.yaml").read_text())
+    metric = {"class_path": "dmole.metrics.IoU", "init_args": {"threshold": 0.3}}
+    config["data"]["tasks"][0]["metric"] = metric
+    Path("own.yaml").write_text(yaml.safe_dump(config))
+    assert main(WORDS) == 1
+    found = capsys.readouterr().out
+    assert "error metric: mine test: test.json: item 0" in found
+    assert "image_transparency" in found
+    main([*WORDS, "--data.images.background", "white"])
+    assert "image_transparency" not in capsys.readouterr().out

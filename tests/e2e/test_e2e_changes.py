@@ -132,6 +132,16 @@ def test_a_change_within_a_stage_changes_its_expert(
     assert {record.get("from_step") for record in records} == {CUT - 1}
 
 
+@pytest.mark.slow
+def test_a_change_that_concerns_no_training_leaves_the_expert_bit_equal(
+    resumed: Callable[..., Path], unchanged: Path
+) -> None:
+    run = resumed({"model": {"beams": 2}})
+    before, after = count_of(unchanged), count_of(run)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 def test_another_learning_rate_holds_from_the_next_step_on(
     resumed: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -279,8 +279,5 @@ def test_a_predictor_called_twice_answers_each_prompt_by_itself(plain_run: Path)
     twice = predictor([second])
     fresh = Recipe().build(plain_run / "unused")
     alone = Predictor(fresh.module, fresh.data, plain_run)([second])
-    keys = [f"prompt/test/{answer['id']}" for answer in (*twice, *alone)]
-    one, other = keys
-    assert one != other
-    cache = predictor._module.embedder.cache
-    torch.testing.assert_close(cache.get_many([one]), fresh.module.embedder.cache.get_many([other]))
+    assert twice[0].pop("id") != alone[0].pop("id")  # ids are keys of embeddings
+    assert twice == alone

@@ -13,6 +13,7 @@ import torch
 from run_digests import run_digests
 from safetensors.torch import load_file
 from small_runs import Recipe
+from test_e2e_distributed import TWO_RANKS, fit_on_two_ranks
 
 from dmole.callbacks import ContinualCallback
 from dmole.run.checkpoint_file import read_checkpoint
@@ -31,6 +32,14 @@ class NaNOnce(ContinualCallback):
         if trainer.global_step == self.step:
             gradient = next(p.grad for p in pl_module.parameters() if p.grad is not None)
             gradient.view(-1)[0] = math.nan
+
+
+class NaNOnRank(NaNOnce):
+    """Does so on one rank alone."""
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.global_rank == 1:
+            super().on_after_backward(trainer, pl_module)
 
 
 RECIPE = Recipe(trainer={"checkpoint_every_n_steps": 1})
@@ -57,3 +66,21 @@ def test_a_skipped_step_is_listed_in_the_metrics(tmp_path: Path) -> None:
     assert len(row["samples"].split(", ")) == 4
     for path in (run / "experts").glob("*/*.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
+
+
+@pytest.mark.slow
+def test_all_ranks_skip_a_step_that_is_not_finite_on_one_of_them(tmp_path: Path) -> None:
+    model = {"skip_nonfinite_steps": 1, "dropout": 0.0}
+    recipe = replace(
+        RECIPE,
+        devices=2,
+        trainer=RECIPE.trainer | TWO_RANKS,
+        data={"batch_size": 2},
+        callbacks=[NaNOnRank(0)],
+        model=model,
+    )
+    run, states = fit_on_two_ranks(lambda: recipe.build(tmp_path / "skipped"))
+    (row,) = json.loads((run / "metrics.json").read_text())["skipped_steps"]
+    assert row["reason"].endswith("on rank 1")
+    assert len(row["samples"].split(", ")) == 4  # of both ranks
+    assert all((states[0][key] == states[1][key]).all() for key in states[0])

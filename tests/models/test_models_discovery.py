@@ -154,3 +154,8 @@ def test_a_path_outside_of_all_parts_is_refused() -> None:
     for path in ("lm_head", "a.vision2.fc", "a"):
         with pytest.raises(ValueError, match=f"submodule '{path}' is in no part"):
             parts.modality_of(path)
+
+
+def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
+    with pytest.raises(ValueError, match=r"patterns\.vision '\(' is no pattern"):
+        Patterns(vision="(")

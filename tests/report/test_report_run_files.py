@@ -19,7 +19,8 @@ from dmole.report.identity import advantages, check_comparable
 from dmole.report.notes import make_notes
 from dmole.report.runs import load_run
 from dmole.report.tables import summary_latex, to_markdown
-from experiments.mutations import VALUES, mutate, paths_in, replaced
+from experiments.mutations import mutate
+from experiments.odd_values import VALUES, paths_in, replaced
 from tests.report.conftest import MakeRun
 
 EVIL = "\x1b]0;t\x07\x1b[31mx\u202e\u200b"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dmole.run import arguments
-from dmole.run.arguments import check_arguments, check_devices
+from dmole.run.arguments import check_arguments, check_devices, check_launched
 
 ALLOWED = {
     "devices": "auto", "num_nodes": 1, "accumulate_grad_batches": 1, "gradient_clip_val": 1.0,
@@ -86,3 +86,15 @@ def test_gpus_are_a_number_or_a_list(devices: Any, valid: bool) -> None:
         return
     with pytest.raises(ValueError, match=r"^trainer\.devices must"):
         check_devices(devices, "gpu")
+
+
+def test_the_processes_of_torchrun_must_be_those_of_the_trainer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    check_launched(1, 1)  # the variable of another program
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    check_launched(2, 2)
+    with pytest.raises(ValueError, match=r"started 4 processes, but trainer\.devices 1 and"):
+        check_launched(1, 1)

@@ -10,7 +10,7 @@ from strangers import edit_model, old_config
 from dmole.routing import BranchMixing, CommonExpertRouter, KeyRouter
 from dmole.run.loading import build_data, build_module
 from dmole.run.model_file import read_run_settings, write_model_file
-from dmole.run.plain import Part, replace_parts
+from dmole.run.parts import Part, replace_parts
 from dmole.streams import ReplayStream
 
 

@@ -15,8 +15,7 @@ from dmole.callbacks import EvaluationMatrix
 from dmole.module import ContinualModule
 from dmole.run.loading import as_config
 from dmole.run.model_file import from_config, read_run_settings, write_model_file
-from dmole.run.parts import constructor_hints
-from dmole.run.plain import Part
+from dmole.run.parts import Part, constructor_hints
 from dmole.run.schema import TRAINING_ONLY
 
 
@@ -101,7 +100,9 @@ def test_what_answers_do_not_depend_on_is_ignored(
         ("model.router.settings.patience", 2**70, "64 bits"),
         ("model.router.settings.vote", "all", "vote must be one of sample, batch, got 'all'"),
         ("model.router.settings.rank", 3, "model.router.settings.rank is unknown; known are"),
+        ("model.router", {"kind": "TokenRouter"}, "model.router.settings.gate is missing"),
         ("data.tasks", {}, "data.tasks must be a list"),
+        ("data.tasks.0", {"train": "x"}, "data.tasks.0.name is missing"),
         ("data.tasks.0.nam", "x", "data.tasks.0.nam is unknown"),
         ("data.tasks.0.metric", {"kind": "evil.Thing"}, "--trust_classes evil"),
         ("data.tasks.0.metric", 3, "data.tasks.0.metric must be a text, got 3"),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import stat
-import subprocess
-import sys
+import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from two_ranks import free_port
 
+from dmole.distributed import gather_objects
 from dmole.run import Interrupted, Interruption
 from dmole.run.signals import requeue
 
@@ -47,46 +52,71 @@ def test_a_loop_gives_one_batch_at_least_and_no_more_than_needed() -> None:
     assert list(interruption.until_requested(range(3))) == [0]
 
 
-BLOCKED_CALL = (
-    "import ctypes; m = bytes(64); [ctypes.CDLL(None).pthread_mutex_lock(m) for _ in '12']"
-)
-"""Locks a mutex twice: no signal interrupts the second call, as in a collective operation."""
-
-TWICE = """
-import os, signal, sys, threading, time
-from dmole.run import Interruption
-
-def send():
-    for pause in (0.5, 0, 1.5):  # the second is the same request from another sender
-        time.sleep(pause)
-        os.kill(os.getpid(), signal.{name})
-
-threading.Thread(target=send, daemon=True).start()
-interruption = Interruption(lambda: "resume with --ckpt_path runs/x")
-with interruption.handled(None, lambda number: print(f"told {{number}}", flush=True)):
-    {wait}
-"""
+def block() -> None:
+    """Lock a mutex twice: no signal interrupts the second call, as in a collective operation."""
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("wait", ["time.sleep(30)", BLOCKED_CALL])
-def test_a_second_signal_ends_the_process_and_its_children_at_once(name: str, wait: str) -> None:
-    code = TWICE.format(name=name, wait=wait)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
-    assert done.returncode == 128 + getattr(signal, name)
-    assert done.stdout == "told 15\ntold 9\n"
-    assert done.stderr == (
-        f"dmole: {name}: ending at the next safe point; again: at once\n"
-        f"dmole: {name}: ended by a second signal; resume with --ckpt_path runs/x\n"
-    )
+def in_child(act: Callable[[], None], folder: Path) -> tuple[int | None, str]:
+    """Return exit status and standard error of a forked process."""
+
+    def run() -> None:
+        os.dup2(os.open(folder / "said", os.O_CREAT | os.O_WRONLY), 2)
+        act()
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join(60)
+    child.kill()
+    return child.exitcode, (folder / "said").read_text()
 
 
-def test_the_first_signal_ends_a_process_that_waits_for_the_other_ranks() -> None:
-    wait = f"\n    with interruption.immediate():\n        {BLOCKED_CALL}"
-    code = TWICE.format(name="SIGTERM", wait=wait).replace("(0.5, 0, 1.5)", "(0.5,)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
-    assert done.returncode == 128 + signal.SIGTERM
-    assert "SIGTERM: ended before all ranks were connected" in done.stderr
+def signalled(
+    number: signal.Signals, wait: Callable[[], None], pauses: Sequence[float], now: bool = False
+) -> Callable[[], None]:
+    """Return what waits in the main thread while a signal arrives after each pause."""
+
+    def send() -> None:
+        for pause in pauses:
+            time.sleep(pause)
+            os.kill(os.getpid(), number)
+
+    def act() -> None:
+        interruption = Interruption(lambda: "resume with --ckpt_path runs/x")
+        threading.Thread(target=send, daemon=True).start()
+        told = interruption.handled(None, lambda number: os.write(2, b"told %d\n" % number))
+        with told, interruption.immediate() if now else nullcontext():
+            wait()
+
+    return act
+
+
+# the second signal of three is the same request from another sender; late ones for a slow machine
+REPEATED = (0.5, 0, *[1.5] * 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("wait", [lambda: time.sleep(60), block])
+def test_a_second_signal_ends_the_process_and_its_children_at_once(
+    number: signal.Signals, wait: Callable[[], None], tmp_path: Path
+) -> None:
+    status, said = in_child(signalled(number, wait, REPEATED), tmp_path)
+    assert status == 128 + number
+    name = number.name
+    assert said.splitlines() == [
+        f"dmole: {name}: ending at the next safe point; again: at once",
+        "told 15",
+        "told 9",
+        f"dmole: {name}: ended by a second signal; resume with --ckpt_path runs/x",
+    ]
+
+
+def test_the_first_signal_ends_a_process_that_waits_for_the_other_ranks(tmp_path: Path) -> None:
+    status, said = in_child(signalled(signal.SIGTERM, block, [0.5], now=True), tmp_path)
+    assert status == 128 + signal.SIGTERM
+    assert "SIGTERM: ended before all ranks were connected" in said
 
 
 def test_a_signal_to_a_forked_worker_is_none_of_its_parent() -> None:
@@ -103,6 +133,27 @@ def test_a_signal_to_a_forked_worker_is_none_of_its_parent() -> None:
         worker.kill()
         worker.join()
     assert not interruption.requested
+
+
+def test_a_second_sigterm_ends_a_rank_that_waits_for_another_one(tmp_path: Path) -> None:
+    port = free_port()
+
+    def on_rank(rank: int) -> None:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        dist.init_process_group("gloo", rank=rank, world_size=2)
+        if rank:
+            time.sleep(60)
+        else:
+            gather_objects(rank)
+
+    other = multiprocessing.get_context("fork").Process(target=on_rank, args=(1,))
+    other.start()
+    act = signalled(signal.SIGTERM, lambda: on_rank(0), [3.0, *[1.5] * 20])
+    status, said = in_child(act, tmp_path)
+    other.kill()
+    other.join()
+    assert status == 128 + signal.SIGTERM
+    assert "SIGTERM: ended by a second signal" in said
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import Any
 import pytest
 
 from dmole.storage import reading, values
-from dmole.storage.files import check_file, check_folder, open_file, read_json, read_text, read_yaml
+from dmole.storage.files import (
+    check_file,
+    check_folder,
+    open_file,
+    read_json,
+    read_text,
+    read_yaml,
+    refusing,
+)
 
 READERS: list[Callable[[Path], Any]] = [check_file, open_file, read_text, read_json, read_yaml]
 
@@ -198,3 +207,26 @@ def test_a_folder_for_a_library_holds_files_only(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "sub" / "b")
     with pytest.raises(ValueError, match=r"^cannot read the data \S*sub/b: it is a named pipe"):
         check_folder(tmp_path, "the data")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("a"), "cannot use router r.json: KeyError: 'a'"),
+        (TypeError("no len\n()"), "cannot use router r.json: TypeError: no len ()"),
+        (ValueError("bad"), "cannot use router r.json: bad"),
+        (ValueError("r.json: bad"), "r.json: bad"),
+        (RecursionError("deep"), "cannot use router r.json: RecursionError: deep"),
+    ],
+)
+def test_an_error_in_the_use_of_a_file_names_it(error: Exception, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"), refusing("r.json", "router"):
+        raise error
+
+
+def test_a_signal_is_no_error_of_the_file() -> None:
+    class EndedError(Exception):
+        exit_status = 143
+
+    with pytest.raises(EndedError), refusing("a"):
+        raise EndedError
