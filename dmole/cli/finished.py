@@ -20,7 +20,10 @@ from dmole.run.schema import RunSettings
 from dmole.storage.files import write_json
 from dmole.trainer import ContinualTrainer
 
-_OVERRIDES = "Any setting of the run can be changed: --data.data_root DIR, --trainer.devices 2."
+_OVERRIDES = (
+    "Any setting of the run can be changed: --data.data_root DIR, --trainer.devices 2. "
+    "--trust_classes MODULE lets the run use classes of your own module."
+)
 
 
 def run_evaluate(words: list[str]) -> None:

@@ -42,6 +42,9 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
   dmole fit --config quickstart.yaml --print_config
   dmole --version
 
+  --trust_classes MODULE[,MODULE]
+            after any verb with a config or a run: these may name classes of your own modules
+
 TensorBoard: tensorboard --logdir runs
 """
 
