@@ -422,6 +422,7 @@ class ContinualModule(StepModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the tensors of the frozen experts, which this module already holds."""
+        self.restored.enter()
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

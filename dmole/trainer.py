@@ -359,7 +359,8 @@ class ContinualTrainer(Trainer):
         # Lightning's epoch counter is never reset
         self.fit_loop.max_epochs = self.current_epoch + state.data.epochs(state.stage.tasks)
         checkpoint, self._stage_checkpoint = self._stage_checkpoint, None
-        super().fit(module, datamodule=state.data, ckpt_path=checkpoint, weights_only=True)
+        with module.restored.of(checkpoint):
+            super().fit(module, datamodule=state.data, ckpt_path=checkpoint, weights_only=True)
         if cut := state.data.collator.truncated:
             log.warning("samples were cut to data.max_length %d times so far", cut)
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import gather_objects
 from dmole.run.checkpoint import save_stage, stage_content
+from dmole.run.lightning_private import check_progress
 from dmole.run.random_state import random_state, restore_random_state
 from dmole.run.retraining import SavedOptimizer, adapt_checkpoint, continue_optimizer
 from dmole.run.state import sequence_of
@@ -61,6 +62,7 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
             if self._optimizer is not None:
                 continue_optimizer(trainer, parts(trainer, pl_module)[1], self._optimizer)
                 self._optimizer = None
+            parts(trainer, pl_module)[1].restored.leave()
             log.info("resuming at step %d", trainer.global_step)
 
     def on_train_batch_start(
@@ -68,7 +70,10 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
     ) -> None:
         """Restore the random generators right before the first step."""
         if self._restored is not None:
+            restored = parts(trainer, pl_module)[1].restored
+            restored.enter()
             restore_random_state(self._restored["ranks"][trainer.global_rank])
+            restored.leave()
             self._restored = None
 
     def on_train_batch_end(
@@ -115,6 +120,7 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the saved state until the first step; adapt it to settings that have changed."""
+        _check_types(trainer, checkpoint)
         self._restored = checkpoint["sequence_stage"]
         state, module = parts(trainer, pl_module)
         if state.saved_settings:
@@ -124,3 +130,15 @@ class StageCheckpoint(ContinualCallback, Checkpoint):
 
 def _loader(trainer: Trainer) -> ResumableLoader:
     return cast("ResumableLoader", trainer.train_dataloader)
+
+
+def _check_types(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Refuse values of other types that would fail late, or leave the optimizer without state."""
+    check_progress(trainer, checkpoint)
+    for key in ("optimizer_states", "lr_schedulers"):
+        if len(checkpoint[key]) != 1:
+            raise ValueError(f"{key} has {len(checkpoint[key])} entries instead of 1")
+    for key, kind in (("samples", int), ("seconds", float)):
+        value = checkpoint["sequence_stage"][key]
+        if type(value) is not kind:
+            raise ValueError(f"the {key} of the stage are {value!r:.80}")

@@ -88,7 +88,14 @@ class TrainingRouting(ContinualCallback):
         return {"counts": counts, "incomplete": sorted(self._incomplete)}
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a state that :meth:`sequence_state_dict` returned."""
+        """Load a state that :meth:`sequence_state_dict` returned.
+
+        Raises:
+            ValueError: If it has other values than names and counts.
+        """
+        rows = [tuple(map(type, row)) for counts in state["counts"].values() for row in counts]
+        if any(row != (str, str, int) for row in rows):
+            raise ValueError("the counts of training samples are no names and numbers")
         self._counts = {
             int(stage): Counter({(task, gate_set): count for task, gate_set, count in rows})
             for stage, rows in state["counts"].items()

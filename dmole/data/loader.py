@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -79,8 +80,12 @@ class ResumableLoader(DataLoader[TaskSample]):
         """Resume from a saved position at the next pass over its epoch.
 
         Raises:
-            ValueError: If the position belongs to another stage.
+            ValueError: If the position belongs to another stage, or is none.
         """
+        rules = [state.get("rule", ()), *state.get("used", ())]
+        numbers = [state["taken"], state["epoch"], state.get("first", 0), *chain(*rules)]
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise ValueError(f"the loader state has other values than counts: {state!r:.200}")
         if state["stage"] != self._order.stage:
             raise ValueError(
                 f"the loader state is of stage {state['stage']}, not of {self._order.stage}"

@@ -100,6 +100,27 @@ def restore_fit_progress(trainer: Trainer, progress: dict[str, Any]) -> None:
     loop.epoch_loop._batches_that_stepped = progress["stepped"]
 
 
+def check_progress(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Refuse counters of a checkpoint of Lightning that are of another type than those of a fit.
+
+    Raises:
+        ValueError: If a counter is no number; names it.
+    """
+    saved = checkpoint["loops"]["fit_loop"]
+    for part, counters in trainer.fit_loop.state_dict().items():
+        if part in saved and part != "state_dict":  # that is the state of the loader
+            _check_counters(counters, saved[part], part)
+
+
+def _check_counters(expected: Any, found: Any, name: str) -> None:
+    if type(found) is not type(expected):
+        raise ValueError(f"the counter {name} is {found!r:.80}")
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            if key in found:
+                _check_counters(value, found[key], f"{name}.{key}")
+
+
 def set_finished_batches(checkpoint: dict[str, Any], batches: int) -> None:
     """Let a checkpoint of Lightning resume after another number of batches of its epoch."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]

