@@ -196,13 +196,17 @@ def final_jobs(rows: Sequence[str], seeds: Sequence[int]) -> list[Job]:
 
 
 def sweep_jobs(name: str) -> list[Job]:
-    """Return the runs of another table: D-MoLE, and D-MoLE with some keys replaced."""
+    """Return the runs of another table: D-MoLE, and each row with some keys replaced.
+
+    A row is D-MoLE, or the method under its key ``method``.
+    """
     spec = PLAN["sweeps"][name]
     rows = {"dmole": method_settings("dmole")}
     for row, changes in spec["rows"].items():
-        rows[row] = method_settings("dmole")
+        rows[row] = method_settings(changes.get("method", "dmole"))
         for key, value in changes.items():
-            rows[row] = replaced(rows[row], key, value)
+            if key != "method":
+                rows[row] = replaced(rows[row], key, value)
     return [Job(row, "dmole", seed, rows[row]) for seed in spec["seeds"] for row in rows]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dmole.benchmarks.registry import build_metric
@@ -92,7 +93,8 @@ def constant_answers(state: SequenceState) -> dict[str, dict[str, Any]]:
 
     Returns:
         ``{"answer": text, "score": percent}`` by task. A reference counts once for each sample
-        that accepts it; the first of the most frequent ones is taken.
+        that accepts it; the first of the most frequent ones is taken. A task is left out if its
+        samples lack what its metric needs for that answer, such as the size of an image.
     """
     found = {}
     for task in state.data.task_names:
@@ -103,8 +105,9 @@ def constant_answers(state: SequenceState) -> dict[str, dict[str, Any]]:
             facts = [sample.metadata for sample in samples]
             references = [sample.references for sample in samples]
             metric = build_metric(state.data.task(task).metric)
-            score = metric.score([answer] * len(facts), references, facts).value
-            found[task] = {"answer": answer, "score": score}
+            with suppress(ValueError):
+                score = metric.score([answer] * len(facts), references, facts).value
+                found[task] = {"answer": answer, "score": score}
     return found
 
 

@@ -220,7 +220,11 @@ OF_A_REPEAT = ("seed", "seed_everything", "version", "default_root_dir", "enable
 """Settings in which repeats of one method may differ."""
 
 
-_EMPTY: tuple[Any, ...] = (None, {}, [])
+def _is_empty(value: Any) -> bool:
+    """Return whether a setting is null, an empty list or a mapping of what is off or empty."""
+    if isinstance(value, Mapping):
+        return all(each is False or _is_empty(each) for each in value.values())
+    return value is None or value == []
 
 
 def first_difference(one: Any, other: Any, path: str = "") -> str | None:
@@ -237,7 +241,7 @@ def first_difference(one: Any, other: Any, path: str = "") -> str | None:
         pairs = (first_difference(*pair, path) for pair in zip(one, other, strict=True))
         return next((difference for difference in pairs if difference is not None), None)
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        empty = one in _EMPTY and other in _EMPTY
+        empty = _is_empty(one) and _is_empty(other)
         return None if one == other or empty else path
     for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}, key=str):
         alone = (key in one) != (key in other)

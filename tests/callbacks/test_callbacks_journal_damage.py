@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dmole.callbacks.answers import AnswerJournal, read_journal
-from experiments.mutations import VALUES, paths_in, replaced
+from experiments.odd_values import VALUES, paths_in, replaced
 
 PLAN = {"x": ("a",), "y": (), "z": ()}
 DIGESTS = {"a": "1"}

@@ -606,7 +606,7 @@ FOREIGN = [
     (
         "alpha NaN",
         edit(SETTINGS, lambda c: c | {"lora_alpha": float("nan")}),
-        ["lora_alpha must be a finite number, got nan"],
+        ["lora_alpha: the number nan is not finite"],
     ),
     ("settings no object", edit(SETTINGS, lambda c: [c]), [SETTINGS, "keys and values"]),
     (

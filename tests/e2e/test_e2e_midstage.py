@@ -264,9 +264,8 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_the_run_resumes_late
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     run = tmp_path / "small" / "version_0"
-    error = capsys.readouterr().err
+    *_, error = capsys.readouterr().err.splitlines()
     assert error.startswith("dmole: [Errno 27] File too large: '")
-    assert error.count("\n") == 1
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["done"] == [[0, "evaluate"]]
     assert main(words) == 0
     assert run_digests(run) == run_digests(quick_run)

@@ -148,7 +148,7 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
         load_expert(make_library(), "b", tmp_path / "nowhere")
     config_only = shutil.copytree(folder, tmp_path / "config_only")
     (config_only / "adapter_model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"cannot read .*config_only"):
+    with pytest.raises(ValueError, match=r"config_only.*: No such file"):
         load_expert(make_library(), "b", config_only)
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:40])
@@ -166,9 +166,9 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
         ({"r": None}, "linear [xy] has rank . in its tensors, None"),
         ({"rank_pattern": {"y": 4}}, "linear [xy] has rank"),
         ({"rank_pattern": [1]}, "rank_pattern must hold keys and values"),
-        ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number, got nan"),
+        ({"lora_alpha": float("nan")}, "lora_alpha: the number nan is not finite"),
         ({"lora_alpha": "8"}, "lora_alpha must be a finite number, got '8'"),
-        ({"alpha_pattern": {"y": float("inf")}}, "lora_alpha must be a finite number, got inf"),
+        ({"alpha_pattern": {"y": float("inf")}}, "alpha_pattern.y: the number inf is not finite"),
     ],
     ids=str,
 )

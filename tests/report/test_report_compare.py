@@ -404,3 +404,28 @@ def test_results_that_were_edited_are_refused(runs: list[Path], name: str) -> No
     (run / name).write_text(edited + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=rf"{name} is not the file that this run has written"):
         load_run(run)
+
+
+@pytest.mark.parametrize(
+    ("later", "agree"),
+    [
+        ({"images": {"background": None, "apply_exif": False}}, True),
+        ({"images": {"background": "white", "apply_exif": False}}, False),
+        ({"rank_factor": 1.0, "columns": {}, "limit": None}, True),
+        ({"rank_factor": 0.5}, False),
+        ({"std_floor": 0.001}, True),
+        ({"std_floor": 1.0}, False),
+    ],
+    ids=str,
+)
+def test_seeds_of_two_versions_agree_unless_a_new_setting_changes_the_run(
+    later: dict[str, object], agree: bool, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    matrix = [[0, 0], [90, 5], [88, 70]]
+    before = make_run(tmp_path / "0", "a", matrix, 0, config={"data": {"seed": 0}})
+    after = make_run(tmp_path / "1", "a", matrix, 1, config={"data": {"seed": 1, **later}})
+    if agree:
+        compare([before, after], tmp_path / "out")
+    else:
+        with pytest.raises(ValueError, match=rf"differ in data\.{next(iter(later))}"):
+            compare([before, after], tmp_path / "out")
