@@ -91,7 +91,9 @@ class Allocator(ABC):
             >>> half.expert_rank, half.expert_alpha(16.0)
             (4, 8.0)
         """
-        return alpha * self.expert_rank / self.rank
+        # without a factor the quotient would not be alpha to the bit
+        same = self.expert_rank == self.rank
+        return alpha if same else alpha * self.expert_rank / self.rank
 
     @abstractmethod
     def allocate(

@@ -19,7 +19,7 @@ from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.report import figures
 from dmole.routing import AutoencoderRouter
 from dmole.run.run_files import RunFile
-from dmole.storage.files import atomic_path, errors_naming
+from dmole.storage.files import atomic_path, check_name, errors_naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +121,15 @@ class ExpertInspector(ContinualCallback):
         }
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
-        """Load a saved state."""
+        """Load a saved state.
+
+        Raises:
+            ValueError: If it has a picture that is no file of ``figures``.
+        """
+        for name in state:
+            figure = str(name).removeprefix("figures/").removesuffix(".png")
+            if name != f"figures/{check_name(figure, 'the figure')}.png":
+                raise ValueError(f"{name!r:.80} is no figure of a run")
         self._pictures = {name: picture.numpy().tobytes() for name, picture in state.items()}
 
     def _show(self, state: SequenceState, name: str, figure: Figure) -> None:

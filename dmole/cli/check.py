@@ -32,14 +32,16 @@ path of `dmole fit` up to the model. Exits with 1 if there is an error; warnings
 def run_check(words: list[str]) -> int:
     """Run ``data check`` and return the exit status: 1 if the data has errors."""
     options, rest = _parse(words)
+    from dmole.cli.trust import classes_allowed
     from dmole.data.decoding import AS_STORED
     from dmole.datamodule import ContinualDataModule
     from dmole.doctor import CheckOptions, TokenLimit, as_json, as_text, check_tasks
     from dmole.storage.files import write_json
 
-    config = _read_config(rest)
+    config, trusted = _read_config(rest)
     data = config["data"]
-    tasks = [_task(task) for task in data.pop("tasks")]
+    with classes_allowed(trusted):
+        tasks = [_task(task) for task in data.pop("tasks")]
     data["images"] = _image_options(data.get("images")) or AS_STORED
     module = ContinualDataModule(tasks, **data)  # refuses what `fit` would refuse
     model, missing = (None, None) if options.no_tokens else _base_model(config["model"])
@@ -107,8 +109,8 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def _read_config(words: list[str]) -> dict[str, Any]:
-    """Return the settings of configs and flags without building any object."""
+def _read_config(words: list[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the settings of configs and flags without building any object, and trusted modules."""
     from dmole.cli.lightning import ContinualCLI, configure_logging, open_configs
 
     class Settings(ContinualCLI):
@@ -134,7 +136,7 @@ def _read_config(words: list[str]) -> dict[str, Any]:
         settings = Settings(["fit", *arguments], trusted=trusted)
         config: dict[str, Any] = settings.config["fit"].as_dict()
     config["data"].pop("seed", None)  # follows seed_everything
-    return config
+    return config, trusted
 
 
 def _task(settings: dict[str, Any]) -> Task:

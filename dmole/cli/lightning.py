@@ -55,9 +55,14 @@ class ConfigError(ValueError):
 class RunConfig(SaveConfigCallback):
     """Writes ``config.yaml`` atomically; a resumed run replaces it by its current config."""
 
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
+        super().__init__(parser, config, **options)
+        # the parser imports the classes to write them, which only `classes_allowed` lets it
+        self._text: str = parser.dump(config, skip_none=False)
+
     def config_values(self) -> dict[str, Any]:
         """Return the resolved config, which must be the same on all ranks."""
-        values: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        values: dict[str, Any] = yaml.safe_load(self._text)
         return values
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,14 +72,13 @@ class RunConfig(SaveConfigCallback):
 
     def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
         """Return ``config.yaml``, whose folders differ between equal runs, and ``model.json``."""
-        text = self.parser.dump(self.config, skip_none=False)
 
         def write(run: Path) -> None:
             with atomic_path(run / CONFIG_FILE) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(self._text, encoding="utf-8")
 
         yield RunFile(CONFIG_FILE, write, verified=False)
-        yield RunFile(MODEL_FILE, lambda run: write_model_file(run, yaml.safe_load(text)))
+        yield RunFile(MODEL_FILE, lambda run: write_model_file(run, self.config_values()))
 
 
 class ContinualCLI(NoCheckpointArguments, LightningCLI):

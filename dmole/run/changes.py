@@ -125,6 +125,18 @@ def needs_new_answers(state: SequenceState) -> bool:
     return any(_REGENERATED.match(n) and saved.get(n) != now.get(n) for n in names)
 
 
+def changed_settings(saved: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Return the names of settings that differ; arguments of a part before those of its parts.
+
+    Example:
+        >>> names = ("router setting 'bank.std_floor'", "router setting 'std_floor'")
+        >>> changed_settings(dict.fromkeys(names, "0.001"), dict.fromkeys(names, "1.0"))[0]
+        "router setting 'std_floor'"
+    """
+    names = (n for n in saved.keys() | current.keys() if saved.get(n) != current.get(n))
+    return sorted(names, key=lambda name: ("." in name.partition("'")[2], name))
+
+
 def accepted_changes(
     saved: Mapping[str, str],
     current: Mapping[str, str],
@@ -145,10 +157,8 @@ def accepted_changes(
         ValueError: If a change cannot take effect any more; names it.
     """
     records = []
-    for name in sorted(saved.keys() | current.keys()):
+    for name in changed_settings(saved, current):
         old, new = saved.get(name), current.get(name)
-        if old == new:
-            continue
         first = first_effect(name, old, new, remaining, state)
         if first is None:
             raise ValueError(

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dmole._version import __version__
-from dmole.run.changes import Remaining, accepted_changes
+from dmole.run.changes import Remaining, accepted_changes, changed_settings
 from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
 from dmole.run.identity import check_parts
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
 from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
+from dmole.run.state import BEFORE_TRAINING, PHASES
 from dmole.storage.files import refusing
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) ->
     restore_fit_progress(state.trainer, content["progress"])
     state.clock.laps = [Lap(**lap) for lap in content["laps"]]
     state.clock.costs = Costs.from_dict(content["parameters"])
-    state.done = {(stage, phase) for stage, phase in content["done"]}
+    state.done = _phases(state, content["done"])
     if "files" in content:  # since format 4
         state.files.load_state_dict(content["files"])
     if stage is None:
@@ -168,12 +169,7 @@ def _check_same_run(
     settings = _settings(state, module)
     newest = content if stage is None else {**content, **stage}  # older stages have no settings
     saved = brought_up_to_date(newest["settings"], settings)
-    changed = _differing(saved, settings)
-    if changed and not state.accept_changes:
-        raise ValueError(
-            f"{file} was made with another {changed[0]}; trainer.accept_changes resumes it anyway "
-            f"({contrast(saved.get(changed[0]), settings.get(changed[0]))})"
-        )
+    changed = changed_settings(saved, settings)
     state.changes = list(newest.get("changes", []))
     if changed:
         done = {(index, phase) for index, phase in content["done"]}
@@ -181,6 +177,12 @@ def _check_same_run(
         remaining = Remaining.of(state, done, placed, stage["stage"] if stage else 0)
         step = stage["global_step"] if stage else None
         records = accepted_changes(saved, settings, remaining, state, step)
+        if not state.accept_changes:
+            name = changed[0]
+            raise ValueError(
+                f"{file} was made with another {name}; trainer.accept_changes resumes it anyway "
+                f"({contrast(saved.get(name), settings.get(name))})"
+            )
         for record in records:
             where = f"step {step}" if "from_step" in record else f"stage {record['from_stage']}"
             difference = contrast(record["before"], record["now"])
@@ -227,6 +229,15 @@ def _load_stage(state: SequenceState, module: ContinualModule, content: dict[str
     module.library.rebuild({**module.library.architecture(), **saved})
     _load_callbacks(state, content["callbacks"])
     state.clock.costs = Costs.from_dict(content["parameters"])
+
+
+def _phases(state: SequenceState, pairs: Any) -> set[tuple[int, str]]:
+    """Return the finished phases of a checkpoint, which must be phases of the plan."""
+    known = {(stage.index, phase) for stage in state.plan for phase in PHASES}
+    done = {(stage, phase) for stage, phase in pairs}
+    if unknown := done - known - {(BEFORE_TRAINING.index, PHASES[-1])}:
+        raise ValueError(f"the run has no phase {min(unknown, key=str)!r:.80}")
+    return done
 
 
 def _settings(state: SequenceState, module: ContinualModule) -> dict[str, str]:

@@ -6,6 +6,7 @@ Callbacks name the files that must be there; see :meth:`RunFiles.broken`.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dmole.storage.digests import Digests, file_digest, read_digests, write_digests
+from dmole.storage.reading import open_file
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -138,8 +140,10 @@ def _paths(run: Path, name: str) -> list[str]:
 
 def _ends_in_line(file: Path) -> bool:
     """Return whether a text file ends with the end of a line, so it is not cut short."""
-    content = file.read_bytes()
-    return content.endswith(b"\n")
+    with open_file(file) as content:
+        end = content.seek(0, os.SEEK_END)
+        content.seek(max(0, end - 1))
+        return content.read() == b"\n"
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:

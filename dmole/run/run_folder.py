@@ -142,19 +142,24 @@ def finished_folder(output: Path, *, writes: bool) -> Iterator[Path]:
         writes: Whether this process makes it; others only receive the path.
 
     Raises:
-        ValueError: If ``output`` exists, or another process is making it.
+        ValueError: If ``output`` exists, another process is making it, or the hidden folder is a
+            link.
     """
     folder = output.with_name(f".{output.name}.unfinished")
     if not writes:
         yield folder
         return
     _check_absent(output)
+    for path in (folder, folder / "checkpoints"):  # a link would empty the folder it leads to
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, not a folder of an evaluation: remove it")
     lock = RunLock(folder, patience=1.0)
     lock.acquire()
     try:
         for entry in folder.iterdir():
             if entry.name != "checkpoints":  # which has the lock
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                is_folder = entry.is_dir() and not entry.is_symlink()
+                shutil.rmtree(entry) if is_folder else entry.unlink()
         yield folder
         shutil.rmtree(folder / "checkpoints")
         _check_absent(output)

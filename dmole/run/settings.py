@@ -55,6 +55,8 @@ def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str
         "setting 'precision'": str(trainer.precision),
         "setting 'limit_train_batches'": str(trainer.limit_train_batches),
     }
+    if module.generation:  # a mapping; empty in checkpoints from before this setting
+        settings["model setting 'generation'"] = str(sorted(module.generation.items()))
     for prefix, part in (("model", module), ("allocator", module.allocator)):
         settings |= {f"{prefix} setting {n!r}": v for n, v in _arguments(part)}
     settings |= {f"router setting {name!r}": value for name, value in _nested(module.router)}

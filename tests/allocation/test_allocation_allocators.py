@@ -267,6 +267,11 @@ def test_a_factor_scales_the_rank_and_keeps_the_scaling(
     assert alpha / expected == 2.0
 
 
+@pytest.mark.parametrize(("rank", "alpha"), [(3, 0.1), (6, 1.1), (7, 0.3), (8, 16.0)])
+def test_without_a_factor_alpha_stays_as_it_is(rank: int, alpha: float) -> None:
+    assert UniformAllocator(rank=rank).expert_alpha(alpha) == alpha
+
+
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
 def test_a_factor_that_is_no_positive_number_is_refused(factor: float) -> None:
     with pytest.raises(ValueError, match="rank_factor must be a positive number"):

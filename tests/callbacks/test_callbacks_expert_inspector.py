@@ -140,3 +140,13 @@ def test_only_the_first_process_draws(world: MakeWorld, monkeypatch: pytest.Monk
     monkeypatch.setattr(type(built.state), "is_global_zero", False)
     ExpertInspector().on_evaluation_end(built.state, built.module)
     assert shown(built.folder) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.png", "figures/../../x.png", "/tmp/x.png", "figures/.x.png", "figures/x.sh", "x"]
+)
+def test_a_checkpoint_cannot_name_a_picture_outside_of_the_figures(name: str) -> None:
+    inspector, picture = ExpertInspector(), torch.zeros(3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="figure"):
+        inspector.load_sequence_state_dict({"figures/allocation.png": picture, name: picture})
+    assert not inspector.sequence_state_dict()

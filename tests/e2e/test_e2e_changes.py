@@ -133,13 +133,29 @@ def test_a_change_within_a_stage_changes_its_expert(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"), [("beams", 2), ("generation", {"repetition_penalty": 1.3})]
+)
 def test_a_change_that_concerns_no_training_leaves_the_expert_bit_equal(
-    resumed: Callable[..., Path], unchanged: Path
+    name: str, value: Any, resumed: Callable[..., Path], unchanged: Path
 ) -> None:
-    run = resumed({"model": {"beams": 2}})
+    run = resumed({"model": {name: value}})
     before, after = count_of(unchanged), count_of(run)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+    records = json.loads((run / "metrics.json").read_text())["accepted_changes"]
+    assert [record["setting"] for record in records] == [f"model setting {name!r}"]
+
+
+def test_a_setting_that_can_no_longer_change_is_not_said_to_be_acceptable(
+    resumed: Callable[..., Path],
+) -> None:
+    change = {"router": partial(AutoencoderRouter, std_floor=0.5)}
+    for accept in (True, False):
+        with pytest.raises(ValueError, match="can no longer take effect") as caught:
+            resumed({**change, "trainer": {"accept_changes": accept}})
+        assert "another router setting 'std_floor'" in str(caught.value)
+        assert "(checkpoint: 1.0; now: 0.5)" in str(caught.value)
 
 
 def test_another_learning_rate_holds_from_the_next_step_on(
@@ -198,7 +214,7 @@ def test_the_rest_of_an_epoch_holds_each_unused_sample_once(
         ),
         (
             {"router": lambda: AutoencoderRouter(standardize=False)},
-            "another router setting 'bank.standardize', which can no longer",
+            "another router setting 'standardize', which can no longer",
         ),
         (
             {"tasks": [small_task("paint", epochs=2), TASKS[1]]},

@@ -281,3 +281,38 @@ def test_a_predictor_called_twice_answers_each_prompt_by_itself(plain_run: Path)
     alone = Predictor(fresh.module, fresh.data, plain_run)([second])
     assert twice[0].pop("id") != alone[0].pop("id")  # ids are keys of embeddings
     assert twice == alone
+
+
+def test_a_run_with_a_trusted_class_is_checked_learned_and_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a trusted module adds folders
+    monkeypatch.chdir(tmp_path)
+    source = "from dmole.metrics import ExactMatch\nclass Own(ExactMatch):\n    pass\n"
+    Path("metric_of_a_user.py").write_text(source, encoding="utf-8")
+    task = {"name": "count", "max_new_tokens": 3, "metric": {"class_path": "metric_of_a_user.Own"}}
+    task |= {split: f"synthetic://count/{split}?size=4" for split in ("train", "test")}
+    config = {
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "default_root_dir": "runs"},
+        "model": {
+            "backbone": {"class_path": "dmole.models.PretrainedBackbone"},
+            "allocator": {"class_path": "dmole.allocation.UniformAllocator"},
+            "router": {"class_path": "dmole.routing.SharedRouter"},
+        },
+        "data": {"tasks": [task]},
+    }
+    Path("own.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    trust = ["--trust_classes", "metric_of_a_user,no_figures"]
+    run = "runs/dmole/version_0"
+    for words in (
+        ["data", "check", "--config", "own.yaml"],
+        ["fit", "--config", "own.yaml", "--trainer.callbacks+=no_figures.NoFigures"],
+        ["evaluate", run],
+        ["predict", run, "--prompt", "what?"],
+    ):
+        assert main([*words, *trust]) == 0, capsys.readouterr().err
+    matrix = "evaluation_matrix.csv"
+    again = Path(run, "evaluation_test", matrix).read_text(encoding="utf-8")
+    assert again == Path(run, matrix).read_text(encoding="utf-8")
+    assert main(["evaluate", run, "--output", "other"]) == 1
+    assert "--trust_classes metric_of_a_user" in capsys.readouterr().err

@@ -170,6 +170,24 @@ def test_a_folder_appears_when_it_is_finished_and_replaces_nothing(tmp_path: Pat
         finished_folder(output, writes=True).__enter__()
 
 
+@pytest.mark.parametrize("link", ["", "checkpoints", "figures"])
+def test_an_unfinished_folder_that_is_a_link_empties_no_other_folder(
+    link: str, tmp_path: Path
+) -> None:
+    home, folder = tmp_path / "home", tmp_path / "run" / ".out.unfinished"
+    (home / "deep").mkdir(parents=True)
+    (home / "deep" / "a").write_text("a")
+    (folder if link else folder.parent).mkdir(parents=True)
+    (folder / link).symlink_to(home)
+    if link == "figures":
+        with finished_folder(tmp_path / "run" / "out", writes=True):
+            assert not (folder / link).exists()
+    else:
+        with pytest.raises(ValueError, match="is a link, not a folder of an evaluation"):
+            finished_folder(tmp_path / "run" / "out", writes=True).__enter__()
+    assert (home / "deep" / "a").read_text() == "a"
+
+
 def test_two_processes_do_not_make_the_same_folder(tmp_path: Path) -> None:
     lock = RunLock(tmp_path / ".out.unfinished")
     lock.acquire()

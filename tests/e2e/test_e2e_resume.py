@@ -149,7 +149,7 @@ def test_a_run_of_a_task_with_another_setting_is_not_resumed(
 ) -> None:
     before = Recipe().build(tmp_path).data.task("count")
     other = Recipe(tasks=["paint", replace(before, **{key: value})]).build(tmp_path)
-    with pytest.raises(ValueError, match=rf"another {key} of task count; trainer\.accept_changes"):
+    with pytest.raises(ValueError, match=f"another {key} of task count, which can no"):
         other.fit(copied_run)
 
 
@@ -195,6 +195,17 @@ def test_a_truncated_checkpoint_is_refused_in_one_line(
 def test_a_checkpoint_of_something_else_is_refused(copied_run: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, copied_run / "checkpoints" / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint of a sequence"):
+        Recipe().build(tmp_path).fit(copied_run)
+
+
+@pytest.mark.parametrize("phase", [[9, "train"], [0, "train"], [1, "x"], ["1", "train"]])
+def test_a_phase_that_the_run_does_not_have_is_named(
+    copied_run: Path, tmp_path: Path, phase: list[Any]
+) -> None:
+    file = copied_run / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(file)
+    save_checkpoint({**content, "done": [*content["done"], phase]}, file)
+    with pytest.raises(ValueError, match=r"last\.ckpt: the run has no phase \("):
         Recipe().build(tmp_path).fit(copied_run)
 
 
@@ -246,7 +257,7 @@ def test_a_setting_that_changes_the_numbers_is_named(
     copied_run: Path, tmp_path: Path, change: dict[str, Any], name: str
 ) -> None:
     other = Recipe(**change).build(tmp_path)
-    with pytest.raises(ValueError, match=f"was made with another {name}.*accept_changes resumes"):
+    with pytest.raises(ValueError, match=f"was made with another {name}.*can no longer take"):
         other.fit(copied_run)
 
 

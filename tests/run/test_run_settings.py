@@ -68,6 +68,7 @@ def settings(trainer: Any) -> dict[str, str]:
 def test_settings_are_the_arguments_of_all_parts(tmp_path: Path) -> None:
     found = settings(build(tmp_path, alpha=3.0, dropout=0.3))
     assert found["model setting 'alpha'"] == "3.0"
+    assert "model setting 'generation'" not in found  # older checkpoints lack it
     assert found["setting 'dropout'"] == "0.3"
     assert found["allocator setting 'rank'"] == "2"
     assert found["router setting 'quantile'"] == "0.99"
@@ -77,6 +78,11 @@ def test_settings_are_the_arguments_of_all_parts(tmp_path: Path) -> None:
     assert found["Curriculum setting 'mode'"] == "off"
     assert found["max_new_tokens of task paint"] == "32"
     assert found["setting 'optimizer'"].startswith("AdamW [")
+
+
+def test_settings_of_generation_are_settings_of_the_run(tmp_path: Path) -> None:
+    found = settings(build(tmp_path, generation={"repetition_penalty": 1.3}))
+    assert found["model setting 'generation'"] == "[('repetition_penalty', 1.3)]"
 
 
 def test_state_of_any_part_is_no_setting(tmp_path: Path) -> None:
