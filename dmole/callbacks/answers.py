@@ -133,7 +133,11 @@ class AnswerJournal:
             temporary.write_text("".join(map(_line, entries)), encoding="utf-8")
 
     def add(self, keys: Sequence[str], texts: Sequence[str], gate_sets: Sequence[GateSet]) -> None:
-        """Append one batch."""
+        """Append one batch.
+
+        Raises:
+            RuntimeError: If no pass was opened.
+        """
         if self._path is None:
             raise RuntimeError("the journal is not open")
         gates = (_pairs(gate_set, self._digests) for gate_set in gate_sets)

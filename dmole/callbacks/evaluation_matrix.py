@@ -309,7 +309,8 @@ class EvaluationMatrix(ContinualCallback):
         if only_scored:
             content["retention"] = retention(self.matrix[:rows, len(names) :], only_scored)
         if module.router.needs_embeddings:
-            trained = list(state.callback_of(TrainingRouting).rows())
+            counts = state.callback_of(TrainingRouting).rows()
+            trained = [row for row in counts if row[0] < rows]  # a later stage may have trained
             content["routing"] = router_rates(state, self.routing, trained)
         self._constants = self._constants or constant_answers(state)
         content["constant_answer"] = self._constants

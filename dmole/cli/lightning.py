@@ -101,9 +101,11 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
             try:
                 self._parse_and_run(arguments, run)
             except ArgumentError as error:
-                told = explain(str(error), self.setting_names())
+                explanation = explain(str(error), self.setting_names())
                 denied = refusal(str(error))
-                raise ConfigError(replace(told, text=denied) if denied else told) from error
+                raise ConfigError(
+                    replace(explanation, text=denied) if denied else explanation
+                ) from error
 
     def _parse_and_run(self, arguments: list[str], run: bool) -> None:
         # the arguments are those of the command line with resolved configs, as the warning demands

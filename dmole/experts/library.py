@@ -91,7 +91,11 @@ class ExpertLibrary:
         self._architecture[name] = dict(shapes)
 
     def check_shapes(self, name: str, shapes: Mapping[str, ExpertShape]) -> None:
-        """Refuse what :meth:`add_shapes` refuses, without adding an expert."""
+        """Refuse what :meth:`add_shapes` refuses, without adding an expert.
+
+        Raises:
+            ValueError: See :meth:`add_shapes`.
+        """
         if name in self._architecture:
             raise ValueError(f"there is already an expert called {name!r}")
         if not shapes:

@@ -166,7 +166,11 @@ class ElasticWeights(Regularizer):
         return self.coefficient * total
 
     def after_stage(self, stage: StageView) -> None:
-        """Measure the importance of the stage's parameters."""
+        """Measure the importance of the stage's parameters.
+
+        Raises:
+            NonFiniteError: If a gradient is not finite; names parameter and sample.
+        """
         if not self.coefficient:
             return
         current = stage.parameters()

@@ -80,7 +80,11 @@ class MLPReconstructor:
         self.bias_init = bias_init
 
     def fit(self, rows: Tensor, generator: torch.Generator) -> Weights:
-        """Return weights trained on rows ``(N, D)``, on their device, in float32."""
+        """Return weights trained on rows ``(N, D)``, on their device, in float32.
+
+        Raises:
+            ValueError: If the training diverged.
+        """
         with (
             torch.inference_mode(mode=False),
             torch.enable_grad(),

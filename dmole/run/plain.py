@@ -67,7 +67,11 @@ class PlainReader:
         return ValueError(f"{self.path}: {key} {reason}")
 
     def mapping(self, value: Any, key: str) -> dict[str, Any]:
-        """Return a value that must be an object with texts as keys, none of which trusts code."""
+        """Return a value that must be an object with texts as keys, none of which trusts code.
+
+        Raises:
+            ValueError: If it has another form, or sets `REMOTE_CODE`; names file and key.
+        """
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise self.error(key, f"must hold keys and values, got {_shown(value)}")
         for name in value:
@@ -115,7 +119,11 @@ class PlainReader:
     def arguments(
         self, hints: Mapping[str, Any], content: Mapping[str, Any], key: str, depth: int = 0
     ) -> dict[str, Any]:
-        """Return checked arguments by name; refuse a name that has no hint."""
+        """Return checked arguments by name; refuse a name that has no hint.
+
+        Raises:
+            ValueError: If a name or a value is not valid; names file and key.
+        """
         for name in content:
             if name not in hints:
                 raise self.error(f"{key}.{name}", f"is unknown; known are {', '.join(hints)}")

@@ -62,6 +62,9 @@ class RunFiles:
             run: The run folder.
             stages: Stages whose experts are trained.
             files: Files whose content is known.
+
+        Raises:
+            ValueError: If the content of a file is not known.
         """
         for file in files:
             if file.write is None:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dmole.callbacks import TrainingRouting
 from dmole.callbacks.answers import DECODING, AnswerBook
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.evaluation_plan import decoding_digest
 from dmole.metrics import read_matrix
 from dmole.module import Answers
-from dmole.routing import AllExpertsRouter
+from dmole.routing import AllExpertsRouter, AutoencoderRouter
 from dmole.run.context import EvaluationPass
 
 World = Any
@@ -214,6 +215,16 @@ def test_the_state_of_a_matrix_comes_back(world: MakeWorld) -> None:
     np.testing.assert_array_equal(other.matrix, matrix.matrix)
     assert other.routing == matrix.routing
     assert evaluate(built, other, {}) == []  # nothing is pending
+
+
+def test_metrics_leave_out_what_a_later_stage_has_trained(world: MakeWorld) -> None:
+    matrix, built = EvaluationMatrix(), world(router=AutoencoderRouter())
+    rows = {2: [["count", "count+paint", 3]]}
+    routing = built.state.callback_of(TrainingRouting)
+    routing.load_sequence_state_dict({"counts": rows, "incomplete": []})
+    evaluate(built, matrix, references(built))
+    content = matrix.metrics(built.state, built.module)
+    assert content["routing"]["trained_with_partner"] is None
 
 
 def test_costs_are_those_of_the_experts_that_samples_used(world: MakeWorld) -> None:
