@@ -118,7 +118,13 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
         assert_close(tensor, theirs_[key], rtol=1e-3, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("name", ["plain", "parameters", "tokens", "inputs", "samples"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("plain", "tokens"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("parameters", "inputs", "samples")),
+    ],
+)
 def test_micro_batches_learn_like_their_joint_batch(name: str, tmp_path: Path) -> None:
     """The last step of an epoch has 3 samples of 4 (2 micro-batches) or 1 (1 micro-batch)."""
     whole, losses = learn(tmp_path / "whole", name, 4, 1)

@@ -186,7 +186,7 @@ def test_another_optimizer_says_what_restarts(
     ("change", "batches"),
     [
         ({"data": {"batch_size": 3}}, [3, 3, 3, 3]),
-        ({"data_seed": 7}, [4, 4, 4]),
+        pytest.param({"data_seed": 7}, [4, 4, 4], marks=pytest.mark.slow),
         ({"trainer": {"accumulate_grad_batches": 2}, "data": {"batch_size": 6}}, [6, 6]),
     ],
 )

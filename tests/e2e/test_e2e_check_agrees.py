@@ -81,7 +81,13 @@ ERRORS: dict[str, tuple[Change, dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", ERRORS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow) if n % 3 else case
+        for n, case in enumerate(ERRORS)
+    ],
+)
 def test_an_error_of_the_check_stops_fit(
     verdicts: Callable[..., Iterator[tuple[int, str]]], case: str
 ) -> None:

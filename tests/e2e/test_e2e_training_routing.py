@@ -54,6 +54,7 @@ def test_each_sample_counts_once_an_epoch_with_its_partner(
     assert said in caplog.text
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_cut_counts_every_sample_once(tmp_path: Path) -> None:
     whole = recipe(ALWAYS, trainer={"checkpoint_every_n_steps": 1}).build(tmp_path / "a").fit()
     cut = recipe(ALWAYS, callbacks=[CutAfter(9)], trainer={"checkpoint_every_n_steps": 1}).build(
