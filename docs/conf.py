@@ -46,7 +46,8 @@ nitpick_ignore_regex = [
     (
         r"py:.*",
         r"(torch|lightning|pytorch_lightning|transformers|torchmetrics|numpy|npt|np|PIL|pyarrow"
-        r"|collections|typing|types|pathlib|argparse|abc|contextlib|multiprocessing|logging|random)"
+        r"|collections|typing|types|pathlib|argparse|abc|contextlib|multiprocessing|logging|random"
+        r"|subprocess)"
         r"(\..*)?",
     ),
     # the same, where an annotation names them as its file imports them
