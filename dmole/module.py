@@ -178,9 +178,12 @@ class ContinualModule(StepModule):
         return sum(shape.count(*sizes[path]) for path, shape in shapes.items())
 
     def add_expert(self, allocation: Allocation) -> None:
-        """Place the experts of an allocation on the model, untrained."""
+        """Place the experts of an allocation on the model, with the values of its parent if any."""
         shapes = self._shapes(allocation)
         self.library.add_shapes(allocation.expert, shapes)
+        if allocation.parent is not None:
+            values = self.library.tensors(allocation.parent)
+            self.library.load_state_dict(allocation.expert, values)
 
     @property
     def training_experts(self) -> tuple[str, ...]:
@@ -248,6 +251,15 @@ class ContinualModule(StepModule):
     def base_loss(self, batch: Batch) -> Tensor:
         """Return the loss of the base model without experts, for scoring its units."""
         with self.library.context.use(None):
+            return self.backbone.loss(batch.inputs, labels_of(batch))
+
+    def loss_with(self, batch: Batch, expert: str | None) -> Tensor:
+        """Return the loss of a batch with one expert for all samples; None: the base model."""
+        if expert is None:
+            return self.base_loss(batch)
+        weights = torch.zeros(len(batch.task_names), len(self.experts))  # (B, E)
+        weights[:, self.experts.index(expert)] = 1.0
+        with self.library.context.use(self.make_gates(weights, batch)):
             return self.backbone.loss(batch.inputs, labels_of(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, get_args
 
 from dmole.allocation.budget import (
     budget_modality,
@@ -19,6 +20,7 @@ from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
 from dmole.allocation.proxy import Combine, Reduction
 
 Scores = Mapping[str, float | None]
+Start = Literal["fresh", "closest"]
 
 
 class Allocator(ABC):
@@ -35,6 +37,11 @@ class Allocator(ABC):
         rank_factor: Factor on ``rank``, the size of a method relative to the benchmark. The
             product is rounded to the nearest integer, at least 1. The scaling of an expert does
             not depend on the factor.
+        start: Initial values of a new expert. ``fresh``: those of LoRA, which change no output.
+            ``closest``: those of the past expert under which the answers of the new task are
+            likeliest, on the units of that expert; fresh ones if the base model alone gives a
+            smaller loss than any past expert.
+        start_samples: Training samples on which the past experts are compared.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -58,6 +65,8 @@ class Allocator(ABC):
         modules: Sequence[str] = ("vision", "language"),
         targets: str = "",
         rank_factor: float = 1.0,
+        start: Start = "fresh",
+        start_samples: int = 64,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
@@ -70,6 +79,12 @@ class Allocator(ABC):
         unknown = set(modules) - {"vision", "language"}
         if unknown or not modules:
             raise ValueError(f"modules must be of 'vision' and 'language', got {list(modules)}")
+        if start not in get_args(Start):
+            raise ValueError(f"start must be one of {get_args(Start)}, got {start!r}")
+        if start_samples < 1:
+            raise ValueError(f"start_samples must be at least 1, got {start_samples}")
+        self.start: Start = start
+        self.start_samples = start_samples
         self.rank = rank
         self.unit: UnitKind = unit
         self.budget_fraction = budget_fraction
@@ -188,6 +203,8 @@ class UniformAllocator(Allocator):
         targets: Regular expression of the linears that may hold experts; empty matches all.
         experts: Parallel experts of this rank in each unit, for routers that mix them.
         rank_factor: Factor on ``rank``, see :class:`Allocator`.
+        start: Initial values of a new expert, see :class:`Allocator`.
+        start_samples: Training samples on which the past experts are compared.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -214,6 +231,8 @@ class UniformAllocator(Allocator):
         targets: str = "",
         experts: int = 1,
         rank_factor: float = 1.0,
+        start: Start = "fresh",
+        start_samples: int = 64,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -222,6 +241,8 @@ class UniformAllocator(Allocator):
             modules=modules,
             targets=targets,
             rank_factor=rank_factor,
+            start=start,
+            start_samples=start_samples,
         )
         if experts < 1:
             raise ValueError(f"experts must be at least 1, got {experts}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 from dmole.modality import Modality
@@ -81,17 +81,39 @@ class Allocation:
         difficulty: Share of the proxy score per modality (``vision``, ``language``), summing to 1.
             The projector belongs to ``language``. Empty without scoring.
         budget: Number of units granted per modality.
+        parent: Past expert whose values the new expert starts with, on the same units; None for
+            a fresh start.
     """
 
     expert: str
     entries: tuple[AllocationEntry, ...]
     difficulty: dict[str, float]
     budget: dict[str, int]
+    parent: str | None = None
 
     @property
     def experts(self) -> tuple[AllocationEntry, ...]:
         """Entries that get an expert, in the order of the model."""
         return tuple(entry for entry in self.entries if entry.expert)
+
+    def starting_from(self, parent: Allocation) -> Allocation:
+        """Return the allocation on the units and with the ranks of a past expert, its parent.
+
+        The scores remain those of the new task.
+
+        Raises:
+            ValueError: If the plans are of different units.
+        """
+        units = [entry.unit for entry in self.entries]
+        if units != [entry.unit for entry in parent.entries]:
+            raise ValueError(
+                f"expert {self.expert} cannot start from {parent.expert}: they differ in the units"
+            )
+        entries = tuple(
+            replace(entry, expert=other.expert, rank=other.rank, mixture=other.mixture)
+            for entry, other in zip(self.entries, parent.entries, strict=True)
+        )
+        return replace(self, entries=entries, budget=dict(parent.budget), parent=parent.expert)
 
     def rows(self, stage: int) -> list[dict[str, str | int | float]]:
         """Return the rows of ``allocation.csv``; an absent score is an empty cell."""
@@ -110,7 +132,10 @@ class Allocation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan in plain JSON types; the inverse of :meth:`from_dict`."""
-        return asdict(self)
+        content = asdict(self)
+        if self.parent is None:
+            del content["parent"]
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Allocation:
@@ -130,6 +155,7 @@ class Allocation:
                 entries=entries,
                 difficulty=dict(content["difficulty"]),
                 budget=dict(content["budget"]),
+                parent=content.get("parent"),  # plans of earlier versions have none
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an allocation: {error}") from error

@@ -8,7 +8,7 @@ from typing import get_args
 
 import torch
 
-from dmole.allocation.allocators import Allocator, Scores
+from dmole.allocation.allocators import Allocator, Scores, Start
 from dmole.allocation.budget import (
     Normalize,
     budget_modality,
@@ -45,6 +45,8 @@ class SensitivityAllocator(Allocator):
         combine: ``sum`` of the norms of a unit's tensors (published) or one ``norm`` over all of
             them, which does not change where query, key and value are fused; see
             :func:`~dmole.allocation.proxy.score_gradients`.
+        start: Initial values of a new expert, see :class:`Allocator`.
+        start_samples: Training samples on which the past experts are compared.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -81,6 +83,8 @@ class SensitivityAllocator(Allocator):
         targets: str = "",
         rank_factor: float = 1.0,
         combine: Combine = "sum",
+        start: Start = "fresh",
+        start_samples: int = 64,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -89,6 +93,8 @@ class SensitivityAllocator(Allocator):
             modules=modules,
             targets=targets,
             rank_factor=rank_factor,
+            start=start,
+            start_samples=start_samples,
         )
         if not 0 < proxy_fraction <= 1:
             raise ValueError(f"proxy_fraction must be in (0, 1], got {proxy_fraction}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dmole.allocation import Allocation, score_gradients
 from dmole.callbacks.base import ContinualCallback, parts
+from dmole.callbacks.warm_start import closest_expert, start_losses
 from dmole.data.labels import answer_tokens
 from dmole.distributed import broadcast, gather_objects, sum_over_ranks
 from dmole.experts.library import eval_mode
@@ -59,13 +60,32 @@ class ExpertAllocation(ContinualCallback):
             if name in module.library.names:
                 continue
             with state.timed("allocate"):
-                plan = _agreed(plan_allocation(state, module, stage, name))
+                plan = plan_allocation(state, module, stage, name)
+                plan = _agreed(self._started(plan, state, module))
                 self.allocations[COMMON if name == stage.common else stage.index] = plan
                 module.add_expert(plan)
             self._report(state, module, plan)
         plan_of_stage = self.allocations.get(stage.index)
         epochs = state.data.epochs(stage.tasks)
         module.begin_stage(StageContext.of(stage, epochs, plan_of_stage))
+
+    def _started(
+        self, plan: Allocation, state: SequenceState, module: ContinualModule
+    ) -> Allocation:
+        """Return the allocation with its parent, if new experts start from past ones."""
+        plans = {past.expert: past for past in self.allocations.values()}
+        past = [name for name in module.library.names if name in plans]
+        if module.allocator.start == "fresh" or not past:
+            return plan
+        losses = start_losses(state, module, state.stage, past)
+        parent = closest_expert(losses)
+        log.info(
+            "expert %s starts %s; loss %s",
+            plan.expert,
+            "fresh" if parent is None else f"from expert {parent}",
+            ", ".join(f"{loss:.3g} with {name or 'no expert'}" for name, loss in losses.items()),
+        )
+        return plan if parent is None else plan.starting_from(plans[parent])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the trainable parameters, those of regularizers included."""
@@ -214,5 +234,5 @@ def _digest(plan: Allocation) -> str:
     """Return a hash of an allocation without its scores, which may differ by rounding."""
     placement = [(entry.unit, entry.expert, entry.rank) for entry in plan.entries]
     return hashlib.sha256(
-        repr((plan.expert, sorted(plan.budget.items()), placement)).encode()
+        repr((plan.expert, sorted(plan.budget.items()), placement, plan.parent)).encode()
     ).hexdigest()

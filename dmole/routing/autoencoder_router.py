@@ -18,6 +18,7 @@ from dmole.routing.trained import BiasInit, Kind, build_reconstructor
 from dmole.storage.seeds import router_seed
 
 Vote = Literal["sample", "batch"]
+Ranking = Literal["loss", "relative", "likelihood"]
 
 
 class AutoencoderRouter(LearningRouter):
@@ -46,6 +47,11 @@ class AutoencoderRouter(LearningRouter):
         std_floor: Minimum deviation that a standardized dimension is divided by, relative to the
             typical one, see :meth:`~dmole.routing.preprocessing.Preprocessor.fit`. Runs from
             before this argument have 0.001.
+        ranking: Which of the experts that accept a sample come first: those of the smallest
+            ``loss`` (published), of the smallest loss ``relative`` to their threshold, or of the
+            largest ``likelihood`` under Gaussians that share one covariance, see
+            :class:`~dmole.routing.pooled.PooledGaussian`. The last separates alike tasks far
+            better.
 
     Raises:
         ValueError: If an argument is out of range, or ``mlp_sigmoid`` is combined with
@@ -91,8 +97,10 @@ class AutoencoderRouter(LearningRouter):
         bias_init: BiasInit = "default",
         seed: int = 42,
         std_floor: float = 1.0,
+        ranking: Ranking = "loss",
     ) -> None:
         _check_choice("reconstructor", reconstructor, Kind)
+        _check_choice("ranking", ranking, Ranking)
         _check_choice("vote", vote, Vote)
         if reconstructor == "mlp_sigmoid" and standardize:
             raise ValueError("reconstructor mlp_sigmoid needs standardize: false: it emits 0 to 1")
@@ -121,6 +129,7 @@ class AutoencoderRouter(LearningRouter):
         self.partner = partner
         self.seed = seed
         self.std_floor = std_floor
+        self.ranking: Ranking = ranking
         fitter = build_reconstructor(
             reconstructor,
             components,
@@ -129,7 +138,8 @@ class AutoencoderRouter(LearningRouter):
             max_epochs=max_epochs,
             bias_init=bias_init,
         )
-        self._bank = AutoencoderBank(fitter, standardize, heldout_fraction, std_floor)
+        moments = components if ranking == "likelihood" else 0
+        self._bank = AutoencoderBank(fitter, standardize, heldout_fraction, std_floor, moments)
 
     @property
     def threshold_scale(self) -> float:
@@ -186,9 +196,11 @@ class AutoencoderRouter(LearningRouter):
         candidates = self._candidates(query)
         if not candidates:
             return route_by_name([lead] * samples, experts)
-        errors = self.losses(query.require_embeddings(), candidates)  # (B, C)
+        embeddings = query.require_embeddings()
+        errors = self.losses(embeddings, candidates)  # (B, C)
         thresholds = torch.tensor([self.threshold(name) for name in candidates], dtype=errors.dtype)
-        order = self._choose(errors, thresholds, query.training)  # B tuples of columns of C
+        ranks = self._ranks(embeddings, candidates, errors)  # (B, C)
+        order = self._choose(errors, thresholds, ranks, query.training)  # B tuples of columns of C
         losses = torch.full((samples, len(experts)), math.inf)  # (B, E)
         losses[:, [experts.index(name) for name in candidates]] = errors
         names = [lead + tuple(candidates[column] for column in columns) for columns in order]
@@ -201,7 +213,18 @@ class AutoencoderRouter(LearningRouter):
             return fitted
         return [name for name in fitted if name != query.current] if self.partner else []
 
-    def _choose(self, losses: Tensor, thresholds: Tensor, training: bool) -> list[tuple[int, ...]]:
+    def _ranks(self, embeddings: Tensor, experts: Sequence[str], losses: Tensor) -> Tensor:
+        """Return the values ``(B, C)`` whose smallest is the first of the accepting experts."""
+        if self.ranking == "likelihood":
+            return self._bank.distances(embeddings, experts)
+        if self.ranking == "relative":  # at scale 1: the scale is the same for all experts
+            taus = [self._bank.threshold(name, self.quantile) for name in experts]
+            return losses / torch.tensor(taus, dtype=losses.dtype)
+        return losses
+
+    def _choose(
+        self, losses: Tensor, thresholds: Tensor, ranks: Tensor, training: bool
+    ) -> list[tuple[int, ...]]:
         """Return the columns of each sample, best first."""
         if self.vote == "batch":
             winners = batch_vote(
@@ -210,13 +233,18 @@ class AutoencoderRouter(LearningRouter):
                 support=self.vote_support,
                 max_experts=1 if training else self.max_experts,
                 support_first=training,
+                ranks=ranks,
             )
             return [winners] * len(losses)
         if training:
-            partners = choose_partner(losses, thresholds)
+            partners = choose_partner(losses, thresholds, ranks)
             return [() if column is None else (column,) for column in partners]
         return select_experts(
-            losses, thresholds, max_experts=self.max_experts, second_ratio=self.second_ratio
+            losses,
+            thresholds,
+            max_experts=self.max_experts,
+            second_ratio=self.second_ratio,
+            ranks=ranks,
         )
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

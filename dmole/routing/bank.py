@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dmole.routing.autoencoder import Reconstructor, ReconstructorStack, Weights
+from dmole.routing.pooled import PooledGaussian, TaskMoments
 from dmole.routing.preprocessing import Preprocessor, quantile
 
 
@@ -20,6 +21,8 @@ class AutoencoderBank:
         standardize: Whether embeddings are standardized by the statistics of the first task.
         heldout_fraction: Share of the embeddings left out of the fit, at least one sample.
         std_floor: See :meth:`Preprocessor.fit`.
+        moments: Number of principal components of each task's covariance that are kept for
+            :meth:`distances`; 0 keeps none.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class AutoencoderBank:
         standardize: bool,
         heldout_fraction: float,
         std_floor: float,
+        moments: int = 0,
     ) -> None:
         self._reconstructor = reconstructor
         self._standardize = standardize
@@ -37,6 +41,9 @@ class AutoencoderBank:
         self._weights: dict[str, Weights] = {}
         self._heldout: dict[str, Tensor] = {}
         self._stack: tuple[tuple[str, ...], ReconstructorStack] | None = None
+        self._components = moments
+        self._moments: dict[str, TaskMoments] = {}
+        self._pooled: tuple[tuple[str, ...], PooledGaussian] | None = None
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -82,7 +89,9 @@ class AutoencoderBank:
         weights = self._reconstructor.fit(rows[order[heldout:]], generator)  # (N - heldout, D)
         self._weights[expert] = weights
         self._heldout[expert] = weights.losses(rows[order[:heldout]])  # (heldout,)
-        self._stack = None
+        if self._components:
+            self._moments[expert] = TaskMoments.fit(rows, self._components)
+        self._stack = self._pooled = None
 
     def losses(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
         """Return the loss of raw embeddings ``(N, D)`` under each named expert, ``(N, E)``."""
@@ -93,9 +102,31 @@ class AutoencoderBank:
             )
         return self._stack[1].losses(self._preprocessor(embeddings.detach().cpu()))
 
+    def distances(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
+        """Return the distance of raw embeddings ``(N, D)`` to each named expert's task, ``(N, E)``.
+
+        See :meth:`PooledGaussian.distances`. The covariance is pooled over the named experts.
+
+        Raises:
+            ValueError: If an expert was fitted without moments.
+        """
+        if self._pooled is None or self._pooled[0] != tuple(experts):
+            for expert in experts:
+                if expert not in self._moments:
+                    raise ValueError(
+                        f"router of expert {expert}: it holds no covariance, because it was not "
+                        "fitted with ranking: likelihood"
+                    )
+            pooled = PooledGaussian([self._moments[name] for name in experts])
+            self._pooled = (tuple(experts), pooled)
+        return self._pooled[1].distances(self._preprocessor(embeddings.detach().cpu()))
+
     def tensors(self, expert: str) -> dict[str, Tensor]:
         """Return an expert's tensors; those of the first expert include the statistics."""
         tensors = {**self._weights[expert].tensors(), "losses_heldout": self._heldout[expert]}
+        if expert in self._moments:
+            moments = self._moments[expert]
+            tensors |= {f"task_{name}": getattr(moments, name) for name in _MOMENTS}
         mean, std = self._preprocessor.mean, self._preprocessor.std
         if expert == self.experts[0] and mean is not None and std is not None:
             tensors |= {"mean": mean, "std": std}
@@ -109,19 +140,46 @@ class AutoencoderBank:
         Raises:
             ValueError: If an expert's tensors are not those of a reconstructor.
         """
-        self._preprocessor, self._weights, self._heldout = Preprocessor(), {}, {}
-        self._stack = None
+        self._clear()
         for expert, saved in experts.items():
             rest: dict[str, Any] = {name: tensor.cpu() for name, tensor in saved.items()}
             if "mean" in rest and "std" in rest:
                 self._preprocessor = Preprocessor(rest.pop("mean"), rest.pop("std"))
             try:
                 self._heldout[expert] = rest.pop("losses_heldout")
+                moments = {n: rest.pop(f"task_{n}") for n in _MOMENTS if f"task_{n}" in rest}
+                if moments:
+                    self._moments[expert] = TaskMoments(**moments)
                 self._weights[expert] = Weights(**rest, relu=relu, sigmoid=sigmoid)
                 _check_shapes(self._weights[expert], self._heldout[expert], self._preprocessor)
+                if moments:
+                    _check_moments(self._moments[expert], self._weights[expert].w_enc.shape[1])
             except (KeyError, TypeError, ValueError) as error:
-                self._preprocessor, self._weights, self._heldout = Preprocessor(), {}, {}
+                self._clear()
                 raise ValueError(f"router of expert {expert}: {error}") from error
+
+    def _clear(self) -> None:
+        """Forget all that was learned."""
+        self._preprocessor, self._weights, self._heldout = Preprocessor(), {}, {}
+        self._moments, self._stack, self._pooled = {}, None, None
+
+
+_MOMENTS = ("mean", "factor", "rest")
+
+
+def _check_moments(moments: TaskMoments, width: int) -> None:
+    """Raise unless the moments belong to embeddings of a width and are finite."""
+    shapes = {name: tuple(getattr(moments, name).shape) for name in _MOMENTS}
+    components = shapes["factor"][:1]
+    expected = {"mean": (width,), "factor": (*components, width), "rest": (1,)}
+    for name, shape in expected.items():
+        if shapes[name] != shape:
+            raise ValueError(f"tensor task_{name} has shape {shapes[name]}, expected {shape}")
+        tensor = getattr(moments, name)
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise ValueError(f"tensor task_{name} holds a number that is not finite")
+    if moments.rest < 0:
+        raise ValueError("tensor task_rest is negative")
 
 
 def _check_shapes(weights: Weights, heldout: Tensor, preprocessor: Preprocessor) -> None:

@@ -15,6 +15,7 @@ def select_experts(
     *,
     max_experts: int = 2,
     second_ratio: float | None = None,
+    ranks: Tensor | None = None,
 ) -> list[tuple[int, ...]]:
     r"""Return the experts of each sample, best first; empty means the base model alone.
 
@@ -27,6 +28,8 @@ def select_experts(
         max_experts: Maximum number of experts of a sample.
         second_ratio: Use a further expert only where its loss is within this factor of the first
             one's loss; None is the published rule.
+        ranks: Shape ``(B, E)``; the accepted expert with the smallest value is the first, and
+            ``second_ratio`` compares these values. None takes the losses, the published rule.
 
     Returns:
         One tuple of columns per sample; ties go to the lower column.
@@ -46,24 +49,28 @@ def select_experts(
     if second_ratio is not None and second_ratio < 1:
         raise ValueError(f"second_ratio must be at least 1, got {second_ratio}")
     result = []
-    for row, ranked in zip(losses.tolist(), _ranked(losses, thresholds), strict=True):
+    ranks = losses if ranks is None else ranks
+    for row, ranked in zip(ranks.tolist(), _ranked(losses, thresholds, ranks), strict=True):
         bound = row[ranked[0]] * second_ratio if ranked and second_ratio is not None else None
         kept = [i for i in ranked if bound is None or row[i] <= bound]
         result.append(tuple(kept[:max_experts]))
     return result
 
 
-def choose_partner(losses: Tensor, thresholds: Tensor) -> list[int | None]:
+def choose_partner(
+    losses: Tensor, thresholds: Tensor, ranks: Tensor | None = None
+) -> list[int | None]:
     """Return each sample's best past expert below its threshold, or None.
 
     Args:
         losses: Reconstruction losses under the past experts, shape ``(B, E)``.
         thresholds: Shape ``(E,)``.
+        ranks: See :func:`select_experts`.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold is the release's.
     """
-    return [ranked[0] if ranked else None for ranked in _ranked(losses, thresholds)]
+    return [ranked[0] if ranked else None for ranked in _ranked(losses, thresholds, ranks)]
 
 
 def batch_vote(
@@ -73,6 +80,7 @@ def batch_vote(
     support: float = 0.3,
     max_experts: int = 2,
     support_first: bool = False,
+    ranks: Tensor | None = None,
 ) -> tuple[int, ...]:
     """Return one set of experts for a whole batch, by vote of its samples.
 
@@ -86,6 +94,7 @@ def batch_vote(
         max_experts: Maximum number of experts.
         support_first: Whether the first expert needs the support, too (choice of a training
             partner).
+        ranks: See :func:`select_experts`.
 
     Returns:
         Columns with the most votes first; ties go to the lower column.
@@ -93,7 +102,7 @@ def batch_vote(
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (code release).
     """
-    votes = Counter(ranked[0] for ranked in _ranked(losses, thresholds) if ranked)
+    votes = Counter(ranked[0] for ranked in _ranked(losses, thresholds, ranks) if ranked)
     cast = votes.total()
     winners = sorted(votes, key=lambda column: (-votes[column], column))[:max_experts]
     return tuple(
@@ -116,15 +125,16 @@ def gate_set_name(names: Sequence[str]) -> str:
     return "+".join(names) or "base"
 
 
-def _ranked(losses: Tensor, thresholds: Tensor) -> list[list[int]]:
-    """Return the columns below their threshold of each sample, smallest loss first."""
-    if losses.ndim != 2 or thresholds.shape != losses.shape[1:]:
+def _ranked(losses: Tensor, thresholds: Tensor, ranks: Tensor | None) -> list[list[int]]:
+    """Return the columns below their threshold of each sample, smallest rank first."""
+    ranks = losses if ranks is None else ranks
+    if losses.ndim != 2 or thresholds.shape != losses.shape[1:] or ranks.shape != losses.shape:
         raise ValueError(
-            f"expected losses (B, E) and thresholds (E,), "
-            f"got {tuple(losses.shape)} and {tuple(thresholds.shape)}"
+            f"expected losses (B, E), thresholds (E,) and ranks (B, E), got "
+            f"{tuple(losses.shape)}, {tuple(thresholds.shape)} and {tuple(ranks.shape)}"
         )
     accepted = (losses < thresholds).tolist()  # (B, E) < (E,)
     return [
         sorted((c for c, flag in enumerate(flags) if flag), key=row.__getitem__)
-        for row, flags in zip(losses.tolist(), accepted, strict=True)
+        for row, flags in zip(ranks.tolist(), accepted, strict=True)
     ]

@@ -28,7 +28,8 @@ RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_p
 """Attributes that older checkpoints list as settings, though no constructor takes them."""
 
 ADDED = {"rank_factor": "1.0", "min_steps": "1", "std_floor": "0.001", "combine": "sum",
-         "skip_nonfinite_steps": "0"}  # fmt: skip
+         "skip_nonfinite_steps": "0", "ranking": "loss", "start": "fresh",
+         "start_samples": "64"}  # fmt: skip
 """Settings that older checkpoints lack, with the value that the code had then."""
 
 _OF_TASK = (

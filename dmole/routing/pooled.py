@@ -1,0 +1,104 @@
+"""Gaussian likelihood of embeddings under tasks that share one covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dmole.routing.autoencoder import CHUNK
+
+SHRINKAGE = 0.01
+"""Share of the mean variance that is added to every direction of the pooled covariance."""
+
+
+@dataclass(frozen=True)
+class TaskMoments:
+    """Mean and covariance of the embeddings of one task, float32 on the CPU.
+
+    The covariance is ``factor.T @ factor + rest * I``: its leading principal components, and the
+    mean variance of all others.
+
+    Args:
+        mean: Shape ``(D,)``.
+        factor: Principal directions times the square root of their variance above ``rest``,
+            shape ``(K, D)``.
+        rest: Mean variance outside these directions, shape ``(1,)``.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    rest: Tensor
+
+    @classmethod
+    def fit(cls, rows: Tensor, components: int) -> TaskMoments:
+        """Return the moments of preprocessed embeddings ``(N, D)``; K is at most ``components``."""
+        rows = rows.detach().double()
+        samples, width = rows.shape
+        count = max(1, min(components, samples - 1, width // 2))
+        mean = rows.mean(dim=0)  # (D,)
+        _, singular, directions = torch.linalg.svd(rows - mean, full_matrices=False)
+        variances = singular.square() / samples  # (min(N, D),)
+        rest = variances[count:].sum() / max(1, width - count)
+        scale = (variances[:count] - rest).clamp_min(0).sqrt()  # (K,)
+        factor = directions[:count] * scale[:, None]  # (K, D)
+        return cls(mean.float().cpu(), factor.float().cpu(), rest.float().reshape(1).cpu())
+
+
+class PooledGaussian:
+    r"""Tasks as Gaussians with their own means and one covariance, the mean over the tasks.
+
+    .. math:: d_i(z) = \tfrac{1}{D} (z - \mu_i)^\top \Sigma^{-1} (z - \mu_i), \quad
+        \Sigma = \tfrac{1}{E} \sum_i \Sigma_i + \epsilon I
+
+    The task of the smallest distance is the most likely one, as in linear discriminant analysis.
+    A direction in which all tasks vary counts little, one in which only their means differ counts
+    much. No sample of an earlier task is needed.
+
+    Args:
+        tasks: Moments of the ``E`` tasks.
+
+    Raises:
+        ValueError: If there are no tasks or they differ in width.
+
+    Source:
+        Streaming linear discriminant analysis, Hayes and Kanan 2020,
+        https://arxiv.org/abs/1909.01520; the low-rank covariance and its shrinkage are ours.
+    """
+
+    def __init__(self, tasks: Sequence[TaskMoments]) -> None:
+        if len({len(task.mean) for task in tasks}) != 1:
+            raise ValueError("there is no task, or the tasks differ in the width of embeddings")
+        self._means = torch.stack([task.mean.double() for task in tasks])  # (E, D)
+        factors = torch.cat([task.factor.double() for task in tasks]) / len(tasks) ** 0.5
+        rest = torch.cat([task.rest.double() for task in tasks]).mean()
+        width = self._means.shape[1]
+        total = factors.square().sum() + width * rest  # trace of the covariance
+        floor = rest + SHRINKAGE * total / width
+        self._noise = float(floor) if floor > 0 else 1.0  # all samples alike: no variance at all
+        _, singular, self._directions = torch.linalg.svd(factors, full_matrices=False)  # (R, D)
+        variances = singular.square()  # (R,)
+        self._shrink = variances / (variances + self._noise)
+
+    @torch.no_grad()
+    def distances(self, rows: Tensor) -> Tensor:
+        """Return the squared Mahalanobis distance to each task's mean, per dimension.
+
+        Args:
+            rows: Preprocessed embeddings of shape ``(N, D)``.
+
+        Returns:
+            Shape ``(N, E)``, float32; about 1 for a typical sample of the task.
+        """
+        rows = rows.detach().to(device="cpu", dtype=torch.float64)
+        with torch.autocast("cpu", enabled=False):
+            return torch.cat([self._distances(chunk) for chunk in torch.split(rows, CHUNK)])
+
+    def _distances(self, rows: Tensor) -> Tensor:
+        centered = rows[:, None] - self._means  # (N, E, D)
+        inside = (centered @ self._directions.T).square() @ self._shrink  # (N, E)
+        outside = centered.square().sum(dim=-1)  # (N, E)
+        distances: Tensor = (outside - inside) / (self._noise * rows.shape[1])
+        return distances.float()
