@@ -74,7 +74,7 @@ class ExpertAllocation(ContinualCallback):
     ) -> Allocation:
         """Return the allocation with its parent, if new experts start from past ones."""
         plans = {past.expert: past for past in self.allocations.values()}
-        past = [name for name in module.library.names if name in plans]
+        past = [n for n in module.library.names if n in plans and n != module.router.common]
         if module.allocator.start == "fresh" or not past:
             return plan
         losses = start_losses(state, module, state.stage, past)

@@ -66,21 +66,31 @@ class PooledGaussian:
     Source:
         Streaming linear discriminant analysis, Hayes and Kanan 2020,
         https://arxiv.org/abs/1909.01520; the low-rank covariance and its shrinkage are ours.
+
+    Example:
+        >>> import torch
+        >>> from dmole.routing.pooled import PooledGaussian, TaskMoments
+        >>> rows = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+        >>> rows = rows * torch.tensor([9.0, 0.1, 0.1])  # both tasks vary along the first axis
+        >>> shift = torch.tensor([0.0, 1.0, 0.0])  # and differ along the second
+        >>> tasks = [TaskMoments.fit(rows, 1), TaskMoments.fit(rows + shift, 1)]
+        >>> PooledGaussian(tasks).distances(torch.tensor([[30.0, 0.9, 0.0]])).argmin(dim=1)
+        tensor([1])
     """
 
     def __init__(self, tasks: Sequence[TaskMoments]) -> None:
         if len({len(task.mean) for task in tasks}) != 1:
             raise ValueError("there is no task, or the tasks differ in the width of embeddings")
         self._means = torch.stack([task.mean.double() for task in tasks])  # (E, D)
-        factors = torch.cat([task.factor.double() for task in tasks]) / len(tasks) ** 0.5
-        rest = torch.cat([task.rest.double() for task in tasks]).mean()
+        self._factor = torch.cat([task.factor.double() for task in tasks]) / len(tasks) ** 0.5
+        rest = float(torch.cat([task.rest.double() for task in tasks]).mean())
         width = self._means.shape[1]
-        total = factors.square().sum() + width * rest  # trace of the covariance
-        floor = rest + SHRINKAGE * total / width
-        self._noise = float(floor) if floor > 0 else 1.0  # all samples alike: no variance at all
-        _, singular, self._directions = torch.linalg.svd(factors, full_matrices=False)  # (R, D)
-        variances = singular.square()  # (R,)
-        self._shrink = variances / (variances + self._noise)
+        mean_variance = float(self._factor.square().sum()) / width + rest
+        noise = rest + SHRINKAGE * mean_variance
+        self._noise = noise if noise > 0 else 1.0  # without any variance: Euclidean distance
+        gram = self._factor @ self._factor.T  # (R, R), R the sum of all K
+        gram.diagonal().add_(self._noise)
+        self._root = torch.linalg.cholesky(gram)
 
     @torch.no_grad()
     def distances(self, rows: Tensor) -> Tensor:
@@ -97,8 +107,20 @@ class PooledGaussian:
             return torch.cat([self._distances(chunk) for chunk in torch.split(rows, CHUNK)])
 
     def _distances(self, rows: Tensor) -> Tensor:
-        centered = rows[:, None] - self._means  # (N, E, D)
-        inside = (centered @ self._directions.T).square() @ self._shrink  # (N, E)
-        outside = centered.square().sum(dim=-1)  # (N, E)
-        distances: Tensor = (outside - inside) / (self._noise * rows.shape[1])
+        # the inverse of noise * I + F.T @ F is (I - F.T @ inv(noise * I + F @ F.T) @ F) / noise
+        total = _squared_distances(rows, self._means)  # (N, E)
+        inside = _squared_distances(self._whitened(rows), self._whitened(self._means))  # (N, E)
+        distances = (total - inside) / (self._noise * rows.shape[1])
         return distances.float()
+
+    def _whitened(self, rows: Tensor) -> Tensor:
+        """Return rows ``(N, D)`` in the coordinates of the factor, ``(N, R)``."""
+        projected = self._factor @ rows.T  # (R, N)
+        solved: Tensor = torch.linalg.solve_triangular(self._root, projected, upper=False)
+        return solved.T
+
+
+def _squared_distances(rows: Tensor, others: Tensor) -> Tensor:
+    """Return the squared distances between rows ``(N, D)`` and others ``(E, D)``, ``(N, E)``."""
+    squares: Tensor = rows.square().sum(dim=1)[:, None] + others.square().sum(dim=1)
+    return squares - 2 * rows @ others.T
