@@ -159,13 +159,13 @@ def _larger(digits: Any, split: Split) -> list[Entry]:
 
 
 def _pairs(digits: Any, split: Split) -> list[Entry]:
-    """Ask for both digits of a pair, from left to right."""
+    """Ask for both digits of a pair, which are drawn as high as the image, from left to right."""
     return [
         Entry(
             _QUESTION,
             f"{_WORDS[digits.target[left]]} {_WORDS[digits.target[right]]}",
             f"digit_pair_{split}/{left}_{right}.png",
-            partial(_draw, digits, [left, right], _CANVAS // 2),
+            partial(_draw, digits, [left, right], _CANVAS),
         )
         for left, right in _pair_indices(split)
     ]
@@ -202,13 +202,18 @@ def _open(path: str) -> Image.Image:
 
 
 def _draw(
-    digits: Any, indices: Sequence[int], size: int, ink: Color = _WHITE, ground: Color = _BLACK
+    digits: Any,
+    indices: Sequence[int],
+    height: int,
+    ink: Color = _WHITE,
+    ground: Color = _BLACK,
 ) -> Image.Image:
-    """Draw digits side by side in ``ink``; the source has 8x8 pixels of 0..16."""
+    """Draw digits of equal width side by side in ``ink``; the source has 8x8 pixels of 0..16."""
     canvas = Image.new("RGB", (_CANVAS, _CANVAS), ground)
+    width, top = _CANVAS // len(indices), (_CANVAS - height) // 2
     for position, index in enumerate(indices):
         pixels = (digits.images[index] / 16 * 255).astype("uint8")
-        mask = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
-        top_left = (position * size, (_CANVAS - size) // 2)
-        canvas.paste(ink, (*top_left, top_left[0] + size, top_left[1] + size), mask)
+        mask = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        left = position * width
+        canvas.paste(ink, (left, top, left + width, top + height), mask)
     return canvas

@@ -113,7 +113,7 @@ def test_a_pair_is_named_from_left_to_right(items: dict[tuple[str, str], list[It
     for item in items["digit_pair", "test"]:
         both = [int(index) for index in item.path.stem.split("_")]
         assert item.answer == " ".join(WORDS[digits.target[index]] for index in both)
-        gray = item.pixels()[16:48, :, 0]
+        gray = item.pixels()[:, :, 0]
         for half, index in zip((gray[:, :32], gray[:, 32:]), both, strict=True):
             assert _similarity(half, digits.images[index]) > 0.95
     firsts = Counter(item.answer.split()[0] for item in items["digit_pair", "train"])
@@ -153,6 +153,6 @@ def test_alike_data_replace_no_other_data(tmp_path: Path) -> None:
 
 def _similarity(picture: np.ndarray[Any, Any], source: np.ndarray[Any, Any]) -> float:
     """Return the correlation of the picture, averaged to 8x8 cells, with the source."""
-    side = picture.shape[0] // 8
-    cells = picture.reshape(8, side, 8, side).mean(axis=(1, 3))
+    height, width = (side // 8 for side in picture.shape)
+    cells = picture.reshape(8, height, 8, width).mean(axis=(1, 3))
     return float(np.corrcoef(cells.ravel(), source.ravel())[0, 1])
