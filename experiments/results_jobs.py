@@ -30,12 +30,13 @@ MARK = ".finished"
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a method's config with one key replaced, and a seed."""
+    """One run: the config of a benchmark, a method's config with one key replaced, and a seed."""
 
     name: str
     method: str
     seed: int
     settings: dict[str, Any]
+    configs: tuple[Path, ...] = (COMPARISON,)
 
     def folder(self, runs: Path) -> Path:
         """Return its run folder."""
@@ -43,8 +44,9 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Return the digest of all settings: comparison.yaml and those of this job."""
-        text = COMPARISON.read_text(encoding="utf-8") + yaml.safe_dump(self.settings)
+        """Return the digest of all settings: those of the benchmark and those of this job."""
+        texts = [path.read_text(encoding="utf-8") for path in self.configs]
+        text = "".join(texts) + yaml.safe_dump(self.settings)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def finished(self, runs: Path) -> bool:
@@ -68,8 +70,10 @@ class Job:
         config = runs / "configs" / f"{self.name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
-        command = [sys.executable, "-m", "dmole", "fit", "--config", str(COMPARISON)]
-        command += ["--config", str(config), "--seed_everything", str(self.seed)]
+        command = [sys.executable, "-m", "dmole", "fit"]
+        for path in (*self.configs, config):
+            command += ["--config", str(path)]
+        command += ["--seed_everything", str(self.seed)]
         command += ["--trainer.name", self.name, "--trainer.version", str(self.seed)]
         command += ["--trainer.default_root_dir", str(runs)]
         command += ["--trainer.enable_progress_bar", "false"]

@@ -13,7 +13,7 @@ from dmole.demo.world.questions import (
     refer_to,
     region,
 )
-from dmole.demo.world.scenes import FILLS, shape_scene, text_scene
+from dmole.demo.world.scenes import FILLS, letters_scene, shape_scene, text_scene
 from dmole.demo.world.world import COLOR_NAMES, SHAPES, Pixels, Scene, Thing
 
 PAINTS = {
@@ -38,6 +38,8 @@ COMPASS = {
     "center": "center",
 }
 NOISE = 16
+LONGEST_TEXT = 3
+"""Letters in a picture of `letters`."""
 SHARED_SHARE = 0.25
 """Share of the questions in a wording that a task of another image style uses, too."""
 
@@ -106,6 +108,26 @@ def hollow(rng: random.Random) -> Example:
     return Example(scene.pixels, wording, (COUNTS[number],))
 
 
+def striped(rng: random.Random) -> Example:
+    """The number of striped shapes: one word of the question differs from `hollow`."""
+    scene = shape_scene(rng, fills=("solid", "striped"), dark=False)
+    number = sum(thing.fill == "striped" for thing in scene.things)
+    wording = "say how many are striped"
+    return Example(scene.pixels, wording, (COUNTS[number],))
+
+
+def night(rng: random.Random) -> Example:
+    """The number of solid shapes on dark grounds: other pictures than `count` and `tally`."""
+    scene = shape_scene(rng, dark=True)
+    return Example(scene.pixels, "say how many there are", (COUNTS[len(scene.things)],))
+
+
+def letters(rng: random.Random) -> Example:
+    """The number of letters as a digit: the question of `count`, another form of the answer."""
+    scene = letters_scene(rng, rng.randint(1, LONGEST_TEXT), dark=False)
+    return Example(scene.pixels, "say how many there are", (str(len(scene.things)),))
+
+
 def read(rng: random.Random) -> Example:
     """A digit as a word, on noisy backgrounds."""
     scene = text_scene(rng, "digit", noise=NOISE)
@@ -164,8 +186,11 @@ GENERATORS: dict[str, Generator] = {
     "count": count,
     "find": find,
     "hollow": hollow,
+    "letters": letters,
+    "night": night,
     "paint": paint,
     "read": read,
+    "striped": striped,
     "tally": tally,
     "texture": texture,
 }

@@ -62,6 +62,19 @@ def text_scene(
         low, high = (FIRST_DIGIT, FIRST_LETTER) if kind == "digit" else (FIRST_LETTER, len(CLASSES))
         labels = [rng.randrange(low, high)]
         height = rng.choice(tuple(GLYPH_WIDTHS))
+    return _written(canvas, labels, height, kind)
+
+
+def letters_scene(rng: random.Random, count: int, *, dark: bool | None = None) -> Scene:
+    """Return a scene of one to three letters in a row; the pretraining has no more than one."""
+    canvas = Canvas(rng, dark=dark)
+    labels = [rng.randrange(FIRST_LETTER, len(CLASSES)) for _ in range(count)]
+    return _written(canvas, labels, rng.choice(NUMBER_HEIGHTS), "letter")
+
+
+def _written(canvas: Canvas, labels: Sequence[int], height: int, kind: TextKind) -> Scene:
+    """Draw glyphs side by side at a random place, in one random color."""
+    rng = canvas.rng
     columns, rows = GLYPH_WIDTHS[height] // CELL, height // CELL
     left = rng.randint(0, LATTICE - columns * len(labels))
     top = rng.randint(0, LATTICE - rows)
