@@ -10,11 +10,11 @@ from dmole.metrics.continual import (
     backward_transfer,
     forgetting,
     last,
-    mean_average_accuracy,
-    seen_means,
+    learning_accuracy,
     transfer,
 )
 from dmole.metrics.matrix_file import read_matrix, write_matrix
+from dmole.metrics.seen_tasks import mean_average_accuracy, seen_means
 from dmole.metrics.summary import retention, summarize
 from dmole.metrics.task_metrics import (
     BLEU4,
@@ -44,6 +44,7 @@ __all__ = [
     "backward_transfer",
     "forgetting",
     "last",
+    "learning_accuracy",
     "mean_average_accuracy",
     "read_matrix",
     "retention",

@@ -88,6 +88,31 @@ def last(matrix: npt.ArrayLike) -> Array:
     return final
 
 
+def learning_accuracy(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) -> Array:
+    r"""Return Learned of each task: its score after the stage that learns it, :math:`R_{s_i,i}`.
+
+    Args:
+        matrix: Scores of shape ``(stages + 1, tasks)``, percent.
+        task_of_stage: See the module docstring.
+
+    Returns:
+        Shape ``(tasks,)``, percent. It applies to tasks with :math:`s_i \le S`.
+
+    Raises:
+        ValueError: If the matrix is not 2-D or `task_of_stage` wrong.
+
+    Source:
+        The learning accuracy of Riemer et al., 2019, https://arxiv.org/abs/1810.11910.
+
+    Example:
+        >>> learning_accuracy([[0, 0], [80, 10], [70, 60]]).tolist()
+        [80.0, 60.0]
+    """
+    scores, learned = prepare(matrix, task_of_stage)
+    stages = len(scores) - 1
+    return per_task(scores, lambda i: scores[learned[i], i] if learned[i] <= stages else math.nan)
+
+
 def backward_transfer(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) -> Array:
     r"""Return BWT of each task: the change by later stages, :math:`R_{S,i} - R_{s_i,i}`.
 
@@ -173,53 +198,6 @@ def transfer(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) ->
     """
     scores, learned = prepare(matrix, task_of_stage)
     return per_task(scores, lambda i: mean_or_nan(scores[1 : learned[i], i]) - scores[0, i])
-
-
-def mean_average_accuracy(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) -> float:
-    r"""Return MAA: the mean over stages of the mean score on the tasks seen so far.
-
-    .. math:: \mathrm{MAA} = \frac{1}{S} \sum_{t=1}^{S}
-        \frac{1}{|\{i: s_i \le t\}|} \sum_{i: s_i \le t} R_{t,i}
-
-    Args:
-        matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_of_stage: See the module docstring.
-
-    Returns:
-        Percent, NaN without stages or if a cell is missing.
-
-    Raises:
-        ValueError: If the matrix is not 2-D or `task_of_stage` wrong.
-
-    Source:
-        CoIN (arXiv 2403.08350); the lower triangle of :math:`R`.
-
-    Example:
-        >>> mean_average_accuracy([[0, 0], [80, 10], [70, 60]])
-        72.5
-    """
-    return mean_or_nan(seen_means(matrix, task_of_stage))
-
-
-def seen_means(matrix: npt.ArrayLike, task_of_stage: TaskOfStage | None = None) -> Array:
-    """Return the mean score on the seen tasks after each stage.
-
-    Args:
-        matrix: Scores of shape ``(stages + 1, tasks)``, percent.
-        task_of_stage: See the module docstring.
-
-    Returns:
-        Shape ``(stages,)``, percent.
-
-    Raises:
-        ValueError: If the matrix is not 2-D or `task_of_stage` wrong.
-
-    Example:
-        >>> seen_means([[0, 0], [80, 10], [70, 60]]).tolist()
-        [80.0, 65.0]
-    """
-    scores, learned = prepare(matrix, task_of_stage)
-    return np.array([mean_or_nan(scores[t, learned <= t]) for t in range(1, len(scores))])
 
 
 def accuracy(matrix: npt.ArrayLike) -> float:

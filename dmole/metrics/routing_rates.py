@@ -16,11 +16,11 @@ def routing_rates(
 ) -> dict[str, float | None]:
     """Return shares of test samples in percent; None if there are no such samples.
 
-    The first three are shares of the samples of seen tasks after the last stage. ``own_first``:
+    All but the last are shares of the samples of seen tasks after the last stage. ``own_first``:
     the first expert is that of the sample's task. ``rejected``: the sample goes to the base model.
     ``foreign_too``: the expert of another task accepts the sample, alone or in addition.
-    ``unseen_accepted`` is a share of the samples of tasks not yet learned, over all stages from
-    the first: an expert accepts the sample.
+    ``second_expert``: see `second_expert_rate`. ``unseen_accepted`` is a share of the samples of
+    tasks not yet learned, over all stages from the first: an expert accepts the sample.
 
     Args:
         counts: Rows of routing.csv.
@@ -29,17 +29,16 @@ def routing_rates(
         common: Expert shared by all tasks; it never counts as the expert of another task.
 
     Example:
-        >>> routing_rates([(1, "a", "a", 9), (1, "a", "base", 1)], {"a": "a"}, {"a": 1})
-        {'own_first': 90.0, 'rejected': 10.0, 'foreign_too': 0.0, 'unseen_accepted': None}
+        >>> rates = routing_rates([(1, "a", "a", 9), (1, "a", "base", 1)], {"a": "a"}, {"a": 1})
+        >>> rates["own_first"], rates["rejected"], rates["unseen_accepted"]
+        (90.0, 10.0, None)
     """
     rows = list(counts)
-    last = max((stage for stage, *_ in rows), default=0)
-    seen = [(task, gates.split("+"), n) for s, task, gates, n in rows if s == last > 0]
-    seen = [(task, names, n) for task, names, n in seen if learned_at.get(task, last + 1) <= last]
+    seen = _seen_last(rows, learned_at)
     unseen = [
         (gates != "base", n)
         for stage, task, gates, n in rows
-        if stage > 0 and learned_at.get(task, last + 1) > stage
+        if stage > 0 and learned_at.get(task, stage + 1) > stage
     ]
     return {
         "own_first": _share((names[0] == owner[task], n) for task, names, n in seen),
@@ -47,8 +46,43 @@ def routing_rates(
         "foreign_too": _share(
             (bool({*names} - {owner[t], common, "base"}), n) for t, names, n in seen
         ),
+        "second_expert": second_expert_rate(rows, learned_at, common),
         "unseen_accepted": _share(unseen),
     }
+
+
+def second_expert_rate(
+    counts: Iterable[Count], learned_at: Mapping[str, int], common: str | None = None
+) -> float | None:
+    """Return the share of test samples in percent that use more than one expert.
+
+    Args:
+        counts: Rows of routing.csv.
+        learned_at: Stage that learns each task.
+        common: Expert shared by all tasks, which does not count.
+
+    Returns:
+        The share of the samples of seen tasks after the last stage; None if there are none.
+
+    Example:
+        >>> second_expert_rate([(1, "a", "a", 9), (1, "a", "a+b", 1)], {"a": 1})
+        10.0
+    """
+    seen = _seen_last(counts, learned_at)
+    return _share((len({*names} - {common, "base"}) > 1, n) for _, names, n in seen)
+
+
+def _seen_last(
+    counts: Iterable[Count], learned_at: Mapping[str, int]
+) -> list[tuple[str, list[str], int]]:
+    """Return task, names of the gate set and count of the samples of seen tasks at the end."""
+    rows = list(counts)
+    last = max((stage for stage, *_ in rows), default=0)
+    return [
+        (task, gates.split("+"), n)
+        for stage, task, gates, n in rows
+        if stage == last > 0 and learned_at.get(task, last + 1) <= last
+    ]
 
 
 def partner_rate(counts: Iterable[Count], trains: Mapping[int, Collection[str]]) -> float | None:

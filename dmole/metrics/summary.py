@@ -15,10 +15,11 @@ from dmole.metrics.continual import (
     backward_transfer,
     forgetting,
     last,
-    mean_average_accuracy,
+    learning_accuracy,
     transfer,
 )
 from dmole.metrics.matrix import Scope, TaskOfStage, as_matrix, mean_or_nan, prepare
+from dmole.metrics.seen_tasks import mean_average_accuracy
 
 RUN_FORMAT = 2
 """Version of the files of a run folder, the key ``format`` of ``metrics.json``.
@@ -28,7 +29,10 @@ and ``expert`` in place of ``expert``, ``modality``, ``unit`` and ``selected``, 
 ``curriculum.csv`` ``task`` and ``module`` in place of ``expert`` and ``modality``.
 """
 
-PER_TASK = ("AVG", "Last", "BWT", "Forgetting", "Transfer")
+FIGURES = ("AVG", "Last", "Learned", "BWT", "MAA", "ACC", "Forgetting", "Transfer")
+"""Continual figures of ``metrics.json``, in this order."""
+
+PER_TASK = ("AVG", "Last", "Learned", "BWT", "Forgetting", "Transfer")
 
 
 def summarize(
@@ -46,8 +50,8 @@ def summarize(
         task_of_stage: See `dmole.metrics.continual`.
 
     Returns:
-        Keys AVG, Last, BWT, MAA, ACC, Forgetting, Transfer (percent or None), ``per_task`` (the
-        per-task figures) and ``definitions`` (formula, scope and divisor of each figure).
+        Keys AVG, Last, Learned, BWT, MAA, ACC, Forgetting, Transfer (percent or None), ``per_task``
+        (the per-task figures) and ``definitions`` (formula, scope and divisor of each figure).
 
     Raises:
         ValueError: If the number of names and columns differ, or an argument is wrong.
@@ -65,6 +69,7 @@ def summarize(
     columns = {
         "AVG": average(scores, avg_scope, task_of_stage),
         "Last": last(scores),
+        "Learned": learning_accuracy(scores, task_of_stage),
         "BWT": backward_transfer(scores, task_of_stage),
         "Forgetting": forgetting(scores, task_of_stage),
         "Transfer": transfer(scores, task_of_stage),
@@ -73,9 +78,8 @@ def summarize(
     figures = {name: mean_or_nan(column[applies[name]]) for name, column in columns.items()}
     figures["MAA"] = mean_average_accuracy(scores, task_of_stage)
     figures["ACC"] = accuracy(scores)
-    order = ("AVG", "Last", "BWT", "MAA", "ACC", "Forgetting", "Transfer")
     return {
-        **{name: _or_none(figures[name]) for name in order},
+        **{name: _or_none(figures[name]) for name in FIGURES},
         "per_task": {
             task: {name: _or_none(columns[name][i]) for name in PER_TASK}
             for i, task in enumerate(task_names)
@@ -128,6 +132,7 @@ def _definitions(
     return {
         "AVG": f"mean_i mean_t R[t,i]; {average_scope}; divisor {count['AVG']} tasks ({note})",
         "Last": f"mean_i R[S,i]; all tasks; divisor {tasks}",
+        "Learned": f"mean_i R[s_i,i]; tasks learned by the last stage; divisor {count['Learned']}",
         "BWT": f"mean_i (R[S,i] - R[s_i,i]); {past}; divisor {count['BWT']}",
         "MAA": f"mean_t mean_i R[t,i]; tasks seen by stage t = 1..S; divisor {stages} stages",
         "ACC": f"mean_i R[S,i]; all tasks; divisor {tasks}",
@@ -149,6 +154,7 @@ def _applicable(
     return {
         "AVG": learned <= stages if scope == "seen" and stages else everyone,
         "Last": everyone,
+        "Learned": learned <= stages,
         "BWT": learned < stages,
         "Forgetting": learned < stages,
         "Transfer": learned > 1 if stages else ~everyone,

@@ -29,8 +29,8 @@ class Column:
         name: Header of the column.
         read: Returns the figure, NaN where it is missing.
         define: Returns the definition of the figure, as computed for this run.
-        better: Whether high or low is better; None for costs, which are a trade-off, and for
-            figures that need the task identity.
+        better: Whether high or low is better; None for costs, which are a trade-off, for routing
+            rates, and for figures that need the task identity.
         whole: Whether the figure is written as a whole number.
         optional: Whether the column is left out if no run has the figure.
     """
@@ -108,4 +108,57 @@ COLUMNS: tuple[Column, ...] = (
         optional=True,
     ),
 )
-"""Columns of the table, in this order."""
+"""Columns of the main table, in this order."""
+
+ALONE = "finetune"
+"""Method whose runs learn each task with an adapter of its own, without the earlier tasks."""
+
+_OF_TEST_SAMPLES = "share of the test samples of seen tasks after the last stage"
+RATES = {
+    "trained_with_partner": (
+        "share of the training samples after the first stage, counted in each epoch, that also "
+        "used the expert of an earlier stage"
+    ),
+    "second_expert": f"{_OF_TEST_SAMPLES} that use more than one expert, without a common expert",
+    "foreign_too": (
+        f"{_OF_TEST_SAMPLES} that the expert of another task accepts, alone or in addition"
+    ),
+    "own_first": f"{_OF_TEST_SAMPLES} whose first expert is that of their task",
+}
+"""Definitions of the routing rates of ``metrics.json`` that are shown, by key, in this order."""
+
+
+def learning_columns(groups: Group) -> tuple[Column, ...]:
+    """Return the columns of the table of learning and routing, in this order.
+
+    Args:
+        groups: Runs by method, with the runs of `ALONE` if there are any.
+    """
+    levels = (_figure("Learned"), _learned_gain(groups.get(ALONE, ())))
+    changes = (_figure("BWT"), _oracle("BWT"), _figure("Transfer"))
+    return (*levels, *changes, *(_rate(name, text) for name, text in RATES.items()))
+
+
+def _learned_gain(alone: Sequence[Run]) -> Column:
+    """Return the difference in Learned to the run of `ALONE` with the same seed; NaN without it.
+
+    It is the opposite of the intransigence of Chaudhry et al., 2018,
+    https://arxiv.org/abs/1801.10112, with a model trained on the task alone as the reference.
+    """
+    learned: dict[int | None, float] = {
+        run.seed: run.figure("Learned") for run in alone if run.seed is not None
+    }
+    text = (
+        f"Learned minus Learned of the run of {ALONE} with the same seed; what the earlier tasks "
+        "add to learning a task, where both methods place experts alike; negative: intransigence"
+    )
+    return Column(
+        f"Learned - {ALONE}",
+        lambda run: run.figure("Learned") - learned.get(run.seed, math.nan),
+        lambda run: text,
+        "high",
+    )
+
+
+def _rate(name: str, text: str) -> Column:
+    return Column(name.replace("_", " "), lambda run: run.routing_rate(name), lambda run: text)

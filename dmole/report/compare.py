@@ -7,13 +7,13 @@ from pathlib import Path
 
 from dmole.messages import show
 from dmole.report.figures import save_figure
-from dmole.report.grids import summary_grid, task_grids
+from dmole.report.grids import learning_grid, summary_grid, task_grids
 from dmole.report.identity import advantages, check_comparable, check_repeat, same_tasks
 from dmole.report.method_figures import method_figures
 from dmole.report.notes import make_notes
 from dmole.report.runs import Run, load_run
 from dmole.report.tables import (
-    summary_latex,
+    figures_latex,
     task_latex,
     to_markdown,
     write_summary_csv,
@@ -25,8 +25,8 @@ from dmole.storage.files import atomic_path
 def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[str] = ()) -> str:
     """Compare runs, grouped by method; runs of one method count as repeats with different seeds.
 
-    Writes ``comparison.md``, ``.csv``, ``.tex`` and ``.png``, ``per_task.csv`` and ``.tex``,
-    ``forgetting.png`` and ``accuracy_parameters.png``, and prints the Markdown.
+    Writes ``comparison.md``, ``.csv``, ``.tex`` and ``.png``, ``learning.csv``, ``per_task.csv``
+    and ``.tex``, ``forgetting.png`` and ``accuracy_parameters.png``, and prints the Markdown.
 
     Args:
         run_dirs: Run folders.
@@ -46,15 +46,19 @@ def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[
     groups = group_runs(runs)
     given = {method: advantages(group[0]) for method, group in groups.items()}
     apart = [method for method, texts in given.items() if texts]
-    grid, by_task = summary_grid(groups, apart), task_grids(groups, apart)
-    notes = make_notes(groups, grid, given, mixed)
-    text = to_markdown(grid, by_task.values(), notes)
+    grid, learning = summary_grid(groups, apart), learning_grid(groups, apart)
+    by_task = task_grids(groups, apart)
+    notes = make_notes(groups, [grid, learning], given, mixed)
+    text = to_markdown(grid, learning, by_task.values(), notes)
     output = Path(output)
+    labels = {"tab:comparison": grid, "tab:learning": learning}
+    figures = [figures_latex(each, label, notes) for label, each in labels.items()]
     tables = [task_latex(name, each, notes) for name, each in by_task.items()]
     _write(output / "comparison.md", text)
-    _write(output / "comparison.tex", summary_latex(grid, notes))
+    _write(output / "comparison.tex", "\n".join(figures))
     _write(output / "per_task.tex", "\n".join(tables))
     write_summary_csv(output / "comparison.csv", grid, notes)
+    write_summary_csv(output / "learning.csv", learning, notes)
     write_task_csv(output / "per_task.csv", by_task, notes)
     for name, figure in method_figures(groups, grid, notes).items():
         (output / name).unlink(missing_ok=True)  # left by an earlier comparison

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from dmole.report.columns import COLUMNS, PER_TASK, Group
+from dmole.report.columns import COLUMNS, PER_TASK, Column, Group, learning_columns
 from dmole.report.runs import Run
 
 Pair = tuple[float, float]
@@ -108,13 +108,34 @@ def summary_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
         groups: Runs by method.
         apart: Methods that cannot be best.
     """
+    grid = _grid("Comparison", COLUMNS, groups, apart)
+    constant = _constant_scores(groups)
+    if constant:
+        mean = (float(np.mean(list(constant.values()))), math.nan)
+        row = {name: mean if name in _CONSTANT else _MISSING for name in grid.columns}
+        grid.references[CONSTANT] = row
+    return grid
+
+
+def learning_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
+    """Return what the methods learned at each stage and how their routers share experts.
+
+    Args:
+        groups: Runs by method.
+        apart: Methods that cannot be best.
+    """
+    return _grid("Learning and routing", learning_columns(groups), groups, apart)
+
+
+def _grid(title: str, given: Sequence[Column], groups: Group, apart: Iterable[str]) -> Grid:
+    """Return the table of the given columns, without optional ones that no run has."""
     pairs = {
         column.name: {m: mean_and_spread([column.read(r) for r in g]) for m, g in groups.items()}
-        for column in COLUMNS
+        for column in given
     }
     columns = [
         column
-        for column in COLUMNS
+        for column in given
         if not column.optional or not all(map(math.isnan, _means(pairs[column.name]).values()))
     ]
     best = {
@@ -126,10 +147,7 @@ def summary_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
     names = [column.name for column in columns]
     rows = {method: {name: pairs[name][method] for name in names} for method in groups}
     whole = frozenset(column.name for column in columns if column.whole)
-    constant = _constant_scores(groups)
-    mean = (float(np.mean(list(constant.values()))), math.nan) if constant else _MISSING
-    references = {CONSTANT: {n: mean if n in _CONSTANT else _MISSING for n in names}}
-    return Grid("Comparison", names, rows, best, whole, references if constant else {})
+    return Grid(title, names, rows, best, whole)
 
 
 def task_grids(groups: Group, apart: Iterable[str] = ()) -> dict[str, Grid]:

@@ -7,7 +7,8 @@ from itertools import combinations
 from typing import Any
 
 from dmole.models.identity import NUMERICS, changed_parts
-from dmole.report.runs import Run, first_difference
+from dmole.report.runs import Run
+from dmole.report.settings import first_difference
 
 _PROMPT_KEYS = ("prompt", "prompt_suffix", "max_new_tokens", "eval_only")
 _FILE_KEYS = ("train", "test", "format", "side_files", "image_root", "test_image_root")

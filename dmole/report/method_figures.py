@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from dmole.metrics.continual import seen_means
 from dmole.metrics.matrix import Array, learning_stages
+from dmole.metrics.seen_tasks import seen_means
 from dmole.report.columns import Group
 from dmole.report.comparison_figures import comparison_figure
 from dmole.report.grids import Grid, Pair

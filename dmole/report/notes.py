@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 
-from dmole.report.columns import COLUMNS, Group
+from dmole.report.columns import COLUMNS, Group, learning_columns
 from dmole.report.grids import Grid, shown, spread_of_tasks
 from dmole.report.identity import MARKS
 from dmole.report.runs import Run
@@ -49,28 +49,38 @@ class Notes:
 
 
 def make_notes(
-    groups: Group, grid: Grid, given: Mapping[str, Sequence[str]], mixed: Sequence[str]
+    groups: Group, grids: Sequence[Grid], given: Mapping[str, Sequence[str]], mixed: Sequence[str]
 ) -> Notes:
-    """Collect the notes for the tables of some runs."""
+    """Collect the notes for the tables of some runs.
+
+    Args:
+        groups: Runs by method.
+        grids: Tables whose columns are figures.
+        given: See `Notes`.
+        mixed: See `Notes`.
+    """
     first = next(iter(groups.values()))[0]
     metrics = {t: c["metric"] for t, c in first.task_configs.items() if c.get("metric")}
     scoring = ", ".join(f"{task} by {_metric_name(metric)}" for task, metric in metrics.items())
-    definitions: dict[str, dict[str, list[str]]] = {}
-    for column in COLUMNS:
+    definitions = {name: each for grid in grids for name, each in _definitions(groups, grid)}
+    counts = {method: len(runs) for method, runs in groups.items()}
+    constant = _constant_answers(first) if any(grid.references for grid in grids) else ""
+    spreads = {method: spread_of_tasks(runs) for method, runs in groups.items()}
+    spreads = {method: spread for method, spread in spreads.items() if not math.isnan(spread)}
+    return Notes(counts, given, mixed, definitions, scoring, constant, spreads)
+
+
+def _definitions(group: Group, grid: Grid) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """Yield the name and the definitions of each column for which a run states one."""
+    for column in (*COLUMNS, *learning_columns(group)):
         texts: dict[str, list[str]] = {}
-        for method, runs in groups.items() if column.name in grid.columns else ():
+        for method, runs in group.items() if column.name in grid.columns else ():
             text = column.define(runs[0])
             if text and not math.isnan(grid.rows[method][column.name][0]):
                 texts.setdefault(str(text), []).append(method)
         ordered = sorted(texts, key=lambda text: -len(texts[text]))
         if ordered:
-            others = {text: texts[text] for text in ordered[1:]}
-            definitions[column.name] = {ordered[0]: [], **others}
-    counts = {method: len(runs) for method, runs in groups.items()}
-    constant = _constant_answers(first) if grid.references else ""
-    spreads = {method: spread_of_tasks(runs) for method, runs in groups.items()}
-    spreads = {method: spread for method, spread in spreads.items() if not math.isnan(spread)}
-    return Notes(counts, given, mixed, definitions, scoring, constant, spreads)
+            yield column.name, {ordered[0]: [], **{text: texts[text] for text in ordered[1:]}}
 
 
 def _constant_answers(run: Run) -> str:
@@ -96,7 +106,8 @@ def statements(notes: Notes, *, bold: bool) -> list[str]:
         without = f", methods marked {signs} excluded" if signs else ""
         lines.append(
             "Bold: the best mean of a column as printed, ties included"
-            f"{without}. Never bold: oracle figures, which need the task identity, and costs."
+            f"{without}. Never bold: oracle figures, which need the task identity, routing rates "
+            "and costs."
         )
     lines += [f"{sign} {text}." for text, sign in notes.signs.items()]
     lines += [f"Allowed difference: {text}." for text in notes.mixed]
@@ -110,11 +121,11 @@ def statements(notes: Notes, *, bold: bool) -> list[str]:
     return lines
 
 
-def definition_lines(notes: Notes, only: Sequence[str] | None = None) -> list[str]:
-    """Return one line per figure, and one more for each deviating definition."""
+def definition_lines(notes: Notes, names: Collection[str]) -> list[str]:
+    """Return one line for each of the named figures, and one more per deviating definition."""
     return [
         f"{name}{' (' + ', '.join(methods) + ')' if methods else ''}: {text}"
         for name, texts in notes.definitions.items()
-        if only is None or name in only
+        if name in names
         for text, methods in texts.items()
     ]

@@ -8,11 +8,8 @@ from typing import Any
 
 from dmole._moved import current_path
 from dmole.messages import excerpt
-from dmole.metrics.summary import RUN_FORMAT
+from dmole.metrics.summary import FIGURES, RUN_FORMAT
 from dmole.storage.files import read_json, read_yaml
-
-FIGURES = ("AVG", "Last", "BWT", "MAA", "ACC", "Forgetting", "Transfer")
-"""Continual figures of ``metrics.json``, in percent."""
 
 LONGEST_NAME = 200
 """Most characters of the name of a run or a task."""
@@ -33,6 +30,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: unknown format {excerpt(version)}, the newest is {RUN_FORMAT}")
     _check_figures(path, metrics, "")
     _check_figures(path, _section(path, metrics, "oracle"), "oracle.")
+    _check_numbers(path, _section(path, metrics, "routing"), None, "routing.")
     retention = _section(path, metrics, "retention")
     _check_numbers(path, retention, ["change"], "retention.")
     _check_texts(path, retention, ["definition"], "retention.")

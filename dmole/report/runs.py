@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dmole.metrics.matrix_file import read_matrix
+from dmole.report.older_runs import complete_metrics
 from dmole.report.run_files import check_name, read_config, read_metrics, read_timing
-from dmole.run.settings import ADDED
 from dmole.storage.digests import read_digests, verify_files
 from dmole.storage.files import check_file
 
@@ -35,7 +35,7 @@ class Run:
         task_names: Tasks in the order of the matrix.
         matrix: Evaluation matrix of shape ``(stages + 1, tasks)``, percent.
         oracle_matrix: The same with oracle gates; None if the run has none.
-        metrics: Content of ``metrics.json``.
+        metrics: Content of ``metrics.json``, completed for runs of earlier versions.
         timing: Content of ``timing.json``.
         config: Content of ``config.yaml``.
     """
@@ -73,6 +73,10 @@ class Run:
     def oracle(self, name: str) -> float:
         """Return a figure with oracle gates, NaN if it is missing."""
         return _number((self.metrics.get("oracle") or {}).get(name))
+
+    def routing_rate(self, name: str) -> float:
+        """Return a routing rate (percent), NaN if it is missing or the run has no such router."""
+        return _number((self.metrics.get("routing") or {}).get(name))
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -176,7 +180,7 @@ def load_run(run_dir: str | Path) -> Run:
     digests = read_digests(folder)
     if digests is not None:
         verify_files(folder, digests, VERIFIED.__contains__)
-    return Run(
+    run = Run(
         folder=folder,
         method=_method(folder, config),
         seed=config["seed_everything"] if _is_seed(config.get("seed_everything")) else None,
@@ -187,6 +191,7 @@ def load_run(run_dir: str | Path) -> Run:
         timing=read_timing(_existing(folder, "timing.json")),
         config=config,
     )
+    return replace(run, metrics=complete_metrics(run, digests))
 
 
 def _existing(folder: Path, name: str) -> Path:
@@ -214,40 +219,3 @@ def _is_seed(value: Any) -> bool:
 
 def _number(value: Any) -> float:
     return np.nan if value is None else float(value)
-
-
-OF_A_REPEAT = ("seed", "seed_everything", "version", "default_root_dir", "enable_progress_bar")
-"""Settings in which repeats of one method may differ."""
-
-
-def _is_empty(value: Any) -> bool:
-    """Return whether a setting is null, an empty list or a mapping of what is off or empty."""
-    if isinstance(value, Mapping):
-        return all(each is False or _is_empty(each) for each in value.values())
-    return value is None or value == []
-
-
-def first_difference(one: Any, other: Any, path: str = "") -> str | None:
-    """Return the key of the first setting in which two configs differ, None if they agree.
-
-    A missing setting equals null and an empty list or mapping, so runs of an earlier version
-    agree with those of a version that has further settings, unless these change what it does.
-
-    Example:
-        >>> first_difference({"model": {"alpha": 8}}, {"model": {"alpha": 16}})
-        'model.alpha'
-    """
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = (first_difference(*pair, path) for pair in zip(one, other, strict=True))
-        return next((difference for difference in pairs if difference is not None), None)
-    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        empty = _is_empty(one) and _is_empty(other)
-        return None if one == other or empty else path
-    for key in sorted({*one, *other} - {*OF_A_REPEAT, "ckpt_path"}, key=str):
-        alone = (key in one) != (key in other)
-        if alone and key in ADDED and str({**one, **other}[key]) == ADDED[key]:
-            continue  # an earlier version lacks the setting and does the same
-        difference = first_difference(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
-        if difference is not None:
-            return difference
-    return None

@@ -48,17 +48,25 @@ def markdown_grid(grid: Grid, notes: Notes) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def to_markdown(grid: Grid, task_grids: Iterable[Grid], notes: Notes) -> str:
-    """Return all tables, with notes and definitions below the first one."""
-    grids = list(task_grids)
+def to_markdown(grid: Grid, learning: Grid, task_grids: Iterable[Grid], notes: Notes) -> str:
+    """Return all tables, with notes below the first and each definition where it is first used."""
+    grids = [learning, *task_grids]
     lines = statements(notes, bold=any(each.best for each in (grid, *grids)))
+    further = [name for name in learning.columns if name not in grid.columns]
+    titled = [f"### {each.title}\n\n{markdown_grid(each, notes)}" for each in grids]
     parts = [
         markdown_grid(grid, notes),
         "".join(f"{escape_markdown(line)}  \n" for line in lines),
-        "".join(f"- {escape_markdown(line)}\n" for line in definition_lines(notes)),
+        _markdown_list(definition_lines(notes, grid.columns)),
+        titled[0],
+        _markdown_list(definition_lines(notes, further)),
+        *titled[1:],
     ]
-    parts += [f"### {each.title}\n\n{markdown_grid(each, notes)}" for each in grids]
     return "\n".join([*(part for part in parts if part), OF_A_TASK + "\n"])
+
+
+def _markdown_list(lines: Iterable[str]) -> str:
+    return "".join(f"- {escape_markdown(line)}\n" for line in lines)
 
 
 def _cells(grid: Grid, method: str, both: str, bold: Callable[[str], str]) -> list[str]:
@@ -124,9 +132,9 @@ def latex_grid(grid: Grid, notes: Notes) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def summary_latex(grid: Grid, notes: Notes) -> str:
-    """Return the table of all figures for LaTeX."""
-    return _latex_table(grid, "tab:comparison", notes, definition_lines(notes))
+def figures_latex(grid: Grid, label: str, notes: Notes) -> str:
+    """Return a table whose columns are figures for LaTeX."""
+    return _latex_table(grid, label, notes, definition_lines(notes, grid.columns))
 
 
 def task_latex(name: str, grid: Grid, notes: Notes) -> str:

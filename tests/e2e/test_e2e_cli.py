@@ -240,6 +240,7 @@ def test_compare_makes_a_table_and_a_picture(
         "comparison.csv",
         "comparison.tex",
         "comparison.png",
+        "learning.csv",
         "per_task.csv",
         "per_task.tex",
         "forgetting.png",

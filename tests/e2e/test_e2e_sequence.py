@@ -172,7 +172,7 @@ def test_the_metrics_follow_from_the_matrices(quick_run: Path) -> None:
     sizes = metrics.pop("sizes")
     assert (sizes["rank"], sizes["expert_rank"], sizes["scaling"]) == (8, 8, 2.0)
     assert (sizes["batch_size"], sizes["processes"]) == (8, 1)
-    test_rates = {"own_first", "rejected", "foreign_too", "unseen_accepted"}
+    test_rates = {"own_first", "rejected", "foreign_too", "second_expert", "unseen_accepted"}
     assert set(rates) == {*test_rates, "trained_with_partner"}
     order = [[0], [1]]
     for content, file in ((metrics, "evaluation_matrix.csv"), (oracle, "oracle_matrix.csv")):

@@ -18,6 +18,7 @@ from dmole.metrics import (
     backward_transfer,
     forgetting,
     last,
+    learning_accuracy,
     mean_average_accuracy,
     read_matrix,
     summarize,
@@ -26,7 +27,7 @@ from dmole.metrics import (
 )
 
 NAN = math.nan
-KEYS = ["AVG", "Last", "BWT", "MAA", "ACC", "Forgetting", "Transfer"]
+KEYS = ["AVG", "Last", "Learned", "BWT", "MAA", "ACC", "Forgetting", "Transfer"]
 MATRIX = [[1.0, 2.0, 3.0], [90.0, 5.0, 6.0], [85.0, 70.0, 9.0], [80.0, 75.0, 60.0]]
 
 
@@ -45,6 +46,7 @@ def test_three_tasks_by_hand() -> None:
     same(average(MATRIX), [85.0, 50.0, 25.0])
     same(average(MATRIX, "seen"), [85.0, 72.5, 60.0])
     same(last(MATRIX), [80.0, 75.0, 60.0])
+    same(learning_accuracy(MATRIX), [90.0, 70.0, 60.0])
     same(backward_transfer(MATRIX), [-10.0, 5.0, NAN])
     same(forgetting(MATRIX), [10.0, -5.0, NAN])
     same(transfer(MATRIX), [NAN, 3.0, 4.5])
@@ -114,7 +116,7 @@ def test_the_lower_triangle_suffices_for_maa_bwt_and_forgetting() -> None:
     lower = [[NAN] * 3, [90.0, NAN, NAN], [85.0, 70.0, NAN], [80.0, 75.0, 60.0]]
     summary = summarize(lower, ["a", "b", "c"])
     full = summarize(MATRIX, ["a", "b", "c"])
-    for name in ("Last", "BWT", "MAA", "ACC", "Forgetting"):
+    for name in ("Last", "Learned", "BWT", "MAA", "ACC", "Forgetting"):
         assert summary[name] == full[name]
     assert summary["AVG"] is summary["Transfer"] is None
     assert summarize(lower, ["a", "b", "c"], "seen")["AVG"] == pytest.approx(72.5)
@@ -125,27 +127,39 @@ def test_the_summary_has_the_promised_keys_and_names_its_divisors() -> None:
     assert list(summary) == [*KEYS, "per_task", "definitions"]
     assert list(summary["definitions"]) == KEYS
     assert "divisor 2" in summary["definitions"]["BWT"]
+    assert summary["definitions"]["Learned"] == (
+        "mean_i R[s_i,i]; tasks learned by the last stage; divisor 3"
+    )
     assert "all stages" in summary["definitions"]["AVG"]
     assert summary["per_task"]["c"] == {
         "AVG": 25.0,
         "Last": 60.0,
+        "Learned": 60.0,
         "BWT": None,
         "Forgetting": None,
         "Transfer": 4.5,
     }
     assert summary["BWT"] == -2.5
+    assert summary["Learned"] == pytest.approx(220 / 3)
 
 
 def test_joint_training_is_one_stage_of_all_tasks() -> None:
     joint = summarize([[1, 2, 3], [90, 80, 70]], ["a", "b", "c"], "seen", [[0, 1, 2]])
     assert joint["AVG"] == joint["Last"] == joint["MAA"] == joint["ACC"] == 80.0
+    assert joint["Learned"] == 80.0
     assert joint["BWT"] is joint["Forgetting"] is joint["Transfer"] is None
+
+
+def test_a_stage_that_learns_two_tasks_ends_both() -> None:
+    pairs = summarize(MATRIX[:3], ["a", "b", "c"], task_of_stage=[[1], [0, 2]])
+    assert [pairs["per_task"][task]["Learned"] for task in "abc"] == [85.0, 5.0, 9.0]
+    assert pairs["Learned"] == 33.0
 
 
 def test_zero_shot_has_levels_but_no_changes() -> None:
     summary = summarize([[10, 20]], ["a", "b"])
     assert summary["AVG"] == summary["Last"] == summary["ACC"] == 15.0
-    assert summary["BWT"] is summary["MAA"] is summary["Transfer"] is None
+    assert summary["BWT"] is summary["MAA"] is summary["Transfer"] is summary["Learned"] is None
     assert "row 0" in summary["definitions"]["AVG"]
 
 
@@ -153,6 +167,8 @@ def test_a_run_under_way_is_summarized_over_what_it_has_seen() -> None:
     summary = summarize(MATRIX[:3], ["a", "b", "c"], "seen")
     assert summary["BWT"] == -5.0
     assert summary["AVG"] == pytest.approx((87.5 + 70) / 2)
+    assert summary["Learned"] == 80.0
+    assert summary["per_task"]["c"]["Learned"] is None
     assert summary["per_task"]["c"]["Transfer"] == pytest.approx(4.5)
 
 

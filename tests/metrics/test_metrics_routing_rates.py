@@ -34,6 +34,7 @@ def test_rates_count_correct_rejected_foreign_and_unseen_samples() -> None:
     assert rates["own_first"] == 100 * 16 / 20
     assert rates["rejected"] == 100 * 2 / 20
     assert rates["foreign_too"] == 100 * 7 / 20
+    assert rates["second_expert"] == 100 * 7 / 20
     assert rates["unseen_accepted"] == 100 * 5 / 30
 
 
@@ -42,8 +43,16 @@ def test_without_training_nothing_is_seen() -> None:
     assert set(rates.values()) == {None}
 
 
+def test_a_foreign_expert_alone_is_no_second_expert() -> None:
+    counts = [(1, "a", "a+b", 9), (2, "a", "b", 3), (2, "b", "b+a", 1), (2, "c", "a+b", 9)]
+    rates = routing_rates(counts, OWNER, LEARNED)
+    assert rates["foreign_too"] == 100.0
+    assert rates["second_expert"] == 25.0  # the first stage and the unseen task do not count
+
+
 def test_an_expert_that_all_tasks_share_is_foreign_to_none() -> None:
     counts = [(2, "a", "a+common", 3), (2, "b", "a+common", 1)]
     rates = routing_rates(counts, {"a": "a", "b": "b"}, {"a": 1, "b": 2}, common="common")
     assert rates["foreign_too"] == 25.0
     assert rates["own_first"] == 75.0
+    assert rates["second_expert"] == 0.0

@@ -94,7 +94,7 @@ def test_a_method_of_unknown_size_is_not_drawn_as_one_that_trains_nothing(
     (folders[1] / "timing.json").write_text("{}")
     groups = group_runs([load_run(folder) for folder in folders])
     grid = summary_grid(groups, [])
-    figure = method_figures(groups, grid, make_notes(groups, grid, {}, []))[
+    figure = method_figures(groups, grid, make_notes(groups, [grid], {}, []))[
         "accuracy_parameters.png"
     ]
     words = [text.get_text() for text in figure.axes[0].texts]

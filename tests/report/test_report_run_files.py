@@ -14,11 +14,11 @@ import yaml
 
 from dmole.metrics import write_matrix
 from dmole.report.compare import compare
-from dmole.report.grids import summary_grid, task_grids
+from dmole.report.grids import learning_grid, summary_grid, task_grids
 from dmole.report.identity import advantages, check_comparable
 from dmole.report.notes import make_notes
 from dmole.report.runs import load_run
-from dmole.report.tables import summary_latex, to_markdown
+from dmole.report.tables import figures_latex, to_markdown
 from experiments.mutations import mutate
 from experiments.odd_values import VALUES, paths_in, replaced
 from tests.report.conftest import MakeRun
@@ -35,6 +35,7 @@ def run(make_run: MakeRun, tmp_path: Path) -> Path:
     }
     metrics: dict[str, Any] = {
         "scoring": {"color": {"tokenizer": "a"}},
+        "routing": {"own_first": 60.0, "second_expert": None},
         "retention": {"change": -1.0, "definition": "text"},
         "fingerprints": {"base": "0a", "data": {"color": {"train": "1b", "test": "2c"}}},
     }
@@ -48,9 +49,10 @@ def tabulate(folder: Path, other: Path) -> str:
     groups = {"a": [runs[0]], "b": [runs[1]]}
     mixed = check_comparable(runs, ["data", "base", "profile", "epochs", "definitions"])
     given = {name: advantages(group[0]) for name, group in groups.items()}
-    grid, by_task = summary_grid(groups), task_grids(groups)
-    notes = make_notes(groups, grid, given, mixed)
-    return to_markdown(grid, by_task.values(), notes) + summary_latex(grid, notes)
+    grid, learning, by_task = summary_grid(groups), learning_grid(groups), task_grids(groups)
+    notes = make_notes(groups, [grid, learning], given, mixed)
+    text = to_markdown(grid, learning, by_task.values(), notes)
+    return text + "".join(figures_latex(each, "tab", notes) for each in (grid, learning))
 
 
 def refusal(folder: Path, other: Path) -> str | None:
@@ -120,6 +122,7 @@ def test_damaged_files_are_refused_or_read(run: Path, tmp_path: Path, make_run: 
         ("metrics.json", {"format": [2]}, r"unknown format \[2\], the newest is"),
         ("metrics.json", {"definitions": {"Last": 1}}, "definitions.Last must be null or text"),
         ("metrics.json", {"per_task": {"color": 1}}, "per_task.color: expected keys and values"),
+        ("metrics.json", {"routing": {"own_first": "x"}}, "routing.own_first must be null or a"),
         ("metrics.json", {"retention": {"change": "x"}}, "retention.change must be null or a"),
         ("metrics.json", {"oracle": {"per_task": {"a": {"BWT": "x"}}}}, "oracle.per_task.a.BWT"),
         ("timing.json", {"parameters": {"trainable": {"a": "x"}}}, "parameters.trainable.a must"),
