@@ -54,7 +54,7 @@ def text_scene(
 ) -> Scene:
     """Return a scene with a digit, a letter or a two-digit number."""
     canvas = Canvas(rng, dark=dark, noise=noise)
-    kind = text_kind or rng.choice(TEXT_KINDS)
+    kind = rng.choice(TEXT_KINDS) if text_kind is None else text_kind
     if kind == "number":
         labels = [FIRST_DIGIT + rng.randrange(10) for _ in range(2)]
         height = rng.choice(NUMBER_HEIGHTS)
