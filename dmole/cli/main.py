@@ -24,8 +24,9 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             answers, with the experts that gave them
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
-  data make-example DIR
-            real images of installed packages as tasks, for configs/real.yaml
+  data make-example DIR [--alike]
+            real images of installed packages as tasks, for configs/real.yaml; with --alike, six
+            tasks in one wording, for configs/benchmarks/alike_real.yaml
   data check --config FILE ... [--json FILE] [--processes N] [--items N] [--no_images] [--no_tokens]
             check every item, image, length and reference of the tasks' files before training
   data init BENCHMARK DIR [--miniature]
@@ -179,6 +180,7 @@ def _make_data(words: list[str]) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     make = verbs.add_parser("make-example", help="real images of installed packages as tasks")
     make.add_argument("output", type=Path, help="folder to write; must be absent or empty")
+    make.add_argument("--alike", action="store_true", help="six tasks that share one question")
     make.add_argument("--train_size", type=int, default=1500, help="most training samples per task")
     make.add_argument("--test_size", type=int, default=250, help="most test samples per task")
     make.add_argument("--seed", type=int, default=0, help="seed of the choice of samples")
@@ -197,6 +199,7 @@ def _make_data(words: list[str]) -> None:
         return
     tasks = make_example(
         options.output,
+        alike=options.alike,
         train_size=options.train_size,
         test_size=options.test_size,
         seed=options.seed,

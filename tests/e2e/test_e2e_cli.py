@@ -248,16 +248,17 @@ def test_compare_makes_a_table_and_a_picture(
     }
 
 
+@pytest.mark.parametrize(("flags", "tasks"), [([], 5), (["--alike"], 6)])
 def test_make_example_writes_tasks_that_can_be_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], tasks: int
 ) -> None:
     pytest.importorskip("easy_vqa")
     pytest.importorskip("sklearn")
     folder = tmp_path / "real"
     words = ["--train_size", "4", "--test_size", "2"]
-    assert main(["data", "make-example", str(folder), *words]) == 0
+    assert main(["data", "make-example", str(folder), *words, *flags]) == 0
     names = capsys.readouterr().out.strip().partition(": ")[2].split(", ")
-    assert len(names) == 5
+    assert len(names) == tasks
     for name in names:
         assert len(json.loads((folder / f"{name}_train.json").read_text())) == 4
 
