@@ -21,6 +21,7 @@ import yaml
 from dmole.metrics import read_matrix
 from dmole.report.compare import compare
 from dmole.storage.files import write_csv
+from experiments.alike_tables import write_page
 from experiments.results import refuse_failed
 from experiments.results_jobs import OUTPUT, ROOT, Job, method_settings, read_rows, run_all
 
@@ -118,6 +119,8 @@ def main() -> None:
             refuse_failed(run_all(jobs, runs, options.processes), runs)
         done = [job.folder(runs) for job in jobs if job.finished(runs)]
         compare(done, OUTPUT / "alike" / order)
+    if options.what == "write":
+        write_page(options.runs)
 
 
 if __name__ == "__main__":

@@ -71,19 +71,19 @@ def write_search(jobs: Sequence[tuple[Job, Any]], runs: Path) -> None:
     fill("search", "\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
-def fill(part: str, text: str) -> None:
-    """Replace the part of the page between two marks.
+def fill(part: str, text: str, page_file: Path = PAGE) -> None:
+    """Replace the part of a page between two marks.
 
     Raises:
         SystemExit: If the page lacks a mark.
     """
-    page = PAGE.read_text(encoding="utf-8")
+    page = page_file.read_text(encoding="utf-8")
     begin, end = f"<!-- {part} -->\n", f"<!-- end {part} -->"
     head, opening, rest = page.partition(begin)
     _, closing, tail = rest.partition(end)
     if not opening or not closing:
-        raise SystemExit(f"{PAGE} lacks the mark {(end if opening else begin).strip()}")
-    with atomic_path(PAGE) as temporary:
+        raise SystemExit(f"{page_file} lacks the mark {(end if opening else begin).strip()}")
+    with atomic_path(page_file) as temporary:
         temporary.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}", encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """The figures of a finished run under other routing rules, with the same experts.
 
-    python -m experiments.routing_rules RUN... --output FILE.csv
+    python -m experiments.routing_rules RUN... --both_orders --output FILE.csv
 
 An expert that was trained without a partner does not depend on the router. One training therefore
 serves all rules for the test: the router of each rule is fitted to the embeddings of the training
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,14 @@ class Study:
 
     Args:
         module: Has the experts of the run.
-        data: The tasks of the run, in order of learning; each stage learns one task.
+        data: The tasks of the run; each stage learns one task.
+        tasks: The tasks in order of learning. Another order than that of the run may be set, since
+            an expert without a partner depends on the order by the shuffling of its samples only.
     """
 
     module: ContinualModule
     data: ContinualDataModule
+    tasks: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, run: Path) -> Study:
@@ -61,11 +64,7 @@ class Study:
 
     def __post_init__(self) -> None:
         self._scores: dict[tuple[str, GateSet], npt.NDArray[np.float64]] = {}
-
-    @functools.cached_property
-    def tasks(self) -> list[str]:
-        """Tasks in order of learning."""
-        return self.data.training_task_names
+        self.tasks = self.tasks or self.data.training_task_names
 
     @functools.cached_property
     def embeddings(self) -> dict[tuple[str, str], torch.Tensor]:
@@ -143,17 +142,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--plan", type=Path, default=Path(__file__).with_suffix(".yaml"))
+    parser.add_argument("--both_orders", action="store_true", help="also the reversed order")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     rules: dict[str, dict[str, Any]] = yaml.safe_load(options.plan.read_text(encoding="utf-8"))
     rows = []
     for run in options.runs:
         study = Study.load(run)
-        for name, rule in rules.items():
-            figures = {key: f"{value:.2f}" for key, value in study.figures(rule or {}).items()}
-            rows.append({"rule": name, "run": f"{run.parent.parent.name}/{run.name}", **figures})
-            print(rows[-1], flush=True)
-    write_csv(options.output, HEADER, rows)
+        for tasks in (study.tasks, study.tasks[::-1])[: 1 + options.both_orders]:
+            study.tasks = tasks
+            for name, rule in rules.items():
+                figures = {key: f"{value:.2f}" for key, value in study.figures(rule or {}).items()}
+                rows.append({"rule": name, "run": f"{run.name} from {tasks[0]}", **figures})
+                print(rows[-1], flush=True)
+                write_csv(options.output, HEADER, rows)
 
 
 if __name__ == "__main__":
