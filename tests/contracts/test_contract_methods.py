@@ -47,13 +47,14 @@ from dmole.storage.seeds import expert_seed
 Linears = Mapping[str, tuple[int, int]]
 """Inputs and outputs of linear layers by path."""
 
-QUICK = ("branchlora", "dense_mole", "dmole", "moe_cl", "seq_ft")
+QUICK = ("branchlora", "dense_mole", "dmole", "dmole_alike", "moe_cl", "seq_ft")
 """One method for each way in which experts sit side by side and are chosen."""
 
 
 def _classes(method: str) -> tuple[str, ...]:
+    """Return the classes of a method, and the words that choose a rule within one."""
     text = (CONFIGS / "methods" / f"{method}.yaml").read_text(encoding="utf-8")
-    return tuple(re.findall(r"class_path: ([\w.]+)", text))
+    return tuple(re.findall(r"(?:class_path|start|ranking): ([\w.]+)", text))
 
 
 KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values())
@@ -354,7 +355,8 @@ ONE_ADAPTER = (
 )
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
-    **dict.fromkeys(("dmole", "dmole_v3", "dmole_v4", "dmole_o_lora"), (_dmole, 2)),
+    **dict.fromkeys(("dmole", "dmole_paper", "dmole_alike"), (_dmole, 2)),
+    **dict.fromkeys(("dmole_v3", "dmole_v4", "dmole_o_lora"), (_dmole, 2)),
     **dict.fromkeys(("dmole_v1", "dmole_v2"), (_dmole, 1)),  # half of one modality
     "dmole_release": (_dmole, 8),  # half of the linears of attention, four a block
     "dense_mole": (_three, 4),
@@ -509,7 +511,7 @@ def on_two_ranks(
     return results
 
 
-@cases(("branchlora", "dmole", "moe_cl"))
+@cases(("branchlora", "dmole", "dmole_alike", "moe_cl"))
 def test_two_processes_end_with_the_same_experts_where_one_plan_put_them(
     on_two_ranks: OnTwoRanks, method: str, family: str
 ) -> None:
@@ -571,6 +573,18 @@ def trained(
         ("o_lora", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
+        ("dmole_paper", {}, "dmole", {}),
+        (
+            "dmole_alike",
+            {
+                f"{ALLOCATOR}.start": "fresh",
+                f"{ROUTER}.partner": True,
+                f"{ROUTER}.ranking": "loss",
+                f"{ROUTER}.threshold_scale": 1.0,
+            },
+            "dmole",
+            {},
+        ),
         ("mola", {f"{ALLOCATOR}.counts": [3, 3, 3, 3]}, "sparse_mole", {}),
         (
             "sparse_mole",
