@@ -23,6 +23,7 @@ from dmole.callbacks.evaluation_results import (
     METRICS,
     constant_answers,
     count_active,
+    expert_starts,
     matrix_file,
     metrics_file,
     prediction_lines,
@@ -315,6 +316,8 @@ class EvaluationMatrix(ContinualCallback):
         self._constants = self._constants or constant_answers(state)
         content["constant_answer"] = self._constants
         content["sizes"] = run_sizes(state, module)
+        if starts := expert_starts(state, module):
+            content["experts"] = starts
         content["fingerprints"] = state.fingerprints(module)
         records = [cb.rows for cb in state.callbacks if isinstance(cb, SkippedSteps) and cb.rows]
         if records:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dmole.benchmarks.registry import build_metric
+from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.metrics import write_matrix
 from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
@@ -158,6 +159,22 @@ def run_sizes(state: SequenceState, module: ContinualModule) -> dict[str, Any]:
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "processes": state.world_size,
     }
+
+
+def expert_starts(
+    state: SequenceState, module: ContinualModule
+) -> dict[str, dict[str, str | None]]:
+    """Return where each learned expert started, if new experts may start from past ones.
+
+    Returns:
+        ``{"starts_from": name of the past expert}`` by expert; None is a fresh start. Empty with
+        ``start: fresh``, and where an evaluation loaded the experts of a finished run.
+    """
+    if module.allocator.start == "fresh":
+        return {}
+    parents = state.callback_of(ExpertAllocation).parents()
+    learned = {name for stage in state.learned() for name in stage.experts}
+    return {name: {"starts_from": parents[name]} for name in parents if name in learned}
 
 
 def count_active(state: SequenceState, module: ContinualModule, routed: EvaluationPass) -> None:

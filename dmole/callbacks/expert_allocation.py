@@ -93,6 +93,10 @@ class ExpertAllocation(ContinualCallback):
         count = sum(p.numel() for p in module.parameters() if p.requires_grad)
         state.clock.costs.record(trainable={state.stage.expert: count})
 
+    def parents(self) -> dict[str, str | None]:
+        """Return the past expert that each expert started from; None for a fresh start."""
+        return {plan.expert: plan.parent for plan in self.allocations.values()}
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of ``allocation.csv``."""
         plans = self.allocations.items()

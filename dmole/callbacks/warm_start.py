@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,8 +58,9 @@ def start_losses(
     *totals, count = sum_over_ranks(sums.float().to(state.device)).tolist()
     means = {name: total / count for name, total in zip(names, totals, strict=True)}
     for name, loss in means.items():
-        if not torch.isfinite(torch.tensor(loss)):
-            raise ValueError(f"stage {stage.name}: the loss under expert {name} is not finite")
+        if not math.isfinite(loss):
+            under = "the base model" if name is None else f"expert {name}"
+            raise ValueError(f"stage {stage.name}: the loss under {under} is not finite")
     return means
 
 

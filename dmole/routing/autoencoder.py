@@ -79,7 +79,7 @@ class PCAReconstructor:
         samples, width = rows.shape
         count = min(self.components, samples - 1, max(1, width // 2))
         mean = rows.mean(dim=0)  # (D,)
-        basis = _leading_directions(rows - mean, count)  # (H, D)
+        basis = leading_directions(rows - mean, count)  # (H, D)
         peaks = basis.gather(1, basis.abs().argmax(dim=1, keepdim=True))  # (H, 1)
         basis = basis * torch.where(peaks < 0, -1.0, 1.0)  # the sign of an eigenvector is arbitrary
         return Weights(
@@ -92,8 +92,13 @@ class PCAReconstructor:
         )
 
 
-def _leading_directions(centered: Tensor, count: int) -> Tensor:
-    """Orthonormal rows ``(count, D)`` of largest variance, through the smaller Gram matrix."""
+def leading_directions(centered: Tensor, count: int) -> Tensor:
+    """Return orthonormal rows ``(count, D)`` of largest variance, by the smaller Gram matrix.
+
+    Args:
+        centered: Rows with mean zero, ``(N, D)``, float64.
+        count: Number of directions, at most N and D; those of largest variance come first.
+    """
     samples, width = centered.shape
     if samples >= width:
         directions: Tensor = torch.linalg.eigh(centered.T @ centered).eigenvectors

@@ -33,7 +33,7 @@ class AutoencoderRouter(LearningRouter):
         threshold_scale: Factor on the threshold; may be changed at any time.
         max_experts: Maximum number of experts of a sample at test time.
         second_ratio: Use a second expert only where its loss is within this factor of the first
-            one's loss; None is the published rule.
+            one's loss, or whatever ``ranking`` compares; None is the published rule.
         vote: ``sample`` routes each sample independently; ``batch`` takes a vote (the release).
         vote_support: Share of the votes that a second expert or a partner needs.
         heldout_fraction: Share of the embeddings that sets the threshold, left out of the fit.
@@ -138,8 +138,8 @@ class AutoencoderRouter(LearningRouter):
             max_epochs=max_epochs,
             bias_init=bias_init,
         )
-        moments = components if ranking == "likelihood" else 0
-        self._bank = AutoencoderBank(fitter, standardize, heldout_fraction, std_floor, moments)
+        kept = components if ranking == "likelihood" else 0
+        self._bank = AutoencoderBank(fitter, standardize, heldout_fraction, std_floor, kept)
 
     @property
     def threshold_scale(self) -> float:

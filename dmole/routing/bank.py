@@ -21,8 +21,8 @@ class AutoencoderBank:
         standardize: Whether embeddings are standardized by the statistics of the first task.
         heldout_fraction: Share of the embeddings left out of the fit, at least one sample.
         std_floor: See :meth:`Preprocessor.fit`.
-        moments: Number of principal components of each task's covariance that are kept for
-            :meth:`distances`; 0 keeps none.
+        covariance_components: Principal components of each task's covariance that are kept for
+            :meth:`distances`; 0 keeps no covariance.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class AutoencoderBank:
         standardize: bool,
         heldout_fraction: float,
         std_floor: float,
-        moments: int = 0,
+        covariance_components: int = 0,
     ) -> None:
         self._reconstructor = reconstructor
         self._standardize = standardize
@@ -41,7 +41,7 @@ class AutoencoderBank:
         self._weights: dict[str, Weights] = {}
         self._heldout: dict[str, Tensor] = {}
         self._stack: tuple[tuple[str, ...], ReconstructorStack] | None = None
-        self._components = moments
+        self._covariance_components = covariance_components
         self._moments: dict[str, TaskMoments] = {}
         self._pooled: tuple[tuple[str, ...], PooledGaussian] | None = None
 
@@ -89,8 +89,8 @@ class AutoencoderBank:
         weights = self._reconstructor.fit(rows[order[heldout:]], generator)  # (N - heldout, D)
         self._weights[expert] = weights
         self._heldout[expert] = weights.losses(rows[order[:heldout]])  # (heldout,)
-        if self._components:
-            self._moments[expert] = TaskMoments.fit(rows, self._components)
+        if self._covariance_components:
+            self._moments[expert] = TaskMoments.fit(rows, self._covariance_components)
         self._stack = self._pooled = None
 
     def losses(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
@@ -106,19 +106,11 @@ class AutoencoderBank:
         """Return the distance of raw embeddings ``(N, D)`` to each named expert's task, ``(N, E)``.
 
         See :meth:`PooledGaussian.distances`. The covariance is pooled over the named experts.
-
-        Raises:
-            ValueError: If an expert was fitted without moments.
         """
         if self._pooled is None or self._pooled[0] != tuple(experts):
-            for expert in experts:
-                if expert not in self._moments:
-                    raise ValueError(
-                        f"router of expert {expert}: it holds no covariance, because it was not "
-                        "fitted with ranking: likelihood"
-                    )
-            pooled = PooledGaussian([self._moments[name] for name in experts])
-            self._pooled = (tuple(experts), pooled)
+            moments = [self._moments[name] for name in experts]
+            least = self.rounding_loss(experts[0])
+            self._pooled = (tuple(experts), PooledGaussian(moments, least))
         return self._pooled[1].distances(self._preprocessor(embeddings.detach().cpu()))
 
     def tensors(self, expert: str) -> dict[str, Tensor]:
@@ -147,13 +139,12 @@ class AutoencoderBank:
                 self._preprocessor = Preprocessor(rest.pop("mean"), rest.pop("std"))
             try:
                 self._heldout[expert] = rest.pop("losses_heldout")
-                moments = {n: rest.pop(f"task_{n}") for n in _MOMENTS if f"task_{n}" in rest}
-                if moments:
-                    self._moments[expert] = TaskMoments(**moments)
+                moments = _pop_moments(rest, required=self._covariance_components > 0)
                 self._weights[expert] = Weights(**rest, relu=relu, sigmoid=sigmoid)
                 _check_shapes(self._weights[expert], self._heldout[expert], self._preprocessor)
-                if moments:
-                    _check_moments(self._moments[expert], self._weights[expert].w_enc.shape[1])
+                if moments is not None:
+                    _check_moments(moments, self._weights[expert].w_enc.shape[1])
+                    self._moments[expert] = moments
             except (KeyError, TypeError, ValueError) as error:
                 self._clear()
                 raise ValueError(f"router of expert {expert}: {error}") from error
@@ -165,6 +156,19 @@ class AutoencoderBank:
 
 
 _MOMENTS = ("mean", "factor", "rest")
+
+
+def _pop_moments(tensors: dict[str, Tensor], required: bool) -> TaskMoments | None:
+    """Take the moments out of an expert's tensors; None if there are none and none are required."""
+    found = {name: tensors.pop(f"task_{name}") for name in _MOMENTS if f"task_{name}" in tensors}
+    if not found and not required:
+        return None
+    if not found:
+        raise ValueError("no covariance: fitted with another ranking than likelihood")
+    for name in _MOMENTS:
+        if name not in found:
+            raise ValueError(f"tensor task_{name} is missing")
+    return TaskMoments(**found)
 
 
 def _check_moments(moments: TaskMoments, width: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dmole.routing.autoencoder import CHUNK
+from dmole.routing.autoencoder import CHUNK, leading_directions
 
 SHRINKAGE = 0.01
 """Share of the mean variance that is added to every direction of the pooled covariance."""
@@ -39,11 +39,13 @@ class TaskMoments:
         samples, width = rows.shape
         count = max(1, min(components, samples - 1, width // 2))
         mean = rows.mean(dim=0)  # (D,)
-        _, singular, directions = torch.linalg.svd(rows - mean, full_matrices=False)
-        variances = singular.square() / samples  # (min(N, D),)
-        rest = variances[count:].sum() / max(1, width - count)
-        scale = (variances[:count] - rest).clamp_min(0).sqrt()  # (K,)
-        factor = directions[:count] * scale[:, None]  # (K, D)
+        centered = rows - mean  # (N, D)
+        directions = leading_directions(centered, count)  # (K, D)
+        variances = (centered @ directions.T).square().mean(dim=0)  # (K,)
+        total = centered.square().sum() / samples
+        rest = (total - variances.sum()).clamp_min(0) / max(1, width - count)
+        scale = (variances - rest).clamp_min(0).sqrt()  # (K,)
+        factor = directions * scale[:, None]  # (K, D)
         return cls(mean.float().cpu(), factor.float().cpu(), rest.float().reshape(1).cpu())
 
 
@@ -59,6 +61,7 @@ class PooledGaussian:
 
     Args:
         tasks: Moments of the ``E`` tasks.
+        least: Least variance of a direction, that which rounding of the embeddings can cause.
 
     Raises:
         ValueError: If there are no tasks or they differ in width.
@@ -78,7 +81,7 @@ class PooledGaussian:
         tensor([1])
     """
 
-    def __init__(self, tasks: Sequence[TaskMoments]) -> None:
+    def __init__(self, tasks: Sequence[TaskMoments], least: float = 1e-12) -> None:
         if len({len(task.mean) for task in tasks}) != 1:
             raise ValueError("there is no task, or the tasks differ in the width of embeddings")
         self._means = torch.stack([task.mean.double() for task in tasks])  # (E, D)
@@ -86,8 +89,7 @@ class PooledGaussian:
         rest = float(torch.cat([task.rest.double() for task in tasks]).mean())
         width = self._means.shape[1]
         mean_variance = float(self._factor.square().sum()) / width + rest
-        noise = rest + SHRINKAGE * mean_variance
-        self._noise = noise if noise > 0 else 1.0  # without any variance: Euclidean distance
+        self._noise = max(rest + SHRINKAGE * mean_variance, least)
         gram = self._factor @ self._factor.T  # (R, R), R the sum of all K
         gram.diagonal().add_(self._noise)
         self._root = torch.linalg.cholesky(gram)
@@ -100,8 +102,15 @@ class PooledGaussian:
             rows: Preprocessed embeddings of shape ``(N, D)``.
 
         Returns:
-            Shape ``(N, E)``, float32; about 1 for a typical sample of the task.
+            Shape ``(N, E)``, float32; about 1 for a typical sample of the task, less where the
+            shrinkage adds variance.
+
+        Raises:
+            ValueError: If the rows and the tasks differ in width.
         """
+        width = self._means.shape[1]
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise ValueError(f"expected embeddings (N, {width}), got {tuple(rows.shape)}")
         rows = rows.detach().to(device="cpu", dtype=torch.float64)
         with torch.autocast("cpu", enabled=False):
             return torch.cat([self._distances(chunk) for chunk in torch.split(rows, CHUNK)])
@@ -111,7 +120,7 @@ class PooledGaussian:
         total = _squared_distances(rows, self._means)  # (N, E)
         inside = _squared_distances(self._whitened(rows), self._whitened(self._means))  # (N, E)
         distances = (total - inside) / (self._noise * rows.shape[1])
-        return distances.float()
+        return distances.clamp_min(0).float()  # rounding may leave a small negative number
 
     def _whitened(self, rows: Tensor) -> Tensor:
         """Return rows ``(N, D)`` in the coordinates of the factor, ``(N, R)``."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -237,6 +238,44 @@ def test_rows_are_those_of_the_allocation_table() -> None:
         {"stage": 3, "expert": "t", "modality": "language", "unit": "language.0"}
         | {"score": "", "selected": 0, "rank": 0},
     ]
+
+
+def test_an_expert_with_a_parent_takes_its_units_and_ranks_and_keeps_its_own_scores() -> None:
+    units = make_units(2, 2)
+    first, second = SensitivityAllocator(rank=4), SensitivityAllocator(rank=8)
+    scores = {unit.name: float(index) for index, unit in enumerate(units)}
+    parent = first.allocate("a", units, scores, True)
+    fresh = second.allocate("b", units, {name: 4 - score for name, score in scores.items()}, False)
+    plan = fresh.starting_from(parent)
+    assert (plan.expert, plan.parent, plan.budget) == ("b", "a", parent.budget)
+    placed = [(entry.unit, entry.rank) for entry in plan.experts]
+    assert placed == [(entry.unit, entry.rank) for entry in parent.experts]
+    assert placed != [(entry.unit, entry.rank) for entry in fresh.experts]
+    assert [e.score for e in plan.entries] == [e.score for e in fresh.entries]
+    assert plan.difficulty == fresh.difficulty
+    assert Allocation.from_json(plan.to_json()) == plan
+    other = first.allocate("c", units[:-1], scores, True)
+    with pytest.raises(ValueError, match="expert b cannot start from c: they differ in the units"):
+        fresh.starting_from(other)
+
+
+def test_a_plan_without_a_parent_is_written_as_before() -> None:
+    plan = UniformAllocator().allocate("t", make_units(1, 1), None, True)
+    assert list(plan.to_dict()) == ["expert", "entries", "difficulty", "budget"]
+    assert Allocation.from_dict(plan.to_dict()) == plan
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"start": "best"}, r"start must be one of \('fresh', 'closest'\), got 'best'"),
+        ({"start_samples": 0}, "start_samples must be at least 1, got 0"),
+    ],
+)
+def test_a_start_that_there_is_not_is_refused(kwargs: dict[str, Any], message: str) -> None:
+    for kind in (UniformAllocator, SensitivityAllocator):
+        with pytest.raises(ValueError, match=message):
+            kind(**kwargs)
 
 
 def test_a_broken_plan_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,15 @@ def small_task(name: str, train_size: int = 8, test_size: int = 4, **options: An
         max_new_tokens=3,
         **options,
     )
+
+
+def one_answer(folder: Path, name: str, answer: str) -> Task:
+    """Return a task whose every answer is the same word, which is learned in a few steps."""
+    turns = [{"from": "human", "value": f"say {name}"}, {"from": "gpt", "value": answer}]
+    items = [{"id": str(index), "conversations": turns} for index in range(8)]
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(items))
+    return Task(name, train=str(file), test=str(file), max_new_tokens=2, epochs=4)
 
 
 @dataclass

@@ -116,7 +116,32 @@ def test_allocate_writes_nothing_and_prints_what_fit_will_do(
     assert printed == fitted
 
 
+def test_allocate_says_that_training_decides_where_a_later_expert_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fit_words: FitWords
+) -> None:
+    line = "start: closest: a later expert that starts from a past one takes its units"
+    start = "--model.allocator.init_args.start"
+    assert main(fit_words(tmp_path, start, "closest", verb="allocate")) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert main(fit_words(tmp_path, start, "fresh", verb="allocate")) == 0
+    assert line not in capsys.readouterr().out
+
+
 # -- evaluate ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_a_ranking_that_the_router_was_not_fitted_for_is_refused_before_any_answer(
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    flags = ["--output", str(tmp_path / "again")]
+    flags += ["--prompt", "why?"] if verb == "predict" else []
+    ranking = ["--model.router.init_args.ranking", "likelihood"]
+    assert main([verb, str(quick_run), *flags, *ranking]) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("dmole: ")]
+    assert line.endswith("no covariance: fitted with another ranking than likelihood")
+    assert "paint" in line
+    assert not list(tmp_path.iterdir())
 
 
 def answers(folder: Path) -> dict[str, str]:

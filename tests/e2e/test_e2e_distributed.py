@@ -21,14 +21,14 @@ from small_runs import FitWords, Recipe, read_csv
 from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
-from dmole.allocation import UniformAllocator
+from dmole.allocation import SensitivityAllocator, UniformAllocator
 from dmole.callbacks import ContinualCallback
 from dmole.cli.main import main
 from dmole.data import Task
 from dmole.data.sampler import TrainBatchSampler
 from dmole.metrics import read_matrix
 from dmole.module import ContinualModule
-from dmole.routing import SharedRouter
+from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.state import SequenceState
 from dmole.trainer import ContinualTrainer
 
@@ -330,6 +330,37 @@ def test_two_ranks_resume_where_one_left_off(
     command = [sys.executable, "-m", "dmole", *fit_words(tmp_path, *flags)]
     subprocess.run(command, check=True, timeout=600, capture_output=True)
     assert run_digests(run) == run_digests(quick_run)
+
+
+@pytest.mark.slow
+def test_two_ranks_start_an_expert_where_one_does(tmp_path: Path) -> None:
+    """The losses under past experts are sums over the ranks, which share the samples."""
+    parts: dict[str, Any] = {
+        "tasks": TASKS,
+        "allocator": lambda: SensitivityAllocator(start="closest", start_samples=5),
+        "router": lambda: AutoencoderRouter(ranking="likelihood", partner=False, max_experts=1),
+        **EQUAL,
+    }
+    single = Recipe(data={"batch_size": 4, "eval_batch_size": 2}, trainer=CLIPPED, **parts)
+    one = single.build(tmp_path / "one").fit()
+    double = Recipe(
+        data={"batch_size": 2, "eval_batch_size": 2},
+        trainer=TWO_RANKS | CLIPPED,
+        devices=2,
+        **parts,
+    )
+    two, states = fit_on_two_ranks(lambda: double.build(tmp_path / "two"))
+    starts = [json.loads((run / "metrics.json").read_text())["experts"] for run in (one, two)]
+    assert starts[0] == starts[1]
+    assert starts[0]["count"] == {"starts_from": "paint"}
+    for key, tensor in states[0].items():
+        assert (tensor == states[1][key]).all(), key
+    theirs = expert_tensors(one)
+    for key, value in expert_tensors(two).items():
+        # the second expert inherits the rounding of the first one's steps
+        assert_close(value, theirs[key], rtol=1e-3, atol=5e-4, msg=key)
+    for stage in range(3):
+        assert gate_sets(two, stage) == gate_sets(one, stage)
 
 
 class Cut(ContinualCallback):

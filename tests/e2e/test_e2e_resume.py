@@ -10,51 +10,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from cuts import CutError
+from cuts import CutAt, CutError
 from run_digests import run_digests
 from small_runs import NO_FIGURES, FitWords, Recipe
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator
-from dmole.callbacks import ContinualCallback
 from dmole.cli.main import main
 from dmole.data import Task
-from dmole.data.collate import Batch
 from dmole.models import Backbone
-from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.settings import task_settings
-from dmole.run.state import SequenceState
 from dmole.streams.stream import SequentialStream
-from dmole.trainer import ContinualTrainer
-
-
-class CutAt(ContinualCallback):
-    """Ends the run in the middle of a phase, when part of it is done."""
-
-    def __init__(self, stage: int, phase: str) -> None:
-        self.place = stage, phase
-
-    def _cut(self, state: SequenceState) -> None:
-        if (state.stage.index, state.phase) == self.place:
-            raise CutError
-
-    def on_train_batch_end(
-        self,
-        trainer: ContinualTrainer,
-        module: ContinualModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        self._cut(trainer.sequence)
-
-    def on_stage_trained(self, state: SequenceState, module: ContinualModule) -> None:
-        self._cut(state)
-
-    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
-        self._cut(state)
-
 
 PLACES = [(1, "router"), (1, "evaluate"), (2, "train")]
 MORE_PLACES = [(1, "train"), (2, "router"), (2, "evaluate")]
@@ -249,8 +216,11 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_leaves_the_run_resumabl
         ({"data": {"group_by_length": False}}, "setting 'data.group_by_length'"),
         ({"data": {"max_length": 90}}, "setting 'data.max_length'"),
         ({"allocator": lambda: SensitivityAllocator(rank=2)}, "allocator setting 'rank'"),
+        ({"allocator": lambda: SensitivityAllocator(start="closest")}, "allocator setting 'start'"),
         ({"router": lambda: AutoencoderRouter(components=3)}, "router setting '.*components'"),
         ({"router": lambda: AutoencoderRouter(threshold_scale=2.0)}, "router setting 'threshold"),
+        ({"router": lambda: AutoencoderRouter(ranking="relative")}, "router setting 'ranking'"),
+        ({"router": lambda: AutoencoderRouter(ranking="likelihood")}, "router setting 'ranking'"),
     ],
 )
 def test_a_setting_that_changes_the_numbers_is_named(
@@ -268,6 +238,21 @@ def shrink_images(backbone: Backbone) -> None:
 def edit_template(backbone: Backbone) -> None:
     assert backbone.template is not None
     backbone.template += " "
+
+
+def test_a_checkpoint_from_before_a_setting_is_resumed(copied_run: Path, plain_run: Path) -> None:
+    file = copied_run / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(file)
+    later = ("start'", "start_samples'", "ranking'", "covariance_components'")
+    kept = {key: text for key, text in content["settings"].items() if not key.endswith(later)}
+    assert len(kept) == len(content["settings"]) - len(later)
+    save_checkpoint({**content, "settings": kept}, file)
+    Recipe().build(copied_run.parents[1]).fit(copied_run)
+    assert run_digests(copied_run) == run_digests(plain_run)
+    other = Recipe(router=lambda: AutoencoderRouter(ranking="likelihood"))
+    save_checkpoint({**content, "settings": kept}, file)
+    with pytest.raises(ValueError, match="another router setting 'ranking'"):
+        other.build(copied_run.parents[1]).fit(copied_run)
 
 
 @pytest.mark.parametrize(

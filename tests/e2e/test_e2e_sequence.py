@@ -16,12 +16,11 @@ from lightning.pytorch import Callback
 from peft import PeftModel
 from run_digests import run_digests
 from safetensors.torch import load_file
-from small_runs import Recipe, read_csv
+from small_runs import Recipe, one_answer, read_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
-from dmole.data import Task
 from dmole.data.collate import Batch
 from dmole.metrics import read_matrix, summarize
 from dmole.metrics.summary import RUN_FORMAT
@@ -279,15 +278,6 @@ def test_incremental_evaluation_answers_only_under_new_gate_sets(
             answered.add((task, line["id"], line["gate_set"]))
     answered |= {(task, line["id"], task) for task in TASKS for line in predictions(run, 0, task)}
     assert sum(counter.counts.values()) == len(answered)
-
-
-def one_answer(folder: Path, name: str, answer: str) -> Task:
-    """Return a task whose every answer is the same word, which is learned in a few steps."""
-    turns = [{"from": "human", "value": f"say {name}"}, {"from": "gpt", "value": answer}]
-    items = [{"id": str(index), "conversations": turns} for index in range(8)]
-    file = folder / f"{name}.json"
-    file.write_text(json.dumps(items))
-    return Task(name, train=str(file), test=str(file), max_new_tokens=2, epochs=4)
 
 
 def test_the_oracle_answers_with_the_true_expert_and_forgets_exactly_nothing(

@@ -142,6 +142,8 @@ def test_an_argument_that_a_checkpoint_lacks_had_the_value_of_its_time() -> None
     current = {key: "1.0", inner: "0.001", "router setting 'seed'": "1"}
     assert brought_up_to_date({}, current) == {key: "0.001", inner: "0.001"}
     assert brought_up_to_date({key: "0.5"}, {key: "1.0"}) == {key: "0.5"}
+    rules = {"router setting 'ranking'": "likelihood", "allocator setting 'start'": "closest"}
+    assert list(brought_up_to_date({}, rules).values()) == ["loss", "fresh"]
 
 
 @pytest.mark.parametrize(
