@@ -39,9 +39,11 @@ class Allocator(ABC):
             not depend on the factor.
         start: Initial values of a new expert. ``fresh``: those of LoRA, which change no output.
             ``closest``: those of the past expert under which the answers of the new task are
-            likeliest, on the units of that expert; fresh ones if the base model alone gives a
-            smaller loss than any past expert.
+            likeliest, on the units of that expert; fresh ones if no expert predicts them better
+            than the base model and about as well as their frequencies.
         start_samples: Training samples on which the past experts are compared.
+        start_ratio: Largest loss of an expert to start from, relative to the entropy of the
+            answers, see :func:`~dmole.allocation.start.closest_expert`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -67,6 +69,7 @@ class Allocator(ABC):
         rank_factor: float = 1.0,
         start: Start = "fresh",
         start_samples: int = 64,
+        start_ratio: float = 1.5,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
@@ -83,8 +86,11 @@ class Allocator(ABC):
             raise ValueError(f"start must be one of {get_args(Start)}, got {start!r}")
         if start_samples < 1:
             raise ValueError(f"start_samples must be at least 1, got {start_samples}")
+        if not start_ratio >= 0:
+            raise ValueError(f"start_ratio must be at least 0, got {start_ratio}")
         self.start: Start = start
         self.start_samples = start_samples
+        self.start_ratio = start_ratio
         self.rank = rank
         self.unit: UnitKind = unit
         self.budget_fraction = budget_fraction
@@ -205,6 +211,8 @@ class UniformAllocator(Allocator):
         rank_factor: Factor on ``rank``, see :class:`Allocator`.
         start: Initial values of a new expert, see :class:`Allocator`.
         start_samples: Training samples on which the past experts are compared.
+        start_ratio: Largest loss of an expert to start from, relative to the entropy of the
+            answers, see :func:`~dmole.allocation.start.closest_expert`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -233,6 +241,7 @@ class UniformAllocator(Allocator):
         rank_factor: float = 1.0,
         start: Start = "fresh",
         start_samples: int = 64,
+        start_ratio: float = 1.5,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -243,6 +252,7 @@ class UniformAllocator(Allocator):
             rank_factor=rank_factor,
             start=start,
             start_samples=start_samples,
+            start_ratio=start_ratio,
         )
         if experts < 1:
             raise ValueError(f"experts must be at least 1, got {experts}")

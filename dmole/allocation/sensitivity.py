@@ -47,6 +47,8 @@ class SensitivityAllocator(Allocator):
             :func:`~dmole.allocation.proxy.score_gradients`.
         start: Initial values of a new expert, see :class:`Allocator`.
         start_samples: Training samples on which the past experts are compared.
+        start_ratio: Largest loss of an expert to start from, relative to the entropy of the
+            answers, see :func:`~dmole.allocation.start.closest_expert`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -85,6 +87,7 @@ class SensitivityAllocator(Allocator):
         combine: Combine = "sum",
         start: Start = "fresh",
         start_samples: int = 64,
+        start_ratio: float = 1.5,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -95,6 +98,7 @@ class SensitivityAllocator(Allocator):
             rank_factor=rank_factor,
             start=start,
             start_samples=start_samples,
+            start_ratio=start_ratio,
         )
         if not 0 < proxy_fraction <= 1:
             raise ValueError(f"proxy_fraction must be in (0, 1], got {proxy_fraction}")

@@ -14,8 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from dmole.allocation import Allocation, score_gradients
+from dmole.allocation.start import closest_expert
 from dmole.callbacks.base import ContinualCallback, parts
-from dmole.callbacks.warm_start import closest_expert, start_losses
+from dmole.callbacks.warm_start import compare_starts
 from dmole.data.labels import answer_tokens
 from dmole.distributed import broadcast, gather_objects, sum_over_ranks
 from dmole.experts.library import eval_mode
@@ -77,14 +78,10 @@ class ExpertAllocation(ContinualCallback):
         past = [n for n in module.library.names if n in plans and n != module.router.common]
         if module.allocator.start == "fresh" or not past:
             return plan
-        losses = start_losses(state, module, state.stage, past)
-        parent = closest_expert(losses)
-        log.info(
-            "expert %s starts %s; loss %s",
-            plan.expert,
-            "fresh" if parent is None else f"from expert {parent}",
-            ", ".join(f"{loss:.3g} with {name or 'no expert'}" for name, loss in losses.items()),
-        )
+        found = compare_starts(state, module, state.stage, past)
+        parent = closest_expert(found.losses, found.entropy, module.allocator.start_ratio)
+        origin = "fresh" if parent is None else f"from expert {parent}"
+        log.info("expert %s starts %s; %s", plan.expert, origin, found)
         return plan if parent is None else plan.starting_from(plans[parent])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,15 +1,18 @@
-"""Before a stage: the past expert under which the answers of the new task are likeliest."""
+"""Before a stage: past experts compared by the likelihood of the new task's answers."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from dmole.data.labels import answer_tokens
-from dmole.distributed import sum_over_ranks
+from dmole.allocation.start import answer_entropy
+from dmole.data.labels import IGNORED, answer_tokens
+from dmole.distributed import gather_objects, sum_over_ranks
 from dmole.experts.library import eval_mode
 from dmole.module import labels_of
 from dmole.storage.seeds import derive_seed
@@ -23,19 +26,34 @@ if TYPE_CHECKING:
     from dmole.streams.stream import Stage
 
 
-def start_losses(
+@dataclass(frozen=True)
+class StartComparison:
+    """Past experts compared on samples of a new task.
+
+    Args:
+        losses: Mean loss over the answer tokens with each expert alone; None stands for the base
+            model alone.
+        entropy: Entropy of the answer tokens, see :func:`~dmole.allocation.start.answer_entropy`.
+    """
+
+    losses: dict[str | None, float]
+    entropy: float
+
+    def __str__(self) -> str:
+        losses = (f"{loss:.3g} with {name or 'no expert'}" for name, loss in self.losses.items())
+        return f"loss {', '.join(losses)}; entropy of the answers {self.entropy:.3g}"
+
+
+def compare_starts(
     state: SequenceState, module: ContinualModule, stage: Stage, experts: Sequence[str]
-) -> dict[str | None, float]:
-    """Return the loss on samples that arrive in a stage, under each past expert and without one.
+) -> StartComparison:
+    """Compare past experts on samples that arrive in a stage.
 
     Args:
         state: Has data and device; connects the ranks, which share the samples.
         module: Has base model, experts and allocator, whose ``start_samples`` bounds the samples.
         stage: The stage.
         experts: Names of past experts, each used alone.
-
-    Returns:
-        Mean over the answer tokens, by expert; None stands for the base model alone.
 
     Raises:
         Interrupted: If a signal requested the end of the run.
@@ -44,34 +62,28 @@ def start_losses(
     module.to(state.device)
     names = (None, *experts)
     sums = torch.zeros(len(names) + 1, dtype=torch.float64)  # losses by name, then tokens
+    answers: list[list[int]] = []
     loader = state.data.embedding_loader(
         chosen_samples(state, stage, module.allocator.start_samples, module.seed), shard=True
     )
     with eval_mode(module.backbone), torch.no_grad():
         for batch in state.interruption.until_requested(loader):
             batch = move_data_to_device(batch, state.device)
-            tokens = int(answer_tokens(labels_of(batch)))
+            labels = labels_of(batch)
+            tokens = int(answer_tokens(labels))
             losses = [float(module.loss_with(batch, name)) * tokens for name in names]
             sums += torch.tensor([*losses, tokens], dtype=torch.float64)
+            answers += [row[row != IGNORED].tolist() for row in labels[:, 1:]]
     state.interruption.check(state.strategy)
     # float32 on the device, as some accelerators have no float64
     *totals, count = sum_over_ranks(sums.float().to(state.device)).tolist()
     means = {name: total / count for name, total in zip(names, totals, strict=True)}
     for name, loss in means.items():
         if not math.isfinite(loss):
-            under = "the base model" if name is None else f"expert {name}"
-            raise ValueError(f"stage {stage.name}: the loss under {under} is not finite")
-    return means
-
-
-def closest_expert(losses: dict[str | None, float]) -> str | None:
-    """Return the expert of the smallest loss; None if no expert is better than the base model.
-
-    Example:
-        >>> closest_expert({None: 2.0, "count": 0.5, "read": 0.9})
-        'count'
-    """
-    return min(losses, key=losses.__getitem__)
+            expert = "the base model" if name is None else f"expert {name}"
+            raise ValueError(f"stage {stage.name}: the loss under {expert} is not finite")
+    shares: list[list[list[int]]] = gather_objects(answers)
+    return StartComparison(means, answer_entropy(itertools.chain.from_iterable(shares)))
 
 
 def chosen_samples(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator
+from dmole.allocation.start import answer_entropy, closest_expert
 from dmole.callbacks import warm_start
 from dmole.callbacks.expert_allocation import ExpertAllocation
-from dmole.callbacks.warm_start import chosen_samples, closest_expert, start_losses
+from dmole.callbacks.warm_start import StartComparison, chosen_samples, compare_starts
 from dmole.routing import CommonExpertRouter, CommonMixing, OracleRouter
 from dmole.run import Interrupted
 
@@ -22,6 +23,7 @@ MakeWorld = Callable[..., World]
 
 
 def closest(**options: Any) -> UniformAllocator:
+    options = {"start_ratio": math.inf} | options
     return UniformAllocator(rank=2, start="closest", **options)
 
 
@@ -31,7 +33,8 @@ def start(built: World, callback: ExpertAllocation, index: int) -> None:
 
 
 def losses_of(built: World, *experts: str, stage: int = 2) -> dict[str | None, float]:
-    return start_losses(built.state, built.module, built.state.plan[stage - 1], experts)
+    plan = built.state.plan[stage - 1]
+    return compare_starts(built.state, built.module, plan, experts).losses
 
 
 def values(built: World, name: str) -> dict[str, Tensor]:
@@ -65,6 +68,23 @@ def test_the_smallest_loss_decides(losses: dict[str | None, float], expert: str 
     assert closest_expert(losses) == expert
 
 
+@pytest.mark.parametrize(("entropy", "expert"), [(0.5, "a"), (0.3, None), (0.0, None)])
+def test_an_expert_far_worse_than_the_frequencies_of_the_answers_is_no_parent(
+    entropy: float, expert: str | None
+) -> None:
+    losses = {None: 8.0, "a": 0.6, "b": 5.0}
+    assert closest_expert(losses, entropy, ratio=1.5) == expert
+
+
+def test_the_entropy_is_that_of_the_tokens_at_each_position() -> None:
+    # log(2) at the first position of four answers, log(3) at the second of three, none at the third
+    answers = [[1, 5], [1, 6, 9], [2, 7, 9], [2]]
+    expected = (4 * math.log(2) + 3 * math.log(3) + 0) / 9
+    assert answer_entropy(answers) == pytest.approx(expected)
+    assert answer_entropy([[3, 1]] * 5) == 0
+    assert answer_entropy([]) == 0
+
+
 def test_an_expert_that_helps_is_copied_and_stays_as_it_is(world: MakeWorld) -> None:
     callback, built = ExpertAllocation(), world(allocator=closest())
     start(built, callback, 1)
@@ -86,7 +106,7 @@ def test_an_expert_that_helps_is_copied_and_stays_as_it_is(world: MakeWorld) -> 
 def test_an_expert_that_harms_or_is_not_asked_for_is_not_copied(
     world: MakeWorld, kind: Any, size: float
 ) -> None:
-    allocator = UniformAllocator(rank=2, start=kind)
+    allocator = UniformAllocator(rank=2, start=kind, start_ratio=math.inf)
     callback, built = ExpertAllocation(), world(allocator=allocator)
     start(built, callback, 1)
     move(built, "paint", size)
@@ -97,7 +117,9 @@ def test_an_expert_that_harms_or_is_not_asked_for_is_not_copied(
 
 
 def test_the_parents_units_replace_those_of_the_scores(world: MakeWorld) -> None:
-    allocator = SensitivityAllocator(rank=2, budget_fraction=0.3, start="closest")
+    allocator = SensitivityAllocator(
+        rank=2, budget_fraction=0.3, start="closest", start_ratio=math.inf
+    )
     callback, built = ExpertAllocation(), world(allocator=allocator)
     start(built, callback, 1)
     move(built, "paint", -0.05)
@@ -114,11 +136,11 @@ def test_the_parents_units_replace_those_of_the_scores(world: MakeWorld) -> None
 def test_a_common_expert_is_no_parent(world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[list[str]] = []
 
-    def losses(state: Any, module: Any, stage: Any, experts: list[str]) -> dict[str | None, float]:
+    def found(state: Any, module: Any, stage: Any, experts: list[str]) -> StartComparison:
         compared.append(list(experts))
-        return {None: 2.0, **dict.fromkeys(experts, 1.0)}
+        return StartComparison({None: 2.0, **dict.fromkeys(experts, 1.0)}, 1.0)
 
-    monkeypatch.setattr("dmole.callbacks.expert_allocation.start_losses", losses)
+    monkeypatch.setattr("dmole.callbacks.expert_allocation.compare_starts", found)
     router = CommonExpertRouter(OracleRouter(), CommonMixing())
     callback, built = ExpertAllocation(), world(allocator=closest(), router=router)
     start(built, callback, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import shutil
 import subprocess
@@ -337,7 +338,9 @@ def test_two_ranks_start_an_expert_where_one_does(tmp_path: Path) -> None:
     """The losses under past experts are sums over the ranks, which share the samples."""
     parts: dict[str, Any] = {
         "tasks": TASKS,
-        "allocator": lambda: SensitivityAllocator(start="closest", start_samples=5),
+        "allocator": lambda: SensitivityAllocator(
+            start="closest", start_samples=5, start_ratio=math.inf
+        ),
         "router": lambda: AutoencoderRouter(ranking="likelihood", partner=False, max_experts=1),
         **EQUAL,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def recipe(data: Path, *callbacks: ContinualCallback, **trainer: Any) -> Recipe:
     data.mkdir(parents=True, exist_ok=True)
     return Recipe(
         tasks=[one_answer(data, "first", "red"), one_answer(data, "second", "red")],
-        allocator=lambda: SensitivityAllocator(start="closest"),
+        allocator=lambda: SensitivityAllocator(start="closest", start_ratio=math.inf),
         router=lambda: AutoencoderRouter(
             ranking="likelihood", partner=False, max_experts=1, threshold_scale=2.0
         ),
