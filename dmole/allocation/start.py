@@ -7,6 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 
+SURE = 0.1
+"""Loss per token, a probability of 0.9, at which an expert knows the answers of any task."""
+
+
 def closest_expert(
     losses: Mapping[str | None, float], entropy: float = math.inf, ratio: float = 1.5
 ) -> str | None:
@@ -20,7 +24,7 @@ def closest_expert(
         losses: Mean loss over the answer tokens of the new task, by expert; None stands for the
             base model alone.
         entropy: Entropy of these tokens, see :func:`answer_entropy`.
-        ratio: Largest loss of the chosen expert, relative to the entropy.
+        ratio: Largest loss of the chosen expert, relative to the entropy; infinity for any.
 
     Example:
         >>> closest_expert({None: 7.6, "count": 0.45, "hollow": 2.0}, entropy=0.5)
@@ -29,7 +33,8 @@ def closest_expert(
         True
     """
     best = min(losses, key=losses.__getitem__)
-    return best if losses[best] <= ratio * entropy else None
+    known = losses[best] <= max(SURE, ratio * entropy) if math.isfinite(ratio) else True
+    return best if known else None
 
 
 def answer_entropy(answers: Iterable[Sequence[int]]) -> float:

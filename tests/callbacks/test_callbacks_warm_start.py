@@ -74,6 +74,8 @@ def test_an_expert_far_worse_than_the_frequencies_of_the_answers_is_no_parent(
 ) -> None:
     losses = {None: 8.0, "a": 0.6, "b": 5.0}
     assert closest_expert(losses, entropy, ratio=1.5) == expert
+    assert closest_expert(losses, entropy, ratio=math.inf) == "a"
+    assert closest_expert({None: 8.0, "a": 0.05}, entropy, ratio=1.5) == "a"  # it knows the answers
 
 
 def test_the_entropy_is_that_of_the_tokens_at_each_position() -> None:
