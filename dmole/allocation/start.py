@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-
 SURE = 0.1
 """Loss per token, a probability of 0.9, at which an expert knows the answers of any task."""
 
