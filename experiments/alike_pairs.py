@@ -38,7 +38,7 @@ PAIRS = {
 }
 """Two tasks that differ in their pictures, in a word of the question, in the form of the answer."""
 FIRST_SIZE = 500
-SIZES = (50, 100, 200, 400)
+SIZES = (50, 200)
 EPOCHS, BATCH, RATE, WARMUP = 2, 8, 3e-3, 0.05  # as in configs/benchmarks/alike.yaml
 EVER = 1e9  # a threshold scale at which every expert accepts every sample
 VARIANTS: dict[str, dict[str, Any]] = {
