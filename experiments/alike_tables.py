@@ -20,6 +20,8 @@ PAGE = ROOT / "docs" / "alike.md"
 ORDERS = ("given", "reversed")
 FILE = OUTPUT / "alike" / "figures.csv"
 METHOD = "dmole_alike"
+ORDER_FREE = ("finetune", "joint")
+"""Rows that do not depend on the order of the tasks, but for the shuffling of samples."""
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 9: 2.306, 12: 2.201, 18: 2.110}
 """Quantile 0.975 of Student's t by number of pairs."""
 COLUMNS = ("Last", "Learned", "BWT", "oracle Last", "own first", "two experts", "partner")
@@ -100,12 +102,12 @@ def summary_table(rows: Mapping[str, Figures]) -> str:
 def advantage(rows: Mapping[str, Figures], row: str) -> str:
     """Return the paired difference of Last, with runs of the same order and seed.
 
-    A row that was run in one order only, as it does not depend on the order, is paired with both.
+    The rows of `ORDER_FREE` that were run in one order only are paired with both.
     """
     if row == METHOD or METHOD not in rows:
         return ""
     figures = rows[row]
-    alone = {order for order, _ in figures} == {ORDERS[0]}
+    alone = row in ORDER_FREE and {order for order, _ in figures} == {ORDERS[0]}
     pairs = []
     for (order, seed), own in rows[METHOD].items():
         other = figures.get((ORDERS[0] if alone else order, seed))
