@@ -253,12 +253,12 @@ class ContinualModule(StepModule):
         with self.library.context.use(None):
             return self.backbone.loss(batch.inputs, labels_of(batch))
 
-    def loss_with(self, batch: Batch, expert: str | None) -> Tensor:
-        """Return the loss of a batch with one expert for all samples; None: the base model."""
-        if expert is None:
+    def loss_with(self, batch: Batch, *experts: str) -> Tensor:
+        """Return the loss of a batch with the same experts, if any, for all samples."""
+        if not experts:
             return self.base_loss(batch)
         weights = torch.zeros(len(batch.task_names), len(self.experts))  # (B, E)
-        weights[:, self.experts.index(expert)] = 1.0
+        weights[:, [self.experts.index(name) for name in experts]] = 1.0
         with self.library.context.use(self.make_gates(weights, batch)):
             return self.backbone.loss(batch.inputs, labels_of(batch))
 

@@ -239,7 +239,7 @@ class ContinualTrainer(Trainer):
                 if name not in plans:
                     plan = plans[name] = plan_allocation(self.sequence, model, stage, name)
                     show(describe_allocation(plan, model.count_parameters(plan)))
-        if model.allocator.start == "closest" and len(plans) > 1:
+        if model.allocator.start == "closest" and len(plans.keys() - {model.router.common}) > 1:
             show("start: closest: a later expert that starts from a past one takes its units")
         return plans
 

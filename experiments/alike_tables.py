@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from dmole.report.older_runs import complete_metrics
 from dmole.report.runs import Run, load_run
 from dmole.storage.files import write_csv
 from experiments.results import fill
@@ -52,8 +51,8 @@ def read_figures(runs: Path) -> dict[str, Figures]:
 
 def figures_of(run: Run) -> dict[str, float]:
     """Return the figures of a run by column, NaN where one does not apply."""
-    metrics = complete_metrics(run, None) | {"routing": run.metrics.get("routing") or {}}
-    routing: Mapping[str, Any] = metrics["routing"]
+    metrics = run.metrics
+    routing: Mapping[str, Any] = metrics.get("routing") or {}
     values = {
         "Last": metrics.get("Last"),
         "Learned": metrics.get("Learned"),

@@ -15,13 +15,13 @@ def closest_expert(
 ) -> str | None:
     """Return the expert of the smallest loss, or None for a fresh start.
 
-    An expert must be better than the base model, and about as good as the frequencies of the
-    answers alone. One that writes answers of another form has to unlearn them first, and learns
-    less from few samples than a fresh expert does.
+    An expert must be better than a fresh one, and either about as good as the frequencies of the
+    answers alone or within `SURE`. One that writes answers of another form has to unlearn them
+    first, and learns less from few samples than a fresh expert does.
 
     Args:
-        losses: Mean loss over the answer tokens of the new task, by expert; None stands for the
-            base model alone.
+        losses: Mean loss over the answer tokens of the new task, by expert; None stands for a
+            fresh start.
         entropy: Entropy of these tokens, see :func:`answer_entropy`.
         ratio: Largest loss of the chosen expert, relative to the entropy; infinity for any.
 
@@ -42,7 +42,8 @@ def answer_entropy(answers: Iterable[Sequence[int]]) -> float:
     .. math:: H = \frac{1}{\sum_j n_j} \sum_j \sum_v - n_{jv} \log \frac{n_{jv}}{n_j}
 
     with :math:`n_{jv}` the number of answers whose token at position :math:`j` is :math:`v`. It is
-    the smallest loss of a predictor that sees neither image nor question.
+    the smallest loss of a predictor that sees the position alone: neither image nor question nor
+    earlier tokens. Few answers make it too small.
 
     Args:
         answers: Token ids of each answer, end token included.

@@ -31,8 +31,8 @@ class StartComparison:
     """Past experts compared on samples of a new task.
 
     Args:
-        losses: Mean loss over the answer tokens with each expert alone; None stands for the base
-            model alone.
+        losses: Mean loss over the answer tokens with each expert; None stands for the start of a
+            fresh expert, which is the base model. An expert that all stages share is active in all.
         entropy: Entropy of the answer tokens, see :func:`~dmole.allocation.start.answer_entropy`.
     """
 
@@ -53,7 +53,7 @@ def compare_starts(
         state: Has data and device; connects the ranks, which share the samples.
         module: Has base model, experts and allocator, whose ``start_samples`` bounds the samples.
         stage: The stage.
-        experts: Names of past experts, each used alone.
+        experts: Names of past experts, each used alone but for the expert that all stages share.
 
     Raises:
         Interrupted: If a signal requested the end of the run.
@@ -61,17 +61,21 @@ def compare_starts(
     """
     module.to(state.device)
     names = (None, *experts)
+    shared = [name for name in (module.router.common,) if name in module.library.names]
+    active = [[*filter(None, (name,)), *shared] for name in names]
     sums = torch.zeros(len(names) + 1, dtype=torch.float64)  # losses by name, then tokens
     answers: list[list[int]] = []
     loader = state.data.embedding_loader(
-        chosen_samples(state, stage, module.allocator.start_samples, module.seed), shard=True
+        chosen_samples(state, stage, module.allocator.start_samples, module.seed),
+        shard=True,
+        batch_size=state.data.stage_batch_size(stage.tasks),  # a test batch with loss may not fit
     )
     with eval_mode(module.backbone), torch.no_grad():
         for batch in state.interruption.until_requested(loader):
             batch = move_data_to_device(batch, state.device)
             labels = labels_of(batch)
             tokens = int(answer_tokens(labels))
-            losses = [float(module.loss_with(batch, name)) * tokens for name in names]
+            losses = [float(module.loss_with(batch, *used)) * tokens for used in active]
             sums += torch.tensor([*losses, tokens], dtype=torch.float64)
             answers += [row[row != IGNORED].tolist() for row in labels[:, 1:]]
     state.interruption.check(state.strategy)

@@ -173,6 +173,45 @@ def test_losses_are_means_over_answer_tokens_under_one_expert(world: MakeWorld) 
         )
 
 
+def test_a_common_expert_is_active_beside_each_past_expert_and_beside_none(
+    world: MakeWorld,
+) -> None:
+    router = CommonExpertRouter(OracleRouter(), CommonMixing())
+    built = world(allocator=closest(), router=router)
+    built.begin(1)
+    for name in ("common", "paint"):
+        for _, parameter in built.module.library.parameters(name):
+            parameter.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(len(name)))
+    found = losses_of(built, "paint")
+    samples = chosen_samples(built.state, built.state.plan[1], 64, built.module.seed)
+    (batch,) = built.data.embedding_loader(samples, batch_size=64)
+    built.place("count")  # changes no output yet
+    with torch.no_grad():
+        both = float(built.module.loss_with(batch, "common", "paint"))
+        fresh = float(built.module.loss_with(batch, "common", "count"))
+        base = float(built.module.base_loss(batch))
+    assert found == pytest.approx({None: fresh, "paint": both}, rel=1e-5)
+    assert len({round(loss, 4) for loss in (both, fresh, base)}) == 3
+
+
+def test_the_samples_are_compared_in_batches_of_the_training(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = world(allocator=closest())
+    built.data.eval_batch_size = 6
+    built.begin(1)
+    sizes: list[int] = []
+    base_loss = built.module.base_loss
+
+    def keep(batch: Any) -> Tensor:
+        sizes.append(len(batch.task_names))
+        return base_loss(batch)
+
+    monkeypatch.setattr(built.module, "base_loss", keep)
+    losses_of(built, "paint")
+    assert sizes == [2, 2, 2]
+
+
 @pytest.mark.parametrize("count", [1, 5, 6])
 def test_two_ranks_share_the_samples_and_find_the_same_losses(
     world: MakeWorld, monkeypatch: pytest.MonkeyPatch, count: int
