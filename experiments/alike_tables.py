@@ -21,7 +21,7 @@ FILE = OUTPUT / "alike" / "figures.csv"
 METHOD = "dmole_alike"
 ORDER_FREE = ("finetune", "joint")
 """Rows that do not depend on the order of the tasks, but for the shuffling of samples."""
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 9: 2.306, 12: 2.201, 18: 2.110}
+STUDENT = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 9: 2.306, 12: 2.201, 18: 2.110}
 """Quantile 0.975 of Student's t by number of pairs."""
 COLUMNS = ("Last", "Learned", "BWT", "oracle Last", "own first", "two experts", "partner")
 
@@ -79,7 +79,7 @@ def interval(differences: Sequence[float]) -> str:
     if not differences:
         return "n/a"
     mean, pairs = float(np.mean(differences)), len(differences)
-    if pairs not in STUDENT:
+    if pairs not in STUDENT:  # two pairs say nothing about the spread
         return f"{mean:+.1f} ({pairs} pairs)"
     reach = STUDENT[pairs] * float(np.std(differences, ddof=1)) / math.sqrt(pairs)
     return f"{mean:+.1f} [{mean - reach:+.1f}, {mean + reach:+.1f}]"
@@ -140,13 +140,17 @@ def pairs_table(file: Path) -> str:
     lines = []
     for (pair, size, variant), each in groups.items():
         alone = {line["seed"]: float(line["second_own"]) for line in groups[pair, size, "alone"]}
-        # with a partner, the sum is what was trained
-        best = "second_sum" if variant.startswith("partner") else "second_own"
-        gains = [float(line[best]) - alone[line["seed"]] for line in each]
+        gains = [as_trained(line) - alone[line["seed"]] for line in each]
         cells = [spread(float(line[name]) for line in each) for name in names]
         lines.append((pair, size, variant, *cells, "" if variant == "alone" else interval(gains)))
     header = ("pair", "samples", "second task learned", *names, "as trained, minus alone")
     return markdown(header, lines)
+
+
+def as_trained(line: Mapping[str, str]) -> float:
+    """Return the score of the second task with the experts that most samples trained with."""
+    summed = float(line["partner_rate"] or 0) > 50
+    return float(line["second_sum" if summed else "second_own"])
 
 
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
