@@ -279,7 +279,7 @@ class ContinualModule(StepModule):
         loss, step = torch.zeros((), device=labels_of(batch).device), None
         if window.own.tokens:  # a rank whose only sample is a repetition has none
             loss, step = self.compute_step(batch)
-            self._count(step)
+            self.count_gate_sets(step)
         share = self.share_of(loss, window, keys)
         loss = share.weigh(loss, "tokens")
         try:
@@ -321,7 +321,7 @@ class ContinualModule(StepModule):
         )
         return output.loss, step
 
-    def _count(self, step: Step) -> None:
+    def count_gate_sets(self, step: Step) -> None:
         """Count the samples of a step by gate set, without those that only fill the batch."""
         if step.gates is None:
             return

@@ -114,7 +114,7 @@ def learn(module: ContinualModule, data: ContinualDataModule, plan: Allocation) 
     for epoch in range(EPOCHS):
         for batch in batches(data, task, 1000 * module.seed + epoch):
             loss, step = module.compute_step(batch)
-            module._count(step)
+            module.count_gate_sets(step)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
