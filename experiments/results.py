@@ -71,12 +71,13 @@ def write_search(jobs: Sequence[tuple[Job, Any]], runs: Path) -> None:
     fill("search", "\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
-def fill(part: str, text: str, page_file: Path = PAGE) -> None:
-    """Replace the part of a page between two marks.
+def fill(part: str, text: str, page_file: Path | None = None) -> None:
+    """Replace the part of a page between two marks, by default of docs/results.md.
 
     Raises:
         SystemExit: If the page lacks a mark.
     """
+    page_file = page_file or PAGE
     page = page_file.read_text(encoding="utf-8")
     begin, end = f"<!-- {part} -->\n", f"<!-- end {part} -->"
     head, opening, rest = page.partition(begin)
