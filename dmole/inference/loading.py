@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dmole.data.decoding import AS_STORED, ImageOptions
+from dmole.inference.joining import base_digest
 from dmole.inference.model import RoutedModel
 from dmole.models.identity import base_parts
 from dmole.run.identity import check_base_of_run
@@ -78,6 +79,7 @@ def load(
     current = {"base_parts": base_parts(model.backbone, model.beams)}
     check_base_of_run(folder, current, accept_changes)
     load_experts_and_router(model, folder)
+    model.base_digest = base_digest(folder)
     model.sources = {name: folder / "experts" / name for name in model.experts}
     return model.to(device)
 
