@@ -34,6 +34,9 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             names the benchmarks
   score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
             score a file of predictions as the benchmark's authors do, and without their quirks
+  experts   RUN list | remove NAME | rename OLD NEW | disable NAME | enable NAME
+            RUN import FROM_RUN NAME  |  RUN import --from_adapter DIR --as NAME --samples FILE
+            the experts of a run; a new run without one of them, or with one from elsewhere
   configs   [NAME]
             the configs that ship with the package, or the content of one, to copy and change
   completion bash|zsh
@@ -76,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "compare": _compare,
         "data": _data,
         "score": _score,
+        "experts": _experts,
         "configs": _configs,
         "completion": lambda words: _completion(words, list(verbs)),
     }
@@ -158,6 +162,12 @@ def _score(words: list[str]) -> None:
     from dmole.cli.score import run_score
 
     run_score(words[1:])
+
+
+def _experts(words: list[str]) -> None:
+    from dmole.cli.experts import run_experts
+
+    run_experts(words[1:])
 
 
 def _data(words: list[str]) -> int | None:
