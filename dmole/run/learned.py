@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dmole.experts import load_expert
 from dmole.routing.entries import learned_part, take_out
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from dmole.experts import ExpertLibrary
     from dmole.module import ContinualModule
     from dmole.routing import Router
     from dmole.run.state import SequenceState
@@ -33,7 +34,19 @@ _READ = ("experts/", "router/", "model.json")
 """Beginnings of the names of the files that an evaluation reads."""
 
 
-def load_experts_and_router(module: ContinualModule, run: Path) -> None:
+class HoldsExperts(Protocol):
+    """A base model with a library of experts and a router."""
+
+    @property
+    def library(self) -> ExpertLibrary:
+        """The experts."""
+
+    @property
+    def router(self) -> Router:
+        """The router."""
+
+
+def load_experts_and_router(module: HoldsExperts, run: Path) -> None:
     """Load the experts and the router of a run folder into a module without experts.
 
     The tensors must be finite, of the shapes that the model expects and of the expert whose name
