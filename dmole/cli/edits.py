@@ -90,7 +90,9 @@ def _draft(edit: Edit, source: OpenRun, temporary: Path) -> Draft:
 def _from_run(edit: Edit, source: OpenRun) -> Draft:
     options = edit.options
     if len(options.source) != 2:
-        raise ValueError("import needs FROM_RUN NAME, or --from_adapter DIR --as NEW --samples FILE")
+        raise ValueError(
+            "import needs FROM_RUN NAME, or --from_adapter DIR --as NEW --samples FILE"
+        )
     run, name = Path(options.source[0]), options.source[1]
     new = options.new or name
     other = open_run(run, edit.trusted)

@@ -103,8 +103,8 @@ def cli_of_run(
         trusted: Modules outside dmole whose classes may be built.
 
     Raises:
-        ValueError: If a setting or a flag is not valid, or the run sets ``trust_remote_code`` and no
-            flag confirms it.
+        ValueError: If a setting or a flag is not valid, or the run sets ``trust_remote_code`` and
+            no flag confirms it.
     """
     if settings.remote_code and not sets_remote_code(overrides):
         # the author of the run decided for their machine, not for this one

@@ -1,7 +1,7 @@
 """Reads a LoRA adapter that PEFT or a tool around it wrote, for use as an expert.
 
-An expert adds ``alpha / rank * B A`` to a linear of a block. An adapter that does more, or something
-else, is refused in one line that names the setting, the tensor or the linear.
+An expert adds ``alpha / rank * B A`` to linears of blocks. An adapter that does anything else is
+refused in one line that names the setting, the tensor or the linear.
 """
 
 from __future__ import annotations
@@ -101,11 +101,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"cannot read adapter {path}: it must hold keys and values")
     if config.get("peft_type") != "LORA":
-        raise ValueError(f"adapter {folder}: peft_type {excerpt(config.get('peft_type'))} is no LORA")
+        raise ValueError(
+            f"adapter {folder}: peft_type {excerpt(config.get('peft_type'))} is no LORA"
+        )
     if config.get("init_lora_weights") not in _UNCHANGED_BASE:
         raise ValueError(
-            f"adapter {folder}: init_lora_weights {excerpt(config['init_lora_weights'])} changes the "
-            "weights of the base model; convert the adapter to plain LoRA when you save it "
+            f"adapter {folder}: init_lora_weights {excerpt(config['init_lora_weights'])} changes "
+            "the weights of the base model; convert the adapter to plain LoRA when you save it "
             "(path_initial_model_for_weight_conversion)"
         )
     supported = {"bias": ("none", None), "init_lora_weights": _UNCHANGED_BASE}

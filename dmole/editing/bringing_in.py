@@ -86,6 +86,11 @@ def import_expert(
         if isinstance(prints, dict) and isinstance(prints.get(key), dict):
             draft.data[task["name"]] = prints[key]
     names = tuple(task["name"] for task in tasks.values())
+    if isinstance(source.router, OracleRouter) and new not in names:
+        raise ValueError(
+            f"the expert {name!r} of {other.run} needs --as {names[0]}, since the oracle finds "
+            "experts by the names of their tasks"
+        )
     add_stage(draft, new, names)
     draft.edit = {"verb": "import", "experts": [name], "as": new, "from": other.parent}
     return draft
@@ -120,7 +125,7 @@ def new_task(draft: Draft, task: Mapping[str, Any]) -> None:
 
 
 def _tasks_of(source: OpenRun, other: OpenRun, name: str, new: str) -> dict[str, dict[str, Any]]:
-    """Return the tasks of an expert by their name there, as the receiving run names and finds them."""
+    """Return the tasks of an expert by their name there, as the receiving run finds them."""
     learned = {task for s in other.stages if s.expert == name for task in s.tasks}
     images = other.settings.data.get("images")
     found = {}
@@ -173,5 +178,7 @@ def _check_base(source: OpenRun, other: OpenRun, accept: bool) -> None:
     assert isinstance(mine, dict)
     theirs: Any = other.metrics["fingerprints"]
     if mine["base"] != theirs["base"]:  # an expert adds to weights: no flag accepts others
-        raise ValueError(f"{other.run} was made with a base model of other weights than {source.run}")
+        raise ValueError(
+            f"{other.run} was made with a base model of other weights than {source.run}"
+        )
     check_base_of_run(other.run, mine, accept)

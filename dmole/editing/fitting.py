@@ -73,6 +73,8 @@ def fit_entry(
     samples = data.train_samples(task.name)
     if problem := too_few(len(samples), type(router).__name__, router.least_samples):
         raise ValueError(f"{task.train} {problem}")
+    if not router.needs_embeddings:
+        return
     chosen = choose_samples(len(samples), EMBEDDING_SAMPLES, seed=0)
     pairs = [(samples[index], task.name) for index in chosen]
     router.set_vision_width(base.vision_width)
@@ -98,7 +100,9 @@ def _data_of(task: Task, like: ContinualDataModule) -> ContinualDataModule:
     )
 
 
-def save_adapter(draft: Draft, expert: str, adapter: Path, module: ContinualModule, to: Path) -> None:
+def save_adapter(
+    draft: Draft, expert: str, adapter: Path, module: ContinualModule, to: Path
+) -> None:
     """Save a foreign adapter as an expert of a draft.
 
     Args:

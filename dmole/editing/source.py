@@ -61,8 +61,8 @@ class OpenRun:
             raise ValueError(f"{self.run} has no expert {name!r}; it has {', '.join(self.names)}")
         if name in (self.router.common, *(stage.common for stage in self.stages)):
             raise ValueError(
-                f"the expert {name!r} of {self.run} is shared by all tasks: it can be neither taken "
-                "out nor renamed"
+                f"the expert {name!r} of {self.run} is shared by all tasks: it can be neither "
+                "taken out nor renamed"
             )
 
     def check_separable(self) -> None:

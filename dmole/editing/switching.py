@@ -45,11 +45,15 @@ def switch_experts(run: Path, names: Sequence[str], *, off: bool) -> tuple[str, 
         before = read_disabled(run)
         for name in names:
             if (name in before) == off:
-                raise ValueError(f"the expert {name!r} of {run} is {'off' if off else 'on'} already")
+                raise ValueError(
+                    f"the expert {name!r} of {run} is {'disabled' if off else 'enabled'} already"
+                )
         after = {*before, *names} if off else set(before) - set(names)
         shared = {stage.common for stage in read_stages(run) or []}
         if not set(known) - after - shared:
-            raise ValueError(f"{run} needs an expert: {', '.join(names)} would disable the last one")
+            raise ValueError(
+                f"{run} needs an expert: it would have none without {', '.join(names)}"
+            )
         write_disabled(run, tuple(name for name in known if name in after))
     finally:
         lock.release()
@@ -60,7 +64,9 @@ def _check_separable(run: Path, names: Sequence[str]) -> None:
     content = read_json(run / "router" / "router.json", "router")
     kind = content.get("router") if isinstance(content, dict) else None
     if kind in _TOGETHER:
-        raise ValueError(f"the experts of {run} answer only together ({kind}): none can be disabled")
+        raise ValueError(
+            f"the experts of {run} answer only together ({kind}): none can be disabled"
+        )
     for name in (stage.common for stage in read_stages(run) or []):
         if name in names:
             raise ValueError(f"the expert {name!r} of {run} is shared by all tasks: it stays on")

@@ -1,9 +1,9 @@
-"""``dmole experts RUN list``: the experts of a run folder, read without torch and without a model."""
+"""``dmole experts RUN list``: the experts of a run, read without torch and without a model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from dmole.report.runs import Run
 
 
-
 def complete_metrics(run: Run, digests: Digests | None) -> dict[str, Any]:
     """Return the content of ``metrics.json`` with the figures that its version did not have yet.
 

@@ -25,6 +25,7 @@ from dmole.streams.stream import Stage
 
 PATHS = ("model.vision_tower.encoder.layers.1.mlp.fc1", "model.language_model.layers.3.mlp.up_proj")
 VISION, WIDTH = 128, 288
+ORDER = "experts/experts.json"
 
 ROUTERS: dict[str, dict[str, Any]] = {
     "AutoencoderRouter": {"components": 4},
@@ -95,7 +96,9 @@ def make_run(
     metrics = {
         "format": 2,
         "fingerprints": {**fingerprints(), "data": data},
-        "experts": {name: {"starts_from": names[0] if name != names[0] else None} for name in names},
+        "experts": {
+            name: {"starts_from": names[0] if name != names[0] else None} for name in names
+        },
     }
     routed = [
         {"stage": len(names), "true_task": name, "gate_set": gates, "count": 4, "phase": "test"}
@@ -107,7 +110,10 @@ def make_run(
         stages,
         [
             *files,
-            RunFile("experts/experts.json", lambda r: write_json(r / "experts/experts.json", list(names))),
+            RunFile(
+                "experts/experts.json",
+                lambda r: write_json(r / ORDER, list(names)),
+            ),
             RunFile("router", lambda r: fitted.save(r / "router")),
             RunFile("metrics.json", lambda r: write_json(r / "metrics.json", metrics)),
             RunFile("routing.csv", lambda r: write_csv(r / "routing.csv", HEADER, routed)),

@@ -123,8 +123,14 @@ def test_the_expert_of_an_adapter_gives_the_logits_of_peft(
         ({"layer_replication": [[0, 2]]}, "layer_replication .* is not supported"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens .* is not supported"),
         ({"from_tomorrow": 1}, "from_tomorrow 1 is not supported"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changes the weights of the base"),
-        ({"alpha_pattern": {"(a+)+b": 1}}, "quantifiers are not supported; name linears by the end"),
+        (
+            {"init_lora_weights": "pissa"},
+            "'pissa' changes the weights of the base",
+        ),
+        (
+            {"alpha_pattern": {"(a+)+b": 1}},
+            "quantifiers are not supported; name linears",
+        ),
         ({"alpha_pattern": {"(a": 1}}, "name linears by the end of their paths"),
         ({"alpha_pattern": {"up_proj": "x"}}, "alpha_pattern of 'up_proj' must be a finite number"),
         ({"rank_pattern": 3}, "rank_pattern must hold keys and values"),
@@ -145,7 +151,9 @@ def test_settings_beyond_plain_lora_are_refused_by_name(
 
 def test_linears_that_the_blocks_do_not_have_are_named(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "lora", {"lm_head": 4, UP.format(9): 4, UP.format(1): 4})
-    with pytest.raises(ValueError, match=r"lm_head, model\.language_model\.layers\.9\.mlp\.up_proj"):
+    with pytest.raises(
+        ValueError, match=r"lm_head, model\.language_model\.layers\.9\.mlp\.up_proj"
+    ):
         read_adapter(folder, LINEARS)
 
 
@@ -223,7 +231,7 @@ def test_a_bin_file_runs_no_code(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_config_or_tensors_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no adapter of PEFT: it has no adapter_config.json"):
+    with pytest.raises(ValueError, match=r"is no adapter of PEFT: it has no adapter_config\.json"):
         read_adapter(tmp_path, LINEARS)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 1}')
     with pytest.raises(ValueError, match=r"has neither adapter_model.safetensors nor .bin"):

@@ -1,4 +1,4 @@
-"""Experts are taken out of runs, renamed, switched off and brought in; the others stay as they are."""
+"""Experts are taken out of runs, renamed, disabled and brought in; the others stay as they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,32 +15,32 @@ from edited_runs import Loaded, embeddings, make_run, same_tensors
 from strangers import refused
 
 from dmole.cli.main import main
-from dmole.run.run_folder import RunLock
 from dmole.run.model_file import read_run_settings
+from dmole.run.run_folder import RunLock
 from dmole.storage.digests import read_digests, verify_files
 
 NAMES = ("paint", "count", "read")
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "likelihood": {"ranking": "likelihood"},
+    "keys": {"router": "KeyRouter"},
+    "oracle": {"router": "OracleRouter"},
+    "sum": {"router": "AllExpertsRouter"},
+    "other": {"names": ("read", "caption")},
+    "same": {"names": ("paint", "caption")},
+    "other keys": {"names": ("read", "caption"), "router": "KeyRouter"},
+}
 ROWS = torch.cat([embeddings(name)[:8] for name in NAMES])
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a run folder of a kind; no test may change it."""
-    root, made = tmp_path_factory.mktemp("runs"), {}
+    root, made = tmp_path_factory.mktemp("runs"), dict[str, Path]()
 
     def of(kind: str = "plain") -> Path:
         if kind not in made:
-            options = {
-                "plain": {},
-                "likelihood": {"ranking": "likelihood"},
-                "keys": {"router": "KeyRouter"},
-                "oracle": {"router": "OracleRouter"},
-                "sum": {"router": "AllExpertsRouter"},
-                "other": {"names": ("read", "caption")},
-                "same": {"names": ("paint", "caption")},
-                "other keys": {"names": ("read", "caption"), "router": "KeyRouter"},
-            }[kind]
-            made[kind] = make_run(root / kind.replace(" ", "_") / "version_0", **options)
+            made[kind] = make_run(root / kind.replace(" ", "_") / "version_0", **KINDS[kind])
         return made[kind]
 
     return of
@@ -136,7 +137,7 @@ def test_a_renamed_expert_answers_as_before_under_its_new_name(
         "read": {"starts_from": "color"},
     }
     old = {name.replace("paint", "color") for name in content(runs())}
-    assert {name for name in content(edited)} == old
+    assert set(content(edited)) == old
 
 
 def test_a_disabled_expert_is_left_out_until_it_is_enabled(
@@ -177,7 +178,9 @@ def test_an_expert_comes_back_from_the_run_it_was_taken_out_of(
 def test_an_expert_of_a_run_with_comparable_losses_is_found_by_its_samples(
     kind: str, other: str, runs: Callable[..., Path], tmp_path: Path
 ) -> None:
-    edited = edit(runs(kind), "import", runs(other), "caption", "--as", "new", output=tmp_path / "e")
+    edited = edit(
+        runs(kind), "import", runs(other), "caption", "--as", "new", output=tmp_path / "e"
+    )
     now = Loaded(edited)
     rows = torch.cat([embeddings("caption"), embeddings("paint")])
     order = now.route(rows, [*NAMES, "new"]).order
@@ -198,8 +201,8 @@ def test_an_expert_of_a_run_with_comparable_losses_is_found_by_its_samples(
         ("sum", ["remove", "paint"], "were trained on top of one another"),
         ("sum", ["import", "OTHER", "caption"], "were trained on top of one another"),
         ("sum", ["disable", "paint"], "answer only together (AllExpertsRouter)"),
-        ("plain", ["disable", *NAMES], "would disable the last one"),
-        ("plain", ["enable", "paint"], "is on already"),
+        ("plain", ["disable", *NAMES], "needs an expert: it would have none"),
+        ("plain", ["enable", "paint"], "is enabled already"),
         ("plain", ["import", "OTHER", "caption"], "needs --samples FILE, to which its router"),
         ("plain", ["import", "OTHER", "gone"], "has no expert 'gone'; it has read, caption"),
         ("plain", ["import", "OTHER", "read"], "has an expert 'read' already"),
@@ -265,6 +268,33 @@ def test_a_changed_file_of_the_run_is_named(
         file.write(" ")
     line = refused(["experts", str(run), "remove", "paint"], capsys)
     assert "router.json is not the file that this run has written" in line
+
+
+def test_an_evaluation_that_fails_leaves_the_run_alone_and_no_folder(
+    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "version_0"
+    shutil.copytree(runs(), run)
+    model = json.loads((run / "model.json").read_text())
+    model["data"]["tasks"][0]["test"] = "gone.json"
+    forge(run, "model.json", model)
+    before = content(run)
+    assert "gone.json" in refused(["experts", str(run), "remove", "paint"], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["version_0"]
+    assert content(run) == before
+
+
+def test_an_oracle_finds_an_imported_expert_by_the_name_of_its_task(
+    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = edit(runs(), "rename", "read", "digits", output=tmp_path / "renamed")
+    without = edit(runs("oracle"), "remove", "read", output=tmp_path / "without")
+    output = ["--output", str(tmp_path / "edited")]
+    line = refused(["experts", str(without), "import", str(renamed), "digits", *output], capsys)
+    assert line.endswith("--as read, since the oracle finds experts by the names of their tasks")
+    words = ("import", renamed, "digits", "--as", "read")
+    edited = edit(without, *words, output=tmp_path / "edited")
+    assert list(Loaded(edited).tensors) == ["paint", "count", "read"]
 
 
 def test_two_edits_into_one_folder_end_with_one_line(
