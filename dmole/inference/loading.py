@@ -87,6 +87,7 @@ def load(
         current["base"] = model.backbone.fingerprint()
     check_base_of_run(folder, current, accept_changes)
     load_experts_and_router(model, folder)
+    model.sources = {name: folder / "experts" / name for name in model.experts}
     return model.to(device)
 
 
