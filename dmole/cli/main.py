@@ -26,6 +26,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             experts, router and model card of a finished run, as a folder that is safe to publish
   push      RUN|BUNDLE org/name [--private] [--license L] ...
             a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
+  merge     RUN|BUNDLE OUT --experts a[+b] [--dtype D] [--base FOLDER]
+            plain weights of base model and experts, which transformers loads alone
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR [--alike]
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "predict": _predict,
         "bundle": _bundle,
         "push": _push,
+        "merge": _merge,
         "compare": _compare,
         "data": _data,
         "score": _score,
@@ -148,6 +151,12 @@ def _push(words: list[str]) -> None:
     from dmole.cli.push import run_push
 
     run_push(words[1:])
+
+
+def _merge(words: list[str]) -> None:
+    from dmole.cli.merge import run_merge
+
+    run_merge(words[1:])
 
 
 def _compare(words: list[str]) -> None:
