@@ -22,6 +22,12 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             the matrix of a finished run again, on other data or with other thresholds
   predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
             answers, with the experts that gave them
+  bundle    RUN OUT [--license L] [--base org/name] [--data_source TASK=TEXT ...]
+            experts, router and model card of a finished run, as a folder that is safe to publish
+  push      RUN|BUNDLE org/name [--private] [--license L] ...
+            a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
+  merge     RUN|BUNDLE OUT --experts a[+b] [--dtype D] [--base FOLDER]
+            plain weights of base model and experts, which transformers loads alone
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR [--alike]
@@ -76,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "allocate": _sequence,
         "evaluate": _evaluate,
         "predict": _predict,
+        "bundle": _bundle,
+        "push": _push,
+        "merge": _merge,
         "compare": _compare,
         "data": _data,
         "score": _score,
@@ -134,6 +143,24 @@ def _predict(words: list[str]) -> None:
     from dmole.cli.finished import run_predict
 
     run_predict(words[1:])
+
+
+def _bundle(words: list[str]) -> None:
+    from dmole.cli.bundle import run_bundle
+
+    run_bundle(words[1:])
+
+
+def _push(words: list[str]) -> None:
+    from dmole.cli.push import run_push
+
+    run_push(words[1:])
+
+
+def _merge(words: list[str]) -> None:
+    from dmole.cli.merge import run_merge
+
+    run_merge(words[1:])
 
 
 def _compare(words: list[str]) -> None:
