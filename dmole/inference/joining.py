@@ -16,8 +16,7 @@ from dmole.run.loading import build_router
 from dmole.run.model_file import read_run_settings
 from dmole.storage.digests import read_digests, verify_files
 from dmole.storage.disabled import read_disabled
-from dmole.storage.files import refusing
-from dmole.storage.reading import read_json
+from dmole.storage.reading import read_json, refusing
 
 if TYPE_CHECKING:
     from dmole.inference.model import RoutedModel

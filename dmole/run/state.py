@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dmole.models.identity import base_parts
 from dmole.run.clock import Clock
+from dmole.run.extending import Inheritance
 from dmole.run.run_files import RunFile, RunFiles
 from dmole.run.signals import Interruption
 from dmole.storage.files import errors_naming
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dmole.models.identity import Parts
     from dmole.module import ContinualModule
     from dmole.run.clock import Lap
+    from dmole.run.extending import Parent
     from dmole.streams.stream import Stream
 
 log = logging.getLogger("dmole")
@@ -91,6 +93,8 @@ class SequenceState:
         interruption: Whether a signal requested the end of the run.
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
+        parent: The finished run that this one extends; None for none.
+        inherited: Stages and tasks of the parent, known before the run folder is open.
         files: Digests of the files that the run has written.
         splits: Splits of the data that are read; an evaluation reads the test samples only.
         changes: Settings that were changed at a resume, in order, see :mod:`dmole.run.changes`.
@@ -120,6 +124,8 @@ class SequenceState:
         self.changes: list[dict[str, Any]] = []
         self.saved_settings: dict[str, str] = {}
         self.run_id = secrets.token_hex(8)
+        self.parent: Parent | None = None
+        self.inherited = Inheritance()
         self.files = RunFiles()
         self._board = board
         self._data: ContinualDataModule | None = None
@@ -176,13 +182,21 @@ class SequenceState:
         ``base_parts`` is the rest of the base model's identity, see `dmole.models.identity`.
         """
         if self._fingerprints is None:
-            of_task = self.data.fingerprint(self.splits)
+            of_task = self._data_fingerprints()
             self._fingerprints = {
                 "base": module.backbone.fingerprint(),
                 "base_parts": self.base_parts(module),
                 "data": {name: of_task[name] for name in self.data.task_names},
             }
         return self._fingerprints
+
+    def _data_fingerprints(self) -> dict[str, dict[str, str]]:
+        """Return the digests of all samples; of files that are gone, those of the parent."""
+        found = self.data.fingerprint(self.splits)
+        for task, split in self.data.missing:
+            saved = self.inherited.fingerprints.get(task, {})
+            found[task] = {s: found[task].get(s, saved.get(s, "")) for s in (*found[task], split)}
+        return found
 
     def base_parts(self, module: ContinualModule) -> Parts:
         """Return the identity of the base model without its weights, which costs little."""

@@ -202,6 +202,6 @@ def test_an_expert_of_a_damaged_run_does_not_join(quick_run: Path, tmp_path: Pat
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=rf"{last}.safetensors is not the file"):
+    with pytest.raises(ValueError, match=rf"{last}.safetensors: it is damaged"):
         model.add_expert(copy, last)
     assert model.experts == left == model.router.fitted  # type: ignore[attr-defined]
