@@ -90,6 +90,11 @@ def _load(options: argparse.Namespace, settings: object) -> Service:
         trust_remote_code=options.trust_remote_code,
         accept_changes=options.accept_changes,
     )
+    model.limit_memory(
+        max_loaded=options.max_loaded,
+        pinned=options.pin,
+        storage="disk" if model.device.type == "cpu" else "cpu",
+    )
     return Service(model, settings)
 
 
@@ -158,6 +163,12 @@ def _add_rest(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--alarm_share", type=float, default=0.5, help="share of rejected ones that sets it off"
+    )
+    parser.add_argument(
+        "--max_loaded", type=int, help="most experts that stay in memory between two batches"
+    )
+    parser.add_argument(
+        "--pin", nargs="+", default=[], metavar="EXPERT", help="experts that always stay in memory"
     )
     parser.add_argument("--base", help="folder or name of the base model, if it has moved")
     parser.add_argument(

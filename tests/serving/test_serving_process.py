@@ -45,7 +45,7 @@ def process(run: Path, *flags: str, **environment: str) -> Iterator[tuple[Any, s
 def test_sigterm_ends_the_server_after_all_that_waits_has_been_answered(
     run: Path, questions: list[Question], offline: list[Answer]
 ) -> None:
-    flags = ("--max_batch", "1", "--max_wait_ms", "0", "--no_api_key")
+    flags = ("--max_batch", "1", "--max_wait_ms", "0", "--no_api_key", "--max_loaded", "1")
     with process(run, *flags, DMOLE_API_KEY="k") as (server, url):
         client = OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=120)
 
