@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dmole.allocation import SensitivityAllocator, UniformAllocator
     from dmole.data import Task
     from dmole.datamodule import ContinualDataModule
+    from dmole.inference.loading import load
     from dmole.models import PretrainedBackbone
     from dmole.module import ContinualModule
     from dmole.routing import AutoencoderRouter, OracleRouter, SharedRouter
@@ -29,6 +30,7 @@ __all__ = [
     "Task",
     "UniformAllocator",
     "__version__",
+    "load",
 ]
 
 _moved.install()
@@ -44,6 +46,7 @@ _PACKAGES = {
     "SharedRouter": "routing",
     "Task": "data",
     "UniformAllocator": "allocation",
+    "load": "inference",
 }
 
 

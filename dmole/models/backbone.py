@@ -190,11 +190,28 @@ class Backbone(nn.Module):
         Returns:
             One stripped text per sample, without special tokens.
         """
-        tokens = self.model.generate(  # type: ignore[operator]
-            **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=beams
+        return self.decode(self.generate_tokens(inputs, max_new_tokens, beams))
+
+    @torch.no_grad()
+    def generate_tokens(
+        self, inputs: dict[str, Tensor], max_new_tokens: int, beams: int = 1, **options: Any
+    ) -> Tensor:
+        """Return the token ids of answers, ``(B, T)``, padded on the right.
+
+        Args:
+            inputs: Left-padded prompts and their images.
+            max_new_tokens: Maximum number of tokens of an answer.
+            beams: Width of the beam search; 1 is greedy.
+            options: Further arguments of ``generate`` of transformers.
+        """
+        tokens: Tensor = self.model.generate(  # type: ignore[operator]
+            **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=beams, **options
         )
-        answers = tokens[:, inputs["input_ids"].shape[1] :]
-        return decode_answers(self.processor, answers)
+        return tokens[:, inputs["input_ids"].shape[1] :]
+
+    def decode(self, tokens: Any) -> list[str]:
+        """Return the texts of answers; see :func:`~dmole.models.processors.decode_answers`."""
+        return decode_answers(self.processor, tokens)
 
     def vision_rows(
         self, inputs: dict[str, Tensor], image_counts: Tensor, beams: int = 1

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dmole.experts import load_expert
 from dmole.routing.routers import LearningRouter
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from dmole.experts import ExpertLibrary
     from dmole.module import ContinualModule
+    from dmole.routing import Router
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
@@ -30,7 +32,19 @@ _READ = ("experts/", "router/", "model.json")
 """Beginnings of the names of the files that an evaluation reads."""
 
 
-def load_experts_and_router(module: ContinualModule, run: Path) -> None:
+class HoldsExperts(Protocol):
+    """A base model with a library of experts and a router."""
+
+    @property
+    def library(self) -> ExpertLibrary:
+        """The experts."""
+
+    @property
+    def router(self) -> Router:
+        """The router."""
+
+
+def load_experts_and_router(module: HoldsExperts, run: Path) -> None:
     """Load the experts and the router of a run folder into a module without experts.
 
     The tensors must be finite, of the shapes that the model expects and of the expert whose name
@@ -150,7 +164,7 @@ def _written(run: Path, digests: Digests | None) -> set[str]:
     return {part[1] for part in parts if part[0] == "experts" and len(part) > 2}
 
 
-def _check_router(module: ContinualModule, run: Path) -> None:
+def _check_router(module: HoldsExperts, run: Path) -> None:
     """Raise unless the router knows the experts of the run."""
     router, index = module.router, run / "router" / INDEX
     inner = getattr(router, "router", router)  # inside CommonExpertRouter

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from dmole.allocation import UniformAllocator
 from dmole.data import Task
-from dmole.datamodule import ContinualDataModule
-from dmole.module import ContinualModule
 from dmole.run.parts import (
     PARTS,
     Part,
@@ -21,6 +19,10 @@ from dmole.run.parts import (
 )
 from dmole.run.plain import CONFIG, REMOTE_CODE
 from dmole.run.schema import RunSettings
+
+if TYPE_CHECKING:
+    from dmole.datamodule import ContinualDataModule
+    from dmole.module import ContinualModule
 
 
 def build_module(
@@ -39,15 +41,37 @@ def build_module(
     Raises:
         ValueError: If a value is out of range or the base model cannot be loaded; names the file.
     """
+    from dmole.module import ContinualModule
+
+    parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
+    try:
+        return ContinualModule(allocator=UniformAllocator(), seed=settings.seed, **parts)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{settings.path}: {error}") from error
+
+
+def build_model_parts(
+    settings: RunSettings, trusted: Sequence[str] = (), *, trust_remote_code: bool = False
+) -> dict[str, Any]:
+    """Return ``backbone``, ``router`` and the settings of decoding of a run, without Lightning.
+
+    Args:
+        settings: From :func:`dmole.run.model_file.read_run_settings`.
+        trusted: Modules outside dmole whose classes may be built.
+        trust_remote_code: Whether code in the folder of the base model may run.
+
+    Raises:
+        ValueError: If a value is out of range or the base model cannot be loaded; names the file.
+    """
     model = dict(settings.model)
     if trust_remote_code:
         backbone: Part = model["backbone"]
         model["backbone"] = replace(backbone, settings={**backbone.settings, REMOTE_CODE: True})
     try:
-        parts = _built(model, trusted)
-        return ContinualModule(allocator=UniformAllocator(), seed=settings.seed, **parts)
+        parts: dict[str, Any] = _built(model, trusted)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{settings.path}: {error}") from error
+    return parts
 
 
 def build_data(settings: RunSettings, trusted: Sequence[str] = ()) -> ContinualDataModule:
@@ -60,6 +84,8 @@ def build_data(settings: RunSettings, trusted: Sequence[str] = ()) -> ContinualD
     Raises:
         ValueError: If a task or a number is not valid; names the file.
     """
+    from dmole.datamodule import ContinualDataModule
+
     data = dict(settings.data)
     try:
         tasks = [Task(**_built(task, trusted)) for task in data.pop("tasks")]

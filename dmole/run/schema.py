@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dmole.datamodule import ContinualDataModule
-from dmole.module import ContinualModule
-from dmole.run.parts import constructor_hints
+from dmole.data import Task
+from dmole.data.decoding import ImageOptions
+from dmole.models.backbone import Backbone
+from dmole.routing import Router
 from dmole.run.plain import REMOTE_CODE, PlainReader
 from dmole.streams.stream import Stream
 
@@ -18,6 +19,30 @@ TRAINING_ONLY = (
     *("activation_checkpointing", "projector_experts"),
 )
 """Arguments of `ContinualModule` without an effect on answers."""
+
+MODEL: dict[str, Any] = {
+    "backbone": Backbone,
+    "router": Router,
+    "beams": int,
+    "generation": dict[str, Any] | None,
+    "skip_nonfinite_steps": int,
+}
+"""Types of the arguments of `ContinualModule` that a run may hold, all but `TRAINING_ONLY`."""
+
+DATA: dict[str, Any] = {
+    "tasks": list[Task],
+    "data_root": str | None,
+    "batch_size": int,
+    "eval_batch_size": int,
+    "num_workers": int,
+    "max_length": int | None,
+    "on_too_long": Literal["error", "truncate"],
+    "group_by_length": bool,
+    "pin_memory": bool,
+    "verify_images": bool,
+    "images": ImageOptions,
+}
+"""Types of the arguments of `ContinualDataModule`, all but its seed."""
 
 TRAINER: dict[str, Any] = {
     "name": str,
@@ -82,16 +107,9 @@ def checked_settings(
     Raises:
         ValueError: If a key is missing or unknown, or a value is not valid; names file and key.
     """
-    model_hints = {
-        name: hint
-        for name, hint in constructor_hints(ContinualModule).items()
-        if name not in TRAINING_ONLY
-    }
-    data_hints = constructor_hints(ContinualDataModule)
-    data_hints.pop("seed")
     parts = {
         name: reader.arguments(hints, reader.mapping(content[name], name), name)
-        for name, hints in (("model", model_hints), ("data", data_hints), ("trainer", TRAINER))
+        for name, hints in (("model", MODEL), ("data", DATA), ("trainer", TRAINER))
     }
     for section, needed in (("model", ("backbone", "router")), ("data", ("tasks",))):
         for key in needed:

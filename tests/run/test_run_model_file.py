@@ -12,11 +12,12 @@ from strangers import EVIL, OLD_CONFIG, POPEN, edit_model, old_config, plant
 
 from dmole._version import __version__
 from dmole.callbacks import EvaluationMatrix
+from dmole.datamodule import ContinualDataModule
 from dmole.module import ContinualModule
 from dmole.run.loading import as_config
 from dmole.run.model_file import from_config, read_run_settings, write_model_file
 from dmole.run.parts import Part, constructor_hints
-from dmole.run.schema import TRAINING_ONLY
+from dmole.run.schema import DATA, MODEL, TRAINING_ONLY
 
 
 @pytest.fixture
@@ -209,3 +210,11 @@ def test_every_other_argument_of_the_module_is_recorded() -> None:
     assert set(TRAINING_ONLY) <= arguments
     settings = from_config(old_config(), Path("c.yaml"), ())
     assert set(settings.model) == {"backbone", "router", "beams"}
+
+
+def test_the_types_of_a_run_are_those_of_the_constructors() -> None:
+    module = constructor_hints(ContinualModule)
+    assert {n: hint for n, hint in module.items() if n not in TRAINING_ONLY} == MODEL
+    data = constructor_hints(ContinualDataModule)
+    data.pop("seed")
+    assert data == DATA

@@ -1,0 +1,94 @@
+"""Loads a finished run, or a bundle of one, as a model that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmole.data.decoding import AS_STORED, ImageOptions
+from dmole.inference.model import RoutedModel
+from dmole.models.identity import base_parts
+from dmole.run.identity import check_base_of_run
+from dmole.run.learned import load_experts_and_router
+from dmole.run.loading import build_model_parts
+from dmole.run.model_file import read_run_settings
+from dmole.run.schema import RunSettings
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    base: str | Path | None = None,
+    trusted: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    accept_changes: bool = False,
+) -> RoutedModel:
+    """Return the model of a finished run, ready to answer.
+
+    Nothing that the folder names is executed; see the page "What is trusted".
+
+    Args:
+        path: Folder of the run.
+        device: Device of base model and experts.
+        base: Folder or hub name of the base model, if it is no longer where the run had it. Its
+            parts are compared with those of the run.
+        trusted: Modules outside dmole whose classes the run may name.
+        trust_remote_code: Whether code in the folder of the base model may run.
+        accept_changes: Whether tokenizer, prompts, image processing and generation of the base
+            model may differ from those of the run. Weights are not compared, since that would read
+            all of them.
+
+    Raises:
+        ValueError: If the folder lacks a part, a part does not fit or was changed, or the base
+            model differs from that of the run; names file and key.
+
+    Example:
+        >>> import dmole
+        >>> dmole.load("runs/none/version_0")
+        Traceback (most recent call last):
+        ValueError: runs/none/version_0 is no run folder: it has neither model.json nor config.yaml
+    """
+    folder = Path(path)
+    settings = read_run_settings(folder, trusted)
+    if base is not None:
+        settings = _with_base(settings, str(base))
+    if settings.remote_code and not trust_remote_code:
+        raise ValueError(
+            f"{settings.path} sets trust_remote_code, which runs code of its base model: confirm "
+            "it with trust_remote_code=True"
+        )
+    parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
+    try:
+        model = RoutedModel(
+            parts["backbone"],
+            parts["router"],
+            beams=parts.get("beams", 1),
+            generation=parts.get("generation"),
+            max_length=settings.data.get("max_length"),
+            images=_image_options(settings),
+            precision=settings.trainer.get("precision") or "32-true",
+        )
+    except ValueError as error:
+        raise ValueError(f"{settings.path}: {error}") from error
+    current = {"base_parts": base_parts(model.backbone, model.beams)}
+    check_base_of_run(folder, current, accept_changes)
+    load_experts_and_router(model, folder)
+    return model.to(device)
+
+
+def _with_base(settings: RunSettings, base: str) -> RunSettings:
+    """Return the settings with another place of the base model."""
+    backbone = settings.model["backbone"]
+    arguments: dict[str, Any] = {**backbone.settings, "name_or_path": base}
+    model = {**settings.model, "backbone": replace(backbone, settings=arguments)}
+    return replace(settings, model=model)
+
+
+def _image_options(settings: RunSettings) -> ImageOptions:
+    values = settings.data.get("images")
+    return AS_STORED if values is None else ImageOptions(**values)
