@@ -35,7 +35,8 @@ RULES = ((32, 0.5, 100), (16, 0.5, 100), (64, 0.5, 100), (32, 0.25, 100), (32, 0
 """Window, limit and least samples of a segment; the defaults first."""
 CHUNK = 1024
 HEADER = ("stream", "seed", "window", "limit", "min_segment", "boundaries", "detected",
-          "delay_mean", "delay_max", "start_error_max", "false_alarms", "separated", "details")  # fmt: skip
+          "delay_mean", "delay_max", "start_error_max", "false_alarms", "separated",
+          "details")  # fmt: skip
 
 
 def load_tasks(config: Path, seed: int) -> list[Task]:
