@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,8 @@ from dmole.storage.seeds import derive_seed
 from dmole.store import SPLITS, SampleStore
 from dmole.streams.draws import Part
 from dmole.streams.stream import Stage
+
+log = logging.getLogger("dmole")
 
 
 class ContinualDataModule(LightningDataModule):
@@ -170,21 +173,39 @@ class ContinualDataModule(LightningDataModule):
         sizes = [self.task(name).batch_size or self.batch_size for name in stage_tasks]
         return min(sizes)
 
-    def check(self, splits: Sequence[Split] = SPLITS) -> None:
+    def check(self, splits: Sequence[Split] = SPLITS, optional: Collection[str] = ()) -> None:
         """Read every file of every task, to report bad data before the first training step.
 
         Logs a warning if test samples have the images and the question of a training sample.
 
         Args:
             splits: Splits whose files are read; an evaluation reads the test files only.
+            optional: Tasks whose files may be gone, since a finished run has learned them. Without
+                test files such a task is not evaluated, which a warning says.
 
         Raises:
-            FileNotFoundError: If a file or an image is missing.
+            FileNotFoundError: If a file or an image of another task is missing.
             ValueError: If a file is malformed or empty, or ids repeat.
         """
-        self._store.check(decode_images=self.verify_images, splits=splits)
+        self._store.check(decode_images=self.verify_images, splits=splits, optional=optional)
+        for (name, split), text in self.missing.items():
+            if split == "test":
+                log.warning("task %r is not evaluated, its cells stay empty: %s", name, text)
+            else:
+                log.info("task %r is learned, its training files are gone: %s", name, text)
         for name in self.training_task_names if set(splits) == set(SPLITS) else ():
-            warn_of_leakage(name, self.train_samples(name), self.test_samples(name))
+            if not any(task == name for task, _ in self.missing):
+                warn_of_leakage(name, self.train_samples(name), self.test_samples(name))
+
+    @property
+    def missing(self) -> Mapping[tuple[str, Split], str]:
+        """What is missing of tasks whose files may be gone, by task and split."""
+        return self._store.missing
+
+    @property
+    def tested_task_names(self) -> list[str]:
+        """Names of the tasks whose test samples are there, in the order of all tasks."""
+        return [name for name in self.task_names if (name, "test") not in self.missing]
 
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of the content of the samples, for each task and split."""
@@ -265,7 +286,9 @@ class ContinualDataModule(LightningDataModule):
     def pending(self) -> dict[str, list[int]]:
         """Indices of the test samples to answer, by task; all of them by default."""
         if self._pending is None:
-            return {name: list(range(len(self.test_samples(name)))) for name in self.task_names}
+            return {
+                name: list(range(len(self.test_samples(name)))) for name in self.tested_task_names
+            }
         return self._pending
 
     def train_dataloader(self) -> ResumableLoader:

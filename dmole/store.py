@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dmole.data.decoding import AS_STORED
@@ -11,6 +11,7 @@ from dmole.data.sequences import Numbers, Samples, Selection, TaskItems, join_di
 from dmole.data.source import open_source
 from dmole.data.sources.kinds import layout_of
 from dmole.data.task import Task, validate_tasks
+from dmole.messages import one_line
 from dmole.streams.draws import Part
 
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -30,6 +31,9 @@ class SampleStore:
 
     Raises:
         ValueError: If the tasks are not valid.
+
+    Attributes:
+        missing: What is missing of tasks whose data may be gone, by task and split; see `check`.
     """
 
     def __init__(self, tasks: Sequence[Task], data_root: Path) -> None:
@@ -40,6 +44,7 @@ class SampleStore:
         self._root = data_root.expanduser()
         self._samples: dict[tuple[str, Split], Samples] = {}
         self._bytes: dict[str, Numbers] = {}
+        self.missing: dict[tuple[str, Split], str] = {}
 
     @property
     def task_names(self) -> list[str]:
@@ -68,6 +73,8 @@ class SampleStore:
             FileNotFoundError: If a file or an image is missing.
             ValueError: If a file is malformed or empty, or ids repeat.
         """
+        if (name, split) in self.missing:
+            raise FileNotFoundError(f"task {name!r}: {self.missing[name, split]}")
         if (name, split) not in self._samples:
             self._samples[name, split] = open_source(self.task(name), split, self._root)
         return self._samples[name, split]
@@ -95,23 +102,36 @@ class SampleStore:
             chosen.append((part.task, samples if selection is None else selection))
         return TaskItems(chosen)
 
-    def check(self, *, decode_images: bool, splits: Sequence[Split] = SPLITS) -> None:
+    def check(
+        self,
+        *,
+        decode_images: bool,
+        splits: Sequence[Split] = SPLITS,
+        optional: Collection[str] = (),
+    ) -> None:
         """Read all samples of all tasks.
 
         Args:
             decode_images: Whether to decode every image as well.
             splits: Splits to read.
+            optional: Tasks whose files and images may be missing; `missing` says which are.
 
         Raises:
-            FileNotFoundError: If a file or an image is missing.
+            FileNotFoundError: If a file or an image of another task is missing.
             ValueError: If a file is malformed or empty, ids repeat, or an image cannot be read.
         """
+        self.missing = {}
         for name, task in self._tasks.items():
             for split in _chosen(task, splits):
-                samples = self.samples(name, split)
-                for sample in samples if decode_images else ():
-                    for image in sample.images:
-                        image.load()
+                try:
+                    samples = self.samples(name, split)
+                    for sample in samples if decode_images else ():
+                        for image in sample.images:
+                            image.load()
+                except FileNotFoundError as error:
+                    if name not in optional:
+                        raise
+                    self.missing[name, split] = one_line(error)
 
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of the content of the samples, for each task and split.
@@ -120,10 +140,14 @@ class SampleStore:
         so does a treatment of images other than the default.
 
         Args:
-            splits: Splits to read.
+            splits: Splits to read; those that are `missing` are left out.
         """
         return {
-            name: {split: self._fingerprint(task, split) for split in _chosen(task, splits)}
+            name: {
+                split: self._fingerprint(task, split)
+                for split in _chosen(task, splits)
+                if (name, split) not in self.missing
+            }
             for name, task in self._tasks.items()
         }
 

@@ -21,7 +21,7 @@ from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
 from dmole.callbacks.segments import check_segments, find_segments
-from dmole.messages import show
+from dmole.messages import one_line, show
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
 from dmole.run.arguments import check_arguments
@@ -44,7 +44,7 @@ from dmole.store import SPLITS
 from dmole.streams.stream import SequentialStream, Stage, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from dmole.allocation import Allocation
     from dmole.data import Task
@@ -168,7 +168,8 @@ class ContinualTrainer(Trainer):
             datamodule: The tasks.
             ckpt_path: Checkpoint to resume. ``last`` is the newest run of this name. ``auto`` is
                 the same if there is one, else a new run starts. It may also be a run folder or a
-                checkpoint in it.
+                checkpoint in it. If that run is finished and its tasks are followed by others in
+                the data, a new run folder begins with its results and learns the others.
 
         Raises:
             ValueError: If the data has an error, the run folder exists or is in use, model or
@@ -185,7 +186,7 @@ class ContinualTrainer(Trainer):
             model.backbone.check_scorable()
 
         def prepare() -> None:
-            self._begin(model, datamodule)
+            self._begin(model, datamodule, ckpt_path)
             check_limits(self.sequence, model)
 
         with self._session.opened(model, ckpt_path, prepare) as checkpoint:
@@ -296,25 +297,41 @@ class ContinualTrainer(Trainer):
         log.info("results are in %s", output)
 
     def _bind(
-        self, module: ContinualModule, data: ContinualDataModule, splits: tuple[Split, ...] = SPLITS
+        self,
+        module: ContinualModule,
+        data: ContinualDataModule,
+        splits: tuple[Split, ...] = SPLITS,
+        optional: Collection[str] = (),
     ) -> None:
-        """Bind module and data to the run, and read the data."""
+        """Bind module and data to the run, and read the data; see `ContinualDataModule.check`."""
         state = self.sequence
         state.data, state.splits = data, splits
         data.trainer = self  # Lightning sets it in the first fit or test only
         base = module.backbone
         data.attach_processor(base.processor, base.context_length, base.prompts)
-        data.check(splits)
+        data.check(splits, optional)
         for task in data.tasks:
             _check_metric(task)
 
-    def _begin(self, module: ContinualModule, data: ContinualDataModule) -> None:
+    def _begin(
+        self, module: ContinualModule, data: ContinualDataModule, ckpt_path: str | None = None
+    ) -> None:
         """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
-        self._bind(module, data)
+        state.data = data
+        state.make_plan(module)
+        state.inherited = self._session.inheritance(ckpt_path)
+        self._bind(module, data, optional=state.inherited.tasks)
         if not state.stream.planned:
             check_segments(state, module)
-        state.make_plan(module)
+        for stage in state.plan[state.inherited.stages :]:
+            try:
+                data.stage_items(stage)  # refuses a replay buffer that is too small
+            except FileNotFoundError as error:
+                raise ValueError(
+                    f"stage {stage.name} trains on samples of earlier tasks too, which are gone: "
+                    f"{one_line(error)}"
+                ) from error
 
     def _find_stages(self, module: ContinualModule) -> None:
         """Let the stream find its stages in the samples."""

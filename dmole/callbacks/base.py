@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dmole.module import ContinualModule
+    from dmole.run.extending import Parent
     from dmole.run.run_files import RunFile
 
 
@@ -74,6 +75,23 @@ class ContinualCallback(Callback):
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state that :meth:`sequence_state_dict` returned."""
+
+    def extend_sequence_state(
+        self,
+        saved: dict[str, Any],
+        state: SequenceState,
+        module: ContinualModule,
+        parent: Parent,
+    ) -> dict[str, Any]:
+        """Return the sequence state of a finished run as that of a run with more tasks.
+
+        Args:
+            saved: What :meth:`sequence_state_dict` returned at the end of the finished run.
+            state: Has the plan and the data of the new run, which has not begun.
+            module: The module of the new run, without experts.
+            parent: The finished run.
+        """
+        return saved
 
 
 def parts(trainer: Trainer, pl_module: LightningModule) -> tuple[SequenceState, ContinualModule]:

@@ -33,6 +33,7 @@ from dmole.callbacks.evaluation_results import (
     run_sizes,
     unparsable_answers,
 )
+from dmole.callbacks.extended_results import extended_results
 from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from dmole.metrics import TaskScore
     from dmole.module import ContinualModule
     from dmole.run.context import EvaluationPass
+    from dmole.run.extending import Parent
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
@@ -179,7 +181,10 @@ class EvaluationMatrix(ContinualCallback):
         stage = state.stage.index
         self._grow(state)
         self.losses = routed.losses
+        tested = state.data.tested_task_names
         for column, task in enumerate(state.data.task_names):
+            if task not in tested:
+                continue  # the cell stays empty
             score = self._score(state, task, routed)
             self.matrix[stage, column] = score.value
             self.scores[task] = score
@@ -210,7 +215,7 @@ class EvaluationMatrix(ContinualCallback):
             routed: The repeated pass.
             lost: Names of files that are missing or changed.
         """
-        for task in state.data.task_names:
+        for task in state.data.tested_task_names:
             score = self._score(state, task, routed)
             if state.stage.index == self.evaluated[-1]:
                 self.scores[task] = score
@@ -220,13 +225,11 @@ class EvaluationMatrix(ContinualCallback):
             self._metrics = self.metrics(state, module)
             state.put(*(file for file in self._tables(state) if file.name == METRICS))
 
-    def lost_at(self, stage: int, lost: Collection[str]) -> list[str]:
+    def lost_at(self, state: SequenceState, stage: int, lost: Collection[str]) -> list[str]:
         """Return the lost files that an evaluation of a stage can write again."""
         last = bool(self.evaluated) and stage == self.evaluated[-1]
-        folder = predictions_file(stage, "").rpartition("/")[0]
-        return [
-            name for name in lost if name.startswith(f"{folder}/") or (last and name == METRICS)
-        ]
+        files = {predictions_file(stage, task) for task in state.data.tested_task_names}
+        return [name for name in lost if name in files or (last and name == METRICS)]
 
     @property
     def evaluated(self) -> list[int]:
@@ -259,7 +262,7 @@ class EvaluationMatrix(ContinualCallback):
 
     def _row_text(self, state: SequenceState) -> str:
         row = zip(state.data.task_names, self.matrix[state.stage.index], strict=True)
-        return ", ".join(f"{name} {value:.1f}" for name, value in row)
+        return ", ".join(f"{name} {value:.1f}" for name, value in row if not np.isnan(value))
 
     # -- files -----------------------------------------------------------------------------
 
@@ -282,8 +285,9 @@ class EvaluationMatrix(ContinualCallback):
         if self.evaluated:
             yield from self._tables(state)
         for stage in self.evaluated:
-            for task in state.data.task_names:
-                yield RunFile(predictions_file(stage, task))
+            for task, value in zip(state.data.task_names, self.matrix[stage], strict=True):
+                if not np.isnan(value):
+                    yield RunFile(predictions_file(stage, task))
 
     def _tables(self, state: SequenceState) -> Iterator[RunFile]:
         """Return the matrices up to the last evaluated stage, the metrics and the counts."""
@@ -324,6 +328,8 @@ class EvaluationMatrix(ContinualCallback):
             content["skipped_steps"] = records[0]
         if state.changes:
             content["accepted_changes"] = state.changes
+        if state.parent is not None:
+            content["parent"] = state.parent.for_metrics()
         return content
 
     def forget_answers(self, state: SequenceState) -> None:
@@ -359,3 +365,13 @@ class EvaluationMatrix(ContinualCallback):
         self.answers.load_state_dict(state["answers"])
         metrics = state.get("metrics")  # None in a checkpoint before format 4
         self._metrics = None if metrics is None else json.loads(metrics)
+
+    def extend_sequence_state(
+        self,
+        saved: dict[str, Any],
+        state: SequenceState,
+        module: ContinualModule,
+        parent: Parent,
+    ) -> dict[str, Any]:
+        """Add empty cells for the new tasks; answers of a finished run count on."""
+        return extended_results(saved, state, module, parent)

@@ -14,7 +14,7 @@ from dmole.routing import RouteQuery
 from dmole.run.context import EvaluationPass
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from dmole.module import ContinualModule
@@ -41,7 +41,7 @@ def plan_routed(
     experts = tuple(name for name in module.library.names if name in trained)
     gate_sets: dict[str, GateSet] = {}
     losses: Losses = {}
-    for task in state.data.task_names:
+    for task in state.data.tested_task_names:
         gate_sets |= _route(state, module, experts, task, losses)
     evaluation = EvaluationPass(
         name="routed",
@@ -54,7 +54,7 @@ def plan_routed(
         answer_lengths={task.name: task.max_new_tokens for task in state.data.tasks},
         losses=losses,
     )
-    return _with_pending(state, evaluation, state.data.task_names, answers)
+    return _with_pending(state, evaluation, state.data.tested_task_names, answers)
 
 
 def plan_oracle(
@@ -70,20 +70,34 @@ def plan_oracle(
     """
     gate_sets: dict[str, GateSet] = {}
     experts = routed.experts or ()
-    for task in state.seen_tasks():
+    tested = state.data.tested_task_names
+    seen = [task for task in state.seen_tasks() if task in tested]
+    for task in seen:
         expert = next(s.expert for s in reversed(state.learned()) if task in s.tasks)
         trained_with = module.router.trained_with(expert, experts)
         gate_sets |= dict.fromkeys(sample_names(state, task), trained_with)
     evaluation = replace(routed, name="oracle", gate_sets=gate_sets, losses={})
-    return _with_pending(state, evaluation, state.seen_tasks(), answers)
+    return _with_pending(state, evaluation, seen, answers)
 
 
-def decoding_digest(state: SequenceState, module: ContinualModule) -> str:
-    """Return a SHA-256 of all that answers depend on besides samples and experts."""
+def decoding_digest(
+    state: SequenceState, module: ContinualModule, tasks: Collection[str] | None = None
+) -> str:
+    """Return a SHA-256 of all that answers depend on besides samples and experts.
+
+    Args:
+        state: Has tasks and precision.
+        module: Has the base model.
+        tasks: Tasks whose longest answers count; None for all.
+    """
     parts = state.base_parts(module)  # every rank needs them, unlike the weights
     content = {
         "base": {name: part["sha256"] for name, part in parts.items() if name != NUMERICS},
-        "answer_lengths": {task.name: task.max_new_tokens for task in state.data.tasks},
+        "answer_lengths": {
+            task.name: task.max_new_tokens
+            for task in state.data.tasks
+            if tasks is None or task.name in tasks
+        },
         "precision": str(state.trainer.precision),
     }
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

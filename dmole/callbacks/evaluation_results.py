@@ -98,7 +98,7 @@ def constant_answers(state: SequenceState) -> dict[str, dict[str, Any]]:
         samples lack what its metric needs for that answer, such as the size of an image.
     """
     found = {}
-    for task in state.data.task_names:
+    for task in state.data.tested_task_names:
         samples = state.data.test_samples(task)
         counts = Counter(text for sample in samples for text in dict.fromkeys(sample.references))
         if counts:

@@ -70,6 +70,8 @@ class ExpertInspector(ContinualCallback):
         stage, names = state.stage.index, state.data.task_names
         table = state.callback_of(EvaluationMatrix)
         for name, value in zip(names, table.matrix[stage], strict=True):
+            if np.isnan(value):
+                continue
             for logger in state.trainer.loggers:
                 logger.log_metrics({f"score/{name}": float(value)}, step=stage)
         rows = slice(0, stage + 1)

@@ -10,11 +10,13 @@ from typing import Any, cast
 import yaml
 
 from dmole.cli.arguments import ArgumentParser
+from dmole.cli.bundle import predict_with_bundle
 from dmole.cli.lightning import ContinualCLI, build, configure_logging
 from dmole.cli.trust import REMOTE_CODE_FLAG, sets_remote_code, take_trusted
 from dmole.inference.prompts import read_prompts
 from dmole.messages import json_text, show
 from dmole.predictor import Predictor
+from dmole.run.bundle import is_bundle
 from dmole.run.loading import as_config
 from dmole.run.model_file import CONFIG_FILE, read_run_settings
 from dmole.run.schema import RunSettings
@@ -62,7 +64,9 @@ def run_predict(words: list[str]) -> None:
     """Answer prompts with the experts and the router of a run."""
     configure_logging()
     parser = ArgumentParser("dmole predict", description=run_predict.__doc__, epilog=_OVERRIDES)
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument(
+        "run", type=Path, help="run folder, or bundle (then only --base is changed)"
+    )
     parser.add_argument("--image", type=Path, help="image of a single prompt")
     parser.add_argument("--prompt", help="a single prompt")
     parser.add_argument(
@@ -77,6 +81,10 @@ def run_predict(words: list[str]) -> None:
         prompts = read_prompts(options.input)
     else:
         prompts = [{"prompt": options.prompt, "image": options.image}]
+    if is_bundle(options.run):
+        answers = predict_with_bundle(options.run, prompts, options.max_new_tokens, overrides)
+        _write_answers(answers, options.output)
+        return
     overrides, trusted = take_trusted(overrides)
     settings = read_run_settings(options.run, trusted)
     cli = _from_config(settings, as_config(settings), overrides, trusted)
@@ -84,9 +92,12 @@ def run_predict(words: list[str]) -> None:
     accept = cast("ContinualTrainer", cli.trainer).sequence.accept_changes
     predictor = Predictor(cli.model, cli.datamodule, options.run, precision, accept)
     cli.model.to(cli.trainer.strategy.root_device)
-    answers = predictor(prompts, options.max_new_tokens)
-    if options.output is not None:
-        write_json(options.output, answers)
+    _write_answers(predictor(prompts, options.max_new_tokens), options.output)
+
+
+def _write_answers(answers: list[dict[str, Any]], output: Path | None) -> None:
+    if output is not None:
+        write_json(output, answers)
     else:
         show(json_text(answers))
 

@@ -25,6 +25,10 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
   watch     RUN --input FILE|- [--window N] [--limit X] [--json]
             route prompts in order and report tasks that no expert has learned; - reads them from
             standard input as they arrive
+  bundle    RUN OUT [--license L] [--base org/name] [--data_source TASK=TEXT ...]
+            experts, router and model card of a finished run, as a folder that is safe to publish
+  push      RUN|BUNDLE org/name [--private] [--license L] ...
+            a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR [--alike]
@@ -78,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "predict": _predict,
         "watch": _watch,
+        "bundle": _bundle,
+        "push": _push,
         "compare": _compare,
         "data": _data,
         "score": _score,
@@ -141,6 +147,18 @@ def _watch(words: list[str]) -> int:
     from dmole.cli.watch import run_watch
 
     return run_watch(words[1:])
+
+
+def _bundle(words: list[str]) -> None:
+    from dmole.cli.bundle import run_bundle
+
+    run_bundle(words[1:])
+
+
+def _push(words: list[str]) -> None:
+    from dmole.cli.push import run_push
+
+    run_push(words[1:])
 
 
 def _compare(words: list[str]) -> None:

@@ -118,7 +118,7 @@ def _parser() -> ArgumentParser:
         description="Route prompts in order and report unseen tasks.",
         epilog=f"Exit status: 0; {ALARMED} if an unseen task was reported; 1 after an error.",
     )
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", help="run folder, bundle or hf://org/name")
     parser.add_argument(
         "--input",
         type=Path,

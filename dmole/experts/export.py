@@ -68,9 +68,30 @@ def load_expert(
         ValueError: If a file is missing, the adapter is not plain LoRA, belongs to another expert,
             or its tensors do not fit the model; names the folder. The library is then unchanged.
     """
+    shapes, tensors = read_expert(folder, saved_as)
+    library.add_shapes(name, shapes)
+    try:
+        library.load_state_dict(name, tensors)
+    except ValueError:
+        library.remove(name)
+        raise
+
+
+def read_expert(
+    folder: Path, saved_as: str | None = None
+) -> tuple[dict[str, ExpertShape], dict[str, Tensor]]:
+    """Return the shapes of an expert by linear and its tensors, keyed as in the library.
+
+    Args:
+        folder: Written by :func:`save_expert` or by PEFT.
+        saved_as: See :func:`load_expert`.
+
+    Raises:
+        ValueError: If a file is missing, the adapter is not plain LoRA or belongs to another
+            expert; names the folder.
+    """
     if (folder / MIXTURE).is_file():
-        _load_mixture(library, name, folder, saved_as)
-        return
+        return _read_mixture(folder, saved_as)
     config = _read_config(folder)
     saved = read_tensor_file(folder / "adapter_model.safetensors", saved_as)
     tensors: dict[str, Tensor] = {}
@@ -84,15 +105,12 @@ def load_expert(
         ranks.setdefault(path, tensor.shape[0 if part == "lora_a" else 1])
     alphas = _alphas(config, folder)
     _check_ranks(config, ranks, folder)
-    library.add(name, ranks, {path: alphas(path) for path in ranks})
-    try:
-        library.load_state_dict(name, tensors)
-    except ValueError:
-        library.remove(name)
-        raise
+    return {path: ExpertShape(rank, alphas(path)) for path, rank in ranks.items()}, tensors
 
 
-def _load_mixture(library: ExpertLibrary, name: str, folder: Path, saved_as: str | None) -> None:
+def _read_mixture(
+    folder: Path, saved_as: str | None
+) -> tuple[dict[str, ExpertShape], dict[str, Tensor]]:
     path = folder / MIXTURE
     content = read_json(path, "expert")
     try:
@@ -110,12 +128,7 @@ def _load_mixture(library: ExpertLibrary, name: str, folder: Path, saved_as: str
     for linear, saved in parts.items():
         if linear not in shapes or not _describes(linears[linear], shapes[linear], saved):
             raise ValueError(f"expert {path}: linear {linear} does not match its tensors")
-    library.add_shapes(name, shapes)
-    try:
-        library.load_state_dict(name, tensors)
-    except ValueError:
-        library.remove(name)
-        raise
+    return shapes, tensors
 
 
 def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor]) -> bool:

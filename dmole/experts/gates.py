@@ -7,6 +7,7 @@ set and every linear computes the base model's output.
 
 from __future__ import annotations
 
+import itertools
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,6 +52,8 @@ class Gates:
         recording: Whether linears that mix experts by token append to ``records``.
 
     Attributes:
+        used: Experts with a weight other than 0, in the order of the columns.
+        live: The same as a set.
         records: Decisions of the mixing linears in this forward, in the order of the model.
         decisions: Weights that a linear fixes for a whole ``generate``, by its path.
 
@@ -84,10 +87,10 @@ class Gates:
         self.decisions: dict[str, Tensor] = {}
         columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
-        self.live = frozenset(n for n, i in self._index.items() if bool(columns[:, i].any()))
-        self._all_ones = frozenset(
-            n for n, i in self._index.items() if bool((columns[:, i] == 1).all())
-        )
+        used, all_ones = columns.any(dim=0).tolist(), (columns == 1).all(dim=0).tolist()
+        self.used = tuple(itertools.compress(self.experts, used))
+        self.live = frozenset(self.used)
+        self._all_ones = frozenset(itertools.compress(self.experts, all_ones))
         self._rows: dict[tuple[str, int], Tensor] = {}
 
     def rank_mask(

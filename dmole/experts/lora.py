@@ -183,14 +183,7 @@ class RoutedLinear(nn.Module):
         gates = self._context.current
         if gates is None:
             return out
-        # a trainable expert is computed even if no sample uses it: its parameters must be in the
-        # graph of every rank, else distributed training waits for missing gradients
-        training = torch.is_grad_enabled()
-        experts = {
-            name: self.expert(name)
-            for name in self.names
-            if name in gates.live or (training and self.expert(name).learning)
-        }
+        experts = self._computed(gates)
         low_rank = [name for name, expert in experts.items() if expert.rank]
         if not low_rank:
             return out
@@ -204,6 +197,20 @@ class RoutedLinear(nn.Module):
             low = low * _joined_weights(weights, experts, low_rank, low)
         up = [experts[name].up for name in low_rank]
         return out + flat_linear(low, up[0] if len(up) == 1 else torch.cat(up, dim=1)).to(out.dtype)
+
+    def _computed(self, gates: Gates) -> dict[str, LoRAExpert]:
+        """Return the experts of this linear that are computed, oldest first."""
+        if not torch.is_grad_enabled():  # costs nothing for experts that no sample uses
+            return {
+                name: self.expert(name) for name in gates.used if expert_key(name) in self.experts
+            }
+        # a trainable expert is computed even if no sample uses it: its parameters must be in the
+        # graph of every rank, else distributed training waits for missing gradients
+        return {
+            name: self.expert(name)
+            for name in self.names
+            if name in gates.live or self.expert(name).learning
+        }
 
     def _down(self, x: Tensor, experts: list[LoRAExpert]) -> Tensor:
         """Project the input to the scaled channels of all given experts."""

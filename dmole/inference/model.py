@@ -1,51 +1,27 @@
-"""A base model with experts and a router that answers prompts. It needs no Lightning."""
+"""A finished run as a model that answers prompts. It needs no Lightning."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-import torch
-from torch import Tensor
-
-from dmole.data.collate import Batch, Collator
 from dmole.data.decoding import AS_STORED, ImageOptions
-from dmole.experts import ExpertLibrary, Gates
-from dmole.inference.decoding import AnswerProgress, OnText, as_criteria
-from dmole.inference.precision import autocast
-from dmole.inference.requests import DEFAULT_TOKENS, Answer, ImageInput, Request, make_request
-from dmole.models.embedder import Embedder
-from dmole.models.generation import end_ids
-from dmole.routing import AutoencoderRouter, RouteQuery, Router, Routing
-from dmole.routing.routers import route_by_name
+from dmole.experts.export import read_expert
+from dmole.inference.answering import AnsweringModel, Route
+from dmole.inference.requests import DEFAULT_TOKENS, ImageInput, make_request
+from dmole.inference.residency import ExpertResidency
 
 if TYPE_CHECKING:
-    from dmole.data.sample import Sample
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
     from dmole.models.backbone import Backbone
-
-UNKNOWN_TASK = "prompt"
-"""Task name of requests whose task nobody knows; the router chooses their experts."""
+    from dmole.routing import Router
 
 
-@dataclass(frozen=True)
-class Route:
-    """The router's choice for a request.
-
-    Args:
-        experts: Chosen experts, best first; none is the base model alone.
-        losses: Loss of the request under each expert; empty if the router compares no losses.
-        thresholds: The loss below which each of these experts accepts a request.
-    """
-
-    experts: tuple[str, ...]
-    losses: Mapping[str, float] = field(default_factory=dict)
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-
-
-class RoutedModel:
+class RoutedModel(AnsweringModel):
     """A base model, its experts and the router that selects them, for answers.
 
     :func:`dmole.load` makes it. It is not thread-safe: one thread calls it at a time.
@@ -53,16 +29,11 @@ class RoutedModel:
     Args:
         backbone: The base model; experts are added to it in place.
         router: Chooses the experts of a request.
-        beams: Width of the beam search; 1 is greedy.
-        generation: Further settings of generation, see `dmole.models.generation.SETTINGS`.
-        max_length: Maximum number of tokens of a prompt; None takes that of the base model.
         images: How images become RGB pictures.
-        precision: As of Lightning's trainer: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        options: Further arguments of :class:`~dmole.inference.answering.AnsweringModel`.
 
     Attributes:
-        library: The experts.
-        collator: Makes the tensors of requests.
-        embedder: Makes the embeddings that the router reads.
+        sources: Folder that each expert was read from.
 
     Example:
         >>> from dmole import AutoencoderRouter, PretrainedBackbone
@@ -77,41 +48,17 @@ class RoutedModel:
         backbone: Backbone,
         router: Router,
         *,
-        beams: int = 1,
-        generation: Mapping[str, Any] | None = None,
-        max_length: int | None = None,
         images: ImageOptions = AS_STORED,
-        precision: str = "32-true",
+        **options: Any,
     ) -> None:
-        self.backbone = backbone
-        self.router = router
-        self.beams = beams
+        super().__init__(backbone, router, **options)
         self.images = images
-        self.precision = precision
-        backbone.set_generation(dict(generation or {}))
-        self.library = ExpertLibrary(
-            backbone.model, backbone.parts.modality_of, mixing=router.mixing
-        )
-        router.set_vision_width(backbone.vision_width)
-        self.embedder = Embedder(backbone)
-        self._requests = itertools.count()
-        limit = backbone.context_length if max_length is None else max_length
-        self.collator = Collator(
-            backbone.processor, limit, prompts=backbone.prompts, origin=_origin
-        )
-
-    @property
-    def experts(self) -> tuple[str, ...]:
-        """Names of the experts, oldest first."""
-        return self.library.names
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the base model and its experts."""
-        return next(self.backbone.parameters()).device
+        self.sources: dict[str, Path] = {}
 
     def to(self, device: str | torch.device) -> RoutedModel:
         """Move base model and experts to a device, and return the model."""
+        if self.residency is not None:
+            self.residency.require(self.experts)  # `to` moves what is loaded
         self.backbone.to(device)
         return self
 
@@ -198,150 +145,24 @@ class RoutedModel:
         self._check_experts(names)
         return names
 
-    # -- requests --------------------------------------------------------------------------
+    # -- experts ---------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def answer(self, requests: Sequence[Request], on_text: OnText | None = None) -> list[Answer]:
-        """Answer requests in one batch; each may use other experts and another length.
+    def limit_memory(self, **options: Any) -> ExpertResidency:
+        """Unload experts that are not used, from now on, and return what does it.
 
         Args:
-            requests: The requests.
-            on_text: Receives the index of a request and the next piece of its answer while it is
-                generated, and returns whether to continue; with a beam search it receives the whole
-                answer at the end.
-
-        Returns:
-            The answers in the order of the requests.
+            options: Arguments of :class:`~dmole.inference.ExpertResidency`, such as ``max_loaded``.
 
         Raises:
-            ValueError: If an expert is unknown.
-            SampleError: If an image cannot be read or a prompt is too long; names the request by
-                its index.
+            ValueError: If an option is not valid.
         """
-        if not requests:
-            return []
-        for request in requests:
-            self._check_experts(request.experts or ())
-        batch = self._batch(requests)
-        routes = self._routes(requests, batch)
-        lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()  # (B,)
-        gates = self._gates([route.experts for route in routes], batch)
-        with self._autocast(), self.library.context.use(gates):
-            progress = self._generate(
-                batch, [request.max_new_tokens for request in requests], on_text
-            )
-        return [
-            Answer(
-                text,
-                route.experts,
-                route.losses,
-                route.thresholds,
-                prompt_tokens=length,
-                new_tokens=len(generated.tokens),
-                finish_reason=generated.finish_reason or "length",
-            )
-            for text, route, length, generated in zip(
-                progress.finish(), routes, lengths, progress.answers, strict=True
-            )
-        ]
+        if self.residency is not None:
+            self.residency.require(self.experts)
+        self.residency = ExpertResidency(self.library, self._read_expert, **options)
+        return self.residency
 
-    @torch.no_grad()
-    def route_requests(self, requests: Sequence[Request]) -> list[Route]:
-        """Return the experts of each request: those that it names, or the router's choice."""
-        return self._routes(requests, self._batch(requests)) if requests else []
-
-    @torch.no_grad()
-    def embed(self, requests: Sequence[Request]) -> Tensor:
-        """Return the router embeddings of requests, ``(B, D)`` fp32 on the CPU."""
-        return self._embed(self._batch(requests))
-
-    def prompt_tokens(self, request: Request) -> int:
-        """Return the number of tokens of a request's prompt, image tokens included.
-
-        Raises:
-            SampleError: If an image cannot be read or the prompt is too long.
-        """
-        return int(self._batch([request]).inputs["attention_mask"].sum())
-
-    def _check_experts(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self.experts:
-                known = ", ".join(self.experts) or "none"
-                raise ValueError(f"there is no expert {name!r}; the experts are {known}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"an expert is named twice: {'+'.join(names)}")
-
-    def _batch(self, requests: Sequence[Request]) -> Batch:
-        samples: list[tuple[Sample, str]] = [
-            (request.sample(str(index)), UNKNOWN_TASK) for index, request in enumerate(requests)
-        ]
-        batch = self.collator(samples, generation=True)
-        # an id of its own, since embeddings are cached by id
-        batch.sample_ids = [str(next(self._requests)) for _ in samples]
-        return _moved(batch, self.device)
-
-    def _embed(self, batch: Batch) -> Tensor:
-        with self.library.context.use(None):
-            return self.embedder(batch, remember=False)
-
-    def _routes(self, requests: Sequence[Request], batch: Batch) -> list[Route]:
-        if all(request.experts is not None for request in requests):
-            return [Route(request.experts or ()) for request in requests]
-        routing = self._routing(batch)
-        losses, thresholds = self._measures(routing)
-        return [
-            Route(order, loss, thresholds) if request.experts is None else Route(request.experts)
-            for request, order, loss in zip(requests, routing.order, losses, strict=True)
-        ]
-
-    def _routing(self, batch: Batch) -> Routing:
-        query = RouteQuery(None, batch.task_names, "test", None, self.experts)
-        with torch.autocast(self.device.type, enabled=False):  # same result at any precision
-            if self.router.needs(query):
-                query = RouteQuery(self._embed(batch), batch.task_names, "test", None, self.experts)
-            return self.router.route(query)
-
-    def _measures(self, routing: Routing) -> tuple[list[dict[str, float]], dict[str, float]]:
-        """Return the losses of each sample by expert, and the thresholds of the experts."""
-        router = getattr(self.router, "router", self.router)  # inside CommonExpertRouter
-        if routing.losses is None or not isinstance(router, AutoencoderRouter):
-            return [{} for _ in routing.order], {}
-        columns = [i for i, name in enumerate(self.experts) if name in router.fitted]
-        names = [self.experts[column] for column in columns]
-        rows = [dict(zip(names, row, strict=True)) for row in routing.losses[:, columns].tolist()]
-        return rows, {name: router.threshold(name) for name in names}
-
-    def _gates(self, order: Sequence[tuple[str, ...]], batch: Batch) -> Gates | None:
-        if not self.experts:
-            return None
-        weights = route_by_name(order, self.experts).gates
-        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, self.beams)
-        return Gates(self.experts, weights, rows, batch.inputs.get("attention_mask"))
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return autocast(self.precision, self.device)
-
-    def _generate(
-        self, batch: Batch, limits: Sequence[int], on_text: OnText | None
-    ) -> AnswerProgress:
-        """Generate the answers of a batch, each up to its limit."""
-        decode: Callable[[Any], list[str]] = self.backbone.decode
-        progress = AnswerProgress(limits, end_ids(self.backbone.model), decode, on_text)
-        if self.beams == 1:
-            criteria = as_criteria(progress)
-            self.backbone.generate_tokens(batch.inputs, max(limits), stopping_criteria=criteria)
-            return progress
-        if len(set(limits)) > 1:  # the best beam of a shorter answer is another one
-            raise ValueError(
-                f"with {self.beams} beams all requests of a batch need one max_new_tokens"
-            )
-        tokens = self.backbone.generate_tokens(batch.inputs, max(limits), self.beams)
-        progress.take(tokens)
-        return progress
-
-
-def _origin(sample: Sample, task: str) -> str:
-    return f"request {sample.id}"
+    def _read_expert(self, name: str) -> Mapping[str, Tensor]:
+        return read_expert(self.sources[name], saved_as=name)[1]
 
 
 def _pairs(prompt: str | Sequence[str], images: Any) -> list[tuple[str, Any]]:
@@ -358,10 +179,3 @@ def _pairs(prompt: str | Sequence[str], images: Any) -> list[tuple[str, Any]]:
         count = 1 if isinstance(images, ImageInput) else len(images)
         raise ValueError(f"{len(prompt)} prompts need as many entries of images, got {count}")
     return list(zip(prompt, images, strict=True))
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    """Move the tensors of a batch to a device."""
-    batch.inputs = {key: value.to(device) for key, value in batch.inputs.items()}
-    batch.question = {key: value.to(device) for key, value in batch.question.items()}
-    return batch

@@ -95,7 +95,11 @@ class AdversarialTask(Regularizer):
         self._tasks: tuple[str, ...] = ()
 
     def before_stage(self, stage: StageView) -> None:
-        """Create the classifiers in the first stage: one per linear, each over all tasks."""
+        """Create the classifiers in the first stage: one per linear, each over all tasks.
+
+        In a run that extends a finished one they have fewer rows, and get those of the new tasks
+        with the initial weights of a run that had all tasks from its start.
+        """
         common = stage.experts[-1] if len(stage.experts) > 1 else None
         widths = {
             path: expert.up.shape[0]
@@ -111,22 +115,28 @@ class AdversarialTask(Regularizer):
             )
         self._indices = {path: index for index, path in enumerate(widths)}
         self._tasks = stage.all_tasks
-        if not len(self.classifiers):
-            generator = torch.Generator().manual_seed(self.seed)
-            self._build(list(widths.values()), len(stage.all_tasks))
-            for parameter in self.classifiers.parameters():
-                nn.init.normal_(parameter.data, std=0.02, generator=generator)
-            self.to(next(iter(stage.parameters().values())).device)
+        learned = [parameter.data.cpu() for parameter in self.classifiers.parameters()]
+        if learned and len(learned[0]) == len(stage.all_tasks):
+            return
+        self.classifiers = self._fresh(list(widths.values()), len(stage.all_tasks))
+        for parameter, rows in zip(self.classifiers.parameters(), learned, strict=False):
+            parameter.data[: len(rows)] = rows
+        self.to(next(iter(stage.parameters().values())).device)
 
-    def _build(self, widths: Sequence[int], tasks: int) -> None:
-        self.classifiers = nn.ModuleList(nn.Linear(width, tasks, bias=False) for width in widths)
+    def _fresh(self, widths: Sequence[int], tasks: int) -> nn.ModuleList:
+        """Return classifiers with initial weights, the same for the same numbers."""
+        generator = torch.Generator().manual_seed(self.seed)
+        classifiers = _classifiers(widths, tasks)
+        for parameter in classifiers.parameters():
+            nn.init.normal_(parameter.data, std=0.02, generator=generator)
+        return classifiers
 
     def build_parameters(self, saved: Mapping[str, Tensor]) -> None:
         """Create classifiers of the saved shapes; see :class:`Regularizer`."""
         numbered = {int(name.split(".")[1]): value.shape for name, value in saved.items()}
         shapes = [numbered[index] for index in sorted(numbered)]
         if not len(self.classifiers) and shapes:
-            self._build([shape[1] for shape in shapes], shapes[0][0])
+            self.classifiers = _classifiers([shape[1] for shape in shapes], shapes[0][0])
 
     def forward(self, step: Step) -> Tensor:
         """Return the classifiers' mean loss, reversed for the experts; see :class:`Regularizer`."""
@@ -142,3 +152,7 @@ class AdversarialTask(Regularizer):
                 logits = self.classifiers[self._indices[record.path]](features)  # (B, tasks)
                 losses.append(cross_entropy(logits[answered], truth[answered]))
         return torch.stack(losses).mean() if losses else step.logits.new_zeros(())
+
+
+def _classifiers(widths: Sequence[int], tasks: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.Linear(width, tasks, bias=False) for width in widths)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize, softplus
+from torch.nn.functional import cross_entropy, normalize, pad, softplus
 
 from dmole.distributed import gather_objects
 from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
@@ -210,10 +210,18 @@ class _Learner:
         return {name: p.detach() for name, p in self._named.items()} | moments
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load saved tensors; tasks that were added since keep their initial strength."""
         if not tensors:
             return
+        tasks, strengths = len(tensors["strength"]), len(self._named["strength"])
+        place = list(self._named).index("strength")
+        moments = (f"{place}/exp_avg", f"{place}/exp_avg_sq")
+        tensors = {
+            key: pad(value, (0, strengths - tasks)) if key in moments else value
+            for key, value in tensors.items()
+        }
         for name, parameter in self._named.items():
-            parameter.data.copy_(tensors[name])
+            parameter.data[: len(tensors[name])] = tensors[name]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             if key not in self._named:

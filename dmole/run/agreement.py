@@ -140,6 +140,11 @@ def start_values(state: SequenceState, module: ContinualModule) -> Values:
         "parts": _optimizer_values(module) | run_settings(state, module),
         "sequence": stream_settings(state.stream) | _trainer_values(state),
         "data": {
+            "list of tasks without test files": _text(
+                sorted(task for task, split in state.data.missing if split == "test")
+            ),
+        }
+        | {
             f"data of {task} ({split})": text
             for task, of_split in data.items()
             for split, text in _flat("", of_split)

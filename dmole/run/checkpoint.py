@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dmole._version import __version__
-from dmole.run.changes import Remaining, accepted_changes, changed_settings
 from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
-from dmole.run.identity import check_parts
+from dmole.run.extending import Parent
 from dmole.run.lightning_private import fit_progress, restore_fit_progress
 from dmole.run.run_folder import LAST
-from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
+from dmole.run.same_run import check_same_run, fingerprints_of, settings_of
 from dmole.run.state import BEFORE_TRAINING, PHASES
 from dmole.storage.files import refusing
 
@@ -64,10 +63,11 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "code": __version__,
         "run": state.run_id,
         "done": sorted([stage, phase] for stage, phase in state.done),
-        "fingerprints": _fingerprints(state, module),
+        "fingerprints": fingerprints_of(state, module),
         "base_parts": state.fingerprints(module)["base_parts"],
-        "settings": _settings(state, module),
+        "settings": settings_of(state, module),
         "changes": state.changes,
+        "parent": None if state.parent is None else state.parent.to_dict(),
         "architecture": module.library.architecture(),
         "versions": dict(module.library.versions),
         "state_dict": module.state_dict(),
@@ -102,7 +102,7 @@ def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, An
         # in the order of the library, in which a resumed run adds them again
         "architecture": {name: shapes[name] for name in module.library.names if name in training},
         "parameters": state.clock.costs.to_dict(),
-        "settings": _settings(state, module),
+        "settings": settings_of(state, module),
         "changes": state.changes,
     }
 
@@ -130,11 +130,11 @@ def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) ->
     content = read_checkpoint(file)
     if "stage" in content:
         raise ValueError(f"{file} holds one stage only: name its run folder instead")
-    _require(content, _PHASE_PARTS, file)
+    require_parts(content, file)
     _restore_plan(state, module, content)
     stage = _interrupted_stage(state, content, stage_file(file))
-    _check_same_run(state, module, content, stage, file)
-    state.run_id = content["run"]
+    check_same_run(state, module, content, stage, file)
+    state.run_id, state.parent = content["run"], Parent.saved_in(content)
     module.library.rebuild(content["architecture"])
     module.library.versions.update(content["versions"])
     module.load_state_dict(content["state_dict"])
@@ -165,46 +165,6 @@ def _restore_plan(state: SequenceState, module: ContinualModule, content: dict[s
         state.make_plan(module)
 
 
-def _check_same_run(
-    state: SequenceState,
-    module: ContinualModule,
-    content: dict[str, Any],
-    stage: dict[str, Any] | None,
-    file: Path,
-) -> None:
-    """Refuse a checkpoint of other data or base model, and of other settings unless accepted."""
-    for name in _differing(content["fingerprints"], _fingerprints(state, module)):
-        raise ValueError(f"{file} was made with another {name}; it cannot be resumed here")
-    parts = state.fingerprints(module)["base_parts"]
-    check_parts(file, content.get("base_parts"), parts, state.accept_changes)
-    settings = _settings(state, module)
-    newest = content if stage is None else {**content, **stage}  # older stages have no settings
-    saved = brought_up_to_date(newest["settings"], settings)
-    changed = changed_settings(saved, settings)
-    state.changes = list(newest.get("changes", []))
-    if changed:
-        done = {(index, phase) for index, phase in content["done"]}
-        placed = {**content["architecture"], **(stage or {}).get("architecture", {})}
-        remaining = Remaining.of(state, done, placed, stage["stage"] if stage else 0)
-        step = stage["global_step"] if stage else None
-        records = accepted_changes(saved, settings, remaining, state, step)
-        if not state.accept_changes:
-            name = changed[0]
-            raise ValueError(
-                f"{file} was made with another {name}; trainer.accept_changes resumes it anyway "
-                f"({contrast(saved.get(name), settings.get(name))})"
-            )
-        for record in records:
-            where = f"step {step}" if "from_step" in record else f"stage {record['from_stage']}"
-            difference = contrast(record["before"], record["now"])
-            name = record["setting"]
-            log.warning("resuming with another %s from %s on (%s)", name, where, difference)
-        state.changes += records
-        state.saved_settings = saved
-    if content["code"] != __version__:
-        log.warning("%s was made by dmole %s, this is %s", file, content["code"], __version__)
-
-
 def _interrupted_stage(
     state: SequenceState, last: dict[str, Any], file: Path
 ) -> dict[str, Any] | None:
@@ -213,7 +173,7 @@ def _interrupted_stage(
         return None
     with refusing(file, "checkpoint"):
         content = read_checkpoint(file)
-        _require(content, _STAGE_PARTS, file)
+        require_parts(content, file, _STAGE_PARTS)
     if content["run"] != last["run"] or [content["stage"], "train"] in map(list, last["done"]):
         return None  # the stage has been finished since
     trained = {index for index, phase in last["done"] if phase == "train"}
@@ -251,31 +211,15 @@ def _phases(state: SequenceState, pairs: Any) -> set[tuple[int, str]]:
     return done
 
 
-def _settings(state: SequenceState, module: ContinualModule) -> dict[str, str]:
-    """Return the settings as they were before training."""
-    if not state.settings:
-        state.settings = run_settings(state, module)
-    return state.settings
-
-
-def _fingerprints(state: SequenceState, module: ContinualModule) -> dict[str, Any]:
-    digests = state.fingerprints(module)
-    return {
-        "base model": digests["base"],
-        "order of stages": [[s.name, s.expert, *s.tasks] for s in state.plan],
-        "order of tasks": list(state.data.task_names),
-        "router": type(module.router).__name__,
-        **stream_settings(state.stream),
-        **{f"data of {name}": value for name, value in digests["data"].items()},
-    }
-
-
 def stage_file(last: Path) -> Path:
     """Return the path of ``stage.ckpt`` in the folder of ``last.ckpt``."""
     return last.with_name("stage.ckpt")
 
 
-def _require(content: dict[str, Any], keys: tuple[str, ...], file: Path) -> None:
+def require_parts(
+    content: dict[str, Any], file: Path, keys: tuple[str, ...] = _PHASE_PARTS
+) -> None:
+    """Raise a `ValueError` unless a checkpoint has all its parts, by default one after a phase."""
     missing = [key for key in keys if key not in content]
     if missing:
         raise ValueError(f"{file} is not a whole checkpoint: it lacks {', '.join(missing)}")
@@ -289,8 +233,3 @@ def _load_callbacks(state: SequenceState, states: dict[str, Any]) -> None:
     for callback in state.callbacks:
         if callback.state_key in states:
             callback.load_state_dict(states[callback.state_key])
-
-
-def _differing(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    names = sorted(saved.keys() | current.keys())
-    return [name for name in names if saved.get(name) != current.get(name)]

@@ -86,6 +86,21 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     return {**content, "format": FORMAT}
 
 
+def peek_checkpoint(file: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint without reading its tensors or verifying it.
+
+    For a first look at its plan; whoever uses the content calls :func:`read_checkpoint`.
+
+    Returns:
+        The content; empty if it cannot be read, which :func:`read_checkpoint` reports.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # of many types, as there
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _check_finite(content: dict[str, Any], what: str) -> None:
     for part in _LEARNED:
         place = not_finite(content.get(part), part)

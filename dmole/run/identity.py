@@ -18,7 +18,13 @@ log = logging.getLogger("dmole")
 
 
 def check_parts(
-    made: Path, saved: Any, current: Parts, accept: bool, *, fixed: tuple[str, ...] = FIXED
+    made: Path,
+    saved: Any,
+    current: Parts,
+    accept: bool,
+    *,
+    fixed: tuple[str, ...] = FIXED,
+    warn: bool = True,
 ) -> None:
     """Refuse a base model whose parts differ from those of a run.
 
@@ -31,6 +37,7 @@ def check_parts(
         current: Parts of now.
         accept: Whether changes are accepted, with a warning each.
         fixed: Parts whose change is never accepted.
+        warn: Whether to log the changes that are not refused.
 
     Raises:
         ValueError: If a part differs; the message names it and its first values that differ.
@@ -42,7 +49,8 @@ def check_parts(
             raise ValueError(
                 f"{made} was made with {text}; --trainer.accept_changes true uses it anyway"
             )
-        log.warning("%s was made with %s", made, text)
+        if warn:
+            log.warning("%s was made with %s", made, text)
 
 
 def check_base_of_run(run: Path, current: Mapping[str, Any], accept: bool) -> None:

@@ -31,7 +31,7 @@ def check_limits(state: SequenceState, module: ContinualModule) -> None:
             expert cannot be placed on the model, or if the longest sample of a task does not fit;
             names task or expert and the number.
     """
-    for stage in state.plan:
+    for stage in state.plan[state.inherited.stages :]:
         _check_samples(state, module.router, stage)
         _check_longest(state.data, module.backbone.processor, stage)
     _check_experts(state, module)

@@ -17,6 +17,8 @@ from dmole.run.run_folder import LAST, claim_run, find_run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dmole.run.child import Extension
+
 _VARIABLE = "DMOLE_OPENING"
 """Environment variable that passes rank 0's decision to the processes that Lightning starts."""
 
@@ -34,8 +36,10 @@ class Opening:
     checkpoint: Path | None = None
 
 
-def decide_opening(root: Path, name: str, version: int | None, ckpt_path: str | None) -> Opening:
-    """Find the checkpoint to resume from, or make a new run folder.
+def find_checkpoint(
+    root: Path, name: str, version: int | None, ckpt_path: str | None
+) -> Path | None:
+    """Return the checkpoint that a run continues from; None for a new run.
 
     Args:
         root: Folder that holds the runs.
@@ -46,25 +50,54 @@ def decide_opening(root: Path, name: str, version: int | None, ckpt_path: str | 
             None is a new run.
 
     Raises:
-        ValueError: If there is no such checkpoint, or the new folder exists already.
+        ValueError: If there is no such checkpoint.
     """
     if ckpt_path in ("last", "auto"):
         run = find_run(root, name, version)
-        if run is not None:
-            return Opening(run, run / LAST)
-        if ckpt_path == "last":
+        if run is None and ckpt_path == "last":
             raise ValueError(
                 f"there is no run of {root / name} to resume; --ckpt_path auto would start one"
             )
-    elif ckpt_path is not None:
-        path = Path(ckpt_path)
-        file = path / LAST if path.is_dir() else path
-        if not file.is_file():
-            raise ValueError(f"there is no checkpoint {file}")
-        if file.resolve().parent.name != LAST.parent.name:
-            raise ValueError(f"{file} is not in a run folder: put it into <run>/{LAST.parent}")
+        return None if run is None else run / LAST
+    if ckpt_path is None:
+        return None
+    path = Path(ckpt_path)
+    file = path / LAST if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"there is no checkpoint {file}")
+    if file.resolve().parent.name != LAST.parent.name:
+        raise ValueError(f"{file} is not in a run folder: put it into <run>/{LAST.parent}")
+    return file
+
+
+def decide_opening(
+    root: Path,
+    name: str,
+    version: int | None,
+    ckpt_path: str | None,
+    find_extension: Callable[[Path], Extension | None] = lambda file: None,
+) -> Opening:
+    """Find the checkpoint to resume from, or make a new run folder.
+
+    Args:
+        root: Folder that holds the runs.
+        name: Name of the run.
+        version: Number of the run folder; None for any.
+        ckpt_path: See :func:`find_checkpoint`.
+        find_extension: Returns what a new run begins with that extends the finished run of a
+            checkpoint; None if that run is resumed.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or the new folder exists already.
+    """
+    file = find_checkpoint(root, name, version, ckpt_path)
+    if file is None:
+        return Opening(claim_run(root, name, version))
+    extension = find_extension(file)
+    if extension is None:
         return Opening(file.resolve().parents[1], file)
-    return Opening(claim_run(root, name, version))
+    child = claim_run(root, name, version)
+    return Opening(child, extension.write(child))
 
 
 def agree_on_opening(environment: object, decide: Callable[[], Opening], rank: int) -> Opening:

@@ -68,7 +68,7 @@ class Restorer:
             return lost
         position, answers = state.stage, self._matrix.answers.state_dict()
         for stage in [BEFORE_TRAINING, *state.plan]:
-            names = self._matrix.lost_at(stage.index, lost)
+            names = self._matrix.lost_at(state, stage.index, lost)
             if names and is_repeatable(state, stage):
                 self._repeat(stage, names)
                 lost = [name for name in lost if name not in names]
@@ -93,8 +93,8 @@ class Restorer:
                 state.files.adopt(state.run_dir, (file for file in files if file.write is None))
             broken = state.files.broken(state.run_dir, files, thorough=thorough)
             known = [file for file in broken if file.write is not None]
-            if known:
-                names = [file.name for file in known]
+            names = [file.name for file in known if state.files.has_written(file.name)]
+            if names:  # others belong to the tasks that a run adds to those of its parent
                 log.info("%s: written again: %s", state.run_dir, _listed(names))
             state.put(*known)
             state.check_board()

@@ -88,6 +88,10 @@ class RunFiles:
             pass  # it is damaged
         write_digests(run, digests)
 
+    def has_written(self, name: str) -> bool:
+        """Return whether this run has written a file, in this process or an earlier one."""
+        return name in self._digests
+
     def broken(self, run: Path, files: Iterable[RunFile], *, thorough: bool) -> list[RunFile]:
         """Return the files that are missing, or not as this run has written them.
 

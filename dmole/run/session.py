@@ -13,11 +13,15 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from dmole.run.agreement import DisagreementError, check_start
 from dmole.run.arguments import check_launched
+from dmole.run.checkpoint_file import peek_checkpoint
+from dmole.run.child import find_extension
+from dmole.run.extending import Inheritance, RunPlan, inheritance
 from dmole.run.lightning_private import cluster_environment, signal_processes, start_processes
-from dmole.run.opening import Opening, agree_on_opening, decide_opening
+from dmole.run.opening import Opening, agree_on_opening, decide_opening, find_checkpoint
 from dmole.run.peers import PeerWatch, watch_children
 from dmole.run.run_folder import LAST, RunLock
 from dmole.run.signals import Interrupted, requeue
+from dmole.storage.reading import refusing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -98,15 +102,15 @@ class Session:
         trainer = self._state.trainer
         check_launched(trainer.num_devices, trainer.num_nodes)
         if not hasattr(trainer.strategy, "cluster_environment"):
-            return self._open(ckpt_path)  # a single process
+            return self._open(module, ckpt_path)  # a single process
         if isinstance(cluster_environment(trainer), LightningEnvironment):
             if trainer.num_nodes > 1:
                 raise ValueError("several nodes need torchrun or SLURM to start the processes")
-            opening = self._open(ckpt_path)  # the processes that start next receive it
+            opening = self._open(module, ckpt_path)  # the processes that start next receive it
             self._connect(module, start_processes(trainer))
             return opening
         self._connect(module)
-        return self._open(ckpt_path)
+        return self._open(module, ckpt_path)
 
     def _connect(
         self, module: ContinualModule, children: Sequence[subprocess.Popen[Any]] = ()
@@ -120,13 +124,28 @@ class Session:
         connected()
         check_start(self._state, module)
 
-    def _open(self, ckpt_path: str | None) -> Opening:
+    def inheritance(self, ckpt_path: str | None) -> Inheritance:
+        """Return what this run takes over from a finished run, before its folder is open.
+
+        Raises:
+            ValueError: If there is no such checkpoint, or its tasks are not the first ones of this
+                run; names one.
+        """
+        root = Path(self._state.trainer.default_root_dir)
+        file = find_checkpoint(root, self._name, self._version, ckpt_path)
+        if file is None:
+            return Inheritance()
+        with refusing(file, "checkpoint"):
+            return inheritance(peek_checkpoint(file), RunPlan.of(self._state), file)
+
+    def _open(self, module: ContinualModule, ckpt_path: str | None) -> Opening:
         """Agree on run folder and checkpoint, and make the folder the run folder."""
         trainer = self._state.trainer
         root = Path(trainer.default_root_dir)
 
         def decide() -> Opening:
-            return decide_opening(root, self._name, self._version, ckpt_path)
+            find = functools.partial(find_extension, self._state, module)
+            return decide_opening(root, self._name, self._version, ckpt_path, find)
 
         opening = agree_on_opening(cluster_environment(trainer), decide, trainer.global_rank)
         self._state.write_to(opening.run)

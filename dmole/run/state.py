@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dmole.models.identity import base_parts
 from dmole.run.clock import Clock
+from dmole.run.extending import Inheritance
 from dmole.run.run_files import RunFile, RunFiles
 from dmole.run.signals import Interruption
 from dmole.storage.files import errors_naming
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dmole.models.identity import Parts
     from dmole.module import ContinualModule
     from dmole.run.clock import Lap
+    from dmole.run.extending import Parent
     from dmole.streams.stream import Stream
 
 log = logging.getLogger("dmole")
@@ -92,6 +94,8 @@ class SequenceState:
         interruption: Whether a signal requested the end of the run.
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
+        parent: The finished run that this one extends; None for none.
+        inherited: Stages and tasks of the parent, known before the run folder is open.
         files: Digests of the files that the run has written.
         splits: Splits of the data that are read; an evaluation reads the test samples only.
         changes: Settings that were changed at a resume, in order, see :mod:`dmole.run.changes`.
@@ -121,6 +125,8 @@ class SequenceState:
         self.changes: list[dict[str, Any]] = []
         self.saved_settings: dict[str, str] = {}
         self.run_id = secrets.token_hex(8)
+        self.parent: Parent | None = None
+        self.inherited = Inheritance()
         self.files = RunFiles()
         self._board = board
         self._data: ContinualDataModule | None = None
@@ -177,13 +183,21 @@ class SequenceState:
         ``base_parts`` is the rest of the base model's identity, see `dmole.models.identity`.
         """
         if self._fingerprints is None:
-            of_task = self.data.fingerprint(self.splits)
+            of_task = self._data_fingerprints()
             self._fingerprints = {
                 "base": module.backbone.fingerprint(),
                 "base_parts": self.base_parts(module),
                 "data": {name: of_task[name] for name in self.data.task_names},
             }
         return self._fingerprints
+
+    def _data_fingerprints(self) -> dict[str, dict[str, str]]:
+        """Return the digests of all samples; of files that are gone, those of the parent."""
+        found = self.data.fingerprint(self.splits)
+        for task, split in self.data.missing:
+            saved = self.inherited.fingerprints.get(task, {})
+            found[task] = {s: found[task].get(s, saved.get(s, "")) for s in (*found[task], split)}
+        return found
 
     def base_parts(self, module: ContinualModule) -> Parts:
         """Return the identity of the base model without its weights, which costs little."""
@@ -192,16 +206,10 @@ class SequenceState:
         return self._base_parts
 
     def make_plan(self, module: ContinualModule) -> None:
-        """Order the tasks into stages, unless the stream has yet to find them in the samples.
-
-        Raises:
-            ValueError: If a stage has no samples, such as a replay buffer that is too small.
-        """
+        """Order the tasks into stages, unless the stream has yet to find them in the samples."""
         if self.stream.planned:
             stages = self.stream.stages(self.data.training_task_names)
             self.plan = [replace(stage, common=module.router.common) for stage in stages]
-        for stage in self.plan:
-            self.data.stage_items(stage)
 
     # -- processes -------------------------------------------------------------------------
 

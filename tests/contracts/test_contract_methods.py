@@ -43,6 +43,7 @@ from dmole.regularizers.base import StageView
 from dmole.run.checkpoint_file import read_checkpoint
 from dmole.run.context import StageContext
 from dmole.storage.seeds import expert_seed
+from experiments.extended_content import compare_extended
 
 Linears = Mapping[str, tuple[int, int]]
 """Inputs and outputs of linear layers by path."""
@@ -266,6 +267,41 @@ def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(
     for task in TASKS:
         texts = [(folder / last / f"{task}.jsonl").read_text() for folder in (output, run.folder)]
         assert texts[0] == texts[1]
+
+
+# -- a task that is added later ----------------------------------------------------------------
+
+BY_PLAN = {
+    "joint": "all tasks are one stage",
+    "zero_shot": "there is no stage",
+    "moe_cl": "its classifiers tell all planned tasks apart",
+    "moe_cl_routed": "its classifiers tell all planned tasks apart",
+}
+"""Methods whose result depends on how many tasks are planned, and why."""
+ADDED = ("branchlora", "dmole", "moe_cl", "seq_ft", "joint", "zero_shot")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in ADDED else pytest.mark.slow) for m in METHODS]
+)
+def test_a_task_that_is_added_to_a_finished_run_is_learned_as_if_it_had_been_planned(
+    runs: Runs, builder: Builder, folders: Folders, tmp_path: Path, method: str
+) -> None:
+    base = folders("llava")
+    parent = builder.build(tmp_path / "parent", base, method, tasks=TASKS[:1]).fit()
+    before = run_digests(parent)
+    torch.manual_seed(99)  # a new process has drawn other numbers
+    extended = builder.build(tmp_path / "child", base, method)
+    if method in ("joint", "zero_shot"):
+        with pytest.raises(ValueError, match="cannot be extended: its stream does not learn"):
+            extended.fit(str(parent))
+        assert not (tmp_path / "child").exists()
+        return
+    found = compare_extended(runs(method).folder, extended.fit(str(parent)))
+    assert run_digests(parent) == before
+    assert found.end != (method in BY_PLAN), found
+    matrix, _ = read_matrix(extended.trainer.run_dir / "evaluation_matrix.csv")
+    assert np.isnan(matrix).tolist() == [[False, True], [False, True], [False, False]]
 
 
 # -- what is saved and what trains -----------------------------------------------------------

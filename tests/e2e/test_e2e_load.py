@@ -112,6 +112,21 @@ def test_generate_takes_one_prompt_or_a_list(
         model.generate(pictures[0], prompts[0], expert="other")
 
 
+def test_a_model_with_one_expert_in_memory_gives_the_same_answers(
+    quick_run: Path, answered: list[tuple[Sample, dict[str, str]]]
+) -> None:
+    model = dmole.load(quick_run)
+    residency = model.limit_memory(max_loaded=1)
+    found = []
+    for sample, _ in answered[:8]:
+        answer = model.answer([Request(sample.turns, sample.images, max_new_tokens=4)])[0]
+        found.append(("+".join(answer.experts) or "base", answer.text))
+        assert len(residency.loaded) <= 1
+    assert found == [(line["gate_set"], line["prediction"]) for _, line in answered[:8]]
+    assert residency.loads > 1
+    assert len(residency.activity) == 8
+
+
 def test_an_image_that_cannot_be_read_and_a_long_prompt_are_one_line(
     model: RoutedModel, tmp_path: Path
 ) -> None:

@@ -1,0 +1,74 @@
+"""Compares a run that extends a finished one with a run that was planned with all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dmole.metrics import read_matrix
+from experiments.run_content import run_content
+
+PARTS = ("experts", "routers", "last row", "oracle matrix", "predictions", "whole matrix")
+"""What is compared, in the order of the columns of the table."""
+
+
+@dataclass(frozen=True)
+class Equality:
+    """Which parts of two runs are equal, bit for bit.
+
+    Args:
+        experts: Tensors, shapes and order of all experts.
+        routers: Tensors and thresholds of all routers.
+        last_row: Scores after the last stage.
+        oracle: The whole oracle matrix.
+        predictions: Answers, scores and gate sets after the last stage.
+        matrix: The whole evaluation matrix, empty cells included.
+    """
+
+    experts: bool
+    routers: bool
+    last_row: bool
+    oracle: bool
+    predictions: bool
+    matrix: bool
+
+    @property
+    def end(self) -> bool:
+        """Whether all is equal but cells of earlier rows."""
+        return all(list(vars(self).values())[:-1])
+
+
+def compare_extended(planned: Path, extended: Path) -> Equality:
+    """Return which parts of two finished runs are equal.
+
+    Args:
+        planned: Folder of the run that had all tasks from its start.
+        extended: Folder of the run that learned the last ones after a finished run.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If a matrix cannot be read.
+    """
+    ours, theirs = run_content(extended), run_content(planned)
+    (matrix, names), (other, other_names) = (
+        read_matrix(run / "evaluation_matrix.csv") for run in (extended, planned)
+    )
+    last = f"predictions/stage_{len(other) - 1}/"
+    same_tasks = list(names) == list(other_names) and matrix.shape == other.shape
+    return Equality(
+        experts=_same(ours, theirs, "experts"),
+        routers=_same(ours, theirs, "router"),
+        last_row=same_tasks and np.array_equal(matrix[-1], other[-1]),
+        oracle=ours["oracle_matrix"] == theirs["oracle_matrix"],
+        predictions=_same(ours, theirs, last),
+        matrix=same_tasks and np.array_equal(matrix, other),
+    )
+
+
+def _same(ours: Mapping[str, str], theirs: Mapping[str, str], start: str) -> bool:
+    """Return whether all digests whose names begin so are equal, and there is one."""
+    names = {name for name in ours.keys() | theirs.keys() if name.startswith(start)}
+    return bool(names) and all(ours.get(name) == theirs.get(name) for name in names)
