@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmole.cli.arguments import ArgumentParser
-from dmole.messages import excerpt, json_text, one_line, show
+from dmole.messages import json_text, one_line, show
 from dmole.rejections import Alarm, RejectionWindow
 
 if TYPE_CHECKING:
@@ -188,12 +188,27 @@ def _route(model: RoutedModel, items: list[dict[str, Any]]) -> list[Route]:
 
 def _line(alarm: dict[str, Any]) -> str:
     """Return the line of an alarm."""
-    samples = excerpt(", ".join(map(str, alarm["samples"])))
     return (
         f"sample {alarm['position']}: unseen task since sample {alarm['since']}, "
         f"{alarm['rejected_in_window']} of the last {alarm['window']} samples rejected "
-        f"({alarm['share']:.0%}): {samples}"
+        f"({alarm['share']:.0%}): {_ranges(alarm['samples'])}"
     )
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Return ascending numbers as ranges.
+
+    Example:
+        >>> _ranges([3, 4, 5, 8])
+        '3-5, 8'
+    """
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][-1] == number - 1:
+            spans[-1] = [spans[-1][0], number]
+        else:
+            spans.append([number])
+    return ", ".join("-".join(map(str, span)) for span in spans)
 
 
 def _text(summary: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dmole.callbacks import ContinualCallback
 from dmole.metrics import read_matrix
 from dmole.routing import AutoencoderRouter, KeyRouter
 from dmole.run.run_folder import LAST
-from dmole.streams import AutoStream, SequentialStream
+from dmole.streams import AutoStream, SequentialStream, Stage, Stream
 
 TASKS = [small_task("paint", 56, 2), small_task("count", 40, 2)]
 RULE = {"window": 12, "limit": 0.5, "min_segment": 40}
@@ -142,3 +142,25 @@ def test_allocate_finds_the_segments_and_writes_nothing(make: Make, tmp_path: Pa
     assert not list(tmp_path.rglob("*.*"))
     assert isinstance(parts.module.router, AutoencoderRouter)
     assert parts.module.router.fitted == ()
+
+
+class Known(Stream):
+    """The tasks with known boundaries, under the names of segments."""
+
+    def stages(self, task_names: Sequence[str]) -> list[Stage]:
+        return [
+            Stage(i, f"segment_{i}", (name,), f"segment_{i}")
+            for i, name in enumerate(task_names, start=1)
+        ]
+
+
+@pytest.mark.slow
+def test_a_run_whose_segments_are_the_tasks_equals_one_with_known_boundaries(
+    make: Make, whole: Path, tmp_path: Path
+) -> None:
+    starts = {row["expert"]: int(row["start"]) for row in read_csv(whole / "segments.csv")}
+    assert starts == {"segment_1": 0, "segment_2": 56}
+    known = run_digests(make(stream=Known()).build(tmp_path).fit())
+    found = run_digests(whole)
+    assert found.pop("segments.csv")
+    assert found == known

@@ -85,7 +85,7 @@ def test_standard_input_is_read_as_it_arrives(
     assert watch(quick_run, "--input", "-") == ALARMED
     # the alarm of the fifth sample is out before the sixth is asked for
     assert [text.partition(":")[0] for text in seen if text] == ["sample 5"]
-    assert "unseen task since sample 1, 5 of the last 8 samples rejected (62%)" in "".join(seen)
+    assert "since sample 1, 5 of the last 8 samples rejected (62%): 1-5\n" in "".join(seen)
 
 
 @pytest.mark.parametrize(
