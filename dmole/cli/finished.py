@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from dmole.run.model_file import CONFIG_FILE, read_run_settings
 from dmole.run.schema import RunSettings
 from dmole.storage.files import write_json
 from dmole.trainer import ContinualTrainer
+
+log = logging.getLogger("dmole")
 
 _OVERRIDES = (
     "Any setting of the run can be changed: --data.data_root DIR, --trainer.devices 2. "
@@ -49,15 +52,13 @@ def run_evaluate(words: list[str]) -> None:
         task["test"] = task[options.split]
     scale = options.threshold_scale
     name = f"evaluation_{options.split}" + (f"_x{scale:g}" if scale is not None else "")
-    cli = _from_config(settings, config, overrides, trusted)
+    cli = cli_of_run(settings, config, overrides, trusted)
     trainer = cast("ContinualTrainer", cli.trainer)
+    output = options.output or options.run / name
     trainer.evaluate(
-        cli.model,
-        cli.datamodule,
-        run=options.run,
-        output=options.output or options.run / name,
-        threshold_scale=scale,
+        cli.model, cli.datamodule, run=options.run, output=output, threshold_scale=scale
     )
+    log.info("results are in %s", output)
 
 
 def run_predict(words: list[str]) -> None:
@@ -87,7 +88,7 @@ def run_predict(words: list[str]) -> None:
         return
     overrides, trusted = take_trusted(overrides)
     settings = read_run_settings(options.run, trusted)
-    cli = _from_config(settings, as_config(settings), overrides, trusted)
+    cli = cli_of_run(settings, as_config(settings), overrides, trusted)
     precision = cli.trainer.precision_plugin.forward_context  # the precision of the matrix
     accept = cast("ContinualTrainer", cli.trainer).sequence.accept_changes
     predictor = Predictor(cli.model, cli.datamodule, options.run, precision, accept)
@@ -102,9 +103,21 @@ def _write_answers(answers: list[dict[str, Any]], output: Path | None) -> None:
         show(json_text(answers))
 
 
-def _from_config(
+def cli_of_run(
     settings: RunSettings, config: dict[str, Any], overrides: list[str], trusted: Sequence[str]
 ) -> ContinualCLI:
+    """Return trainer, module and data of a finished run, with flags over its settings.
+
+    Args:
+        settings: Settings of the run.
+        config: The same in the form of a config.
+        overrides: Flags.
+        trusted: Modules outside dmole whose classes may be built.
+
+    Raises:
+        ValueError: If a setting or a flag is not valid, or the run sets ``trust_remote_code`` and
+            no flag confirms it.
+    """
     if settings.remote_code and not sets_remote_code(overrides):
         # the author of the run decided for their machine, not for this one
         raise ValueError(

@@ -29,6 +29,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             experts, router and model card of a finished run, as a folder that is safe to publish
   push      RUN|BUNDLE org/name [--private] [--license L] ...
             a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
+  merge     RUN|BUNDLE OUT --experts a[+b] [--dtype D] [--base FOLDER]
+            plain weights of base model and experts, which transformers loads alone
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR [--alike]
@@ -41,6 +43,9 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             names the benchmarks
   score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
             score a file of predictions as the benchmark's authors do, and without their quirks
+  experts   RUN list | remove NAME | rename OLD NEW | disable NAME | enable NAME
+            RUN import FROM_RUN NAME  |  RUN import --from_adapter DIR --as NAME --samples FILE
+            the experts of a run; a new run without one of them, or with one from elsewhere
   configs   [NAME]
             the configs that ship with the package, or the content of one, to copy and change
   completion bash|zsh
@@ -84,9 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "watch": _watch,
         "bundle": _bundle,
         "push": _push,
+        "merge": _merge,
         "compare": _compare,
         "data": _data,
         "score": _score,
+        "experts": _experts,
         "configs": _configs,
         "completion": lambda words: _completion(words, list(verbs)),
     }
@@ -161,6 +168,12 @@ def _push(words: list[str]) -> None:
     run_push(words[1:])
 
 
+def _merge(words: list[str]) -> None:
+    from dmole.cli.merge import run_merge
+
+    run_merge(words[1:])
+
+
 def _compare(words: list[str]) -> None:
     from pathlib import Path
 
@@ -187,6 +200,12 @@ def _score(words: list[str]) -> None:
     from dmole.cli.score import run_score
 
     run_score(words[1:])
+
+
+def _experts(words: list[str]) -> None:
+    from dmole.cli.experts import run_experts
+
+    run_experts(words[1:])
 
 
 def _data(words: list[str]) -> int | None:

@@ -11,6 +11,7 @@ import torch
 
 from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.inference.hub import ADDRESS, fetch_bundle
+from dmole.inference.joining import base_digest
 from dmole.inference.model import RoutedModel
 from dmole.models.identity import base_parts
 from dmole.run.bundle import is_bundle, read_bundle
@@ -87,6 +88,7 @@ def load(
         current["base"] = model.backbone.fingerprint()
     check_base_of_run(folder, current, accept_changes)
     load_experts_and_router(model, folder)
+    model.base_digest = base_digest(folder)
     model.sources = {name: folder / "experts" / name for name in model.experts}
     return model.to(device)
 

@@ -40,7 +40,7 @@ def write_model_file(run: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_settings(run: Path, settings: RunSettings) -> None:
-    """Write settings as ``model.json`` into a folder."""
+    """Write checked settings as the ``model.json`` of a run folder."""
     content = {
         "format": FORMAT,
         "dmole": __version__,
