@@ -20,7 +20,7 @@ from dmole.routing import AutoencoderRouter, KeyRouter
 from dmole.run.run_folder import LAST
 from dmole.streams import AutoStream, SequentialStream, Stage, Stream
 
-TASKS = [small_task("paint", 56, 2), small_task("count", 40, 2)]
+TASKS = [small_task("paint", 60, 2), small_task("count", 40, 2)]
 RULE = {"window": 12, "limit": 0.5, "min_segment": 40}
 
 
@@ -50,9 +50,9 @@ def test_a_run_finds_its_tasks_and_gives_each_an_expert(whole: Path) -> None:
     rows = read_csv(whole / "segments.csv")
     assert {row["expert"] for row in rows} == {"segment_1", "segment_2"}
     second = [row for row in rows if row["stage"] == "2"]
-    assert abs(int(second[0]["start"]) - 56) <= 3
-    assert 0 < int(second[0]["alarm"]) - 56 < RULE["window"]
-    assert sum(int(row["count"]) for row in rows) == 96
+    assert abs(int(second[0]["start"]) - 60) <= 3
+    assert 0 < int(second[0]["alarm"]) - 60 < RULE["window"]
+    assert sum(int(row["count"]) for row in rows) == 100
     assert (whole / "experts" / "segment_2").is_dir()
 
 
@@ -159,7 +159,7 @@ def test_a_run_whose_segments_are_the_tasks_equals_one_with_known_boundaries(
     make: Make, whole: Path, tmp_path: Path
 ) -> None:
     starts = {row["expert"]: int(row["start"]) for row in read_csv(whole / "segments.csv")}
-    assert starts == {"segment_1": 0, "segment_2": 56}
+    assert starts == {"segment_1": 0, "segment_2": 60}
     known = run_digests(make(stream=Known()).build(tmp_path).fit())
     found = run_digests(whole)
     assert found.pop("segments.csv")
