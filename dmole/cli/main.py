@@ -31,6 +31,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
   merge     RUN|BUNDLE OUT --experts a[+b] [--dtype D] [--base FOLDER]
             plain weights of base model and experts, which transformers loads alone
+  serve     RUN [--port N] [--api_key KEY] [--watch] ...
+            an OpenAI-compatible endpoint with a chat page; new experts join while it runs
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR [--alike]
@@ -90,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bundle": _bundle,
         "push": _push,
         "merge": _merge,
+        "serve": _serve,
         "compare": _compare,
         "data": _data,
         "score": _score,
@@ -172,6 +175,12 @@ def _merge(words: list[str]) -> None:
     from dmole.cli.merge import run_merge
 
     run_merge(words[1:])
+
+
+def _serve(words: list[str]) -> None:
+    from dmole.cli.serve import run_serve
+
+    run_serve(words[1:])
 
 
 def _compare(words: list[str]) -> None:
