@@ -1,6 +1,6 @@
 """Rejected samples among the last ones: the sign of a task that no expert has learned.
 
-The standard library alone, so that servers and the command line import it fast.
+The standard library alone, so that the command line imports it fast.
 """
 
 from __future__ import annotations
