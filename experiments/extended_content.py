@@ -11,9 +11,6 @@ import numpy as np
 from dmole.metrics import read_matrix
 from experiments.run_content import run_content
 
-PARTS = ("experts", "routers", "last row", "oracle matrix", "predictions", "whole matrix")
-"""What is compared, in the order of the columns of the table."""
-
 
 @dataclass(frozen=True)
 class Equality:

@@ -23,7 +23,7 @@ from dmole.metrics import read_matrix
 from dmole.routing import SharedRouter
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.extending import RunPlan, new_tasks
-from dmole.streams import ReplayStream
+from dmole.streams import ReplayStream, SequentialStream
 from experiments.extended_content import compare_extended
 
 OLD = ("paint", "count")
@@ -45,10 +45,15 @@ def child(plain_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run that had all tasks from its start."""
+    return Recipe(ALL).build(tmp_path_factory.mktemp("planned")).fit()
+
+
 def test_an_extended_run_equals_a_planned_one_and_names_its_parent(
-    child: Path, plain_run: Path, tmp_path: Path
+    child: Path, plain_run: Path, planned: Path
 ) -> None:
-    planned = Recipe(ALL).build(tmp_path).fit()
     found = compare_extended(planned, child)
     assert found.end
     assert not found.matrix
@@ -201,6 +206,44 @@ def test_a_disk_that_is_full_while_files_are_copied_leaves_no_folder(
         Recipe(ALL).build(tmp_path).fit(plain_run)
     assert caught.value.filename is not None
     assert list((tmp_path / "dmole").iterdir()) == []
+
+
+# -- empty cells -------------------------------------------------------------------------------
+
+
+def test_rows_of_old_stages_are_filled_if_asked_and_then_the_whole_matrix_is_that_of_a_plan(
+    child: Path, planned: Path, tmp_path: Path
+) -> None:
+    """The rows of a finished extension are filled by a second command."""
+    run = Path(shutil.copytree(child, tmp_path / "dmole" / "version_0"))
+    filling = Recipe(ALL, trainer={"fill_rows": True})
+    assert filling.build(tmp_path).fit(run) == run
+    ours, theirs = run_digests(run), run_digests(planned)
+    assert {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} == {
+        "metrics.json"
+    }
+    metrics, expected = (json.loads((r / "metrics.json").read_text()) for r in (run, planned))
+    assert metrics.pop("parent")["stages"] == 2
+    assert metrics == expected
+    assert Recipe(ALL).build(tmp_path).fit(run) == run
+    assert run_digests(run) == ours
+
+
+def test_a_row_whose_experts_were_trained_further_stays_empty_which_one_line_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared: dict[str, Any] = {"allocator": UniformAllocator, "router": SharedRouter}
+    shared["stream"] = SequentialStream("shared")
+    parent = Recipe(OLD, **shared).build(tmp_path / "parent").fit()
+    filling = Recipe(ALL, **shared, trainer={"fill_rows": True}).build(tmp_path / "runs")
+    run = filling.fit(parent)
+    matrix, _ = read_matrix(run / "evaluation_matrix.csv")
+    assert np.isnan(matrix[:, 2]).tolist() == [False, True, False, False]
+    (line,) = [r.getMessage() for r in caplog.records if "empty cells" in r.getMessage()]
+    assert line == "rows of stages 1 keep empty cells: their experts trained further"
+    planned = Recipe(ALL, **shared).build(tmp_path / "planned").fit()
+    theirs, _ = read_matrix(planned / "evaluation_matrix.csv")
+    np.testing.assert_array_equal(matrix[[0, 2, 3]], theirs[[0, 2, 3]])
 
 
 # -- old data that are gone ------------------------------------------------------------------
