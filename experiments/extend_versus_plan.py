@@ -26,7 +26,7 @@ from experiments.digest_runs import METHOD_FLAGS, quicken, settings
 from experiments.digests import ROOT, methods_of
 from experiments.extended_content import Equality, compare_extended
 
-COLUMNS = ("experts", "routers", "last row", "oracle matrix", "predictions", "whole matrix")
+COLUMNS = ("experts", "routers", "last row", "oracle matrix", "predictions", "all rows")
 
 
 def learn(method: str, tasks: int, root: Path, *more: str) -> str:
@@ -86,7 +86,10 @@ def rows(methods: Sequence[str]) -> Iterator[str]:
         if isinstance(found, str):
             yield f"| `{method}` | {found} |" + " |" * (len(COLUMNS) - 1)
         else:
-            cells = ("equal" if same else "differs" for same in vars(found).values())
+            *parts, empty = vars(found).values()
+            cells = ["equal" if same else "differs" for same in parts]
+            if empty:
+                cells[-1] += f", {empty} empty"
             yield f"| `{method}` | {' | '.join(cells)} |"
 
 

@@ -16,6 +16,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
 
   fit       --config FILE [--config FILE ...] [--key value ...]
             learn the sequence: experts, router, evaluation matrix, figures
+  add       RUN --name TASK --train FILE --test FILE [--image_root DIR] [--metric M] [--key value]
+            one more task after those of a finished run, learned in a new run folder beside it
   allocate  --config FILE ...
             dry run: proxy scores, budgets and where experts would go
   evaluate  RUN [--split test|train] [--threshold_scale X] [--output DIR] [--key value ...]
@@ -70,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verbs: dict[str, Callable[[list[str]], int | None]] = {
         "fit": _sequence,
+        "add": _add,
         "allocate": _sequence,
         "evaluate": _evaluate,
         "predict": _predict,
@@ -118,6 +121,12 @@ def _sequence(words: list[str]) -> None:
     from dmole.cli.lightning import run_sequence
 
     run_sequence(words)
+
+
+def _add(words: list[str]) -> None:
+    from dmole.cli.add import run_add
+
+    run_add(words[1:])
 
 
 def _evaluate(words: list[str]) -> None:
