@@ -305,7 +305,6 @@ class ContinualTrainer(Trainer):
                 self._run_phase(model, "evaluate")
             self._end(model)
             state.strategy.barrier()  # other processes write their answers there
-        log.info("results are in %s", output)
 
     def _bind(
         self,

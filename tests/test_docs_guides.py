@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -98,7 +99,7 @@ def test_the_custom_data_guide_leads_from_images_to_a_comparison(
 
 
 @pytest.mark.slow
-def test_a_lora_is_merged_and_the_new_data_are_learned_on_top_of_it(
+def test_a_lora_is_imported_or_merged_and_the_new_data_are_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -119,7 +120,16 @@ def test_a_lora_is_merged_and_the_new_data_are_learned_on_top_of_it(
     digit = {"name": "digit", "train": "digit_train.json", "test": "digit_test.json"}
     first = {"name": "first", "test": "color_test.json", "eval_only": True}
     Path("mine.yaml").write_text(small_tasks([digit, first]), encoding="utf-8")
-    for words in commands("guides/from_a_lora.md"):
+    lines = commands("guides/from_a_lora.md")
+    assert [words[1] for words in lines] == ["fit", "experts", "data", "fit", "evaluate"]
+    data = {f"first_{split}.json": f"data/real/color_{split}.json" for split in ("train", "test")}
+    for words in lines[:2]:
+        known = {"BASE": str(TINY_PATH), **data}
+        assert main([known.get(word, word) for word in words[1:]]) == 0, words
+    experts = json.loads(Path("runs/real/dmole/version_1/experts/experts.json").read_text("utf-8"))
+    assert experts == ["digit", "first"]
+    shutil.rmtree("runs")
+    for words in lines[2:]:
         assert main(words[1:]) == 0, words
     header, *rows = Path("runs/real/dmole/version_0/evaluation_matrix.csv").read_text().splitlines()
     assert header == "stage,digit,first"

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
+EMBEDDING_SAMPLES = 2000
+"""Training samples of a stage that its router is fitted to, unless a config says otherwise."""
+
 
 class RouterFitting(ContinualCallback):
     """Embeds a subset of each stage's training samples and fits the router to it after the stage.
@@ -41,7 +44,7 @@ class RouterFitting(ContinualCallback):
         ValueError: If ``embedding_samples`` is below 2.
     """
 
-    def __init__(self, embedding_samples: int = 2000, seed: int = 0) -> None:
+    def __init__(self, embedding_samples: int = EMBEDDING_SAMPLES, seed: int = 0) -> None:
         if embedding_samples < 2:
             raise ValueError(f"embedding_samples must be at least 2, got {embedding_samples}")
         self.embedding_samples = embedding_samples
@@ -93,17 +96,27 @@ class RouterFitting(ContinualCallback):
     def _embeddings(self, state: SequenceState, module: ContinualModule) -> Tensor:
         """Return the embeddings of the stage's subset, ``(N, D)``, the same on every rank."""
         items = state.data.arriving_items(state.stage)
-        indices = list(range(min(len(items), self.embedding_samples)))
-        if len(items) > self.embedding_samples:
-            generator = torch.Generator().manual_seed(self.seed)
-            order = torch.randperm(len(items), generator=generator)[: self.embedding_samples]
-            indices = sorted(order.tolist())
-        chosen = [items[i] for i in indices]
-        return embed_samples(state, module, chosen, "train")
+        indices = choose_samples(len(items), self.embedding_samples, self.seed)
+        return embed_samples(state, module, [items[i] for i in indices], "train")
 
     def state_dict(self) -> dict[str, Any]:
         """Return an empty state, since the router is saved with the sequence."""
         return {}
+
+
+def choose_samples(samples: int, most: int, seed: int) -> list[int]:
+    """Return the indices of the samples that a router is fitted to, in order.
+
+    Args:
+        samples: Number of training samples.
+        most: Maximum number of indices; a random subset if there are more samples.
+        seed: Seed of the subset.
+    """
+    if samples <= most:
+        return list(range(samples))
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = torch.randperm(samples, generator=generator)[:most].tolist()
+    return sorted(order)
 
 
 def embed_samples(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import Any, cast
 import yaml
 
 from dmole.cli.arguments import ArgumentParser
+from dmole.cli.bundle import predict_with_bundle
 from dmole.cli.lightning import ContinualCLI, build, configure_logging
 from dmole.cli.trust import REMOTE_CODE_FLAG, sets_remote_code, take_trusted
 from dmole.messages import json_text, show
 from dmole.predictor import Predictor, read_prompts
+from dmole.run.bundle import is_bundle
 from dmole.run.loading import as_config
 from dmole.run.model_file import CONFIG_FILE, read_run_settings
 from dmole.run.schema import RunSettings
 from dmole.storage.files import write_json
 from dmole.trainer import ContinualTrainer
+
+log = logging.getLogger("dmole")
 
 _OVERRIDES = (
     "Any setting of the run can be changed: --data.data_root DIR, --trainer.devices 2. "
@@ -46,22 +51,22 @@ def run_evaluate(words: list[str]) -> None:
         task["test"] = task[options.split]
     scale = options.threshold_scale
     name = f"evaluation_{options.split}" + (f"_x{scale:g}" if scale is not None else "")
-    cli = _from_config(settings, config, overrides, trusted)
+    cli = cli_of_run(settings, config, overrides, trusted)
     trainer = cast("ContinualTrainer", cli.trainer)
+    output = options.output or options.run / name
     trainer.evaluate(
-        cli.model,
-        cli.datamodule,
-        run=options.run,
-        output=options.output or options.run / name,
-        threshold_scale=scale,
+        cli.model, cli.datamodule, run=options.run, output=output, threshold_scale=scale
     )
+    log.info("results are in %s", output)
 
 
 def run_predict(words: list[str]) -> None:
     """Answer prompts with the experts and the router of a run."""
     configure_logging()
     parser = ArgumentParser("dmole predict", description=run_predict.__doc__, epilog=_OVERRIDES)
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument(
+        "run", type=Path, help="run folder, or bundle (then only --base is changed)"
+    )
     parser.add_argument("--image", type=Path, help="image of a single prompt")
     parser.add_argument("--prompt", help="a single prompt")
     parser.add_argument(
@@ -76,23 +81,42 @@ def run_predict(words: list[str]) -> None:
         prompts = read_prompts(options.input)
     else:
         prompts = [{"prompt": options.prompt, "image": options.image}]
+    if is_bundle(options.run):
+        answers = predict_with_bundle(options.run, prompts, options.max_new_tokens, overrides)
+        _write_answers(answers, options.output)
+        return
     overrides, trusted = take_trusted(overrides)
     settings = read_run_settings(options.run, trusted)
-    cli = _from_config(settings, as_config(settings), overrides, trusted)
+    cli = cli_of_run(settings, as_config(settings), overrides, trusted)
     precision = cli.trainer.precision_plugin.forward_context  # the precision of the matrix
     accept = cast("ContinualTrainer", cli.trainer).sequence.accept_changes
     predictor = Predictor(cli.model, cli.datamodule, options.run, precision, accept)
     cli.model.to(cli.trainer.strategy.root_device)
-    answers = predictor(prompts, options.max_new_tokens)
-    if options.output is not None:
-        write_json(options.output, answers)
+    _write_answers(predictor(prompts, options.max_new_tokens), options.output)
+
+
+def _write_answers(answers: list[dict[str, Any]], output: Path | None) -> None:
+    if output is not None:
+        write_json(output, answers)
     else:
         show(json_text(answers))
 
 
-def _from_config(
+def cli_of_run(
     settings: RunSettings, config: dict[str, Any], overrides: list[str], trusted: Sequence[str]
 ) -> ContinualCLI:
+    """Return trainer, module and data of a finished run, with flags over its settings.
+
+    Args:
+        settings: Settings of the run.
+        config: The same in the form of a config.
+        overrides: Flags.
+        trusted: Modules outside dmole whose classes may be built.
+
+    Raises:
+        ValueError: If a setting or a flag is not valid, or the run sets ``trust_remote_code`` and
+            no flag confirms it.
+    """
     if settings.remote_code and not sets_remote_code(overrides):
         # the author of the run decided for their machine, not for this one
         raise ValueError(

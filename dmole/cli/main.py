@@ -24,6 +24,12 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             the matrix of a finished run again, on other data or with other thresholds
   predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
             answers, with the experts that gave them
+  bundle    RUN OUT [--license L] [--base org/name] [--data_source TASK=TEXT ...]
+            experts, router and model card of a finished run, as a folder that is safe to publish
+  push      RUN|BUNDLE org/name [--private] [--license L] ...
+            a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
+  merge     RUN|BUNDLE OUT --experts a[+b] [--dtype D] [--base FOLDER]
+            plain weights of base model and experts, which transformers loads alone
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR [--alike]
@@ -36,6 +42,9 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             names the benchmarks
   score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
             score a file of predictions as the benchmark's authors do, and without their quirks
+  experts   RUN list | remove NAME | rename OLD NEW | disable NAME | enable NAME
+            RUN import FROM_RUN NAME  |  RUN import --from_adapter DIR --as NAME --samples FILE
+            the experts of a run; a new run without one of them, or with one from elsewhere
   configs   [NAME]
             the configs that ship with the package, or the content of one, to copy and change
   completion bash|zsh
@@ -76,9 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "allocate": _sequence,
         "evaluate": _evaluate,
         "predict": _predict,
+        "bundle": _bundle,
+        "push": _push,
+        "merge": _merge,
         "compare": _compare,
         "data": _data,
         "score": _score,
+        "experts": _experts,
         "configs": _configs,
         "completion": lambda words: _completion(words, list(verbs)),
     }
@@ -141,6 +154,24 @@ def _predict(words: list[str]) -> None:
     run_predict(words[1:])
 
 
+def _bundle(words: list[str]) -> None:
+    from dmole.cli.bundle import run_bundle
+
+    run_bundle(words[1:])
+
+
+def _push(words: list[str]) -> None:
+    from dmole.cli.push import run_push
+
+    run_push(words[1:])
+
+
+def _merge(words: list[str]) -> None:
+    from dmole.cli.merge import run_merge
+
+    run_merge(words[1:])
+
+
 def _compare(words: list[str]) -> None:
     from pathlib import Path
 
@@ -167,6 +198,12 @@ def _score(words: list[str]) -> None:
     from dmole.cli.score import run_score
 
     run_score(words[1:])
+
+
+def _experts(words: list[str]) -> None:
+    from dmole.cli.experts import run_experts
+
+    run_experts(words[1:])
 
 
 def _data(words: list[str]) -> int | None:

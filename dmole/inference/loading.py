@@ -10,8 +10,11 @@ from typing import Any
 import torch
 
 from dmole.data.decoding import AS_STORED, ImageOptions
+from dmole.inference.hub import ADDRESS, fetch_bundle
+from dmole.inference.joining import base_digest
 from dmole.inference.model import RoutedModel
 from dmole.models.identity import base_parts
+from dmole.run.bundle import is_bundle, read_bundle
 from dmole.run.identity import check_base_of_run
 from dmole.run.learned import load_experts_and_router
 from dmole.run.loading import build_model_parts
@@ -27,21 +30,23 @@ def load(
     trusted: Sequence[str] = (),
     trust_remote_code: bool = False,
     accept_changes: bool = False,
+    verify_base: bool | None = None,
 ) -> RoutedModel:
-    """Return the model of a finished run, ready to answer.
+    """Return the model of a finished run or of a bundle, ready to answer.
 
     Nothing that the folder names is executed; see the page "What is trusted".
 
     Args:
-        path: Folder of the run.
+        path: Folder of the run, folder of a bundle, or ``hf://org/name[@revision]``.
         device: Device of base model and experts.
         base: Folder or hub name of the base model, if it is no longer where the run had it. Its
             parts are compared with those of the run.
         trusted: Modules outside dmole whose classes the run may name.
         trust_remote_code: Whether code in the folder of the base model may run.
         accept_changes: Whether tokenizer, prompts, image processing and generation of the base
-            model may differ from those of the run. Weights are not compared, since that would read
-            all of them.
+            model may differ from those of the run, and its weights if they are compared.
+        verify_base: Whether the SHA-256 of the base model's weights is compared, which reads all
+            of them once. None compares them for a bundle, whose base model comes from elsewhere.
 
     Raises:
         ValueError: If the folder lacks a part, a part does not fit or was changed, or the base
@@ -53,7 +58,10 @@ def load(
         Traceback (most recent call last):
         ValueError: runs/none/version_0 is no run folder: it has neither model.json nor config.yaml
     """
-    folder = Path(path)
+    folder = fetch_bundle(str(path)) if str(path).startswith(ADDRESS) else Path(path)
+    bundled = is_bundle(folder)
+    if bundled:
+        read_bundle(folder)
     settings = read_run_settings(folder, trusted)
     if base is not None:
         settings = _with_base(settings, str(base))
@@ -75,9 +83,12 @@ def load(
         )
     except ValueError as error:
         raise ValueError(f"{settings.path}: {error}") from error
-    current = {"base_parts": base_parts(model.backbone, model.beams)}
+    current: dict[str, Any] = {"base_parts": base_parts(model.backbone, model.beams)}
+    if bundled if verify_base is None else verify_base:
+        current["base"] = model.backbone.fingerprint()
     check_base_of_run(folder, current, accept_changes)
     load_experts_and_router(model, folder)
+    model.base_digest = base_digest(folder)
     model.sources = {name: folder / "experts" / name for name in model.experts}
     return model.to(device)
 

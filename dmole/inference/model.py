@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.experts.export import read_expert
 from dmole.inference.answering import AnsweringModel, Route
+from dmole.inference.joining import join, leave
 from dmole.inference.requests import DEFAULT_TOKENS, ImageInput, make_request
 from dmole.inference.residency import ExpertResidency
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch import Tensor
 
@@ -34,6 +34,7 @@ class RoutedModel(AnsweringModel):
 
     Attributes:
         sources: Folder that each expert was read from.
+        base_digest: SHA-256 of the base model's weights as the run recorded it.
 
     Example:
         >>> from dmole import AutoencoderRouter, PretrainedBackbone
@@ -54,6 +55,7 @@ class RoutedModel(AnsweringModel):
         super().__init__(backbone, router, **options)
         self.images = images
         self.sources: dict[str, Path] = {}
+        self.base_digest: str | None = None
 
     def to(self, device: str | torch.device) -> RoutedModel:
         """Move base model and experts to a device, and return the model."""
@@ -160,6 +162,14 @@ class RoutedModel(AnsweringModel):
             self.residency.require(self.experts)
         self.residency = ExpertResidency(self.library, self._read_expert, **options)
         return self.residency
+
+    def add_expert(self, run: str | Path, name: str, trusted: Sequence[str] = ()) -> None:
+        """Add an expert of another run on the same base model; see :func:`.joining.join`."""
+        join(self, Path(run), name, trusted)
+
+    def remove_expert(self, name: str) -> None:
+        """Take an expert and its router entry out; see :func:`.joining.leave`."""
+        leave(self, name)
 
     def _read_expert(self, name: str) -> Mapping[str, Tensor]:
         return read_expert(self.sources[name], saved_as=name)[1]

@@ -21,6 +21,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 """Attention of transformers or of an installed package; other names would be code on the hub."""
 
+BY_HASH = "sha256:"
+"""Begins the place of a base model that a bundle names by the hash of its weights alone."""
+
 
 class PretrainedBackbone(Backbone):
     """A base model loaded from a folder or a model hub.
@@ -151,6 +154,12 @@ def _load_error(source: str, name: str, error: Exception) -> str:
 
 
 def _resolve(name_or_path: str) -> str:
+    if name_or_path.startswith(BY_HASH):
+        raise ValueError(
+            f"the base model has no public name, only weights with the SHA-256 "
+            f"{name_or_path.removeprefix(BY_HASH)}: name its folder, base= of dmole.load or "
+            "--model.backbone.init_args.name_or_path"
+        )
     if name_or_path == "tiny":
         from dmole.demo.tiny import TINY_PATH
 

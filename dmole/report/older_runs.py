@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmole.messages import excerpt
 from dmole.metrics.routing_rates import second_expert_rate
 from dmole.metrics.summary import summarize
 from dmole.storage.digests import FILE, Digests, verify_files
-from dmole.storage.files import read_text
+from dmole.storage.routing_table import FILE as ROUTING
+from dmole.storage.routing_table import read_test_counts
 
 if TYPE_CHECKING:
-    from dmole.metrics.routing_rates import Count
     from dmole.report.runs import Run
-
-ROUTING = "routing.csv"
-_COLUMNS = ("stage", "true_task", "gate_set", "count")
 
 
 def complete_metrics(run: Run, digests: Digests | None) -> dict[str, Any]:
@@ -61,26 +54,4 @@ def _second_expert(run: Run, digests: Digests) -> float | None:
     learned_at: dict[str, int] = {}
     for stage, tasks in enumerate(run.task_of_stage or (), start=1):
         learned_at |= {run.task_names[task]: stage for task in tasks}
-    return second_expert_rate(_test_counts(run.folder / ROUTING), learned_at, common)
-
-
-def _test_counts(path: Path) -> Iterator[Count]:
-    """Yield the counts of test samples in ``routing.csv``.
-
-    Raises:
-        ValueError: If the table is broken; names the file and, if possible, the line.
-    """
-    try:
-        rows = list(csv.reader(io.StringIO(read_text(path)), strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{path}: broken table: {error}") from error
-    header = rows[0] if rows else []
-    if tuple(header) not in (_COLUMNS, (*_COLUMNS, "phase")):
-        raise ValueError(f"{path}, line 1: expected the header {','.join(_COLUMNS)}[,phase]")
-    for line, row in enumerate(rows[1:], start=2):
-        numbers = row[:1] + row[3:4]
-        if len(row) != len(header) or not all(n.isdecimal() and len(n) < 16 for n in numbers):
-            form = ",".join(header)
-            raise ValueError(f"{path}, line {line}: expected {form}, got {excerpt(row)}")
-        if row[4:] != ["train"]:
-            yield int(row[0]), row[1], row[2], int(row[3])
+    return second_expert_rate(read_test_counts(run.folder / ROUTING), learned_at, common)

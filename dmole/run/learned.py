@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dmole.experts import load_expert
-from dmole.routing.routers import LearningRouter
+from dmole.routing.entries import learned_part, take_out
 from dmole.routing.storage import INDEX
 from dmole.storage.digests import FILE, Digests, read_digests, verify_files
+from dmole.storage.disabled import FILE as DISABLED
+from dmole.storage.disabled import enabled, read_disabled
 from dmole.storage.files import check_name, refusing
 from dmole.storage.reading import read_json
 from dmole.streams.stream import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from dmole.experts import ExpertLibrary
@@ -49,6 +51,7 @@ def load_experts_and_router(module: HoldsExperts, run: Path) -> None:
 
     The tensors must be finite, of the shapes that the model expects and of the expert whose name
     their file has. All files must be those that the run has written, see ``digests.json``.
+    Experts that ``disabled.json`` names are left out.
 
     Args:
         module: Has the base model of the run, without experts.
@@ -59,7 +62,10 @@ def load_experts_and_router(module: HoldsExperts, run: Path) -> None:
     """
     digests = read_digests(run)
     names = read_names(run, digests)
-    for name in names:
+    kept = enabled(run, names)
+    if module.router.common in names and module.router.common not in kept:
+        raise ValueError(f"{run / DISABLED} names {module.router.common!r}, which all tasks share")
+    for name in kept:
         with refusing(run / "experts" / name, "expert"):
             load_expert(module.library, name, run / "experts" / name, saved_as=name)
     with refusing(run / "router", "router"):
@@ -68,7 +74,10 @@ def load_experts_and_router(module: HoldsExperts, run: Path) -> None:
         log.warning("%s has no %s: only part of its files can be verified", run, FILE)
     else:
         verify_files(run, digests, lambda name: name.startswith(_READ))
-    _check_router(module, run)
+    _check_router(module.router, names, run)
+    if disabled := [name for name in names if name not in kept]:
+        log.info("%s: disabled experts: %s", run, ", ".join(disabled))
+        take_out(module.router, *disabled)
 
 
 def read_names(run: Path, digests: Digests | None) -> list[str]:
@@ -111,6 +120,7 @@ def stages_to_evaluate(state: SequenceState, module: ContinualModule, run: Path)
         made = state.stream.stages(state.data.training_task_names)
         stages = [replace(stage, common=module.router.common) for stage in made]
         stages = list(itertools.takewhile(lambda stage: set(stage.experts) <= set(names), stages))
+    stages = _without(stages, read_disabled(run))
     experts = {name for stage in stages for name in stage.experts}
     for name in [*(name for name in names if name not in experts), *sorted(experts - set(names))]:
         raise ValueError(
@@ -145,6 +155,12 @@ def read_stages(run: Path) -> list[Stage] | None:
     return [_stage(run, number, content) for number, content in enumerate(digests.stages, start=1)]
 
 
+def _without(stages: Sequence[Stage], disabled: Sequence[str]) -> list[Stage]:
+    """Return the stages whose expert is not disabled, numbered anew: a number is a row."""
+    left = [stage for stage in stages if stage.expert not in disabled]
+    return [replace(stage, index=index) for index, stage in enumerate(left, start=1)]
+
+
 def _stage(run: Path, number: int, content: Mapping[str, Any]) -> Stage:
     where = f"{run / FILE}: stage {number}"
     tasks, common = content.get("tasks"), content.get("common")
@@ -164,13 +180,12 @@ def _written(run: Path, digests: Digests | None) -> set[str]:
     return {part[1] for part in parts if part[0] == "experts" and len(part) > 2}
 
 
-def _check_router(module: HoldsExperts, run: Path) -> None:
+def _check_router(router: Router, names: Sequence[str], run: Path) -> None:
     """Raise unless the router knows the experts of the run."""
-    router, index = module.router, run / "router" / INDEX
-    inner = getattr(router, "router", router)  # inside CommonExpertRouter
-    if not isinstance(inner, LearningRouter):
+    index, inner = run / "router" / INDEX, learned_part(router)
+    if inner is None:
         return
-    fitted, experts = set(inner.tensors()), set(module.library.names)
+    fitted, experts = set(inner.tensors()), set(names)
     for name in sorted(fitted - experts):
         raise ValueError(f"router {index} knows the expert {name!r}, which the run does not have")
     unknown = sorted(experts - fitted - {router.common})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from dmole.allocation import UniformAllocator
 from dmole.data import Task
+from dmole.routing import Router
 from dmole.run.parts import (
     PARTS,
     Part,
@@ -72,6 +73,24 @@ def build_model_parts(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{settings.path}: {error}") from error
     return parts
+
+
+def build_router(settings: RunSettings, trusted: Sequence[str] = ()) -> Router:
+    """Return the router of a run, without what it has learned.
+
+    Args:
+        settings: From :func:`dmole.run.model_file.read_run_settings`.
+        trusted: Modules outside dmole whose classes may be built.
+
+    Raises:
+        ValueError: If a value is out of range; names the file.
+    """
+    try:
+        router = _built(settings.model["router"], trusted)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{settings.path}: {error}") from error
+    assert isinstance(router, Router)  # the reader has checked the type
+    return router
 
 
 def build_data(settings: RunSettings, trusted: Sequence[str] = ()) -> ContinualDataModule:

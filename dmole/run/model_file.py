@@ -36,7 +36,11 @@ def write_model_file(run: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If a setting that the file holds is no plain value.
     """
-    settings = from_config(config, run / CONFIG_FILE, trusted=None)
+    write_settings(run, from_config(config, run / CONFIG_FILE, trusted=None))
+
+
+def write_settings(run: Path, settings: RunSettings) -> None:
+    """Write checked settings as the ``model.json`` of a run folder."""
     content = {
         "format": FORMAT,
         "dmole": __version__,

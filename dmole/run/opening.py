@@ -13,6 +13,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from dmole.distributed import broadcast, is_distributed
 from dmole.run.peers import watch_parent
 from dmole.run.run_folder import LAST, claim_run, find_run
+from dmole.storage.reading import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,11 @@ def find_checkpoint(
     path = Path(ckpt_path)
     file = path / LAST if path.is_dir() else path
     if not file.is_file():
+        if path.is_dir() and is_edited(path):
+            raise ValueError(
+                f"{path} was made by dmole experts and has no checkpoint: it is evaluated and "
+                "answers, but can be neither resumed nor extended"
+            )
         raise ValueError(f"there is no checkpoint {file}")
     if file.resolve().parent.name != LAST.parent.name:
         raise ValueError(f"{file} is not in a run folder: put it into <run>/{LAST.parent}")
@@ -98,6 +104,17 @@ def decide_opening(
         return Opening(file.resolve().parents[1], file)
     child = claim_run(root, name, version)
     return Opening(child, extension.write(child))
+
+
+def is_edited(run: Path) -> bool:
+    """Return whether a run folder was made from another one by an edit of its experts.
+
+    Raises:
+        ValueError: If its ``metrics.json`` cannot be read; names it.
+    """
+    path = run / "metrics.json"
+    content = read_json(path, "metrics") if path.is_file() else {}
+    return isinstance(content, dict) and bool(content.get("edits"))
 
 
 def agree_on_opening(environment: object, decide: Callable[[], Opening], rank: int) -> Opening:

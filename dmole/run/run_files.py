@@ -80,7 +80,7 @@ class RunFiles:
         """Write ``digests.json``, unless it is there with the same content."""
         verified = (g for name, g in self._digests.items() if name not in self._unverified)
         files = {path: digest for group in verified for path, digest in group.items()}
-        digests = Digests(files, tuple(_plain(stage) for stage in stages))
+        digests = Digests(files, tuple(plain_stage(stage) for stage in stages))
         try:
             if read_digests(run) == digests:
                 return
@@ -161,7 +161,7 @@ def _stamp(file: Path) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _plain(stage: Stage) -> dict[str, Any]:
+def plain_stage(stage: Stage) -> dict[str, Any]:
     """Return what a reader of the run needs to know of a stage."""
     plain = {"index": stage.index, "name": stage.name, "expert": stage.expert}
     return plain | {"common": stage.common, "tasks": list(stage.tasks)}

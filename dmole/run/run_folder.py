@@ -64,6 +64,18 @@ def claim_run(root: Path, name: str, version: int | None) -> Path:
             return folder
 
 
+def next_version(run: Path) -> Path:
+    """Return the next free version beside a run folder, which is not made.
+
+    Raises:
+        ValueError: If the folder is not called ``version_N``.
+    """
+    folder = run.resolve()
+    if not re.fullmatch(r"version_\d+", folder.name):
+        raise ValueError(f"{run} is not called version_N: --output names the folder of the new run")
+    return folder.with_name(f"version_{max(_versions(folder.parent)) + 1}")
+
+
 def _versions(parent: Path) -> list[int]:
     if not parent.is_dir():
         return []

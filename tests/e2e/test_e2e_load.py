@@ -171,3 +171,37 @@ def test_loading_imports_no_lightning(quick_run: Path) -> None:
         [sys.executable, "-c", code, str(quick_run)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split()[-1] == "False"
+
+
+def test_an_expert_that_leaves_and_joins_again_leaves_no_trace(
+    quick_run: Path, answered: list[tuple[Sample, dict[str, str]]]
+) -> None:
+    model = dmole.load(quick_run)
+    requests = [Request(sample.turns, sample.images, 4) for sample, _ in answered[:8]]
+    before, last = model.answer(requests), model.experts[-1]
+    model.remove_expert(last)
+    without = model.answer(requests)
+    assert all(last not in answer.experts for answer in without)
+    for answer, earlier in zip(without, before, strict=True):
+        if last not in earlier.experts:
+            assert (answer.text, answer.experts) == (earlier.text, earlier.experts)
+    model.add_expert(quick_run, last)
+    assert model.answer(requests) == before
+    with pytest.raises(ValueError, match=f"the model has an expert '{last}' already"):
+        model.add_expert(quick_run, last)
+    with pytest.raises(ValueError, match="has no expert 'other' that is in use"):
+        model.add_expert(quick_run, "other")
+
+
+def test_an_expert_of_a_damaged_run_does_not_join(quick_run: Path, tmp_path: Path) -> None:
+    model = dmole.load(quick_run)
+    last = model.experts[-1]
+    model.remove_expert(last)
+    left, copy = model.experts, shutil.copytree(quick_run, tmp_path / "run")
+    file = copy / "router" / f"{last}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=rf"{last}.safetensors: it is damaged"):
+        model.add_expert(copy, last)
+    assert model.experts == left == model.router.fitted  # type: ignore[attr-defined]

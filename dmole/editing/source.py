@@ -1,0 +1,121 @@
+"""Opens a finished run for an edit: its experts, stages, router and settings, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmole.experts.export import MIXTURE
+from dmole.routing import AllExpertsRouter, Router, SharedRouter
+from dmole.routing.storage import INDEX
+from dmole.run.learned import read_names, read_stages
+from dmole.run.loading import build_router
+from dmole.run.model_file import read_run_settings
+from dmole.run.schema import RunSettings
+from dmole.storage.digests import FILE, Digests, file_digest, read_digests, verify_files
+from dmole.storage.reading import read_json, refusing
+from dmole.streams.stream import Stage
+
+READ = ("experts/", "router/", "model.json", "metrics.json")
+"""Beginnings of the names of the files that every edit reads."""
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A finished run.
+
+    Args:
+        run: Its folder.
+        digests: Digests of its files, and its stages.
+        names: Its experts, in order.
+        stages: Its trained stages.
+        settings: What its answers depend on.
+        router: Its router, with what it has learned.
+        metrics: Content of ``metrics.json``.
+    """
+
+    run: Path
+    digests: Digests
+    names: list[str]
+    stages: list[Stage]
+    settings: RunSettings
+    router: Router
+    metrics: dict[str, Any]
+
+    @property
+    def parent(self) -> dict[str, Any]:
+        """What a run made from this one says of it: name, digest and number of stages."""
+        folder = self.run.resolve()
+        named = f"{folder.parent.name}/{folder.name}" if folder.parent.name else folder.name
+        return {"run": named, "digest": file_digest(self.run / FILE), "stages": len(self.stages)}
+
+    def check_has(self, name: str) -> None:
+        """Raise unless the run has an expert that only some of its tasks use.
+
+        Raises:
+            ValueError: If it has none of this name, or all tasks share it.
+        """
+        if name not in self.names:
+            raise ValueError(f"{self.run} has no expert {name!r}; it has {', '.join(self.names)}")
+        if name in (self.router.common, *(stage.common for stage in self.stages)):
+            raise ValueError(
+                f"the expert {name!r} of {self.run} is shared by all tasks: it can be neither "
+                "taken out nor renamed"
+            )
+
+    def check_separable(self) -> None:
+        """Raise if the experts of the run answer only together.
+
+        Raises:
+            ValueError: If they were trained on top of one another.
+        """
+        if isinstance(self.router, AllExpertsRouter):
+            raise ValueError(
+                f"the experts of {self.run} were trained on top of one another (AllExpertsRouter): "
+                "none of them can be taken out or added"
+            )
+        if isinstance(self.router, SharedRouter):
+            raise ValueError(
+                f"{self.run} uses one expert for all samples ({type(self.router).__name__}): its "
+                "experts cannot be edited"
+            )
+
+    def is_mixture(self, name: str) -> bool:
+        """Return whether an expert has routers or branches within its linears."""
+        return (self.run / "experts" / name / MIXTURE).exists()
+
+
+def open_run(run: Path, trusted: Sequence[str] = ()) -> OpenRun:
+    """Open a finished run.
+
+    Args:
+        run: Its folder, which anyone may have written.
+        trusted: Modules outside dmole whose classes the run may name.
+
+    Raises:
+        ValueError: If it is no run folder, a file is missing, cannot be read or was changed since
+            the run wrote it, or the run is of a version without ``digests.json``; names the file.
+    """
+    settings = read_run_settings(run, trusted)
+    digests = read_digests(run)
+    if digests is None:
+        raise ValueError(f"{run} has no {FILE}: a run of an earlier version cannot be edited")
+    names = read_names(run, digests)
+    if not names:
+        raise ValueError(f"{run} has no experts")
+    verify_files(run, digests, lambda name: name.startswith(READ))
+    router = build_router(settings, trusted)
+    with refusing(run / "router" / INDEX, "router"):
+        router.load(run / "router")
+    path = run / "metrics.json"
+    metrics = read_json(path, "metrics") if path.exists() else {}
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{path}: expected keys and values, got {type(metrics).__name__}")
+    stages = read_stages(run) or []
+    for stage in stages:
+        for name in stage.experts:
+            if name not in names:
+                raise ValueError(f"{run / FILE} names the expert {name!r}, which {run} lacks")
+    return OpenRun(run, digests, names, stages, settings, router, metrics)

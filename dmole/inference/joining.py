@@ -1,0 +1,111 @@
+"""An expert of another run joins a loaded model, or one leaves it, between two batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmole.experts import load_expert
+from dmole.models.identity import base_parts
+from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
+from dmole.routing.entries import add_entry, learned_part, take_out
+from dmole.run.identity import check_base_of_run
+from dmole.run.learned import read_names
+from dmole.run.loading import build_router
+from dmole.run.model_file import read_run_settings
+from dmole.storage.digests import read_digests, verify_files
+from dmole.storage.disabled import read_disabled
+from dmole.storage.reading import read_json, refusing
+
+if TYPE_CHECKING:
+    from dmole.inference.model import RoutedModel
+
+
+def join(model: RoutedModel, run: Path, name: str, trusted: Sequence[str] = ()) -> None:
+    """Add an expert of a run, with its router entry, to a loaded model.
+
+    Args:
+        model: Receives the expert; unchanged if it is refused.
+        run: Folder of a run on the same base model, usually one that extends the loaded run.
+        name: Name of the expert there.
+        trusted: Modules outside dmole whose classes the run may name.
+
+    Raises:
+        ValueError: If the name is taken, the run has no such expert or has it disabled, a file is
+            missing or was changed, the base models differ, or the routers cannot be compared;
+            names the run.
+    """
+    if name in model.experts:
+        raise ValueError(f"the model has an expert {name!r} already")
+    _check_separable(model)
+    settings = read_run_settings(run, trusted)
+    digests = read_digests(run)
+    if name not in read_names(run, digests) or name in read_disabled(run):
+        raise ValueError(f"{run} has no expert {name!r} that is in use")
+    parts = {"base_parts": base_parts(model.backbone, model.beams)}
+    weights = base_digest(run)
+    if None not in (weights, model.base_digest) and weights != model.base_digest:
+        raise ValueError(f"{run} was made with a base model of other weights")
+    check_base_of_run(run, parts, accept=False)
+    router = build_router(settings, trusted)
+    with refusing(run / "router", "router"):
+        router.load(run / "router")
+    if digests is not None:
+        needed = (f"experts/{name}/", "router/")
+        verify_files(run, digests, lambda file: file.startswith(needed))
+    load_expert(model.library, name, run / "experts" / name, saved_as=name)
+    try:
+        if not isinstance(model.router, OracleRouter):
+            add_entry(model.router, name, router, name)
+    except ValueError as error:
+        model.library.remove(name)
+        raise ValueError(f"{run}: {error}") from error
+    model.sources[name] = run / "experts" / name
+    _move(model, name)
+
+
+def leave(model: RoutedModel, name: str) -> None:
+    """Take an expert and its router entry out of a loaded model.
+
+    Raises:
+        ValueError: If there is no such expert, or all tasks share it.
+    """
+    if name not in model.experts:
+        known = ", ".join(model.experts) or "none"
+        raise ValueError(f"there is no expert {name!r}; the experts are {known}")
+    _check_separable(model)
+    model.library.remove(name)
+    take_out(model.router, name)
+    model.sources.pop(name, None)
+    if model.residency is not None:
+        model.residency.forget(name)
+
+
+def base_digest(run: Path) -> str | None:
+    """Return the SHA-256 of the weights of a run's base model, None if it did not record it."""
+    path = run / "metrics.json"
+    content = read_json(path, "metrics") if path.exists() else {}
+    prints = content.get("fingerprints") if isinstance(content, dict) else None
+    digest = prints.get("base") if isinstance(prints, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _check_separable(model: RoutedModel) -> None:
+    """Raise if the experts of a model answer only together.
+
+    Raises:
+        ValueError: If samples share an expert, or experts were trained on top of one another.
+    """
+    router = model.router
+    if router.common is not None or isinstance(router, (AllExpertsRouter, SharedRouter)):
+        kind = type(router).__name__
+        raise ValueError(f"experts of a {kind} can neither join nor leave: samples share them")
+    if learned_part(router) is None and not isinstance(router, OracleRouter):
+        raise ValueError(f"experts of a {type(router).__name__} can neither join nor leave")
+
+
+def _move(model: RoutedModel, name: str) -> None:
+    """Move a new expert to the device of the model."""
+    for _, expert in model.library.experts(name):
+        expert.to(model.device)

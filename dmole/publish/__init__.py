@@ -1,0 +1,1 @@
+"""What leaves a run: bundles, plain weights, adapters for other servers. No Lightning."""
