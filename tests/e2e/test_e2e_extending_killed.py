@@ -8,6 +8,7 @@ import os
 import pkgutil
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 from run_digests import run_digests
 from small_runs import Recipe
 from test_e2e_extending import ALL, every_byte
+from two_ranks import become_rank, free_port
+
+from experiments.extended_content import compare_extended
 
 BEFORE: dict[str, tuple[str, int]] = {
     "the folder is made": ("dmole.run.child._carry", 1),
@@ -99,3 +103,35 @@ def test_a_folder_without_a_checkpoint_is_refused_and_the_run_is_extended_again(
         assert again.name == "version_1"
         assert run_digests(again) == filled
     assert every_byte(child) == left
+
+
+# -- two processes ---------------------------------------------------------------------------
+
+TWO = replace(Recipe(ALL), devices=2, trainer={"strategy": "ddp"}, data={"batch_size": 2})
+
+
+def on_rank(rank: int, port: str, root: Path, folders: Any) -> None:
+    """Plan a run, and extend another one, as one of two processes."""
+    become_rank(rank, port)
+    planned = TWO.build(root / "planned").fit()
+    parent = replace(TWO, tasks=ALL[:2]).build(root / "parent").fit()
+    before = every_byte(parent)
+    child = TWO.build(root / "child").fit(parent)
+    folders.put((planned, child, every_byte(parent) == before))
+
+
+@pytest.mark.slow
+def test_two_processes_extend_a_run_in_one_folder_to_that_of_a_plan(tmp_path: Path) -> None:
+    context, port = multiprocessing.get_context("fork"), free_port()
+    folders = context.Queue()
+    ranks = [context.Process(target=on_rank, args=(r, port, tmp_path, folders)) for r in (0, 1)]
+    for process in ranks:
+        process.start()
+    found = [folders.get(timeout=400) for _ in ranks]
+    for process in ranks:
+        process.join(timeout=60)
+    assert found[0] == found[1]
+    planned, child, same = found[0]
+    assert same
+    assert compare_extended(planned, child).all
+    assert [path.name for path in child.parent.iterdir()] == ["version_0"]
