@@ -16,6 +16,7 @@ from dmole.run.learned import read_names
 from dmole.run.model_file import MODEL_FILE, read_run_settings, write_settings
 from dmole.run.schema import RunSettings
 from dmole.storage.digests import Digests, file_digest, read_digests, verify_files, write_digests
+from dmole.storage.disabled import read_disabled
 from dmole.storage.files import read_json, write_json
 from dmole.storage.tensors import read_tensor_file
 
@@ -83,6 +84,11 @@ def open_source(folder: Path, base: str | None = None, trusted: Sequence[str] = 
             "finish it with dmole fit --ckpt_path"
         )
     names = read_names(folder, digests)
+    if disabled := read_disabled(folder):
+        raise ValueError(
+            f"{folder} has disabled experts ({', '.join(disabled)}): enable them, or publish a run "
+            "without them, which dmole experts RUN remove makes"
+        )
     verify_files(folder, digests, lambda name: name.startswith((*_COPIED, MODEL_FILE)))
     for name in digests.files:
         if name.startswith(_COPIED) and name.endswith(".safetensors"):

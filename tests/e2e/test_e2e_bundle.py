@@ -183,6 +183,7 @@ def lose_a_stage(run: Path) -> None:
         (lambda run: change_byte(run / "experts/paint/adapter_model.safetensors"), "adapter_model"),
         (lambda run: (run / "router/paint.safetensors").unlink(), "router/paint.safetensors"),
         (lambda run: (run / "model.json").write_text("{}"), "model.json"),
+        (lambda run: (run / "disabled.json").write_text('["paint"]'), "disabled experts (paint)"),
     ],
 )
 def test_an_unfinished_or_damaged_run_is_refused_in_one_line_and_leaves_nothing(
