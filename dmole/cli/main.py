@@ -22,12 +22,17 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             the matrix of a finished run again, on other data or with other thresholds
   predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
             answers, with the experts that gave them
+  watch     RUN --input FILE|- [--window N] [--limit X] [--json]
+            route prompts in order and report tasks that no expert has learned; - reads them from
+            standard input as they arrive
   bundle    RUN OUT [--license L] [--base org/name] [--data_source TASK=TEXT ...]
             experts, router and model card of a finished run, as a folder that is safe to publish
   push      RUN|BUNDLE org/name [--private] [--license L] ...
             a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
   merge     RUN|BUNDLE OUT --experts a[+b] [--dtype D] [--base FOLDER]
             plain weights of base model and experts, which transformers loads alone
+  serve     RUN [--port N] [--api_key KEY] [--watch] ...
+            an OpenAI-compatible endpoint with a chat page; new experts join while it runs
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   data make-example DIR [--alike]
@@ -67,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 after an error of the input, which is printed in one line (``data check`` lists all
-        errors); 2 if the verb is unknown; 128 plus the number of a signal that ended the run.
+        errors); 2 if the verb is unknown; 3 if ``watch`` reported an unseen task; 128 plus the
+        number of a signal that ended the run.
         If the environment variable ``DMOLE_TRACEBACK`` is set, an error is raised instead.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -82,9 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "allocate": _sequence,
         "evaluate": _evaluate,
         "predict": _predict,
+        "watch": _watch,
         "bundle": _bundle,
         "push": _push,
         "merge": _merge,
+        "serve": _serve,
         "compare": _compare,
         "data": _data,
         "score": _score,
@@ -145,6 +153,12 @@ def _predict(words: list[str]) -> None:
     run_predict(words[1:])
 
 
+def _watch(words: list[str]) -> int:
+    from dmole.cli.watch import run_watch
+
+    return run_watch(words[1:])
+
+
 def _bundle(words: list[str]) -> None:
     from dmole.cli.bundle import run_bundle
 
@@ -161,6 +175,12 @@ def _merge(words: list[str]) -> None:
     from dmole.cli.merge import run_merge
 
     run_merge(words[1:])
+
+
+def _serve(words: list[str]) -> None:
+    from dmole.cli.serve import run_serve
+
+    run_serve(words[1:])
 
 
 def _compare(words: list[str]) -> None:

@@ -197,13 +197,21 @@ def _data_image(uri: str) -> EmbeddedImage:
     Raises:
         ValueError: If the URI is malformed.
     """
-    content = _decode_uri(uri)
+    content = data_uri_bytes(uri)
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     name = f"{uri[: uri.index(',')]} of {len(content)} bytes, digest {digest}"
-    return EmbeddedImage(name, len(content), partial(_decode_uri, uri))
+    return EmbeddedImage(name, len(content), partial(data_uri_bytes, uri))
 
 
-def _decode_uri(uri: str) -> bytes:
+def data_uri_bytes(uri: str) -> bytes:
+    """Return the bytes in a data URI.
+
+    Args:
+        uri: ``data:<kind>;base64,<content>``; line breaks in the content are left out.
+
+    Raises:
+        ValueError: If the URI is malformed, is not base64 or holds no bytes.
+    """
     head, comma, text = uri.partition(",")
     if not comma or not head.endswith(";base64"):
         raise ValueError(f"image {_shown(uri)} must begin with 'data:image/<kind>;base64,'")

@@ -1,0 +1,157 @@
+"""Experts join and leave a server while it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from serving_runs import Question, Served, questions_of, served
+from test_serving_bad_inputs import KEY, send
+
+import dmole
+from dmole.inference import Answer, RoutedModel, make_request
+from dmole.serving.limits import Access, Limits
+from dmole.serving.watch import Watcher, is_finished
+
+LIMITS = Limits(max_batch=4, max_queue=200)
+
+
+@pytest.fixture(scope="module")
+def growing(run: Path) -> RoutedModel:
+    """A model of its own, since these tests change its experts."""
+    return dmole.load(run)
+
+
+@pytest.fixture
+def server(growing: RoutedModel, next_run: Path, run: Path) -> Iterator[Served]:
+    """A server that may add experts of the second run; afterwards it has those of the first."""
+    access = Access(api_key=KEY, run_folder=next_run.parents[1])
+    with served(growing, LIMITS, access) as running:
+        yield running
+    for name in set(growing.experts) - {"paint", "count"}:
+        growing.remove_expert(name)
+
+
+def add(server: Served, run: object, name: str = "read") -> tuple[int, Any]:
+    return send(server, {"run": str(run), "name": name}, path="/v1/experts")
+
+
+def test_an_expert_joins_under_load_and_no_request_is_lost(
+    server: Served,
+    growing: RoutedModel,
+    next_run: Path,
+    questions: list[Question],
+    offline: list[Answer],
+) -> None:
+    new = questions_of(next_run)[2]  # of the new task
+    with server.client(KEY) as client, ThreadPoolExecutor(16) as pool:
+
+        def ask(number: int) -> Any:
+            question, model = questions[number % len(questions)], ("auto", "paint")[number % 2]
+            return client.chat.completions.create(
+                model=model, messages=question.messages, max_tokens=question.tokens
+            )
+
+        asked = [pool.submit(ask, number) for number in range(48)]
+        asked[0].result()
+        status, content = add(server, next_run)
+        assert (status, content["id"]) == (201, "read")
+        assert not all(answer.done() for answer in asked)  # it joined while others waited
+        for number, answer in enumerate(asked):
+            found = answer.result()
+            if number % 2 == 1:  # the new expert cannot be its choice
+                assert found.dmole["experts"] == ["paint"]
+            elif found.dmole["experts"] == list(offline[number % len(questions)].experts):
+                assert found.choices[0].message.content == offline[number % len(questions)].text
+        assert "read" in [entry.id for entry in client.models.list()]
+        found = client.chat.completions.create(
+            model="read", messages=new.messages, max_tokens=new.tokens
+        )
+    request = make_request(new.text, new.png, max_new_tokens=new.tokens, experts=("read",))
+    # the same as the expert in the run that it comes from
+    assert found.choices[0].message.content == dmole.load(next_run).answer([request])[0].text
+
+
+def test_an_expert_that_leaves_is_not_found_and_can_come_back(
+    server: Served, next_run: Path
+) -> None:
+    assert add(server, next_run.relative_to(next_run.parents[1]))[0] == 201  # below the folder
+    assert add(server, next_run)[0] == 409
+    status, content = send(server, "", path="/v1/experts/read", method="DELETE")
+    assert (status, content) == (200, {"id": "read", "object": "model", "deleted": True})
+    with server.client(KEY) as client, pytest.raises(openai.NotFoundError):
+        client.models.retrieve("read")
+    assert send(server, "", path="/v1/experts/read", method="DELETE")[0] == 404
+    assert add(server, next_run)[0] == 201
+
+
+def test_an_expert_that_cannot_join_leaves_the_others_as_they_are(
+    server: Served, next_run: Path, run: Path, tmp_path: Path, growing: RoutedModel
+) -> None:
+    root = next_run.parents[1]
+    damaged = root / "damaged"
+    shutil.copytree(next_run, damaged)
+    file = damaged / "experts" / "read" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    refused = [
+        (add(server, run), 403),  # outside of the folder
+        (add(server, f"{root}/../.."), 403),
+        (add(server, "a\0b"), 403),
+        (add(server, root / "none"), 400),
+        (add(server, next_run, "count"), 409),
+        (add(server, next_run, "tally"), 400),  # no expert of that run
+        (add(server, next_run, "auto"), 400),
+        (add(server, next_run, "../read"), 400),
+        (add(server, damaged), 400),
+    ]
+    for (status, content), expected in refused:
+        assert status == expected, content
+        assert content["error"]["message"].isprintable()
+    assert growing.experts == ("paint", "count")
+    shutil.rmtree(damaged)
+
+
+def test_a_server_without_key_changes_no_experts(growing: RoutedModel, next_run: Path) -> None:
+    with served(growing, LIMITS, Access(run_folder=next_run.parents[1])) as open_to_all:
+        assert add(open_to_all, next_run)[0] == 403
+        assert send(open_to_all, "", path="/v1/experts/paint", method="DELETE")[0] == 403
+
+
+def test_a_watched_folder_adds_the_experts_of_runs_once_they_have_finished(
+    server: Served, next_run: Path, run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "watched"
+    shutil.copytree(run, folder / "version_0")
+    new = folder / "version_1"
+    shutil.copytree(next_run, new)
+    metrics = json.loads((new / "metrics.json").read_text())
+    unfinished = {**metrics, "per_task": {**metrics["per_task"], "later": {}}}
+    (new / "metrics.json").write_text(json.dumps(unfinished))
+    (folder / "notes.txt").write_text("no run")
+    watcher = Watcher(server.service, folder, 60, folder / "version_0")
+    assert not is_finished(new)
+    asyncio.run(watcher.look())
+    assert server.service.experts == ("paint", "count")
+    (new / "metrics.json").write_text(json.dumps(metrics))
+    asyncio.run(watcher.look())
+    assert server.service.experts == ("paint", "count", "read")
+    send(server, "", path="/v1/experts/read", method="DELETE")
+    asyncio.run(watcher.look())  # what was taken out stays out until the run changes
+    assert server.service.experts == ("paint", "count")
+
+
+def test_a_run_that_cannot_be_read_is_passed_over_by_the_watcher(
+    server: Served, next_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(next_run, tmp_path / "a")
+    (tmp_path / "a" / "experts" / "experts.json").write_text("[")
+    shutil.copytree(next_run, tmp_path / "b")
+    asyncio.run(Watcher(server.service, tmp_path, 60, tmp_path / "none").look())
+    assert server.service.experts == ("paint", "count", "read")
