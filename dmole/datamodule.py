@@ -34,6 +34,7 @@ from dmole.data.templates import PromptSettings
 from dmole.run.context import EvaluationPass
 from dmole.storage.seeds import derive_seed
 from dmole.store import SPLITS, SampleStore
+from dmole.streams.draws import Part
 from dmole.streams.stream import Stage
 
 log = logging.getLogger("dmole")
@@ -158,6 +159,10 @@ class ContinualDataModule(LightningDataModule):
     def replayed_items(self, stage: Stage) -> TaskItems:
         """Return the samples of earlier stages that a stage replays."""
         return self._store.items(stage.draw.replayed(stage.tasks, self._store, self.seed))
+
+    def items(self, parts: Sequence[Part]) -> TaskItems:
+        """Return the training samples of some parts, each with the name of its task."""
+        return self._store.items(parts)
 
     def epochs(self, stage_tasks: Sequence[str]) -> int:
         """Return the number of epochs of a stage: the largest setting of its tasks."""
@@ -382,9 +387,9 @@ class ContinualDataModule(LightningDataModule):
         )
 
     def proxy_batches(
-        self, stage: Stage, name: str, fraction: float, seed: int
+        self, stage: Stage, tasks: Sequence[str], fraction: float, seed: int
     ) -> Iterator[list[Batch]]:
-        """Return random batches of the samples of one task that arrive in a stage, at least one.
+        """Return random batches of samples of some tasks that arrive in a stage, at least one.
 
         A proxy batch has the size of an optimizer step over all ranks and accumulated batches, so
         the choice depends only on the global batch size. It is split into parts that each fit on
@@ -392,8 +397,8 @@ class ContinualDataModule(LightningDataModule):
 
         Args:
             stage: The stage.
-            name: One of its tasks.
-            fraction: Share of the task's batches, rounded up, in (0, 1].
+            tasks: One of its tasks, or those that its draw scores together.
+            fraction: Share of the batches, rounded up, in (0, 1].
             seed: Seed of the choice.
 
         Returns:
@@ -402,11 +407,11 @@ class ContinualDataModule(LightningDataModule):
         Raises:
             ValueError: If the fraction is out of range.
         """
-        items = self._store.items(stage.draw.arriving((name,), self._store, self.seed))
+        items = self._store.items(stage.draw.arriving(tasks, self._store, self.seed))
         rank, num_replicas = _rank()
-        size = self.stage_batch_size([name])
+        size = self.stage_batch_size(tasks)
         step = size * num_replicas * self._accumulated()
-        chosen = random_batches(len(items), step, fraction, derive_seed(seed, name))
+        chosen = random_batches(len(items), step, fraction, derive_seed(seed, *tasks))
         chosen = chosen[rank::num_replicas]
         parts = [split_batches(batch, size) for batch in chosen]
         loader = sequential_loader(

@@ -80,17 +80,18 @@ def show(text: str) -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def json_text(content: Any) -> str:
+def json_text(content: Any, indent: int | None = 2) -> str:
     r"""Return JSON for the terminal: characters that are not visible are written as escapes.
 
     Args:
         content: Plain values.
+        indent: Spaces of an indentation; None writes a single line.
 
     Example:
         >>> json_text("größe\u202e\x9b")
         '"größe\\u202e\\u009b"'
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
     if text.replace("\n", "").isprintable():
         return text
     return "".join(

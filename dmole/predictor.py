@@ -15,7 +15,6 @@ from dmole.routing import gate_set_name
 from dmole.run.context import EvaluationPass
 from dmole.run.identity import check_base_of_run
 from dmole.run.learned import load_experts_and_router
-from dmole.storage.records import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -106,26 +105,6 @@ class Predictor:
                         }
                     )
         return results
-
-
-def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """Return the prompts of a file of JSON or JSON lines: objects with ``prompt`` and ``image``.
-
-    Raises:
-        ValueError: If the file is missing or has another structure; names file and item.
-    """
-    records = read_records(path, "prompts")
-    content = records.entries(lambda item: "prompt" in item)
-    if not content:
-        kind = type(records.content).__name__
-        raise ValueError(f"{path}: expected a list of prompts, got {kind}")
-    for index, item in enumerate(content):
-        if not isinstance(item, dict) or not isinstance(item.get("prompt"), str):
-            line = f" (line {records.lines[index]})" if records.lines else ""
-            raise ValueError(f"{path}: item {index}{line} has no text under 'prompt'")
-        if item.get("image") is not None:
-            item["image"] = path.parent / str(item["image"])
-    return content
 
 
 def _sample(index: int, prompt: Mapping[str, Any], images: ImageOptions) -> Sample:

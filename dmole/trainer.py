@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
+from dmole.callbacks.segments import check_segments, find_segments
 from dmole.messages import one_line, show
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
@@ -208,6 +208,9 @@ class ContinualTrainer(Trainer):
                 self._restore(module, thorough=True)
         else:
             save_sequence(state, module)  # from now on the run can be resumed
+        if not state.stream.planned:
+            self._find_stages(module)
+            save_sequence(state, module)
         for stage in [BEFORE_TRAINING, *state.plan]:
             state.stage = stage
             for phase in PHASES if stage.index else PHASES[-1:]:
@@ -233,6 +236,8 @@ class ContinualTrainer(Trainer):
             datamodule: The tasks.
         """
         self._begin(model, datamodule)
+        if not self.sequence.stream.planned:
+            self._find_stages(model)
         check_limits(self.sequence, model)
         plans: dict[str, Allocation] = {}
         for stage in self.sequence.plan:
@@ -313,10 +318,11 @@ class ContinualTrainer(Trainer):
         """Bind module and data to the run, and refuse invalid input before any file is written."""
         state = self.sequence
         state.data = data
-        stages = state.stream.stages(data.training_task_names)
-        state.plan = [replace(stage, common=module.router.common) for stage in stages]
+        state.make_plan(module)
         state.inherited = self._session.inheritance(ckpt_path)
         self._bind(module, data, optional=state.inherited.tasks)
+        if not state.stream.planned:
+            check_segments(state, module)
         for stage in state.plan[state.inherited.stages :]:
             try:
                 data.stage_items(stage)  # refuses a replay buffer that is too small
@@ -325,6 +331,12 @@ class ContinualTrainer(Trainer):
                     f"stage {stage.name} trains on samples of earlier tasks too, which are gone: "
                     f"{one_line(error)}"
                 ) from error
+
+    def _find_stages(self, module: ContinualModule) -> None:
+        """Let the stream find its stages in the samples."""
+        find_segments(self.sequence, module)
+        self.sequence.make_plan(module)
+        check_limits(self.sequence, module)
 
     def _end(self, module: ContinualModule) -> None:
         """Let callbacks act at the end, and close the loggers, which figures have opened again."""

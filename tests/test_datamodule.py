@@ -129,7 +129,7 @@ def test_large_files_are_served_as_small_ones_are(
         data = make(root, llava, num_workers=workers)
         data.set_stage(stage(1, "a", "b"))
         loaders = [data.train_dataloader(), *data.test_dataloader()]
-        loaders += data.proxy_batches(stage(2, "b"), "b", 0.5, 1)
+        loaders += data.proxy_batches(stage(2, "b"), ["b"], 0.5, 1)
         return [batch.sample_ids for loader in loaders for batch in loader]
 
     small = served()
@@ -199,7 +199,7 @@ def test_proxy_batches_are_a_seeded_part_of_the_task(
 
     def served(seed: int) -> list[list[str]]:
         return [
-            part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), "a", fraction, seed)
+            part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), ["a"], fraction, seed)
         ]
 
     batches = served(0)
@@ -214,13 +214,13 @@ def test_ranks_share_the_proxy_batches_of_the_same_global_size(
     root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make(root, llava, batch_size=4)
-    whole = [part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), "a", 1.0, 0)]
+    whole = [part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), ["a"], 1.0, 0)]
     assert [len(batch) for batch in whole] == [4, 4, 2]
     data = make(root, llava, batch_size=1)
     shares = {}
     for rank in range(4):
         pretend_ranks(monkeypatch, rank, 4)
-        shares[rank] = list(data.proxy_batches(stage(1, "a"), "a", 1.0, 0))
+        shares[rank] = list(data.proxy_batches(stage(1, "a"), ["a"], 1.0, 0))
     assert all(len(part) == 1 for share in shares.values() for batch in share for part in batch)
     ids = [[part.sample_ids[0] for part in batch] for share in shares.values() for batch in share]
     assert ids == whole
@@ -230,7 +230,7 @@ def test_ranks_share_the_proxy_batches_of_the_same_global_size(
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])
 def test_bad_proxy_fraction_is_refused(root: Path, llava: Any, fraction: float) -> None:
     with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\]"):
-        make(root, llava).proxy_batches(stage(1, "a"), "a", fraction, 0)
+        make(root, llava).proxy_batches(stage(1, "a"), ["a"], fraction, 0)
 
 
 def test_fingerprint_follows_the_texts(root: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmole.predictor import read_prompts
+from dmole.inference.prompts import read_prompts
 
 
 def test_prompts_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:

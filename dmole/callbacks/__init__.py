@@ -13,6 +13,7 @@ from dmole.callbacks.progress import StageProgressBar
 from dmole.callbacks.regularization import Regularization
 from dmole.callbacks.replay_record import ReplayRecord
 from dmole.callbacks.router_fitting import RouterFitting
+from dmole.callbacks.segments import SegmentRecord
 from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.stage_checkpoint import StageCheckpoint
 from dmole.callbacks.training_routing import TrainingRouting
@@ -27,6 +28,7 @@ __all__ = [
     "Regularization",
     "ReplayRecord",
     "RouterFitting",
+    "SegmentRecord",
     "SkippedSteps",
     "StageCheckpoint",
     "StageProgressBar",
@@ -61,6 +63,7 @@ def default_callbacks(
         ExpertFiles(),
         ReplayRecord(),
         RouterFitting(),
+        SegmentRecord(),
         SkippedSteps(),
         TrainingRouting(),
         EvaluationMatrix(),

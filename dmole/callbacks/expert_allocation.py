@@ -185,8 +185,8 @@ def _scores(
         for unit in units
     }
     batches = itertools.chain.from_iterable(
-        state.data.proxy_batches(stage, task, allocator.proxy_fraction, module.seed)
-        for task in stage.tasks
+        state.data.proxy_batches(stage, tasks, allocator.proxy_fraction, module.seed)
+        for tasks in stage.draw.scored(stage.tasks)
     )
     with eval_mode(module.backbone):
         scores = score_gradients(

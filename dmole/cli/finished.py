@@ -14,8 +14,9 @@ from dmole.cli.arguments import ArgumentParser
 from dmole.cli.bundle import predict_with_bundle
 from dmole.cli.lightning import ContinualCLI, build, configure_logging
 from dmole.cli.trust import REMOTE_CODE_FLAG, sets_remote_code, take_trusted
+from dmole.inference.prompts import read_prompts
 from dmole.messages import json_text, show
-from dmole.predictor import Predictor, read_prompts
+from dmole.predictor import Predictor
 from dmole.run.bundle import is_bundle
 from dmole.run.loading import as_config
 from dmole.run.model_file import CONFIG_FILE, read_run_settings

@@ -78,6 +78,7 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "laps": [vars(lap) for lap in state.clock.laps],
         "parameters": state.clock.costs.to_dict(),
         "files": state.files.state_dict(),
+        "stream": state.stream.state_dict(),
     }
     save_checkpoint(content, state.run_dir / LAST)
     if (state.stage.index, "train") in state.done:
@@ -130,6 +131,7 @@ def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) ->
     if "stage" in content:
         raise ValueError(f"{file} holds one stage only: name its run folder instead")
     require_parts(content, file)
+    _restore_plan(state, module, content)
     stage = _interrupted_stage(state, content, stage_file(file))
     check_same_run(state, module, content, stage, file)
     state.run_id, state.parent = content["run"], Parent.saved_in(content)
@@ -152,6 +154,15 @@ def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) ->
     with refusing(stage_file(file), "checkpoint"):
         _load_stage(state, module, stage)
     return stage_file(file)
+
+
+def _restore_plan(state: SequenceState, module: ContinualModule, content: dict[str, Any]) -> None:
+    """Plan the stages that the stream had found, unless the checkpoint is of another stream."""
+    saved = content["fingerprints"]
+    now = {"stream": type(state.stream).__name__, "order of tasks": list(state.data.task_names)}
+    if all(saved.get(name) == value for name, value in now.items()):
+        state.stream.load_state_dict(content.get("stream", {}))
+        state.make_plan(module)
 
 
 def _interrupted_stage(

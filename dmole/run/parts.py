@@ -47,6 +47,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.regularizers.RouterEntropy",
     ),
     "Stream": (
+        "dmole.streams.AutoStream",
         "dmole.streams.BlurredStream",
         "dmole.streams.JointStream",
         "dmole.streams.ReplayStream",
@@ -78,6 +79,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.callbacks.Regularization",
         "dmole.callbacks.ReplayRecord",
         "dmole.callbacks.RouterFitting",
+        "dmole.callbacks.SegmentRecord",
         "dmole.callbacks.SkippedSteps",
         "dmole.callbacks.StageCheckpoint",
         "dmole.callbacks.StageProgressBar",

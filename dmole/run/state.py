@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -203,6 +204,12 @@ class SequenceState:
         if self._base_parts is None:
             self._base_parts = base_parts(module.backbone, module.beams)
         return self._base_parts
+
+    def make_plan(self, module: ContinualModule) -> None:
+        """Order the tasks into stages, unless the stream has yet to find them in the samples."""
+        if self.stream.planned:
+            stages = self.stream.stages(self.data.training_task_names)
+            self.plan = [replace(stage, common=module.router.common) for stage in stages]
 
     # -- processes -------------------------------------------------------------------------
 

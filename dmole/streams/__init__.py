@@ -1,5 +1,6 @@
 """Streams: the training samples of each stage of a sequence."""
 
+from dmole.streams.auto import AutoStream
 from dmole.streams.stream import (
     BlurredStream,
     JointStream,
@@ -11,6 +12,7 @@ from dmole.streams.stream import (
 )
 
 __all__ = [
+    "AutoStream",
     "BlurredStream",
     "JointStream",
     "ReplayStream",

@@ -66,6 +66,14 @@ class Draw:
         """
         return [Part(name) for name in tasks for _ in range(data.repeat(name))]
 
+    def scored(self, tasks: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return the groups of tasks whose arriving samples are scored apart from each other.
+
+        Args:
+            tasks: Tasks of the stage.
+        """
+        return [(name,) for name in tasks]
+
     def replayed(self, tasks: Sequence[str], data: Inventory, seed: int) -> list[Part]:
         """Return samples of earlier stages that the stage trains on again.
 

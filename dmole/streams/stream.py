@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmole.storage.files import check_name
 from dmole.streams.blur import Blur
@@ -12,7 +12,7 @@ from dmole.streams.draws import Draw
 from dmole.streams.replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _STAGE_TASKS = Draw()
 
@@ -50,9 +50,27 @@ class Stream(ABC):
     checkpoint with other values is not resumed.
     """
 
+    @property
+    def planned(self) -> bool:
+        """Whether the stages are known; a stream may have to find them in the samples first."""
+        return True
+
     @abstractmethod
     def stages(self, task_names: Sequence[str]) -> list[Stage]:
         """Return the stages for the tasks in the given order."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the stream has found in the samples, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the result of :meth:`state_dict`.
+
+        Raises:
+            ValueError: If the state belongs to another stream.
+        """
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state, got {sorted(state)}")
 
 
 class SequentialStream(Stream):

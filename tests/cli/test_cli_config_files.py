@@ -160,7 +160,8 @@ def test_every_config_builds_a_run(
     cli = ContinualCLI([*base, *own, *flags], run=False)
     assert cli.datamodule.task_names
     assert cli.datamodule.training_task_names
-    assert cli.trainer.sequence.stream.stages(cli.datamodule.task_names) is not None
+    stream = cli.trainer.sequence.stream  # one that is not planned finds its stages in a run
+    assert not stream.planned or stream.stages(cli.datamodule.task_names) is not None
     expected = read_settings(SHIPPED / name).get("model", {}).get("router", {})
     if expected:
         router = type(cli.model.router)

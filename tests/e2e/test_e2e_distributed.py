@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from run_digests import run_digests
 from safetensors.torch import load_file
-from small_runs import FitWords, Recipe, read_csv
+from small_runs import FitWords, Recipe, read_csv, small_task
 from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
@@ -31,6 +31,7 @@ from dmole.metrics import read_matrix
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.state import SequenceState
+from dmole.streams import AutoStream
 from dmole.trainer import ContinualTrainer
 
 SECONDS = 120
@@ -192,6 +193,24 @@ def test_two_ranks_route_like_one(two_ranks: TwoRanks, one_rank: Path) -> None:
         assert own["threshold"] == pytest.approx(other["threshold"], rel=1e-3)
     for stage in range(3):
         assert gate_sets(two_ranks[0], stage) == gate_sets(one_rank, stage)
+
+
+@pytest.mark.slow
+def test_two_ranks_find_the_segments_that_one_finds(tmp_path: Path) -> None:
+    tasks = [small_task("paint", 57, 2), small_task("count", 40, 1)]
+
+    def recipe(**parts: Any) -> Recipe:
+        stream = AutoStream(window=12, min_segment=40)
+        return Recipe(tasks=tasks, stream=stream, data={"batch_size": 16}, **parts, **EQUAL)
+
+    alone = recipe().build(tmp_path / "one").fit()
+    run, experts = fit_on_two_ranks(
+        lambda: recipe(trainer=TWO_RANKS, devices=2).build(tmp_path / "two")
+    )
+    assert (run / "segments.csv").read_text() == (alone / "segments.csv").read_text()
+    assert {name.partition("/")[0] for name in experts[0]} == {"segment_1", "segment_2"}
+    for name, tensor in experts[0].items():
+        assert (tensor == experts[1][name]).all(), name
 
 
 def test_two_ranks_lose_like_one_at_every_step(two_ranks: TwoRanks, one_rank: Path) -> None:

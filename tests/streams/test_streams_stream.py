@@ -162,7 +162,7 @@ def test_replay_takes_no_part_in_proxy_batches_and_blur_does(llava: Any) -> None
     def names(stream: Stream) -> set[str]:
         data = make(llava)
         stage = stream.stages(data.training_task_names)[1]
-        batches = data.proxy_batches(stage, "count", 1.0, 0)
+        batches = data.proxy_batches(stage, ["count"], 1.0, 0)
         return {name for batch in batches for part in batch for name in part.task_names}
 
     assert names(SequentialStream()) == names(ReplayStream(buffer_size=9)) == {"count"}
