@@ -1,6 +1,6 @@
 """Damages copies of a run at random and runs every verb that reads a run on them.
 
-    python -m experiments.fuzz_run_folder RUN [--seconds 600] [--seed 0] [--verbs compare,predict]
+    python -m experiments.fuzz_run_folder RUN [--seconds 600] [--seed 0] [--verbs compare,list]
 
 A verb must end within a time limit, without an exception that is not one of the input, and
 without creating the file that every attack in `experiments.mutations` would create. Each attempt
@@ -11,6 +11,7 @@ finished run, or one that was interrupted, to resume it; it is not changed.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import resource
@@ -27,6 +28,14 @@ from pathlib import Path
 
 from dmole.cli.main import main as dmole
 from experiments.mutations import mutate
+
+_EDITS = {
+    "list": (),
+    "remove": ("{name}", "--no_evaluation"),
+    "rename": ("{name}", "renamed"),
+    "import": ("{run}", "{name}", "--as", "imported", "--no_evaluation"),
+}
+"""Words after a verb of ``experts``."""
 
 MEMORY = 6 << 30
 """Bytes of address space that an attempt may take beyond those of this process."""
@@ -55,7 +64,8 @@ def arguments(verb: str, run: Path, original: Path, folder: Path) -> list[str]:
     """Return the command line of a verb for a damaged run.
 
     Args:
-        verb: ``compare``, ``predict``, ``evaluate`` or ``fit``, which resumes the run.
+        verb: ``compare``, ``predict``, ``evaluate``, an edit of ``experts`` (``list``, ``remove``,
+            ``rename``, or ``import`` into the original), or ``fit``, which resumes the run.
         run: The damaged run.
         original: The run before it was damaged.
         folder: Folder for output.
@@ -66,6 +76,12 @@ def arguments(verb: str, run: Path, original: Path, folder: Path) -> list[str]:
         return ["predict", str(run), "--prompt", "what is it?"]
     if verb == "evaluate":
         return ["evaluate", str(run), "--output", str(folder / "evaluation")]
+    if verb in _EDITS:
+        name = json.loads((original / "experts" / "experts.json").read_text(encoding="utf-8"))[0]
+        words = [word.format(run=run, name=name) for word in _EDITS[verb]]
+        changed = original if verb == "import" else run
+        output = [] if verb == "list" else ["--output", str(folder / "edited")]
+        return ["experts", str(changed), verb, *words, *output]
     config = str(original / "config.yaml")  # of the user; the run is that of a stranger
     return ["fit", "--config", config, "--ckpt_path", str(run)]
 
@@ -120,7 +136,7 @@ def _run(words: Sequence[str], log: Path, seconds: int, verb_main: Main) -> None
         os._exit(code)
 
 
-_READ = {"fit": "checkpoints/*", "compare": "*", "evaluate": "[cemr]*", "predict": "[cemr]*"}
+_READ = {"fit": "checkpoints/*", "compare": "*", **dict.fromkeys(_EDITS, "*")}
 """Patterns of the files that a verb reads; four of five mutations are of these."""
 
 
@@ -129,7 +145,11 @@ def damage(rng: random.Random, run: Path, verb: str) -> list[str]:
     done = []
     files = [path for path in sorted(run.rglob("*")) if _is_read(path.relative_to(run))]
     if rng.random() < 0.8:
-        files = [path for path in files if fnmatch(str(path.relative_to(run)), _READ[verb])]
+        files = [
+            path
+            for path in files
+            if fnmatch(str(path.relative_to(run)), _READ.get(verb, "[cemr]*"))
+        ]
     if verb == "compare":
         files = [path for path in files if path.parent == run]
     for path in rng.sample(files, min(len(files), rng.choice([1, 1, 1, 2, 3]))):
@@ -198,8 +218,9 @@ def main() -> int:
     parser.add_argument("--attempts", type=int, default=0)
     parser.add_argument("--limit", type=int, default=120, help="seconds of an attempt")
     parser.add_argument("--verbose", action="store_true", help="print all attempts")
-    parser.add_argument("--verbs", default="compare,predict,evaluate,fit")
+    parser.add_argument("--verbs", default="compare,predict,evaluate,list,remove,rename,import,fit")
     options = parser.parse_args()
+    import dmole.cli.edits
     import dmole.cli.lightning
     import dmole.report.compare  # noqa: F401  a fork needs no imports
 

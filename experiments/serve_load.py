@@ -71,15 +71,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="length of the load")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16, help="--max_batch of the server")
-    parser.add_argument("--output", type=Path, default=Path("docs/results/serve.csv"))
+    parser.add_argument("--output", type=Path, default="docs/results/serve.csv")
     options = parser.parse_args()
     prompts = prompts_of(options.run)
-    rows: list[dict[str, Any]] = [machine()]
+    rows = [machine()]
     with serving(options.run, options.batch) as port:
         ask_all(port, prompts, "auto", 4)  # warm
         rows += rounds(port, prompts, options.rounds)
-        rows += under_load(port, prompts, options.seconds)
-    rows.append(machine())
+        rows += [*under_load(port, prompts, options.seconds), machine()]
     write_csv(options.output, ["measure", "value", "unit", "note"], rows)
     for row in rows:
         print(f"{row['measure']:40} {row['value']:>10} {row['unit']:12} {row.get('note', '')}")
@@ -108,9 +107,8 @@ def prompts_of(run: Path) -> list[Prompt]:
 
 @contextmanager
 def serving(run: Path, batch: int) -> Iterator[int]:
-    """Yield the port of a server of the run."""
-    words = [sys.executable, "-m", "dmole", "serve", str(run), "--port", "0"]
-    words += ["--max_batch", str(batch), "--max_queue", "1000"]
+    flags = f"--port 0 --max_queue 1000 --max_batch {batch}".split()
+    words = [sys.executable, "-m", "dmole", "serve", str(run), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
     try:
@@ -122,13 +120,11 @@ def serving(run: Path, batch: int) -> Iterator[int]:
 
 
 def send(connection: http.client.HTTPConnection, prompt: Prompt, model: str) -> Reply:
-    """Send one request and return what came back."""
     start = time.perf_counter()
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", prompt.body(model), headers)
     response = connection.getresponse()
-    content = json.loads(response.read())
-    seconds = time.perf_counter() - start
+    content, seconds = json.loads(response.read()), time.perf_counter() - start
     if response.status != 200:
         return Reply(response.status, str(content), 0, seconds)
     text = content["choices"][0]["message"]["content"]
@@ -138,13 +134,9 @@ def send(connection: http.client.HTTPConnection, prompt: Prompt, model: str) -> 
 def ask_all(
     port: int, prompts: Sequence[Prompt], model: str, clients: int
 ) -> tuple[float, list[Reply]]:
-    """Answer all prompts; return the seconds, and the replies in order.
+    """Ask all prompts of one model; return the seconds, and the replies in order.
 
-    Args:
-        port: Of the server.
-        prompts: What is asked.
-        model: Model of all requests.
-        clients: Number of threads, each with one connection; they share the prompts.
+    Each of the clients is a thread with one connection; they share the prompts.
     """
     replies: dict[int, Reply] = {}
     barrier = threading.Barrier(clients + 1)
@@ -164,8 +156,7 @@ def ask_all(
     start = time.perf_counter()
     for thread in threads:
         thread.join()
-    seconds = time.perf_counter() - start
-    return seconds, [replies[row] for row in range(len(prompts))]
+    return time.perf_counter() - start, [replies[row] for row in range(len(prompts))]
 
 
 WAYS = {"together": ("auto", TOGETHER), "one at a time": ("auto", 1), "base": ("base", TOGETHER)}
@@ -173,7 +164,6 @@ WAYS = {"together": ("auto", TOGETHER), "one at a time": ("auto", 1), "base": ("
 
 
 def rounds(port: int, prompts: Sequence[Prompt], count: int) -> list[dict[str, Any]]:
-    """Return throughputs and their ratios over some rounds."""
     asked = [prompts[number % len(prompts)] for number in range(TOGETHER)]
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     replies: dict[str, list[Reply]] = {way: [] for way in WAYS}
@@ -197,12 +187,11 @@ def rounds(port: int, prompts: Sequence[Prompt], count: int) -> list[dict[str, A
         *rows,
         entry("latency of one at a time", latency, "ms", "median"),
         *checks("rounds", asked * (2 * count), routed),
-        entry("rounds: lost, base", lost(replies["base"]), "requests", f"of {count * TOGETHER}"),
+        entry("base: lost", lost(replies["base"]), "requests", f"of {count * TOGETHER}"),
     ]
 
 
 def lost(replies: Sequence[Reply]) -> int:
-    """Return the number of requests without an answer."""
     return sum(reply.status != 200 for reply in replies)
 
 
@@ -218,7 +207,6 @@ def checks(name: str, prompts: Sequence[Prompt], replies: Sequence[Reply]) -> li
 
 
 def under_load(port: int, prompts: Sequence[Prompt], seconds: float) -> list[dict[str, Any]]:
-    """Return latencies while some clients ask without a pause."""
     replies: list[tuple[Prompt, Reply]] = []
     end = time.perf_counter() + seconds
 
@@ -249,14 +237,12 @@ def under_load(port: int, prompts: Sequence[Prompt], seconds: float) -> list[dic
 
 
 def machine() -> dict[str, Any]:
-    """Return how busy the machine is, the server and its clients included."""
-    busy = os.getloadavg()[0]
-    return entry("load average of one minute", busy, "processes", f"{os.cpu_count()} cores")
+    cores = f"{os.cpu_count()} cores"  # the load includes the server and its clients
+    return entry("load average of one minute", os.getloadavg()[0], "processes", cores)
 
 
 def entry(measure: str, value: float, unit: str, note: str = "") -> dict[str, Any]:
-    """Return a row of the table."""
-    shown = str(value) if isinstance(value, int) else f"{value:.3g}"
+    shown = f"{value:.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.3g}"
     return {"measure": measure, "value": shown, "unit": unit, "note": note}
 
 

@@ -5,63 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from dmole._version import __version__
+from dmole.cli.overview import HELP
 from dmole.messages import excerpt, one_line, visible
-
-HELP = """\
-usage: dmole VERB ...
-
-Continual multimodal learning: a sequence of image-text tasks without forgetting.
-
-  fit       --config FILE [--config FILE ...] [--key value ...]
-            learn the sequence: experts, router, evaluation matrix, figures
-  allocate  --config FILE ...
-            dry run: proxy scores, budgets and where experts would go
-  evaluate  RUN [--split test|train] [--threshold_scale X] [--output DIR] [--key value ...]
-            the matrix of a finished run again, on other data or with other thresholds
-  predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
-            answers, with the experts that gave them
-  watch     RUN --input FILE|- [--window N] [--limit X] [--json]
-            route prompts in order and report tasks that no expert has learned; - reads them from
-            standard input as they arrive
-  bundle    RUN OUT [--license L] [--base org/name] [--data_source TASK=TEXT ...]
-            experts, router and model card of a finished run, as a folder that is safe to publish
-  push      RUN|BUNDLE org/name [--private] [--license L] ...
-            a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
-  merge     RUN|BUNDLE OUT --experts a[+b] [--dtype D] [--base FOLDER]
-            plain weights of base model and experts, which transformers loads alone
-  serve     RUN [--port N] [--api_key KEY] [--watch] ...
-            an OpenAI-compatible endpoint with a chat page; new experts join while it runs
-  compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
-            tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
-  data make-example DIR [--alike]
-            real images of installed packages as tasks, for configs/real.yaml; with --alike, six
-            tasks in one wording, for configs/benchmarks/alike_real.yaml
-  data check --config FILE ... [--json FILE] [--processes N] [--items N] [--no_images] [--no_tokens]
-            check every item, image, length and reference of the tasks' files before training
-  data init BENCHMARK DIR [--miniature]
-            the folders of a benchmark, and where to obtain what goes there; `data init --help`
-            names the benchmarks
-  score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
-            score a file of predictions as the benchmark's authors do, and without their quirks
-  experts   RUN list | remove NAME | rename OLD NEW | disable NAME | enable NAME
-            RUN import FROM_RUN NAME  |  RUN import --from_adapter DIR --as NAME --samples FILE
-            the experts of a run; a new run without one of them, or with one from elsewhere
-  configs   [NAME]
-            the configs that ship with the package, or the content of one, to copy and change
-  completion bash|zsh
-            a script that completes verbs, settings and configs: source <(dmole completion bash)
-
-  dmole fit --help         every setting, with its default
-  dmole fit --config quickstart.yaml --print_config
-  dmole --version
-
-  --trust_classes MODULE[,MODULE]
-            after any verb with a config or a run: these may name classes of your own modules
-
-TensorBoard: tensorboard --logdir runs
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,14 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verbs: dict[str, Callable[[list[str]], int | None]] = {
         "fit": _sequence,
+        "add": _add,
         "allocate": _sequence,
         "evaluate": _evaluate,
         "predict": _predict,
-        "watch": _watch,
-        "bundle": _bundle,
-        "push": _push,
-        "merge": _merge,
-        "serve": _serve,
+        "watch": _later("watch"),
+        "bundle": _later("bundle"),
+        "push": _later("push"),
+        "merge": _later("merge"),
+        "export": _later("export"),
+        "route-proxy": _later("route-proxy"),
+        "serve": _later("serve"),
         "compare": _compare,
         "data": _data,
         "score": _score,
@@ -123,6 +74,17 @@ def _print_error(message: str) -> None:
         print(f"dmole: {message}", file=sys.stderr)
 
 
+def _later(verb: str) -> Callable[[list[str]], int | None]:
+    """Return a verb whose module ``dmole.cli.<verb>`` is imported when it runs."""
+    name = verb.replace("-", "_")
+
+    def run(words: list[str]) -> int | None:
+        status: int | None = getattr(import_module(f"dmole.cli.{name}"), f"run_{name}")(words[1:])
+        return status
+
+    return run
+
+
 def _configs(words: list[str]) -> None:
     from dmole.cli.configs import run_configs
 
@@ -141,6 +103,12 @@ def _sequence(words: list[str]) -> None:
     run_sequence(words)
 
 
+def _add(words: list[str]) -> None:
+    from dmole.cli.add import run_add
+
+    run_add(words[1:])
+
+
 def _evaluate(words: list[str]) -> None:
     from dmole.cli.finished import run_evaluate
 
@@ -151,36 +119,6 @@ def _predict(words: list[str]) -> None:
     from dmole.cli.finished import run_predict
 
     run_predict(words[1:])
-
-
-def _watch(words: list[str]) -> int:
-    from dmole.cli.watch import run_watch
-
-    return run_watch(words[1:])
-
-
-def _bundle(words: list[str]) -> None:
-    from dmole.cli.bundle import run_bundle
-
-    run_bundle(words[1:])
-
-
-def _push(words: list[str]) -> None:
-    from dmole.cli.push import run_push
-
-    run_push(words[1:])
-
-
-def _merge(words: list[str]) -> None:
-    from dmole.cli.merge import run_merge
-
-    run_merge(words[1:])
-
-
-def _serve(words: list[str]) -> None:
-    from dmole.cli.serve import run_serve
-
-    run_serve(words[1:])
 
 
 def _compare(words: list[str]) -> None:

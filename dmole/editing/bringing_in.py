@@ -61,13 +61,7 @@ def import_expert(
             entry cannot be compared with those of the run, or a name is taken.
     """
     check_receives(source, new)
-    other.check_has(name)
-    if other.is_mixture(name) or any(s.common for s in other.stages if s.expert == name):
-        raise ValueError(
-            f"the expert {name!r} of {other.run} is mixed with others within linears: it has "
-            f"another layout of ranks than the experts of {source.run}"
-        )
-    other.check_separable()
+    _check_given(source, other, name)
     _check_base(source, other, accept)
     draft = Draft.of(source)
     draft.experts[new] = (other.run / "experts" / name, name)
@@ -79,21 +73,37 @@ def import_expert(
                 f"the expert {name!r} of {other.run} needs --samples FILE, to which its router "
                 f"entry is fitted: {error}"
             ) from error
-    tasks = _tasks_of(source, other, name, new)
+    _bring_tasks(draft, other, name, new)
+    draft.edit = {"verb": "import", "experts": [name], "as": new, "from": other.parent}
+    return draft
+
+
+def _bring_tasks(draft: Draft, other: OpenRun, name: str, new: str) -> None:
+    """Add the tasks of an expert of another run, and its stage."""
+    tasks = _tasks_of(draft.source, other, name, new)
     for key, task in tasks.items():
         _add_task(draft, task)
         prints = (other.metrics.get("fingerprints") or {}).get("data") or {}
         if isinstance(prints, dict) and isinstance(prints.get(key), dict):
             draft.data[task["name"]] = prints[key]
     names = tuple(task["name"] for task in tasks.values())
-    if isinstance(source.router, OracleRouter) and new not in names:
+    if isinstance(draft.source.router, OracleRouter) and new not in names:
         raise ValueError(
             f"the expert {name!r} of {other.run} needs --as {names[0]}, since the oracle finds "
             "experts by the names of their tasks"
         )
     add_stage(draft, new, names)
-    draft.edit = {"verb": "import", "experts": [name], "as": new, "from": other.parent}
-    return draft
+
+
+def _check_given(source: OpenRun, other: OpenRun, name: str) -> None:
+    """Raise unless another run has an expert that answers without others."""
+    other.check_has(name)
+    if other.is_mixture(name) or any(s.common for s in other.stages if s.expert == name):
+        raise ValueError(
+            f"the expert {name!r} of {other.run} is mixed with others within linears: it has "
+            f"another layout of ranks than the experts of {source.run}"
+        )
+    other.check_separable()
 
 
 def add_stage(draft: Draft, expert: str, tasks: tuple[str, ...]) -> None:

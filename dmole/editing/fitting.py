@@ -13,7 +13,7 @@ from dmole.data.decoding import ImageOptions
 from dmole.datamodule import ContinualDataModule
 from dmole.editing.adapters import read_adapter
 from dmole.experts import save_expert
-from dmole.routing.routers import too_few
+from dmole.routing.routers import RouterFit, too_few
 
 if TYPE_CHECKING:
     from dmole.editing.draft import Draft
@@ -80,8 +80,12 @@ def fit_entry(
     router.set_vision_width(base.vision_width)
     fit = router.fit(expert, embed_samples(state, module, pairs, "train"))
     if fit is not None:
-        log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
-    if fit is not None and fit.rounding:
+        _report(expert, fit)
+
+
+def _report(expert: str, fit: RouterFit) -> None:
+    log.info("router: threshold %.4g for expert %s", fit.threshold, expert)
+    if fit.rounding:
         log.warning(
             "the held-out samples of expert %s repeat those of the fit: its threshold allows for "
             "rounding only",

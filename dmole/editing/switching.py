@@ -45,15 +45,12 @@ def switch_experts(run: Path, names: Sequence[str], *, off: bool) -> tuple[str, 
         before = read_disabled(run)
         for name in names:
             if (name in before) == off:
-                raise ValueError(
-                    f"the expert {name!r} of {run} is {'disabled' if off else 'enabled'} already"
-                )
+                state = "disabled" if off else "enabled"
+                raise ValueError(f"the expert {name!r} of {run} is {state} already")
         after = {*before, *names} if off else set(before) - set(names)
-        shared = {stage.common for stage in read_stages(run) or []}
-        if not set(known) - after - shared:
-            raise ValueError(
-                f"{run} needs an expert: it would have none without {', '.join(names)}"
-            )
+        if not set(known) - after - {stage.common for stage in read_stages(run) or []}:
+            listed = ", ".join(names)
+            raise ValueError(f"{run} needs an expert: it would have none without {listed}")
         write_disabled(run, tuple(name for name in known if name in after))
     finally:
         lock.release()

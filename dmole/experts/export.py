@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from dmole.experts.library import ExpertLibrary
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""Before the path of a linear in the tensor names of PEFT."""
 MIXTURE = "mixture.json"
 """File that describes the linears of an expert without a PEFT layout."""
 _PARTS = {"lora_a": "lora_A", "lora_b": "lora_B"}
@@ -44,7 +45,7 @@ def save_expert(library: ExpertLibrary, name: str, folder: Path, base_model: str
         write_json(folder / MIXTURE, {"base_model": base_model, "layers": architecture})
         return
     tensors = {
-        f"{_PREFIX}{path}.{_PARTS[part]}.weight": tensor.float().cpu()
+        f"{PREFIX}{path}.{_PARTS[part]}.weight": tensor.float().cpu()
         for key, tensor in library.tensors(name).items()
         for path, _, part in (key.rpartition("."),)
     }
@@ -188,9 +189,9 @@ def _is_number(value: object) -> bool:
 
 def _split_key(key: str, folder: Path) -> tuple[str, str]:
     """Return the path of the linear and the library's tensor name for a key of the file."""
-    path, _, part = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
+    path, _, part = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
     for ours, theirs in _PARTS.items():
-        if part == theirs and path and key == f"{_PREFIX}{path}.{part}.weight":
+        if part == theirs and path and key == f"{PREFIX}{path}.{part}.weight":
             return path, ours
     raise ValueError(f"expert {folder}: tensor {key} is unknown")
 

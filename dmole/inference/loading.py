@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from dmole.data.decoding import AS_STORED, ImageOptions
+from dmole.inference.answering import AnsweringModel
 from dmole.inference.hub import ADDRESS, fetch_bundle
 from dmole.inference.joining import base_digest
 from dmole.inference.model import RoutedModel
+from dmole.inference.route_only import RouteOnly
 from dmole.models.identity import base_parts
 from dmole.run.bundle import is_bundle, read_bundle
 from dmole.run.identity import check_base_of_run
@@ -20,6 +22,7 @@ from dmole.run.learned import load_experts_and_router
 from dmole.run.loading import build_model_parts
 from dmole.run.model_file import read_run_settings
 from dmole.run.schema import RunSettings
+from dmole.storage.reading import refusing
 
 
 def load(
@@ -62,6 +65,59 @@ def load(
     bundled = is_bundle(folder)
     if bundled:
         read_bundle(folder)
+    settings = _settings(folder, base, trusted, trust_remote_code)
+    parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
+    try:
+        model = RoutedModel(**_arguments(parts, settings), images=image_options(settings))
+    except ValueError as error:
+        raise ValueError(f"{settings.path}: {error}") from error
+    check_weights = bundled if verify_base is None else verify_base
+    _check_base(model, folder, check_weights, accept_changes)
+    load_experts_and_router(model, folder)
+    model.base_digest = base_digest(folder)
+    model.sources = {name: folder / "experts" / name for name in model.experts}
+    return model.to(device)
+
+
+def load_router(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    device: str | torch.device = "cpu",
+    base: str | Path | None = None,
+    trusted: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    accept_changes: bool = False,
+) -> RouteOnly:
+    """Return the base model and the router of an export, which choose experts without having them.
+
+    Args:
+        folder: Made by ``dmole export``; its files are verified.
+        names: Names of the experts, in the order of the run.
+        device: Device of the base model.
+        base: Folder or hub name of the base model. Its weights are compared, as for a bundle.
+        trusted: Modules outside dmole whose classes the run may name.
+        trust_remote_code: Whether code in the folder of the base model may run.
+        accept_changes: Whether the base model may differ.
+
+    Raises:
+        ValueError: If a part does not fit, or the base model differs; names file and key.
+    """
+    settings = _settings(folder, base, trusted, trust_remote_code)
+    parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
+    try:
+        model = RouteOnly(names, **_arguments(parts, settings), images=image_options(settings))
+    except ValueError as error:
+        raise ValueError(f"{settings.path}: {error}") from error
+    _check_base(model, folder, True, accept_changes)
+    with refusing(folder / "router", "router"):
+        model.router.load(folder / "router")
+    return model.to(device)
+
+
+def _settings(
+    folder: Path, base: str | Path | None, trusted: Sequence[str], trust_remote_code: bool
+) -> RunSettings:
     settings = read_run_settings(folder, trusted)
     if base is not None:
         settings = _with_base(settings, str(base))
@@ -70,27 +126,26 @@ def load(
             f"{settings.path} sets trust_remote_code, which runs code of its base model: confirm "
             "it with trust_remote_code=True"
         )
-    parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
-    try:
-        model = RoutedModel(
-            parts["backbone"],
-            parts["router"],
-            beams=parts.get("beams", 1),
-            generation=parts.get("generation"),
-            max_length=settings.data.get("max_length"),
-            images=_image_options(settings),
-            precision=settings.trainer.get("precision") or "32-true",
-        )
-    except ValueError as error:
-        raise ValueError(f"{settings.path}: {error}") from error
+    return settings
+
+
+def _arguments(parts: Mapping[str, Any], settings: RunSettings) -> dict[str, Any]:
+    """Return the arguments of a model that answers."""
+    return {
+        "backbone": parts["backbone"],
+        "router": parts["router"],
+        "beams": parts.get("beams", 1),
+        "generation": parts.get("generation"),
+        "max_length": settings.data.get("max_length"),
+        "precision": settings.trainer.get("precision") or "32-true",
+    }
+
+
+def _check_base(model: AnsweringModel, folder: Path, weights: bool, accept: bool) -> None:
     current: dict[str, Any] = {"base_parts": base_parts(model.backbone, model.beams)}
-    if bundled if verify_base is None else verify_base:
+    if weights:
         current["base"] = model.backbone.fingerprint()
-    check_base_of_run(folder, current, accept_changes)
-    load_experts_and_router(model, folder)
-    model.base_digest = base_digest(folder)
-    model.sources = {name: folder / "experts" / name for name in model.experts}
-    return model.to(device)
+    check_base_of_run(folder, current, accept)
 
 
 def _with_base(settings: RunSettings, base: str) -> RunSettings:
@@ -101,6 +156,7 @@ def _with_base(settings: RunSettings, base: str) -> RunSettings:
     return replace(settings, model=model)
 
 
-def _image_options(settings: RunSettings) -> ImageOptions:
+def image_options(settings: RunSettings) -> ImageOptions:
+    """Return how the images of a run become RGB pictures."""
     values = settings.data.get("images")
     return AS_STORED if values is None else ImageOptions(**values)

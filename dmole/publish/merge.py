@@ -121,6 +121,9 @@ def _save(model: RoutedModel, folder: Path) -> None:
     base: Any = model.backbone.model
     base.save_pretrained(folder)
     model.backbone.processor.save_pretrained(folder)
+    usual = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):  # safetensors writes them for the owner alone
+        path.chmod(usual)
     for path in folder.glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:

@@ -120,21 +120,21 @@ def _reference(settings: RunSettings, weights: str, base: str | None) -> BaseRef
 
 
 def write_parts(source: Source, folder: Path, *, experts: bool) -> None:
-    """Write settings, figures and router of a run into a folder, and its experts if asked.
+    """Write settings, figures and router of a run into a folder, and the experts of a bundle.
 
     Args:
         source: The run.
         folder: An empty folder.
-        experts: Whether to write the experts.
+        experts: Whether to write the experts and the mark of a bundle.
     """
     write_settings(folder, _settings(source))
     write_json(folder / "metrics.json", _metrics(source.run.metrics))
-    write_json(folder / BUNDLE_FILE, _bundle(source.base))
     for name in source.digests.files:
         if name.startswith("router/") or (experts and name.startswith("experts/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.run.folder / name, folder / name)
     if experts:
+        write_json(folder / BUNDLE_FILE, {"format": FORMAT, **made_of(source)})
         for name in source.experts:
             _rename_base(folder / "experts" / name, source.base)
 
@@ -191,9 +191,11 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bundle(base: BaseReference) -> dict[str, Any]:
+def made_of(source: Source) -> dict[str, Any]:
+    """Return the version of dmole and the base model, as plain values."""
+    base = source.base
     named = {"name": base.name, "revision": base.revision, "weights": base.weights}
-    return {"format": FORMAT, "dmole": __version__, "base": named}
+    return {"dmole": __version__, "base": named}
 
 
 def _rename_base(folder: Path, base: BaseReference) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -22,6 +23,7 @@ from dmole.serving.schema import ChatRequest
 from dmole.serving.service import Service
 
 T = TypeVar("T")
+log = logging.getLogger("dmole")
 router = APIRouter()
 
 EXPERTS_HEADER = "X-Dmole-Experts"
@@ -95,11 +97,12 @@ class _EventStream(StreamingResponse):
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Return the error that a client sees; the cause of a failure of the server is not shown."""
+    """Return the error that a client sees; the cause of a failure of the server is logged alone."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ValueError):  # the model refuses this request
         return ApiError(400, one_line(error))
+    log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed to answer; its log says why")
 
 

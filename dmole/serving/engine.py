@@ -218,8 +218,6 @@ class Engine:
                 return
             except Exception as reason:
                 error = reason
-        if not isinstance(error, ValueError):  # no fault of the request
-            log.error("a request failed", exc_info=error)
         job.fail(error)
 
     def _run(self, jobs: list[Job]) -> None:

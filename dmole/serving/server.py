@@ -56,8 +56,9 @@ class Server(uvicorn.Server):
         if self.should_exit:
             os.write(2, b"dmole: ended at the second signal\n")
             os._exit(128 + sig)  # the model's thread may be in a long forward pass
-        os.write(2, b"dmole: no new requests, running ones are answered\n")
-        self.should_exit = True
+        else:
+            os.write(2, b"dmole: no new requests, running ones are answered\n")
+            self.should_exit = True
 
 
 def make_server(service: Service) -> Server:

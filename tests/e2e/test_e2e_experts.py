@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from run_digests import run_digests
+from safetensors.torch import load_file
 
 import dmole
 from dmole.cli.main import main
@@ -119,3 +120,16 @@ def test_a_foreign_adapter_answers_as_under_peft_and_is_found_by_its_samples(
     theirs = [answer.text for answer in bare.answer(requests)]
     assert ours == theirs
     assert ours != base
+
+
+def test_a_router_entry_fitted_to_the_samples_of_a_task_is_that_of_the_run(
+    tmp_path: Path, quick_run: Path, without: Path
+) -> None:
+    output, address = tmp_path / "fitted", "synthetic://paint/train?size=32"
+    words = ["import", str(quick_run), "paint", "--samples", address, "--no_evaluation"]
+    assert main(["experts", str(without), *words, "--output", str(output)]) == 0
+    fitted = load_file(output / "router/paint.safetensors")
+    of_run = load_file(quick_run / "router/paint.safetensors")
+    shared = {"mean", "std"}  # in the entry of the first expert, which is now another one
+    assert of_run.keys() - fitted.keys() == shared
+    assert all(torch.equal(fitted[key], of_run[key]) for key in fitted)

@@ -87,6 +87,8 @@ def test_tied_weights_stay_tied_and_no_file_names_a_place(run: Path, tmp_path: P
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
+    modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1  # others read the weights, too, if they read the config
     for path in (tmp_path / "out").iterdir():
         assert str(run.parent).encode() not in path.read_bytes()
         assert b"dmole" not in path.read_bytes()

@@ -277,6 +277,23 @@ def test_a_server_without_key_answers_pages_of_this_machine_alone(model: RoutedM
         assert send(local, json.dumps(chat()), **{"Content-Type": "text/plain"})[0] == 400
 
 
+def test_a_failure_of_the_server_is_logged_and_not_shown(
+    model: RoutedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("device lost at /home/user")
+
+    with served(model) as failing:
+        monkeypatch.setattr(model, "answer", broken)
+        status, content = send(failing, chat())
+        assert (status, content["error"]["type"]) == (500, "server_error")
+        assert "/home/user" not in json.dumps(content)
+        assert send(failing, chat(stream=True))[0] == 500
+        monkeypatch.undo()
+        assert send(failing, chat(max_tokens=1))[0] == 200
+    assert "device lost at /home/user" in caplog.text
+
+
 def test_a_full_queue_answers_429_with_the_time_to_wait(
     server: Served, model: RoutedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

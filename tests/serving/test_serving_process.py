@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from openai import OpenAI
 from serving_runs import Question
 
 from dmole.cli import serve as verb
 from dmole.cli.main import main
 from dmole.inference import Answer
+from dmole.serving.server import Server
 
 
 @contextmanager
@@ -66,7 +68,21 @@ def test_sigterm_ends_the_server_after_all_that_waits_has_been_answered(
     assert log == "dmole: no new requests, running ones are answered\n"
 
 
-def test_a_second_signal_ends_the_server_at_once(run: Path) -> None:
+def test_the_second_signal_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    server = Server(uvicorn.Config(lambda: None))
+    server.handle_exit(signal.SIGTERM, None)
+    assert (server.should_exit, ended) == (True, [])
+    server.handle_exit(signal.SIGINT, None)
+    assert ended == [128 + signal.SIGINT]
+    assert capfd.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_server_that_waits_for_a_request(run: Path) -> None:
     with process(run) as (server, url):
         port = int(url.rpartition(":")[2])
         head = (
@@ -93,6 +109,8 @@ REFUSED = [
     (["--watch", "/nowhere"], "--watch /nowhere is no folder"),
     (["--port", "99999"], "--port 99999 is no port"),
     (["--alarm_share", "2", "--port", "0"], "--alarm_share must be in [0, 1], got 2.0"),
+    (["--device", "cudo", "--port", "0"], "--device cudo: "),
+    (["--device", "cuda:99", "--port", "0"], "--device cuda:99: "),
     (["--bogus"], "unrecognized arguments: --bogus"),
 ]
 

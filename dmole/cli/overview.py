@@ -1,0 +1,61 @@
+"""What ``dmole --help`` prints."""
+
+HELP = """\
+usage: dmole VERB ...
+
+Continual multimodal learning: a sequence of image-text tasks without forgetting.
+
+  fit       --config FILE [--config FILE ...] [--key value ...]
+            learn the sequence: experts, router, evaluation matrix, figures
+  add       RUN --name TASK --train FILE --test FILE [--image_root DIR] [--metric M] [--key value]
+            one more task after those of a finished run, learned in a new run folder beside it
+  allocate  --config FILE ...
+            dry run: proxy scores, budgets and where experts would go
+  evaluate  RUN [--split test|train] [--threshold_scale X] [--output DIR] [--key value ...]
+            the matrix of a finished run again, on other data or with other thresholds
+  predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
+            answers, with the experts that gave them
+  watch     RUN --input FILE|- [--window N] [--limit X] [--json]
+            route prompts in order and report tasks that no expert has learned; - reads them from
+            standard input as they arrive
+  bundle    RUN OUT [--license L] [--base org/name] [--data_source TASK=TEXT ...]
+            experts, router and model card of a finished run, as a folder that is safe to publish
+  push      RUN|BUNDLE org/name [--private] [--license L] ...
+            a bundle as a repository of the hub; dmole.load("hf://org/name") reads it
+  merge     RUN|BUNDLE OUT --experts a[+b] [--dtype D] [--base FOLDER]
+            plain weights of base model and experts, which transformers loads alone
+  export    RUN OUT --for vllm [--base NAME]
+            adapters for vLLM: one for each expert and for each set of experts that occurs
+  route-proxy EXPORT --upstream http://host:port/v1 [--base FOLDER] [--port N]
+            chooses the adapter of each chat completion and passes it on to vLLM
+  serve     RUN [--port N] [--api_key KEY] [--watch] ...
+            an OpenAI-compatible endpoint with a chat page; new experts join while it runs
+  compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
+            tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
+  data make-example DIR [--alike]
+            real images of installed packages as tasks, for configs/real.yaml; with --alike, six
+            tasks in one wording, for configs/benchmarks/alike_real.yaml
+  data check --config FILE ... [--json FILE] [--processes N] [--items N] [--no_images] [--no_tokens]
+            check every item, image, length and reference of the tasks' files before training
+  data init BENCHMARK DIR [--miniature]
+            the folders of a benchmark, and where to obtain what goes there; `data init --help`
+            names the benchmarks
+  score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
+            score a file of predictions as the benchmark's authors do, and without their quirks
+  experts   RUN list | remove NAME | rename OLD NEW | disable NAME | enable NAME
+            RUN import FROM_RUN NAME  |  RUN import --from_adapter DIR --as NAME --samples FILE
+            the experts of a run; a new run without one of them, or with one from elsewhere
+  configs   [NAME]
+            the configs that ship with the package, or the content of one, to copy and change
+  completion bash|zsh
+            a script that completes verbs, settings and configs: source <(dmole completion bash)
+
+  dmole fit --help         every setting, with its default
+  dmole fit --config quickstart.yaml --print_config
+  dmole --version
+
+  --trust_classes MODULE[,MODULE]
+            after any verb with a config or a run: these may name classes of your own modules
+
+TensorBoard: tensorboard --logdir runs
+"""
