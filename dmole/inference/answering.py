@@ -116,7 +116,7 @@ class AnsweringModel:
 
         Raises:
             ValueError: If an expert is unknown.
-            SampleError: If an image cannot be read or a prompt is too long; names the request by
+            ValueError: If an image cannot be read or a prompt is too long; names the request by
                 its index.
         """
         if not requests:
@@ -165,7 +165,7 @@ class AnsweringModel:
         """Return the number of tokens of a request's prompt, image tokens included.
 
         Raises:
-            SampleError: If an image cannot be read or the prompt is too long.
+            ValueError: If an image cannot be read or the prompt is too long.
         """
         return int(self._batch([request]).inputs["attention_mask"].sum())
 

@@ -164,11 +164,11 @@ class RoutedModel(AnsweringModel):
         return self.residency
 
     def add_expert(self, run: str | Path, name: str, trusted: Sequence[str] = ()) -> None:
-        """Add an expert of another run on the same base model; see :func:`.joining.join`."""
+        """Add an expert of another run on the same base model; see `dmole.inference.joining.join`."""
         join(self, Path(run), name, trusted)
 
     def remove_expert(self, name: str) -> None:
-        """Take an expert and its router entry out; see :func:`.joining.leave`."""
+        """Take an expert and its router entry out; see `dmole.inference.joining.leave`."""
         leave(self, name)
 
     def _read_expert(self, name: str) -> Mapping[str, Tensor]:
