@@ -47,13 +47,13 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(torch|lightning|pytorch_lightning|transformers|torchmetrics|numpy|npt|np|PIL|pyarrow"
         r"|collections|typing|types|pathlib|argparse|abc|contextlib|multiprocessing|logging|random"
-        r"|subprocess)"
+        r"|subprocess|concurrent|socket|pydantic|uvicorn|fastapi|starlette)"
         r"(\..*)?",
     ),
     # the same, where an annotation names them as its file imports them
     (
         r"py:class",
-        r"Tensor|Path|Callback|Logger|Dataset|AbstractContextManager|OptimizerCallable"
+        r"T|Tensor|Path|Callback|Logger|Dataset|AbstractContextManager|OptimizerCallable"
         r"|nn\.(Module|Linear|Parameter)",
     ),
 ]

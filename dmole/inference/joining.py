@@ -47,7 +47,7 @@ def join(model: RoutedModel, run: Path, name: str, trusted: Sequence[str] = ()) 
     weights = base_digest(run)
     if None not in (weights, model.base_digest) and weights != model.base_digest:
         raise ValueError(f"{run} was made with a base model of other weights")
-    check_base_of_run(run, parts, accept=False)
+    check_base_of_run(run, parts, accept=False, accept_by=None)
     router = build_router(settings, trusted)
     with refusing(run / "router", "router"):
         router.load(run / "router")

@@ -145,7 +145,7 @@ def _check_base(model: AnsweringModel, folder: Path, weights: bool, accept: bool
     current: dict[str, Any] = {"base_parts": base_parts(model.backbone, model.beams)}
     if weights:
         current["base"] = model.backbone.fingerprint()
-    check_base_of_run(folder, current, accept)
+    check_base_of_run(folder, current, accept, "accept_changes=True (--accept_changes)")
 
 
 def _with_base(settings: RunSettings, base: str) -> RunSettings:

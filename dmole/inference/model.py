@@ -164,7 +164,7 @@ class RoutedModel(AnsweringModel):
         return self.residency
 
     def add_expert(self, run: str | Path, name: str, trusted: Sequence[str] = ()) -> None:
-        """Add an expert of another run on the same base model; see `dmole.inference.joining.join`."""
+        """Add an expert of another run on this base model; see `dmole.inference.joining.join`."""
         join(self, Path(run), name, trusted)
 
     def remove_expert(self, name: str) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
+SETTING = "--trainer.accept_changes true"
+"""What accepts the changes of a base model on the command line of a run."""
+
 
 def check_parts(
     made: Path,
@@ -25,6 +28,7 @@ def check_parts(
     *,
     fixed: tuple[str, ...] = FIXED,
     warn: bool = True,
+    accept_by: str | None = SETTING,
 ) -> None:
     """Refuse a base model whose parts differ from those of a run.
 
@@ -38,6 +42,7 @@ def check_parts(
         accept: Whether changes are accepted, with a warning each.
         fixed: Parts whose change is never accepted.
         warn: Whether to log the changes that are not refused.
+        accept_by: What accepts changes, for messages; None if nothing does.
 
     Raises:
         ValueError: If a part differs; the message names it and its first values that differ.
@@ -46,20 +51,21 @@ def check_parts(
         if name in fixed:
             raise ValueError(f"{made} was made with {text}; it cannot be resumed here")
         if name != NUMERICS and not accept:
-            raise ValueError(
-                f"{made} was made with {text}; --trainer.accept_changes true uses it anyway"
-            )
+            raise ValueError(f"{made} was made with {text}{_hint(accept_by)}")
         if warn:
             log.warning("%s was made with %s", made, text)
 
 
-def check_base_of_run(run: Path, current: Mapping[str, Any], accept: bool) -> None:
+def check_base_of_run(
+    run: Path, current: Mapping[str, Any], accept: bool, accept_by: str | None = SETTING
+) -> None:
     """Refuse a base model that is not the one of a finished run.
 
     Args:
         run: Folder of the run; its ``metrics.json`` has the fingerprints.
         current: ``base_parts`` of now, and ``base`` if the weights are to be compared, too.
         accept: Whether changes are accepted, with a warning each.
+        accept_by: What accepts them, for messages; None if nothing does.
 
     Raises:
         ValueError: If the weights or a part differ; the message names the part.
@@ -72,6 +78,11 @@ def check_base_of_run(run: Path, current: Mapping[str, Any], accept: bool) -> No
     if "base" in current and saved.get("base") not in (None, current["base"]):
         text = "was made with a base model of other weights"
         if not accept:
-            raise ValueError(f"{run} {text}; --trainer.accept_changes true uses it anyway")
+            raise ValueError(f"{run} {text}{_hint(accept_by)}")
         log.warning("%s %s", run, text)
-    check_parts(run, saved.get("base_parts"), current["base_parts"], accept, fixed=())
+    parts = saved.get("base_parts")
+    check_parts(run, parts, current["base_parts"], accept, fixed=(), accept_by=accept_by)
+
+
+def _hint(accept_by: str | None) -> str:
+    return "" if accept_by is None else f"; {accept_by} uses it anyway"
