@@ -29,6 +29,7 @@ from dmole.run.changes import needs_new_answers
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.run.filling import RowFiller
 from dmole.run.identity import check_base_of_run
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.lightning_private import disable_signal_handlers
@@ -85,6 +86,9 @@ class ContinualTrainer(Trainer):
             learning rate, differs; each difference is logged with the stage or step from which it
             counts, and refused if it can no longer count. Base model, data and order of tasks must
             always be the same.
+        fill_rows: Evaluate the stages of a finished run that this run extends on the new tasks,
+            too, so that the matrix has no empty cells. A row stays as it is if a later stage has
+            trained its experts further.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence sets itself; epochs are a setting of the tasks.
 
@@ -115,6 +119,7 @@ class ContinualTrainer(Trainer):
         plugins: list[ClusterEnvironment] | None = None,
         checkpoint_every_n_steps: int = 100,
         accept_changes: bool = False,
+        fill_rows: bool = False,
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
@@ -146,6 +151,7 @@ class ContinualTrainer(Trainer):
         self.sequence = SequenceState(self, board, stream, incremental_evaluation, accept_changes)
         self._session = Session(self.sequence, name, version)
         self._stage_checkpoint: Path | None = None
+        self.sequence.fills_rows = fill_rows
         disable_signal_handlers(self)
 
     @property
@@ -197,15 +203,7 @@ class ContinualTrainer(Trainer):
         """Run all phases of all stages that are not done yet."""
         state = self.sequence
         if checkpoint is not None:
-            self._stage_checkpoint = load_sequence(state, module, checkpoint)
-            check_learned(state, module, "in the checkpoint")
-            log.info("resuming %s", state.run_dir)
-            if needs_new_answers(state):
-                state.callback_of(EvaluationMatrix).forget_answers(state)
-            if self.is_global_zero:
-                remove_parts(state.run_dir)  # left by a killed process
-            if resume_position(state):
-                self._restore(module, thorough=True)
+            self._resume(module, checkpoint)
         else:
             save_sequence(state, module)  # from now on the run can be resumed
         if not state.stream.planned:
@@ -223,8 +221,26 @@ class ContinualTrainer(Trainer):
                 self._restore(module)
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
+        if left := self._fill_rows(module):
+            rows = ", ".join(map(str, left))
+            log.warning("rows of stages %s keep empty cells: their experts trained further", rows)
         self._end(module)
         self._complete(module)
+
+    def _resume(self, module: ContinualModule, checkpoint: Path) -> None:
+        """Restore the state of a checkpoint, and the files of the run that were lost."""
+        state = self.sequence
+        self._stage_checkpoint = load_sequence(state, module, checkpoint)
+        check_learned(state, module, "in the checkpoint")
+        log.info("resuming %s", state.run_dir)
+        if needs_new_answers(state):
+            state.callback_of(EvaluationMatrix).forget_answers(state)
+        if self.is_global_zero:
+            remove_parts(state.run_dir)  # left by a killed process
+        if resume_position(state):
+            self._restore(module, thorough=True)
+            if state.phase == "evaluate":  # else an evaluation is to be resumed first
+                self._fill_rows(module)
 
     def allocate(
         self, model: ContinualModule, datamodule: ContinualDataModule
@@ -379,6 +395,18 @@ class ContinualTrainer(Trainer):
         matrix = self.sequence.callback_of(EvaluationMatrix)
         restorer = Restorer(self.sequence, module, matrix, self._answer)
         return restorer.restore(self._timing(), thorough=thorough)
+
+    def _fill_rows(self, module: ContinualModule) -> list[int]:
+        """Fill empty cells of earlier rows if asked; return the stages of those that stay."""
+        if not self.sequence.fills_rows:
+            return []
+
+        def save() -> None:
+            if self._stage_checkpoint is None:  # saving would remove that of a stage in training
+                save_sequence(self.sequence, module)
+
+        matrix = self.sequence.callback_of(EvaluationMatrix)
+        return RowFiller(self.sequence, module, matrix, self._answer, save).fill()
 
     def _train(self, module: ContinualModule) -> None:
         state = self.sequence

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from dmole.metrics import read_matrix
 from experiments.run_content import run_content
-
-PARTS = ("experts", "routers", "last row", "oracle matrix", "predictions", "whole matrix")
-"""What is compared, in the order of the columns of the table."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,8 @@ class Equality:
         last_row: Scores after the last stage.
         oracle: The whole oracle matrix.
         predictions: Answers, scores and gate sets after the last stage.
-        matrix: The whole evaluation matrix, empty cells included.
+        matrix: All cells of the evaluation matrix that the extended run has.
+        empty: Number of cells that only the planned run has.
     """
 
     experts: bool
@@ -34,11 +32,12 @@ class Equality:
     oracle: bool
     predictions: bool
     matrix: bool
+    empty: int
 
     @property
-    def end(self) -> bool:
-        """Whether all is equal but cells of earlier rows."""
-        return all(list(vars(self).values())[:-1])
+    def all(self) -> bool:
+        """Whether all is equal; cells may be empty."""
+        return all(getattr(self, field.name) for field in fields(self) if field.name != "empty")
 
 
 def compare_extended(planned: Path, extended: Path) -> Equality:
@@ -58,13 +57,15 @@ def compare_extended(planned: Path, extended: Path) -> Equality:
     )
     last = f"predictions/stage_{len(other) - 1}/"
     same_tasks = list(names) == list(other_names) and matrix.shape == other.shape
+    empty = np.isnan(matrix)
     return Equality(
         experts=_same(ours, theirs, "experts"),
         routers=_same(ours, theirs, "router"),
         last_row=same_tasks and np.array_equal(matrix[-1], other[-1]),
         oracle=ours["oracle_matrix"] == theirs["oracle_matrix"],
         predictions=_same(ours, theirs, last),
-        matrix=same_tasks and np.array_equal(matrix, other),
+        matrix=same_tasks and np.array_equal(matrix[~empty], other[~empty]),
+        empty=int(empty.sum()),
     )
 
 

@@ -225,6 +225,48 @@ class EvaluationMatrix(ContinualCallback):
             self._metrics = self.metrics(state, module)
             state.put(*(file for file in self._tables(state) if file.name == METRICS))
 
+    def empty_tasks(self, state: SequenceState, stage: int) -> list[str]:
+        """Return the tasks with test samples whose cells in the row of a stage are empty.
+
+        There are none before the stage was evaluated.
+        """
+        if stage not in self.evaluated:
+            return []
+        row = zip(state.data.task_names, self.matrix[stage], strict=True)
+        tested = state.data.tested_task_names
+        return [task for task, value in row if np.isnan(value) and task in tested]
+
+    def fill_row(
+        self,
+        state: SequenceState,
+        routed: EvaluationPass,
+        oracle: EvaluationPass,
+        tasks: Collection[str],
+    ) -> None:
+        """Fill the cells of some tasks in the row of the current stage, and write the files."""
+        stage, columns = state.stage.index, list(state.data.task_names)
+        for task in tasks:
+            score = self._score(state, task, routed)
+            self.matrix[stage, columns.index(task)] = score.value
+            if task in state.seen_tasks():
+                self.oracle[stage, columns.index(task)] = self._score(state, task, oracle).value
+            self._count(state, task, routed)
+            state.put(self._predictions(state, task, routed, score))
+        self.routing.sort(key=lambda row: (row[0], columns.index(row[1]), row[2]))
+        state.put(*(file for file in self._tables(state) if file.name != METRICS))
+
+    def renew_metrics(
+        self, state: SequenceState, module: ContinualModule, routed: EvaluationPass
+    ) -> None:
+        """Write ``metrics.json`` again after rows were filled.
+
+        Args:
+            state: Its stage is the last one evaluated.
+            module: Has experts and router.
+            routed: The routed pass of that stage, whose samples all have answers.
+        """
+        self.recover(state, module, routed, (METRICS,))
+
     def lost_at(self, state: SequenceState, stage: int, lost: Collection[str]) -> list[str]:
         """Return the lost files that an evaluation of a stage can write again."""
         last = bool(self.evaluated) and stage == self.evaluated[-1]

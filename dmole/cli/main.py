@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verbs: dict[str, Callable[[list[str]], int | None]] = {
         "fit": _sequence,
+        "add": _add,
         "allocate": _sequence,
         "evaluate": _evaluate,
         "predict": _predict,
@@ -100,6 +101,12 @@ def _sequence(words: list[str]) -> None:
     from dmole.cli.lightning import run_sequence
 
     run_sequence(words)
+
+
+def _add(words: list[str]) -> None:
+    from dmole.cli.add import run_add
+
+    run_add(words[1:])
 
 
 def _evaluate(words: list[str]) -> None:

@@ -90,7 +90,9 @@ def _body(source: Source, title: str, licence: str | None, texts: Mapping[str, s
     figures = {key: _percent(source.run.metrics.get(key)) for key in ("Last", "BWT")}
     return _TEXT.format(
         title=title,
-        count=len(source.experts),
+        count="one LoRA expert"
+        if len(source.experts) == 1
+        else f"{len(source.experts)} LoRA experts",
         base=f"{known}{revision}",
         weights=base.weights,
         method=_method(source),
@@ -153,8 +155,8 @@ model = PeftModel.from_pretrained(base_model, "FOLDER_OF_THIS_BUNDLE/experts/{na
 _TEXT = """\
 # {title}
 
-{count} LoRA experts that one base model learned task after task, and the router that chooses
-between them, made with dmole {version}.
+What one base model learned task after task: {count}, and the router that decides which
+of them a prompt uses; made with dmole {version}.
 
 - Base model: {base}. SHA-256 of its weights: `{weights}`.
 - Method: {method}.

@@ -94,6 +94,7 @@ class SequenceState:
         interruption: Whether a signal requested the end of the run.
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
+        fills_rows: Whether earlier stages are evaluated on tasks that were added after them.
         parent: The finished run that this one extends; None for none.
         inherited: Stages and tasks of the parent, known before the run folder is open.
         files: Digests of the files that the run has written.
@@ -125,6 +126,7 @@ class SequenceState:
         self.changes: list[dict[str, Any]] = []
         self.saved_settings: dict[str, str] = {}
         self.run_id = secrets.token_hex(8)
+        self.fills_rows = False
         self.parent: Parent | None = None
         self.inherited = Inheritance()
         self.files = RunFiles()

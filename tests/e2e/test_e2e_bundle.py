@@ -99,6 +99,7 @@ def test_the_card_states_base_tasks_figures_sources_and_licence(run: Path, bundl
     }
     assert found == {name: metrics[name] for name in ("Last", "BWT")}
     assert metrics["fingerprints"]["base"] in text
+    assert "task after task: 2 LoRA experts, and" in text
     assert "drawn by a program" in text
     assert "| zoe.json |" in text  # the file's name without its folder
 

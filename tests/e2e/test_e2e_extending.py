@@ -15,15 +15,16 @@ import pytest
 import torch
 from cuts import CutAt, CutError
 from run_digests import run_digests
-from small_runs import Recipe, one_answer, small_task
+from small_runs import NO_FIGURES, Recipe, one_answer, small_task
 
 from dmole.allocation import UniformAllocator
+from dmole.cli.main import main
 from dmole.data import Task
 from dmole.metrics import read_matrix
 from dmole.routing import SharedRouter
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.extending import RunPlan, new_tasks
-from dmole.streams import ReplayStream
+from dmole.streams import ReplayStream, SequentialStream
 from experiments.extended_content import compare_extended
 
 OLD = ("paint", "count")
@@ -45,13 +46,18 @@ def child(plain_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run that had all tasks from its start."""
+    return Recipe(ALL).build(tmp_path_factory.mktemp("planned")).fit()
+
+
 def test_an_extended_run_equals_a_planned_one_and_names_its_parent(
-    child: Path, plain_run: Path, tmp_path: Path
+    child: Path, plain_run: Path, planned: Path
 ) -> None:
-    planned = Recipe(ALL).build(tmp_path).fit()
     found = compare_extended(planned, child)
-    assert found.end
-    assert not found.matrix
+    assert found.all
+    assert found.empty == 3
     digest = hashlib.sha256((plain_run / "digests.json").read_bytes()).hexdigest()
     parent = json.loads((child / "metrics.json").read_text())["parent"]
     assert parent == {"run": "dmole/version_0", "digest": digest, "stages": 2}
@@ -203,6 +209,44 @@ def test_a_disk_that_is_full_while_files_are_copied_leaves_no_folder(
     assert list((tmp_path / "dmole").iterdir()) == []
 
 
+# -- empty cells -------------------------------------------------------------------------------
+
+
+def test_rows_of_old_stages_are_filled_if_asked_and_then_the_whole_matrix_is_that_of_a_plan(
+    child: Path, planned: Path, tmp_path: Path
+) -> None:
+    """The rows of a finished extension are filled by a second command."""
+    run = Path(shutil.copytree(child, tmp_path / "dmole" / "version_0"))
+    filling = Recipe(ALL, trainer={"fill_rows": True})
+    assert filling.build(tmp_path).fit(run) == run
+    ours, theirs = run_digests(run), run_digests(planned)
+    assert {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} == {
+        "metrics.json"
+    }
+    metrics, expected = (json.loads((r / "metrics.json").read_text()) for r in (run, planned))
+    assert metrics.pop("parent")["stages"] == 2
+    assert metrics == expected
+    assert Recipe(ALL).build(tmp_path).fit(run) == run
+    assert run_digests(run) == ours
+
+
+def test_a_row_whose_experts_were_trained_further_stays_empty_which_one_line_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared: dict[str, Any] = {"allocator": UniformAllocator, "router": SharedRouter}
+    shared["stream"] = SequentialStream("shared")
+    parent = Recipe(OLD, **shared).build(tmp_path / "parent").fit()
+    filling = Recipe(ALL, **shared, trainer={"fill_rows": True}).build(tmp_path / "runs")
+    run = filling.fit(parent)
+    matrix, _ = read_matrix(run / "evaluation_matrix.csv")
+    assert np.isnan(matrix[:, 2]).tolist() == [False, True, False, False]
+    (line,) = [r.getMessage() for r in caplog.records if "empty cells" in r.getMessage()]
+    assert line == "rows of stages 1 keep empty cells: their experts trained further"
+    planned = Recipe(ALL, **shared).build(tmp_path / "planned").fit()
+    theirs, _ = read_matrix(planned / "evaluation_matrix.csv")
+    np.testing.assert_array_equal(matrix[[0, 2, 3]], theirs[[0, 2, 3]])
+
+
 # -- old data that are gone ------------------------------------------------------------------
 
 
@@ -290,3 +334,54 @@ def test_new_tasks_follow_the_old_ones_and_precede_those_that_are_only_scored() 
     ]:
         with pytest.raises(ValueError, match=message):
             new_tasks(before, now, file)
+
+
+# -- the short form --------------------------------------------------------------------------
+
+
+def test_a_task_is_added_to_a_run_by_one_command(
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(quick_run, tmp_path / "small" / "version_0"))
+    before = every_byte(run)
+    data = [f"--{split}=synthetic://read/{split}?size=4" for split in ("train", "test")]
+    words = ["add", str(run), "--name", "read", *data, "--max_new_tokens", "2"]
+    for wrong, message in [
+        (["--metric", "bleurt"], "task 'read': unknown metric 'bleurt'"),
+        (["--train", "nowhere.json"], "data file nowhere.json does not exist"),
+        (["--name", "paint"], "has a task 'paint' already"),
+        (["--model.alpha", "3"], "another model setting 'alpha'"),
+    ]:
+        assert main([*words, *wrong, *NO_FIGURES]) == 1
+        *_, line = capsys.readouterr().err.splitlines()
+        assert message in line
+        assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    assert main([*words, *NO_FIGURES]) == 0
+    child, config = run.with_name("version_1"), run.with_name("version_1.yaml")
+    assert capsys.readouterr().out.splitlines() == [f"config: {config}", f"results: {child}"]
+    assert every_byte(run) == before
+    _, tasks = read_matrix(child / "evaluation_matrix.csv")
+    assert tasks == ["paint", "count", "read"]
+    digests = run_digests(child)
+    words = ["fit", "--config", str(config), "--ckpt_path", str(child), *NO_FIGURES]
+    assert main(words) == 0  # the new run resumes with that config
+    assert run_digests(child) == digests
+
+
+def test_an_added_config_is_refused_like_one_of_fit(
+    quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(quick_run, tmp_path / "small" / "version_0"))
+    config = run / "config.yaml"
+    text = config.read_text()
+    data = [f"--{split}=synthetic://read/{split}?size=4" for split in ("train", "test")]
+    for change, message in [
+        (("dmole.routing.AutoencoderRouter", "os.system"), "os.system is not among the classes"),
+        (("trust_remote_code: false", "trust_remote_code: true"), "runs code of the base model"),
+    ]:
+        assert change[0] in text
+        config.write_text(text.replace(*change))
+        assert main(["add", str(run), "--name", "read", *data]) == 1
+        *_, line = capsys.readouterr().err.splitlines()
+        assert message in line
+        assert [path.name for path in run.parent.iterdir()] == ["version_0"]
