@@ -12,8 +12,8 @@ from typing import Any
 
 import openai
 import pytest
+from raw_requests import KEY, send
 from serving_runs import Question, Served, questions_of, served
-from test_serving_bad_inputs import KEY, send
 
 import dmole
 from dmole.inference import Answer, RoutedModel, make_request

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from raw_requests import chat, send
 from serving_runs import Question, Served, served
-from test_serving_bad_inputs import chat, send
 
 from dmole.inference import Answer, RoutedModel
 from dmole.serving.limits import Limits
