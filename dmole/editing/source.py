@@ -49,7 +49,7 @@ class OpenRun:
         """What a run made from this one says of it: name, digest and number of stages."""
         folder = self.run.resolve()
         named = f"{folder.parent.name}/{folder.name}" if folder.parent.name else folder.name
-        return {"run": named, "digest": file_digest(self.run / FILE), "stages": len(self.stages)}
+        return {"run": named, "digest": file_digest(self.run / FILE), "stage": len(self.stages)}
 
     def check_has(self, name: str) -> None:
         """Raise unless the run has an expert that only some of its tasks use.

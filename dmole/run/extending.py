@@ -78,7 +78,7 @@ class Parent:
 
     def for_metrics(self) -> dict[str, Any]:
         """Return what ``metrics.json`` says of the parent."""
-        return {"run": self.run, "digest": self.digest, "stages": self.stages}
+        return {"run": self.run, "digest": self.digest, "stage": self.stages}
 
     @classmethod
     def saved_in(cls, content: Mapping[str, Any]) -> Parent | None:

@@ -60,7 +60,7 @@ def test_an_extended_run_equals_a_planned_one_and_names_its_parent(
     assert found.empty == 3
     digest = hashlib.sha256((plain_run / "digests.json").read_bytes()).hexdigest()
     parent = json.loads((child / "metrics.json").read_text())["parent"]
-    assert parent == {"run": "dmole/version_0", "digest": digest, "stages": 2}
+    assert parent == {"run": "dmole/version_0", "digest": digest, "stage": 2}
     assert "parent" not in json.loads((planned / "metrics.json").read_text())
 
 
@@ -112,7 +112,7 @@ def test_an_extended_run_is_extended_again(child: Path, tmp_path: Path) -> None:
         [False, False, False, True],
         [False] * 4,
     ]
-    assert json.loads((run / "metrics.json").read_text())["parent"]["stages"] == 3
+    assert json.loads((run / "metrics.json").read_text())["parent"]["stage"] == 3
 
 
 def test_a_file_of_the_parent_that_was_changed_is_written_again(
@@ -224,7 +224,7 @@ def test_rows_of_old_stages_are_filled_if_asked_and_then_the_whole_matrix_is_tha
         "metrics.json"
     }
     metrics, expected = (json.loads((r / "metrics.json").read_text()) for r in (run, planned))
-    assert metrics.pop("parent")["stages"] == 2
+    assert metrics.pop("parent")["stage"] == 2
     assert metrics == expected
     assert Recipe(ALL).build(tmp_path).fit(run) == run
     assert run_digests(run) == ours

@@ -100,7 +100,7 @@ def test_the_task_of_an_expert_taken_out_is_only_scored_and_the_record_says_so(
     metrics = json.loads((twice / "metrics.json").read_text())
     assert [record["experts"] for record in metrics["edits"]] == [["paint"], ["read"]]
     assert metrics["parent"]["run"] == f"{tmp_path.name}/one"
-    assert metrics["parent"]["stages"] == 2
+    assert metrics["parent"]["stage"] == 2
     assert "train" not in metrics["fingerprints"]["data"]["read"]
 
 
