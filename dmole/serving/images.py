@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
 import time
@@ -118,7 +119,7 @@ class ImageReader:
         try:
             with _OPENER.open(url, timeout=_FETCH_SECONDS) as response:
                 return self._bounded(response, "a fetched image")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
             raise _refused(f"cannot fetch an image from {host}: {one_line(error)}") from error

@@ -61,6 +61,7 @@ def test_an_image_of_an_allowed_host_is_read(host: str) -> None:
         ("http://{host}@127.0.0.1:1/red.png", "this server fetches no images from"),
         ("http://127.0.0.1:1/red.png", "this server fetches no images from '127.0.0.1:1'"),
         ("http://[/red.png", "the address of an image is malformed"),
+        ("http://{host}/a red\t.png", "cannot fetch an image from"),
     ],
 )
 def test_other_hosts_redirects_and_large_contents_are_refused(
