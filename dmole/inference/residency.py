@@ -46,7 +46,8 @@ class ExpertResidency:
         loads: Number of experts loaded again so far.
 
     Raises:
-        ValueError: If a number is out of range or a pinned expert is unknown.
+        ValueError: If a number is out of range, a pinned expert is unknown, or ``storage`` is
+            ``cpu`` and experts are there already.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class ExpertResidency:
             raise ValueError(f"takeover must be in (0, 1], got {takeover}")
         if storage not in ("cpu", "disk"):
             raise ValueError(f"storage must be 'cpu' or 'disk', got {storage!r}")
+        if storage == "cpu" and any(_on_cpu(library, name) for name in library.names):
+            raise ValueError("the experts are on the CPU already: unload them to disk")
         self.activity = ActivityWindow(window)
         self.loads = 0
         self._library = library
@@ -135,16 +138,18 @@ class ExpertResidency:
     def unload(self, name: str) -> int:
         """Free the memory of an expert, and return the number of bytes.
 
+        With ``storage="cpu"`` an expert on the CPU stays as it is.
+
         Raises:
-            ValueError: If the expert is pinned, or it is on the CPU already and ``storage`` is cpu.
+            ValueError: If the expert is pinned.
         """
         if name in self._digests:
             return 0
         if name in self._pinned:
             raise ValueError(f"expert {name!r} is pinned")
+        if self._storage == "cpu" and _on_cpu(self._library, name):  # the model was moved there
+            return 0
         tensors = self._tensors(name).values()
-        if self._storage == "cpu" and any(tensor.device.type == "cpu" for tensor in tensors):
-            raise ValueError("the experts are on the CPU already: unload them to disk")
         freed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self._digests[name] = self._library.digest(name)
         for tensor in tensors:
@@ -208,3 +213,7 @@ class ExpertResidency:
                 self.activity.size,
             )
         self._warned = name
+
+
+def _on_cpu(library: ExpertLibrary, name: str) -> bool:
+    return any(parameter.device.type == "cpu" for _, parameter in library.parameters(name))

@@ -128,6 +128,7 @@ def test_an_expert_that_takes_over_is_reported_once(
         ({"storage": "tape"}, "storage must be 'cpu' or 'disk', got 'tape'"),
         ({"pinned": ["z"]}, "there is no expert 'z' to pin"),
         ({"window": 0}, "the window must hold at least 1 request, got 0"),
+        ({"storage": "cpu"}, "the experts are on the CPU already: unload them to disk"),
     ],
 )
 def test_invalid_options_are_refused(
@@ -137,10 +138,18 @@ def test_invalid_options_are_refused(
         ExpertResidency(library, read, **options)  # type: ignore[arg-type]
 
 
-def test_experts_on_the_cpu_cannot_be_unloaded_to_the_cpu_and_pinned_ones_not_at_all(
-    library: ExpertLibrary, read: ReadExpert
+def test_after_a_move_to_the_cpu_nothing_is_unloaded_to_the_cpu_and_nothing_fails(
+    read: ReadExpert,
 ) -> None:
-    with pytest.raises(ValueError, match="on the CPU already: unload them to disk"):
-        ExpertResidency(library, read, storage="cpu").unload("a")
+    library = ExpertLibrary(nn.Sequential(nn.Linear(8, 5, device="meta")), lambda _: "language")
+    for name in NAMES:
+        library.add(name, {"0": 3}, {"0": 6.0})
+    residency = ExpertResidency(library, read, storage="cpu", max_loaded=1)
+    library.model.to_empty(device="cpu")
+    residency.record([("a",), ("b",)])
+    assert (residency.loaded, residency.unload("c")) == (NAMES, 0)
+
+
+def test_a_pinned_expert_cannot_be_unloaded(library: ExpertLibrary, read: ReadExpert) -> None:
     with pytest.raises(ValueError, match="expert 'a' is pinned"):
         ExpertResidency(library, read, pinned=["a"]).unload("a")
