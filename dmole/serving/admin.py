@@ -52,8 +52,13 @@ async def remove(name: str, request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
     _check_key(service)
     if name not in service.experts:
-        raise ApiError(404, f"there is no expert {name[:100]!r}", code="model_not_found")
-    await service.change_experts(lambda model: model.remove_expert(name))
+        raise _unknown(name)
+    try:
+        await service.change_experts(lambda model: model.remove_expert(name))
+    except ValueError as error:
+        if name not in service.experts:  # another request has taken it out meanwhile
+            raise _unknown(name) from error
+        raise ApiError(400, one_line(error)) from error
     log.info("expert %s was removed", name)
     return {"id": name, "object": "model", "deleted": True}
 
@@ -76,6 +81,10 @@ async def add_expert(service: Service, run: Path, name: str) -> None:
 
     await service.change_experts(change)
     log.info("expert %s of %s answers from now on", name, run)
+
+
+def _unknown(name: str) -> ApiError:
+    return ApiError(404, f"there is no expert {name[:100]!r}", code="model_not_found")
 
 
 def _check_key(service: Service) -> None:

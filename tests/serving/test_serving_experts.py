@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from raw_requests import KEY, send
+from raw_requests import KEY, message, send
 from serving_runs import Question, Served, questions_of, served
 
 import dmole
 from dmole.inference import Answer, RoutedModel, make_request
+from dmole.routing import SharedRouter
 from dmole.serving.limits import Access, Limits
 from dmole.serving.watch import Watcher, is_finished
 
@@ -90,6 +92,38 @@ def test_an_expert_that_leaves_is_not_found_and_can_come_back(
         client.models.retrieve("read")
     assert send(server, "", path="/v1/experts/read", method="DELETE")[0] == 404
     assert add(server, next_run)[0] == 201
+
+
+def test_of_two_removals_at_once_one_finds_no_expert(
+    server: Served, next_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert add(server, next_run)[0] == 201
+    both = threading.Event()  # until it is set, no removal takes place
+    server.service.engine.between_batches(lambda: both.wait(60))
+    change, started = server.service.change_experts, []
+
+    async def counted(task: Callable[[RoutedModel], None]) -> None:
+        started.append(task)
+        if len(started) == 2:
+            both.set()
+        await change(task)
+
+    monkeypatch.setattr(server.service, "change_experts", counted)
+    with ThreadPoolExecutor(2) as pool:
+        words = {"path": "/v1/experts/read", "method": "DELETE"}
+        answers = [pool.submit(send, server, "", **words) for _ in range(2)]
+    found = dict(answer.result() for answer in answers)
+    assert set(found) == {200, 404}
+    assert found[404]["error"]["message"] == "there is no expert 'read'"
+
+
+def test_an_expert_that_samples_share_cannot_leave(
+    server: Served, growing: RoutedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "router", SharedRouter())
+    text = message(server, "", path="/v1/experts/paint", method="DELETE")
+    assert text == "experts of a SharedRouter can neither join nor leave: samples share them"
+    assert growing.experts == ("paint", "count")
 
 
 def test_an_expert_that_cannot_join_leaves_the_others_as_they_are(
