@@ -66,7 +66,7 @@ def run_route_proxy(words: list[str]) -> None:
             trust_remote_code=options.trust_remote_code,
         )
         proxy = RouteProxy(router, export, upstream, limits, access)
-        protocol = timed_protocol(limits.read_seconds)
+        protocol = timed_protocol(limits)
         settings = server_options(protocol, limits.max_connections, limits.drain_seconds)
         server = Server(uvicorn.Config(make_proxy_app(proxy), **settings))
         ready = f"routing to {options.upstream} at {address_of(listener)}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,8 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dmole.serving.errors import ApiError
 from dmole.serving.limits import Access, Limits
-
-log = logging.getLogger("dmole")
 
 OPEN = ("/", "/health", "/health/live", "/health/ready")
 """Paths that need no key: the page, which sends the key with its requests, and the probes."""
@@ -30,8 +27,8 @@ _DISCARD_FACTOR = 8  # a client that sends too much is read up to here, so that 
 class Guard:
     """Checks key, host and size, and reads the body of a request within a time limit.
 
-    The application receives the whole body at once. A client that stops reading its answer, or
-    sending its request, loses the connection and holds up nobody else.
+    The application receives the whole body at once. A client that stops sending its request
+    loses the connection and holds up nobody else.
 
     Args:
         app: The application.
@@ -63,10 +60,7 @@ class Guard:
             return
         if body is None:  # the client has left
             return
-        try:
-            await self._app(scope, _replay(body, receive), self._timed(send))
-        except* TimeoutError:
-            log.warning("a client stopped reading its answer; its connection was closed")
+        await self._app(scope, _replay(body, receive), send)
 
     def _check(self, scope: Scope) -> None:
         if self._access.check_host and _host_of(scope) not in LOCAL_NAMES:
@@ -117,13 +111,6 @@ class Guard:
                         return
         except TimeoutError:
             return
-
-    def _timed(self, send: Send) -> Send:
-        async def timed(message: Message) -> None:
-            async with asyncio.timeout(self._limits.write_seconds):
-                await send(message)
-
-        return timed
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

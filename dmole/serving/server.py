@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
 def make_server(service: Service) -> Server:
     """Return the server of a service; its engine must have been started."""
     limits = service.limits
-    protocol = timed_protocol(limits.read_seconds)
+    protocol = timed_protocol(limits)
     options = server_options(protocol, limits.max_connections, limits.drain_seconds)
     return Server(uvicorn.Config(make_app(service), **options))
 

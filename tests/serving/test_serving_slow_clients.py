@@ -131,5 +131,9 @@ def test_a_client_that_does_not_read_its_answer_loses_its_connection(
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(whole_request(stream=True))
             assert endless.left.wait(60)  # nothing was read, and the model was set free
+            end = time.monotonic() + 60
+            while server.server.server_state.connections and time.monotonic() < end:
+                time.sleep(0.05)
+            assert not server.server.server_state.connections  # the client still holds its end
         monkeypatch.undo()
         assert send(server, chat(max_tokens=1))[0] == 200
