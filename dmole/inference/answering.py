@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,7 @@ from dmole.data.collate import Batch, Collator
 from dmole.experts import ExpertLibrary, Gates
 from dmole.inference.decoding import AnswerProgress, OnText, as_criteria
 from dmole.inference.precision import autocast
-from dmole.inference.requests import Answer, Request
+from dmole.inference.requests import Answer, Request, Route, with_common
 from dmole.models.embedder import Embedder
 from dmole.models.generation import end_ids
 from dmole.routing import AutoencoderRouter, RouteQuery, Router, Routing
@@ -27,21 +26,6 @@ if TYPE_CHECKING:
 
 UNKNOWN_TASK = "prompt"
 """Task name of requests whose task nobody knows; the router chooses their experts."""
-
-
-@dataclass(frozen=True)
-class Route:
-    """The router's choice for a request.
-
-    Args:
-        experts: Chosen experts, best first; none is the base model alone.
-        losses: Loss of the request under each expert; empty if the router compares no losses.
-        thresholds: The loss below which each of these experts accepts a request.
-    """
-
-    experts: tuple[str, ...]
-    losses: Mapping[str, float] = field(default_factory=dict)
-    thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 class AnsweringModel:
@@ -115,14 +99,12 @@ class AnsweringModel:
             The answers in the order of the requests.
 
         Raises:
-            ValueError: If an expert is unknown.
+            ValueError: If an expert is unknown, or the one that all tasks share is named alone.
             ValueError: If an image cannot be read or a prompt is too long; names the request by
                 its index.
         """
         if not requests:
             return []
-        for request in requests:
-            self._check_experts(request.experts or ())
         batch = self._batch(requests)
         routes = self._routes(requests, batch)
         lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()  # (B,)
@@ -153,7 +135,10 @@ class AnsweringModel:
 
     @torch.no_grad()
     def route_requests(self, requests: Sequence[Request]) -> list[Route]:
-        """Return the experts of each request: those that it names, or the router's choice."""
+        """Return the experts of each request: those that it names, or the router's choice.
+
+        The expert that all tasks share, if there is one, joins those that a request names.
+        """
         return self._routes(requests, self._batch(requests)) if requests else []
 
     @torch.no_grad()
@@ -169,13 +154,15 @@ class AnsweringModel:
         """
         return int(self._batch([request]).inputs["attention_mask"].sum())
 
-    def _check_experts(self, names: Sequence[str]) -> None:
+    def _named(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the experts that answer if these are named."""
         for name in names:
             if name not in self.experts:
                 known = ", ".join(self.experts) or "none"
                 raise ValueError(f"there is no expert {name!r}; the experts are {known}")
         if len(set(names)) < len(names):
             raise ValueError(f"an expert is named twice: {'+'.join(names)}")
+        return with_common(names, self.router.common)
 
     def _batch(self, requests: Sequence[Request]) -> Batch:
         samples: list[tuple[Sample, str]] = [
@@ -191,13 +178,14 @@ class AnsweringModel:
             return self.embedder(batch, remember=False)
 
     def _routes(self, requests: Sequence[Request], batch: Batch) -> list[Route]:
-        if all(request.experts is not None for request in requests):
-            return [Route(request.experts or ()) for request in requests]
+        named = [None if r.experts is None else self._named(r.experts) for r in requests]
+        if None not in named:
+            return [Route(names or ()) for names in named]
         routing = self._routing(batch)
         losses, thresholds = self._measures(routing)
         return [
-            Route(order, loss, thresholds) if request.experts is None else Route(request.experts)
-            for request, order, loss in zip(requests, routing.order, losses, strict=True)
+            Route(order, loss, thresholds) if names is None else Route(names)
+            for names, order, loss in zip(named, routing.order, losses, strict=True)
         ]
 
     def _routing(self, batch: Batch) -> Routing:

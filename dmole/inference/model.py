@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.experts.export import read_expert
-from dmole.inference.answering import AnsweringModel, Route
+from dmole.inference.answering import AnsweringModel
 from dmole.inference.joining import join, leave
-from dmole.inference.requests import DEFAULT_TOKENS, ImageInput, make_request
+from dmole.inference.requests import DEFAULT_TOKENS, ImageInput, Route, make_request
 from dmole.inference.residency import ExpertResidency
 
 if TYPE_CHECKING:
@@ -138,14 +138,15 @@ class RoutedModel(AnsweringModel):
     def expert_names(self, text: str) -> tuple[str, ...]:
         """Return the experts that a text names: ``base``, a name, or names joined by ``+``.
 
+        The expert that all tasks share, if there is one, joins those that are named.
+
         Raises:
-            ValueError: If an expert is unknown or named twice.
+            ValueError: If an expert is unknown or named twice, or that one is named alone.
         """
         if text == "base":
             return ()
         names = (text,) if text in self.experts else tuple(text.split("+"))
-        self._check_experts(names)
-        return names
+        return self._named(names)
 
     # -- experts ---------------------------------------------------------------------------
 

@@ -93,6 +93,41 @@ class Answer:
     finish_reason: Literal["stop", "length", "cancelled"] = "stop"
 
 
+@dataclass(frozen=True)
+class Route:
+    """The router's choice for a request.
+
+    Args:
+        experts: Chosen experts, best first; none is the base model alone.
+        losses: Loss of the request under each expert; empty if the router compares no losses.
+        thresholds: The loss below which each of these experts accepts a request.
+    """
+
+    experts: tuple[str, ...]
+    losses: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+
+def with_common(experts: Sequence[str], common: str | None) -> tuple[str, ...]:
+    """Return named experts with the one that all tasks share, beside which they were trained.
+
+    Args:
+        experts: Names; none is the base model alone, which stays alone.
+        common: The expert that all tasks share, if there is one.
+
+    Raises:
+        ValueError: If it alone is named.
+
+    Example:
+        >>> with_common(["paint"], "common"), with_common([], "common"), with_common(["a"], None)
+        (('paint', 'common'), (), ('a',))
+    """
+    if list(experts) == [common]:
+        raise ValueError(f"expert {common!r} answers only together with the expert of a task")
+    missing = bool(experts) and common is not None and common not in experts
+    return (*experts, str(common)) if missing else tuple(experts)
+
+
 def make_request(
     prompt: str,
     images: ImageInput | Sequence[ImageInput] | None = None,

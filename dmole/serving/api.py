@@ -52,13 +52,14 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        entries = list_models(service.base, service.experts, service.created)
+        experts = [expert for expert in service.experts if expert != service.common]
+        entries = list_models(service.base, experts, service.created)
         return {"object": "list", "data": entries}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        experts = chosen_experts(name, service.base, service.experts)
-        entries = list_models(service.base, ["+".join(experts or ())], service.created)
+        experts = chosen_experts(name, service.base, service.experts, service.common)
+        entries = list_models(service.base, [name], service.created)
         place = 0 if experts is None else 2 if experts else 1
         return entries[place]
 

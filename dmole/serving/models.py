@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dmole.inference.requests import with_common
+from dmole.messages import one_line
 from dmole.serving.errors import ApiError
 
 AUTO = "auto"
@@ -14,7 +16,9 @@ BASE = "base"
 """The base model without experts."""
 
 
-def chosen_experts(model: str, base: str, experts: Sequence[str]) -> tuple[str, ...] | None:
+def chosen_experts(
+    model: str, base: str, experts: Sequence[str], common: str | None = None
+) -> tuple[str, ...] | None:
     """Return the experts that a model's name stands for; None for the router's choice.
 
     Args:
@@ -22,9 +26,11 @@ def chosen_experts(model: str, base: str, experts: Sequence[str]) -> tuple[str, 
             ``+``.
         base: Name of the base model.
         experts: Names of the experts.
+        common: The one that all tasks share, which joins those that are named.
 
     Raises:
-        ApiError: If there is no such model, with status 404.
+        ApiError: If there is no such model, with status 404; or it is the common expert alone, with
+            status 400.
     """
     if model == AUTO:
         return None
@@ -32,14 +38,17 @@ def chosen_experts(model: str, base: str, experts: Sequence[str]) -> tuple[str, 
         return ()
     names = tuple(model.split("+"))
     if not set(names) <= set(experts) or len(set(names)) < len(names):
-        there = ", ".join([AUTO, BASE, *experts])
+        there = ", ".join([AUTO, BASE, *(name for name in experts if name != common)])
         raise ApiError(
             404,
             f"there is no model {model[:100]!r}; there are {there}, and experts joined by '+'",
             param="model",
             code="model_not_found",
         )
-    return names
+    try:
+        return with_common(names, common)
+    except ValueError as error:
+        raise ApiError(400, one_line(error), param="model") from error
 
 
 def check_names(base: str, experts: Sequence[str]) -> None:

@@ -67,6 +67,8 @@ class Service:
         self.model = model
         self.base = _base_name(model.backbone.name_or_path)
         self.experts = model.experts
+        self.common = model.router.common
+        self.removed: set[str] = set()  # experts that a client has taken out
         check_names(self.base, self.experts)
         self.created = int(time.time())
         self.engine = Engine(model, self.limits, one_length=model.beams > 1)
@@ -85,7 +87,7 @@ class Service:
         Raises:
             ApiError: If it is refused.
         """
-        experts = chosen_experts(body.model, self.base, self.experts)
+        experts = chosen_experts(body.model, self.base, self.experts, self.common)
         self.engine.check_room()  # before any work
         asked = body.length
         if asked is not None and asked > self.limits.max_new_tokens:
