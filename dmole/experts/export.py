@@ -73,7 +73,7 @@ def load_expert(
     library.add_shapes(name, shapes)
     try:
         library.load_state_dict(name, tensors)
-    except ValueError:
+    except BaseException:
         library.remove(name)
         raise
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from dmole.experts import load_expert
 from dmole.models.identity import base_parts
 from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
@@ -26,15 +28,15 @@ def join(model: RoutedModel, run: Path, name: str, trusted: Sequence[str] = ()) 
     """Add an expert of a run, with its router entry, to a loaded model.
 
     Args:
-        model: Receives the expert; unchanged if it is refused.
+        model: Receives the expert; unchanged if that fails.
         run: Folder of a run on the same base model, usually one that extends the loaded run.
         name: Name of the expert there.
         trusted: Modules outside dmole whose classes the run may name.
 
     Raises:
         ValueError: If the name is taken, the run has no such expert or has it disabled, a file is
-            missing or was changed, the base models differ, or the routers cannot be compared;
-            names the run.
+            missing or was changed, the base models differ, the model has the weights already under
+            another name, or the routers cannot be compared; names the run.
     """
     if name in model.experts:
         raise ValueError(f"the model has an expert {name!r} already")
@@ -56,13 +58,16 @@ def join(model: RoutedModel, run: Path, name: str, trusted: Sequence[str] = ()) 
         verify_files(run, digests, lambda file: file.startswith(needed))
     load_expert(model.library, name, run / "experts" / name, saved_as=name)
     try:
+        _check_new(model, name)
+        _move(model, name)
         if not isinstance(model.router, OracleRouter):
             add_entry(model.router, name, router, name)
-    except ValueError as error:
+    except BaseException as error:  # such as a device without memory
         model.library.remove(name)
-        raise ValueError(f"{run}: {error}") from error
+        if isinstance(error, ValueError):
+            raise ValueError(f"{run}: {error}") from error
+        raise
     model.sources[name] = run / "experts" / name
-    _move(model, name)
 
 
 def leave(model: RoutedModel, name: str) -> None:
@@ -103,6 +108,30 @@ def _check_separable(model: RoutedModel) -> None:
         raise ValueError(f"experts of a {kind} can neither join nor leave: samples share them")
     if learned_part(router) is None and not isinstance(router, OracleRouter):
         raise ValueError(f"experts of a {type(router).__name__} can neither join nor leave")
+
+
+def _check_new(model: RoutedModel, name: str) -> None:
+    """Raise if a model has the weights of a new expert already.
+
+    Otherwise a copy under another name would join, and its update would be added twice.
+
+    Raises:
+        ValueError: If another expert has equal tensors; names both.
+    """
+    residency, mine = model.residency, model.library.tensors(name)
+    unloaded = residency.unloaded if residency is not None else ()
+    for other in model.experts:
+        if other == name:
+            continue
+        if residency is not None and other in unloaded:
+            equal = residency.digest(other) == model.library.digest(name)
+        else:
+            tensors = model.library.tensors(other)
+            equal = mine.keys() == tensors.keys() and all(
+                torch.equal(mine[key].cpu(), tensors[key].cpu()) for key in mine
+            )
+        if equal:
+            raise ValueError(f"the model has the weights of {name!r} already, as expert {other!r}")
 
 
 def _move(model: RoutedModel, name: str) -> None:

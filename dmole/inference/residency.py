@@ -157,6 +157,10 @@ class ExpertResidency:
             tensor.data = tensor.data.cpu() if self._storage == "cpu" else tensor.data.new_empty(0)
         return freed
 
+    def digest(self, name: str) -> str:
+        """Return the SHA-256 of an expert's tensors, also of an unloaded one."""
+        return self._digests.get(name) or self._library.digest(name)
+
     def forget(self, name: str) -> None:
         """Drop all that is known of an expert, which has left the library."""
         self._digests.pop(name, None)

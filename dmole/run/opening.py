@@ -12,8 +12,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from dmole.distributed import broadcast, is_distributed
 from dmole.run.peers import watch_parent
-from dmole.run.run_folder import LAST, claim_run, find_run
-from dmole.storage.reading import read_json
+from dmole.run.run_folder import LAST, claim_run, find_run, is_edited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,17 +103,6 @@ def decide_opening(
         return Opening(file.resolve().parents[1], file)
     child = claim_run(root, name, version)
     return Opening(child, extension.write(child))
-
-
-def is_edited(run: Path) -> bool:
-    """Return whether a run folder was made from another one by an edit of its experts.
-
-    Raises:
-        ValueError: If its ``metrics.json`` cannot be read; names it.
-    """
-    path = run / "metrics.json"
-    content = read_json(path, "metrics") if path.is_file() else {}
-    return isinstance(content, dict) and bool(content.get("edits"))
 
 
 def agree_on_opening(environment: object, decide: Callable[[], Opening], rank: int) -> Opening:

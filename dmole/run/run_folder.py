@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from dmole.messages import one_line
 from dmole.storage.files import UNSUPPORTED, errors_naming, read_text
+from dmole.storage.reading import read_json
 
 log = logging.getLogger("dmole")
 
@@ -33,6 +34,17 @@ def find_run(root: Path, name: str, version: int | None) -> Path | None:
     versions = _versions(root / name) if version is None else [version]
     folders = (root / name / f"version_{number}" for number in sorted(versions, reverse=True))
     return next((folder for folder in folders if (folder / LAST).is_file()), None)
+
+
+def is_edited(run: Path) -> bool:
+    """Return whether a run folder was made from another one by an edit of its experts.
+
+    Raises:
+        ValueError: If its ``metrics.json`` cannot be read; names it.
+    """
+    path = run / "metrics.json"
+    content = read_json(path, "metrics") if path.is_file() else {}
+    return isinstance(content, dict) and bool(content.get("edits"))
 
 
 def claim_run(root: Path, name: str, version: int | None) -> Path:

@@ -59,6 +59,7 @@ async def remove(name: str, request: Request) -> dict[str, Any]:
         if name not in service.experts:  # another request has taken it out meanwhile
             raise _unknown(name) from error
         raise ApiError(400, one_line(error)) from error
+    service.removed.add(name)
     log.info("expert %s was removed", name)
     return {"id": name, "object": "model", "deleted": True}
 

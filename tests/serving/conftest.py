@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving_runs import Question, learn, questions_of
+from raw_requests import KEY
+from serving_runs import Question, Served, learn, questions_of, served
 
 import dmole
 from dmole.inference import Answer, RoutedModel, make_request
+from dmole.serving.limits import Access, Limits
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +45,19 @@ def next_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that has learned one more task after those of the first one."""
     root = tmp_path_factory.mktemp("more")
     return learn(root, "second", ("paint", "count", "read"), extended=run)
+
+
+@pytest.fixture(scope="session")
+def growing(run: Path) -> RoutedModel:
+    """A model of its own, since these tests change its experts."""
+    return dmole.load(run)
+
+
+@pytest.fixture
+def server(growing: RoutedModel, next_run: Path, run: Path) -> Iterator[Served]:
+    """A server that may add experts of the second run; afterwards it has those of the first."""
+    access = Access(api_key=KEY, run_folder=next_run.parents[1])
+    with served(growing, Limits(max_batch=4, max_queue=200), access) as running:
+        yield running
+    for name in set(growing.experts) - {"paint", "count"}:
+        growing.remove_expert(name)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,26 +17,7 @@ from serving_runs import Question, Served, questions_of, served
 import dmole
 from dmole.inference import Answer, RoutedModel, make_request
 from dmole.routing import SharedRouter
-from dmole.serving.limits import Access, Limits
-from dmole.serving.watch import Watcher, is_finished
-
-LIMITS = Limits(max_batch=4, max_queue=200)
-
-
-@pytest.fixture(scope="module")
-def growing(run: Path) -> RoutedModel:
-    """A model of its own, since these tests change its experts."""
-    return dmole.load(run)
-
-
-@pytest.fixture
-def server(growing: RoutedModel, next_run: Path, run: Path) -> Iterator[Served]:
-    """A server that may add experts of the second run; afterwards it has those of the first."""
-    access = Access(api_key=KEY, run_folder=next_run.parents[1])
-    with served(growing, LIMITS, access) as running:
-        yield running
-    for name in set(growing.experts) - {"paint", "count"}:
-        growing.remove_expert(name)
+from dmole.serving.limits import Access
 
 
 def add(server: Served, run: object, name: str = "read") -> tuple[int, Any]:
@@ -100,7 +79,8 @@ def test_of_two_removals_at_once_one_finds_no_expert(
     assert add(server, next_run)[0] == 201
     both = threading.Event()  # until it is set, no removal takes place
     server.service.engine.between_batches(lambda: both.wait(60))
-    change, started = server.service.change_experts, []
+    change = server.service.change_experts
+    started: list[Callable[[RoutedModel], None]] = []
 
     async def counted(task: Callable[[RoutedModel], None]) -> None:
         started.append(task)
@@ -153,39 +133,6 @@ def test_an_expert_that_cannot_join_leaves_the_others_as_they_are(
 
 
 def test_a_server_without_key_changes_no_experts(growing: RoutedModel, next_run: Path) -> None:
-    with served(growing, LIMITS, Access(run_folder=next_run.parents[1])) as open_to_all:
+    with served(growing, access=Access(run_folder=next_run.parents[1])) as open_to_all:
         assert add(open_to_all, next_run)[0] == 403
         assert send(open_to_all, "", path="/v1/experts/paint", method="DELETE")[0] == 403
-
-
-def test_a_watched_folder_adds_the_experts_of_runs_once_they_have_finished(
-    server: Served, next_run: Path, run: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "watched"
-    shutil.copytree(run, folder / "version_0")
-    new = folder / "version_1"
-    shutil.copytree(next_run, new)
-    metrics = json.loads((new / "metrics.json").read_text())
-    unfinished = {**metrics, "per_task": {**metrics["per_task"], "later": {}}}
-    (new / "metrics.json").write_text(json.dumps(unfinished))
-    (folder / "notes.txt").write_text("no run")
-    watcher = Watcher(server.service, folder, 60, folder / "version_0")
-    assert not is_finished(new)
-    asyncio.run(watcher.look())
-    assert server.service.experts == ("paint", "count")
-    (new / "metrics.json").write_text(json.dumps(metrics))
-    asyncio.run(watcher.look())
-    assert server.service.experts == ("paint", "count", "read")
-    send(server, "", path="/v1/experts/read", method="DELETE")
-    asyncio.run(watcher.look())  # what was taken out stays out until the run changes
-    assert server.service.experts == ("paint", "count")
-
-
-def test_a_run_that_cannot_be_read_is_passed_over_by_the_watcher(
-    server: Served, next_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(next_run, tmp_path / "a")
-    (tmp_path / "a" / "experts" / "experts.json").write_text("[")
-    shutil.copytree(next_run, tmp_path / "b")
-    asyncio.run(Watcher(server.service, tmp_path, 60, tmp_path / "none").look())
-    assert server.service.experts == ("paint", "count", "read")
