@@ -27,7 +27,8 @@ def check_receives(source: OpenRun, name: str) -> None:
         name: Name of the new expert.
 
     Raises:
-        ValueError: If its experts answer only together or are mixed by token, or the name is taken.
+        ValueError: If its experts answer only together or are mixed by token, one of them is
+            disabled, or the name is not allowed or taken.
     """
     source.check_separable()
     mixed = source.router.mixing is not None or any(map(source.is_mixture, source.names))
@@ -40,6 +41,7 @@ def check_receives(source: OpenRun, name: str) -> None:
         kind = type(source.router).__name__
         raise ValueError(f"{source.run} has a router without entries for experts: {kind}")
     check_free(source, name)
+    source.check_enabled(source.names)
 
 
 def import_expert(

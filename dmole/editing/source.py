@@ -15,6 +15,7 @@ from dmole.run.loading import build_router
 from dmole.run.model_file import read_run_settings
 from dmole.run.schema import RunSettings
 from dmole.storage.digests import FILE, Digests, file_digest, read_digests, verify_files
+from dmole.storage.disabled import read_disabled
 from dmole.storage.reading import read_json, refusing
 from dmole.streams.stream import Stage
 
@@ -81,6 +82,20 @@ class OpenRun:
                 f"{self.run} uses one expert for all samples ({type(self.router).__name__}): its "
                 "experts cannot be edited"
             )
+
+    def check_enabled(self, names: Sequence[str]) -> None:
+        """Raise unless experts are enabled, since an evaluation leaves out those that are not.
+
+        Raises:
+            ValueError: If one of them is disabled.
+        """
+        disabled = read_disabled(self.run)
+        for name in names:
+            if name in disabled:
+                raise ValueError(
+                    f"the expert {name!r} of {self.run} is disabled, and the new run would be "
+                    "evaluated without it: enable it first"
+                )
 
     def is_mixture(self, name: str) -> bool:
         """Return whether an expert has routers or branches within its linears."""

@@ -18,6 +18,7 @@ from dmole.cli.main import main
 from dmole.run.model_file import read_run_settings
 from dmole.run.run_folder import RunLock
 from dmole.storage.digests import read_digests, verify_files
+from dmole.storage.disabled import read_disabled
 
 NAMES = ("paint", "count", "read")
 KINDS: dict[str, dict[str, Any]] = {
@@ -153,6 +154,31 @@ def test_a_disabled_expert_is_left_out_until_it_is_enabled(
     assert torch.equal(without.route(ROWS, left).losses, whole.route(ROWS, left).losses)
     assert main(["experts", str(run), "enable", "paint"]) == 0
     assert {k: v for k, v in content(run).items() if not k.startswith("checkpoints")} == before
+
+
+def test_a_disabled_expert_stays_off_when_it_is_renamed(
+    runs: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs(), run)
+    assert main(["experts", str(run), "disable", "paint"]) == 0
+    edited = edit(run, "rename", "paint", "color", output=tmp_path / "edited")
+    assert read_disabled(edited) == ("color",)
+
+
+def test_an_evaluation_that_would_leave_out_a_disabled_expert_is_refused(
+    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs("keys"), run)
+    assert main(["experts", str(run), "disable", "paint"]) == 0
+    capsys.readouterr()
+    for words in (["remove", "count"], ["import", str(runs("other keys")), "caption"]):
+        line = refused(["experts", str(run), *words, "--output", str(tmp_path / "new")], capsys)
+        assert "'paint' of" in line
+        assert line.endswith("enable it first")
+    edited = edit(run, "remove", "paint", output=tmp_path / "edited")  # what is off may go
+    assert read_disabled(edited) == ()
 
 
 @pytest.mark.parametrize("kind", ["plain", "keys"])
