@@ -124,13 +124,32 @@ def open_run(run: Path, trusted: Sequence[str] = ()) -> OpenRun:
     router = build_router(settings, trusted)
     with refusing(run / "router" / INDEX, "router"):
         router.load(run / "router")
-    path = run / "metrics.json"
-    metrics = read_json(path, "metrics") if path.exists() else {}
-    if not isinstance(metrics, dict):
-        raise ValueError(f"{path}: expected keys and values, got {type(metrics).__name__}")
+    metrics = _read_metrics(run / "metrics.json")
     stages = read_stages(run) or []
     for stage in stages:
         for name in stage.experts:
             if name not in names:
                 raise ValueError(f"{run / FILE} names the expert {name!r}, which {run} lacks")
     return OpenRun(run, digests, names, stages, settings, router, metrics)
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """Return the content of ``metrics.json``, with the form of what edits read of it checked."""
+    metrics = read_json(path, "metrics") if path.exists() else {}
+    prints = _keys(path, "the file", metrics).get("fingerprints", {})
+    data = _keys(path, "fingerprints", prints).get("data", {})
+    for name, splits in _keys(path, "fingerprints.data", data).items():
+        _keys(path, f"fingerprints.data.{name}", splits)
+    for name, start in _keys(path, "experts", metrics.get("experts", {})).items():
+        where = f"experts.{name}"
+        if not isinstance(_keys(path, where, start).get("starts_from", 0), str | None):
+            raise ValueError(f"{path}: {where}.starts_from must be the name of an expert or null")
+    return dict(metrics)
+
+
+def _keys(path: Path, where: str, value: Any) -> dict[str, Any]:
+    """Return a part of a file that must hold keys and values."""
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise ValueError(f"{path}: {where} must hold keys and values, got {kind}")
+    return value

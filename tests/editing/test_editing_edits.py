@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from edited_runs import Loaded, embeddings, make_run, same_tensors
 from strangers import refused
 
 from dmole.cli.main import main
+from dmole.editing.source import open_run
 from dmole.run.model_file import read_run_settings
 from dmole.run.run_folder import RunLock
 from dmole.storage.digests import read_digests, verify_files
@@ -283,6 +285,29 @@ def forge(run: Path, name: str, value: object) -> None:
     assert digests is not None
     files = {**digests.files, name: file_digest(run / name)}
     write_digests(run, Digests(files, digests.stages))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprints": 5}, "fingerprints must hold keys and values, got int"),
+        ({"fingerprints": {"data": []}}, "fingerprints.data must hold keys and values, got list"),
+        ({"fingerprints": {"data": {"paint": "x"}}}, "data.paint must hold keys and values"),
+        ({"experts": ["paint"]}, "experts must hold keys and values, got list"),
+        ({"experts": {"paint": 5}}, "experts.paint must hold keys and values, got int"),
+        ({"experts": {"paint": {}}}, "experts.paint.starts_from must be the name of an expert"),
+        ({"experts": {"paint": {"starts_from": 3}}}, "experts.paint.starts_from must be the"),
+    ],
+)
+def test_figures_of_another_form_are_refused_by_their_key(
+    change: dict[str, Any], message: str, runs: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs(), run)
+    forge(run, "metrics.json", json.loads((run / "metrics.json").read_text()) | change)
+    with pytest.raises(ValueError, match=re.escape(f"{run / 'metrics.json'}: ")) as caught:
+        open_run(run)
+    assert message in str(caught.value)
 
 
 def test_a_changed_file_of_the_run_is_named(
