@@ -63,6 +63,8 @@ def check_free(source: OpenRun, name: str) -> None:
             become folders.
     """
     check_name(name, "expert name")
+    if name.casefold() == "base":
+        raise ValueError(f"{name!r} is the gate set without an expert: choose another expert name")
     taken = {other.casefold(): other for other in [*source.names, source.router.common or ""]}
     if name.casefold() in taken:
         raise ValueError(f"{source.run} has an expert {taken[name.casefold()]!r} already")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from edited_runs import Loaded, embeddings, make_run, same_tensors
+from edited_runs import Loaded, content, edit, embeddings, forge, make_run, same_tensors
 from strangers import refused
 
 from dmole.cli.main import main
-from dmole.editing.source import open_run
 from dmole.run.model_file import read_run_settings
 from dmole.run.run_folder import RunLock
-from dmole.storage.digests import read_digests, verify_files
-from dmole.storage.disabled import read_disabled
+from dmole.storage.digests import read_digests
 
 NAMES = ("paint", "count", "read")
 KINDS: dict[str, dict[str, Any]] = {
@@ -47,22 +44,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[kind]
 
     return of
-
-
-def content(run: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
-
-
-def edit(run: Path, *words: str | Path, output: Path) -> Path:
-    """Run a verb that makes a run folder; RUN must stay as it is."""
-    before = content(run)
-    flags = [] if words[0] == "rename" else ["--no_evaluation"]
-    assert main(["experts", str(run), *map(str, words), "--output", str(output), *flags]) == 0
-    assert content(run) == before
-    digests = read_digests(output)
-    assert digests is not None
-    verify_files(output, digests, lambda name: True)
-    return output
 
 
 @pytest.mark.parametrize("taken", ["paint", "read"])
@@ -158,31 +139,6 @@ def test_a_disabled_expert_is_left_out_until_it_is_enabled(
     assert {k: v for k, v in content(run).items() if not k.startswith("checkpoints")} == before
 
 
-def test_a_disabled_expert_stays_off_when_it_is_renamed(
-    runs: Callable[..., Path], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(runs(), run)
-    assert main(["experts", str(run), "disable", "paint"]) == 0
-    edited = edit(run, "rename", "paint", "color", output=tmp_path / "edited")
-    assert read_disabled(edited) == ("color",)
-
-
-def test_an_evaluation_that_would_leave_out_a_disabled_expert_is_refused(
-    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(runs("keys"), run)
-    assert main(["experts", str(run), "disable", "paint"]) == 0
-    capsys.readouterr()
-    for words in (["remove", "count"], ["import", str(runs("other keys")), "caption"]):
-        line = refused(["experts", str(run), *words, "--output", str(tmp_path / "new")], capsys)
-        assert "'paint' of" in line
-        assert line.endswith("enable it first")
-    edited = edit(run, "remove", "paint", output=tmp_path / "edited")  # what is off may go
-    assert read_disabled(edited) == ()
-
-
 @pytest.mark.parametrize("kind", ["plain", "keys"])
 def test_an_expert_comes_back_from_the_run_it_was_taken_out_of(
     kind: str, runs: Callable[..., Path], tmp_path: Path
@@ -225,6 +181,8 @@ def test_an_expert_of_a_run_with_comparable_losses_is_found_by_its_samples(
         ("plain", ["rename", "paint", "count"], "has an expert 'count' already"),
         ("plain", ["rename", "paint", "Count"], "has an expert 'count' already"),
         ("plain", ["rename", "paint", "../x"], "expert name '../x' must be letters"),
+        ("plain", ["rename", "paint", "base"], "'base' is the gate set without an expert"),
+        ("plain", ["import", "OTHER", "caption", "--as", "base"], "'base' is the gate set"),
         ("oracle", ["rename", "paint", "x"], "'paint' must keep its name"),
         ("sum", ["remove", "paint"], "were trained on top of one another"),
         ("sum", ["import", "OTHER", "caption"], "were trained on top of one another"),
@@ -274,40 +232,6 @@ def test_an_expert_of_another_base_model_is_refused_whatever_is_accepted(
     forge(other, "metrics.json", metrics)
     words = ["experts", str(runs()), "import", str(other), "caption"]
     assert "another tokenizer" in refused(words, capsys)
-
-
-def forge(run: Path, name: str, value: object) -> None:
-    """Replace a file of a run, and its digest."""
-    from dmole.storage.digests import Digests, file_digest, write_digests
-
-    (run / name).write_text(json.dumps(value), encoding="utf-8")
-    digests = read_digests(run)
-    assert digests is not None
-    files = {**digests.files, name: file_digest(run / name)}
-    write_digests(run, Digests(files, digests.stages))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"fingerprints": 5}, "fingerprints must hold keys and values, got int"),
-        ({"fingerprints": {"data": []}}, "fingerprints.data must hold keys and values, got list"),
-        ({"fingerprints": {"data": {"paint": "x"}}}, "data.paint must hold keys and values"),
-        ({"experts": ["paint"]}, "experts must hold keys and values, got list"),
-        ({"experts": {"paint": 5}}, "experts.paint must hold keys and values, got int"),
-        ({"experts": {"paint": {}}}, "experts.paint.starts_from must be the name of an expert"),
-        ({"experts": {"paint": {"starts_from": 3}}}, "experts.paint.starts_from must be the"),
-    ],
-)
-def test_figures_of_another_form_are_refused_by_their_key(
-    change: dict[str, Any], message: str, runs: Callable[..., Path], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(runs(), run)
-    forge(run, "metrics.json", json.loads((run / "metrics.json").read_text()) | change)
-    with pytest.raises(ValueError, match=re.escape(f"{run / 'metrics.json'}: ")) as caught:
-        open_run(run)
-    assert message in str(caught.value)
 
 
 def test_a_changed_file_of_the_run_is_named(
