@@ -67,3 +67,16 @@ def test_figures_of_another_form_are_refused_by_their_key(
     with pytest.raises(ValueError, match=re.escape(f"{run / 'metrics.json'}: ")) as caught:
         open_run(run)
     assert message in str(caught.value)
+
+
+def test_the_segments_of_a_renamed_expert_have_its_new_name(plain: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    header = "stage,expert,start,alarm,true_task,owner,count"
+    forge(run, "segments.csv", f"{header}\n1,paint,0,,paint,paint,9\n2,count,9,9,paint,paint,1\n")
+    edited = edit(run, "rename", "paint", "color", output=tmp_path / "edited")
+    assert (edited / "segments.csv").read_text().splitlines() == [
+        header,
+        "1,color,0,,paint,color,9",  # the task keeps its name
+        "2,count,9,9,paint,color,1",
+    ]
