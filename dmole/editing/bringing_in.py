@@ -169,7 +169,7 @@ def rebased(task: Mapping[str, Any], old: str | None, new: str | None) -> dict[s
     def moved(text: Any) -> Any:
         if not isinstance(text, str) or _ADDRESS.match(text):
             return text
-        path = Path(old or ".") / Path(text).expanduser()
+        path = Path(old or ".").expanduser() / Path(text).expanduser()
         return str(path if new is None else path.absolute())
 
     changed = {key: moved(task.get(key)) for key in _PATHS if task.get(key) is not None}

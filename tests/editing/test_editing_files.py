@@ -13,6 +13,7 @@ from edited_runs import edit, forge, make_run
 from strangers import refused
 
 from dmole.cli.main import main
+from dmole.editing.bringing_in import rebased
 from dmole.editing.source import open_run
 from dmole.storage.disabled import read_disabled
 
@@ -80,3 +81,11 @@ def test_the_segments_of_a_renamed_expert_have_its_new_name(plain: Path, tmp_pat
         "1,color,0,,paint,color,9",  # the task keeps its name
         "2,count,9,9,paint,color,1",
     ]
+
+
+def test_the_paths_of_an_imported_task_are_found_from_a_root_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    moved = rebased({"name": "read", "train": "read.json"}, "~/data", "/elsewhere")
+    assert moved["train"] == str(tmp_path / "data" / "read.json")
