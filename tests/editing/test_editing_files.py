@@ -83,6 +83,16 @@ def test_the_segments_of_a_renamed_expert_have_its_new_name(plain: Path, tmp_pat
     ]
 
 
+def test_an_edit_with_several_processes_is_refused(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new"
+    words = ["experts", str(plain), "remove", "paint", "--output", str(output)]
+    line = refused([*words, "--trainer.devices", "2"], capsys)
+    assert "dmole experts uses one device, not 2: leave out --trainer.devices" in line
+    assert not output.exists()
+
+
 def test_the_paths_of_an_imported_task_are_found_from_a_root_in_the_home_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
