@@ -121,8 +121,8 @@ def _add_task(draft: Draft, task: Mapping[str, Any]) -> None:
     for each in same:
         if each["name"] != task["name"] or each["name"] in learned or not each.get("eval_only"):
             raise ValueError(
-                f"{draft.source.run} has a task {each['name']!r} already: --as gives expert and "
-                "task another name"
+                f"{draft.source.run} has a task {each['name']!r} already: --as renames an expert "
+                "and, if it has the same name, its task"
             )
     draft.set_tasks([*others, dict(task)])
 
