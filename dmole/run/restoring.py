@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from dmole.distributed import broadcast
-from dmole.run.changes import needs_new_answers
+from dmole.run.changes import later_change
 from dmole.run.run_files import HoldsRunFiles, RunFile
 from dmole.run.run_folder import LAST
 from dmole.run.state import BEFORE_TRAINING, PHASES
@@ -118,16 +118,24 @@ def lacks_checkpoint(state: SequenceState) -> bool:
 
 
 def is_repeatable(state: SequenceState, stage: Stage) -> bool:
-    """Return whether the evaluation after a stage would give the same answers again.
+    """Return whether the evaluation after a stage would give the same answers again."""
+    return not why_unrepeatable(state, stage)
 
-    It would not if a later stage has trained an expert further, or if the run was resumed with
-    settings that change answers.
+
+def why_unrepeatable(state: SequenceState, stage: Stage) -> str:
+    """Return why the evaluation after a stage would give other answers; empty if it would not.
+
+    It would if a later stage has trained an expert further, or if a setting that changes answers
+    or routing was changed after the stage, at this resume or an earlier one.
     """
     before = {name for past in state.plan[: stage.index] for name in past.experts}
     later = (s for s in state.plan[stage.index :] if (s.index, "train") in state.done)
-    return not needs_new_answers(state) and before.isdisjoint(
-        name for s in later for name in s.experts
-    )
+    if not before.isdisjoint(name for s in later for name in s.experts):
+        return "their experts trained further"
+    change = later_change(state, stage.index)
+    if change is None:
+        return ""
+    return f"{change['setting']} was changed from stage {change['from_stage']} on"
 
 
 def loss_error(state: SequenceState, lost: Sequence[str]) -> ValueError:
