@@ -54,7 +54,7 @@ class RowFiller:
         """
         state, matrix = self._state, self._matrix
         left: dict[int, str] = {}
-        position, filled = state.stage, False
+        filled = False
         for stage in [BEFORE_TRAINING, *state.plan]:
             tasks = matrix.empty_tasks(state, stage.index)
             if not tasks:
@@ -64,11 +64,12 @@ class RowFiller:
                 left[stage.index] = reason
             else:
                 answers = matrix.answers.state_dict()
-                self._fill(stage, tasks)
+                with state.revisited(stage):
+                    self._fill(stage, tasks)
                 matrix.answers.load_state_dict(answers)  # those of the newest evaluation
-                state.stage, filled = position, True
+                filled = True
                 self._save()
-        if filled and position.index == len(state.plan):  # else the next evaluation does so
+        if filled and state.stage.index == len(state.plan):  # else the next evaluation does so
             routed = matrix.plan(state, self._module)
             if routed.pending:
                 self._answer(self._module, routed)
@@ -77,10 +78,9 @@ class RowFiller:
         return left
 
     def _fill(self, stage: Stage, tasks: Sequence[str]) -> None:
-        """Evaluate the model after a stage on some tasks."""
+        """Evaluate the model after a stage, which is the current one, on some tasks."""
         state, matrix, module = self._state, self._matrix, self._module
         log.info("stage %d is evaluated on %s", stage.index, ", ".join(tasks))
-        state.stage = stage
         routed = _only(matrix.plan(state, module), tasks)
         self._answer(module, routed)
         oracle = _only(matrix.plan_oracle(state, module, routed), tasks)

@@ -66,20 +66,19 @@ class Restorer:
         # an interrupted evaluation resumes first, since another one would replace its journal
         if not lost or (thorough and state.phase == "router"):
             return lost
-        position, answers = state.stage, self._matrix.answers.state_dict()
+        answers = self._matrix.answers.state_dict()
         for stage in [BEFORE_TRAINING, *state.plan]:
             names = self._matrix.lost_at(state, stage.index, lost)
             if names and is_repeatable(state, stage):
-                self._repeat(stage, names)
+                with state.revisited(stage):
+                    self._repeat(stage, names)
                 lost = [name for name in lost if name not in names]
-        state.stage = position
         self._matrix.answers.load_state_dict(answers)
         return lost
 
     def _repeat(self, stage: Stage, names: Sequence[str]) -> None:
-        """Repeat the routed pass of the evaluation after a stage, to write some of its files."""
+        """Repeat the routed pass of the current stage's evaluation, to write some of its files."""
         log.info("stage %d is evaluated again for %s", stage.index, _listed(names))
-        self._state.stage = stage
         routed = self._matrix.plan(self._state, self._module)
         self._answer(self._module, routed)
         self._matrix.recover(self._state, self._module, routed, names)
