@@ -15,6 +15,7 @@ from dmole.cli.config_files import read_settings
 from dmole.cli.lightning import build, configure_logging, open_configs
 from dmole.messages import show
 from dmole.run.model_file import CONFIG_FILE
+from dmole.run.run_folder import next_number
 
 _VARIABLE = "DMOLE_ADDED_CONFIG"
 """Environment variable that passes the config to the processes that Lightning starts."""
@@ -133,7 +134,7 @@ def extended_config(
 
 def _write(parent: Path, config: dict[str, Any]) -> tuple[Path, Path]:
     """Write the config for the next free run folder; return the folder and the file."""
-    number = 0
+    number = next_number(parent)  # gaps stay: the newest run has the highest number
     while True:
         folder, file = parent / f"version_{number}", parent / f"version_{number}.yaml"
         config["trainer"]["version"] = number

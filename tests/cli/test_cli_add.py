@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from dmole.cli.add import extended_config
+from dmole.cli.add import _config_of, extended_config
 from dmole.cli.main import main
 
 FILE = Path("runs/a/version_0/config.yaml")
@@ -72,3 +73,22 @@ def test_other_places_are_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def run_of(folder: Path, tasks: list[dict[str, str]], **data: Any) -> Path:
+    """Make the folder of a run as far as its config is read."""
+    run = folder / "runs" / "a" / "version_0"
+    run.mkdir(parents=True)
+    content = {"trainer": {"name": "a"}, "data": {"tasks": tasks, **data}}
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    return run
+
+
+def test_the_config_is_that_of_the_version_after_the_newest_one(tmp_path: Path) -> None:
+    run = run_of(tmp_path, [{"name": "paint", "test": "synthetic://paint/test?size=4"}])
+    run.with_name("version_2").mkdir()
+    run.with_name("version_3.yaml").touch()  # of another `dmole add`
+    with _config_of(run, NEW) as file:
+        assert file.name == "version_4.yaml"
+        assert yaml.safe_load(file.read_text())["trainer"]["version"] == 4
+    assert not file.exists()  # no run was made
