@@ -197,6 +197,8 @@ class ContinualTrainer(Trainer):
 
         with self._session.opened(model, ckpt_path, prepare) as checkpoint:
             self._learn(model, checkpoint)
+        if gone := [task for task, split in datamodule.missing if split == "test"]:
+            log.warning("evaluated without: %s; their test files are gone", ", ".join(gone))
         log.info("results are in %s", self.run_dir)
 
     def _learn(self, module: ContinualModule, checkpoint: Path | None) -> None:

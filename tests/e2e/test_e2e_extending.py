@@ -292,6 +292,8 @@ def test_old_files_that_are_gone_do_not_matter_but_for_the_cells_they_would_fill
         run = Recipe(tasks).build(tmp_path / "runs").fit(parent)
     (line,) = [r.getMessage() for r in caplog.records if "not evaluated" in r.getMessage()]
     assert re.match(r"task 'second' is not evaluated, its cells stay empty: .*second_test", line)
+    (line,) = [r.getMessage() for r in caplog.records if "evaluated without" in r.getMessage()]
+    assert line == "evaluated without: second; their test files are gone"
     matrix, _ = read_matrix(run / "evaluation_matrix.csv")
     assert np.isnan(matrix).tolist() == [[False, False, True]] * 3 + [[False, True, False]]
     found = compare_extended(whole, run)
