@@ -217,3 +217,19 @@ def test_a_proxy_needs_a_whole_export_an_address_and_the_base_model_of_the_run(
         assert main(["route-proxy", *words]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+@pytest.mark.parametrize("variable", ["DMOLE_API_KEY", "DMOLE_UPSTREAM_KEY"])
+@pytest.mark.parametrize("key", ["", " ", "a ", "größe"])
+def test_a_key_of_the_proxy_is_refused_if_a_header_cannot_hold_it(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    key: str,
+) -> None:
+    monkeypatch.setenv(variable, key)
+    words = [str(folder), "--upstream", "http://127.0.0.1:9/v1", "--host", "0.0.0.0"]
+    assert main(["route-proxy", *words, "--no_api_key"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dmole: {variable} must be visible ASCII characters")
