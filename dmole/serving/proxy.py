@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dmole.inference.route_only import RouteOnly
+from dmole.inference.requests import Request
 from dmole.messages import one_line
 from dmole.routing import gate_set_name
 from dmole.run.export_file import Export
@@ -107,6 +108,7 @@ class RouteProxy:
         self._waiting = 0
         timeout = httpx2.Timeout(upstream.seconds, connect=_CONNECT_SECONDS)
         self._client = httpx2.AsyncClient(timeout=timeout, limits=httpx2.Limits())
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="dmole-images")
         self._requests = Counter(
             "dmole_proxy_requests", "Requests by status.", ["status"], registry=self.registry
         )
@@ -129,11 +131,12 @@ class RouteProxy:
         return generate_latest(self.registry)
 
     async def close(self) -> None:
-        """End the thread and the connections."""
+        """End the threads and the connections."""
         await self._client.aclose()
         self._thread.shutdown()
 
     async def target(self, body: Mapping[str, Any]) -> Target:
+        self._readers.shutdown()
         """Return where a chat completion goes.
 
         Raises:
@@ -149,7 +152,11 @@ class RouteProxy:
         if not isinstance(model, str):
             raise ApiError(400, "model must be a text", param="model")
         chosen = chosen_experts(model, self.export.base, self.export.experts)
-        experts = await self._routed(messages) if chosen is None else chosen
+        if chosen is None:
+            experts = await self._routed(messages)
+        else:
+            await self._checked(messages)
+            experts = chosen
         if not experts:
             return Target((), self.export.base)
         name = self._by_set.get(frozenset(experts))
@@ -169,17 +176,25 @@ class RouteProxy:
     async def _routed(self, messages: list[Message]) -> tuple[str, ...]:
         """Return the router's choice."""
         if self._waiting >= self.limits.max_queue:
-            raise ApiError(429, "too many requests wait", headers={"Retry-After": "1"})
+    async def _checked(self, messages: list[Message]) -> Request:
+        """Return the request that messages make, with images whose headers were read.
 
-        def route() -> tuple[str, ...]:
-            request = to_request(
+        Images are data URIs alone, so the upstream server is sent no address to fetch.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._readers,
+            lambda: to_request(
                 messages, self._images.read, self.limits, experts=None, max_new_tokens=1
-            )
-            return self._router.route_requests([request])[0].experts
+            ),
+        )
+
+            raise ApiError(429, "too many requests wait", headers={"Retry-After": "1"})
 
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, route)
+            request = await self._checked(messages)
+            route, loop = self._router.route_requests, asyncio.get_running_loop()
+            return (await loop.run_in_executor(self._thread, route, [request]))[0].experts
         except ValueError as error:  # an image or a prompt that the model does not take
             reason = one_line(error).removeprefix("request 0: ")
             raise ApiError(400, f"the model refuses it: {reason}", param="messages") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import subprocess
 import sys
@@ -171,6 +172,31 @@ def test_the_keys_of_proxy_and_upstream_server_are_apart(
             assert upstream.keys[-1] == sent
             wrong = client.post("/v1/chat/completions", json=body)
             assert wrong.status_code == (401 if own else 200)
+
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+@pytest.mark.parametrize("model", ["auto", "base", "org/model", "count"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([picture("http://169.254.169.254/secret")], "this server fetches no images"),
+        ([picture("file:///etc/passwd")], "this server reads no files"),
+        ([picture("data:image/png;base64,AAAA")] * 3, "have 3 images"),
+        ("x" * 3000, "at most 2000"),
+    ],
+    ids=["address", "file", "images", "characters"],
+)
+def test_a_named_model_is_checked_as_a_routed_one(
+    client: TestClient, upstream: StandIn, model: str, content: Any, message: str
+) -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": content}]}
+    answer = post(client, body)
+    assert answer.status_code == 400
+    assert re.search(message, answer.json()["error"]["message"])
+    assert upstream.bodies == []
 
 
 @pytest.mark.parametrize(
