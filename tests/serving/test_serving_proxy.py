@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,37 @@ def test_a_named_model_is_checked_as_a_routed_one(
     assert answer.status_code == 400
     assert re.search(message, answer.json()["error"]["message"])
     assert upstream.bodies == []
+
+
+def test_a_base_model_with_any_name_has_a_header_and_frees_its_connection(
+    router: RouteOnly,
+    export: Export,
+    upstream: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = replace(export, base="/models/模型 1%")
+    proxy = RouteProxy(router, named, Upstream(upstream.url), LIMITS, Access())
+    heads = []
+    send = proxy.send
+
+    async def kept(*arguments: Any) -> Any:
+        heads.append(await send(*arguments))
+        return heads[-1]
+
+    monkeypatch.setattr(proxy, "send", kept)
+    with TestClient(make_proxy_app(proxy), raise_server_exceptions=False) as client:
+        body = chat("how many?") | {"model": "base"}
+        answer = post(client, body)
+        assert answer.status_code == 200
+        assert answer.headers["x-dmole-model"] == "/models/%E6%A8%A1%E5%9E%8B%201%25"
+        assert upstream.bodies[-1]["model"] == "/models/模型 1%"
+
+        def broken(*arguments: Any) -> Any:
+            raise RuntimeError
+
+        monkeypatch.setattr("dmole.serving.proxy_api.headers_of", broken)
+        assert post(client, body).status_code == 500
+    assert [head.is_closed for head in heads] == [True, True]
 
 
 @pytest.mark.parametrize(
