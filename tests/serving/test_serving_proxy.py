@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -255,7 +256,20 @@ def test_a_bad_request_is_refused_before_the_upstream_server_sees_it(
 
 def test_a_body_that_is_no_json_is_refused(client: TestClient) -> None:
     for content in (b"{", b"[]", b"\xff"):
-        assert client.post("/v1/chat/completions", content=content).status_code == 400
+        headers = {"Content-Type": "application/json"}
+        answer = client.post("/v1/chat/completions", content=content, headers=headers)
+        assert answer.status_code == 400
+
+
+def test_a_page_of_another_site_cannot_use_the_key_of_the_upstream_server(
+    client: TestClient, upstream: StandIn
+) -> None:
+    path, body = "/v1/chat/completions", chat("how many?") | {"model": "base"}
+    for origin, status in [("http://evil.example", 403), ("null", 403), ("http://testserver", 200)]:
+        assert client.post(path, json=body, headers={"Origin": origin}).status_code == status
+    for kind in ({"Content-Type": "text/plain"}, {}):  # a blob of a page has no type
+        assert client.post(path, content=json.dumps(body), headers=kind).status_code == 415
+    assert len(upstream.bodies) == 1
 
 
 def test_a_proxy_needs_a_whole_export_an_address_and_the_base_model_of_the_run(
