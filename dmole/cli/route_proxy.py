@@ -55,7 +55,7 @@ def run_route_proxy(words: list[str]) -> None:
     with bind(options.host, options.port) as listener:  # before the model, which takes longer
         router = load_router(
             options.export,
-            export.experts,
+            export,
             device=options.device,
             base=options.base,
             trusted=trusted,

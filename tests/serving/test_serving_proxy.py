@@ -51,7 +51,7 @@ def export(folder: Path) -> Export:
 
 @pytest.fixture(scope="module")
 def router(folder: Path, export: Export) -> RouteOnly:
-    return load_router(folder, export.experts)
+    return load_router(folder, export)
 
 
 @pytest.fixture
@@ -289,6 +289,13 @@ def test_a_proxy_needs_a_whole_export_an_address_and_the_base_model_of_the_run(
         assert main(["route-proxy", *words]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+def test_the_base_model_of_a_proxy_is_the_one_that_the_export_names(
+    folder: Path, export: Export
+) -> None:
+    with pytest.raises(ValueError, match=r"export was made with a base model of other weights"):
+        load_router(folder, replace(export, weights="0" * 64))
 
 
 @pytest.mark.parametrize("variable", ["DMOLE_API_KEY", "DMOLE_UPSTREAM_KEY"])
