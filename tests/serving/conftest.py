@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from proxy_requests import LIMITS
 from serving_runs import Question, learn, questions_of
+from stand_in import StandIn, serve_stand_in
+from starlette.testclient import TestClient
 
 import dmole
 from dmole.inference import Answer, RoutedModel, make_request
+from dmole.inference.loading import load_router
+from dmole.inference.route_only import RouteOnly
+from dmole.publish.adapters import export_adapters
+from dmole.run.export_file import Export, read_export
+from dmole.serving.limits import Access
+from dmole.serving.proxy import RouteProxy, Upstream
+from dmole.serving.proxy_api import make_proxy_app
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +53,34 @@ def next_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that has learned one more task after those of the first one."""
     root = tmp_path_factory.mktemp("more")
     return learn(root, "second", ("paint", "count", "read"), extended=run)
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[StandIn]:
+    with serve_stand_in() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(scope="session")
+def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("exports") / "export"
+    export_adapters(run, output, base="org/model")
+    return output
+
+
+@pytest.fixture(scope="session")
+def export(folder: Path) -> Export:
+    return read_export(folder)
+
+
+@pytest.fixture(scope="session")
+def router(folder: Path, export: Export) -> RouteOnly:
+    return load_router(folder, export)
+
+
+@pytest.fixture
+def client(router: RouteOnly, export: Export, upstream: StandIn) -> Iterator[TestClient]:
+    proxy = RouteProxy(router, export, Upstream(upstream.url), LIMITS, Access())
+    upstream.bodies.clear()
+    with TestClient(make_proxy_app(proxy)) as client:
+        yield client
