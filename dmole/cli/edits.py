@@ -48,10 +48,21 @@ class Edit:
     _cli: ContinualCLI | None = field(default=None, init=False)
 
     def cli(self, draft: Draft) -> ContinualCLI:
-        """Return trainer, module and data of the edited run; the base model is loaded once."""
+        """Return trainer, module and data of the edited run; the base model is loaded once.
+
+        Raises:
+            ValueError: If the trainer has several devices: each process would make the run folder.
+        """
         if self._cli is None:
             config = as_config(draft.settings)
-            self._cli = cli_of_run(draft.settings, config, self.overrides, self.trusted)
+            cli = cli_of_run(draft.settings, config, self.overrides, self.trusted)
+            devices = cli.trainer.num_devices * cli.trainer.num_nodes
+            if devices > 1:
+                raise ValueError(
+                    f"dmole experts uses one device, not {devices}: leave out --trainer.devices, "
+                    "or give --no_evaluation and evaluate the new run with dmole evaluate"
+                )
+            self._cli = cli
         return self._cli
 
 

@@ -27,7 +27,8 @@ def check_receives(source: OpenRun, name: str) -> None:
         name: Name of the new expert.
 
     Raises:
-        ValueError: If its experts answer only together or are mixed by token, or the name is taken.
+        ValueError: If its experts answer only together or are mixed by token, one of them is
+            disabled, or the name is not allowed or taken.
     """
     source.check_separable()
     mixed = source.router.mixing is not None or any(map(source.is_mixture, source.names))
@@ -40,6 +41,7 @@ def check_receives(source: OpenRun, name: str) -> None:
         kind = type(source.router).__name__
         raise ValueError(f"{source.run} has a router without entries for experts: {kind}")
     check_free(source, name)
+    source.check_enabled(source.names)
 
 
 def import_expert(
@@ -119,8 +121,8 @@ def _add_task(draft: Draft, task: Mapping[str, Any]) -> None:
     for each in same:
         if each["name"] != task["name"] or each["name"] in learned or not each.get("eval_only"):
             raise ValueError(
-                f"{draft.source.run} has a task {each['name']!r} already: --as gives expert and "
-                "task another name"
+                f"{draft.source.run} has a task {each['name']!r} already: --as renames an expert "
+                "and, if it has the same name, its task"
             )
     draft.set_tasks([*others, dict(task)])
 
@@ -167,7 +169,7 @@ def rebased(task: Mapping[str, Any], old: str | None, new: str | None) -> dict[s
     def moved(text: Any) -> Any:
         if not isinstance(text, str) or _ADDRESS.match(text):
             return text
-        path = Path(old or ".") / Path(text).expanduser()
+        path = Path(old or ".").expanduser() / Path(text).expanduser()
         return str(path if new is None else path.absolute())
 
     changed = {key: moved(task.get(key)) for key in _PATHS if task.get(key) is not None}

@@ -105,8 +105,8 @@ def write_draft(draft: Draft, folder: Path) -> None:
     write_settings(folder, draft.settings)
     _write_config(draft, folder)
     write_json(folder / METRICS, {"format": RUN_FORMAT, **_origin(draft)})
-    disabled = read_disabled(draft.source.run)
-    write_disabled(folder, tuple(name for name in draft.experts if name in disabled))
+    off = [draft.source.run / "experts" / name for name in read_disabled(draft.source.run)]
+    write_disabled(folder, tuple(k for k, (path, _) in draft.experts.items() if path in off))
     seal(draft, folder, {})
 
 

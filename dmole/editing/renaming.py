@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,13 @@ from dmole.storage.digests import file_digest, verify_file
 from dmole.storage.files import atomic_path, check_name, write_csv, write_json
 from dmole.storage.reading import check_file, read_bytes, read_json, read_text, refusing
 
-_TABLES = {ROUTING: "gate_set", "allocation.csv": "expert", "curriculum.csv": "expert"}
-"""Tables with names of experts, and their column."""
+_TABLES = {
+    ROUTING: ("gate_set",),
+    "allocation.csv": ("expert",),
+    "curriculum.csv": ("expert",),
+    "segments.csv": ("expert", "owner"),
+}
+"""Tables with names of experts, and the columns that have them."""
 
 
 def rename_expert(source: OpenRun, old: str, new: str) -> Draft:
@@ -63,6 +68,8 @@ def check_free(source: OpenRun, name: str) -> None:
             become folders.
     """
     check_name(name, "expert name")
+    if name.casefold() == "base":
+        raise ValueError(f"{name!r} is the gate set without an expert: choose another expert name")
     taken = {other.casefold(): other for other in [*source.names, source.router.common or ""]}
     if name.casefold() in taken:
         raise ValueError(f"{source.run} has an expert {taken[name.casefold()]!r} already")
@@ -127,11 +134,11 @@ def _copy(name: str) -> Callable[[Path, Path, Rename], None]:
     return _copy_predictions if name.startswith("predictions/") else _copy_bytes
 
 
-def _copy_table(source: Path, target: Path, column: str, rename: Rename) -> None:
+def _copy_table(source: Path, target: Path, columns: Sequence[str], rename: Rename) -> None:
     reader = csv.DictReader(io.StringIO(read_text(source)), strict=True)
     rows: list[dict[str, Any]] = list(reader)
     for row in rows:
-        row[column] = rename(row[column])
+        row.update({column: rename(row[column]) for column in columns})
     write_csv(target, reader.fieldnames or [], rows)
 
 

@@ -15,6 +15,7 @@ from dmole.run.loading import build_router
 from dmole.run.model_file import read_run_settings
 from dmole.run.schema import RunSettings
 from dmole.storage.digests import FILE, Digests, file_digest, read_digests, verify_files
+from dmole.storage.disabled import read_disabled
 from dmole.storage.reading import read_json, refusing
 from dmole.streams.stream import Stage
 
@@ -82,6 +83,20 @@ class OpenRun:
                 "experts cannot be edited"
             )
 
+    def check_enabled(self, names: Sequence[str]) -> None:
+        """Raise unless experts are enabled, since an evaluation leaves out those that are not.
+
+        Raises:
+            ValueError: If one of them is disabled.
+        """
+        disabled = read_disabled(self.run)
+        for name in names:
+            if name in disabled:
+                raise ValueError(
+                    f"the expert {name!r} of {self.run} is disabled, and the new run would be "
+                    "evaluated without it: enable it first"
+                )
+
     def is_mixture(self, name: str) -> bool:
         """Return whether an expert has routers or branches within its linears."""
         return (self.run / "experts" / name / MIXTURE).exists()
@@ -109,13 +124,32 @@ def open_run(run: Path, trusted: Sequence[str] = ()) -> OpenRun:
     router = build_router(settings, trusted)
     with refusing(run / "router" / INDEX, "router"):
         router.load(run / "router")
-    path = run / "metrics.json"
-    metrics = read_json(path, "metrics") if path.exists() else {}
-    if not isinstance(metrics, dict):
-        raise ValueError(f"{path}: expected keys and values, got {type(metrics).__name__}")
+    metrics = _read_metrics(run / "metrics.json")
     stages = read_stages(run) or []
     for stage in stages:
         for name in stage.experts:
             if name not in names:
                 raise ValueError(f"{run / FILE} names the expert {name!r}, which {run} lacks")
     return OpenRun(run, digests, names, stages, settings, router, metrics)
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """Return the content of ``metrics.json``, with the form of what edits read of it checked."""
+    metrics = read_json(path, "metrics") if path.exists() else {}
+    prints = _keys(path, "the file", metrics).get("fingerprints", {})
+    data = _keys(path, "fingerprints", prints).get("data", {})
+    for name, splits in _keys(path, "fingerprints.data", data).items():
+        _keys(path, f"fingerprints.data.{name}", splits)
+    for name, start in _keys(path, "experts", metrics.get("experts", {})).items():
+        where = f"experts.{name}"
+        if not isinstance(_keys(path, where, start).get("starts_from", 0), str | None):
+            raise ValueError(f"{path}: {where}.starts_from must be the name of an expert or null")
+    return dict(metrics)
+
+
+def _keys(path: Path, where: str, value: Any) -> dict[str, Any]:
+    """Return a part of a file that must hold keys and values."""
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise ValueError(f"{path}: {where} must hold keys and values, got {kind}")
+    return value

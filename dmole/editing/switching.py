@@ -19,7 +19,7 @@ def switch_experts(run: Path, names: Sequence[str], *, off: bool) -> tuple[str, 
     """Disable or enable experts of a run.
 
     ``evaluate`` and ``predict`` leave a disabled expert and its router entry out, as if the run had
-    never learned it. No other file of the run changes.
+    never learned it. No other file of the run changes, except for its lock.
 
     Args:
         run: The run folder.

@@ -22,7 +22,7 @@ def remove_experts(source: OpenRun, names: Sequence[str]) -> Draft:
 
     Raises:
         ValueError: If the run does not have an expert, all tasks share it, the experts answer only
-            together, or none would be left.
+            together, or none or a disabled one would be left.
     """
     source.check_separable()
     for name in names:
@@ -33,6 +33,7 @@ def remove_experts(source: OpenRun, names: Sequence[str]) -> Draft:
             f"without {', '.join(names)} the run {source.run} has no expert of its own left: the "
             "base model alone answers as well"
         )
+    source.check_enabled(left)
     draft = Draft.of(source)
     draft.experts = {name: draft.experts[name] for name in left}
     take_out(draft.router, *names)

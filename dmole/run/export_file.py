@@ -60,8 +60,8 @@ def read_export(folder: Path) -> Export:
     for name in experts:
         check_name(name, f"{path}: expert name")
     for name, members in adapters.items():
-        known = isinstance(members, list) and members and set(map(str, members)) <= set(experts)
-        if not known or name != "+".join(members):
+        known = isinstance(members, list) and all(member in experts for member in members)
+        if not known or not members or name != "+".join(members):
             raise ValueError(f"{path}: adapters must map names such as a+b to lists of experts")
     sets = {name: tuple(members) for name, members in adapters.items()}
     return Export(tuple(experts), sets, served, weights)

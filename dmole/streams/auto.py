@@ -47,7 +47,8 @@ class AutoStream(Stream):
     limit; see :class:`~dmole.streams.segments.Segmenter`. Embeddings and autoencoders depend on
     the frozen base model alone and not on the experts. All segments are therefore found before the
     first stage trains, in order of arrival and without look-ahead, as if each stage had been
-    trained at its alarm.
+    trained at its alarm. An expert learns the samples that arrive in its segment and belong to it;
+    those that an earlier expert accepts are not learned again.
 
     The names of the tasks are used for the evaluation alone: a task counts as learned by the
     segment that most of its samples belong to. A segment that is not the first choice of any task

@@ -65,8 +65,12 @@ class Segmentation:
         return found
 
     def samples(self, segment: int) -> Indices:
-        """Return the positions of the samples that a segment's expert learns, ascending."""
-        return np.flatnonzero(self.owner == segment)
+        """Return the positions of the samples that a segment's expert learns, ascending.
+
+        They arrive in the segment and belong to it. A sample that arrives later finds the expert
+        frozen, even if it belongs to it.
+        """
+        return np.flatnonzero((self.owner == segment) & (self.arrives_in() == segment))
 
 
 class Segmenter:

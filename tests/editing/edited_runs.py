@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dmole.callbacks.evaluation_results import HEADER
+from dmole.cli.main import main
 from dmole.experts import save_expert
 from dmole.models import PretrainedBackbone
 from dmole.models.identity import base_parts
@@ -20,6 +22,13 @@ from dmole.run.learned import load_experts_and_router
 from dmole.run.loading import build_router
 from dmole.run.model_file import read_run_settings, write_model_file
 from dmole.run.run_files import RunFile, RunFiles
+from dmole.storage.digests import (
+    Digests,
+    file_digest,
+    read_digests,
+    verify_files,
+    write_digests,
+)
 from dmole.storage.files import write_csv, write_json
 from dmole.streams.stream import Stage
 
@@ -143,3 +152,29 @@ class Loaded:
 
 def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def content(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def edit(run: Path, *words: str | Path, output: Path) -> Path:
+    """Run a verb that makes a run folder; RUN must stay as it is."""
+    before = content(run)
+    flags = [] if words[0] == "rename" else ["--no_evaluation"]
+    assert main(["experts", str(run), *map(str, words), "--output", str(output), *flags]) == 0
+    assert content(run) == before
+    digests = read_digests(output)
+    assert digests is not None
+    verify_files(output, digests, lambda name: True)
+    return output
+
+
+def forge(run: Path, name: str, value: object) -> None:
+    """Replace a file of a run, and its digest."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    (run / name).write_text(text, encoding="utf-8")
+    digests = read_digests(run)
+    assert digests is not None
+    files = {**digests.files, name: file_digest(run / name)}
+    write_digests(run, Digests(files, digests.stages))

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from edited_runs import Loaded, embeddings, make_run, same_tensors
+from edited_runs import Loaded, content, edit, embeddings, forge, make_run, same_tensors
 from strangers import refused
 
 from dmole.cli.main import main
 from dmole.run.model_file import read_run_settings
 from dmole.run.run_folder import RunLock
-from dmole.storage.digests import read_digests, verify_files
+from dmole.storage.digests import read_digests
 
 NAMES = ("paint", "count", "read")
 KINDS: dict[str, dict[str, Any]] = {
@@ -44,22 +44,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[kind]
 
     return of
-
-
-def content(run: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
-
-
-def edit(run: Path, *words: str | Path, output: Path) -> Path:
-    """Run a verb that makes a run folder; RUN must stay as it is."""
-    before = content(run)
-    flags = [] if words[0] == "rename" else ["--no_evaluation"]
-    assert main(["experts", str(run), *map(str, words), "--output", str(output), *flags]) == 0
-    assert content(run) == before
-    digests = read_digests(output)
-    assert digests is not None
-    verify_files(output, digests, lambda name: True)
-    return output
 
 
 @pytest.mark.parametrize("taken", ["paint", "read"])
@@ -197,6 +181,8 @@ def test_an_expert_of_a_run_with_comparable_losses_is_found_by_its_samples(
         ("plain", ["rename", "paint", "count"], "has an expert 'count' already"),
         ("plain", ["rename", "paint", "Count"], "has an expert 'count' already"),
         ("plain", ["rename", "paint", "../x"], "expert name '../x' must be letters"),
+        ("plain", ["rename", "paint", "base"], "'base' is the gate set without an expert"),
+        ("plain", ["import", "OTHER", "caption", "--as", "base"], "'base' is the gate set"),
         ("oracle", ["rename", "paint", "x"], "'paint' must keep its name"),
         ("sum", ["remove", "paint"], "were trained on top of one another"),
         ("sum", ["import", "OTHER", "caption"], "were trained on top of one another"),
@@ -246,17 +232,6 @@ def test_an_expert_of_another_base_model_is_refused_whatever_is_accepted(
     forge(other, "metrics.json", metrics)
     words = ["experts", str(runs()), "import", str(other), "caption"]
     assert "another tokenizer" in refused(words, capsys)
-
-
-def forge(run: Path, name: str, value: object) -> None:
-    """Replace a file of a run, and its digest."""
-    from dmole.storage.digests import Digests, file_digest, write_digests
-
-    (run / name).write_text(json.dumps(value), encoding="utf-8")
-    digests = read_digests(run)
-    assert digests is not None
-    files = {**digests.files, name: file_digest(run / name)}
-    write_digests(run, Digests(files, digests.stages))
 
 
 def test_a_changed_file_of_the_run_is_named(
