@@ -94,7 +94,8 @@ def merge_experts(
 def _merged(weight: torch.Tensor, experts: Sequence[Any]) -> torch.Tensor:
     """Return the weight of one linear with its experts, (out, in) in float64."""
     products = (e.scaling * (e.up.double() @ e.lora_a.double()) for e in experts)
-    return weight.double() + reduce(torch.add, products)
+    update: torch.Tensor = reduce(torch.add, products)
+    return weight.double() + update
 
 
 def _check_plain(model: RoutedModel, names: Sequence[str]) -> None:
