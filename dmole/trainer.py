@@ -29,7 +29,7 @@ from dmole.run.changes import needs_new_answers
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
-from dmole.run.filling import RowFiller
+from dmole.run.filling import RowFiller, warn_of_empty_cells
 from dmole.run.identity import check_base_of_run
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.lightning_private import disable_signal_handlers
@@ -197,6 +197,8 @@ class ContinualTrainer(Trainer):
 
         with self._session.opened(model, ckpt_path, prepare) as checkpoint:
             self._learn(model, checkpoint)
+        if gone := [task for task, split in datamodule.missing if split == "test"]:
+            log.warning("evaluated without: %s; their test files are gone", ", ".join(gone))
         log.info("results are in %s", self.run_dir)
 
     def _learn(self, module: ContinualModule, checkpoint: Path | None) -> None:
@@ -221,9 +223,7 @@ class ContinualTrainer(Trainer):
                 self._restore(module)
                 save_sequence(state, module)
                 state.interruption.check(state.strategy)
-        if left := self._fill_rows(module):
-            rows = ", ".join(map(str, left))
-            log.warning("rows of stages %s keep empty cells: their experts trained further", rows)
+        warn_of_empty_cells(self._fill_rows(module))
         self._end(module)
         self._complete(module)
 
@@ -396,10 +396,10 @@ class ContinualTrainer(Trainer):
         restorer = Restorer(self.sequence, module, matrix, self._answer)
         return restorer.restore(self._timing(), thorough=thorough)
 
-    def _fill_rows(self, module: ContinualModule) -> list[int]:
-        """Fill empty cells of earlier rows if asked; return the stages of those that stay."""
+    def _fill_rows(self, module: ContinualModule) -> dict[int, str]:
+        """Fill empty cells of earlier rows if asked; return why others stay, by stage."""
         if not self.sequence.fills_rows:
-            return []
+            return {}
 
         def save() -> None:
             if self._stage_checkpoint is None:  # saving would remove that of a stage in training

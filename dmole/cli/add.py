@@ -13,8 +13,12 @@ import yaml
 from dmole.cli.arguments import ArgumentParser
 from dmole.cli.config_files import read_settings
 from dmole.cli.lightning import build, configure_logging, open_configs
+from dmole.data.address import Address
+from dmole.data.paths import find_path
+from dmole.data.sources.tar import find_shards
 from dmole.messages import show
 from dmole.run.model_file import CONFIG_FILE
+from dmole.run.run_folder import next_number
 
 _VARIABLE = "DMOLE_ADDED_CONFIG"
 """Environment variable that passes the config to the processes that Lightning starts."""
@@ -41,7 +45,8 @@ def run_add(words: list[str]) -> None:
         raise ValueError("dmole add starts its processes itself; under torchrun use dmole fit")
     run = Path(os.path.abspath(options.run))
     task = {key: getattr(options, key) for key in ("name", *_FILES, *_TEXTS, *_NUMBERS)}
-    with _config_of(run, {key: value for key, value in task.items() if value is not None}) as file:
+    task = {key: value for key, value in task.items() if value is not None}
+    with _config_of(run, task, _data_root(overrides)) as file:
         words = ["fit", "--config", str(file), "--ckpt_path", str(run), *overrides]
         with open_configs(words) as (arguments, _, trusted):
             cli = build(arguments, trusted)
@@ -71,15 +76,17 @@ def _parser() -> ArgumentParser:
 
 
 @contextmanager
-def _config_of(run: Path, task: Mapping[str, Any]) -> Iterator[Path]:
+def _config_of(run: Path, task: Mapping[str, Any], data_root: str | None = None) -> Iterator[Path]:
     """Yield the config of the new run, beside its folder; remove it if no run was made.
 
     Args:
         run: Folder of the finished run.
         task: The new task.
+        data_root: Folder of the data, if it is not that of the config.
 
     Raises:
-        ValueError: If the run has no config, or a task of this name.
+        ValueError: If the run has no config, or a task of this name, or no test file of its tasks
+            is found.
     """
     if _VARIABLE in os.environ:  # a process that Lightning has started
         yield Path(os.environ[_VARIABLE])
@@ -88,6 +95,7 @@ def _config_of(run: Path, task: Mapping[str, Any]) -> Iterator[Path]:
     if not file.is_file():
         raise ValueError(f"{run} is no run folder: it has no {CONFIG_FILE}")
     config = extended_config(read_settings(file), task, file)
+    _check_found(config, task["name"], data_root, file)
     config["trainer"] |= {"name": run.parent.name, "default_root_dir": _shown(run.parent.parent)}
     folder, made = _write(run.parent, config)
     os.environ[_VARIABLE] = str(made)
@@ -133,7 +141,7 @@ def extended_config(
 
 def _write(parent: Path, config: dict[str, Any]) -> tuple[Path, Path]:
     """Write the config for the next free run folder; return the folder and the file."""
-    number = 0
+    number = next_number(parent)  # gaps stay: the newest run has the highest number
     while True:
         folder, file = parent / f"version_{number}", parent / f"version_{number}.yaml"
         config["trainer"]["version"] = number
@@ -146,6 +154,40 @@ def _write(parent: Path, config: dict[str, Any]) -> tuple[Path, Path]:
         except FileExistsError:
             continue  # of another `dmole add`
         return folder, file
+
+
+def _data_root(overrides: list[str]) -> str | None:
+    """Return the folder of the data that a flag gives."""
+    parser = ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--data.data_root", dest="data_root")
+    folder: str | None = parser.parse_known_args(overrides)[0].data_root
+    return folder
+
+
+def _check_found(config: Mapping[str, Any], new: str, data_root: str | None, file: Path) -> None:
+    """Refuse a config if no test file of its old tasks is found.
+
+    Old files may be gone, but relative paths lose all of them in another working directory.
+    """
+    folder = data_root or config["data"].get("data_root")
+    root = Path(folder or ".").expanduser()
+    old = [task for task in config["data"]["tasks"] if task["name"] != new]
+    if not any(_is_found(root, str(task.get("test"))) for task in old):
+        raise ValueError(
+            f"{file}: no test file of its tasks is found from the working directory {Path.cwd()}, "
+            f"data_root {folder or 'null'}: go to the directory of the run or set --data.data_root;"
+            " if all files are gone, use dmole fit --ckpt_path"
+        )
+
+
+def _is_found(root: Path, test: str) -> bool:
+    if "://" in test:
+        return True
+    base = Address.of(test, root).base
+    try:
+        return find_shards(root, base) is not None or find_path(root, base, "file").exists()
+    except FileNotFoundError:
+        return False
 
 
 def _absolute(path: str) -> str:

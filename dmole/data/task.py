@@ -11,6 +11,8 @@ from dmole.data.decoding import ImageOptions
 from dmole.metrics import TaskMetric
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RESERVED = "base"
+"""The gate set without experts, in tables and requests; an expert has the name of its task."""
 
 
 @dataclass
@@ -19,7 +21,7 @@ class Task:
 
     Args:
         name: Unique name. It becomes a folder and a state-dict key, so it consists of letters,
-            digits, ``_`` and ``-`` and begins with a letter or digit.
+            digits, ``_`` and ``-`` and begins with a letter or digit. It is not ``base``.
         train: Training samples: a ``.json`` or ``.jsonl`` file, VLMEvalKit's ``.tsv``, a folder
             of parquet files or one written by ``save_to_disk``, ``.tar`` files of webdataset (a
             folder, or ``name-{000..012}.tar``), a meta file of InternVL,
@@ -96,9 +98,9 @@ def validate_tasks(tasks: Sequence[Task]) -> None:
 
     Raises:
         ValueError: If the list is empty, two tasks share a name (also when only the case differs,
-            because names become folders), a name contains a character that is not allowed, a
-            file is missing, a number is below one, every task is ``eval_only``, or a learned
-            task follows an ``eval_only`` task.
+            because names become folders), a name contains a character that is not allowed or is
+            ``base``, which stands for the base model, a file is missing, a number is below one,
+            every task is ``eval_only``, or a learned task follows an ``eval_only`` task.
     """
     if not tasks:
         raise ValueError("no task is given")
@@ -128,6 +130,8 @@ def _validate(task: Task) -> None:
             f"task name {task.name!r} must be letters, digits, '_' or '-', "
             "beginning with a letter or digit"
         )
+    if task.name.casefold() == _RESERVED:
+        raise ValueError(f"task name {task.name!r} is reserved: it stands for the base model alone")
     if task.eval_only and task.train:
         raise ValueError(f"task {task.name!r} is eval_only: it cannot have train data")
     for split in ("test",) if task.eval_only else ("train", "test"):

@@ -125,6 +125,22 @@ def needs_new_answers(state: SequenceState) -> bool:
     return any(_REGENERATED.match(n) and saved.get(n) != now.get(n) for n in names)
 
 
+def later_change(state: SequenceState, stage: int) -> dict[str, Any] | None:
+    """Return the record of a change after a stage that changes its answers or their routing.
+
+    Args:
+        state: Has the changes of all resumes, those of a parent included.
+        stage: Index of the stage.
+    """
+    later = (record for record in state.changes if record["from_stage"] > stage)
+    return next((record for record in later if _changes_row(record["setting"])), None)
+
+
+def _changes_row(name: str) -> bool:
+    routes = name.startswith("router setting") and not _FITTED.match(name)
+    return routes or _REGENERATED.match(name) is not None
+
+
 def changed_settings(saved: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
     """Return the names of settings that differ; arguments of a part before those of its parts.
 

@@ -6,11 +6,11 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dmole.run.restoring import is_repeatable
+from dmole.run.restoring import why_unrepeatable
 from dmole.run.state import BEFORE_TRAINING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dmole.callbacks import EvaluationMatrix
     from dmole.module import ContinualModule
@@ -46,25 +46,30 @@ class RowFiller:
         self._answer = answer
         self._save = save
 
-    def fill(self) -> list[int]:
+    def fill(self) -> dict[int, str]:
         """Fill all rows that can be filled. All ranks must call it.
 
         Returns:
-            Stages whose rows stay empty in part, since a later stage trained their experts further.
+            Why rows stay empty in part, by stage.
         """
         state, matrix = self._state, self._matrix
-        position, left, filled = state.stage, [], False
+        left: dict[int, str] = {}
+        filled = False
         for stage in [BEFORE_TRAINING, *state.plan]:
             tasks = matrix.empty_tasks(state, stage.index)
-            if tasks and is_repeatable(state, stage):
+            if not tasks:
+                continue
+            reason = why_unrepeatable(state, stage)
+            if reason:
+                left[stage.index] = reason
+            else:
                 answers = matrix.answers.state_dict()
-                self._fill(stage, tasks)
+                with state.revisited(stage):
+                    self._fill(stage, tasks)
                 matrix.answers.load_state_dict(answers)  # those of the newest evaluation
-                state.stage, filled = position, True
+                filled = True
                 self._save()
-            elif tasks:
-                left.append(stage.index)
-        if filled and position.index == len(state.plan):  # else the next evaluation does so
+        if filled and state.stage.index == len(state.plan):  # else the next evaluation does so
             routed = matrix.plan(state, self._module)
             if routed.pending:
                 self._answer(self._module, routed)
@@ -73,16 +78,22 @@ class RowFiller:
         return left
 
     def _fill(self, stage: Stage, tasks: Sequence[str]) -> None:
-        """Evaluate the model after a stage on some tasks."""
+        """Evaluate the model after a stage, which is the current one, on some tasks."""
         state, matrix, module = self._state, self._matrix, self._module
         log.info("stage %d is evaluated on %s", stage.index, ", ".join(tasks))
-        state.stage = stage
         routed = _only(matrix.plan(state, module), tasks)
         self._answer(module, routed)
         oracle = _only(matrix.plan_oracle(state, module, routed), tasks)
         if oracle.pending:
             self._answer(module, oracle)
         matrix.fill_row(state, routed, oracle, tasks)
+
+
+def warn_of_empty_cells(left: Mapping[int, str]) -> None:
+    """Log a line for each reason why rows stay empty in part; see :meth:`RowFiller.fill`."""
+    for reason in dict.fromkeys(left.values()):
+        rows = ", ".join(str(stage) for stage, text in left.items() if text == reason)
+        log.warning("rows of stages %s keep empty cells: %s", rows, reason)
 
 
 def _only(evaluation: EvaluationPass, tasks: Sequence[str]) -> EvaluationPass:

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from dmole.distributed import broadcast
-from dmole.run.changes import needs_new_answers
+from dmole.run.changes import later_change
 from dmole.run.run_files import HoldsRunFiles, RunFile
 from dmole.run.run_folder import LAST
 from dmole.run.state import BEFORE_TRAINING, PHASES
@@ -66,20 +66,19 @@ class Restorer:
         # an interrupted evaluation resumes first, since another one would replace its journal
         if not lost or (thorough and state.phase == "router"):
             return lost
-        position, answers = state.stage, self._matrix.answers.state_dict()
+        answers = self._matrix.answers.state_dict()
         for stage in [BEFORE_TRAINING, *state.plan]:
             names = self._matrix.lost_at(state, stage.index, lost)
             if names and is_repeatable(state, stage):
-                self._repeat(stage, names)
+                with state.revisited(stage):
+                    self._repeat(stage, names)
                 lost = [name for name in lost if name not in names]
-        state.stage = position
         self._matrix.answers.load_state_dict(answers)
         return lost
 
     def _repeat(self, stage: Stage, names: Sequence[str]) -> None:
-        """Repeat the routed pass of the evaluation after a stage, to write some of its files."""
+        """Repeat the routed pass of the current stage's evaluation, to write some of its files."""
         log.info("stage %d is evaluated again for %s", stage.index, _listed(names))
-        self._state.stage = stage
         routed = self._matrix.plan(self._state, self._module)
         self._answer(self._module, routed)
         self._matrix.recover(self._state, self._module, routed, names)
@@ -118,16 +117,24 @@ def lacks_checkpoint(state: SequenceState) -> bool:
 
 
 def is_repeatable(state: SequenceState, stage: Stage) -> bool:
-    """Return whether the evaluation after a stage would give the same answers again.
+    """Return whether the evaluation after a stage would give the same answers again."""
+    return not why_unrepeatable(state, stage)
 
-    It would not if a later stage has trained an expert further, or if the run was resumed with
-    settings that change answers.
+
+def why_unrepeatable(state: SequenceState, stage: Stage) -> str:
+    """Return why the evaluation after a stage would give other answers; empty if it would not.
+
+    It would if a later stage has trained an expert further, or if a setting that changes answers
+    or routing was changed after the stage, at this resume or an earlier one.
     """
     before = {name for past in state.plan[: stage.index] for name in past.experts}
     later = (s for s in state.plan[stage.index :] if (s.index, "train") in state.done)
-    return not needs_new_answers(state) and before.isdisjoint(
-        name for s in later for name in s.experts
-    )
+    if not before.isdisjoint(name for s in later for name in s.experts):
+        return "their experts trained further"
+    change = later_change(state, stage.index)
+    if change is None:
+        return ""
+    return f"{change['setting']} was changed from stage {change['from_stage']} on"
 
 
 def loss_error(state: SequenceState, lost: Sequence[str]) -> ValueError:

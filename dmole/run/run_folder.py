@@ -48,7 +48,7 @@ def claim_run(root: Path, name: str, version: int | None) -> Path:
     """
     parent = root / name
     parent.mkdir(parents=True, exist_ok=True)
-    number = max(_versions(parent), default=-1) + 1 if version is None else version
+    number = next_number(parent) if version is None else version
     while True:
         folder = parent / f"version_{number}"
         try:
@@ -73,7 +73,16 @@ def next_version(run: Path) -> Path:
     folder = run.resolve()
     if not re.fullmatch(r"version_\d+", folder.name):
         raise ValueError(f"{run} is not called version_N: --output names the folder of the new run")
-    return folder.with_name(f"version_{max(_versions(folder.parent)) + 1}")
+    return folder.with_name(f"version_{next_number(folder.parent)}")
+
+
+def next_number(parent: Path) -> int:
+    """Return the number after that of the newest run folder of a name; 0 if there is none.
+
+    Args:
+        parent: Folder of the runs of that name. It need not exist.
+    """
+    return max(_versions(parent), default=-1) + 1
 
 
 def _versions(parent: Path) -> list[int]:

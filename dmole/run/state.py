@@ -136,6 +136,7 @@ class SequenceState:
         self._fingerprints: dict[str, Any] | None = None
         self._base_parts: Parts | None = None
         self._events: set[str] = set()  # files of TensorBoard
+        self._position: Stage | None = None  # while an earlier stage is revisited
 
     # -- run folder and data ---------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class SequenceState:
     def put(self, *files: RunFile) -> None:
         """Write files into the run folder and remember their digests; only rank 0 writes."""
         if self.is_global_zero:
-            trained = self.stage.index - (self.phase == "train")
+            trained = (self._position or self.stage).index - (self.phase == "train")
             self.files.put(self.run_dir, self.plan[: max(0, trained)], files)
 
     @property
@@ -244,6 +245,19 @@ class SequenceState:
     def seen_tasks(self) -> tuple[str, ...]:
         """Return the tasks of the stages up to and including the current one, in order."""
         return tuple(dict.fromkeys(task for stage in self.learned() for task in stage.tasks))
+
+    @contextmanager
+    def revisited(self, stage: Stage) -> Iterator[None]:
+        """Make an earlier stage the current one while it is evaluated again.
+
+        The stages in ``digests.json`` remain those that the run has learned.
+        """
+        position = self.stage
+        self.stage, self._position = stage, position
+        try:
+            yield
+        finally:
+            self.stage, self._position = position, None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[Lap]:

@@ -23,6 +23,10 @@ def test_good_tasks_pass() -> None:
         ([replace(GOOD, name="-a")], "task name '-a' must be letters"),
         ([replace(GOOD, name="a\n")], "task name"),
         ([replace(GOOD, name="")], "task name ''"),
+        (
+            [replace(GOOD, name="Base")],
+            "task name 'Base' is reserved: it stands for the base model",
+        ),
         ([replace(GOOD, train=None)], "task 'vqa' has no train data"),
         ([replace(GOOD, test="")], "task 'vqa' has no test data"),
         ([replace(GOOD, epochs=0)], "task 'vqa': epochs must be at least 1, got 0"),

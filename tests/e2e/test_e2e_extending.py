@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dmole.allocation import UniformAllocator
 from dmole.cli.main import main
 from dmole.data import Task
 from dmole.metrics import read_matrix
-from dmole.routing import SharedRouter
+from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.extending import RunPlan, new_tasks
 from dmole.streams import ReplayStream, SequentialStream
@@ -247,6 +248,22 @@ def test_a_row_whose_experts_were_trained_further_stays_empty_which_one_line_say
     np.testing.assert_array_equal(matrix[[0, 2, 3]], theirs[[0, 2, 3]])
 
 
+def test_a_row_whose_routing_a_later_setting_changed_stays_empty_which_one_line_says(
+    plain_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    strict = partial(AutoencoderRouter, threshold_scale=0.0)
+    accepting = {"accept_changes": True, "fill_rows": True}
+    run = Recipe(ALL, router=strict, trainer=accepting).build(tmp_path).fit(plain_run)
+    matrix, _ = read_matrix(run / "evaluation_matrix.csv")
+    assert np.isnan(matrix[:, 2]).tolist() == [True, True, True, False]
+    (line,) = [r.getMessage() for r in caplog.records if "empty cells" in r.getMessage()]
+    reason = "router setting 'threshold_scale' was changed from stage 3 on"
+    assert line == f"rows of stages 0, 1, 2 keep empty cells: {reason}"
+    caplog.clear()
+    Recipe(ALL, router=strict, trainer={"fill_rows": True}).build(tmp_path).fit(run)
+    assert line in [record.getMessage() for record in caplog.records]  # nothing changes here
+
+
 # -- old data that are gone ------------------------------------------------------------------
 
 
@@ -275,6 +292,8 @@ def test_old_files_that_are_gone_do_not_matter_but_for_the_cells_they_would_fill
         run = Recipe(tasks).build(tmp_path / "runs").fit(parent)
     (line,) = [r.getMessage() for r in caplog.records if "not evaluated" in r.getMessage()]
     assert re.match(r"task 'second' is not evaluated, its cells stay empty: .*second_test", line)
+    (line,) = [r.getMessage() for r in caplog.records if "evaluated without" in r.getMessage()]
+    assert line == "evaluated without: second; their test files are gone"
     matrix, _ = read_matrix(run / "evaluation_matrix.csv")
     assert np.isnan(matrix).tolist() == [[False, False, True]] * 3 + [[False, True, False]]
     found = compare_extended(whole, run)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dmole.run.changes import Remaining, accepted_changes, first_effect
+from dmole.run.restoring import why_unrepeatable
 from dmole.streams.stream import SequentialStream
 
 PLAN = SequentialStream().stages(["a", "b", "c"])
@@ -101,3 +102,24 @@ def test_a_change_without_effect_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match=pattern) as error:
         accepted_changes(saved, now, remaining(LAST, training=3), STATE, 9)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "keeps_rows"),
+    [
+        ("model setting 'beams'", False),
+        ("setting 'precision'", False),
+        ("router setting 'threshold_scale'", False),
+        ("router setting 'router.mode'", False),
+        ("max_new_tokens of task a", False),
+        ("router setting 'max_epochs'", True),
+        ("setting 'optimizer'", True),
+    ],
+)
+def test_a_row_is_evaluated_again_unless_a_later_change_concerns_its_answers(
+    setting: str, keeps_rows: bool
+) -> None:
+    record = {"setting": setting, "from_stage": 2}
+    state: Any = SimpleNamespace(plan=PLAN, done=LAST, changes=[record])
+    reason = "" if keeps_rows else f"{setting} was changed from stage 2 on"
+    assert [why_unrepeatable(state, stage) for stage in PLAN] == [reason, "", ""]

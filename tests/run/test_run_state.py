@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import dmole.callbacks.base
 from dmole.callbacks import EvaluationMatrix, ReplayRecord, RouterFitting
 from dmole.run.clock import Costs
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.run.run_files import RunFile
 from dmole.run.state import BEFORE_TRAINING, SequenceState, sequence_of
 from dmole.streams.stream import JointStream, Stage
 from dmole.trainer import ContinualTrainer
@@ -47,6 +49,23 @@ def test_a_phase_is_timed_under_the_name_of_its_stage(state: SequenceState) -> N
         pass
     (lap,) = state.clock.laps
     assert (lap.stage, lap.name, lap.phase) == (2, "second", "embed")
+
+
+def test_digests_name_all_learned_stages_also_while_an_earlier_one_is_revisited(
+    state: SequenceState,
+) -> None:
+    def stages() -> list[str]:
+        state.put(RunFile("a.txt", lambda run: (run / "a.txt").write_text("a")))
+        return [stage["name"] for stage in json.loads(file.read_text())["stages"]]
+
+    file = state.run_dir / "digests.json"
+    state.run_dir.mkdir(parents=True)
+    state.stage, state.phase = state.plan[1], "evaluate"
+    with state.revisited(BEFORE_TRAINING):
+        assert (state.learned(), stages()) == ((), ["first", "second"])
+    assert (state.stage, stages()) == (state.plan[1], ["first", "second"])
+    state.phase = "train"
+    assert stages() == ["first"]
 
 
 def test_another_run_folder_takes_the_log_along(state: SequenceState, tmp_path: Path) -> None:
