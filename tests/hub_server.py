@@ -95,7 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = self._parts()
-        if parts[:2] == ["api", "models"] and len(parts) == 6 and parts[4] == "revision":
+        if parts[:2] == ["api", "models"] and len(parts) == 4:
+            self._describe(f"{parts[2]}/{parts[3]}", "main")
+        elif parts[:2] == ["api", "models"] and len(parts) == 6 and parts[4] == "revision":
             self._describe(f"{parts[2]}/{parts[3]}", parts[5])
         elif parts[:2] == ["api", "models"] and len(parts) == 6 and parts[4] == "tree":
             self._tree(f"{parts[2]}/{parts[3]}", parts[5])
@@ -144,8 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._found(name, revision):
             return
         siblings = [{"rfilename": path} for path in self.hub.repositories[name]]
-        about = {"id": name, "sha": self.hub.revision(name), "private": False, "tags": []}
-        self._answer(200, {**about, "siblings": siblings, "downloads": 0, "likes": 0})
+        about = {"id": name, "sha": self.hub.revision(name), "private": name in self.hub.private}
+        about |= {"siblings": siblings, "tags": [], "downloads": 0, "likes": 0}
+        self._answer(200, about)
 
     def _tree(self, name: str, revision: str) -> None:
         if self._found(name, revision):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmole.cli.arguments import ArgumentParser
+from dmole.cli.keys import UPSTREAM_KEY_VARIABLE, key_of, key_of_clients
 from dmole.cli.trust import take_trusted
 from dmole.messages import show
 
 if TYPE_CHECKING:
     from dmole.serving.limits import Access, Limits
 
-KEY_VARIABLE = "DMOLE_API_KEY"
-UPSTREAM_KEY_VARIABLE = "DMOLE_UPSTREAM_KEY"
 _PACKAGES = ("starlette", "uvicorn", "prometheus_client", "pydantic")
 _LIMITS = (
     ("max_queue", "most requests that wait for the router; the next one gets status 429"),
@@ -52,14 +50,12 @@ def run_route_proxy(words: list[str]) -> None:
 
     transformers_logging.disable_progress_bar()
     limits, access = _limits(options), _access(options)
-    upstream = Upstream(
-        options.upstream, os.environ.get(UPSTREAM_KEY_VARIABLE), options.upstream_seconds
-    )
+    upstream = Upstream(options.upstream, key_of(UPSTREAM_KEY_VARIABLE), options.upstream_seconds)
     export = read_export(options.export)
     with bind(options.host, options.port) as listener:  # before the model, which takes longer
         router = load_router(
             options.export,
-            export.experts,
+            export,
             device=options.device,
             base=options.base,
             trusted=trusted,
@@ -113,16 +109,11 @@ def _access(options: argparse.Namespace) -> Access:
     """Return who may ask.
 
     Raises:
-        ValueError: If others reach the address and there is no key.
+        ValueError: If others reach the address and there is no key, or a key is not valid.
     """
     from dmole.serving.limits import Access
     from dmole.serving.server import is_loopback
 
-    key = os.environ.get(KEY_VARIABLE)
     local = is_loopback(options.host)
-    if key is None and not local and not options.no_api_key:
-        raise ValueError(
-            f"--host {options.host} can be reached by others: set {KEY_VARIABLE}, or allow "
-            "everybody with --no_api_key"
-        )
+    key = key_of_clients(options.host, local, anybody=options.no_api_key, flag=None)
     return Access(api_key=key, check_host=local and key is None)

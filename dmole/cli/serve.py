@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from dataclasses import fields
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmole.cli.arguments import ArgumentParser
+from dmole.cli.keys import KEY_VARIABLE, key_of_clients
 from dmole.messages import first_line, show, visible
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
-KEY_VARIABLE = "DMOLE_API_KEY"
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 _LIMITS = {
     "max_batch": "most requests that one forward pass answers",
@@ -204,16 +203,8 @@ def _access(options: argparse.Namespace, local: bool) -> Access:
     """
     from dmole.serving.limits import Access
 
-    given = hasattr(options, "api_key")
-    key = options.api_key if given else os.environ.get(KEY_VARIABLE)
-    if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key != ""):
-        source = "--api_key" if given else KEY_VARIABLE
-        raise ValueError(f"{source} must be visible ASCII characters without spaces around them")
-    if key is None and not local and not options.no_api_key:
-        raise ValueError(
-            f"--host {options.host} can be reached by others: set {KEY_VARIABLE} or --api_key, "
-            "or allow everybody with --no_api_key"
-        )
+    given = getattr(options, "api_key", None)
+    key = key_of_clients(options.host, local, anybody=options.no_api_key, given=given)
     for name in ("allow_files", "allow_experts", "watch"):
         folder = getattr(options, name)
         if folder and not Path(folder).is_dir():

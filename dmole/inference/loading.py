@@ -17,7 +17,8 @@ from dmole.inference.model import RoutedModel
 from dmole.inference.route_only import RouteOnly
 from dmole.models.identity import base_parts
 from dmole.run.bundle import is_bundle, read_bundle
-from dmole.run.identity import check_base_of_run
+from dmole.run.export_file import Export
+from dmole.run.identity import check_base_of_run, check_weights
 from dmole.run.learned import load_experts_and_router
 from dmole.run.loading import build_model_parts
 from dmole.run.model_file import read_run_settings
@@ -63,25 +64,29 @@ def load(
     """
     folder = fetch_bundle(str(path)) if str(path).startswith(ADDRESS) else Path(path)
     bundled = is_bundle(folder)
-    if bundled:
-        read_bundle(folder)
+    weights = read_bundle(folder)[0].weights if bundled else base_digest(folder)
+    if verify_base and weights is None:
+        raise ValueError(
+            f"{folder / 'metrics.json'} has no fingerprint of the base model: verify_base=True has "
+            "nothing to compare its weights with"
+        )
     settings = _settings(folder, base, trusted, trust_remote_code)
     parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
     try:
         model = RoutedModel(**_arguments(parts, settings), images=image_options(settings))
     except ValueError as error:
         raise ValueError(f"{settings.path}: {error}") from error
-    check_weights = bundled if verify_base is None else verify_base
-    _check_base(model, folder, check_weights, accept_changes)
+    verified = bundled if verify_base is None else verify_base
+    _check_base(model, folder, weights if verified else None, accept_changes)
     load_experts_and_router(model, folder)
-    model.base_digest = base_digest(folder)
+    model.base_digest = weights
     model.sources = {name: folder / "experts" / name for name in model.experts}
     return model.to(device)
 
 
 def load_router(
     folder: Path,
-    names: Sequence[str],
+    export: Export,
     *,
     device: str | torch.device = "cpu",
     base: str | Path | None = None,
@@ -93,7 +98,7 @@ def load_router(
 
     Args:
         folder: Made by ``dmole export``; its files are verified.
-        names: Names of the experts, in the order of the run.
+        export: What its ``routers.json`` says.
         device: Device of the base model.
         base: Folder or hub name of the base model. Its weights are compared, as for a bundle.
         trusted: Modules outside dmole whose classes the run may name.
@@ -106,10 +111,12 @@ def load_router(
     settings = _settings(folder, base, trusted, trust_remote_code)
     parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
     try:
-        model = RouteOnly(names, **_arguments(parts, settings), images=image_options(settings))
+        model = RouteOnly(
+            export.experts, **_arguments(parts, settings), images=image_options(settings)
+        )
     except ValueError as error:
         raise ValueError(f"{settings.path}: {error}") from error
-    _check_base(model, folder, True, accept_changes)
+    _check_base(model, folder, export.weights, accept_changes)
     with refusing(folder / "router", "router"):
         model.router.load(folder / "router")
     return model.to(device)
@@ -141,11 +148,20 @@ def _arguments(parts: Mapping[str, Any], settings: RunSettings) -> dict[str, Any
     }
 
 
-def _check_base(model: AnsweringModel, folder: Path, weights: bool, accept: bool) -> None:
-    current: dict[str, Any] = {"base_parts": base_parts(model.backbone, model.beams)}
-    if weights:
-        current["base"] = model.backbone.fingerprint()
-    check_base_of_run(folder, current, accept, "accept_changes=True (--accept_changes)")
+def _check_base(model: AnsweringModel, folder: Path, weights: str | None, accept: bool) -> None:
+    """Refuse another base model than that of a run, bundle or export.
+
+    Args:
+        model: Has the base model.
+        folder: The run, bundle or export.
+        weights: SHA-256 of its weights; None does not compare them.
+        accept: Whether changes are accepted, with a warning each.
+    """
+    accept_by = "accept_changes=True (--accept_changes)"
+    if weights is not None:
+        check_weights(folder, weights, model.backbone.fingerprint(), accept, accept_by)
+    current = {"base_parts": base_parts(model.backbone, model.beams)}
+    check_base_of_run(folder, current, accept, accept_by)
 
 
 def _with_base(settings: RunSettings, base: str) -> RunSettings:

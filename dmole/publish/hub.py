@@ -29,7 +29,8 @@ def push(
     Args:
         folder: A run folder or a bundle.
         name: Name of the repository, ``org/name``.
-        private: Whether a new repository is private; one that is there stays as it is.
+        private: Whether a new repository is private. One that is there stays as it is, and is
+            refused if it is public.
         base: See :func:`~dmole.publish.bundle.make_bundle`, as for the next three.
         licence: Licence of the experts.
         sources: Where the data of a task come from, by task.
@@ -40,7 +41,8 @@ def push(
 
     Raises:
         ValueError: If the name has another form, the folder is neither a finished run nor a whole
-            bundle, a model card is set for a bundle, or the hub refuses or cannot be reached.
+            bundle, a model card is set for a bundle, the repository is public and ``private`` is
+            set, or the hub refuses or cannot be reached.
     """
     if not is_hub_name(name):
         raise ValueError(f"the repository must be named org/name, got {name!r}")
@@ -69,6 +71,8 @@ def _upload(folder: Path, name: str, private: bool) -> str:
     hub = HfApi()
     try:
         hub.create_repo(name, private=private, exist_ok=True)
+        if private and not hub.repo_info(name).private:  # it was there before
+            raise ValueError("the repository is there and public; push without --private")
         commit = hub.upload_folder(
             repo_id=name, folder_path=folder, commit_message="Upload experts and router"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,27 +68,34 @@ def merge_experts(
 ) -> None:
     """Add experts to the weights of their model in place, and remove all experts of the library.
 
+    The sum of one linear at a time is held in float64.
+
     Args:
         library: The experts on their model.
         names: Experts to add.
         dtype: Dtype of the whole model afterwards; None keeps that of each weight.
     """
-    updates: dict[str, torch.Tensor] = {}
+    added: dict[str, list[Any]] = {}
     for name in names:
         for path, expert in library.experts(name):
-            update = expert.scaling * (expert.up.double() @ expert.lora_a.double())  # (out, in)
-            updates[path] = updates[path] + update if path in updates else update
+            added.setdefault(path, []).append(expert)
     for name in library.names:
         library.remove(name)
-    merged = {}
-    for path, update in updates.items():
+    for path, experts in added.items():
         linear: Any = library.model.get_submodule(path)
-        merged[path] = linear.weight.double() + update
+        weight = linear.weight
+        merged = _merged(weight, experts).to(weight.dtype if dtype is None else dtype)
+        linear.weight = nn.Parameter(merged, requires_grad=False)
     if dtype is not None:
         library.model.to(dtype)
-    for path, weight in merged.items():
-        linear = library.model.get_submodule(path)
-        linear.weight = nn.Parameter(weight.to(linear.weight.dtype), requires_grad=False)
+
+
+@torch.no_grad()
+def _merged(weight: torch.Tensor, experts: Sequence[Any]) -> torch.Tensor:
+    """Return the weight of one linear with its experts, (out, in) in float64."""
+    products = (e.scaling * (e.up.double() @ e.lora_a.double()) for e in experts)
+    update: torch.Tensor = reduce(torch.add, products)
+    return weight.double() + update
 
 
 def _check_plain(model: RoutedModel, names: Sequence[str]) -> None:

@@ -75,13 +75,33 @@ def check_base_of_run(
     saved = content.get("fingerprints") if isinstance(content, dict) else None
     if not isinstance(saved, dict):
         return  # a run of an early version has no fingerprints
-    if "base" in current and saved.get("base") not in (None, current["base"]):
-        text = "was made with a base model of other weights"
-        if not accept:
-            raise ValueError(f"{run} {text}{_hint(accept_by)}")
-        log.warning("%s %s", run, text)
+    if "base" in current and saved.get("base") is not None:
+        check_weights(run, saved["base"], current["base"], accept, accept_by)
     parts = saved.get("base_parts")
     check_parts(run, parts, current["base_parts"], accept, fixed=(), accept_by=accept_by)
+
+
+def check_weights(
+    made: Path, saved: object, current: object, accept: bool, accept_by: str | None = SETTING
+) -> None:
+    """Refuse a base model of other weights.
+
+    Args:
+        made: Folder that was made with the base model, for messages.
+        saved: Fingerprint that the folder records.
+        current: Fingerprint of now.
+        accept: Whether other weights are accepted, with a warning.
+        accept_by: What accepts them, for messages; None if nothing does.
+
+    Raises:
+        ValueError: If the fingerprints differ.
+    """
+    if saved == current:
+        return
+    text = "was made with a base model of other weights"
+    if not accept:
+        raise ValueError(f"{made} {text}{_hint(accept_by)}")
+    log.warning("%s %s", made, text)
 
 
 def _hint(accept_by: str | None) -> str:

@@ -25,7 +25,7 @@ _DISCARD_FACTOR = 8  # a client that sends too much is read up to here, so that 
 
 
 class Guard:
-    """Checks key, host and size, and reads the body of a request within a time limit.
+    """Checks key, host, origin, type and size, and reads the body of a request within a time limit.
 
     The application receives the whole body at once. A client that stops sending its request
     loses the connection and holds up nobody else.
@@ -66,16 +66,13 @@ class Guard:
         if self._access.check_host and _host_of(scope) not in LOCAL_NAMES:
             raise ApiError(403, "this server answers requests to localhost alone")
         key = self._access.api_key
-        if key is None or scope["path"] in OPEN:
-            return
-        kind, _, given = _header(scope, b"authorization").partition(b" ")
-        if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), key.encode()):
-            raise ApiError(
-                401,
-                "this server needs its API key: send 'Authorization: Bearer KEY'",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+        if key is None:
+            _check_origin(scope)
+        elif scope["path"] not in OPEN:
+            _check_key(scope, key)
+        if scope["method"] == "POST" and _type_of(scope) != b"application/json":
+            # a page of another site can send any other type without asking first
+            raise ApiError(415, "send the body with 'Content-Type: application/json'")
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body; None if the client has left."""
@@ -122,6 +119,29 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return await receive() if message is None else message
 
     return replay
+
+
+def _check_key(scope: Scope, key: str) -> None:
+    kind, _, given = _header(scope, b"authorization").partition(b" ")
+    if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), key.encode()):
+        raise ApiError(
+            401,
+            "this server needs its API key: send 'Authorization: Bearer KEY'",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def _check_origin(scope: Scope) -> None:
+    """Refuse a page of another site, which a browser names in the header ``Origin``."""
+    origin = _header(scope, b"origin").lower()
+    host = _header(scope, b"host").lower()
+    if origin and origin not in (b"http://" + host, b"https://" + host):
+        raise ApiError(403, "pages of other sites may ask with an API key alone")
+
+
+def _type_of(scope: Scope) -> bytes:
+    return _header(scope, b"content-type").partition(b";")[0].strip().lower()
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

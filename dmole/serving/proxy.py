@@ -6,15 +6,17 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx2
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from pydantic import Field, TypeAdapter, ValidationError
 
+from dmole.inference.requests import Request
 from dmole.inference.route_only import RouteOnly
 from dmole.messages import one_line
 from dmole.routing import gate_set_name
@@ -38,6 +40,8 @@ FALLBACK_HEADER = "X-Dmole-Fallback"
 _MESSAGES = TypeAdapter(Annotated[list[Message], Field(min_length=1)])
 _CONNECT_SECONDS = 10.0
 _PASSED_BACK = ("content-type", "content-encoding", "retry-after", "cache-control", "x-request-id")
+
+_IN_HEADERS = "/+:@=,"  # characters of names that stay as they are, besides letters and digits
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class RouteProxy:
         self._by_set = {frozenset(names): name for name, names in export.adapters.items()}
         self._images = ImageReader(limits, Access(), router.images)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dmole-route")
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="dmole-images")
         self._waiting = 0
         timeout = httpx2.Timeout(upstream.seconds, connect=_CONNECT_SECONDS)
         self._client = httpx2.AsyncClient(timeout=timeout, limits=httpx2.Limits())
@@ -129,8 +134,9 @@ class RouteProxy:
         return generate_latest(self.registry)
 
     async def close(self) -> None:
-        """End the thread and the connections."""
+        """End the threads and the connections."""
         await self._client.aclose()
+        self._readers.shutdown()
         self._thread.shutdown()
 
     async def target(self, body: Mapping[str, Any]) -> Target:
@@ -149,7 +155,11 @@ class RouteProxy:
         if not isinstance(model, str):
             raise ApiError(400, "model must be a text", param="model")
         chosen = chosen_experts(model, self.export.base, self.export.experts)
-        experts = await self._routed(messages) if chosen is None else chosen
+        if chosen is None:
+            experts = await self._routed(messages)
+        else:
+            await self._checked(messages)
+            experts = chosen
         if not experts:
             return Target((), self.export.base)
         name = self._by_set.get(frozenset(experts))
@@ -166,20 +176,28 @@ class RouteProxy:
         self._fallbacks.labels(gate_set_name(experts)).inc()
         return Target(experts, experts[0], fallback=True)
 
+    async def _checked(self, messages: list[Message]) -> Request:
+        """Return the request that messages make, with images whose headers were read.
+
+        Images are data URIs alone, so the upstream server is sent no address to fetch.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._readers,
+            lambda: to_request(
+                messages, self._images.read, self.limits, experts=None, max_new_tokens=1
+            ),
+        )
+
     async def _routed(self, messages: list[Message]) -> tuple[str, ...]:
         """Return the router's choice."""
         if self._waiting >= self.limits.max_queue:
             raise ApiError(429, "too many requests wait", headers={"Retry-After": "1"})
 
-        def route() -> tuple[str, ...]:
-            request = to_request(
-                messages, self._images.read, self.limits, experts=None, max_new_tokens=1
-            )
-            return self._router.route_requests([request])[0].experts
-
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, route)
+            request = await self._checked(messages)
+            route, loop = self._router.route_requests, asyncio.get_running_loop()
+            return (await loop.run_in_executor(self._thread, route, [request]))[0].experts
         except ValueError as error:  # an image or a prompt that the model does not take
             reason = one_line(error).removeprefix("request 0: ")
             raise ApiError(400, f"the model refuses it: {reason}", param="messages") from error
@@ -219,16 +237,12 @@ class RouteProxy:
 
 
 def headers_of(response: httpx2.Response, target: Target) -> dict[str, str]:
-    """Return the headers of the answer to the client."""
+    """Return the headers of the answer to the client.
+
+    A header holds ASCII alone, so other characters of a model's name are percent-encoded.
+    """
+    own = {EXPERTS_HEADER: gate_set_name(target.experts), MODEL_HEADER: target.model}
+    if target.fallback:
+        own[FALLBACK_HEADER] = target.experts[0]
     kept = {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}
-    kept |= {EXPERTS_HEADER: gate_set_name(target.experts), MODEL_HEADER: target.model}
-    return kept | ({FALLBACK_HEADER: target.experts[0]} if target.fallback else {})
-
-
-async def body_of(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """Yield the bytes of an answer as they come, and free the connection in any case."""
-    try:
-        async for part in response.aiter_raw():
-            yield part
-    finally:
-        await response.aclose()
+    return kept | {name: quote(value, safe=_IN_HEADERS) for name, value in own.items()}

@@ -7,17 +7,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dmole.serving.errors import ApiError
 from dmole.serving.guard import Guard
 from dmole.serving.models import list_models
-from dmole.serving.proxy import RouteProxy, body_of, headers_of
+from dmole.serving.proxy import RouteProxy, headers_of
 
 
 def make_proxy_app(proxy: RouteProxy) -> ASGIApp:
@@ -50,8 +51,28 @@ async def _complete(request: Request) -> Response:
     proxy: RouteProxy = request.app.state.proxy
     target = await proxy.target(body := await _json(request))
     response = await proxy.send(body, target, request.headers.get("authorization"))
+    try:
+        answer = _PassedBack(response, headers_of(response, target))
+    except BaseException:
+        await response.aclose()
+        raise
     proxy.count(response.status_code)
-    return StreamingResponse(body_of(response), response.status_code, headers_of(response, target))
+    return answer
+
+
+class _PassedBack(StreamingResponse):
+    """The bytes of an upstream answer as they come; its connection is freed in any case."""
+
+    def __init__(self, upstream: httpx2.Response, headers: dict[str, str]) -> None:
+        super().__init__(upstream.aiter_raw(), upstream.status_code, headers)
+        self._upstream = upstream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._upstream.aclose()
 
 
 async def _json(request: Request) -> dict[str, Any]:

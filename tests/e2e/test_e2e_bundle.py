@@ -138,6 +138,26 @@ def test_a_base_model_of_other_weights_is_refused(home: Path, bundle: Path, tmp_
     assert isinstance(model, RoutedModel)
 
 
+def test_the_base_model_is_the_one_that_bundle_json_names(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    content = json.loads((copy / "bundle.json").read_text())
+    content["base"]["weights"] = "0" * 64
+    (copy / "bundle.json").write_text(json.dumps(content))
+    renew_digests(copy)
+    with pytest.raises(ValueError, match=r"copy was made with a base model of other weights"):
+        dmole.load(copy, base="tiny")
+
+
+def test_weights_that_a_run_did_not_record_cannot_be_verified(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    content = json.loads((copy / "metrics.json").read_text())
+    del content["fingerprints"]
+    (copy / "metrics.json").write_text(json.dumps(content))
+    renew_digests(copy)
+    with pytest.raises(ValueError, match=r"metrics.json has no fingerprint of the base model"):
+        dmole.load(copy, verify_base=True)
+
+
 def change_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 1

@@ -192,7 +192,7 @@ def test_the_maximum_rank_is_one_that_vllm_knows(run: Path, export: Path) -> Non
 def test_a_router_alone_chooses_as_the_whole_model_and_does_not_answer(
     routed: RoutedModel, export: Path
 ) -> None:
-    router = load_router(export, read_export(export).experts, base="tiny")
+    router = load_router(export, read_export(export), base="tiny")
     requests = [make_request(text) for text in PROMPTS]
     assert router.route_requests(requests) == routed.route_requests(requests)
     with pytest.raises(ValueError, match=r"cannot answer"):

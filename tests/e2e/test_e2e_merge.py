@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from memory_meter import PeakBytes
 from torch import Tensor
 
 import dmole
@@ -110,6 +111,38 @@ def test_the_sum_is_rounded_once_to_a_dtype_of_few_bits() -> None:
     assert isinstance(merged, torch.nn.Linear)
     assert torch.equal(merged.weight, (weight + update).to(torch.bfloat16))
     assert library.names == ()
+
+
+@torch.no_grad()
+def test_one_linear_at_a_time_is_held_in_float64() -> None:
+    from dmole.experts import ExpertLibrary
+
+    backbone = PretrainedBackbone("tiny")
+    library = ExpertLibrary(backbone.model, backbone.parts.modality_of)
+    paths = list(backbone.linear_shapes())
+    sums = {
+        path: backbone.model.get_submodule(path).weight.double()  # type: ignore[operator]
+        for path in paths
+    }
+    generator = torch.Generator().manual_seed(0)
+    updates: dict[str, Tensor] = {}
+    for name in ("a", "b"):
+        library.add(name, dict.fromkeys(paths, 4), dict.fromkeys(paths, 8.0))
+        for path, expert in library.experts(name):
+            expert.lora_b.data.normal_(generator=generator)  # type: ignore[union-attr]
+            update = 2.0 * (expert.up.double() @ expert.lora_a.double())
+            updates[path] = updates[path] + update if path in updates else update
+    largest = max(total.numel() for total in sums.values())
+    rounded = sum(total.numel() for total in sums.values()) * 2
+    with PeakBytes() as meter:
+        merge_experts(library, ["a", "b"], torch.bfloat16)
+    # product of B and A, its scaled form, their sum, the weight, the merged weight
+    assert meter.peak - meter.live < 6 * 8 * largest
+    assert 6 * 8 * largest < 8 * sum(total.numel() for total in sums.values())
+    assert meter.live >= rounded
+    for path, total in sums.items():
+        merged: Any = backbone.model.get_submodule(path)
+        assert torch.equal(merged.weight, (total + updates[path]).to(torch.bfloat16)), path
 
 
 def test_what_cannot_be_merged_is_refused_in_one_line_and_leaves_nothing(

@@ -108,6 +108,25 @@ def test_a_push_that_fails_says_why_in_one_line(
     assert "org/new" not in hub.repositories
 
 
+def test_a_public_repository_is_not_taken_for_a_private_one(
+    quick_run: Path,
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub.repositories["org/public"] = files = {"README.md": b"hello"}
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(["push", str(quick_run), "org/public", "--private"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "dmole: cannot publish org/public: the repository is there and public; push without "
+        "--private"
+    )
+    assert files == {"README.md": b"hello"}
+
+
 def test_a_name_of_another_form_and_a_card_of_a_bundle_are_refused(
     quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

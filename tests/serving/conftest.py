@@ -6,12 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from proxy_requests import LIMITS
 from raw_requests import KEY
 from serving_runs import Question, Served, learn, questions_of, served
+from stand_in import StandIn, serve_stand_in
+from starlette.testclient import TestClient
 
 import dmole
 from dmole.inference import Answer, RoutedModel, make_request
+from dmole.inference.loading import load_router
+from dmole.inference.route_only import RouteOnly
+from dmole.publish.adapters import export_adapters
+from dmole.run.export_file import Export, read_export
 from dmole.serving.limits import Access, Limits
+from dmole.serving.proxy import RouteProxy, Upstream
+from dmole.serving.proxy_api import make_proxy_app
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +70,34 @@ def server(growing: RoutedModel, next_run: Path, run: Path) -> Iterator[Served]:
         yield running
     for name in set(growing.experts) - {"paint", "count"}:
         growing.remove_expert(name)
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[StandIn]:
+    with serve_stand_in() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(scope="session")
+def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("exports") / "export"
+    export_adapters(run, output, base="org/model")
+    return output
+
+
+@pytest.fixture(scope="session")
+def export(folder: Path) -> Export:
+    return read_export(folder)
+
+
+@pytest.fixture(scope="session")
+def router(folder: Path, export: Export) -> RouteOnly:
+    return load_router(folder, export)
+
+
+@pytest.fixture
+def client(router: RouteOnly, export: Export, upstream: StandIn) -> Iterator[TestClient]:
+    proxy = RouteProxy(router, export, Upstream(upstream.url), LIMITS, Access())
+    upstream.bodies.clear()
+    with TestClient(make_proxy_app(proxy)) as client:
+        yield client

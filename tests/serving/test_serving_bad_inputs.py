@@ -220,8 +220,12 @@ def test_a_server_without_key_answers_pages_of_this_machine_alone(model: RoutedM
         assert send(local, chat(max_tokens=1), **options)[0] == 200
         assert send(local, chat(max_tokens=1), Host="localhost:1", **options)[0] == 200
         assert send(local, chat(max_tokens=1), Host="evil.example", **options)[0] == 403
-        # a form of another page cannot set this type without asking first
-        assert send(local, json.dumps(chat()), **{"Content-Type": "text/plain"})[0] == 400
+        assert send(local, chat(max_tokens=1), Origin=local.url, **options)[0] == 200
+        for origin in ("null", "http://evil.example", "http://localhost:1"):
+            assert send(local, chat(max_tokens=1), Origin=origin, **options)[0] == 403
+        # a form of another page cannot set the type of JSON without asking first
+        for kind in ("text/plain", ""):
+            assert send(local, json.dumps(chat()), **{"Content-Type": kind})[0] == 415
 
 
 def test_a_failure_of_the_server_is_logged_and_not_shown(

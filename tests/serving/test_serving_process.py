@@ -87,7 +87,8 @@ def test_a_second_signal_ends_a_server_that_waits_for_a_request(run: Path) -> No
         port = int(url.rpartition(":")[2])
         head = (
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-            b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 9\r\n"
+            b"Expect: 100-continue\r\n\r\n"
         )
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(head)

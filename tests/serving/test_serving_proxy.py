@@ -2,73 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from proxy_requests import LIMITS, chat, post
 from serving_runs import Question
-from stand_in import StandIn, serve_stand_in
+from stand_in import StandIn
 from starlette.testclient import TestClient
 
-from dmole.cli.main import main
 from dmole.inference import RoutedModel, make_request
-from dmole.inference.loading import load_router
 from dmole.inference.route_only import RouteOnly
-from dmole.publish.adapters import export_adapters
-from dmole.run.export_file import Export, read_export
-from dmole.serving.limits import Access, Limits
+from dmole.run.export_file import Export
+from dmole.serving.limits import Access
 from dmole.serving.proxy import RouteProxy, Upstream
 from dmole.serving.proxy_api import make_proxy_app
-
-LIMITS = Limits(max_images=2, max_prompt_chars=2000, max_image_pixels=10_000)
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[StandIn]:
-    with serve_stand_in() as stand_in:
-        yield stand_in
-
-
-@pytest.fixture(scope="module")
-def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("exports") / "export"
-    export_adapters(run, output, base="org/model")
-    return output
-
-
-@pytest.fixture(scope="module")
-def export(folder: Path) -> Export:
-    return read_export(folder)
-
-
-@pytest.fixture(scope="module")
-def router(folder: Path, export: Export) -> RouteOnly:
-    return load_router(folder, export.experts)
-
-
-@pytest.fixture
-def client(router: RouteOnly, export: Export, upstream: StandIn) -> Iterator[TestClient]:
-    proxy = RouteProxy(router, export, Upstream(upstream.url), LIMITS, Access())
-    upstream.bodies.clear()
-    with TestClient(make_proxy_app(proxy)) as client:
-        yield client
-
-
-def chat(text: str, png: bytes | None = None, **more: Any) -> dict[str, Any]:
-    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    if png is not None:
-        address = "data:image/png;base64," + base64.b64encode(png).decode()
-        content.insert(0, {"type": "image_url", "image_url": {"url": address}})
-    return {"model": "auto", "messages": [{"role": "user", "content": content}], **more}
-
-
-def post(client: TestClient, body: Any) -> Any:
-    return client.post("/v1/chat/completions", json=body)
 
 
 def test_each_request_goes_to_the_adapter_of_the_gate_set_that_the_whole_model_chooses(
@@ -151,69 +100,3 @@ def test_errors_of_the_upstream_server_are_passed_on(
         answer = post(other, chat("how many?"))
     assert answer.status_code == 502
     assert answer.json()["error"]["message"] == "the upstream server cannot be reached"
-
-
-def test_the_keys_of_proxy_and_upstream_server_are_apart(
-    router: RouteOnly, export: Export, upstream: StandIn
-) -> None:
-    body = chat("how many?") | {"model": "base"}
-    for key, own, given, sent in [
-        (None, None, "Bearer mine", "Bearer mine"),
-        ("theirs", None, None, "Bearer theirs"),
-        (None, "secret", "Bearer secret", None),
-    ]:
-        access = Access(api_key=own)
-        proxy = RouteProxy(router, export, Upstream(upstream.url, key), LIMITS, access)
-        with TestClient(make_proxy_app(proxy)) as client:
-            headers = {} if given is None else {"Authorization": given}
-            answer = client.post("/v1/chat/completions", json=body, headers=headers)
-            assert answer.status_code == 200
-            assert upstream.keys[-1] == sent
-            wrong = client.post("/v1/chat/completions", json=body)
-            assert wrong.status_code == (401 if own else 200)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"messages": []}, "messages"),
-        ({"messages": "hello"}, "messages"),
-        ({"model": 3}, "model must be a text"),
-        ({"model": "other"}, "there is no model 'other'"),
-        ({"messages": [{"role": "user", "content": "x" * 3000}]}, "at most 2000"),
-        ({"messages": [{"role": "user", "content": "1 " * 900}]}, "the model refuses it"),
-        (chat("a", b"no image"), "cannot be read"),
-    ],
-    ids=["empty", "text", "number", "unknown", "characters", "tokens", "image"],
-)
-def test_a_bad_request_is_refused_before_the_upstream_server_sees_it(
-    client: TestClient, upstream: StandIn, change: dict[str, Any], message: str
-) -> None:
-    answer = post(client, chat("how many?") | change)
-    assert answer.status_code in (400, 404)
-    assert message in answer.json()["error"]["message"]
-    assert upstream.bodies == []
-
-
-def test_a_body_that_is_no_json_is_refused(client: TestClient) -> None:
-    for content in (b"{", b"[]", b"\xff"):
-        assert client.post("/v1/chat/completions", content=content).status_code == 400
-
-
-def test_a_proxy_needs_a_whole_export_an_address_and_the_base_model_of_the_run(
-    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = shutil.copytree(folder, tmp_path / "export")
-    (copy / "router" / "router.json").write_text("{}")
-    upstream = ["--upstream", "http://127.0.0.1:9/v1"]
-    for words, message in [
-        ([str(run), *upstream], "is no export: it has no routers.json"),
-        ([str(copy), *upstream], "router.json is not the file of this export"),
-        ([str(folder), "--upstream", "host:8000"], "--upstream must be http://host:port/v1"),
-        ([str(folder), *upstream, "--host", "0.0.0.0"], "can be reached by others"),
-        ([str(folder), *upstream, "--max_images", "0"], "--max_images must be positive"),
-    ]:
-        capsys.readouterr()
-        assert main(["route-proxy", *words]) == 1
-        (line,) = capsys.readouterr().err.splitlines()
-        assert message in line
