@@ -28,6 +28,9 @@ def environment(setting: Setting) -> Iterator[Row]:
         yield "cards", torch.cuda.device_count(), ""
         yield "driver", _driver(), ""
         yield "CUDA of torch", torch.version.cuda, ""
+        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+        yield "TF32 in fp32 matrix products", products.allow_tf32, "torch's default"
+        yield "TF32 in fp32 convolutions", convolutions.allow_tf32, "torch's default"
     yield "cpu cores", os.cpu_count(), platform.machine()
     yield "python", platform.python_version(), ""
     yield "torch", torch.__version__, ""
