@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -68,6 +69,7 @@ def _data(count: int) -> dict[str, Any]:
 def _each(names: tuple[str, ...], once: Callable[[str], None], kind: str) -> Iterator[Row]:
     failed = 0
     for name in names:
+        print(time.strftime("%H:%M:%S"), kind, name, flush=True)  # shows where a stopped one was
         try:
             once(name)
         except Exception as error:  # any failure is a row of the report
