@@ -29,7 +29,7 @@ from experiments.gpu.common import (
     need,
     peak_gib,
 )
-from experiments.gpu.llava import SIZES, build_model, build_module, make_batch, recompute
+from experiments.gpu.llava import SIZES, build_model, build_module, make_batch, reckoned, recompute
 from experiments.gpu.routed import (
     fit_router,
     forced_gates,
@@ -43,18 +43,20 @@ from experiments.gpu.routed import (
 def proxy(setting: Setting, batches: Sequence[int] = (14, 4)) -> Iterator[Row]:
     """Yield peak memory and time of the proxy pass, for falling batch sizes until one fits."""
     module = build_module(setting)
-    yield "base model on the device, GiB", round(held_gib(setting.device), 1), "bfloat16"
+    held = held_gib(setting.device)
+    yield "base model on the device, GiB", round(held, 1), "bfloat16"
     for size in batches:
         work = functools.partial(_scores, module, make_batch(setting, size))
+        name = f"proxy pass, batch {size}"
         try:
-            peak = peak_gib(work, setting.device)
+            extra = peak_gib(work, setting.device) - held
         except torch.OutOfMemoryError:
-            yield f"proxy pass, batch {size}, peak GiB", "out of memory", ""
+            yield name, "out of memory", reckoned(setting, size, proxy=True)
             continue
-        note = "base model included; sum of gradients in fp32"
-        yield f"proxy pass, batch {size}, peak GiB", round(peak, 1), note
-        times = medians({"proxy": work}, setting.device, setting.repeats)
-        yield f"proxy pass, batch {size}, s", round(times["proxy"], 2), ""
+        note = reckoned(setting, size, proxy=True)
+        yield f"{name}, GiB beyond the base model", round(extra, 1), note
+        times = medians({name: work}, setting.device, setting.repeats)
+        yield f"{name}, s", round(times[name], 2), "gradients summed in fp32"
         return
 
 
@@ -108,7 +110,8 @@ def training(setting: Setting, size: int = 4) -> Iterator[Row]:
         yield f"dmole / PEFT, {name}", round(times["dmole"] / times["PEFT"], 3), ""
         for work in ("dmole", "PEFT"):
             extra = peak_gib(works[work], setting.device) - held_gib(setting.device)
-            yield f"{work}, {name}, GiB beyond weights and states", round(extra, 1), ""
+            note = reckoned(setting, size, recomputed=recomputed) if work == "dmole" else ""
+            yield f"{work}, {name}, GiB beyond weights and states", round(extra, 1), note
 
 
 def _peft(

@@ -12,7 +12,15 @@ from dmole.models import Backbone
 from dmole.models.discovery import Patterns
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter
-from experiments.gpu.common import Setting
+from experiments.costs.base_models import LLAVA_7B
+from experiments.costs.scaling import (
+    Load,
+    loss_bytes,
+    proxy_activation_bytes,
+    proxy_gradient_bytes,
+    training_activation_bytes,
+)
+from experiments.gpu.common import GIB, Setting
 
 BLOCKS = r"vision_tower.*\.layers\.(\d|1\d|2[0-2])$|language_model\.layers\.\d+$"
 """As in ``configs/models/llava.yaml``: the projector does not read the last vision block."""
@@ -138,3 +146,24 @@ def make_batch(setting: Setting, size: int) -> Batch:
         sample_ids=[str(index) for index in range(size)],
         task_names=["task"] * size,
     )
+
+
+def reckoned(setting: Setting, size: int, *, proxy: bool = False, recomputed: bool = False) -> str:
+    """Return what the formulas of docs/scaling.md say, as a note.
+
+    Args:
+        setting: Has the model.
+        size: Samples in the batch.
+        proxy: Activations, loss and gradients of the proxy pass, in place of a training step.
+        recomputed: Whether the training step recomputes activations.
+    """
+    rank, text, _ = SIZES[setting.base]
+    if setting.base != "7b":
+        return ""
+    load = Load(batch=size, text_tokens=text, rank=rank)
+    count: float = loss_bytes(LLAVA_7B, size * (image_tokens(setting) + text), load.base_bytes)
+    if proxy:
+        count += proxy_activation_bytes(LLAVA_7B, load) + proxy_gradient_bytes(LLAVA_7B)
+    else:
+        count += training_activation_bytes(LLAVA_7B, load, recompute=recomputed)
+    return f"formula: {count / GIB:.1f}"
