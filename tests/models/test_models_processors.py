@@ -39,7 +39,7 @@ def _torchvision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("_torchvision")
 def test_a_processor_that_could_read_videos_is_loaded_for_images(qwen: Path) -> None:
-    processor = load_processor(str(qwen))
+    processor = load_processor(str(qwen), "pil")
     assert type(processor).__name__ == "Qwen2VLProcessor"
     assert isinstance(processor, __import__("transformers").Qwen2VLProcessor)
     expected = collate(make_processor("qwen2_vl")).inputs
