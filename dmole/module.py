@@ -343,8 +343,9 @@ class ContinualModule(StepModule):
         A batch without images leaves vision experts out of the graph, and distributed training
         would wait for their gradients forever.
         """
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return 0.0 * torch.stack([p.sum() for p in parameters]).sum()
+        experts = (p for name in self.training_experts for _, p in self.library.parameters(name))
+        trained = [p for p in (*experts, *self.regularizers.parameters()) if p.requires_grad]
+        return 0.0 * torch.stack([p.sum() for p in trained]).sum()
 
     def test_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0

@@ -18,6 +18,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from dmole.experts.lora import RoutedLinear
+    from dmole.experts.plan import LayerPlan
     from dmole.modality import Modality
 
 
@@ -56,6 +58,8 @@ class Gates:
         live: The same as a set.
         records: Decisions of the mixing linears in this forward, in the order of the model.
         decisions: Weights that a linear fixes for a whole ``generate``, by its path.
+        plans: What each linear computes under these gates, by linear and by whether its weights
+            are fixed; empty unless the gates are in use.
 
     Raises:
         ValueError: If the shapes do not match.
@@ -85,6 +89,7 @@ class Gates:
         self.recording = recording
         self.records: list[MixingRecord] = []
         self.decisions: dict[str, Tensor] = {}
+        self.plans: dict[tuple[RoutedLinear, bool], LayerPlan] = {}
         columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
         used, all_ones = columns.any(dim=0).tolist(), (columns == 1).all(dim=0).tolist()
@@ -92,6 +97,7 @@ class Gates:
         self.live = frozenset(self.used)
         self._all_ones = frozenset(itertools.compress(self.experts, all_ones))
         self._rows: dict[tuple[str, int], Tensor] = {}
+        self._masks: dict[tuple[object, ...], Tensor] = {}
 
     def rank_mask(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], x: Tensor
@@ -112,15 +118,24 @@ class Gates:
         """
         if all(name in self._all_ones for name in names):
             return None
-        rows = self._expanded(modality, x)  # (rows, E) or (rows, S, E)
+        key = (modality, x.shape[0], x.ndim, x.device, *names, *ranks)
+        if key not in self._masks:
+            mask = self._channel_factors(modality, names, ranks, x.shape[0])
+            if mask.ndim == 2:  # per sample: the same for all positions between rows and channels
+                mask = mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), mask.shape[1])
+            self._masks[key] = mask.to(x.device, non_blocking=True)
+        return self._masks[key]
+
+    def _channel_factors(
+        self, modality: Modality, names: Sequence[str], ranks: Sequence[int], rows: int
+    ) -> Tensor:
+        """Return ``(rows, sum(ranks))`` or ``(rows, S, sum(ranks))`` on the device of the gates."""
+        weights = self._expanded(modality, rows)  # (rows, E) or (rows, S, E)
+        zero = weights.new_zeros(weights.shape[:-1])
         columns = [self._index.get(name) for name in names]
-        zero = rows.new_zeros(rows.shape[:-1])
-        gates = torch.stack([zero if c is None else rows[..., c] for c in columns], dim=-1)
+        gates = torch.stack([zero if c is None else weights[..., c] for c in columns], dim=-1)
         repeats = torch.tensor(ranks, device=gates.device)
-        mask = gates.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))  # (..., sum(ranks))
-        if mask.ndim == 2:  # per sample: the same for all positions between rows and channels
-            mask = mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), mask.shape[1])
-        return mask
+        return gates.repeat_interleave(repeats, dim=-1, output_size=sum(ranks))
 
     def valid_tokens(self, modality: Modality, x: Tensor) -> Tensor | None:
         """Return ``(rows, tokens)``, False where ``x`` holds padding; None if all are valid.
@@ -134,17 +149,17 @@ class Gates:
 
     def row_weights(self, modality: Modality, name: str, x: Tensor) -> Tensor:
         """Return the weight of one expert for each input row of a linear, ``(rows,)``."""
-        return self._expanded(modality, x)[..., self._index[name]]
+        weights = self._expanded(modality, x.shape[0])[..., self._index[name]]
+        return weights.to(x.device, non_blocking=True)
 
-    def _expanded(self, modality: Modality, x: Tensor) -> Tensor:
-        """Repeat the samples' weights to the input rows of a linear."""
-        rows = x.shape[0]
+    def _expanded(self, modality: Modality, rows: int) -> Tensor:
+        """Repeat the samples' weights to the input rows of a linear, on the device of the gates."""
         key = (modality, rows)
         if key not in self._rows:
             weights = self.weights
             if modality != "language" and weights.ndim == 3:
                 weights = weights.amax(dim=1)  # (B, S, E) -> (B, E)
-            self._rows[key] = self._repeat(weights, modality, rows).to(x.device)
+            self._rows[key] = self._repeat(weights, modality, rows)
         return self._rows[key]
 
     def first_tokens(self, modality: Modality, x: Tensor) -> Tensor:
@@ -204,6 +219,8 @@ class GateContext:
             yield
         finally:
             self.current = before
+            if gates is not None and gates is not before:
+                gates.plans.clear()  # the experts may change from now on
 
     def for_checkpointing(
         self,

@@ -265,10 +265,23 @@ def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> No
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
     """Switch dropout off for the body of a ``with`` statement, then restore the modes."""
-    training = [child for child in module.modules() if child.training]
+    training = [child for child in _with_mode(module) if child.training]
     try:
-        module.eval()
+        for child in training:
+            child.training = False
         yield
     finally:
         for child in training:
             child.training = True
+
+
+def _with_mode(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield all modules without experts, whose number grows and which compute alike in any mode."""
+    pending = [module]
+    while pending:
+        child = pending.pop()
+        yield child
+        if isinstance(child, RoutedLinear):
+            pending += [child.base, child.dropout]
+        else:
+            pending += [inner for inner in child.children() if inner is not None]

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from dmole.experts.plan import LayerPlan
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -96,7 +98,8 @@ class LoRAExpert(nn.Module):
     @property
     def learning(self) -> bool:
         """Whether one of its parameters requires gradients."""
-        return any(parameter.requires_grad for parameter in self.parameters())
+        # a walk over `parameters()` takes ten times as long, and every linear asks all its experts
+        return any(p is not None and p.requires_grad for p in self._parameters.values())
 
 
 def _drawn(
@@ -183,20 +186,45 @@ class RoutedLinear(nn.Module):
         gates = self._context.current
         if gates is None:
             return out
-        experts = self._computed(gates)
-        low_rank = [name for name, expert in experts.items() if expert.rank]
-        if not low_rank:
+        plan = self._plan(gates)
+        if not plan.names:
             return out
-        low = self._down(x, [experts[name] for name in low_rank])  # (rows, ..., channels)
-        channels = [experts[name].shape.channels for name in low_rank]
-        mask = gates.rank_mask(self.modality, low_rank, channels, x)
+        if plan.keep and self._mixing is None and plan.adds_to(out, x) and not self._drops():
+            return self._added(out, x, plan, gates)
+        low = self._down(x, plan)  # (rows, ..., channels)
+        mask = gates.rank_mask(self.modality, plan.names, plan.channels, x)
         if mask is not None:
             low = low * mask.to(low.dtype)
         if self._mixing is not None:
-            weights = self._mixing(self, x, experts, gates)
-            low = low * _joined_weights(weights, experts, low_rank, low)
-        up = [experts[name].up for name in low_rank]
-        return out + flat_linear(low, up[0] if len(up) == 1 else torch.cat(up, dim=1)).to(out.dtype)
+            weights = self._mixing(self, x, plan.experts, gates)
+            low = low * _joined_weights(weights, plan.experts, plan.names, low)
+        return out + flat_linear(low, plan.up()).to(out.dtype)
+
+    def _drops(self) -> bool:
+        return self.dropout.training and self.dropout.p > 0
+
+    def _added(self, out: Tensor, x: Tensor, plan: LayerPlan, gates: Gates) -> Tensor:
+        """Add the experts to the output of the base in place: two products and one mask.
+
+        The sum of :meth:`forward` with other rounding, for weights that are fixed.
+        """
+        factors, scaling = plan.factors(gates, self.modality, x)  # (rows, 1, channels) or None
+        low = x.reshape(-1, x.shape[-1]) @ plan.down().t()  # (N, channels)
+        if factors is not None:
+            low.view(x.shape[0], -1, low.shape[-1]).mul_(factors)
+        out.view(-1, out.shape[-1]).addmm_(low, plan.up().t(), alpha=scaling)
+        return out
+
+    def _plan(self, gates: Gates) -> LayerPlan:
+        """Return what this linear computes under some gates; made once for as long as they last.
+
+        Where gradients are computed the weights may train, so they are joined in every forward.
+        """
+        fixed = not torch.is_grad_enabled()
+        key = (self, fixed)
+        if key not in gates.plans:
+            gates.plans[key] = LayerPlan(self._computed(gates), keep=fixed)
+        return gates.plans[key]
 
     def _computed(self, gates: Gates) -> dict[str, LoRAExpert]:
         """Return the experts of this linear that are computed, oldest first."""
@@ -212,27 +240,14 @@ class RoutedLinear(nn.Module):
             if name in gates.live or self.expert(name).learning
         }
 
-    def _down(self, x: Tensor, experts: list[LoRAExpert]) -> Tensor:
-        """Project the input to the scaled channels of all given experts."""
-        lora_a = experts[0].lora_a if len(experts) == 1 else torch.cat([e.lora_a for e in experts])
+    def _down(self, x: Tensor, plan: LayerPlan) -> Tensor:
+        """Project the input to the scaled channels of all experts of a plan."""
+        lora_a = plan.down()
         x = self.dropout(x)
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(lora_a.dtype)
         low = flat_linear(x, lora_a)  # (rows, ..., sum of ranks)
-        scalings = {expert.scaling for expert in experts}
-        if len(scalings) == 1:
-            low = low * scalings.pop()
-        else:
-            channels = [expert.scaling for expert in experts for _ in range(expert.rank)]
-            low = low * torch.tensor(channels, device=low.device, dtype=low.dtype)
-        if all(expert.shape.branches == 1 for expert in experts):
-            return low
-        parts = torch.split(low, [expert.rank for expert in experts], dim=-1)
-        tiled = [
-            torch.cat([part] * expert.shape.branches, dim=-1)
-            for part, expert in zip(parts, experts, strict=True)
-        ]
-        return torch.cat(tiled, dim=-1)  # (rows, ..., channels)
+        return plan.tiled(plan.scaled(low))
 
 
 _PREFIX = "expert_"  # an expert may be called "train" or "keys", a submodule may not

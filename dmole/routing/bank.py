@@ -40,6 +40,7 @@ class AutoencoderBank:
         self._preprocessor = Preprocessor()
         self._weights: dict[str, Weights] = {}
         self._heldout: dict[str, Tensor] = {}
+        self._thresholds: dict[tuple[str, float], float] = {}
         self._stack: tuple[tuple[str, ...], ReconstructorStack] | None = None
         self._covariance_components = covariance_components
         self._moments: dict[str, TaskMoments] = {}
@@ -56,7 +57,10 @@ class AutoencoderBank:
 
     def threshold(self, expert: str, q: float) -> float:
         """Return the quantile ``q`` of the expert's held-out losses, at least `rounding_loss`."""
-        return max(quantile(self._heldout[expert], q), self.rounding_loss(expert))
+        if (expert, q) not in self._thresholds:
+            found = max(quantile(self._heldout[expert], q), self.rounding_loss(expert))
+            self._thresholds[expert, q] = found
+        return self._thresholds[expert, q]
 
     def rounding_loss(self, expert: str) -> float:
         """Return the loss that rounding alone can cause; see `Preprocessor.rounding_loss`."""
@@ -92,6 +96,7 @@ class AutoencoderBank:
         if self._covariance_components:
             self._moments[expert] = TaskMoments.fit(rows, self._covariance_components)
         self._stack = self._pooled = None
+        self._thresholds.clear()
 
     def losses(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
         """Return the loss of raw embeddings ``(N, D)`` under each named expert, ``(N, E)``."""
@@ -153,6 +158,7 @@ class AutoencoderBank:
         """Forget all that was learned."""
         self._preprocessor, self._weights, self._heldout = Preprocessor(), {}, {}
         self._moments, self._stack, self._pooled = {}, None, None
+        self._thresholds = {}
 
 
 _MOMENTS = ("mean", "factor", "rest")

@@ -20,6 +20,7 @@ from dmole.experts import (
     RoutedLinear,
 )
 from dmole.experts.lora import expert_key
+from dmole.experts.plan import LayerPlan
 
 RANKS = {"a": 2, "b": 3, "c": 1}
 ALPHAS = {"a": 4.0, "b": 3.0, "c": 5.0}
@@ -79,6 +80,8 @@ def test_output_and_gradients_equal_the_loop_over_samples_and_experts(
     parameters = [p for p in layer.parameters() if p.requires_grad]
     found, expected = run(layer, x, weights), loop(layer, x, weights)
     assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():  # adds in place, with weights that are joined once
+        assert_close(run(layer, x, weights), expected, rtol=1e-5, atol=1e-5)
     for one, other in zip(
         torch.autograd.grad((found * outer).sum(), [x, *parameters]),
         torch.autograd.grad((expected * outer).sum(), [x, *parameters]),
@@ -87,29 +90,52 @@ def test_output_and_gradients_equal_the_loop_over_samples_and_experts(
         assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("shape", [(4, 6), (4, 7, 6), (4, 2, 3, 6)])
-def test_any_number_of_axes_between_rows_and_width_is_allowed(shape: tuple[Any, ...]) -> None:
+def test_any_number_of_axes_between_rows_and_width_is_allowed(
+    shape: tuple[Any, ...], graph: bool
+) -> None:
     layer, x = routed(), torch.randn(shape)
     weights = torch.tensor([[1.0, 0, 0.5], [0, 1, 0], [0, 0, 0], [1, 1, 1]])
-    found = run(layer, x, weights)
-    assert found.shape == (*shape[:-1], 5)
-    for i in range(4):
-        assert_close(found[i : i + 1], run(layer, x[i : i + 1], weights[i : i + 1]))
+    with torch.set_grad_enabled(graph):
+        found = run(layer, x, weights)
+        assert found.shape == (*shape[:-1], 5)
+        for i in range(4):
+            assert_close(found[i : i + 1], run(layer, x[i : i + 1], weights[i : i + 1]))
+
+
+def test_weights_are_joined_once_while_gates_are_in_use_and_anew_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, x = routed(), torch.randn(2, 3, 6)
+    gates = Gates(list(RANKS), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+    joined, original = [], torch.cat
+    monkeypatch.setattr(torch, "cat", lambda *args, **kw: joined.append(0) or original(*args, **kw))
+    with torch.no_grad():
+        with layer._context.use(gates):
+            before = [layer(x) for _ in range(5)]
+        assert len(joined) == 2  # down- and up-projections
+        layer.expert("a").lora_b.mul_(2.0)
+        with layer._context.use(gates):
+            after = layer(x)
+    assert all(torch.equal(out, before[0]) for out in before)
+    assert_close(after, loop(layer, x, gates.weights))
+    assert not torch.equal(after[0], before[0][0])
 
 
 def test_experts_that_no_sample_uses_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = routed(), torch.randn(2, 3, 6)
-    calls, original = [], RoutedLinear._down
+    calls, original = [], LayerPlan.down
 
-    def down(self: RoutedLinear, x: torch.Tensor, experts: list[LoRAExpert]) -> torch.Tensor:
-        calls.append(experts)
-        return original(self, x, experts)
+    def down(self: LayerPlan) -> torch.Tensor:
+        calls.append(self.names)
+        return original(self)
 
-    monkeypatch.setattr(RoutedLinear, "_down", down)
+    monkeypatch.setattr(LayerPlan, "down", down)
     with torch.no_grad():
         run(layer, x, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
         run(layer, x, torch.zeros(2, 3))
-    assert calls == [[layer.expert("a"), layer.expert("c")]]
+    assert calls == [["a", "c"]]
 
 
 def test_a_trainable_expert_without_samples_has_gradients_of_zero() -> None:
