@@ -244,6 +244,40 @@ def test_a_second_version_continues_the_first_update_and_the_oracle_knows_it(
     assert gates(folder, "paint", 3) == {"paint-v3"}
 
 
+@pytest.fixture(scope="module")
+def updated_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an updated run that was extended by a second update, with a test of its own."""
+    folder = tmp_path_factory.mktemp("twice")
+    parts: dict[str, Any] = {"allocator": UniformAllocator, "curriculum": "off"}
+    first = Recipe(("paint", update_of("paint")), **parts).build(folder).fit()
+    again = small_task("paint").test
+    changed = ("paint", update_of("paint", test=again), update_of("paint", 3))
+    refused = Recipe(changed, **parts).build(folder)
+    with pytest.raises(ValueError, match="was made with another data of paint-v2"):
+        refused.fit(first)
+    tasks = ("paint", update_of("paint"), update_of("paint", 3, test=again))
+    return Recipe(tasks, trainer={"fill_rows": True}, **parts).build(folder).fit(first)
+
+
+def test_an_updated_run_is_extended_by_a_second_update(updated_twice: Path) -> None:
+    first = updated_twice.with_name("version_0")
+    (before, _), (now, names) = (
+        read_matrix(run / "evaluation_matrix.csv") for run in (first, updated_twice)
+    )
+    assert names == ["paint", "paint-v3"]
+    np.testing.assert_array_equal(now[:3, 0], before[:, 0])
+    np.testing.assert_array_equal(now[:, 1], now[:, 0])  # the same samples; old rows are filled
+    content = json.loads((updated_twice / "router" / "router.json").read_text())
+    assert content["updates"] == {"paint-v2": "paint", "paint-v3": "paint-v2"}
+
+
+def test_samples_of_an_update_are_not_those_of_an_unseen_task(updated_twice: Path) -> None:
+    accepted = {row["gate_set"] for row in read_csv(updated_twice / "routing.csv")} - {"base"}
+    assert "paint" in accepted  # samples of paint-v3 before its stage
+    rates = json.loads((updated_twice / "metrics.json").read_text())["routing"]
+    assert rates["unseen_accepted"] is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
