@@ -176,6 +176,30 @@ def test_taking_the_new_version_out_brings_the_old_one_back(
     np.testing.assert_array_equal(now, before[:3])
 
 
+def test_a_new_version_is_enabled_together_with_the_old_one(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = str(shutil.copytree(run, tmp_path / "copy"))
+    assert main(["experts", copy, "disable", "paint", "paint-v2"]) == 0
+    assert main(["experts", copy, "enable", "paint-v2"]) == 1
+    assert "'paint-v2' of" in (text := capsys.readouterr().err)
+    assert "continues 'paint', which is disabled" in text
+    assert main(["experts", copy, "enable", "paint", "paint-v2"]) == 0
+
+
+def test_a_run_that_names_versions_of_experts_it_lacks_is_loaded_without_them(
+    run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "digests.json").unlink()
+    file = copy / "router" / "router.json"
+    content = json.loads(file.read_text())
+    content["updates"] |= {"paint": "a", "a": "b", "c": "paint-v2"}
+    file.write_text(json.dumps(content))
+    assert dmole.load(copy).router.updates == {"paint-v2": "paint"}
+    assert [row.replaced_by for row in expert_rows(copy)] == ["paint-v2", None, None]
+
+
 @pytest.mark.slow
 def test_an_evaluation_repeats_the_matrix_of_a_run_with_an_update(
     run: Path, tmp_path: Path
@@ -200,6 +224,8 @@ def test_a_newest_version_joins_a_loaded_model_in_place_of_the_old_one(
     model = dmole.load(parent)
     model.add_expert(run, "paint-v2")
     assert model.router.updates == {"paint-v2": "paint"}
+    with pytest.raises(ValueError, match="'paint' was updated by 'paint-v2', which answers"):
+        model.remove_expert("paint")
     model.remove_expert("paint-v2")
     assert model.router.updates == {}
 
