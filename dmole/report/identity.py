@@ -47,12 +47,9 @@ def check_comparable(runs: Sequence[Run], allow: Sequence[str] = ()) -> list[str
 
 def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
     for run in runs:
-        learned = run.learned_tasks
-        if len(learned) < len(run.tasks_to_learn):
-            yield (
-                f"{run.folder} has learned {len(learned)} of {len(run.tasks_to_learn)} tasks: "
-                "did it finish?"
-            )
+        learned, tasks = run.progress
+        if learned < tasks:
+            yield f"{run.folder} has learned {learned} of {tasks} tasks: did it finish?"
 
 
 Difference = Callable[[Run, Run], str | None]

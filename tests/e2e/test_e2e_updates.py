@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from cuts import CutAt, CutError
 from lightning.pytorch import Callback
 from small_runs import NO_FIGURES, FitWords, Recipe, read_csv, small_task
 from torch import Tensor
@@ -24,7 +25,10 @@ from dmole.data import Task
 from dmole.datamodule import ContinualDataModule
 from dmole.editing.table import expert_rows
 from dmole.metrics import read_matrix
+from dmole.report.identity import check_comparable
+from dmole.report.runs import load_run
 from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
+from dmole.serving.watch import is_finished
 from dmole.storage.tensors import read_tensor_file
 from dmole.streams import AutoStream, SequentialStream
 from experiments.extended_content import compare_extended
@@ -318,6 +322,35 @@ def test_a_method_without_experts_of_tasks_refuses_an_update(
     with pytest.raises(ValueError, match=message):
         recipe.build(tmp_path).fit()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_update_was_not_trained_is_not_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts: dict[str, Any] = {"allocator": UniformAllocator, "curriculum": "off"}
+    tasks = ("paint", update_of("paint"))
+    cut = Recipe(tasks, callbacks=[CutAt(2, "train")], **parts).build(tmp_path)
+    with pytest.raises(CutError):
+        cut.fit()
+    run = cut.trainer.run_dir
+    (run / "config.yaml").write_text(yaml.safe_dump({"trainer": {"name": "cut"}}))
+    assert not is_finished(run)
+    with pytest.raises(ValueError, match="has learned 1 of 2 tasks: did it finish"):
+        check_comparable([load_run(run)])
+    assert Recipe(tasks, **parts).build(tmp_path).fit(run) == run
+    assert is_finished(run)
+    assert check_comparable([load_run(run)]) == []
+
+
+def test_a_dry_run_places_an_update_on_the_units_of_the_expert_that_it_continues(
+    tmp_path: Path,
+) -> None:
+    update = update_of("paint", train=small_task("count").train)
+    parts = Recipe(("paint", "count", update)).build(tmp_path)
+    plans = parts.trainer.allocate(parts.module, parts.data)
+    units = {name: [(e.unit, e.rank) for e in plan.experts] for name, plan in plans.items()}
+    assert units["paint-v2"] == units["paint"]
+    assert units["paint-v2"] != units["count"]  # which its own scores would choose
 
 
 def test_add_refuses_an_update_of_an_unknown_task(
