@@ -131,6 +131,19 @@ class ContinualDataModule(LightningDataModule):
         """Names of the tasks that are trained on, in the order given; others are only scored."""
         return self._store.training_task_names
 
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the tasks with a column in the matrix, in the order given.
+
+        An ``update`` without test samples of its own has none.
+        """
+        return self._store.column_names
+
+    @property
+    def predecessors(self) -> Mapping[str, str]:
+        """The version of a task that each task with ``update`` continues."""
+        return self._store.predecessors
+
     def task(self, name: str) -> Task:
         """Return the task with a name; `ValueError` if there is none."""
         return self._store.task(name)
@@ -194,8 +207,15 @@ class ContinualDataModule(LightningDataModule):
             else:
                 log.info("task %r is learned, its training files are gone: %s", name, text)
         for name in self.training_task_names if set(splits) == set(SPLITS) else ():
-            if not any(task == name for task, _ in self.missing):
-                warn_of_leakage(name, self.train_samples(name), self.test_samples(name))
+            tested = self._tested_with(name)
+            if (name, "train") not in self.missing and (tested, "test") not in self.missing:
+                warn_of_leakage(name, self.train_samples(name), self.test_samples(tested))
+
+    def _tested_with(self, name: str) -> str:
+        """Return the task whose test samples are those of a task, or of the task it updates."""
+        while name not in self.column_names:
+            name = self.predecessors[name]
+        return name
 
     @property
     def missing(self) -> Mapping[tuple[str, Split], str]:
@@ -205,7 +225,7 @@ class ContinualDataModule(LightningDataModule):
     @property
     def tested_task_names(self) -> list[str]:
         """Names of the tasks whose test samples are there, in the order of all tasks."""
-        return [name for name in self.task_names if (name, "test") not in self.missing]
+        return [name for name in self.column_names if (name, "test") not in self.missing]
 
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of the content of the samples, for each task and split."""

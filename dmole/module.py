@@ -34,6 +34,7 @@ from dmole.run.context import EvaluationPass, StageContext
 from dmole.steps.finite import NonFiniteError
 from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
+from dmole.storage.versions import versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -318,6 +319,7 @@ class ContinualModule(StepModule):
             forward=forward,
             embed=functools.partial(self.embed, batch, remember=self.stage.epochs > 1),
             number=self.global_step,
+            continued=versions_of(str(self.stage.expert), self.router.updates)[1:],
         )
         return output.loss, step
 

@@ -11,6 +11,7 @@ from dmole.data.sequences import Numbers, Samples, Selection, TaskItems, join_di
 from dmole.data.source import open_source
 from dmole.data.sources.kinds import layout_of
 from dmole.data.task import Task, validate_tasks
+from dmole.data.updates import predecessors
 from dmole.messages import one_line
 from dmole.streams.draws import Part
 
@@ -18,8 +19,13 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 
 
 def splits_of(task: Task) -> tuple[Split, ...]:
-    """Return the splits of a task; an ``eval_only`` task has no training samples."""
-    return ("test",) if task.eval_only else SPLITS
+    """Return the splits of a task.
+
+    An ``eval_only`` task has no training samples, and an ``update`` may have no test samples.
+    """
+    if task.eval_only:
+        return ("test",)
+    return SPLITS if task.test else ("train",)
 
 
 class SampleStore:
@@ -33,6 +39,7 @@ class SampleStore:
         ValueError: If the tasks are not valid.
 
     Attributes:
+        predecessors: The version that each task with ``update`` continues.
         missing: What is missing of tasks whose data may be gone, by task and split; see `check`.
     """
 
@@ -41,6 +48,7 @@ class SampleStore:
         for task in tasks:
             layout_of(task)  # refuses a format without its side files
         self._tasks = {task.name: task for task in tasks}
+        self.predecessors = predecessors(tasks)
         self._root = data_root.expanduser()
         self._samples: dict[tuple[str, Split], Samples] = {}
         self._bytes: dict[str, Numbers] = {}
@@ -55,6 +63,11 @@ class SampleStore:
     def training_task_names(self) -> list[str]:
         """Names of the tasks that are trained on, in the order given."""
         return [name for name, task in self._tasks.items() if not task.eval_only]
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the tasks with a column in the matrix: those with test samples."""
+        return [name for name, task in self._tasks.items() if "test" in splits_of(task)]
 
     def task(self, name: str) -> Task:
         """Return the task with a name.

@@ -182,7 +182,7 @@ class EvaluationMatrix(ContinualCallback):
         self._grow(state)
         self.losses = routed.losses
         tested = state.data.tested_task_names
-        for column, task in enumerate(state.data.task_names):
+        for column, task in enumerate(state.data.column_names):
             if task not in tested:
                 continue  # the cell stays empty
             score = self._score(state, task, routed)
@@ -232,7 +232,7 @@ class EvaluationMatrix(ContinualCallback):
         """
         if stage not in self.evaluated:
             return []
-        row = zip(state.data.task_names, self.matrix[stage], strict=True)
+        row = zip(state.data.column_names, self.matrix[stage], strict=True)
         tested = state.data.tested_task_names
         return [task for task, value in row if np.isnan(value) and task in tested]
 
@@ -244,7 +244,7 @@ class EvaluationMatrix(ContinualCallback):
         tasks: Collection[str],
     ) -> None:
         """Fill the cells of some tasks in the row of the current stage, and write the files."""
-        stage, columns = state.stage.index, list(state.data.task_names)
+        stage, columns = state.stage.index, list(state.data.column_names)
         for task in tasks:
             score = self._score(state, task, routed)
             self.matrix[stage, columns.index(task)] = score.value
@@ -280,7 +280,7 @@ class EvaluationMatrix(ContinualCallback):
         return [int(index) for index in np.flatnonzero(rows)]
 
     def _grow(self, state: SequenceState) -> None:
-        shape = (len(state.plan) + 1, len(state.data.task_names))
+        shape = (len(state.plan) + 1, len(state.data.column_names))
         if self.matrix.shape != shape:
             self.matrix = np.full(shape, np.nan)
             self.oracle = np.full(shape, np.nan)
@@ -303,7 +303,7 @@ class EvaluationMatrix(ContinualCallback):
         self.routing += [(state.stage.index, task, name, count) for name, count in counts]
 
     def _row_text(self, state: SequenceState) -> str:
-        row = zip(state.data.task_names, self.matrix[state.stage.index], strict=True)
+        row = zip(state.data.column_names, self.matrix[state.stage.index], strict=True)
         return ", ".join(f"{name} {value:.1f}" for name, value in row if not np.isnan(value))
 
     # -- files -----------------------------------------------------------------------------
@@ -327,13 +327,13 @@ class EvaluationMatrix(ContinualCallback):
         if self.evaluated:
             yield from self._tables(state)
         for stage in self.evaluated:
-            for task, value in zip(state.data.task_names, self.matrix[stage], strict=True):
+            for task, value in zip(state.data.column_names, self.matrix[stage], strict=True):
                 if not np.isnan(value):
                     yield RunFile(predictions_file(stage, task))
 
     def _tables(self, state: SequenceState) -> Iterator[RunFile]:
         """Return the matrices up to the last evaluated stage, the metrics and the counts."""
-        names, rows = list(state.data.task_names), self.evaluated[-1] + 1
+        names, rows = list(state.data.column_names), self.evaluated[-1] + 1
         yield matrix_file("evaluation_matrix.csv", self.matrix[:rows], names)
         yield matrix_file("oracle_matrix.csv", self.oracle[:rows], names)
         yield metrics_file(self._metrics)
@@ -343,22 +343,22 @@ class EvaluationMatrix(ContinualCallback):
     def metrics(self, state: SequenceState, module: ContinualModule) -> dict[str, Any]:
         """Return the content of metrics.json for the stages evaluated so far."""
         rows = state.stage.index + 1
-        names = list(state.data.training_task_names)  # the first columns
-        index = {name: i for i, name in enumerate(names)}
-        tasks_of = [[index[task] for task in stage.tasks] for stage in state.learned()]
+        learned_tasks = set(state.data.training_task_names)
+        names = [task for task in state.data.column_names if task in learned_tasks]  # the first
+        tasks_of = state.learned_columns()
         scope: Any = self.avg_scope
         learned, oracle = self.matrix[:rows, : len(names)], self.oracle[:rows, : len(names)]
         content: dict[str, Any] = {"format": RUN_FORMAT}
         content |= summarize(learned, names, scope, task_of_stage=tasks_of)
         content |= scoring_facts(self.scores)
         content["oracle"] = summarize(oracle, names, scope, task_of_stage=tasks_of)
-        only_scored = list(state.data.task_names)[len(names) :]
+        only_scored = list(state.data.column_names)[len(names) :]
         if only_scored:
             content["retention"] = retention(self.matrix[:rows, len(names) :], only_scored)
         if module.router.needs_embeddings:
             counts = state.callback_of(TrainingRouting).rows()
             trained = [row for row in counts if row[0] < rows]  # a later stage may have trained
-            content["routing"] = router_rates(state, self.routing, trained)
+            content["routing"] = router_rates(state, module.router, self.routing, trained)
         self._constants = self._constants or constant_answers(state)
         content["constant_answer"] = self._constants
         content["sizes"] = run_sizes(state, module)

@@ -12,6 +12,7 @@ from dmole.callbacks.router_fitting import embed_samples
 from dmole.models.identity import NUMERICS
 from dmole.routing import RouteQuery
 from dmole.run.context import EvaluationPass
+from dmole.storage.versions import newest_versions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -62,6 +63,8 @@ def plan_oracle(
 ) -> EvaluationPass:
     """Give each sample of a seen task the experts that the task's last stage was trained with.
 
+    An expert with later versions is replaced by the newest one.
+
     Args:
         state: Has data and stages.
         module: Has the router, which returns the experts used together with an expert.
@@ -74,7 +77,8 @@ def plan_oracle(
     seen = [task for task in state.seen_tasks() if task in tested]
     for task in seen:
         expert = next(s.expert for s in reversed(state.learned()) if task in s.tasks)
-        trained_with = module.router.trained_with(expert, experts)
+        newest = newest_versions(experts, module.router.updates)[expert]
+        trained_with = module.router.trained_with(newest, experts)
         gate_sets |= dict.fromkeys(sample_names(state, task), trained_with)
     evaluation = replace(routed, name="oracle", gate_sets=gate_sets, losses={})
     return _with_pending(state, evaluation, seen, answers)

@@ -13,6 +13,7 @@ from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 from dmole.run.run_files import RunFile
 from dmole.storage.files import write_csv, write_json
+from dmole.storage.versions import newest_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dmole.metrics import TaskScore
     from dmole.metrics.routing_rates import Count
     from dmole.module import ContinualModule
+    from dmole.routing import Router
     from dmole.run.context import EvaluationPass
     from dmole.run.state import SequenceState
 
@@ -127,12 +129,13 @@ def unparsable_answers(scores: Mapping[str, TaskScore]) -> str:
 
 
 def router_rates(
-    state: SequenceState, counts: Iterable[Count], trained: Iterable[Count]
+    state: SequenceState, router: Router, counts: Iterable[Count], trained: Iterable[Count]
 ) -> dict[str, float | None]:
     """Return the shares of correctly and wrongly routed samples, see `dmole.metrics.routing_rates`.
 
     Args:
         state: Has the learned stages.
+        router: Knows the versions of experts; the newest one is that of its task.
         counts: Test samples by gate set.
         trained: Training samples by gate set.
     """
@@ -143,7 +146,9 @@ def router_rates(
         expert_of |= dict.fromkeys(stage.tasks, stage.expert)
         learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
         trains[stage.index] = stage.experts
-    rates = routing_rates(counts, expert_of, learned_at, state.stage.common)
+    newest = newest_versions(expert_of.values(), router.updates)
+    owner = {task: newest[expert] for task, expert in expert_of.items()}
+    rates = routing_rates(counts, owner, learned_at, state.stage.common)
     return rates | {"trained_with_partner": partner_rate(trained, trains)}
 
 
@@ -164,13 +169,14 @@ def run_sizes(state: SequenceState, module: ContinualModule) -> dict[str, Any]:
 def expert_starts(
     state: SequenceState, module: ContinualModule
 ) -> dict[str, dict[str, str | None]]:
-    """Return where each learned expert started, if new experts may start from past ones.
+    """Return where each learned expert started, if any started from a past one or could have.
 
     Returns:
-        ``{"starts_from": name of the past expert}`` by expert; None is a fresh start. Empty with
-        ``start: fresh``, and where an evaluation loaded the experts of a finished run.
+        ``{"starts_from": name of the past expert}`` by expert; None is a fresh start. Empty if all
+        starts are fresh by configuration, and where an evaluation loaded the experts of a finished
+        run.
     """
-    if module.allocator.start == "fresh":
+    if module.allocator.start == "fresh" and not state.data.predecessors:
         return {}
     parents = state.callback_of(ExpertAllocation).parents()
     learned = {name for stage in state.learned() for name in stage.experts}

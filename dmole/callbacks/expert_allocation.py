@@ -24,6 +24,7 @@ from dmole.module import labels_of
 from dmole.run.context import StageContext
 from dmole.run.run_files import RunFile
 from dmole.storage.files import write_csv
+from dmole.storage.versions import newest_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,6 +67,9 @@ class ExpertAllocation(ContinualCallback):
                 self.allocations[COMMON if name == stage.common else stage.index] = plan
                 module.add_expert(plan)
             self._report(state, module, plan)
+        version = state.updated_expert(stage)
+        if version is not None:
+            module.router.add_update(stage.expert, version)
         plan_of_stage = self.allocations.get(stage.index)
         epochs = state.data.epochs(stage.tasks)
         module.begin_stage(StageContext.of(stage, epochs, plan_of_stage))
@@ -73,9 +77,15 @@ class ExpertAllocation(ContinualCallback):
     def _started(
         self, plan: Allocation, state: SequenceState, module: ContinualModule
     ) -> Allocation:
-        """Return the allocation with its parent, if new experts start from past ones."""
+        """Return the allocation with its parent, if the expert starts from a past one."""
         plans = {past.expert: past for past in self.allocations.values()}
-        past = [n for n in module.library.names if n in plans and n != module.router.common]
+        version = state.updated_expert(state.stage)
+        if version is not None and plan.expert == state.stage.expert:
+            log.info("expert %s continues expert %s, on the same units", plan.expert, version)
+            return plan.starting_from(plans[version])
+        newest = newest_versions(module.library.names, module.router.updates)
+        past = [n for n in newest.values() if n in plans and n != module.router.common]
+        past = list(dict.fromkeys(past))  # without replaced versions
         if module.allocator.start == "fresh" or not past:
             return plan
         found = compare_starts(state, module, state.stage, past)

@@ -67,7 +67,7 @@ class ExpertInspector(ContinualCallback):
         """Log the new row of the matrix and draw all figures again."""
         if not state.is_global_zero:
             return
-        stage, names = state.stage.index, state.data.task_names
+        stage, names = state.stage.index, state.data.column_names
         table = state.callback_of(EvaluationMatrix)
         for name, value in zip(names, table.matrix[stage], strict=True):
             if np.isnan(value):
@@ -75,7 +75,7 @@ class ExpertInspector(ContinualCallback):
             for logger in state.trainer.loggers:
                 logger.log_metrics({f"score/{name}": float(value)}, step=stage)
         rows = slice(0, stage + 1)
-        tasks_of = [[names.index(task) for task in s.tasks] for s in state.learned()]
+        tasks_of = state.learned_columns()
         self._show(
             state,
             "evaluation_matrix",

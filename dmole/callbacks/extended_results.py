@@ -31,7 +31,7 @@ def extended_results(
         module: Has the base model, which answers depend on.
         parent: The finished run.
     """
-    tasks, stages = list(state.data.task_names), len(state.plan)
+    tasks, stages = list(state.data.column_names), len(state.plan)
     metrics = None if saved.get("metrics") is None else json.loads(saved["metrics"])
     return {
         **saved,

@@ -63,10 +63,15 @@ def check_segments(state: SequenceState, module: ContinualModule) -> None:
         module: Has the router.
 
     Raises:
-        ValueError: If the router rejects no sample, or if tasks differ in a setting that a stream
-            without labels cannot know.
+        ValueError: If the router rejects no sample, if a task has ``update``, or if tasks differ
+            in a setting that a stream without labels cannot know.
     """
     _gatekeeper(module)
+    for name in state.data.predecessors:
+        raise ValueError(
+            f"task {name!r} has update: true, but AutoStream finds its experts in the samples: it "
+            "cannot continue the expert of a task"
+        )
     tasks = [state.data.task(name) for name in state.data.training_task_names]
     for key in _EQUAL:
         for task in tasks[1:]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dmole.cli.lightning import build, configure_logging, open_configs
 from dmole.data.address import Address
 from dmole.data.paths import find_path
 from dmole.data.sources.tar import find_shards
+from dmole.data.updates import next_version
 from dmole.messages import show
 from dmole.run.model_file import CONFIG_FILE
 from dmole.run.run_folder import next_number
@@ -26,7 +28,10 @@ _VARIABLE = "DMOLE_ADDED_CONFIG"
 _PLACES = ("--trainer.name", "--trainer.version", "--trainer.default_root_dir", "--ckpt_path")
 """Flags that would put the new run elsewhere."""
 
+_NAMES = ("name", "update")
 _FILES = ("train", "test", "image_root", "test_image_root")
+_OF_FILES = (*_FILES, "limit", "benchmark")
+"""Settings of a task that are those of its files."""
 _TEXTS = ("format", "metric", "prompt", "prompt_suffix")
 _NUMBERS = ("epochs", "max_new_tokens", "limit", "repeat")
 
@@ -44,7 +49,9 @@ def run_add(words: list[str]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and _VARIABLE not in os.environ:
         raise ValueError("dmole add starts its processes itself; under torchrun use dmole fit")
     run = Path(os.path.abspath(options.run))
-    task = {key: getattr(options, key) for key in ("name", *_FILES, *_TEXTS, *_NUMBERS)}
+    if options.name and not options.test:
+        raise ValueError(f"task {options.name!r} needs --test; only an --update may have none")
+    task = {key: getattr(options, key) for key in (*_NAMES, *_FILES, *_TEXTS, *_NUMBERS)}
     task = {key: value for key, value in task.items() if value is not None}
     with _config_of(run, task, _data_root(overrides)) as file:
         words = ["fit", "--config", str(file), "--ckpt_path", str(run), *overrides]
@@ -63,9 +70,11 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="folder of the finished run")
-    parser.add_argument("--name", required=True, help="name of the new task")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--name", help="name of the new task")
+    which.add_argument("--update", metavar="TASK", help="task of the run whose expert is continued")
     parser.add_argument("--train", required=True, help="its training samples, as in a config")
-    parser.add_argument("--test", required=True, help="its test samples")
+    parser.add_argument("--test", help="its test samples; an update may have none")
     parser.add_argument("--image_root", help="folder that image paths in the files are relative to")
     parser.add_argument("--test_image_root", help="the same for the test file, if it differs")
     for key in _TEXTS:
@@ -94,8 +103,9 @@ def _config_of(run: Path, task: Mapping[str, Any], data_root: str | None = None)
     file = run / CONFIG_FILE
     if not file.is_file():
         raise ValueError(f"{run} is no run folder: it has no {CONFIG_FILE}")
-    config = extended_config(read_settings(file), task, file)
-    _check_found(config, task["name"], data_root, file)
+    old = read_settings(file)
+    config = extended_config(old, task, file)
+    _check_found(config, old["data"]["tasks"], data_root, file)
     config["trainer"] |= {"name": run.parent.name, "default_root_dir": _shown(run.parent.parent)}
     folder, made = _write(run.parent, config)
     os.environ[_VARIABLE] = str(made)
@@ -114,11 +124,12 @@ def extended_config(
 
     Args:
         config: The config of the run.
-        task: The new task, with files as seen from the working directory.
+        task: The new task, with files as seen from the working directory. Instead of a name it may
+            have the name of a task under ``update``, whose settings it then takes over.
         file: The file of the config, for messages.
 
     Raises:
-        ValueError: If the config has no list of tasks, or a task of this name.
+        ValueError: If the config has no list of tasks, a task of this name, or no task to update.
     """
     data, trainer = config.get("data"), config.get("trainer")
     tasks = data.get("tasks") if isinstance(data, dict) else None
@@ -126,10 +137,10 @@ def extended_config(
         raise ValueError(f"{file} is no config of a run: it needs trainer and data.tasks")
     if not all(isinstance(old, dict) for old in tasks):
         raise ValueError(f"{file}: data.tasks must be a list of tasks")
+    task = updating_task(tasks, task, file) if "update" in task else dict(task)
     for old in tasks:
         if str(old.get("name")).casefold() == task["name"].casefold():
             raise ValueError(f"{file} has a task {old['name']!r} already: choose another --name")
-    task = dict(task)
     if data.get("data_root") is not None:  # else paths are relative to the working directory
         task |= {key: _absolute(task[key]) for key in _FILES if key in task}
     place = sum(not old.get("eval_only") for old in tasks)
@@ -137,6 +148,30 @@ def extended_config(
     kept = {k: v for k, v in trainer.items() if k not in ("accept_changes", "fill_rows")}
     tasks = [*tasks[:place], task, *tasks[place:]]
     return {**config, "trainer": kept, "data": {**data, "tasks": tasks}, "ckpt_path": None}
+
+
+def updating_task(
+    tasks: Sequence[Mapping[str, Any]], task: Mapping[str, Any], file: Path
+) -> dict[str, Any]:
+    """Return a task that continues one of a config: asked, scored and trained like that one.
+
+    Args:
+        tasks: The tasks of the config.
+        task: Settings of the new task; ``update`` names the other one, or a version of it.
+        file: The file of the config, for messages.
+
+    Raises:
+        ValueError: If the config has no such task.
+    """
+    of_name = {str(old.get("name")): old for old in tasks}
+    first = str(task["update"])
+    while of_name.get(first, {}).get("update"):
+        first = first.rpartition("-v")[0]
+    if first not in of_name:
+        raise ValueError(f"{file} has no task {first!r} to update; it has {', '.join(of_name)}")
+    old = copy.deepcopy(dict(of_name[first]))  # YAML would write one object twice as an alias
+    kept = {key: value for key, value in old.items() if key not in _OF_FILES}
+    return {**kept, **task, "name": next_version(first, list(of_name)), "update": True}
 
 
 def _write(parent: Path, config: dict[str, Any]) -> tuple[Path, Path]:
@@ -164,15 +199,19 @@ def _data_root(overrides: list[str]) -> str | None:
     return folder
 
 
-def _check_found(config: Mapping[str, Any], new: str, data_root: str | None, file: Path) -> None:
+def _check_found(
+    config: Mapping[str, Any],
+    old: Sequence[Mapping[str, Any]],
+    data_root: str | None,
+    file: Path,
+) -> None:
     """Refuse a config if no test file of its old tasks is found.
 
     Old files may be gone, but relative paths lose all of them in another working directory.
     """
     folder = data_root or config["data"].get("data_root")
     root = Path(folder or ".").expanduser()
-    old = [task for task in config["data"]["tasks"] if task["name"] != new]
-    if not any(_is_found(root, str(task.get("test"))) for task in old):
+    if not any(_is_found(root, str(task["test"])) for task in old if task.get("test")):
         raise ValueError(
             f"{file}: no test file of its tasks is found from the working directory {Path.cwd()}, "
             f"data_root {folder or 'null'}: go to the directory of the run or set --data.data_root;"

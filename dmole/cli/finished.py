@@ -47,7 +47,7 @@ def run_evaluate(words: list[str]) -> None:
     if options.split == "train":  # tasks that are only scored have no training samples
         config["data"]["tasks"] = [t for t in config["data"]["tasks"] if not t.get("eval_only")]
     for task in config["data"]["tasks"]:
-        if not task.get(options.split):
+        if not task.get(options.split) and not task.get("update"):  # may have no test files
             raise ValueError(f"task {task['name']!r} has no {options.split} files")
         task["test"] = task[options.split]
     scale = options.threshold_scale

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from dmole.data.decoding import ImageOptions
+from dmole.data.updates import next_version, predecessors
 from dmole.metrics import TaskMetric
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_RESERVED = "base"
-"""The gate set without experts, in tables and requests; an expert has the name of its task."""
+RESERVED = {"base": "the base model alone", "auto": "the choice of the router"}
+"""Gate sets in tables and requests that are no experts; an expert has the name of its task."""
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Task:
 
     Args:
         name: Unique name. It becomes a folder and a state-dict key, so it consists of letters,
-            digits, ``_`` and ``-`` and begins with a letter or digit. It is not ``base``.
+            digits, ``_`` and ``-`` and begins with a letter or digit. ``base`` and ``auto`` are
+            reserved.
         train: Training samples: a ``.json`` or ``.jsonl`` file, VLMEvalKit's ``.tsv``, a folder
             of parquet files or one written by ``save_to_disk``, ``.tar`` files of webdataset (a
             folder, or ``name-{000..012}.tar``), a meta file of InternVL,
@@ -59,6 +61,10 @@ class Task:
         eval_only: Whether the task is never trained on. Its column of the evaluation matrix
             shows how well the model retains the base model's abilities; AVG, Last and BWT
             leave it out.
+        update: Whether the task continues an earlier one on new data of it: its expert is a new
+            version of the earlier task's newest expert, which is kept. The name is that of the
+            earlier task with the number of the version, such as ``receipts-v2``. ``test`` may be
+            left out; then only the earlier task's column shows the effect.
         images: How transparent and turned images are read: ``background``, a color such as
             ``white``, and ``apply_exif``. The default is the data module's ``images``.
 
@@ -87,6 +93,7 @@ class Task:
     columns: dict[str, str] = field(default_factory=dict)
     limit: int | None = None
     eval_only: bool = False
+    update: bool = False
     images: ImageOptions | None = None
 
 
@@ -99,8 +106,9 @@ def validate_tasks(tasks: Sequence[Task]) -> None:
     Raises:
         ValueError: If the list is empty, two tasks share a name (also when only the case differs,
             because names become folders), a name contains a character that is not allowed or is
-            ``base``, which stands for the base model, a file is missing, a number is below one,
-            every task is ``eval_only``, or a learned task follows an ``eval_only`` task.
+            reserved, a file is missing, a number is below one,
+            every task is ``eval_only``, a learned task follows an ``eval_only`` task, or a task
+            with ``update`` has no earlier task to continue.
     """
     if not tasks:
         raise ValueError("no task is given")
@@ -111,12 +119,16 @@ def validate_tasks(tasks: Sequence[Task]) -> None:
         if first != position:
             raise _same_name(tasks, first, position)
     _validate_order(tasks)
+    predecessors(tasks)
 
 
 def _same_name(tasks: Sequence[Task], first: int, second: int) -> ValueError:
     one, other = tasks[first].name, tasks[second].name
     where = f"tasks {first + 1} and {second + 1} of the list: rename one of them"
     if one == other:
+        if tasks[second].update:
+            version = next_version(one, [task.name for task in tasks])
+            where = f"tasks {first + 1} and {second + 1} of the list: name the update {version!r}"
         return ValueError(f"two tasks have the name {one!r}, {where}")
     return ValueError(
         f"two tasks have the name {one!r} and {other!r}, which are one folder on some file "
@@ -130,17 +142,26 @@ def _validate(task: Task) -> None:
             f"task name {task.name!r} must be letters, digits, '_' or '-', "
             "beginning with a letter or digit"
         )
-    if task.name.casefold() == _RESERVED:
-        raise ValueError(f"task name {task.name!r} is reserved: it stands for the base model alone")
+    if meaning := RESERVED.get(task.name.casefold()):
+        raise ValueError(f"task name {task.name!r} is reserved: it stands for {meaning}")
     if task.eval_only and task.train:
         raise ValueError(f"task {task.name!r} is eval_only: it cannot have train data")
-    for split in ("test",) if task.eval_only else ("train", "test"):
+    if task.eval_only and task.update:
+        raise ValueError(f"task {task.name!r} is eval_only: it cannot update an expert")
+    for split in _needed_splits(task):
         if not getattr(task, split):
             raise ValueError(f"task {task.name!r} has no {split} data")
     for key in ("epochs", "batch_size", "max_new_tokens", "repeat", "limit"):
         value = getattr(task, key)
         if value is not None and value < 1:
             raise ValueError(f"task {task.name!r}: {key} must be at least 1, got {value}")
+
+
+def _needed_splits(task: Task) -> tuple[str, ...]:
+    """Return the splits that a task must have."""
+    if task.eval_only:
+        return ("test",)
+    return ("train",) if task.update else ("train", "test")
 
 
 def _validate_order(tasks: Sequence[Task]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,9 @@ def _tasks_of(source: OpenRun, other: OpenRun, name: str, new: str) -> dict[str,
     found = {}
     for task in other.settings.data["tasks"]:
         if task["name"] in learned:
+            alone = {**task, **_standing_alone(task, other.settings.data["tasks"])}
             moved = rebased(
-                task, other.settings.data.get("data_root"), source.settings.data.get("data_root")
+                alone, other.settings.data.get("data_root"), source.settings.data.get("data_root")
             )
             moved["name"] = new if task["name"] == name else task["name"]
             if moved.get("images") is None and images != source.settings.data.get("images"):
@@ -153,6 +154,23 @@ def _tasks_of(source: OpenRun, other: OpenRun, name: str, new: str) -> dict[str,
     if not found:
         raise ValueError(f"{other.run} does not say which task the expert {name!r} has learned")
     return found
+
+
+def _standing_alone(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of a task that change because it no longer updates another one.
+
+    An update without test samples is tested as the task is that it continues.
+
+    Args:
+        task: The settings.
+        tasks: All tasks of its run, in order.
+    """
+    if not task.get("update"):
+        return {}
+    name = str(task["name"]).rpartition("-v")[0]
+    first = next(other for other in tasks if other["name"] == name)
+    scored = () if task.get("test") else ("test", "image_root", "test_image_root", "metric")
+    return {"update": False, **{key: first[key] for key in scored if key in first}}
 
 
 def rebased(task: Mapping[str, Any], old: str | None, new: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dmole.callbacks.evaluation_results import METRICS, ROUTING
+from dmole.data.task import RESERVED
 from dmole.editing.draft import EDITS, Draft
 from dmole.editing.source import READ, OpenRun
 from dmole.routing import OracleRouter
@@ -68,8 +69,8 @@ def check_free(source: OpenRun, name: str) -> None:
             become folders.
     """
     check_name(name, "expert name")
-    if name.casefold() == "base":
-        raise ValueError(f"{name!r} is the gate set without an expert: choose another expert name")
+    if meaning := RESERVED.get(name.casefold()):
+        raise ValueError(f"{name!r} stands for {meaning}: choose another expert name")
     taken = {other.casefold(): other for other in [*source.names, source.router.common or ""]}
     if name.casefold() in taken:
         raise ValueError(f"{source.run} has an expert {taken[name.casefold()]!r} already")

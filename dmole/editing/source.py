@@ -17,6 +17,7 @@ from dmole.run.schema import RunSettings
 from dmole.storage.digests import FILE, Digests, file_digest, read_digests, verify_files
 from dmole.storage.disabled import read_disabled
 from dmole.storage.reading import read_json, refusing
+from dmole.storage.versions import check_newest
 from dmole.streams.stream import Stage
 
 READ = ("experts/", "router/", "model.json", "metrics.json")
@@ -65,6 +66,14 @@ class OpenRun:
                 f"the expert {name!r} of {self.run} is shared by all tasks: it can be neither "
                 "taken out nor renamed"
             )
+
+    def check_newest(self, names: Sequence[str]) -> None:
+        """Raise if one of some experts has a later version that is not among them.
+
+        Raises:
+            ValueError: If so; names both.
+        """
+        check_newest(self.run, names, self.router.updates)
 
     def check_separable(self) -> None:
         """Raise if the experts of the run answer only together.

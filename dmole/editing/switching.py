@@ -10,6 +10,7 @@ from dmole.run.run_folder import RunLock
 from dmole.storage.digests import read_digests
 from dmole.storage.disabled import read_disabled, write_disabled
 from dmole.storage.reading import read_json
+from dmole.storage.versions import check_newest, read_updates
 
 _TOGETHER = ("AllExpertsRouter", "SharedRouter", "TokenRouter")
 """Routers whose experts answer only together, or that have one expert for all samples."""
@@ -48,6 +49,8 @@ def switch_experts(run: Path, names: Sequence[str], *, off: bool) -> tuple[str, 
                 state = "disabled" if off else "enabled"
                 raise ValueError(f"the expert {name!r} of {run} is {state} already")
         after = {*before, *names} if off else set(before) - set(names)
+        if off:
+            check_newest(run, sorted(after), read_updates(run))
         if not set(known) - after - {stage.common for stage in read_stages(run) or []}:
             listed = ", ".join(names)
             raise ValueError(f"{run} needs an expert: it would have none without {listed}")

@@ -18,6 +18,7 @@ from dmole.storage.files import check_name
 from dmole.storage.reading import check_file, read_json, refusing
 from dmole.storage.routing_table import FILE as ROUTING
 from dmole.storage.routing_table import read_test_counts
+from dmole.storage.versions import newest_versions, read_updates, versions_of
 
 _VISION = re.compile(r"(^|\.)(vision_tower|vision_model|visual)\.")
 _LANGUAGE = re.compile(r"(^|\.)(language_model|text_model)\.")
@@ -33,7 +34,7 @@ class ExpertRow:
         name: Name of the expert.
         stage: Stage that trained it; None for an expert that every stage trains, or where the run
             does not say.
-        tasks: Tasks of that stage.
+        tasks: Tasks of that stage; those of earlier versions before them.
         parameters: Number of its parameters.
         ranks: Ranks of its linears, each once.
         blocks: Blocks with at least one of its linears, by modality.
@@ -42,6 +43,7 @@ class ExpertRow:
         routed: Share of them, in percent, that use the expert; None if there are none.
         foreign: Test samples of other tasks that use it at the last stage.
         starts_from: Past expert whose values it started from, if any.
+        replaced_by: Newest version of it, which answers its samples; None if it is the newest.
         disabled: Whether it is switched off.
     """
 
@@ -56,6 +58,7 @@ class ExpertRow:
     routed: float | None
     foreign: int
     starts_from: str | None
+    replaced_by: str | None
     disabled: bool
 
 
@@ -72,12 +75,15 @@ def expert_rows(run: Path) -> list[ExpertRow]:
     names = read_json(index, "experts")
     if not isinstance(names, list) or len(names) > _MOST:
         raise ValueError(f"{index}: expected a list of at most {_MOST} names")
-    stages, disabled = _stages(run), read_disabled(run)
+    stages, disabled, updates = _stages(run), read_disabled(run), read_updates(run)
+    newest = newest_versions([name for name in map(str, names) if name not in disabled], updates)
     thresholds, starts, counts = _thresholds(run), _starts(run), _last_counts(run)
     rows = []
     for name in names:
         check_name(name, f"{index}: expert name")
-        stage, tasks = stages.get(name, (None, []))
+        stage = stages[name][0] if name in stages else None
+        past = [stages[version][1] for version in versions_of(name, updates) if version in stages]
+        tasks = [task for version in reversed(past) for task in version]
         own = [(gates, n) for task, gates, n in counts if task in tasks]
         samples, used = sum(n for _, n in own), sum(n for gates, n in own if name in gates)
         foreign = sum(n for task, gates, n in counts if task not in tasks and name in gates)
@@ -95,6 +101,7 @@ def expert_rows(run: Path) -> list[ExpertRow]:
                 100.0 * used / samples if samples else None,
                 foreign,
                 starts.get(name),
+                newest[name] if newest.get(name, name) != name else None,
                 name in disabled,
             )
         )
@@ -124,12 +131,18 @@ def table_text(rows: Sequence[ExpertRow]) -> str:
                 "-" if row.routed is None else f"{row.routed:.1f}%",
                 str(row.foreign),
                 row.starts_from or "-",
-                "disabled" if row.disabled else "on",
+                _state(row),
             ]
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     padded = (zip(line, widths, strict=True) for line in lines)
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in line).rstrip() for line in padded)
+
+
+def _state(row: ExpertRow) -> str:
+    if row.disabled:
+        return "disabled"
+    return "on" if row.replaced_by is None else f"replaced by {row.replaced_by}"
 
 
 def blocks_of(paths: Sequence[str]) -> dict[str, int]:

@@ -22,11 +22,13 @@ def remove_experts(source: OpenRun, names: Sequence[str]) -> Draft:
 
     Raises:
         ValueError: If the run does not have an expert, all tasks share it, the experts answer only
-            together, or none or a disabled one would be left.
+            together, one that was updated stays without its newest version, or none or a
+            disabled one would be left.
     """
     source.check_separable()
     for name in names:
         source.check_has(name)
+    source.check_newest(names)
     left = [name for name in source.names if name not in names]
     if not set(left) - {source.router.common, *(stage.common for stage in source.stages)}:
         raise ValueError(
@@ -40,7 +42,8 @@ def remove_experts(source: OpenRun, names: Sequence[str]) -> Draft:
     gone = {task for stage in source.stages if stage.expert in names for task in stage.tasks}
     draft.set_stages([stage for stage in source.stages if stage.expert not in names])
     gone -= {task for stage in draft.stages for task in stage.tasks}
-    draft.set_tasks([_only_scored(t) if t["name"] in gone else t for t in draft.tasks])
+    tasks = [_only_scored(t) if t["name"] in gone else t for t in draft.tasks]
+    draft.set_tasks([task for task in tasks if task["test"]])  # an update may have no test samples
     for task in gone & draft.data.keys():
         draft.data[task] = {k: v for k, v in draft.data[task].items() if k != "train"}
     draft.edit = {"verb": "remove", "experts": list(names), "tasks": sorted(gone)}
@@ -49,4 +52,4 @@ def remove_experts(source: OpenRun, names: Sequence[str]) -> Draft:
 
 def _only_scored(task: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a task that nothing has learned any more."""
-    return {**task, "train": None, "eval_only": True}
+    return {**task, "train": None, "eval_only": True, "update": False}

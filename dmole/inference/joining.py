@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from dmole.experts import load_expert
+from dmole.experts.export import read_expert
 from dmole.models.identity import base_parts
 from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
 from dmole.routing.entries import add_entry, learned_part, take_out
@@ -19,13 +20,17 @@ from dmole.run.model_file import read_run_settings
 from dmole.storage.digests import read_digests, verify_files
 from dmole.storage.disabled import read_disabled
 from dmole.storage.reading import read_json, refusing
+from dmole.storage.versions import checked_updates, versions_of
 
 if TYPE_CHECKING:
     from dmole.inference.model import RoutedModel
+    from dmole.routing import Router
 
 
 def join(model: RoutedModel, run: Path, name: str, trusted: Sequence[str] = ()) -> None:
     """Add an expert of a run, with its router entry, to a loaded model.
+
+    If it is the next version of an expert that the model has, it replaces that one.
 
     Args:
         model: Receives the expert; unchanged if that fails.
@@ -36,7 +41,8 @@ def join(model: RoutedModel, run: Path, name: str, trusted: Sequence[str] = ()) 
     Raises:
         ValueError: If the name is taken, the run has no such expert or has it disabled, a file is
             missing or was changed, the base models differ, the model has the weights already under
-            another name, or the routers cannot be compared; names the run.
+            another name, it has another next version of the expert that the new one continues, or
+            the routers cannot be compared; names the run.
     """
     if name in model.experts:
         raise ValueError(f"the model has an expert {name!r} already")
@@ -56,12 +62,14 @@ def join(model: RoutedModel, run: Path, name: str, trusted: Sequence[str] = ()) 
     if digests is not None:
         needed = (f"experts/{name}/", "router/")
         verify_files(run, digests, lambda file: file.startswith(needed))
+    updates = _updates_with(model, name, run, router)
     load_expert(model.library, name, run / "experts" / name, saved_as=name)
     try:
         _check_new(model, name)
         _move(model, name)
         if not isinstance(model.router, OracleRouter):
             add_entry(model.router, name, router, name)
+        model.router.updates = updates
     except BaseException as error:  # such as a device without memory
         model.library.remove(name)
         if isinstance(error, ValueError):
@@ -94,6 +102,28 @@ def base_digest(run: Path) -> str | None:
     prints = content.get("fingerprints") if isinstance(content, dict) else None
     digest = prints.get("base") if isinstance(prints, dict) else None
     return digest if isinstance(digest, str) else None
+
+
+def _updates_with(model: RoutedModel, name: str, run: Path, router: Router) -> Mapping[str, str]:
+    """Return the versions of a model's experts with a new expert.
+
+    The new expert replaces the version that it continues if the model has that very expert.
+
+    Raises:
+        ValueError: If the model has another next version of that expert; names both.
+    """
+    updates = model.router.updates
+    for past in versions_of(name, router.updates)[1:]:
+        if past in model.experts and _is_saved(model, past, run):
+            return checked_updates({**updates, name: past})
+    return updates
+
+
+def _is_saved(model: RoutedModel, name: str, run: Path) -> bool:
+    """Return whether an expert of a model is the one that a run has under its name."""
+    folders = (model.sources[name], run / "experts" / name)
+    mine, other = (read_expert(folder, saved_as=name)[1] for folder in folders)
+    return mine.keys() == other.keys() and all(torch.equal(mine[k], other[k]) for k in mine)
 
 
 def _check_separable(model: RoutedModel) -> None:

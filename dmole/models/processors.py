@@ -1,7 +1,8 @@
 """Loading of a model's processor for images and text, without the dependencies of videos.
 
-transformers requires torchvision for every processor that supports videos. Videos are never used
-here, so without torchvision such a processor is built from its image and text parts alone.
+transformers requires torchvision for every processor that supports videos, and the file of its
+video part, which is not written where torchvision is missing. Videos are never used here, so such
+a processor is built from its image and text parts alone.
 """
 
 from __future__ import annotations
@@ -37,11 +38,8 @@ def load_processor(source: str, image_backend: str | None = None, **options: Any
             backend; the message names the extra that installs it.
     """
     from transformers import AutoImageProcessor, AutoProcessor
-    from transformers.utils import is_torchvision_available
 
-    loader: Any = AutoProcessor
-    if not is_torchvision_available():
-        loader = _video_class(source, options) or AutoProcessor
+    loader: Any = _video_class(source, options) or AutoProcessor
     try:
         processor = loader.from_pretrained(source, **options)
         if image_backend is not None:  # an argument `backend` would reach the tokenizer, too

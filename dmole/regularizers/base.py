@@ -29,6 +29,7 @@ class Step:
         forward: Computes such logits again, with the experts' values at the time of the call.
         embed: Returns the router embeddings of the samples, ``(B, D)``.
         number: Optimizer steps since the start of the sequence.
+        continued: Earlier versions of the expert in training, which it replaces.
     """
 
     library: ExpertLibrary
@@ -41,6 +42,7 @@ class Step:
     forward: Callable[[], Tensor]
     embed: Callable[[], Tensor]
     number: int
+    continued: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,9 @@ class Orthogonality(Regularizer):
     def _pairs(self, step: Step) -> list[tuple[Tensor, list[Tensor]]]:
         """Return the new and the earlier down-projections of each linear that has both."""
         past: dict[str, list[Tensor]] = {}
+        own = {*step.experts, *step.continued}
         for name in step.library.names:
-            for path, expert in step.library.experts(name) if name not in step.experts else ():
+            for path, expert in step.library.experts(name) if name not in own else ():
                 if expert.rank:
                     past.setdefault(path, []).append(expert.lora_a.detach())
         return [

@@ -16,6 +16,7 @@ from dmole.routing.query import RouteQuery
 from dmole.routing.routers import LearningRouter, RouterFit, Routing, route_by_name
 from dmole.routing.trained import BiasInit, Kind, build_reconstructor
 from dmole.storage.seeds import router_seed
+from dmole.storage.versions import newest_versions, versions_of
 
 Vote = Literal["sample", "batch"]
 Ranking = Literal["loss", "relative", "likelihood"]
@@ -75,6 +76,7 @@ class AutoencoderRouter(LearningRouter):
     """
 
     needs_embeddings = True
+    selects_experts = True
     least_samples = 2  # one is held out for the threshold
 
     def __init__(
@@ -200,10 +202,12 @@ class AutoencoderRouter(LearningRouter):
         errors = self.losses(embeddings, candidates)  # (B, C)
         thresholds = torch.tensor([self.threshold(name) for name in candidates], dtype=errors.dtype)
         ranks = self._ranks(embeddings, candidates, errors)  # (B, C)
-        order = self._choose(errors, thresholds, ranks, query.training)  # B tuples of columns of C
+        newest = newest_versions(experts, self.updates)
+        columns = [experts.index(newest[name]) for name in candidates]
+        order = self._choose(errors, thresholds, ranks, columns, query.training)  # B tuples of E
         losses = torch.full((samples, len(experts)), math.inf)  # (B, E)
         losses[:, [experts.index(name) for name in candidates]] = errors
-        names = [lead + tuple(candidates[column] for column in columns) for columns in order]
+        names = [lead + tuple(experts[column] for column in chosen) for chosen in order]
         return route_by_name(names, experts, losses)
 
     def _candidates(self, query: RouteQuery) -> list[str]:
@@ -211,7 +215,8 @@ class AutoencoderRouter(LearningRouter):
         fitted = [name for name in query.experts if name in self.fitted]
         if not query.training:
             return fitted
-        return [name for name in fitted if name != query.current] if self.partner else []
+        own = versions_of(str(query.current), self.updates)
+        return [name for name in fitted if name not in own] if self.partner else []
 
     def _ranks(self, embeddings: Tensor, experts: Sequence[str], losses: Tensor) -> Tensor:
         """Return the values ``(B, C)`` whose smallest is the first of the accepting experts."""
@@ -223,9 +228,14 @@ class AutoencoderRouter(LearningRouter):
         return losses
 
     def _choose(
-        self, losses: Tensor, thresholds: Tensor, ranks: Tensor, training: bool
+        self,
+        losses: Tensor,
+        thresholds: Tensor,
+        ranks: Tensor,
+        newest: Sequence[int],
+        training: bool,
     ) -> list[tuple[int, ...]]:
-        """Return the columns of each sample, best first."""
+        """Return the experts of each sample as values of ``newest``, best first."""
         if self.vote == "batch":
             winners = batch_vote(
                 losses,
@@ -234,10 +244,11 @@ class AutoencoderRouter(LearningRouter):
                 max_experts=1 if training else self.max_experts,
                 support_first=training,
                 ranks=ranks,
+                newest=newest,
             )
             return [winners] * len(losses)
         if training:
-            partners = choose_partner(losses, thresholds, ranks)
+            partners = choose_partner(losses, thresholds, ranks, newest)
             return [() if column is None else (column,) for column in partners]
         return select_experts(
             losses,
@@ -245,6 +256,7 @@ class AutoencoderRouter(LearningRouter):
             max_experts=self.max_experts,
             second_ratio=self.second_ratio,
             ranks=ranks,
+            newest=newest,
         )
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dmole.routing.routers import LearningRouter, Router
+from dmole.storage.versions import without
 
 SHARED = ("mean", "std")
 """Tensors in the entry of the first expert that belong to all experts."""
@@ -36,12 +37,14 @@ def take_out(router: Router, *experts: str) -> None:
 
     Args:
         router: A fitted router; one without entries is left as it is.
-        experts: Names; those without an entry are left out.
+        experts: Names; those without an entry are left out. If one is the newest version of an
+            expert, the version before it is used again.
     """
     learned = learned_part(router)
     if learned is not None:
         shared, entries = _split(learned)
         _restore(learned, shared, {k: v for k, v in entries.items() if k not in experts})
+    router.updates = without(router.updates, experts)
 
 
 def rename_entry(router: Router, old: str, new: str) -> None:
@@ -54,6 +57,8 @@ def rename_entry(router: Router, old: str, new: str) -> None:
     if learned is not None:
         shared, entries = _split(learned)
         _restore(learned, shared, renamed(entries, old, new))
+    pairs = ((new if k == old else k, new if v == old else v) for k, v in router.updates.items())
+    router.updates = dict(pairs)
 
 
 def add_entry(router: Router, name: str, source: Router, saved_as: str) -> None:

@@ -16,6 +16,7 @@ def select_experts(
     max_experts: int = 2,
     second_ratio: float | None = None,
     ranks: Tensor | None = None,
+    newest: Sequence[int] | None = None,
 ) -> list[tuple[int, ...]]:
     r"""Return the experts of each sample, best first; empty means the base model alone.
 
@@ -30,6 +31,9 @@ def select_experts(
             one's loss; None is the published rule.
         ranks: Shape ``(B, E)``; the accepted expert with the smallest value is the first, and
             ``second_ratio`` compares these values. None takes the losses, the published rule.
+        newest: Column of the newest version of each column's expert. It stands for all versions:
+            it is accepted where one of them is, with the smallest value among those. None if no
+            expert has versions.
 
     Returns:
         One tuple of columns per sample; ties go to the lower column.
@@ -49,16 +53,19 @@ def select_experts(
     if second_ratio is not None and second_ratio < 1:
         raise ValueError(f"second_ratio must be at least 1, got {second_ratio}")
     result = []
-    ranks = losses if ranks is None else ranks
-    for row, ranked in zip(ranks.tolist(), _ranked(losses, thresholds, ranks), strict=True):
-        bound = row[ranked[0]] * second_ratio if ranked and second_ratio is not None else None
-        kept = [i for i in ranked if bound is None or row[i] <= bound]
+    for ranked in _ranked(losses, thresholds, ranks, newest):
+        best = next(iter(ranked.values()), 0.0)
+        bound = None if second_ratio is None else best * second_ratio
+        kept = [column for column, rank in ranked.items() if bound is None or rank <= bound]
         result.append(tuple(kept[:max_experts]))
     return result
 
 
 def choose_partner(
-    losses: Tensor, thresholds: Tensor, ranks: Tensor | None = None
+    losses: Tensor,
+    thresholds: Tensor,
+    ranks: Tensor | None = None,
+    newest: Sequence[int] | None = None,
 ) -> list[int | None]:
     """Return each sample's best past expert below its threshold, or None.
 
@@ -66,11 +73,12 @@ def choose_partner(
         losses: Reconstruction losses under the past experts, shape ``(B, E)``.
         thresholds: Shape ``(E,)``.
         ranks: See :func:`select_experts`.
+        newest: See :func:`select_experts`.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The threshold is the release's.
     """
-    return [ranked[0] if ranked else None for ranked in _ranked(losses, thresholds, ranks)]
+    return [next(iter(ranked), None) for ranked in _ranked(losses, thresholds, ranks, newest)]
 
 
 def batch_vote(
@@ -81,6 +89,7 @@ def batch_vote(
     max_experts: int = 2,
     support_first: bool = False,
     ranks: Tensor | None = None,
+    newest: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
     """Return one set of experts for a whole batch, by vote of its samples.
 
@@ -95,6 +104,7 @@ def batch_vote(
         support_first: Whether the first expert needs the support, too (choice of a training
             partner).
         ranks: See :func:`select_experts`.
+        newest: See :func:`select_experts`.
 
     Returns:
         Columns with the most votes first; ties go to the lower column.
@@ -102,7 +112,8 @@ def batch_vote(
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672 (code release).
     """
-    votes = Counter(ranked[0] for ranked in _ranked(losses, thresholds, ranks) if ranked)
+    voted = _ranked(losses, thresholds, ranks, newest)
+    votes = Counter(next(iter(ranked)) for ranked in voted if ranked)
     cast = votes.total()
     winners = sorted(votes, key=lambda column: (-votes[column], column))[:max_experts]
     return tuple(
@@ -125,16 +136,22 @@ def gate_set_name(names: Sequence[str]) -> str:
     return "+".join(names) or "base"
 
 
-def _ranked(losses: Tensor, thresholds: Tensor, ranks: Tensor | None) -> list[list[int]]:
-    """Return the columns below their threshold of each sample, smallest rank first."""
+def _ranked(
+    losses: Tensor, thresholds: Tensor, ranks: Tensor | None, newest: Sequence[int] | None
+) -> list[dict[int, float]]:
+    """Return the columns below their threshold of each sample with their ranks, smallest first."""
     ranks = losses if ranks is None else ranks
     if losses.ndim != 2 or thresholds.shape != losses.shape[1:] or ranks.shape != losses.shape:
         raise ValueError(
             f"expected losses (B, E), thresholds (E,) and ranks (B, E), got "
             f"{tuple(losses.shape)}, {tuple(thresholds.shape)} and {tuple(ranks.shape)}"
         )
+    newest = range(losses.shape[1]) if newest is None else newest
     accepted = (losses < thresholds).tolist()  # (B, E) < (E,)
-    return [
-        sorted((c for c, flag in enumerate(flags) if flag), key=row.__getitem__)
-        for row, flags in zip(ranks.tolist(), accepted, strict=True)
-    ]
+    result = []
+    for row, flags in zip(ranks.tolist(), accepted, strict=True):
+        ranked: dict[int, float] = {}
+        for column in sorted((c for c, flag in enumerate(flags) if flag), key=row.__getitem__):
+            ranked.setdefault(newest[column], row[column])
+        result.append(ranked)
+    return result

@@ -10,6 +10,7 @@ from torch import Tensor
 from dmole.routing.preprocessing import normalize_rows
 from dmole.routing.query import RouteQuery
 from dmole.routing.routers import LearningRouter, Routing, route_by_name
+from dmole.storage.versions import newest_versions
 
 
 def fit_key(rows: Tensor) -> Tensor:
@@ -88,6 +89,7 @@ class KeyRouter(LearningRouter):
     """
 
     needs_embeddings = True
+    selects_experts = True
 
     def __init__(self) -> None:
         self._keys: dict[str, Tensor] = {}
@@ -118,7 +120,8 @@ class KeyRouter(LearningRouter):
             embeddings[:, width:], keys[:, width:]
         )  # (B, F)
         best = scores.argmax(dim=1).tolist()  # B columns of F
-        return route_by_name([(fitted[column],) for column in best], query.experts)
+        newest = newest_versions(query.experts, self.updates)
+        return route_by_name([(newest[fitted[column]],) for column in best], query.experts)
 
     def _split(self) -> int:
         if self.vision_width is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,20 @@ class CommonExpertRouter(Router):
     def least_samples(self) -> int:  # type: ignore[override]
         """Minimum number of training samples of a stage: that of the other router."""
         return self.router.least_samples
+
+    @property
+    def selects_experts(self) -> bool:  # type: ignore[override]
+        """Whether the other router selects the experts of tasks."""
+        return self.router.selects_experts
+
+    @property
+    def updates(self) -> Mapping[str, str]:
+        """Versions of the experts of the other router."""
+        return self.router.updates
+
+    @updates.setter
+    def updates(self, updates: Mapping[str, str]) -> None:
+        self.router.updates = updates
 
     def set_vision_width(self, width: int) -> None:
         """Set the vision width of this and the other router."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from dmole.routing.gates import gate_set_name, gates_from_order
 from dmole.routing.query import RouteQuery
 from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
+from dmole.storage.versions import UPDATES, checked_updates, newest_versions
 
 if TYPE_CHECKING:
     from dmole.routing.mixing import Mixing
@@ -83,6 +85,23 @@ class Router(ABC):
     """Number of leading dimensions of an embedding that come from the vision encoder."""
     common: str | None = None
     """Name of an expert that trains in every stage in addition to the stage's expert."""
+    selects_experts: bool = False
+    """Whether the router selects the experts of tasks, so that one can have several versions."""
+    updates: Mapping[str, str] = MappingProxyType({})
+    """The version that each updated expert continues. Samples of all versions get the newest."""
+
+    def add_update(self, expert: str, past: str) -> None:
+        """Make an expert the next version of another one.
+
+        Raises:
+            ValueError: If the router does not select experts, or the expert is a version already.
+        """
+        if not self.selects_experts:
+            raise ValueError(
+                f"expert {expert!r} cannot be a new version of {past!r}: {type(self).__name__} "
+                "does not select the experts of tasks"
+            )
+        self.updates = checked_updates({**self.updates, expert: past})
 
     @abstractmethod
     def route(self, query: RouteQuery) -> Routing:
@@ -129,7 +148,7 @@ class Router(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the learned state, for a checkpoint."""
-        return {}
+        return self._saved_updates()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the result of :meth:`state_dict`.
@@ -137,12 +156,21 @@ class Router(ABC):
         Raises:
             ValueError: If the state belongs to another kind of router.
         """
-        if state:
-            raise ValueError(f"{type(self).__name__} has no state, got {sorted(state)}")
+        if unknown := sorted(state.keys() - {UPDATES}):
+            raise ValueError(f"{type(self).__name__} has no state, got {unknown}")
+        self._load_updates(state)
+
+    def _saved_updates(self) -> dict[str, Any]:
+        """Return the part of state and index for versions; empty if no expert was updated."""
+        return {UPDATES: dict(self.updates)} if self.updates else {}
+
+    def _load_updates(self, content: Mapping[str, Any]) -> None:
+        self.updates = checked_updates(content.get(UPDATES, {}))
 
     def save(self, folder: str | Path) -> None:
         """Write ``router.json`` and one tensor file per fitted expert into the folder."""
-        write_index(Path(folder), {"router": type(self).__name__, "experts": []})
+        index = {"router": type(self).__name__, "experts": [], **self._saved_updates()}
+        write_index(Path(folder), index)
 
     def load(self, folder: str | Path) -> None:
         """Load a router written by :meth:`save`.
@@ -150,7 +178,7 @@ class Router(ABC):
         Raises:
             ValueError: If the folder holds no router, or a router of another kind.
         """
-        read_index(Path(folder), type(self).__name__)
+        self._load_updates(read_index(Path(folder), type(self).__name__))
 
 
 class LearningRouter(Router):
@@ -181,13 +209,14 @@ class LearningRouter(Router):
 
     def state_dict(self) -> dict[str, Any]:
         """Return kind and tensors, for a checkpoint."""
-        return {"kind": self.kind(), "experts": self.tensors()}
+        return {"kind": self.kind(), "experts": self.tensors(), **self._saved_updates()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the result of :meth:`state_dict`; see :meth:`Router.load_state_dict`."""
         if state.get("kind") != self.kind():
             raise ValueError(f"router state is of {state.get('kind')}, this is {self.kind()}")
         self.restore(state["experts"])
+        self._load_updates(state)
 
     def save(self, folder: str | Path) -> None:
         """Write the tensors of each expert, then the index; see :meth:`Router.save`."""
@@ -196,7 +225,7 @@ class LearningRouter(Router):
             write_tensors(Path(folder), name, tensors)
             experts.append({"name": name, **self.describe(name)})
         index = {"router": type(self).__name__, "kind": self.kind(), "experts": experts}
-        write_index(Path(folder), index)
+        write_index(Path(folder), index | self._saved_updates())
 
     def load(self, folder: str | Path) -> None:
         """Load a router written by :meth:`save`; see :meth:`Router.load`."""
@@ -204,7 +233,8 @@ class LearningRouter(Router):
         names = [entry["name"] for entry in index["experts"]]
         tensors = {name: read_tensors(Path(folder), name) for name in names}
         # an index of format 1 may lack the kind where it is empty
-        self.load_state_dict({"kind": index.get("kind", {}), "experts": tensors})
+        state = {"kind": index.get("kind", {}), "experts": tensors}
+        self.load_state_dict(state | {key: index[key] for key in (UPDATES,) if key in index})
 
 
 class OracleRouter(Router):
@@ -219,12 +249,15 @@ class OracleRouter(Router):
         [('count',), ()]
     """
 
+    selects_experts = True
+
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
         if query.training:
             name = query.experts[query.current_column()]
             return route_by_name([(name,)] * len(query.task_names), query.experts)
-        order = [(name,) if name in query.experts else () for name in query.task_names]
+        newest = newest_versions(query.experts, self.updates)
+        order = [(newest[name],) if name in newest else () for name in query.task_names]
         return route_by_name(order, query.experts)
 
 

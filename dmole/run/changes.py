@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dmole.models.identity import NUMERICS, changed_parts
 from dmole.run.settings import contrast
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from dmole.models.identity import Parts
     from dmole.run.state import SequenceState
 
 _PLACED = re.compile(r"allocator setting|model setting '(alpha|projector_experts)'")
@@ -39,6 +41,10 @@ _REGENERATED = re.compile(
     r"|(format|prompt|prompt_suffix|test_image_root|max_new_tokens|side_files) of task"
 )
 """Change the answer of the same experts, so that no earlier answer counts."""
+PART = "base model's "
+"""Beginning of the names of parts of the base model, which change embeddings and answers."""
+Records = list[dict[str, Any]]
+"""Changed settings, see :func:`accepted_changes`."""
 _CLASS = re.compile(r"(\w+) setting '")
 _PARTS = ("model", "allocator", "router", "Curriculum", "RouterFitting", "EvaluationMatrix")
 
@@ -136,7 +142,31 @@ def later_change(state: SequenceState, stage: int) -> dict[str, Any] | None:
     return next((record for record in later if _changes_row(record["setting"])), None)
 
 
+def part_changes(saved: Any, current: Parts, remaining: Remaining, stages: int) -> Records:
+    """Return a record of each part of the base model that changed, such as its tokenizer.
+
+    Args:
+        saved: Parts that the checkpoint recorded.
+        current: Parts of now.
+        remaining: What the run still has to do; it is done with the changed parts.
+        stages: Number of stages.
+    """
+    first = min((*remaining.evaluate, *remaining.train), default=stages + 1)
+    return [
+        {
+            "setting": f"{PART}{name}",
+            "before": saved[name]["sha256"],
+            "now": current[name]["sha256"],
+            "from_stage": first,
+        }
+        for name in changed_parts(saved, current)
+        if name != NUMERICS
+    ]
+
+
 def _changes_row(name: str) -> bool:
+    if name.startswith(PART):
+        return True
     routes = name.startswith("router setting") and not _FITTED.match(name)
     return routes or _REGENERATED.match(name) is not None
 
@@ -159,7 +189,7 @@ def accepted_changes(
     remaining: Remaining,
     state: SequenceState,
     step: int | None,
-) -> list[dict[str, Any]]:
+) -> Records:
     """Return a record of each changed setting.
 
     Args:

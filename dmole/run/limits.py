@@ -28,10 +28,11 @@ def check_limits(state: SequenceState, module: ContinualModule) -> None:
 
     Raises:
         ValueError: If a stage has too few samples for its router or its share of batches, if an
-            expert cannot be placed on the model, or if the longest sample of a task does not fit;
-            names task or expert and the number.
+            expert cannot be placed on the model, if the longest sample of a task does not fit, or
+            if the router has no place for a new version of an expert; names task or expert.
     """
     for stage in state.plan[state.inherited.stages :]:
+        _check_update(state, module.router, stage)
         _check_samples(state, module.router, stage)
         _check_longest(state.data, module.backbone.processor, stage)
     _check_experts(state, module)
@@ -39,6 +40,16 @@ def check_limits(state: SequenceState, module: ContinualModule) -> None:
     for name, value in optimizer.defaults.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"model.optimizer: {name} must be finite, got {value}")
+
+
+def _check_update(state: SequenceState, router: Router, stage: Stage) -> None:
+    """Refuse a new version of an expert that the router could not put in its place."""
+    past = state.updated_expert(stage)
+    if past is not None and not router.selects_experts:
+        raise ValueError(
+            f"task {stage.tasks[0]!r} has update: true, which needs a router that selects the "
+            f"expert of a task: {type(router).__name__} does not"
+        )
 
 
 def _check_samples(state: SequenceState, router: Router, stage: Stage) -> None:

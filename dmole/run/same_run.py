@@ -6,7 +6,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from dmole._version import __version__
-from dmole.run.changes import Remaining, accepted_changes, changed_settings
+from dmole.run.changes import (
+    PART,
+    Records,
+    Remaining,
+    accepted_changes,
+    changed_settings,
+    part_changes,
+)
 from dmole.run.identity import check_parts
 from dmole.run.settings import brought_up_to_date, contrast, run_settings, stream_settings
 
@@ -17,10 +24,6 @@ if TYPE_CHECKING:
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
-
-
-Records = list[dict[str, Any]]
-"""Changed settings, see :func:`~dmole.run.changes.accepted_changes`."""
 
 
 def check_same_run(
@@ -45,6 +48,8 @@ def check_same_run(
     saved, records = compare_runs(state, module, content, stage, file)
     step = stage["global_step"] if stage else None
     for record in records:
+        if record["setting"].startswith(PART):
+            continue  # logged where the parts are compared
         where = f"step {step}" if "from_step" in record else f"stage {record['from_stage']}"
         difference = contrast(record["before"], record["now"])
         name = record["setting"]
@@ -77,11 +82,12 @@ def compare_runs(
     newest = content if stage is None else {**content, **stage}  # older stages have no settings
     saved = brought_up_to_date(newest["settings"], settings)
     changed = changed_settings(saved, settings)
-    if not changed:
-        return saved, []
     done = {(index, phase) for index, phase in content["done"]}
     placed = {**content["architecture"], **(stage or {}).get("architecture", {})}
     remaining = Remaining.of(state, done, placed, stage["stage"] if stage else 0)
+    of_base = part_changes(content.get("base_parts"), parts, remaining, len(state.plan))
+    if not changed:
+        return saved, of_base
     step = stage["global_step"] if stage else None
     records = accepted_changes(saved, settings, remaining, state, step)
     if not state.accept_changes:
@@ -90,7 +96,7 @@ def compare_runs(
             f"{file} was made with another {name}; trainer.accept_changes resumes it anyway "
             f"({contrast(saved.get(name), settings.get(name))})"
         )
-    return saved, records
+    return saved, [*of_base, *records]
 
 
 def settings_of(state: SequenceState, module: ContinualModule) -> dict[str, str]:

@@ -88,6 +88,8 @@ def task_settings(task: Task) -> dict[str, str]:
     settings = {f"{key} of task {task.name}": str(getattr(task, key)) for key in _OF_TASK}
     if task.images not in (None, AS_STORED):  # checkpoints from before this setting lack it
         settings[f"images of task {task.name}"] = str(task.images)
+    if task.update:  # the same
+        settings[f"update of task {task.name}"] = str(task.update)
     return settings | {f"side_files of task {task.name}": str(sorted(task.side_files.items()))}
 
 

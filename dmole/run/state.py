@@ -246,6 +246,25 @@ class SequenceState:
         """Return the tasks of the stages up to and including the current one, in order."""
         return tuple(dict.fromkeys(task for stage in self.learned() for task in stage.tasks))
 
+    def updated_expert(self, stage: Stage) -> str | None:
+        """Return the expert whose next version a stage trains; None for any other stage.
+
+        A stage with an ``update`` that trains the expert of the earlier task itself, as one shared
+        by all tasks, makes no version.
+        """
+        for task in stage.tasks:
+            past = self.data.predecessors.get(task)
+            found = next((s.expert for s in self.plan if past in s.tasks), stage.expert)
+            if found != stage.expert:
+                return found
+        return None
+
+    def learned_columns(self) -> list[list[int]]:
+        """Return the columns of the matrix that each stage up to the current one learns."""
+        names = self.data.column_names
+        columns = {name: index for index, name in enumerate(names)}
+        return [[columns[t] for t in stage.tasks if t in columns] for stage in self.learned()]
+
     @contextmanager
     def revisited(self, stage: Stage) -> Iterator[None]:
         """Make an earlier stage the current one while it is evaluated again.

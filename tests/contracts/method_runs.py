@@ -51,17 +51,19 @@ def smallness(tasks: Sequence[str]) -> dict[str, Any]:
         "data": {
             "batch_size": 8 // STEPS,
             "eval_batch_size": 8,
-            "tasks": [
-                {
-                    "name": name,
-                    "train": f"synthetic://{name}/train?size=8",
-                    "test": f"synthetic://{name}/test?size=2",
-                    "max_new_tokens": 2,
-                }
-                for name in tasks
-            ],
+            "tasks": [_task(name) for name in tasks],
         },
     }
+
+
+def _task(name: str) -> dict[str, Any]:
+    """Return a synthetic task; the name of a version, such as ``paint-v2``, is an update."""
+    kind, _, version = name.partition("-v")
+    address = f"synthetic://{kind}/{{}}?size="
+    task = {"name": name, "train": f"{address.format('train')}8", "max_new_tokens": 2}
+    if version:
+        return task | {"train": f"{task['train']}&seed={version}", "update": True}
+    return task | {"test": f"{address.format('test')}2"}
 
 
 @dataclass

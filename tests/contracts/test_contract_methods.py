@@ -308,6 +308,33 @@ def test_a_task_that_is_added_to_a_finished_run_is_learned_as_if_it_had_been_pla
     assert np.isnan(matrix).tolist() == [[False, True], [False, True], [False, False]]
 
 
+SUMMED = ("o_lora", "o_lora_normalized", "seq_ft_merge")
+"""Methods whose experts all answer together, so that none can be replaced by a new version."""
+UPDATED = ("branchlora", "dmole_o_lora", "moe_cl", "o_lora")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in UPDATED else pytest.mark.slow) for m in METHODS]
+)
+def test_new_data_of_a_task_continue_its_expert_in_a_version_or_train_the_shared_one(
+    builder: Builder, folders: Folders, tmp_path: Path, method: str
+) -> None:
+    built = builder.build(tmp_path, folders("llava"), method, tasks=("paint", "paint-v2"))
+    if method in SUMMED:
+        with pytest.raises(ValueError, match="task 'paint-v2' has update: true, which needs"):
+            built.fit()
+        return
+    matrix, names = read_matrix(built.fit() / "evaluation_matrix.csv")
+    stages = {"joint": 1, "zero_shot": 0}.get(method, 2)
+    assert (names, matrix.shape) == (["paint"], (stages + 1, 1))
+    assert np.isfinite(matrix).all()
+    experts, router = built.module.library.names, built.module.router
+    versions = {"paint-v2": "paint"} if "paint-v2" in experts else {}
+    assert router.updates == versions
+    shared = {"joint", "shared"} & {*experts} or method == "zero_shot"
+    assert bool(versions) != bool(shared), experts
+
+
 # -- what is saved and what trains -----------------------------------------------------------
 
 

@@ -31,14 +31,15 @@ def collate(processor: ProcessorMixin) -> Batch:
     return Collator(processor)([(s, "t") for s in make_samples((1, 0, 2))], generation=False)
 
 
-@pytest.fixture
-def no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
+@pytest.fixture(params=[False, True], ids=["no torchvision", "torchvision"])
+def _torchvision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand for a machine with the package or without, which must not change what is loaded."""
+    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: request.param)
 
 
-@pytest.mark.usefixtures("no_torchvision")
+@pytest.mark.usefixtures("_torchvision")
 def test_a_processor_that_could_read_videos_is_loaded_for_images(qwen: Path) -> None:
-    processor = load_processor(str(qwen))
+    processor = load_processor(str(qwen), "pil")
     assert type(processor).__name__ == "Qwen2VLProcessor"
     assert isinstance(processor, __import__("transformers").Qwen2VLProcessor)
     expected = collate(make_processor("qwen2_vl")).inputs
@@ -46,7 +47,7 @@ def test_a_processor_that_could_read_videos_is_loaded_for_images(qwen: Path) -> 
         assert torch.equal(value, expected[key])
 
 
-@pytest.mark.usefixtures("no_torchvision")
+@pytest.mark.usefixtures("_torchvision")
 def test_the_files_of_older_repositories_are_read(qwen: Path, tmp_path: Path) -> None:
     """Published models keep image settings in a file of their own, and another name."""
     for file in qwen.iterdir():

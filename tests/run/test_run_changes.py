@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dmole.run.changes import Remaining, accepted_changes, first_effect
+from dmole.run.changes import Remaining, accepted_changes, first_effect, part_changes
 from dmole.run.restoring import why_unrepeatable
 from dmole.streams.stream import SequentialStream
 
@@ -96,6 +96,17 @@ def test_a_change_is_recorded_with_its_stage_and_within_a_stage_its_step() -> No
     assert accepted_changes(saved, now, remaining(BETWEEN), STATE, None) == [expected]
 
 
+def test_an_accepted_part_of_the_base_model_counts_from_the_first_stage_that_remains() -> None:
+    saved, now = ({"tokenizer": {"sha256": text}, "numerics": {"sha256": text}} for text in "ab")
+    expected = {"setting": "base model's tokenizer", "before": "a", "now": "b"}
+    for done, first in ((BETWEEN, 2), (LAST, 3)):
+        (record,) = part_changes(saved, now, remaining(done), 3)
+        assert record == {**expected, "from_stage": first}
+    (record,) = part_changes(saved, now, Remaining((), (), (), (), ()), 3)
+    assert record["from_stage"] == 4  # after all stages
+    assert part_changes(None, now, remaining(BETWEEN), 3) == []
+
+
 def test_a_change_without_effect_is_refused_in_one_line() -> None:
     saved, now = {"model setting 'alpha'": "16.0"}, {"model setting 'alpha'": "8.0"}
     pattern = r"another model setting 'alpha', which can no longer take effect: keep it \(checkp"
@@ -111,6 +122,7 @@ def test_a_change_without_effect_is_refused_in_one_line() -> None:
         ("setting 'precision'", False),
         ("router setting 'threshold_scale'", False),
         ("router setting 'router.mode'", False),
+        ("base model's tokenizer", False),
         ("max_new_tokens of task a", False),
         ("router setting 'max_epochs'", True),
         ("setting 'optimizer'", True),

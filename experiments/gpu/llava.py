@@ -1,0 +1,169 @@
+"""A LLaVA with random weights, built on the device, and batches for it; nothing is downloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dmole.allocation import SensitivityAllocator
+from dmole.data import Batch
+from dmole.models import Backbone
+from dmole.models.discovery import Patterns
+from dmole.module import ContinualModule
+from dmole.routing import AutoencoderRouter
+from experiments.costs.base_models import LLAVA_7B
+from experiments.costs.scaling import (
+    Load,
+    loss_bytes,
+    proxy_activation_bytes,
+    proxy_gradient_bytes,
+    training_activation_bytes,
+)
+from experiments.gpu.common import GIB, Setting
+
+BLOCKS = r"vision_tower.*\.layers\.(\d|1\d|2[0-2])$|language_model\.layers\.\d+$"
+"""As in ``configs/models/llava.yaml``: the projector does not read the last vision block."""
+
+SHAPES: dict[str, dict[str, dict[str, Any]]] = {
+    "7b": {
+        "vision": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+        },
+        "text": {
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "vocab_size": 32064,
+        },
+    },
+    "tiny": {
+        "vision": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 8,
+        },
+        "text": {
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": 320,
+        },
+    },
+}
+SIZES = {"7b": (128, 64, 32), "tiny": (4, 8, 4)}
+"""Rank of an expert (``coin.yaml``), tokens of text in a sample, tokens of an answer."""
+
+
+def build_model(setting: Setting, attention: str = "sdpa") -> Any:
+    """Return the model with random weights in bfloat16, on the device."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    shape = SHAPES[setting.base]
+    vocabulary = shape["text"]["vocab_size"]
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**shape["vision"]),
+        text_config=LlamaConfig(max_position_embeddings=4096, **shape["text"]),
+        image_token_index=vocabulary - 1,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    torch.manual_seed(0)
+    with torch.device(setting.device):
+        model: Any = LlavaForConditionalGeneration._from_config(
+            config, dtype=torch.bfloat16, attn_implementation=attention
+        )
+    model.generation_config.eos_token_id = None  # all answers are equally long
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+def build_module(setting: Setting, attention: str = "sdpa") -> ContinualModule:
+    """Return the model with allocator and router as in ``coin.yaml``, without experts."""
+    rank = SIZES[setting.base][0]
+    module = ContinualModule(
+        Backbone(build_model(setting, attention), None, Patterns(layers=BLOCKS)),
+        SensitivityAllocator(rank=rank, budget_fraction=0.5),
+        AutoencoderRouter(components=SIZES[setting.base][0]),
+        alpha=2.0 * rank,
+        dropout=0.05,
+        activation_checkpointing=True,
+    )
+    return module.to(setting.device)
+
+
+def recompute(model: Any, enabled: bool) -> None:
+    """Switch activation checkpointing of a model, which must have been enabled, on or off."""
+    for layer in model.modules():
+        if hasattr(layer, "_gradient_checkpointing_func"):
+            layer.gradient_checkpointing = enabled
+
+
+def image_tokens(setting: Setting) -> int:
+    """Return the tokens of an image."""
+    vision = SHAPES[setting.base]["vision"]
+    return int((vision["image_size"] // vision["patch_size"]) ** 2)
+
+
+def make_batch(setting: Setting, size: int) -> Batch:
+    """Return samples of one image and random text; the last half of the text is the answer."""
+    text = SIZES[setting.base][1]
+    vocabulary = SHAPES[setting.base]["text"]["vocab_size"]
+    pixels = SHAPES[setting.base]["vision"]["image_size"]
+    device, generator = setting.device, torch.Generator().manual_seed(size)
+    words = torch.randint(1, vocabulary - 1, (size, text), generator=generator)
+    image = torch.full((size, image_tokens(setting)), vocabulary - 1)
+    ids = torch.cat([image, words], dim=1).to(device)  # (B, tokens of an image + text)
+    labels = ids.clone()
+    labels[:, : -(text // 2)] = -100
+    question = words[:, : text // 2].to(device)
+    return Batch(
+        inputs={
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "pixel_values": torch.randn(size, 3, pixels, pixels, generator=generator).to(
+                device, torch.bfloat16
+            ),
+        },
+        labels=labels,
+        question={"input_ids": question, "attention_mask": torch.ones_like(question)},
+        image_counts=torch.ones(size, dtype=torch.long, device=device),
+        sample_ids=[str(index) for index in range(size)],
+        task_names=["task"] * size,
+    )
+
+
+def reckoned(setting: Setting, size: int, *, proxy: bool = False, recomputed: bool = False) -> str:
+    """Return what the formulas of docs/scaling.md say, as a note.
+
+    Args:
+        setting: Has the model.
+        size: Samples in the batch.
+        proxy: Activations, loss and gradients of the proxy pass, in place of a training step.
+        recomputed: Whether the training step recomputes activations.
+    """
+    rank, text, _ = SIZES[setting.base]
+    if setting.base != "7b":
+        return ""
+    load = Load(batch=size, text_tokens=text, rank=rank)
+    count: float = loss_bytes(LLAVA_7B, size * (image_tokens(setting) + text), load.base_bytes)
+    if proxy:
+        count += proxy_activation_bytes(LLAVA_7B, load) + proxy_gradient_bytes(LLAVA_7B)
+    else:
+        count += training_activation_bytes(LLAVA_7B, load, recompute=recomputed)
+    return f"formula: {count / GIB:.1f}"
