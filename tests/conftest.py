@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, and by child processes
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that take longest, so that both workers end together."""
     longest = {*RUNS, Path(__file__).parent.name}  # beside this file the README is run
     items.sort(key=lambda item: item.path.parent.name not in longest)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector half a million objects of imported modules and of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -24,7 +23,6 @@ from dmole.demo.tiny import TINY_PATH
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
-DMOLE = "import sys; from dmole.cli.main import main; sys.exit(main())"
 
 
 def commands(page: str) -> list[list[str]]:
@@ -42,25 +40,24 @@ def small_tasks(tasks: list[dict[str, object]]) -> str:
     return yaml.safe_dump({"data": {"data_root": "data/real", "tasks": tasks}})
 
 
-def test_a_method_in_a_custom_file_trains_and_answers(tmp_path: Path) -> None:
+def test_a_method_in_a_custom_file_trains_and_answers(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a trusted module adds folders
+    request.addfinalizer(lambda: sys.modules.pop("my_method", None))
     for path in EXAMPLES.iterdir():
         if path.is_file():
             shutil.copy(path, tmp_path)
     small = tmp_path / "two_small_tasks.yaml"
     small.write_text(re.sub(r"size=\d+", "size=8", small.read_text(encoding="utf-8")), "utf-8")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-
-    def run(*words: str) -> str:
-        command = [sys.executable, "-c", DMOLE, *words]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     configs = ("quickstart.yaml", "my_method.yaml", "two_small_tasks.yaml")
     trust = ("--trust_classes", "my_method")
-    run("fit", *(word for name in configs for word in ("--config", name)), *trust)
+    words = [word for name in configs for word in ("--config", name)]
+    assert main(["fit", *words, *trust]) == 0
     folder = tmp_path / "runs/my_method/version_0"
     rows = (folder / "allocation.csv").read_text(encoding="utf-8").splitlines()[1:]
     chosen = [row.split(",")[3] for row in rows if row.split(",")[5] == "1"]
@@ -71,7 +68,9 @@ def test_a_method_in_a_custom_file_trains_and_answers(tmp_path: Path) -> None:
         "count",
         "base",
     }
-    assert '"gate_set": ' in run("predict", str(folder), "--prompt", "name the paint", *trust)
+    capsys.readouterr()
+    assert main(["predict", str(folder), "--prompt", "name the paint", *trust]) == 0
+    assert '"gate_set": ' in capsys.readouterr().out
 
 
 def test_a_class_that_cannot_be_imported_is_named_in_one_line(

@@ -97,6 +97,9 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
         self, arguments: list[str], *, run: bool = True, trusted: Sequence[str] = ()
     ) -> None:
         self._words = arguments
+        if run:  # a parser takes a third of a second; that of another verb is not needed
+            requested = {arguments[0]: self.subcommands()[arguments[0]]}
+            self.subcommands = lambda: requested  # type: ignore[method-assign]
         with classes_allowed(trusted):
             try:
                 self._parse_and_run(arguments, run)
@@ -121,11 +124,12 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
             | {verb: {"exit_on_error": False} for verb in self.subcommands()},
             args=arguments,
             run=run,
+            load_from_checkpoint_support=False,  # a run is rebuilt from its config.yaml
         )
 
     def setting_names(self) -> list[str]:
-        """Return the dotted names of the settings of ``fit``, without those of chosen classes."""
-        parser = getattr(self, "_subcommand_parsers", {}).get("fit", self.parser)
+        """Return the dotted names of the verb's settings, without those of chosen classes."""
+        (parser,) = getattr(self, "_subcommand_parsers", {"": self.parser}).values()
         options = [name for action in parser._actions for name in action.option_strings]
         names = {name.removeprefix("--") for name in options if name.startswith("--")}
         return sorted(name for name in names if not name.endswith((".help", "+")))

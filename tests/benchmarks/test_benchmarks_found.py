@@ -129,6 +129,7 @@ def test_a_folder_and_a_config_are_all_that_a_benchmark_needs(root: Path) -> Non
     assert "corrected             0.00" in lines
 
 
+@pytest.mark.slow
 def test_a_metric_of_two_benchmarks_is_refused_when_they_are_found(root: Path) -> None:
     path = root / "folders" / "made_up" / "__init__.py"
     path.write_text(FOLDER.replace('"made_up_first"', '"coin_gqa"'), encoding="utf-8")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dmole.cli.hints import explain
+from dmole.cli.main import main
 
 SETTINGS = ["data.batch_size", "model.alpha", "model.optimizer", "trainer.name"]
 UNION = """Parser key "trainer.stream":
@@ -93,3 +94,11 @@ def test_a_value_of_many_types_is_one_line_of_their_names() -> None:
     assert found.key == "x.y"
     expected = "expected an integer or one of 'a', 'b' or a list of Callback or null, got '3.5'"
     assert found.text == f"x.y: {expected}"
+
+
+def test_a_verb_is_compared_with_its_own_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, has_checkpoints in (("fit", True), ("allocate", False)):
+        assert main([verb, "--config", "quickstart.yaml", "--ckpt_pth", "last"]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("dmole: there is no setting --ckpt_pth")
+        assert ("did you mean ckpt_path?" in line) == has_checkpoints, line

@@ -58,8 +58,12 @@ def _classes(method: str) -> tuple[str, ...]:
     return tuple(re.findall(r"(?:class_path|start|ranking): ([\w.]+)", text))
 
 
+ON_BOTH = ("dmole", "moe_cl")
+"""Methods that are also run on the second family by default."""
 KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values())
 """One method of those that differ in numbers alone."""
+STATEFUL = (*QUICK, "ewc_lora", "lwf_lora", "replay_importance")
+"""One method for each thing that is kept between steps: experts, anchors, a teacher, importance."""
 
 
 def cases(llava: Collection[str], idefics3: Collection[str] = ()) -> pytest.MarkDecorator:
@@ -158,7 +162,7 @@ def stages_of(method: str) -> int:
 # -- training ------------------------------------------------------------------------------
 
 
-@cases(METHODS, QUICK)
+@cases(METHODS, ON_BOTH)
 def test_two_tasks_are_learned_and_every_expert_is_written(run: Run) -> None:
     matrix, tasks = read_matrix(run.folder / "evaluation_matrix.csv")
     assert tasks == list(TASKS)
@@ -192,7 +196,7 @@ def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[st
     return keys
 
 
-@cases(KINDS)
+@cases(STATEFUL)
 def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     run: Run, builder: Builder, folders: Folders, tmp_path: Path
 ) -> None:
@@ -278,7 +282,7 @@ BY_PLAN = {
     "moe_cl_routed": "its classifiers tell all planned tasks apart",
 }
 """Methods whose result depends on how many tasks are planned, and why."""
-ADDED = ("branchlora", "dmole", "moe_cl", "seq_ft", "joint", "zero_shot")
+ADDED = ("dmole", "moe_cl", "joint", "zero_shot")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +368,7 @@ REMEMBERED: dict[str, Callable[[Linears], int]] = {
 """Numbers that the regularizers of a method keep; none where it is not named."""
 
 
-@cases(METHODS, QUICK)
+@cases(METHODS, ON_BOTH)
 def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_of_the_base(
     run: Run,
 ) -> None:
@@ -436,7 +440,7 @@ Vision encoder and language model have two blocks each.
 """
 
 
-@cases(METHODS, QUICK)
+@cases(METHODS, ON_BOTH)
 def test_as_many_parameters_train_as_the_closed_form_says(run: Run) -> None:
     said = json.loads((run.folder / "timing.json").read_text())["parameters"]
     if not stages_of(run.method):
@@ -574,7 +578,7 @@ def on_two_ranks(
     return results
 
 
-@cases(("branchlora", "dmole", "dmole_alike", "moe_cl"))
+@cases(("dmole_alike", "moe_cl"))
 def test_two_processes_end_with_the_same_experts_where_one_plan_put_them(
     on_two_ranks: OnTwoRanks, method: str, family: str
 ) -> None:

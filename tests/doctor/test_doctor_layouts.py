@@ -43,7 +43,10 @@ def report_of(tasks: list[Task], root: Path, **options: Any) -> dict[str, Any]:
     return as_json(check_tasks(tasks, root, CheckOptions(**options)))
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize(
+    "name",  # METEOR of UCIT starts a Java process for each task
+    [pytest.param(name, marks=pytest.mark.slow if name == "ucit" else ()) for name in BENCHMARKS],
+)
 def test_a_whole_benchmark_is_examined(
     miniature: Callable[[str], Path], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -20,8 +20,10 @@ from dmole.routing import AutoencoderRouter, KeyRouter
 from dmole.run.run_folder import LAST
 from dmole.streams import AutoStream, SequentialStream, Stage, Stream
 
-TASKS = [small_task("paint", 60, 2), small_task("count", 40, 2)]
-RULE = {"window": 12, "limit": 0.5, "min_segment": 40}
+FIRST, SECOND = 36, 24
+"""Training samples of the two tasks."""
+TASKS = [small_task("paint", FIRST, 2), small_task("count", SECOND, 2)]
+RULE = {"window": 12, "limit": 0.5, "min_segment": SECOND}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def make() -> Callable[..., Recipe]:
         return Recipe(
             **defaults | parts,
             callbacks=callbacks,
-            data={"batch_size": 16},
+            data={"batch_size": 9},
             trainer={"checkpoint_every_n_steps": 1},
         )
 
@@ -50,9 +52,9 @@ def test_a_run_finds_its_tasks_and_gives_each_an_expert(whole: Path) -> None:
     rows = read_csv(whole / "segments.csv")
     assert {row["expert"] for row in rows} == {"segment_1", "segment_2"}
     second = [row for row in rows if row["stage"] == "2"]
-    assert abs(int(second[0]["start"]) - 60) <= 3
-    assert 0 < int(second[0]["alarm"]) - 60 < RULE["window"]
-    assert sum(int(row["count"]) for row in rows) == 100
+    assert abs(int(second[0]["start"]) - FIRST) <= 3
+    assert 0 < int(second[0]["alarm"]) - FIRST < RULE["window"]
+    assert sum(int(row["count"]) for row in rows) == FIRST + SECOND
     assert (whole / "experts" / "segment_2").is_dir()
 
 
@@ -159,7 +161,7 @@ def test_a_run_whose_segments_are_the_tasks_equals_one_with_known_boundaries(
     make: Make, whole: Path, tmp_path: Path
 ) -> None:
     starts = {row["expert"]: int(row["start"]) for row in read_csv(whole / "segments.csv")}
-    assert starts == {"segment_1": 0, "segment_2": 60}
+    assert starts == {"segment_1": 0, "segment_2": FIRST}
     known = run_digests(make(stream=Known()).build(tmp_path).fit())
     found = run_digests(whole)
     assert found.pop("segments.csv")

@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import FitWords
 
 from dmole.cli.main import main
+from dmole.data import Task, open_source
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 
 ALLOCATOR = "dmole.allocation.SensitivityAllocator"
@@ -76,6 +78,18 @@ def tasks(**changes: Any) -> dict[str, Any]:
 
 def allocator(**init_args: Any) -> dict[str, Any]:
     return {"model": {"allocator": {"class_path": ALLOCATOR, "init_args": init_args}}}
+
+
+def quickly(rows: Iterable[Any], every: int) -> list[Any]:
+    """Return the cases of a test; all but every n-th are slow ones."""
+    return [
+        pytest.param(*row, marks=pytest.mark.slow if index % every else ())
+        for index, row in enumerate(rows)
+    ]
+
+
+def name_of(value: Any) -> str:
+    return value[:60] if isinstance(value, str) else ""
 
 
 # -- configs and flags -------------------------------------------------------------------------
@@ -136,26 +150,26 @@ def test_an_error_of_a_flag_names_the_flag_and_no_file(
     assert "small.yaml" not in line
 
 
-@pytest.mark.parametrize(
-    ("config", "culprit"),
-    [
-        (allocator(budget_fraction=1.5), "budget_fraction must be in (0, 1], got 1.5"),
-        (allocator(rank=0), "rank must be at least 1, got 0"),
-        ({"model": {"warmup": 2.0}}, "warmup must be in [0, 1), got 2.0"),
-        ({"data": {"batch_size": 0}}, "batch_size must be at least 1, got 0"),
-        ({"data": {"tasks": []}}, "no task is given"),
-        (tasks(name="a/b"), "task name 'a/b'"),
-        (tasks(name="../a"), "task name '../a'"),
-        (tasks(epochs=0), "task 'paint': epochs must be at least 1, got 0"),
-        (tasks(train=None), "task 'paint' has no train data"),
-        (tasks(metric="acuracy"), "task 'paint': unknown metric 'acuracy'"),
-        (tasks(train="synthetic://pain/train?size=4"), "unknown generator 'pain'"),
-        (tasks(train="synthetic://paint/train?size=0"), "synthetic://paint/train?size=0"),
-        (tasks(train="synthetic://paint/test?size=4"), "synthetic://paint/test?size=4"),
-        (tasks(train="nowhere.json"), "data file nowhere.json does not exist"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+VALUES: list[tuple[dict[str, Any], str]] = [
+    (allocator(budget_fraction=1.5), "budget_fraction must be in (0, 1], got 1.5"),
+    ({"model": {"warmup": 2.0}}, "warmup must be in [0, 1), got 2.0"),
+    ({"data": {"batch_size": 0}}, "batch_size must be at least 1, got 0"),
+    (allocator(rank=0), "rank must be at least 1, got 0"),
+    ({"data": {"tasks": []}}, "no task is given"),
+    (tasks(name="a/b"), "task name 'a/b'"),
+    (tasks(name="../a"), "task name '../a'"),
+    (tasks(epochs=0), "task 'paint': epochs must be at least 1, got 0"),
+    (tasks(train=None), "task 'paint' has no train data"),
+    (tasks(metric="acuracy"), "task 'paint': unknown metric 'acuracy'"),
+    (tasks(train="synthetic://pain/train?size=4"), "unknown generator 'pain'"),
+    (tasks(train="synthetic://paint/train?size=0"), "synthetic://paint/train?size=0"),
+    (tasks(train="synthetic://paint/test?size=4"), "synthetic://paint/test?size=4"),
+    (tasks(train="nowhere.json"), "data file nowhere.json does not exist"),
+]
+"""Configs and what the message about each names; most are also in the tests of task and world."""
+
+
+@pytest.mark.parametrize(("config", "culprit"), quickly(VALUES, every=3), ids=name_of)
 def test_a_value_that_cannot_be_is_named(
     error_of: ErrorOf, config: dict[str, Any], culprit: str
 ) -> None:
@@ -241,63 +255,75 @@ def broken_file(content: Any) -> dict[str, Any]:
     return tasks(train="train.json")
 
 
-@pytest.mark.parametrize(
-    ("content", "culprit"),
-    [
-        ({"data": []}, "train.json: must hold a list"),
-        ([], "train.json: holds no items"),
-        ("[{]", "train.json: broken JSON at line 1"),
-        ([item(), {"id": "b"}], "train.json: item 1 (id 'b'): has neither 'conversations'"),
-        ([item(), item()], "train.json: items 0 and 1 have the same id 'a'"),
-        ([item(image="no.png")], "train.json: item 0 (id 'a'): image no.png does not exist"),
-        ([item(image="../x.png")], "train.json: item 0 (id 'a'): image path '../x.png'"),
-        ([item(image="/x.png")], "train.json: item 0 (id 'a'): image path '/x.png'"),
-        (
-            [item(conversations=[{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}])],
-            "train.json: item 0 (id 'a'): turn 1: the answer is empty",
-        ),
-        ([item(conversations=[])], "train.json: item 0 (id 'a'): 'conversations'"),
-        ("", "train.json: broken JSON at line 1"),
-        (json.dumps([item()])[:-9], "train.json: broken JSON at line 1"),
-        ("[" * 100_000, "train.json: item 0: is nested too deeply"),
-        (f"[{'1' * 5000}]", "train.json: item 0: holds a number of more than 4300 digits"),
-        (["a"], "train.json: item 0 is a string, not an object"),
-        ([{"id": "q", "text": "what ?"}], "train.json: item 0 (id 'q'): has no 'answer'"),
-        (
-            [item(conversations=[{"from": "system", "value": "x"}])],
-            "train.json: item 0 (id 'a'): the last turn has the role 'system': there is no answer",
-        ),
-        (
-            [item(conversations=[{"from": "robot", "value": "x"}])],
-            "train.json: item 0 (id 'a'): turn 0 has the unknown role 'robot'",
-        ),
-        (
-            [
-                item(
-                    conversations=[
-                        {"from": "human", "value": "\ud800"},
-                        {"from": "gpt", "value": "x"},
-                    ]
-                )
-            ],
-            "train.json: item 0: holds '\\ud800', half of a surrogate pair",
-        ),
-        (
-            [item(image="http://x.org/a.png")],
-            "image path 'http://x.org/a.png' must be a path below",
-        ),
-        ([item(image="a\\b.png")], "must be a path below"),
-        ([item(image="a" * 999)], "cannot be used: File name too long"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+FILES: list[tuple[Any, str]] = [
+    ({"data": []}, "train.json: must hold a list"),
+    ([], "train.json: holds no items"),
+    ("[{]", "train.json: broken JSON at line 1"),
+    ([item(), {"id": "b"}], "train.json: item 1 (id 'b'): has neither 'conversations'"),
+    ([item(), item()], "train.json: items 0 and 1 have the same id 'a'"),
+    ([item(image="no.png")], "train.json: item 0 (id 'a'): image no.png does not exist"),
+    ([item(image="../x.png")], "train.json: item 0 (id 'a'): image path '../x.png'"),
+    ([item(image="/x.png")], "train.json: item 0 (id 'a'): image path '/x.png'"),
+    (
+        [item(conversations=[{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}])],
+        "train.json: item 0 (id 'a'): turn 1: the answer is empty",
+    ),
+    ([item(conversations=[])], "train.json: item 0 (id 'a'): 'conversations'"),
+    ("", "train.json: broken JSON at line 1"),
+    (json.dumps([item()])[:-9], "train.json: broken JSON at line 1"),
+    ("[" * 100_000, "train.json: item 0: is nested too deeply"),
+    (f"[{'1' * 5000}]", "train.json: item 0: holds a number of more than 4300 digits"),
+    (["a"], "train.json: item 0 is a string, not an object"),
+    ([{"id": "q", "text": "what ?"}], "train.json: item 0 (id 'q'): has no 'answer'"),
+    (
+        [item(conversations=[{"from": "system", "value": "x"}])],
+        "train.json: item 0 (id 'a'): the last turn has the role 'system': there is no answer",
+    ),
+    (
+        [item(conversations=[{"from": "robot", "value": "x"}])],
+        "train.json: item 0 (id 'a'): turn 0 has the unknown role 'robot'",
+    ),
+    (
+        [
+            item(
+                conversations=[
+                    {"from": "human", "value": "\ud800"},
+                    {"from": "gpt", "value": "x"},
+                ]
+            )
+        ],
+        "train.json: item 0: holds '\\ud800', half of a surrogate pair",
+    ),
+    (
+        [item(image="http://x.org/a.png")],
+        "image path 'http://x.org/a.png' must be a path below",
+    ),
+    ([item(image="a\\b.png")], "must be a path below"),
+    ([item(image="a" * 999)], "cannot be used: File name too long"),
+]
+"""Contents of a file and what the message about each names."""
+
+
+@pytest.mark.parametrize(("content", "culprit"), quickly(FILES, every=6), ids=name_of)
 def test_an_error_of_a_data_file_names_file_and_item(
     error_of: ErrorOf, content: Any, culprit: str
 ) -> None:
     assert culprit in error_of(broken_file(content))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("content", "culprit"), FILES, ids=name_of)
+def test_an_error_of_a_data_file_is_found_when_the_file_is_opened(
+    content: Any, culprit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken_file(content)
+    task = Task("paint", train="train.json", test="synthetic://paint/test?size=2")
+    with pytest.raises((ValueError, OSError), match=re.escape(culprit)):
+        open_source(task, "train", Path())
+
+
+# all of them are opened, without the command line, in `test_data_source.py`
+@pytest.mark.parametrize("case", quickly(zip(CASES, strict=True), every=8))
 def test_a_source_with_an_error_is_named(error_of: ErrorOf, case: str) -> None:
     task, message = bad_sources(Path())[case]
     keys = {"train": task.train, "columns": task.columns, "format": task.format}
@@ -336,18 +362,18 @@ def bomb(path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
-@pytest.mark.parametrize(
-    ("make", "culprit"),
-    [
-        (Path.mkdir, "image a.png is not a file"),
-        (os.mkfifo, "image a.png is not a file"),
-        (lambda path: path.symlink_to("/etc/hostname"), "image path 'a.png' leaves"),
-        (lambda path: path.write_text("text"), "cannot read image a.png: it is not one of"),
-        (lambda path: path.write_bytes(b""), "cannot read image a.png: it is not one of"),
-        (bomb, "cannot read image a.png: Image size (100000000 pixels) exceeds limit"),
-    ],
-    ids=["folder", "pipe", "link", "text", "empty", "bomb"],
-)
+IMAGES: list[tuple[Change, str]] = [
+    (bomb, "cannot read image a.png: Image size (100000000 pixels) exceeds limit"),
+    (os.mkfifo, "image a.png is not a file"),
+    (lambda path: path.symlink_to("/etc/hostname"), "image path 'a.png' leaves"),
+    (lambda path: path.write_text("text"), "cannot read image a.png: it is not one of"),
+    (Path.mkdir, "image a.png is not a file"),
+    (lambda path: path.write_bytes(b""), "cannot read image a.png: it is not one of"),
+]
+"""What takes the place of an image, and what the message about it names."""
+
+
+@pytest.mark.parametrize(("make", "culprit"), quickly(IMAGES, every=3), ids=name_of)
 def test_an_image_that_cannot_be_used_is_named(
     error_of: ErrorOf, make: Change, culprit: str
 ) -> None:

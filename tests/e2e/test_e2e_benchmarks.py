@@ -63,12 +63,17 @@ def fit(tmp_path: Path) -> Fit:
     return run
 
 
-def test_coin_is_learned_in_its_order(fit: Fit, rows: Rows) -> None:
-    run = fit("coin", 2)
+def test_coin_is_learned_in_its_order_and_keeps_retention_out_of_its_figures(
+    fit: Fit, rows: Rows
+) -> None:
+    run = fit("coin", 2, retention=1)
     matrix = rows(run / "evaluation_matrix.csv")
-    assert list(matrix[0]) == ["stage", "ScienceQA", "TextVQA"]
+    assert list(matrix[0]) == ["stage", "ScienceQA", "TextVQA", "MME"]
     assert len(matrix) == 3
-    assert all(row["TextVQA"] for row in matrix)
+    assert all(row["TextVQA"] and row["MME"] for row in matrix)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert list(metrics["per_task"]) == ["ScienceQA", "TextVQA"]
+    assert list(metrics["retention"]["per_task"]) == ["MME"]
     (line, *_) = (run / "predictions" / "stage_2" / "TextVQA.jsonl").read_text().splitlines()
     assert len(json.loads(line)["references"]) == 10
     config = yaml.safe_load((run / "config.yaml").read_text())  # what is small is not the types
@@ -76,6 +81,7 @@ def test_coin_is_learned_in_its_order(fit: Fit, rows: Rows) -> None:
     assert config["model"]["backbone"]["init_args"]["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_cmit_keeps_retention_out_of_its_figures(fit: Fit, rows: Rows) -> None:
     run = fit("cmit", 2, retention=2)
     matrix = rows(run / "evaluation_matrix.csv")

@@ -45,7 +45,7 @@ def shuffle(callbacks: list[Any]) -> None:
     random.Random(1).shuffle(callbacks)
 
 
-@pytest.mark.parametrize("order", [reverse, shuffle])
+@pytest.mark.parametrize("order", [reverse, pytest.param(shuffle, marks=pytest.mark.slow)])
 def test_callbacks_in_another_order_leave_the_same_run(
     whole: Path, tmp_path: Path, order: Callable[[list[Any]], None]
 ) -> None:

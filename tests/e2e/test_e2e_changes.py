@@ -185,7 +185,7 @@ def test_another_optimizer_says_what_restarts(
 @pytest.mark.parametrize(
     ("change", "batches"),
     [
-        ({"data": {"batch_size": 3}}, [3, 3, 3, 3]),
+        pytest.param({"data": {"batch_size": 3}}, [3, 3, 3, 3], marks=pytest.mark.slow),
         pytest.param({"data_seed": 7}, [4, 4, 4], marks=pytest.mark.slow),
         ({"trainer": {"accumulate_grad_batches": 2}, "data": {"batch_size": 6}}, [6, 6]),
     ],
@@ -231,6 +231,7 @@ def test_a_change_that_comes_too_late_is_refused_by_name(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_settings_that_hold_need_not_be_accepted_again(within: Path, tmp_path: Path) -> None:
     shutil.copytree(within, tmp_path, dirs_exist_ok=True)
     slow = {"optimizer": partial(AdamW, lr=1e-9)}

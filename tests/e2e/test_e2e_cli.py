@@ -193,6 +193,7 @@ def test_another_base_model_than_that_of_the_run_is_named_by_its_part(
     assert main([*words, *output, *flags, "--trainer.accept_changes", "true"]) == 0
 
 
+@pytest.mark.slow
 def test_evaluate_can_look_at_the_training_samples(quick_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "train"
     words = ["--split", "train", "--output", str(output), "--data.eval_batch_size", "32"]

@@ -86,7 +86,9 @@ def test_predict_refuses_what_is_no_file_of_its_kind(
     assert str(path.parent if "adapter" in name else path) in line
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(s, marks=pytest.mark.slow) for s in range(3, 8))]
+)
 def test_predict_answers_or_refuses_a_damaged_run(
     seed: int, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

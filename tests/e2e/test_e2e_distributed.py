@@ -230,6 +230,7 @@ def test_two_ranks_learn_like_one(two_ranks: TwoRanks, one_rank: Path) -> None:
         assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
+@pytest.mark.slow
 def test_two_ranks_that_recompute_activations_learn_the_same(
     two_ranks: TwoRanks, tmp_path: Path
 ) -> None:
@@ -258,7 +259,7 @@ def test_the_samples_of_all_ranks_are_counted_and_repeats_among_them(
     assert [lap["samples"] for lap in timing["phases"] if lap["phase"] == "train"] == [8, 20]
 
 
-@pytest.mark.parametrize("size", [4, 3])
+@pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), 3])
 def test_a_rank_whose_batch_has_no_image_or_no_label_does_not_hang(
     tmp_path: Path, size: int
 ) -> None:

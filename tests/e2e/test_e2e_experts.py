@@ -22,7 +22,7 @@ from dmole.routing import OracleRouter
 from dmole.run.loading import build_data
 from dmole.run.model_file import read_run_settings
 
-TRAIN, TEST = (f"synthetic://caption/{split}?size=32" for split in ("train", "test"))
+TRAIN, TEST = "synthetic://caption/train?size=32", "synthetic://caption/test?size=8"
 
 
 def predictions(run: Path, stage: int, task: str) -> list[dict[str, Any]]:

@@ -103,6 +103,7 @@ def test_an_extension_that_was_cut_is_resumed_by_its_own_folder(
     assert run_digests(resumed) == run_digests(child)
 
 
+@pytest.mark.slow
 def test_an_extended_run_is_extended_again(child: Path, tmp_path: Path) -> None:
     before = every_byte(child)
     run = Recipe((*ALL, "find")).build(tmp_path).fit(child)
@@ -116,6 +117,7 @@ def test_an_extended_run_is_extended_again(child: Path, tmp_path: Path) -> None:
     assert json.loads((run / "metrics.json").read_text())["parent"]["stage"] == 3
 
 
+@pytest.mark.slow
 def test_a_file_of_the_parent_that_was_changed_is_written_again(
     plain_run: Path, child: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,6 +233,7 @@ def test_rows_of_old_stages_are_filled_if_asked_and_then_the_whole_matrix_is_tha
     assert run_digests(run) == ours
 
 
+@pytest.mark.slow
 def test_a_row_whose_experts_were_trained_further_stays_empty_which_one_line_says(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -160,17 +158,6 @@ def test_a_damaged_run_and_a_moved_base_model_are_refused_or_found(
         dmole.load(copy)
     with pytest.raises(ValueError, match=r"model.json"):  # its digest is another one now
         dmole.load(copy, base=moved)
-
-
-def test_loading_imports_no_lightning(quick_run: Path) -> None:
-    code = (
-        "import sys, dmole; model = dmole.load(sys.argv[1]); "
-        "print(model.generate(prompt='how many?'), 'lightning' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(quick_run)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split()[-1] == "False"
 
 
 def test_an_expert_that_leaves_and_joins_again_leaves_no_trace(

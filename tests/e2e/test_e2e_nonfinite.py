@@ -45,7 +45,8 @@ class NaNOnRank(NaNOnce):
 RECIPE = Recipe(trainer={"checkpoint_every_n_steps": 1})
 
 
-@pytest.mark.parametrize("step", [1, LAST])  # the last step of stage 1, the first of stage 2
+# the last step of stage 1, the first of stage 2
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), LAST])
 def test_the_run_ends_before_the_step_and_resumes_to_the_bit(
     step: int, plain_run: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,8 @@ from dmole.cli.main import main
 from dmole.inference import make_request
 
 run, again, out = sys.argv[1:]
+dmole.load(run).generate(prompt="how many?")
+lightning = "lightning" in sys.modules
 assert main(["push", run, "org/paint-and-count", "--private", "--license", "mit"]) == 0
 assert main(["bundle", run, again]) == 0
 assert main(["push", again, "org/paint-and-count"]) == 0
@@ -34,7 +36,7 @@ for address in ("org/paint-and-count@none", "org/other", "org/no-bundle"):
         dmole.load("hf://" + address)
     except ValueError as error:
         errors.append(str(error))
-open(out, "w").write(json.dumps({"same": same, "errors": errors}))
+open(out, "w").write(json.dumps({"same": same, "errors": errors, "lightning": lightning}))
 """
 
 
@@ -50,7 +52,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**kept, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
 
 
-def test_a_pushed_run_answers_as_before_when_it_is_loaded_from_the_hub(
+def test_a_run_answers_without_lightning_and_as_before_when_it_is_loaded_from_the_hub(
     quick_run: Path, hub: Hub, tmp_path: Path
 ) -> None:
     hub.repositories["org/no-bundle"] = {"model.json": b"{}"}
@@ -63,6 +65,7 @@ def test_a_pushed_run_answers_as_before_when_it_is_loaded_from_the_hub(
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
+    assert found["lightning"] is False  # loading a run and answering do without it
     assert found["same"] is True
     assert found["errors"] == [
         "hf://org/paint-and-count@none: there is no such revision",

@@ -328,6 +328,7 @@ def test_sequential_fine_tuning_answers_everything_again_after_each_stage(tmp_pa
     assert gate_sets == [{"base"}, {"shared"}, {"shared"}]
 
 
+@pytest.mark.slow
 def test_evaluating_again_leaves_out_rows_whose_experts_are_gone(tmp_path: Path) -> None:
     stream = SequentialStream(shared_expert="shared")
     shared = Recipe(stream=stream, allocator=UniformAllocator, router=SharedRouter)
@@ -341,6 +342,7 @@ def test_evaluating_again_leaves_out_rows_whose_experts_are_gone(tmp_path: Path)
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_the_baselines_are_one_method_while_there_is_one_task(tmp_path: Path) -> None:
     # an expert's name is part of the seed of its initial weights, so all get the same
     streams = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from small_runs import NO_FIGURES
 from source_files import KINDS, write_kind
 
 from dmole.cli.main import main
@@ -30,8 +31,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_tasks_of_every_kind_are_learned_in_one_stage(
     config: str, fit_words: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    words = fit_words(tmp_path / "runs", "--config", config, "--trainer.stream", "JointStream")
-    assert main(words) == 0
+    joint = ("--trainer.stream", "JointStream")
+    assert main(fit_words(tmp_path / "runs", "--config", config, *joint, *NO_FIGURES)) == 0
     answers = tmp_path / "runs" / "small" / "version_0" / "predictions" / "stage_1"
     for kind in KINDS:
         lines = [json.loads(line) for line in (answers / f"{kind}.jsonl").read_text().splitlines()]

@@ -131,6 +131,7 @@ def test_a_buffer_too_small_for_any_sample_is_refused_before_anything_is_written
     assert not list(tmp_path.rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_a_stream_without_blur_is_the_clean_stream_bit_for_bit(make: Make, tmp_path: Path) -> None:
     two = replace(make(stream=SequentialStream()), tasks=TASKS[:2])
     clean = two.build(tmp_path / "clean").fit()
@@ -161,7 +162,8 @@ def test_a_blurred_stage_trains_on_samples_of_other_tasks(blurred: Finished) -> 
     assert not (run / "replay.csv").exists()
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(2, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [7, 2])
 def test_a_blurred_run_with_an_expert_a_task_can_be_cut(
     make: Make, blurred: Finished, tmp_path: Path, step: int
 ) -> None:

@@ -34,7 +34,11 @@ def trained(run: Path) -> list[tuple[str, str, str, int]]:
     ("router", "gate_set", "rate", "said"),
     [
         (ALWAYS, "count+paint", 100.0, "expert count: 20 samples trained with paint"),
-        (NEVER, "count", 0.0, "expert count: 20 samples trained with no partner"),
+        pytest.param(
+            NEVER,
+            *("count", 0.0, "expert count: 20 samples trained with no partner"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["always", "never"],
 )

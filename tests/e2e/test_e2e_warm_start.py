@@ -111,7 +111,7 @@ def test_an_expert_that_starts_fresh_is_recorded_nowhere(plain_run: Path) -> Non
 @pytest.mark.parametrize(
     "cut",
     [
-        CutAt(2, "train"),
+        pytest.param(CutAt(2, "train"), marks=SLOW),
         CutAfter(11),  # within the second stage, after a step that was saved
         pytest.param(CutAt(2, "router"), marks=SLOW),
         pytest.param(CutAt(2, "evaluate"), marks=SLOW),

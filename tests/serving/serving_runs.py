@@ -20,7 +20,7 @@ from dmole.inference import RoutedModel
 from dmole.run.loading import build_data
 from dmole.run.model_file import read_run_settings
 from dmole.serving.limits import Access, Limits
-from dmole.serving.server import address_of, bind, make_server, serve
+from dmole.serving.server import Server, address_of, bind, make_server, serve
 from dmole.serving.service import Service, Settings
 
 
@@ -103,6 +103,20 @@ class Served:
 
     def client(self, key: str = "none") -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
+
+
+@contextmanager
+def served_in_thread(server: Server) -> Iterator[str]:
+    """Yield the address of a server that runs in a thread for the body of a ``with`` statement."""
+    listener = bind("127.0.0.1", 0)
+    thread = threading.Thread(target=lambda: asyncio.run(serve(server, listener)), name="server")
+    thread.start()
+    try:
+        yield address_of(listener)
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 @contextmanager

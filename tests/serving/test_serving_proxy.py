@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import uvicorn
 from proxy_requests import LIMITS, chat, post
-from serving_runs import Question
+from serving_runs import Question, served_in_thread
 from stand_in import StandIn
 from starlette.testclient import TestClient
 
@@ -18,6 +19,7 @@ from dmole.run.export_file import Export
 from dmole.serving.limits import Access
 from dmole.serving.proxy import RouteProxy, Upstream
 from dmole.serving.proxy_api import make_proxy_app
+from dmole.serving.server import Server
 
 
 def test_each_request_goes_to_the_adapter_of_the_gate_set_that_the_whole_model_chooses(
@@ -66,24 +68,40 @@ def test_a_pair_without_an_adapter_falls_back_to_its_first_expert_and_says_so(
     assert counted in client.get("/metrics").text
 
 
-def test_a_stream_is_passed_on_as_it_comes(folder: Path, upstream: StandIn, tmp_path: Path) -> None:
+def assert_stream_is_passed_on(address: str, upstream: StandIn) -> None:
+    """Make sure that a part of a stream comes before the upstream server sends the next one."""
     import httpx2
 
     upstream.release.clear()
+    body = chat("how many?", stream=True) | {"model": "paint"}
+    url = f"{address}/v1/chat/completions"
+    with httpx2.stream("POST", url, json=body, timeout=60) as answer:
+        parts = answer.iter_text()
+        assert next(parts) == "data: paint\n\n"  # the server waits with the rest
+        assert answer.headers["content-type"] == "text/event-stream"
+        upstream.release.set()
+        assert "".join(parts) == "data: [DONE]\n\n"
+
+
+def test_a_stream_is_passed_on_as_it_comes(
+    router: RouteOnly, export: Export, upstream: StandIn
+) -> None:
+    proxy = RouteProxy(router, export, Upstream(upstream.url), LIMITS, Access())
+    server = Server(uvicorn.Config(make_proxy_app(proxy), log_level="warning"))
+    with served_in_thread(server) as address:
+        assert_stream_is_passed_on(address, upstream)
+
+
+@pytest.mark.slow
+def test_the_process_of_a_proxy_passes_a_stream_on_and_ends_by_sigterm(
+    folder: Path, upstream: StandIn
+) -> None:
     words = ["route-proxy", str(folder), "--upstream", upstream.url, "--port", "0"]
     command = [sys.executable, "-m", "dmole", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            address = process.stdout.readline().split()[-1]
-            body = chat("how many?", stream=True) | {"model": "paint"}
-            url = f"{address}/v1/chat/completions"
-            with httpx2.stream("POST", url, json=body, timeout=60) as answer:
-                parts = answer.iter_text()
-                assert next(parts) == "data: paint\n\n"  # the server waits with the rest
-                assert answer.headers["content-type"] == "text/event-stream"
-                upstream.release.set()
-                assert "".join(parts) == "data: [DONE]\n\n"
+            assert_stream_is_passed_on(process.stdout.readline().split()[-1], upstream)
         finally:
             process.terminate()
         assert process.wait(30) == 0
