@@ -259,7 +259,11 @@ class ContinualTrainer(Trainer):
         for stage in self.sequence.plan:
             for name in reversed(stage.experts):  # the common expert comes first, as in a run
                 if name not in plans:
-                    plan = plans[name] = plan_allocation(self.sequence, model, stage, name)
+                    plan = plan_allocation(self.sequence, model, stage, name)
+                    past = self.sequence.updated_expert(stage)
+                    if past is not None and name == stage.expert:
+                        plan = plan.starting_from(plans[past])
+                    plans[name] = plan
                     show(describe_allocation(plan, model.count_parameters(plan)))
         if model.allocator.start == "closest" and len(plans.keys() - {model.router.common}) > 1:
             show("start: closest: a later expert that starts from a past one takes its units")

@@ -13,7 +13,7 @@ from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 from dmole.run.run_files import RunFile
 from dmole.storage.files import write_csv, write_json
-from dmole.storage.versions import newest_versions
+from dmole.storage.versions import newest_versions, versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -146,10 +146,23 @@ def router_rates(
         expert_of |= dict.fromkeys(stage.tasks, stage.expert)
         learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
         trains[stage.index] = stage.experts
+    rows = [row for row in counts if not _awaits_update(state, learned_at, *row[:2])]
     newest = newest_versions(expert_of.values(), router.updates)
     owner = {task: newest[expert] for task, expert in expert_of.items()}
-    rates = routing_rates(counts, owner, learned_at, state.stage.common)
+    rates = routing_rates(rows, owner, learned_at, state.stage.common)
     return rates | {"trained_with_partner": partner_rate(trained, trains)}
+
+
+def _awaits_update(
+    state: SequenceState, learned_at: Mapping[str, int], stage: int, task: str
+) -> bool:
+    """Return whether a task updates one that is learned at a stage, and is not yet learned itself.
+
+    Its samples are neither seen nor those of an unseen task: the earlier version may accept them.
+    """
+    later = stage + 1
+    first = versions_of(task, state.data.predecessors)[-1]
+    return learned_at.get(first, later) <= stage < learned_at.get(task, later)
 
 
 def run_sizes(state: SequenceState, module: ContinualModule) -> dict[str, Any]:

@@ -32,11 +32,12 @@ def extended_results(
         parent: The finished run.
     """
     tasks, stages = list(state.data.column_names), len(state.plan)
+    before = [task for task in parent.tasks if task in tasks]  # an update may have no column
     metrics = None if saved.get("metrics") is None else json.loads(saved["metrics"])
     return {
         **saved,
-        "matrix": extended_matrix(saved["matrix"], parent.tasks, tasks, stages),
-        "oracle": extended_matrix(saved["oracle"], parent.tasks, tasks, stages),
+        "matrix": extended_matrix(saved["matrix"], before, tasks, stages),
+        "oracle": extended_matrix(saved["oracle"], before, tasks, stages),
         "answers": _kept_answers(saved["answers"], state, module, parent),
         "metrics": None
         if metrics is None

@@ -49,7 +49,7 @@ def run_evaluate(words: list[str]) -> None:
     for task in config["data"]["tasks"]:
         if not task.get(options.split) and not task.get("update"):  # may have no test files
             raise ValueError(f"task {task['name']!r} has no {options.split} files")
-        task["test"] = task[options.split]
+        task["test"] = task.get(options.split)
     scale = options.threshold_scale
     name = f"evaluation_{options.split}" + (f"_x{scale:g}" if scale is not None else "")
     cli = cli_of_run(settings, config, overrides, trusted)

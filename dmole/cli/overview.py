@@ -8,7 +8,9 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
   fit       --config FILE [--config FILE ...] [--key value ...]
             learn the sequence: experts, router, evaluation matrix, figures
   add       RUN --name TASK --train FILE --test FILE [--image_root DIR] [--metric M] [--key value]
-            one more task after those of a finished run, learned in a new run folder beside it
+            RUN --update TASK --train FILE [--test FILE] [--key value]
+            one more task after those of a finished run, or new data of one of them, learned in a
+            new run folder beside it
   allocate  --config FILE ...
             dry run: proxy scores, budgets and where experts would go
   evaluate  RUN [--split test|train] [--threshold_scale X] [--output DIR] [--key value ...]

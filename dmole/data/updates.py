@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ def predecessors(tasks: Sequence[Task]) -> dict[str, str]:
     Raises:
         ValueError: If the name of an updating task is not ``<task>-v<N>``, no earlier task has that
             name, ``N`` is not the number of its next version, or the task is only evaluated;
-            names the task and, if possible, the name it should have.
+            names the task and, if possible, the name it should have. A number is passed over if a
+            task that is no update has the name.
 
     Example:
         >>> from dmole.data import Task
@@ -29,6 +30,7 @@ def predecessors(tasks: Sequence[Task]) -> dict[str, str]:
         >>> predecessors([first, Task("receipts-v2", train="june.json", update=True)])
         {'receipts-v2': 'receipts'}
     """
+    others = {task.name.casefold() for task in tasks if not task.update}
     found: dict[str, str] = {}
     newest: dict[str, tuple[str, int]] = {}  # by first version
     for task in tasks:
@@ -37,7 +39,8 @@ def predecessors(tasks: Sequence[Task]) -> dict[str, str]:
             continue
         first = _first_version(task.name, newest)
         past, number = newest[first]
-        expected = f"{first}-v{number + 1}"
+        number = _next_number(first, number, others)
+        expected = f"{first}-v{number}"
         if task.name != expected:
             raise ValueError(
                 f"task {task.name!r} has update: true: as the next version of {past!r} it is named "
@@ -46,7 +49,7 @@ def predecessors(tasks: Sequence[Task]) -> dict[str, str]:
         if any(other.name == first and other.eval_only for other in tasks):
             raise ValueError(f"task {task.name!r} cannot update {first!r}, which is eval_only")
         found[task.name] = past
-        newest[first] = (task.name, number + 1)
+        newest[first] = (task.name, number)
     return found
 
 
@@ -61,10 +64,15 @@ def next_version(first: str, names: Sequence[str]) -> str:
         >>> next_version("receipts", ["receipts", "paint", "receipts-v2"])
         'receipts-v3'
     """
-    number = 2
-    while f"{first}-v{number}" in names:
+    return f"{first}-v{_next_number(first, 1, {name.casefold() for name in names})}"
+
+
+def _next_number(first: str, number: int, names: Collection[str]) -> int:
+    """Return the first number after another one whose version is not among names in lower case."""
+    number += 1
+    while f"{first}-v{number}".casefold() in names:
         number += 1
-    return f"{first}-v{number}"
+    return number
 
 
 def _first_version(name: str, known: Mapping[str, object]) -> str:

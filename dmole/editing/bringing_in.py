@@ -17,6 +17,11 @@ from dmole.streams.stream import Stage
 
 _ADDRESS = re.compile(r"[a-z]+://")
 _PATHS = ("train", "test", "image_root", "test_image_root")
+_TESTED = (
+    *("test", "format", "side_files", "columns", "images", "limit"),
+    *("metric", "max_new_tokens", "prompt", "prompt_suffix"),
+)
+"""Settings of a task that its test samples are read, asked and scored by."""
 
 
 def check_receives(source: OpenRun, name: str) -> None:
@@ -143,7 +148,7 @@ def _tasks_of(source: OpenRun, other: OpenRun, name: str, new: str) -> dict[str,
     found = {}
     for task in other.settings.data["tasks"]:
         if task["name"] in learned:
-            alone = {**task, **_standing_alone(task, other.settings.data["tasks"])}
+            alone = {**task, **standing_alone(task, other.settings.data["tasks"])}
             moved = rebased(
                 alone, other.settings.data.get("data_root"), source.settings.data.get("data_root")
             )
@@ -156,7 +161,7 @@ def _tasks_of(source: OpenRun, other: OpenRun, name: str, new: str) -> dict[str,
     return found
 
 
-def _standing_alone(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def standing_alone(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the settings of a task that change because it no longer updates another one.
 
     An update without test samples is tested as the task is that it continues.
@@ -169,8 +174,12 @@ def _standing_alone(task: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]])
         return {}
     name = str(task["name"]).rpartition("-v")[0]
     first = next(other for other in tasks if other["name"] == name)
-    scored = () if task.get("test") else ("test", "image_root", "test_image_root", "metric")
-    return {"update": False, **{key: first[key] for key in scored if key in first}}
+    if task.get("test"):
+        return {"update": False}
+    images = first.get("test_image_root") or first.get("image_root")
+    own = task.get("image_root") if images else None  # else it would count for the test file
+    of_first = {key: first[key] for key in _TESTED if key in first}
+    return {"update": False, "image_root": own, "test_image_root": images, **of_first}
 
 
 def rebased(task: Mapping[str, Any], old: str | None, new: str | None) -> dict[str, Any]:

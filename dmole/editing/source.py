@@ -17,7 +17,7 @@ from dmole.run.schema import RunSettings
 from dmole.storage.digests import FILE, Digests, file_digest, read_digests, verify_files
 from dmole.storage.disabled import read_disabled
 from dmole.storage.reading import read_json, refusing
-from dmole.storage.versions import check_newest
+from dmole.storage.versions import check_newest, updates_among
 from dmole.streams.stream import Stage
 
 READ = ("experts/", "router/", "model.json", "metrics.json")
@@ -133,6 +133,7 @@ def open_run(run: Path, trusted: Sequence[str] = ()) -> OpenRun:
     router = build_router(settings, trusted)
     with refusing(run / "router" / INDEX, "router"):
         router.load(run / "router")
+    router.updates = updates_among(names, router.updates)
     metrics = _read_metrics(run / "metrics.json")
     stages = read_stages(run) or []
     for stage in stages:

@@ -10,7 +10,7 @@ from dmole.run.run_folder import RunLock
 from dmole.storage.digests import read_digests
 from dmole.storage.disabled import read_disabled, write_disabled
 from dmole.storage.reading import read_json
-from dmole.storage.versions import check_newest, read_updates
+from dmole.storage.versions import check_newest, check_past, read_updates
 
 _TOGETHER = ("AllExpertsRouter", "SharedRouter", "TokenRouter")
 """Routers whose experts answer only together, or that have one expert for all samples."""
@@ -32,7 +32,8 @@ def switch_experts(run: Path, names: Sequence[str], *, off: bool) -> tuple[str, 
 
     Raises:
         ValueError: If the run does not have an expert, it is on or off already, all tasks share it,
-            none would be left, or another process writes to the run.
+            none would be left, a later version would be on without the one that it continues, or
+            another process writes to the run.
     """
     known = read_names(run, read_digests(run))
     for name in names:
@@ -49,8 +50,11 @@ def switch_experts(run: Path, names: Sequence[str], *, off: bool) -> tuple[str, 
                 state = "disabled" if off else "enabled"
                 raise ValueError(f"the expert {name!r} of {run} is {state} already")
         after = {*before, *names} if off else set(before) - set(names)
+        updates = read_updates(run, known)
         if off:
-            check_newest(run, sorted(after), read_updates(run))
+            check_newest(run, sorted(after), updates)
+        else:
+            check_past(run, names, after, updates)
         if not set(known) - after - {stage.common for stage in read_stages(run) or []}:
             listed = ", ".join(names)
             raise ValueError(f"{run} needs an expert: it would have none without {listed}")

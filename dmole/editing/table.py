@@ -75,8 +75,8 @@ def expert_rows(run: Path) -> list[ExpertRow]:
     names = read_json(index, "experts")
     if not isinstance(names, list) or len(names) > _MOST:
         raise ValueError(f"{index}: expected a list of at most {_MOST} names")
-    stages, disabled, updates = _stages(run), read_disabled(run), read_updates(run)
-    newest = newest_versions([name for name in map(str, names) if name not in disabled], updates)
+    stages, disabled, updates = _stages(run), read_disabled(run), read_updates(run, names)
+    newest = newest_versions((n for n in map(str, names) if n not in disabled), updates)
     thresholds, starts, counts = _thresholds(run), _starts(run), _last_counts(run)
     rows = []
     for name in names:

@@ -43,7 +43,7 @@ def remove_experts(source: OpenRun, names: Sequence[str]) -> Draft:
     draft.set_stages([stage for stage in source.stages if stage.expert not in names])
     gone -= {task for stage in draft.stages for task in stage.tasks}
     tasks = [_only_scored(t) if t["name"] in gone else t for t in draft.tasks]
-    draft.set_tasks([task for task in tasks if task["test"]])  # an update may have no test samples
+    draft.set_tasks([task for task in tasks if task.get("test")])  # an update may have none
     for task in gone & draft.data.keys():
         draft.data[task] = {k: v for k, v in draft.data[task].items() if k != "train"}
     draft.edit = {"verb": "remove", "experts": list(names), "tasks": sorted(gone)}

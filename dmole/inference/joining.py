@@ -20,7 +20,7 @@ from dmole.run.model_file import read_run_settings
 from dmole.storage.digests import read_digests, verify_files
 from dmole.storage.disabled import read_disabled
 from dmole.storage.reading import read_json, refusing
-from dmole.storage.versions import checked_updates, versions_of
+from dmole.storage.versions import versions_of
 
 if TYPE_CHECKING:
     from dmole.inference.model import RoutedModel
@@ -82,12 +82,19 @@ def leave(model: RoutedModel, name: str) -> None:
     """Take an expert and its router entry out of a loaded model.
 
     Raises:
-        ValueError: If there is no such expert, or all tasks share it.
+        ValueError: If there is no such expert, all tasks share it, or a later version of it is
+            there, to which its router entry leads.
     """
     if name not in model.experts:
         known = ", ".join(model.experts) or "none"
         raise ValueError(f"there is no expert {name!r}; the experts are {known}")
     _check_separable(model)
+    for new, past in model.router.updates.items():
+        if past == name:
+            raise ValueError(
+                f"the expert {name!r} was updated by {new!r}, which answers the samples of both: "
+                f"take {new!r} out first"
+            )
     model.library.remove(name)
     take_out(model.router, name)
     model.sources.pop(name, None)
@@ -115,7 +122,13 @@ def _updates_with(model: RoutedModel, name: str, run: Path, router: Router) -> M
     updates = model.router.updates
     for past in versions_of(name, router.updates)[1:]:
         if past in model.experts and _is_saved(model, past, run):
-            return checked_updates({**updates, name: past})
+            other = next((new for new, before in updates.items() if before == past), None)
+            if other is not None:
+                raise ValueError(
+                    f"{run}: the expert {name!r} continues {past!r}, which {other!r} of the model "
+                    "continues already"
+                )
+            return {**updates, name: past}
     return updates
 
 

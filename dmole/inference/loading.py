@@ -24,6 +24,7 @@ from dmole.run.loading import build_model_parts
 from dmole.run.model_file import read_run_settings
 from dmole.run.schema import RunSettings
 from dmole.storage.reading import refusing
+from dmole.storage.versions import updates_among
 
 
 def load(
@@ -119,6 +120,7 @@ def load_router(
     _check_base(model, folder, export.weights, accept_changes)
     with refusing(folder / "router", "router"):
         model.router.load(folder / "router")
+    model.router.updates = updates_among(model.experts, model.router.updates)
     return model.to(device)
 
 

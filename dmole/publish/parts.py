@@ -78,10 +78,10 @@ def open_source(folder: Path, base: str | None = None, trusted: Sequence[str] = 
     if digests is None:
         raise ValueError(f"{folder} is a run of an earlier version: its files cannot be verified")
     run = load_run(folder)
-    if len(run.learned_tasks) < len(run.tasks_to_learn):
+    learned, tasks = run.progress
+    if learned < tasks:
         raise ValueError(
-            f"{folder} has learned {len(run.learned_tasks)} of {len(run.tasks_to_learn)} tasks: "
-            "finish it with dmole fit --ckpt_path"
+            f"{folder} has learned {learned} of {tasks} tasks: finish it with dmole fit --ckpt_path"
         )
     names = read_names(folder, digests)
     if disabled := read_disabled(folder):

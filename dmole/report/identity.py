@@ -47,12 +47,9 @@ def check_comparable(runs: Sequence[Run], allow: Sequence[str] = ()) -> list[str
 
 def _unfinished(runs: Sequence[Run]) -> Iterator[str]:
     for run in runs:
-        learned = run.learned_tasks
-        if len(learned) < len(run.tasks_to_learn):
-            yield (
-                f"{run.folder} has learned {len(learned)} of {len(run.tasks_to_learn)} tasks: "
-                "did it finish?"
-            )
+        learned, tasks = run.progress
+        if learned < tasks:
+            yield f"{run.folder} has learned {learned} of {tasks} tasks: did it finish?"
 
 
 Difference = Callable[[Run, Run], str | None]
@@ -71,7 +68,7 @@ def _data(one: Run, other: Run) -> str | None:
     """Compare the digests of the samples if both runs have them, else the names of the files."""
     digests = [run.fingerprint("data") for run in (one, other)]
     have_digests = all(isinstance(digest, Mapping) for digest in digests)
-    for task in one.task_names if have_digests else ():
+    for task in _all_tasks(one, other) if have_digests else ():
         left, right = (digest.get(task) or {} for digest in digests)
         for split in ("train", "test"):
             if left.get(split) != right.get(split):
@@ -150,12 +147,23 @@ def _task_settings(
     one: Run, other: Run, keys: Sequence[str], read: Callable[[Any], Any] = lambda value: value
 ) -> str | None:
     """Return the first difference in a task setting that both configs have, if there is one."""
-    for task in one.task_names:
+    for task in _all_tasks(one, other):
         left, right = (run.task_configs.get(task, {}) for run in (one, other))
         for key in keys:
             if key in left and key in right and read(left[key]) != read(right[key]):
                 return f"the {key} of task {task!r}: {_pair(left[key], right[key])}"
     return None
+
+
+def _all_tasks(one: Run, other: Run) -> list[str]:
+    """Return the tasks of the matrix, then those without a column: updates without test samples."""
+    updates = [
+        name
+        for run in (one, other)
+        for name, task in run.task_configs.items()
+        if task.get("update") and name not in one.task_names
+    ]
+    return list(dict.fromkeys([*one.task_names, *updates]))
 
 
 def _plain_metric(metric: Any) -> Any:

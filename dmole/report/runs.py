@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dmole.metrics.matrix_file import read_matrix
 from dmole.report.older_runs import complete_metrics
 from dmole.report.run_files import check_name, read_config, read_metrics, read_timing
-from dmole.storage.digests import read_digests, verify_files
+from dmole.storage.digests import Digests, read_digests, verify_files
 from dmole.storage.files import check_file
 
 Array = npt.NDArray[np.float64]
@@ -38,6 +38,8 @@ class Run:
         metrics: Content of ``metrics.json``, completed for runs of earlier versions.
         timing: Content of ``timing.json``.
         config: Content of ``config.yaml``.
+        updates: Updates without a column, since they have no test samples, and whether each was
+            learned.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Run:
     metrics: dict[str, Any]
     timing: dict[str, Any]
     config: dict[str, Any]
+    updates: Mapping[str, bool] = field(default_factory=dict)
 
     def figure(self, name: str) -> float:
         """Return a figure of ``metrics.json`` (percent), NaN if it is missing."""
@@ -131,6 +134,12 @@ class Run:
         seen = dict(zip(self.task_names, ~np.isnan(self.oracle_matrix[-1]), strict=True))
         return [task for task in self.tasks_to_learn if seen[task]]
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Number of tasks learned and to learn, updates without a column included."""
+        learned = len(self.learned_tasks) + sum(self.updates.values())
+        return learned, len(self.tasks_to_learn) + len(self.updates)
+
     def section(self, name: str) -> dict[str, Any]:
         """Return ``trainer``, ``model`` or ``data`` of the config, plain or of a ``class_path``."""
         content = self.config.get(name)
@@ -191,7 +200,18 @@ def load_run(run_dir: str | Path) -> Run:
         timing=read_timing(_existing(folder, "timing.json")),
         config=config,
     )
-    return replace(run, metrics=complete_metrics(run, digests))
+    updates = _updates(run, digests) if digests is not None and len(matrix) > 1 else {}
+    return replace(run, metrics=complete_metrics(run, digests), updates=updates)
+
+
+def _updates(run: Run, digests: Digests) -> dict[str, bool]:
+    """Return the trained tasks without a column, and whether a stage has learned each."""
+    tasks = [stage.get("tasks") for stage in digests.stages]
+    learned = {str(task) for names in tasks if isinstance(names, list) for task in names}
+    data = run.fingerprint("data")
+    pairs = data.items() if isinstance(data, Mapping) else ()
+    trained = [task for task, splits in pairs if isinstance(splits, Mapping) and "train" in splits]
+    return {task: task in learned for task in trained if task not in run.task_names}
 
 
 def _existing(folder: Path, name: str) -> Path:

@@ -25,6 +25,7 @@ from dmole.storage.files import atomic_path
 from dmole.storage.reading import open_file, refusing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from dmole.module import ContinualModule
@@ -132,6 +133,7 @@ def _extension(
     parent = Parent(name, file_digest(run / FILE), len(saved.stages), saved.tasks)
     grown = _grown(state, module, content, saved, parent)
     compare_runs(state, module, grown, None, file, warn=False)
+    grown["sequence"] = _sequence(state, module, content["sequence"], parent)
     return Extension(run, digests, grown, new_tasks(saved, now, file))
 
 
@@ -142,19 +144,16 @@ def _grown(
     saved: RunPlan,
     parent: Parent,
 ) -> dict[str, Any]:
-    """Return the checkpoint of a finished run as one of a run with more tasks."""
+    """Return the checkpoint of a finished run as one of a run with more tasks.
+
+    The state of callbacks stays that of the finished run.
+    """
     added = {task for task in state.data.task_names if task not in saved.tasks}
     current = fingerprints_of(state, module)
     orders = {key: current[key] for key in ("order of stages", "order of tasks")}
     new_data = {f"data of {task}": current[f"data of {task}"] for task in sorted(added)}
     settings = settings_of(state, module).items()
     of_added = {name: text for name, text in settings if name.partition(" of task ")[2] in added}
-    sequence = dict(content["sequence"])
-    for callback in state.callbacks:
-        if isinstance(callback, ExtendsState) and callback.state_key in sequence:
-            before = sequence[callback.state_key]
-            after = callback.extend_sequence_state(before, state, module, parent)
-            sequence[callback.state_key] = after
     files = content.get("files", {"digests": {}, "unverified": []})
     kept = {name: paths for name, paths in files["digests"].items() if name not in _WRITTEN_NEW}
     return {
@@ -163,9 +162,21 @@ def _grown(
         "parent": parent.to_dict(),
         "fingerprints": {**content["fingerprints"], **orders, **new_data},
         "settings": {**content["settings"], **of_added},
-        "sequence": sequence,
         "files": {**files, "digests": kept},
     }
+
+
+def _sequence(
+    state: SequenceState, module: ContinualModule, saved: Mapping[str, Any], parent: Parent
+) -> dict[str, Any]:
+    """Return the state of the callbacks of a finished run as that of a run with more tasks."""
+    sequence = dict(saved)
+    for callback in state.callbacks:
+        if isinstance(callback, ExtendsState) and callback.state_key in sequence:
+            before = sequence[callback.state_key]
+            after = callback.extend_sequence_state(before, state, module, parent)
+            sequence[callback.state_key] = after
+    return sequence
 
 
 def _carry(source: Path, target: Path, digest: str) -> None:

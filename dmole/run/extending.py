@@ -17,7 +17,7 @@ class RunPlan:
 
     Args:
         stages: Name, expert and tasks of each stage, in order.
-        tasks: All tasks, in the order of the columns of the matrix.
+        tasks: All tasks, in order; those with test samples are the columns of the matrix.
         scored: Those of them that are never trained on.
     """
 

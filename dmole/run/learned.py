@@ -17,6 +17,7 @@ from dmole.storage.disabled import FILE as DISABLED
 from dmole.storage.disabled import enabled, read_disabled
 from dmole.storage.files import check_name, refusing
 from dmole.storage.reading import read_json
+from dmole.storage.versions import updates_among
 from dmole.streams.stream import Stage
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def load_experts_and_router(module: HoldsExperts, run: Path) -> None:
             load_expert(module.library, name, run / "experts" / name, saved_as=name)
     with refusing(run / "router", "router"):
         module.router.load(run / "router")
+    module.router.updates = updates_among(names, module.router.updates)
     if digests is None:
         log.warning("%s has no %s: only part of its files can be verified", run, FILE)
     else:

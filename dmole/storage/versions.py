@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,29 @@ def checked_updates(updates: Any) -> dict[str, str]:
         check_name(past, "updated expert")
     if len(set(updates.values())) < len(updates):
         raise ValueError(f"an expert has two next versions: {excerpt(dict(updates))}")
+    done: set[str] = set()
     for name in updates:
-        seen = {name}
-        while name in updates:
-            name = updates[name]
+        seen: set[str] = set()
+        while name in updates and name not in done:
             if name in seen:
                 raise ValueError(f"expert {name!r} is a version of itself")
             seen.add(name)
+            name = updates[name]
+        done |= seen
     return dict(updates)
+
+
+def updates_among(names: Iterable[str], updates: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions whose experts are both among some names.
+
+    A run folder that anyone may have written can name any number of other experts.
+
+    Example:
+        >>> updates_among(["a", "a-v2"], {"a-v2": "a", "x": "y"})
+        {'a-v2': 'a'}
+    """
+    known = set(names)
+    return {new: past for new, past in updates.items() if new in known and past in known}
 
 
 def newest_versions(experts: Iterable[str], updates: Mapping[str, str]) -> dict[str, str]:
@@ -110,8 +125,34 @@ def check_newest(run: Path, names: Sequence[str], updates: Mapping[str, str]) ->
             )
 
 
-def read_updates(run: Path) -> dict[str, str]:
+def check_past(
+    run: Path, names: Sequence[str], off: Collection[str], updates: Mapping[str, str]
+) -> None:
+    """Raise if an expert is enabled that continues a disabled one, whose samples it answers too.
+
+    Args:
+        run: The run folder, for messages.
+        names: Experts that are enabled.
+        off: Experts that stay disabled.
+        updates: The version that each updated expert continues.
+
+    Raises:
+        ValueError: If so; names both.
+    """
+    for name in names:
+        if updates.get(name) in off:
+            raise ValueError(
+                f"the expert {name!r} of {run} continues {updates[name]!r}, which is disabled: "
+                f"enable {updates[name]!r} as well, or it alone"
+            )
+
+
+def read_updates(run: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the version that each updated expert of a run continues, from its ``router.json``.
+
+    Args:
+        run: The run folder.
+        names: Experts of the run; others are left out.
 
     Raises:
         ValueError: If the file is missing or cannot be read; names it.
@@ -119,4 +160,5 @@ def read_updates(run: Path) -> dict[str, str]:
     index = run / "router" / "router.json"
     content = read_json(index, "router")
     with refusing(index, "router"):
-        return checked_updates(content.get(UPDATES, {}) if isinstance(content, dict) else {})
+        updates = checked_updates(content.get(UPDATES, {}) if isinstance(content, dict) else {})
+    return updates_among(names, updates)

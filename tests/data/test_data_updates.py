@@ -9,7 +9,7 @@ import pytest
 
 from dmole.data import Task
 from dmole.data.task import validate_tasks
-from dmole.data.updates import predecessors
+from dmole.data.updates import next_version, predecessors
 from dmole.datamodule import ContinualDataModule
 
 
@@ -25,6 +25,14 @@ def test_each_version_continues_the_newest_one_before_it() -> None:
     tasks = [learned("a"), update("a-v2"), learned("b-v2"), update("b-v2-v2"), update("a-v3")]
     validate_tasks(tasks)
     assert predecessors(tasks) == {"a-v2": "a", "b-v2-v2": "b-v2", "a-v3": "a-v2"}
+
+
+def test_the_number_of_a_version_is_not_that_of_another_task() -> None:
+    others = [learned("a"), learned("A-v2"), learned("a-v4")]
+    assert next_version("a", ["a", "A-v2", "a-v4"]) == "a-v3"
+    tasks = [*others, update("a-v3"), update("a-v5")]
+    validate_tasks(tasks)
+    assert predecessors(tasks) == {"a-v3": "a", "a-v5": "a-v3"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from cuts import CutAt, CutError
 from lightning.pytorch import Callback
 from small_runs import NO_FIGURES, FitWords, Recipe, read_csv, small_task
 from torch import Tensor
@@ -24,7 +25,10 @@ from dmole.data import Task
 from dmole.datamodule import ContinualDataModule
 from dmole.editing.table import expert_rows
 from dmole.metrics import read_matrix
+from dmole.report.identity import check_comparable
+from dmole.report.runs import load_run
 from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
+from dmole.serving.watch import is_finished
 from dmole.storage.tensors import read_tensor_file
 from dmole.streams import AutoStream, SequentialStream
 from experiments.extended_content import compare_extended
@@ -176,6 +180,30 @@ def test_taking_the_new_version_out_brings_the_old_one_back(
     np.testing.assert_array_equal(now, before[:3])
 
 
+def test_a_new_version_is_enabled_together_with_the_old_one(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = str(shutil.copytree(run, tmp_path / "copy"))
+    assert main(["experts", copy, "disable", "paint", "paint-v2"]) == 0
+    assert main(["experts", copy, "enable", "paint-v2"]) == 1
+    assert "'paint-v2' of" in (text := capsys.readouterr().err)
+    assert "continues 'paint', which is disabled" in text
+    assert main(["experts", copy, "enable", "paint", "paint-v2"]) == 0
+
+
+def test_a_run_that_names_versions_of_experts_it_lacks_is_loaded_without_them(
+    run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "digests.json").unlink()
+    file = copy / "router" / "router.json"
+    content = json.loads(file.read_text())
+    content["updates"] |= {"paint": "a", "a": "b", "c": "paint-v2"}
+    file.write_text(json.dumps(content))
+    assert dmole.load(copy).router.updates == {"paint-v2": "paint"}
+    assert [row.replaced_by for row in expert_rows(copy)] == ["paint-v2", None, None]
+
+
 @pytest.mark.slow
 def test_an_evaluation_repeats_the_matrix_of_a_run_with_an_update(
     run: Path, tmp_path: Path
@@ -200,6 +228,8 @@ def test_a_newest_version_joins_a_loaded_model_in_place_of_the_old_one(
     model = dmole.load(parent)
     model.add_expert(run, "paint-v2")
     assert model.router.updates == {"paint-v2": "paint"}
+    with pytest.raises(ValueError, match="'paint' was updated by 'paint-v2', which answers"):
+        model.remove_expert("paint")
     model.remove_expert("paint-v2")
     assert model.router.updates == {}
 
@@ -244,6 +274,40 @@ def test_a_second_version_continues_the_first_update_and_the_oracle_knows_it(
     assert gates(folder, "paint", 3) == {"paint-v3"}
 
 
+@pytest.fixture(scope="module")
+def updated_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an updated run that was extended by a second update, with a test of its own."""
+    folder = tmp_path_factory.mktemp("twice")
+    parts: dict[str, Any] = {"allocator": UniformAllocator, "curriculum": "off"}
+    first = Recipe(("paint", update_of("paint")), **parts).build(folder).fit()
+    again = small_task("paint").test
+    changed = ("paint", update_of("paint", test=again), update_of("paint", 3))
+    refused = Recipe(changed, **parts).build(folder)
+    with pytest.raises(ValueError, match="was made with another data of paint-v2"):
+        refused.fit(first)
+    tasks = ("paint", update_of("paint"), update_of("paint", 3, test=again))
+    return Recipe(tasks, trainer={"fill_rows": True}, **parts).build(folder).fit(first)
+
+
+def test_an_updated_run_is_extended_by_a_second_update(updated_twice: Path) -> None:
+    first = updated_twice.with_name("version_0")
+    (before, _), (now, names) = (
+        read_matrix(run / "evaluation_matrix.csv") for run in (first, updated_twice)
+    )
+    assert names == ["paint", "paint-v3"]
+    np.testing.assert_array_equal(now[:3, 0], before[:, 0])
+    np.testing.assert_array_equal(now[:, 1], now[:, 0])  # the same samples; old rows are filled
+    content = json.loads((updated_twice / "router" / "router.json").read_text())
+    assert content["updates"] == {"paint-v2": "paint", "paint-v3": "paint-v2"}
+
+
+def test_samples_of_an_update_are_not_those_of_an_unseen_task(updated_twice: Path) -> None:
+    accepted = {row["gate_set"] for row in read_csv(updated_twice / "routing.csv")} - {"base"}
+    assert "paint" in accepted  # samples of paint-v3 before its stage
+    rates = json.loads((updated_twice / "metrics.json").read_text())["routing"]
+    assert rates["unseen_accepted"] is None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -258,6 +322,35 @@ def test_a_method_without_experts_of_tasks_refuses_an_update(
     with pytest.raises(ValueError, match=message):
         recipe.build(tmp_path).fit()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_update_was_not_trained_is_not_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts: dict[str, Any] = {"allocator": UniformAllocator, "curriculum": "off"}
+    tasks = ("paint", update_of("paint"))
+    cut = Recipe(tasks, callbacks=[CutAt(2, "train")], **parts).build(tmp_path)
+    with pytest.raises(CutError):
+        cut.fit()
+    run = cut.trainer.run_dir
+    (run / "config.yaml").write_text(yaml.safe_dump({"trainer": {"name": "cut"}}))
+    assert not is_finished(run)
+    with pytest.raises(ValueError, match="has learned 1 of 2 tasks: did it finish"):
+        check_comparable([load_run(run)])
+    assert Recipe(tasks, **parts).build(tmp_path).fit(run) == run
+    assert is_finished(run)
+    assert check_comparable([load_run(run)]) == []
+
+
+def test_a_dry_run_places_an_update_on_the_units_of_the_expert_that_it_continues(
+    tmp_path: Path,
+) -> None:
+    update = update_of("paint", train=small_task("count").train)
+    parts = Recipe(("paint", "count", update)).build(tmp_path)
+    plans = parts.trainer.allocate(parts.module, parts.data)
+    units = {name: [(e.unit, e.rank) for e in plan.experts] for name, plan in plans.items()}
+    assert units["paint-v2"] == units["paint"]
+    assert units["paint-v2"] != units["count"]  # which its own scores would choose
 
 
 def test_add_refuses_an_update_of_an_unknown_task(

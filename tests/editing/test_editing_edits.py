@@ -182,7 +182,7 @@ def test_an_expert_of_a_run_with_comparable_losses_is_found_by_its_samples(
         ("plain", ["rename", "paint", "Count"], "has an expert 'count' already"),
         ("plain", ["rename", "paint", "../x"], "expert name '../x' must be letters"),
         ("plain", ["rename", "paint", "base"], "'base' stands for the base model alone"),
-        ("plain", ["import", "OTHER", "caption", "--as", "base"], "'base' is the gate set"),
+        ("plain", ["import", "OTHER", "caption", "--as", "base"], "'base' stands for the base"),
         ("oracle", ["rename", "paint", "x"], "'paint' must keep its name"),
         ("sum", ["remove", "paint"], "were trained on top of one another"),
         ("sum", ["import", "OTHER", "caption"], "were trained on top of one another"),

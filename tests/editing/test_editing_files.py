@@ -13,7 +13,7 @@ from edited_runs import edit, forge, make_run
 from strangers import refused
 
 from dmole.cli.main import main
-from dmole.editing.bringing_in import rebased
+from dmole.editing.bringing_in import rebased, standing_alone
 from dmole.editing.source import open_run
 from dmole.storage.disabled import read_disabled
 
@@ -99,3 +99,29 @@ def test_the_paths_of_an_imported_task_are_found_from_a_root_in_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     moved = rebased({"name": "read", "train": "read.json"}, "~/data", "/elsewhere")
     assert moved["train"] == str(tmp_path / "data" / "read.json")
+
+
+def test_an_update_without_test_samples_is_tested_as_the_task_that_it_continues() -> None:
+    first = {
+        "name": "a",
+        "train": "may.json",
+        "test": "test.tsv",
+        "image_root": "images",
+        "format": "vlmevalkit",
+        "max_new_tokens": 4,
+        "metric": "contains",
+        "epochs": 3,
+    }
+    update = {"name": "a-v2", "train": "june.json", "image_root": "june", "update": True}
+    update |= {"format": "auto", "max_new_tokens": 32, "metric": "exact_match", "epochs": 1}
+    of_first = {key: first[key] for key in ("test", "format", "max_new_tokens", "metric")}
+    changes = standing_alone(update, [first, update])
+    assert changes == {
+        "update": False,
+        "image_root": "june",
+        "test_image_root": "images",
+        **of_first,
+    }
+    assert standing_alone(update | {"test": "t.json"}, [first, update]) == {"update": False}
+    del first["image_root"]  # images are beside the test file, not in the folder of the update
+    assert standing_alone(update, [first, update])["image_root"] is None

@@ -31,6 +31,18 @@ def tasks(**settings: Any) -> dict[str, Any]:
     return {"data": {"tasks": [first, first | {"name": "count"} | settings]}}
 
 
+def updated_digests(train: str) -> dict[str, Any]:
+    content = digests()
+    content["fingerprints"]["data"]["count-v2"] = {"train": train * 64}
+    return content
+
+
+def tasks_with_update(**settings: Any) -> dict[str, Any]:
+    """Return a config with an update, which has some settings."""
+    update = {"name": "count-v2", "train": "c.json", "update": True, "epochs": 1}
+    return {"data": {"tasks": [*tasks()["data"]["tasks"], update | settings]}}
+
+
 def backbone(name: str) -> dict[str, Any]:
     return {"model": {"backbone": {"class_path": "x.B", "init_args": {"name_or_path": name}}}}
 
@@ -47,6 +59,18 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"metrics": digests(), "config": tasks()},
         {"config": tasks(train="b.json")},
         "differ in the train of task 'count': a.json and b.json",
+    ),
+    "samples of an update without a column": (
+        "data",
+        {"metrics": updated_digests("4"), "config": tasks_with_update()},
+        {"metrics": updated_digests("5"), "config": tasks_with_update()},
+        "differ in the train samples of task 'count-v2': sha256 444444444444 and 555555555555",
+    ),
+    "epochs of an update without a column": (
+        "epochs",
+        {"config": tasks_with_update()},
+        {"config": tasks_with_update(epochs=3)},
+        "differ in the epochs of task 'count-v2': 1 and 3",
     ),
     "wording": (
         "data",

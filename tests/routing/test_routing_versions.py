@@ -24,7 +24,7 @@ from dmole.routing import (
     select_experts,
 )
 from dmole.routing.entries import rename_entry, take_out
-from dmole.storage.versions import checked_updates, without
+from dmole.storage.versions import checked_updates, updates_among, without
 
 LOSSES = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.9, 0.3, 0.2, 0.1], [0.9, 0.9, 0.2, 0.9]])
 BOUNDS = torch.full((4,), 0.5)
@@ -150,3 +150,11 @@ def test_a_router_that_selects_no_experts_has_no_versions() -> None:
 def test_versions_of_a_stranger_are_checked(updates: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         checked_updates(updates)
+
+
+def test_a_long_chain_of_versions_is_checked_in_one_pass() -> None:
+    chain = {f"n{index + 1}": f"n{index}" for index in range(200_000)}  # a square would not end
+    assert checked_updates(chain) == chain
+    assert updates_among(["n1", "n2", "n4"], chain) == {"n2": "n1"}
+    with pytest.raises(ValueError, match="is a version of itself"):
+        checked_updates(chain | {"n0": "n200000"})
