@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from dmole.cli.main import main
@@ -26,8 +27,13 @@ EXAMPLES = DOCS / "examples"
 
 def commands(page: str) -> list[list[str]]:
     """Return the words of a page's indented command lines that begin with `dmole`."""
-    text = (DOCS / page).read_text(encoding="utf-8")
+    text = (DOCS / page).read_text(encoding="utf-8").replace("\\\n", " ")
     return [shlex.split(line, comments=True) for line in re.findall(r"^ +(dmole .*)$", text, re.M)]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the fenced blocks of a page in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text("utf-8"), re.S)
 
 
 def small_tasks(tasks: list[dict[str, object]]) -> str:
@@ -84,10 +90,7 @@ def test_the_custom_data_guide_leads_from_images_to_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    page = (DOCS / "guides/own_data.md").read_text(encoding="utf-8")
-    (config,) = [
-        block for block in re.findall(r"```yaml\n(.*?)```", page, re.S) if "tasks" in block
-    ]
+    (config,) = [block for block in blocks("guides/own_data.md", "yaml") if "tasks" in block]
     Path("mine.yaml").write_text(config, encoding="utf-8")
     lines = commands("guides/own_data.md")
     assert [words[1] for words in lines] == ["data", "data", "fit", "fit", "compare"]
@@ -133,3 +136,28 @@ def test_a_lora_is_imported_or_merged_and_the_new_data_are_learned(
     header, *rows = Path("runs/real/dmole/version_0/evaluation_matrix.csv").read_text().splitlines()
     assert header == "stage,digit,first"
     assert len(rows) == 2
+
+
+@pytest.mark.slow
+def test_the_run_of_the_live_page_is_extended_loaded_and_bundled_as_the_pages_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, config in zip(("two", "three"), blocks("live.md", "yaml"), strict=True):
+        Path(f"{name}.yaml").write_text(re.sub(r"size=\d+", "size=8", config), encoding="utf-8")
+    serve = commands("serve.md")
+    extend = next(words for words in serve if "three.yaml" in words)
+    bundle = next(words for words in serve if words[1] == "bundle")
+    for words in (*commands("live.md")[:2], serve[0], extend, bundle):
+        assert main(words[1:]) == 0, words
+    for name in ("dmole", "quickstart"):
+        metrics = json.loads(Path(f"runs/{name}/version_1/metrics.json").read_text("utf-8"))
+        assert metrics["parent"]["run"] == f"{name}/version_0"
+    Image.new("RGB", (64, 64), "red").save("star.png")
+    capsys.readouterr()
+    load, load_bundle = blocks("serve.md", "python")[:2]
+    exec(load, {})
+    answer = capsys.readouterr().out
+    question = load.splitlines()[-1]
+    exec(f"{load_bundle}\n{question}", {})
+    assert capsys.readouterr().out == answer != ""

@@ -20,18 +20,22 @@ def find_config(name: str) -> Path:
             ``methods/seq_ft.yaml``. A leading ``configs/`` is allowed.
 
     Raises:
-        ValueError: If there is no such file; lists the shipped ones.
+        ValueError: If there is no such file; names the shipped config of the most similar name.
     """
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    shipped = shipped_config(name.removeprefix("configs/"))
+    name_in_package = name.removeprefix("configs/")
+    shipped = shipped_config(name_in_package)
     if shipped is not None:
         return shipped
-    shipped_names = shipped_configs()
-    close = get_close_matches(name.removeprefix("configs/"), shipped_names, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    raise ValueError(f"no config {name}; shipped are: {', '.join(shipped_names)}{hint}")
+    stems = [shipped_name.removesuffix(".yaml") for shipped_name in shipped_configs()]
+    close = get_close_matches(name_in_package.removesuffix(".yaml"), stems, n=1)
+    hint = f" (did you mean {close[0]}.yaml?)" if close else ""
+    raise ValueError(
+        f"no config {name}: no such file, and none is shipped under this name{hint}; "
+        "`dmole configs` lists those that are"
+    )
 
 
 def shipped_configs() -> list[str]:
