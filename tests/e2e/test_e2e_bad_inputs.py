@@ -137,7 +137,7 @@ def test_broken_yaml_names_file_and_place(error_of: ErrorOf) -> None:
         (["--model.warmup", "abc"], ["model.warmup", "abc"]),
         (["--trainer.max_epochs", "3"], ["--trainer.max_epochs"]),
         (["--trainer.devices", "0"], ["devices", "0"]),
-        (["--config", "nowhere.yaml"], ["nowhere.yaml", "quickstart.yaml"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "dmole configs"]),
         (["--config"], ["--config"]),
     ],
     ids=lambda value: value[0],
