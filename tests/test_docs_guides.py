@@ -40,6 +40,7 @@ def small_tasks(tasks: list[dict[str, object]]) -> str:
     return yaml.safe_dump({"data": {"data_root": "data/real", "tasks": tasks}})
 
 
+@pytest.mark.slow
 def test_a_method_in_a_custom_file_trains_and_answers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

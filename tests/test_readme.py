@@ -45,6 +45,7 @@ def test_the_two_first_commands_are_targets_of_the_makefile() -> None:
         subprocess.run([*command.split(), "-n"], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_every_command_runs_in_the_order_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

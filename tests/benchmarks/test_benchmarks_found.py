@@ -103,6 +103,7 @@ def run(root: Path, *verbs: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_config_are_all_that_a_benchmark_needs(root: Path) -> None:
     data, report, config = root / "data", root / "report.json", ["--config", "made_up.yaml"]
     check = ["--no_tokens", "--processes", "0", "--json", str(report)]

@@ -149,7 +149,11 @@ def test_every_yaml_of_the_checkout_is_a_mapping() -> None:
         assert read_settings(SHIPPED / name)
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS], ids=str)
+# the contract tests build every method, those of benchmarks read every benchmark
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in [*METHODS, *BENCHMARKS]]
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *SLOW, *STREAMS], ids=str)
 def test_every_config_builds_a_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

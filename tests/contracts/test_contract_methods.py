@@ -62,7 +62,7 @@ ON_BOTH = ("dmole", "moe_cl")
 """Methods that are also run on the second family by default."""
 KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values())
 """One method of those that differ in numbers alone."""
-STATEFUL = (*QUICK, "ewc_lora", "lwf_lora", "replay_importance")
+STATEFUL = ("branchlora", "dmole", "moe_cl", "ewc_lora", "lwf_lora", "replay_importance")
 """One method for each thing that is kept between steps: experts, anchors, a teacher, importance."""
 
 
@@ -162,7 +162,7 @@ def stages_of(method: str) -> int:
 # -- training ------------------------------------------------------------------------------
 
 
-@cases(METHODS, ON_BOTH)
+@cases(KINDS, ON_BOTH)
 def test_two_tasks_are_learned_and_every_expert_is_written(run: Run) -> None:
     matrix, tasks = read_matrix(run.folder / "evaluation_matrix.csv")
     assert tasks == list(TASKS)
@@ -636,8 +636,11 @@ def trained(
     [
         ("lwf_lora", {COEFFICIENT: 0.0}, "seq_ft", {}),
         ("ewc_lora", {COEFFICIENT: 0.0}, "seq_ft", {}),
-        ("ewc_lora_online", {COEFFICIENT: 0.0}, "seq_ft", {}),
-        ("o_lora", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
+        pytest.param("ewc_lora_online", {COEFFICIENT: 0.0}, "seq_ft", {}, marks=pytest.mark.slow),
+        pytest.param(
+            *("o_lora", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
+            marks=pytest.mark.slow,
+        ),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
         ("dmole_paper", {}, "dmole", {}),
@@ -735,9 +738,9 @@ SHARED = {"trainer.stream.init_args.shared_expert": "paint"}
         ("joint", {"trainer.stream.init_args.expert": "paint"}),
         ("seq_ft_merge", {"model.dropout": 0.1}),
         ("o_lora", {}),
-        ("o_lora_normalized", {}),
+        pytest.param("o_lora_normalized", {}, marks=pytest.mark.slow),
         ("lwf_lora", SHARED),
-        ("ewc_lora", SHARED),
+        pytest.param("ewc_lora", SHARED, marks=pytest.mark.slow),
         ("ewc_lora_online", SHARED),
         ("replay", SHARED),
         ("replay_importance", {**SHARED, "model.regularizers.0.init_args.heldout": 0.0}),

@@ -69,6 +69,7 @@ def test_larger_names_the_side_of_the_larger_digit(data: ContinualDataModule) ->
         assert sample.turns[-1].text == expected
 
 
+@pytest.mark.slow
 def test_the_seed_decides_what_is_written(tmp_path: Path, folder: Path) -> None:
     written = {}
     for seed in (0, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 from graph_answers import read_prompt, solve
 
 from dmole.demo.world import synthetic_samples
@@ -15,6 +16,7 @@ from dmole.demo.world.world import COLOR_NAMES, COLORS, LIGHT_COLORS, SHAPES, sh
 LIGHT_NAMES = [COLOR_NAMES[color] for color in LIGHT_COLORS]
 
 
+@pytest.mark.slow
 def test_shapes_that_the_text_leaves_out_can_be_read_from_the_picture() -> None:
     for sample in synthetic_samples("synthetic://graph_node/test?size=40&picture=1"):
         graph, question = read_prompt(sample.prompt)

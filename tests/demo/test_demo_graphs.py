@@ -34,7 +34,9 @@ EVERY_TASK = pytest.mark.parametrize("task", sorted(GRAPH_TASKS))
 
 
 @EVERY_TASK
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [FORMS[0], *(pytest.param(f, marks=pytest.mark.slow) for f in FORMS[1:3]), FORMS[3]]
+)
 def test_networkx_finds_the_same_answer_from_the_text_alone(task: str, form: str) -> None:
     for sample in synthetic_samples(f"synthetic://{task}/test?size=150{form}"):
         right = solve(*read_prompt(sample.prompt))
@@ -114,7 +116,13 @@ def test_other_names_change_the_text_and_not_the_class_of_the_answer(task: str) 
             assert {frozenset(map(frozenset, read_edges(answer))) for answer in answers} == right
 
 
-@EVERY_TASK
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, marks=() if task == "graph_sub" else pytest.mark.slow)
+        for task in sorted(GRAPH_TASKS)
+    ],
+)
 def test_splits_share_no_graph_under_any_order_of_its_text(task: str) -> None:
     seen: Counter[object] = Counter()
     for split, size in zip(SPLITS, (2400, 200, 200), strict=True):

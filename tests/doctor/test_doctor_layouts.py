@@ -45,7 +45,10 @@ def report_of(tasks: list[Task], root: Path, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "name",  # METEOR of UCIT starts a Java process for each task
-    [pytest.param(name, marks=pytest.mark.slow if name == "ucit" else ()) for name in BENCHMARKS],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("ucit", "cmit") else ())
+        for name in BENCHMARKS
+    ],
 )
 def test_a_whole_benchmark_is_examined(
     miniature: Callable[[str], Path], capsys: pytest.CaptureFixture[str], name: str

@@ -141,6 +141,7 @@ def test_micro_batches_learn_like_their_joint_batch(name: str, tmp_path: Path) -
     assert_same_run(parts, whole)
 
 
+@pytest.mark.slow
 def test_a_window_that_a_limit_cuts_short_is_a_mean_over_its_own_tokens(tmp_path: Path) -> None:
     """5 micro-batches of an epoch in windows of 4 and 1; the whole has batches of 4 and 1."""
     tasks = [Task("count", "synthetic://count/train?size=5", "synthetic://count/test?size=1")]

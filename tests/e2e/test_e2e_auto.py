@@ -78,6 +78,7 @@ def cut(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_cut_within_a_segment_resumes_bit_for_bit_without_a_new_search(
     make: Make, whole: Path, cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def fit(tmp_path: Path) -> Fit:
     return run
 
 
+@pytest.mark.slow
 def test_coin_is_learned_in_its_order_and_keeps_retention_out_of_its_figures(
     fit: Fit, rows: Rows
 ) -> None:

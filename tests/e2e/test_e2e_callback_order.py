@@ -45,6 +45,7 @@ def shuffle(callbacks: list[Any]) -> None:
     random.Random(1).shuffle(callbacks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [reverse, pytest.param(shuffle, marks=pytest.mark.slow)])
 def test_callbacks_in_another_order_leave_the_same_run(
     whole: Path, tmp_path: Path, order: Callable[[list[Any]], None]
@@ -56,6 +57,7 @@ def test_callbacks_in_another_order_leave_the_same_run(
     assert run_digests(sequence.fit()) == run_digests(whole)
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_callbacks_in_another_order(whole: Path, tmp_path: Path) -> None:
     cut = build(tmp_path, CutAfter(3))
     callbacks = callbacks_of(cut)

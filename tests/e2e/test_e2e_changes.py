@@ -147,6 +147,7 @@ def test_a_change_that_concerns_no_training_leaves_the_expert_bit_equal(
     assert [record["setting"] for record in records] == [f"model setting {name!r}"]
 
 
+@pytest.mark.slow
 def test_a_setting_that_can_no_longer_change_is_not_said_to_be_acceptable(
     resumed: Callable[..., Path],
 ) -> None:
@@ -182,6 +183,7 @@ def test_another_optimizer_says_what_restarts(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "batches"),
     [
@@ -241,6 +243,7 @@ def test_settings_that_hold_need_not_be_accepted_again(within: Path, tmp_path: P
     assert len(json.loads((again / "metrics.json").read_text())["accepted_changes"]) == 1
 
 
+@pytest.mark.slow
 def test_a_change_between_stages_holds_from_the_next_stage_on(
     plain_run: Path, tmp_path: Path
 ) -> None:

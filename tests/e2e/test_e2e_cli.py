@@ -61,6 +61,7 @@ def test_the_help_of_fit_has_every_setting(capsys: pytest.CaptureFixture[str]) -
 # -- configs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_log_says_which_config_was_taken(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -116,6 +117,7 @@ def test_allocate_writes_nothing_and_prints_what_fit_will_do(
     assert printed == fitted
 
 
+@pytest.mark.slow
 def test_allocate_says_that_training_decides_where_a_later_expert_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fit_words: FitWords
 ) -> None:
@@ -167,6 +169,7 @@ def test_evaluate_computes_the_matrices_again_to_the_last_bit(
     assert answers(evaluated) == answers(quick_run)
 
 
+@pytest.mark.slow
 def test_thresholds_of_zero_leave_the_base_model_alone(quick_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "base"
     words = ["--threshold_scale", "0", "--output", str(output)]
@@ -177,6 +180,7 @@ def test_thresholds_of_zero_leave_the_base_model_alone(quick_run: Path, tmp_path
     assert (matrix == first[0]).all()
 
 
+@pytest.mark.slow
 def test_another_base_model_than_that_of_the_run_is_named_by_its_part(
     quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +315,7 @@ def test_a_predictor_called_twice_answers_each_prompt_by_itself(plain_run: Path)
     assert twice == alone
 
 
+@pytest.mark.slow
 def test_a_run_with_a_trusted_class_is_checked_learned_and_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

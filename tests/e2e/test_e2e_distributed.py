@@ -176,6 +176,7 @@ def test_both_ranks_end_with_the_same_experts(
     assert any(tensor.any() for name, tensor in experts[0].items() if name.endswith("lora_b"))
 
 
+@pytest.mark.slow
 def test_two_ranks_allocate_like_one(two_ranks: TwoRanks, one_rank: Path) -> None:
     ours, theirs = (read_csv(run / "allocation.csv") for run in (two_ranks[0], one_rank))
     scores = [[float(row.pop("score")) for row in table] for table in (ours, theirs)]
@@ -393,6 +394,7 @@ class Cut(ContinualCallback):
         raise KeyError("cut")
 
 
+@pytest.mark.slow
 def test_a_run_cut_before_its_router_was_fitted_is_resumed_on_two_ranks(
     tmp_path: Path, one_rank: Path
 ) -> None:

@@ -131,7 +131,11 @@ class Stops(ContinualCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("change", [lambda run: None, without_digests], ids=["digests", "none"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda run: None, pytest.param(without_digests, marks=pytest.mark.slow)],
+    ids=["digests", "none"],
+)
 def test_a_run_that_has_not_finished_is_evaluated_up_to_its_last_trained_stage(
     tmp_path: Path, plain_run: Path, change: Callable[[Path], object]
 ) -> None:
@@ -143,6 +147,7 @@ def test_a_run_that_has_not_finished_is_evaluated_up_to_its_last_trained_stage(
     assert ours == {key: score for key, score in theirs.items() if key[0] < 2}
 
 
+@pytest.mark.slow
 def test_an_expert_that_later_stages_will_train_is_evaluated_as_it_is(tmp_path: Path) -> None:
     parts = {"allocator": UniformAllocator, "router": SharedRouter}
     recipe = Recipe(stream=SequentialStream("shared"), callbacks=[Stops()], **parts)

@@ -67,6 +67,7 @@ def test_the_matrix_says_what_became_of_the_samples_of_an_expert_taken_out(
     assert metrics["parent"]["run"] == "small/version_0"
 
 
+@pytest.mark.slow
 def test_an_expert_that_comes_back_answers_as_before(
     tmp_path: Path, quick_run: Path, without: Path
 ) -> None:
@@ -95,6 +96,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_foreign_adapter_answers_as_under_peft_and_is_found_by_its_samples(
     tmp_path: Path, quick_run: Path, adapter: Path
 ) -> None:

@@ -251,6 +251,7 @@ def test_a_row_whose_experts_were_trained_further_stays_empty_which_one_line_say
     np.testing.assert_array_equal(matrix[[0, 2, 3]], theirs[[0, 2, 3]])
 
 
+@pytest.mark.slow
 def test_a_row_whose_routing_a_later_setting_changed_stays_empty_which_one_line_says(
     plain_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -283,6 +284,7 @@ def filed(tmp_path: Path) -> Callable[..., Task]:
     return task
 
 
+@pytest.mark.slow
 def test_old_files_that_are_gone_do_not_matter_but_for_the_cells_they_would_fill(
     filed: Callable[..., Task], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -361,6 +363,7 @@ def test_new_tasks_follow_the_old_ones_and_precede_those_that_are_only_scored() 
 # -- the short form --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_task_is_added_to_a_run_by_one_command(
     quick_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

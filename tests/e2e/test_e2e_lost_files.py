@@ -86,6 +86,7 @@ class Loses(ContinualCallback):
         self._lose(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [
@@ -121,6 +122,7 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared().build(tmp_path_factory.mktemp("shared")).fit()
 
 
+@pytest.mark.slow
 def test_predictions_of_an_expert_that_has_changed_since_are_named(
     shared_run: Path, tmp_path: Path
 ) -> None:

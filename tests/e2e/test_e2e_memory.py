@@ -73,6 +73,7 @@ class Sizes(ContinualCallback):
         self.sizes.append(len(module.embedder.cache))
 
 
+@pytest.mark.slow
 def test_training_embeddings_of_a_regularizer_are_dropped_after_their_stage(
     tmp_path: Path,
 ) -> None:

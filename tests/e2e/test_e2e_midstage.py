@@ -103,8 +103,8 @@ def cut_after(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     return copy
 
 
-# the end of a stage, within the second stage; also within and at the end of an epoch if slow
-@pytest.mark.parametrize("step", [4, 6, *(pytest.param(s, marks=SLOW) for s in (1, 2, 3, 8))])
+# the end of a stage; also within a stage, and within and at the end of an epoch, if slow
+@pytest.mark.parametrize("step", [4, *(pytest.param(s, marks=SLOW) for s in (1, 2, 3, 6, 8))])
 def test_a_stage_cut_at_any_step_resumes_within_the_epoch(
     make: Make,
     cut_after: Callable[[int, Path], Path],
@@ -133,6 +133,7 @@ def test_loader_processes_change_nothing_on_the_way(
     assert run_digests(make(workers=2).build(tmp_path).fit("last")) == run_digests(whole[0])
 
 
+@pytest.mark.slow
 def test_a_signal_in_training_saves_the_step_and_the_run_resumes_after_it(
     make: Make, whole: tuple[Path, dict[int, float]], tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_checkpoint_within_a_stage_holds_one_expert_and_its_optimizer(
     assert file.stat().st_size < 3 * 4 * numbers + 200_000
 
 
+@pytest.mark.slow
 def test_a_stage_of_another_run_is_not_resumed(
     make: Make,
     cut_after: Callable[[int, Path], Path],

@@ -58,6 +58,7 @@ def test_the_run_ends_before_the_step_and_resumes_to_the_bit(
     assert run_digests(RECIPE.build(tmp_path).fit(Path("auto"))) == run_digests(plain_run)
 
 
+@pytest.mark.slow
 def test_a_skipped_step_is_listed_in_the_metrics(tmp_path: Path) -> None:
     model = {"skip_nonfinite_steps": 1}
     run = replace(RECIPE, callbacks=[NaNOnce(LAST - 1)], model=model).build(tmp_path).fit()

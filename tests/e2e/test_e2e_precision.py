@@ -50,6 +50,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     return fit(tmp_path_factory.mktemp("mixed"), precision="bf16-mixed")
 
 
+@pytest.mark.slow
 def test_the_router_is_the_same_to_the_bit_at_any_precision(full: Seen, mixed: Seen) -> None:
     for name in ("router/router.json", "routing.csv"):
         assert (full[0] / name).read_text() == (mixed[0] / name).read_text()

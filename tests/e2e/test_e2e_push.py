@@ -52,6 +52,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**kept, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
 
 
+@pytest.mark.slow
 def test_a_run_answers_without_lightning_and_as_before_when_it_is_loaded_from_the_hub(
     quick_run: Path, hub: Hub, tmp_path: Path
 ) -> None:

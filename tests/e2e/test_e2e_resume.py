@@ -63,6 +63,7 @@ def test_a_run_cut_in_any_phase_ends_as_if_it_had_not_been(
         assert ours[part] == theirs[part], part
 
 
+@pytest.mark.slow
 def test_an_expert_that_continues_to_train_is_resumed_from_its_last_whole_stage(
     tmp_path: Path,
 ) -> None:

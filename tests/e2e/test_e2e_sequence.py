@@ -266,6 +266,7 @@ def test_incremental_evaluation_gives_what_full_evaluation_gives(
     assert [counter.counts[stage, "routed"] for stage in STAGES] == [8, 8, 8]
 
 
+@pytest.mark.slow
 def test_incremental_evaluation_answers_only_under_new_gate_sets(
     plain_run: Path, tmp_path: Path
 ) -> None:
@@ -315,6 +316,7 @@ def test_a_joint_run_has_two_rows_and_one_expert(tmp_path: Path) -> None:
     assert metrics["Last"] == pytest.approx(matrix[1].mean())
 
 
+@pytest.mark.slow
 def test_sequential_fine_tuning_answers_everything_again_after_each_stage(tmp_path: Path) -> None:
     counter = CountAnswers()
     stream = SequentialStream(shared_expert="shared")
@@ -382,6 +384,7 @@ def test_the_same_seed_gives_the_same_run_whatever_was_drawn_before(
     assert run_digests(Recipe().build(tmp_path).fit()) == run_digests(plain_run)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_experts(plain_run: Path, tmp_path: Path) -> None:
     first, other = run_digests(plain_run), run_digests(Recipe(seed=1).build(tmp_path).fit())
     experts = [name for name in first if name.startswith("experts/") and "model" in name]
@@ -421,6 +424,7 @@ def test_an_allocation_does_not_depend_on_the_order_of_the_tasks(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_expert_does_not_depend_on_the_tasks_that_follow(
     plain_run: Path, tmp_path: Path
 ) -> None:
@@ -455,6 +459,7 @@ class LateScalar(ContinualCallback):
         logger.experiment.add_scalar("late", 1.0, state.stage.index)
 
 
+@pytest.mark.slow
 def test_no_writer_of_tensorboard_stays_open_after_a_run(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     run = Recipe(callbacks=[LateScalar()]).build(tmp_path).fit()

@@ -28,6 +28,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "own.yaml"
 
 
+@pytest.mark.slow
 def test_tasks_of_every_kind_are_learned_in_one_stage(
     config: str, fit_words: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def replayed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return make(served, **REPLAY).build(tmp_path_factory.mktemp("whole")).fit(), served.samples
 
 
+@pytest.mark.slow
 def test_a_stage_trains_on_its_task_and_what_the_run_folder_says(replayed: Finished) -> None:
     run, samples = replayed
     written = Counter((int(r["stage"]), r["task"], r["id"]) for r in read_csv(run / "replay.csv"))
@@ -89,6 +90,7 @@ def test_a_stage_trains_on_its_task_and_what_the_run_folder_says(replayed: Finis
 
 
 # steps a stage: 4, then 5 in each of 2 epochs, then 5; in the last two a part is replayed
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [12, *(pytest.param(s, marks=SLOW) for s in (3, 6, 17))])
 def test_a_replay_that_was_cut_resumes_with_the_same_samples(
     make: Make, replayed: Finished, tmp_path: Path, step: int
@@ -152,6 +154,7 @@ def blurred(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return whole.build(tmp_path_factory.mktemp("blurred")).fit(), served.samples
 
 
+@pytest.mark.slow
 def test_a_blurred_stage_trains_on_samples_of_other_tasks(blurred: Finished) -> None:
     run, samples = blurred
     foreign = [

@@ -30,6 +30,7 @@ def trained(run: Path) -> list[tuple[str, str, str, int]]:
     return [(r["stage"], r["true_task"], r["gate_set"], int(r["count"])) for r in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("router", "gate_set", "rate", "said"),
     [

@@ -128,6 +128,7 @@ def _last(run: Path, task: str) -> list[dict[str, str]]:
     return [r for r in rows if (r["true_task"], r["stage"], r["phase"]) == (task, "3", "test")]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_by_an_update_as_if_it_had_been_planned(
     run: Path, tmp_path: Path, fit_words: FitWords
 ) -> None:
@@ -289,6 +290,7 @@ def updated_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Recipe(tasks, trainer={"fill_rows": True}, **parts).build(folder).fit(first)
 
 
+@pytest.mark.slow
 def test_an_updated_run_is_extended_by_a_second_update(updated_twice: Path) -> None:
     first = updated_twice.with_name("version_0")
     (before, _), (now, names) = (
@@ -324,6 +326,7 @@ def test_a_method_without_experts_of_tasks_refuses_an_update(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_whose_update_was_not_trained_is_not_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

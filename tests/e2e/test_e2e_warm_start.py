@@ -108,6 +108,7 @@ def test_an_expert_that_starts_fresh_is_recorded_nowhere(plain_run: Path) -> Non
     assert "experts" not in metrics(plain_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cut",
     [
@@ -132,6 +133,7 @@ def test_a_run_cut_in_its_second_stage_ends_as_if_it_had_not_been(
     assert run_digests(run) == run_digests(whole)
 
 
+@pytest.mark.slow
 def test_full_evaluation_and_a_later_one_give_the_same_answers(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_failing_family_is_named_and_the_others_run(setting: Setting) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_section_without_its_needs_is_a_row_of_both_files(tmp_path: Path) -> None:
     output = tmp_path / "gpu.md"
     main(["--output", str(output), "--only", "four_bit", "--accelerator", "cpu"])

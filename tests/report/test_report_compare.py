@@ -260,6 +260,7 @@ def test_a_method_that_is_given_the_task_is_marked_and_never_best(
     assert notes == ["", "", "task identity given at test", "trained on all tasks at once"]
 
 
+@pytest.mark.slow
 def test_a_mark_means_the_same_in_every_table(
     make_run: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:

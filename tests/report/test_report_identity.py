@@ -125,7 +125,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_incomparable_runs_are_refused_unless_allowed(
+def test_incomparable_runs_are_refused(
     case: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, left, right, message = CASES[case]
@@ -133,13 +133,30 @@ def test_incomparable_runs_are_refused_unless_allowed(
         make_run(tmp_path / "a", "a", MATRIX, **left),
         make_run(tmp_path / "b", "b", MATRIX, **right),
     ]
-    words = ["compare", *map(str, folders), "--output", str(tmp_path / "out")]
-    assert main(words) == 1
+    assert main(["compare", *map(str, folders), "--output", str(tmp_path / "out")]) == 1
     said = f"{folders[0]} and {folders[1]} {message}"
     assert capsys.readouterr().err == (
         f"dmole: {' '.join(said.split())}; --allow {name} compares them anyway\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case in ("definitions", "base model") else pytest.mark.slow)
+        for case in CASES
+    ],
+)
+def test_a_difference_that_is_allowed_is_printed(
+    case: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, left, right, _ = CASES[case]
+    folders = [
+        make_run(tmp_path / "a", "a", MATRIX, **left),
+        make_run(tmp_path / "b", "b", MATRIX, **right),
+    ]
+    words = ["compare", *map(str, folders), "--output", str(tmp_path / "out")]
     assert main([*words, "--allow", f"unfinished,{name}"]) == 0
     printed = capsys.readouterr().out
     assert "Allowed difference: " in printed

@@ -37,14 +37,15 @@ def ask(client: openai.OpenAI, question: Question, model: str = "auto", **more: 
     return client.chat.completions.create(model=model, messages=question.messages, **options)
 
 
-def test_64_concurrent_requests_of_mixed_tasks_get_their_offline_answers(
-    server: Served, questions: list[Question], offline: list[Answer]
+@pytest.mark.parametrize("count", [16, pytest.param(64, marks=pytest.mark.slow)])
+def test_concurrent_requests_of_mixed_tasks_get_their_offline_answers(
+    server: Served, questions: list[Question], offline: list[Answer], count: int
 ) -> None:
     assert len({answer.experts for answer in offline}) > 1  # else one gate set would do
     before = metric(server, "dmole_batch_size_count")
-    rows = [row % len(questions) for row in range(64)]
-    start = threading.Barrier(64)
-    with server.client() as client, ThreadPoolExecutor(64) as pool:
+    rows = [row % len(questions) for row in range(count)]
+    start = threading.Barrier(count)
+    with server.client() as client, ThreadPoolExecutor(count) as pool:
 
         def send(row: int) -> Any:
             start.wait()
@@ -60,7 +61,9 @@ def test_64_concurrent_requests_of_mixed_tasks_get_their_offline_answers(
         assert completion.usage.completion_tokens == expected.new_tokens
         assert completion.dmole["losses"] == pytest.approx(expected.losses, rel=1e-3)
         assert completion.dmole["thresholds"] == pytest.approx(expected.thresholds)
-    assert metric(server, "dmole_batch_size_count") - before < 40  # they did share batches
+    assert (
+        metric(server, "dmole_batch_size_count") - before < count * 5 / 8
+    )  # they did share batches
 
 
 def test_a_streamed_answer_is_the_whole_one_in_pieces(

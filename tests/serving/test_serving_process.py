@@ -44,6 +44,7 @@ def process(run: Path, *flags: str, **environment: str) -> Iterator[tuple[Any, s
         started.communicate()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_server_after_all_that_waits_has_been_answered(
     run: Path, questions: list[Question], offline: list[Answer]
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_digest_of_other_tensors_is_refused_and_none_is_accepted(tmp_path: Pat
     assert torch.equal(read_tensor_file(path)["a"], load_file(path)["a"])
 
 
+@pytest.mark.slow
 def test_equal_tensors_are_equal_bytes_in_every_process(tmp_path: Path) -> None:
     script = (
         "import sys, torch; from pathlib import Path; "
