@@ -222,6 +222,7 @@ COMMON = [method for method in METHODS if "CommonExpertRouter" in " ".join(_clas
 """Methods with an expert that every stage trains in addition to that of its task."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow) for m in COMMON]
 )
@@ -458,7 +459,9 @@ def test_as_many_parameters_train_as_the_closed_form_says(run: Run) -> None:
 BUDGET: int = read_settings(CONFIGS.parent / "experiments" / "results.yaml")["budget"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in KINDS else pytest.mark.slow) for m in METHODS]
+)
 def test_no_method_trains_more_than_the_budget_in_a_stage_of_the_embedded_model(
     builder: Builder, method: str, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from dmole.metrics import read_matrix
 from dmole.models import Patterns, PretrainedBackbone, discover
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-QUICK = ("llava", "internvl", "qwen2_5_vl")
+QUICK = ("llava",)
 TASKS = [
     {
         "name": name,

@@ -149,6 +149,7 @@ def test_a_signal_in_training_saves_the_step_and_the_run_resumes_after_it(
     assert steps.losses == {k: v for k, v in losses.items() if k > 3}
 
 
+@pytest.mark.slow
 def test_gradients_that_are_being_accumulated_are_never_saved(make: Make, tmp_path: Path) -> None:
     task = replace(TASKS[0], train="synthetic://paint/train?size=7")
     one = replace(make(trainer={"accumulate_grad_batches": 3}), tasks=[task])

@@ -164,6 +164,7 @@ def test_a_loaded_run_routes_like_the_run_and_lists_both_versions(run: Path) -> 
     assert rows[2].routed == pytest.approx(100 * sum(own) / rows[2].samples)
 
 
+@pytest.mark.slow
 def test_taking_the_new_version_out_brings_the_old_one_back(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

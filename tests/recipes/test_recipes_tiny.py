@@ -156,6 +156,7 @@ def quick_start(monkeypatch: pytest.MonkeyPatch, processor: ProcessorMixin) -> N
     monkeypatch.setattr(architecture, "WHITENING_SCENES", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_start")
 def test_pretraining_resumes_to_the_same_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -145,6 +145,7 @@ time.sleep(300)  # as in a connection that is never made
 """
 
 
+@pytest.mark.slow
 def test_a_child_that_ends_before_all_ranks_are_connected_ends_the_others() -> None:
     words = [sys.executable, "-W", "ignore", "-c", CHILD_LOST]
     done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)

@@ -24,6 +24,7 @@ def add(server: Served, run: object, name: str = "read") -> tuple[int, Any]:
     return send(server, {"run": str(run), "name": name}, path="/v1/experts")
 
 
+@pytest.mark.slow
 def test_an_expert_joins_under_load_and_no_request_is_lost(
     server: Served,
     growing: RoutedModel,

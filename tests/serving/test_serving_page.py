@@ -107,6 +107,7 @@ def test_a_refusal_is_shown_and_the_next_message_is_answered(page: Any) -> None:
     assert ask(page, "how many ?").locator(".experts").count() == 1
 
 
+@pytest.mark.slow
 def test_every_control_has_a_name_and_is_reached_with_the_keyboard(page: Any) -> None:
     give_key(page)
     reached = set()
