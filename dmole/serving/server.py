@@ -57,8 +57,8 @@ class Server(uvicorn.Server):
             os.write(2, b"dmole: ended at the second signal\n")
             os._exit(128 + sig)  # the model's thread may be in a long forward pass
         else:
+            self.should_exit = True  # before the message, which another signal may answer
             os.write(2, b"dmole: no new requests, running ones are answered\n")
-            self.should_exit = True
 
 
 def make_server(service: Service) -> Server:
