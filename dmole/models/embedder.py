@@ -11,7 +11,7 @@ from dmole.experts.library import eval_mode
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 
 if TYPE_CHECKING:
-    from dmole.data.collate import Batch
+    from dmole.data.batch import Batch
     from dmole.models.backbone import Backbone
 
 
