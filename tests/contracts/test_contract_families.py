@@ -17,6 +17,7 @@ from dmole.allocation import SensitivityAllocator, score_gradients
 from dmole.data.batch import Batch
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
+from dmole.models.embedder import sample_keys
 from dmole.module import ContinualModule
 from dmole.run.context import EvaluationPass, StageContext
 
@@ -201,6 +202,10 @@ def test_an_embedding_does_not_depend_on_batch_mates(
         assert_close(together[row], alone[0], **CLOSE)
         vision = together[row, : taught.backbone.vision_width]
         assert bool(vision.any()) == bool(sample.images)
+    for known in range(len(samples)):  # the others are selected from the batch
+        part = Embedder(taught.backbone)
+        part.cache.add(sample_keys(batch_of(taught, samples))[known : known + 1], together[[known]])
+        assert_close(part(batch_of(taught, samples)), together, **CLOSE)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
