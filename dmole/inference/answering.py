@@ -210,7 +210,8 @@ class AnsweringModel:
         if not self.experts:
             return None
         weights = route_by_name(order, self.experts).gates
-        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, self.beams)
+        host = batch.host
+        rows = self.backbone.vision_rows(host.inputs, host.image_counts, self.beams)
         return Gates(self.experts, weights, rows, batch.inputs.get("attention_mask"))
 
     def _generate(
