@@ -254,7 +254,11 @@ class ContinualModule(StepModule):
     def base_loss(self, batch: Batch) -> Tensor:
         """Return the loss of the base model without experts, for scoring its units."""
         with self.library.context.use(None):
-            return self.backbone.loss(batch.inputs, labels_of(batch))
+            return self._loss(batch)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        labels_of(batch)
+        return self.backbone.answer_output(batch.inputs, batch.targets).loss()
 
     def loss_with(self, batch: Batch, *experts: str) -> Tensor:
         """Return the loss of a batch with the same experts, if any, for all samples."""
@@ -263,7 +267,7 @@ class ContinualModule(StepModule):
         weights = torch.zeros(len(batch.task_names), len(self.experts))  # (B, E)
         weights[:, [self.experts.index(name) for name in experts]] = 1.0
         with self.library.context.use(self.make_gates(weights, batch)):
-            return self.backbone.loss(batch.inputs, labels_of(batch))
+            return self._loss(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the share of a micro-batch in the loss of its optimizer step.
@@ -298,7 +302,7 @@ class ContinualModule(StepModule):
 
     def compute_step(self, batch: Batch) -> tuple[Tensor, Step]:
         """Return the loss of a batch under its routed experts, and the step it comes from."""
-        labels = labels_of(batch)
+        labels, targets = labels_of(batch), batch.targets
         recording = self.regularizers.records
         gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
 
@@ -306,11 +310,11 @@ class ContinualModule(StepModule):
             # without recording, unlike `gates`
             repeated = self.make_gates(gates.weights, batch) if gates is not None else None
             with self.library.context.use(repeated):
-                logits: Tensor = self.backbone.outputs(batch.inputs).logits
-            return logits
+                return self.backbone.answer_output(batch.inputs, targets).logits
 
         with self.library.context.use(gates):
-            output = self.backbone.outputs(batch.inputs, labels)
+            output = self.backbone.answer_output(batch.inputs, targets)
+            loss = output.loss()
         step = Step(
             library=self.library,
             experts=self.training_experts,
@@ -318,13 +322,14 @@ class ContinualModule(StepModule):
             batch=batch,
             labels=labels,
             gates=gates,
-            logits=output.logits,
+            targets=targets,
+            output=output,
             forward=forward,
             embed=functools.partial(self.embed, batch, remember=self.stage.epochs > 1),
             number=self.global_step,
             continued=versions_of(str(self.stage.expert), self.router.updates)[1:],
         )
-        return output.loss, step
+        return loss, step
 
     def count_gate_sets(self, step: Step) -> None:
         """Count the samples of a step by gate set, without those that only fill the batch."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator, score_gradients
 from dmole.data import Turn
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.data.sample import Sample
 from dmole.data.window import counts_of, windows
 from dmole.experts import Gates
@@ -119,8 +119,8 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(
     module = detached(make_module(), step=17)
     add(module, "colors")
     batch = make_batch(module.backbone, images)
-    output = SimpleNamespace(loss=torch.tensor(value), logits=torch.zeros(1, 1, 1))
-    monkeypatch.setattr(module.backbone, "outputs", lambda *_: output)
+    output = SimpleNamespace(loss=lambda: torch.tensor(value))
+    monkeypatch.setattr(module.backbone, "answer_output", lambda *_: output)
     pattern = f"loss is {value} at step 17 of expert 'colors'; samples: colors/train/s0, .*s1, .*s2"
     with pytest.raises(ValueError, match=pattern):
         module.training_step(batch, 0)

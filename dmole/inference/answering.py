@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dmole.data.collate import Batch, Collator
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator
 from dmole.experts import ExpertLibrary, Gates
 from dmole.inference.decoding import AnswerProgress, OnText, as_criteria
 from dmole.inference.precision import autocast

@@ -14,7 +14,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dmole.allocation import SensitivityAllocator, score_gradients
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
 from dmole.models.embedder import sample_keys
