@@ -3,64 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from dmole.data.batch import Batch
 from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.questions import Questions
 from dmole.data.rendering import ChatRenderer, Rendered
 from dmole.data.sample import Sample
 from dmole.data.sample_errors import Origin, SampleError, sample_error, task_origin
 from dmole.data.templates import PromptSettings
-from dmole.data.window import Window
 from dmole.messages import one_line
 
 TaskSample = tuple[Sample, str]
 """A sample and the name of its task."""
-
-
-@dataclass
-class Batch:
-    """Tensors and names of ``B`` samples.
-
-    Args:
-        inputs: Arguments of the model: ``input_ids`` and ``attention_mask`` of shape ``(B, T)``,
-            ``pixel_values`` and its companions in the layout of the model family (absent if
-            the batch has no image).
-        labels: Token ids of the answers, -100 elsewhere, ``(B, T)``; ``None`` for generation.
-        question: Tokens of the first user turn without images and template, right padded:
-            ``input_ids`` and ``attention_mask`` of shape ``(B, Q)``.
-        image_counts: Number of images of each sample, ``(B,)``, long.
-        sample_ids: Id of each sample.
-        task_names: Task of each sample.
-        window: Place of a training batch among those of an optimizer step; None if it is the only
-            one.
-    """
-
-    inputs: dict[str, Tensor]
-    labels: Tensor | None
-    question: dict[str, Tensor]
-    image_counts: Tensor
-    sample_ids: list[str]
-    task_names: list[str]
-    window: Window | None = None
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.sample_ids)
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory; called by a loader with ``pin_memory``."""
-        return replace(
-            self,
-            inputs={key: value.pin_memory() for key, value in self.inputs.items()},
-            labels=None if self.labels is None else self.labels.pin_memory(),
-            question={key: value.pin_memory() for key, value in self.question.items()},
-            image_counts=self.image_counts.pin_memory(),
-        )
 
 
 class Collator:

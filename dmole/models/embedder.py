@@ -15,7 +15,7 @@ from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dmole.data.collate import Batch
+    from dmole.data.batch import Batch
     from dmole.models.backbone import Backbone
 
 
