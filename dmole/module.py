@@ -25,6 +25,7 @@ from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.models.generation import check_generation
+from dmole.models.shared_vision import SharedVision
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
@@ -142,6 +143,7 @@ class ContinualModule(StepModule):
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
         self.embedder = Embedder(backbone)
+        self.vision = SharedVision(backbone, self.library)
         self.make_optimizer = optimizer
         if activation_checkpointing:
             backbone.checkpoint_activations(self.library.context.for_checkpointing)
@@ -230,7 +232,7 @@ class ContinualModule(StepModule):
             batch: The samples.
             remember: Whether to cache the embeddings.
         """
-        with self.library.context.use(None):
+        with self.library.context.use(None), self.vision.recorded():
             return self.embedder(batch, remember=remember)
 
     def make_gates(
@@ -280,15 +282,16 @@ class ContinualModule(StepModule):
         """
         window, keys = self.window_of(batch), sample_keys(batch)
         self.guard.enter(keys, window.first)
-        loss, step = torch.zeros((), device=labels_of(batch).device), None
-        if window.own.tokens:  # a rank whose only sample is a repetition has none
-            loss, step = self.compute_step(batch)
-            self.count_gate_sets(step)
-        share = self.share_of(loss, window, keys)
-        loss = share.weigh(loss, "tokens")
-        loss = loss + self.regularizers.total(
-            step, share, loss.device, self.log_term, self._watch_term
-        )
+        with self.vision.shared(keep=bool(self.regularizers)):  # their terms may run the model
+            loss, step = torch.zeros((), device=labels_of(batch).device), None
+            if window.own.tokens:  # a rank whose only sample is a repetition has none
+                loss, step = self.compute_step(batch)
+                self.count_gate_sets(step)
+            share = self.share_of(loss, window, keys)
+            loss = share.weigh(loss, "tokens")
+            loss = loss + self.regularizers.total(
+                step, share, loss.device, self.log_term, self._watch_term
+            )
         return loss + self._anchor()
 
     def _watch_term(self, name: str, value: Tensor) -> None:
@@ -364,13 +367,14 @@ class ContinualModule(StepModule):
     def answer(self, batch: Batch) -> Answers:
         """Answer a batch with the experts planned for each sample, or else the router's choice."""
         keys = sample_keys(batch)
-        order = self.evaluation.order(keys)
-        if order is None:
-            order = self.route(batch).order
-        gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
-        with self.library.context.use(gates):
-            length = self.evaluation.answer_length(batch.task_names)
-            texts = self.backbone.generate(batch.inputs, length, self.beams)
+        with self.vision.shared():
+            order = self.evaluation.order(keys)
+            if order is None:
+                order = self.route(batch).order
+            gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
+            with self.library.context.use(gates):
+                length = self.evaluation.answer_length(batch.task_names)
+                texts = self.backbone.generate(batch.inputs, length, self.beams)
         return Answers(keys, texts, order)
 
     # -- optimization ----------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch.utils.backend_registration import (
 
 import dmole
 
-ROOT, TORCH = (Path(package.__file__).parent for package in (dmole, torch))
+ROOT, TORCH = (f"{Path(package.__file__).parent}/" for package in (dmole, torch))
 WAITS = {
     "_local_scalar_dense",
     "equal",
@@ -75,7 +75,7 @@ class FakeTensor(torch.Tensor):
     inner: torch.Tensor
 
     @staticmethod
-    def __new__(cls, inner: torch.Tensor) -> FakeTensor:
+    def __new__(cls: type[FakeTensor], inner: torch.Tensor) -> FakeTensor:
         out = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
@@ -113,13 +113,12 @@ class OnDevice(TorchDispatchMode):
 def _wait(kind: str) -> None:
     """Count a wait if the innermost line outside of torch is one of the package."""
     frame = sys._getframe(1)
-    while Path(frame.f_code.co_filename).is_relative_to(TORCH) or frame.f_globals is globals():
+    while frame.f_code.co_filename.startswith(TORCH) or frame.f_globals is globals():
         if frame.f_back is None:
             return
         frame = frame.f_back
-    path = Path(frame.f_code.co_filename)
-    if path.is_relative_to(ROOT):
-        WAITED[f"{kind} at {path.relative_to(ROOT)}:{frame.f_lineno}"] += 1
+    if (file := frame.f_code.co_filename).startswith(ROOT):
+        WAITED[f"{kind} at {file.removeprefix(ROOT)}:{frame.f_lineno}"] += 1
 
 
 def _is_device(device: Any) -> bool:

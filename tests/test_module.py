@@ -372,6 +372,22 @@ def test_recomputed_activations_give_the_same_gradients(
         assert torch.equal(gradient, found[1][key])
 
 
+def test_a_block_below_the_experts_is_not_computed_again(images: list[Sample]) -> None:
+    module = detached(make_module(activation_checkpointing=True))
+    units = [unit for unit in module.units() if unit.name == "language.1"]
+    module.add_expert(module.allocator.allocate("a", units, None, True))
+    module.begin_stage(StageContext(1, ("a",)))
+    calls = {"language.0": 0, "language.1": 0}
+    for block in module.backbone.blocks:
+        if block.name in calls:
+            linear = module.backbone.model.get_submodule(block.linears[0])
+            linear.register_forward_hook(
+                lambda *_, name=block.name: calls.__setitem__(name, calls[name] + 1)
+            )
+    gradients(module.train(), make_batch(module.backbone, images))
+    assert calls == {"language.0": 1, "language.1": 2}
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_experts_on_a_half_precision_base_stay_in_float32_and_their_answers_to_the_bit(
     autocast: bool, images: list[Sample]

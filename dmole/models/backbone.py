@@ -146,6 +146,9 @@ class Backbone(nn.Module):
         self.model.activation_checkpointing_enable(  # type: ignore[operator]
             activation_checkpointing_kwargs=options
         )
+        # it makes the inputs of all parts require gradients, which only reentrant checkpoints need:
+        # a frozen vision encoder would keep its activations and run again in the backward pass
+        self.model.disable_input_require_grads()  # type: ignore[operator]
 
     def loss(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Return the mean cross-entropy over the answer tokens of the batch.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,28 +21,22 @@ HOST = Setting("cpu", Path())
 
 
 def counts(module: ContinualModule, fake: ModuleType) -> dict[str, dict[str, int]]:
-    """Return the waits by line of the package: of a step, and of eight decoded tokens."""
-    batch, prompts = (tiny_batch(HOST, module, 4, train=train) for train in (True, False))
-    found = {}
+    """Return the waits by line of the package: of a step, and of two decoded tokens."""
+
+    def waits(work: Callable[[], object]) -> Counter[str]:
+        fake.WAITED.clear()
+        work()
+        return Counter(fake.WAITED)
+
+    batch, prompts = (tiny_batch(HOST, module, 2, train=train) for train in (True, False))
     with fake.OnDevice():
         module.to(fake.DEVICE)
         batch, prompts = batch.to(fake.DEVICE), prompts.to(fake.DEVICE)
         step = training_step(module, batch)
-        for name in ("first step", "step"):
-            fake.WAITED.clear()
-            step()
-            found[name] = dict(fake.WAITED)
+        found = {"step": waits(step)}
         module.eval()
-        few, more = (waits_of_answer(module, prompts, tokens, fake) for tokens in (2, 10))
-        found["prefill"] = dict(few)
-        found["decode"] = dict(more - few)
-    return found
-
-
-def waits_of_answer(module, batch, tokens, fake):
-    fake.WAITED.clear()
-    answering(module, batch, tokens)()
-    return fake.WAITED.copy()
+        few, more = (waits(answering(module, prompts, tokens)) for tokens in (1, 3))
+    return {**found, "prefill": few, "decode": more - few}
 
 
 if __name__ == "__main__":
