@@ -36,6 +36,7 @@ def extended_results(
     metrics = None if saved.get("metrics") is None else json.loads(saved["metrics"])
     return {
         **saved,
+        "losses": {},
         "matrix": extended_matrix(saved["matrix"], before, tasks, stages),
         "oracle": extended_matrix(saved["oracle"], before, tasks, stages),
         "answers": _kept_answers(saved["answers"], state, module, parent),

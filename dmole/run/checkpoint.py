@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dmole._version import __version__
+from dmole.run.board import BoardPosition
 from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
 from dmole.run.extending import Parent
@@ -79,6 +80,7 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "parameters": state.clock.costs.to_dict(),
         "files": state.files.state_dict(),
         "stream": state.stream.state_dict(),
+        "events": _logged(state),
     }
     save_checkpoint(content, state.run_dir / LAST)
     if (state.stage.index, "train") in state.done:
@@ -104,6 +106,7 @@ def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, An
         "parameters": state.clock.costs.to_dict(),
         "settings": settings_of(state, module),
         "changes": state.changes,
+        "events": _logged(state),
     }
 
 
@@ -150,9 +153,11 @@ def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) ->
     if "files" in content:  # since format 4
         state.files.load_state_dict(content["files"])
     if stage is None:
+        _resume_board(state, content)
         return None
     with refusing(stage_file(file), "checkpoint"):
         _load_stage(state, module, stage)
+        _resume_board(state, stage)
     return stage_file(file)
 
 
@@ -209,6 +214,18 @@ def _phases(state: SequenceState, pairs: Any) -> set[tuple[int, str]]:
     if unknown := done - known - {(BEFORE_TRAINING.index, PHASES[-1])}:
         raise ValueError(f"the run has no phase {min(unknown, key=str)!r:.80}")
     return done
+
+
+def _logged(state: SequenceState) -> dict[str, Any] | None:
+    """Return how far the run has logged to TensorBoard."""
+    position = state.board.position()
+    return None if position is None else position.to_dict()
+
+
+def _resume_board(state: SequenceState, content: dict[str, Any]) -> None:
+    """Continue the file of TensorBoard events; checkpoints of earlier versions name none."""
+    if content.get("events") is not None:
+        state.board.resume(BoardPosition.from_dict(content["events"]))
 
 
 def stage_file(last: Path) -> Path:

@@ -96,7 +96,7 @@ class Restorer:
             if names:  # others belong to the tasks that a run adds to those of its parent
                 log.info("%s: written again: %s", state.run_dir, _listed(names))
             state.put(*known)
-            state.check_board()
+            state.board.check()
             unknown = [file.name for file in broken if file.write is None]
         return broadcast(unknown)
 

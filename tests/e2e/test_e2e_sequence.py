@@ -28,6 +28,7 @@ from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter, AutoencoderRouter, OracleRouter, SharedRouter
 from dmole.run.state import SequenceState
+from dmole.storage.predictions import read_stage
 from dmole.streams.stream import JointStream, SequentialStream, ZeroShotStream
 from dmole.trainer import ContinualTrainer
 
@@ -54,8 +55,7 @@ class CountAnswers(Callback):
 
 
 def predictions(run: Path, stage: int, task: str) -> list[dict[str, Any]]:
-    lines = (run / "predictions" / f"stage_{stage}" / f"{task}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in lines.splitlines()]
+    return read_stage(run, stage)[task]
 
 
 def chosen_layers(allocation: list[dict[str, str]], task: str) -> set[str]:
