@@ -1,7 +1,8 @@
 """The checkpoints of a run: all trained state, without the frozen base model.
 
-There are two files. ``last.ckpt`` is the state after the last finished phase. ``stage.ckpt`` is
-the state within the training of a stage: its experts, their optimizer, the position in the data.
+There are two files. ``last.ckpt`` is the state after the last finished phase; experts that no
+longer train are in files of their own, see `dmole.run.frozen`. ``stage.ckpt`` is the state within
+the training of a stage: its experts, their optimizer, the position in the data.
 
 An interrupted phase starts again, except training, which resumes at its last saved step. Every
 random draw depends only on seed, stage and rank, or its generator is restored. A resumed run
@@ -82,9 +83,13 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "stream": state.stream.state_dict(),
         "events": _logged(state),
     }
-    save_checkpoint(content, state.run_dir / LAST)
+    file = state.run_dir / LAST
+    frozen = [name for name in module.library.names if name not in state.stage.experts]
+    content = state.frozen.split(content, frozen, file)
+    save_checkpoint(content, file)
+    state.frozen.keep_only(content, file)
     if (state.stage.index, "train") in state.done:
-        stage_file(state.run_dir / LAST).unlink(missing_ok=True)
+        stage_file(file).unlink(missing_ok=True)
 
 
 def save_stage(state: SequenceState) -> None:

@@ -112,8 +112,11 @@ def resume_position(state: SequenceState) -> bool:
 
 
 def lacks_checkpoint(state: SequenceState) -> bool:
-    """Return whether ``last.ckpt`` was deleted. All ranks must call it."""
-    return broadcast(not (state.run_dir / LAST).is_file())
+    """Return whether ``last.ckpt`` or the file of a frozen expert is lost. All ranks must call it.
+
+    A changed file of an expert counts as lost.
+    """
+    return broadcast(not (state.run_dir / LAST).is_file() or state.frozen.lacks_files())
 
 
 def is_repeatable(state: SequenceState, stage: Stage) -> bool:

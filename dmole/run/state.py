@@ -13,6 +13,7 @@ from dmole.models.identity import base_parts
 from dmole.run.board import RunBoard
 from dmole.run.clock import Clock
 from dmole.run.extending import Inheritance
+from dmole.run.frozen import FrozenExperts
 from dmole.run.run_files import RunFile, RunFiles
 from dmole.run.signals import Interruption
 from dmole.store import SPLITS
@@ -69,6 +70,7 @@ class SequenceState:
         parent: The finished run that this one extends; None for none.
         inherited: Stages and tasks of the parent, known before the run folder is open.
         files: Digests of the files that the run has written.
+        frozen: Files of the experts that no longer train, for checkpoints.
         splits: Splits of the data that are read; an evaluation reads the test samples only.
         changes: Settings that were changed at a resume, in order, see :mod:`dmole.run.changes`.
         saved_settings: Settings of the checkpoint if this run was resumed with others; else empty.
@@ -101,6 +103,7 @@ class SequenceState:
         self.parent: Parent | None = None
         self.inherited = Inheritance()
         self.files = RunFiles()
+        self.frozen = FrozenExperts()
         self._board = board
         self._data: ContinualDataModule | None = None
         self.splits: tuple[Split, ...] = SPLITS
