@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator, score_gradients
 from dmole.data import Turn
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.data.sample import Sample
 from dmole.data.window import counts_of, windows
 from dmole.experts import Gates
@@ -119,8 +119,8 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(
     module = detached(make_module(), step=17)
     add(module, "colors")
     batch = make_batch(module.backbone, images)
-    output = SimpleNamespace(loss=torch.tensor(value), logits=torch.zeros(1, 1, 1))
-    monkeypatch.setattr(module.backbone, "outputs", lambda *_: output)
+    output = SimpleNamespace(loss=lambda: torch.tensor(value))
+    monkeypatch.setattr(module.backbone, "answer_output", lambda *_: output)
     pattern = f"loss is {value} at step 17 of expert 'colors'; samples: colors/train/s0, .*s1, .*s2"
     with pytest.raises(ValueError, match=pattern):
         module.training_step(batch, 0)
@@ -370,6 +370,22 @@ def test_recomputed_activations_give_the_same_gradients(
         assert gradient.dtype == torch.float32
         assert gradient.any()
         assert torch.equal(gradient, found[1][key])
+
+
+def test_a_block_below_the_experts_is_not_computed_again(images: list[Sample]) -> None:
+    module = detached(make_module(activation_checkpointing=True))
+    units = [unit for unit in module.units() if unit.name == "language.1"]
+    module.add_expert(module.allocator.allocate("a", units, None, True))
+    module.begin_stage(StageContext(1, ("a",)))
+    calls = {"language.0": 0, "language.1": 0}
+    for block in module.backbone.blocks:
+        if block.name in calls:
+            linear = module.backbone.model.get_submodule(block.linears[0])
+            linear.register_forward_hook(
+                lambda *_, name=block.name: calls.__setitem__(name, calls[name] + 1)
+            )
+    gradients(module.train(), make_batch(module.backbone, images))
+    assert calls == {"language.0": 1, "language.1": 2}
 
 
 @pytest.mark.parametrize("autocast", [False, True])

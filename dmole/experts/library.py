@@ -122,6 +122,18 @@ class ExpertLibrary:
         for path in self._architecture[name]:
             yield path, self._linears[path].expert(name)
 
+    def computes_below(self, root: str) -> bool:
+        """Return whether the current gates use an expert of a linear below a submodule.
+
+        Args:
+            root: Full path of the submodule.
+        """
+        gates = self.context.current
+        used = () if gates is None else gates.used
+        return any(
+            path.startswith(f"{root}.") for name in used for path in self._architecture[name]
+        )
+
     def modality(self, path: str) -> Modality:
         """Return the modality of a linear with experts."""
         return self._linears[path].modality

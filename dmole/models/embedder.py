@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dmole.experts.library import eval_mode
+from dmole.models.selection import select_samples
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 
 if TYPE_CHECKING:
-    from dmole.data.collate import Batch
+    from collections.abc import Sequence
+
+    from dmole.data.batch import Batch
     from dmole.models.backbone import Backbone
 
 
@@ -38,6 +42,8 @@ class Embedder:
     def __call__(self, batch: Batch, *, remember: bool = True) -> Tensor:
         """Return the embeddings of a batch, ``(B, D)`` fp32 on the CPU.
 
+        Only samples without a cached embedding are computed, each once.
+
         Args:
             batch: The samples.
             remember: Whether to cache the embeddings.
@@ -46,15 +52,31 @@ class Embedder:
         missing = set(self.cache.missing(keys))
         if not missing:
             return self.cache.get_many(keys)
-        # one pass over the whole batch is simpler than a partial batch, and as fast
-        rows = self._embed(batch).cpu()
+        chosen = [i for i, key in enumerate(keys) if key in missing and key not in keys[:i]]
+        names = [keys[i] for i in chosen]
+        rows = self._embed(self._selected(batch, chosen)).cpu()  # (M, D)
         if remember:
-            self.cache.add(keys, rows)
+            self.cache.add(names, rows)
             return self.cache.get_many(keys)
-        cached = [i for i, key in enumerate(keys) if key not in missing]
-        if cached:
-            rows[cached] = self.cache.get_many([keys[i] for i in cached])
-        return rows
+        new = dict(zip(names, rows, strict=True))
+        return torch.stack([new[k] if k in new else self.cache.get_many([k])[0] for k in keys])
+
+    def _selected(self, batch: Batch, chosen: Sequence[int]) -> Batch:
+        """Return a batch with some samples only; its questions are padded to the longest of them.
+
+        Only what an embedding depends on is selected.
+        """
+        if len(chosen) == len(batch):
+            return batch
+        config = self._backbone.model.config
+        mask = batch.question["attention_mask"][chosen]  # (M, Q)
+        longest = int(mask.sum(dim=1).max())
+        return replace(
+            batch,
+            inputs=select_samples(config, batch.inputs, batch.image_counts, chosen),
+            question={k: v[chosen][:, :longest] for k, v in batch.question.items()},
+            image_counts=batch.image_counts[chosen],
+        )
 
     @torch.no_grad()
     def _embed(self, batch: Batch) -> Tensor:

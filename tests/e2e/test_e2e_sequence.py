@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.metrics import read_matrix, summarize
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.models import PretrainedBackbone

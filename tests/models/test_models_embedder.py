@@ -95,15 +95,16 @@ def test_embedding_leaves_modes_and_flags_as_they_were(backbone: Backbone) -> No
 
 
 class Counting:
-    """Counts the passes of the language model."""
+    """Counts the passes of the language model, and the questions in them."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self.count = 0
+        self.count = self.rows = 0
         module = backbone.model.get_submodule(backbone.parts.language)
-        self.handle = module.register_forward_pre_hook(self._hit)
+        self.handle = module.register_forward_pre_hook(self._hit, with_kwargs=True)
 
-    def _hit(self, *_: Any) -> None:
+    def _hit(self, module: Any, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
         self.count += 1
+        self.rows += len(kwargs["input_ids"])
 
 
 def test_each_sample_is_embedded_once(backbone: Backbone) -> None:
@@ -115,6 +116,25 @@ def test_each_sample_is_embedded_once(backbone: Backbone) -> None:
     assert torch.equal(first, again)
     assert counting.count == 1
     assert len(embedder.cache) == 4
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_only_the_missing_samples_of_a_batch_are_embedded(
+    backbone: Backbone, remember: bool
+) -> None:
+    samples = make_samples(IMAGES)
+    together = embed(backbone, samples)
+    for known in ([0, 1], [2], [1, 3]):
+        embedder = Embedder(backbone)
+        embedder(make_batch(backbone, [samples[i] for i in known]))
+        counting = Counting(backbone)
+        repeated = [*samples, samples[0]]  # a sample that fills the batch
+        found = embedder(make_batch(backbone, repeated), remember=remember)
+        counting.handle.remove()
+        assert counting.rows == 4 - len(known)
+        assert_close(found, together[[0, 1, 2, 3, 0]], rtol=1e-4, atol=1e-4)
+        assert torch.equal(found[0], found[4])
+        assert len(embedder.cache) == (4 if remember else len(known))
 
 
 def test_a_batch_of_questions_alone_has_vision_zeros(backbone: Backbone) -> None:
