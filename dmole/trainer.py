@@ -313,12 +313,15 @@ class ContinualTrainer(Trainer):
             router.threshold_scale = threshold_scale
         with finished_folder(output, writes=self.is_global_zero) as folder:
             state.write_to(folder)
-            for stage in [BEFORE_TRAINING, *state.plan]:
-                if _experts(state.plan[: stage.index]) & _experts(state.plan[stage.index :]):
-                    continue  # a later stage has changed these experts
-                state.stage = stage
-                self._run_phase(model, "evaluate")
-            self._end(model)
+            try:
+                for stage in [BEFORE_TRAINING, *state.plan]:
+                    if _experts(state.plan[: stage.index]) & _experts(state.plan[stage.index :]):
+                        continue  # a later stage has changed these experts
+                    state.stage = stage
+                    self._run_phase(model, "evaluate")
+                self._end(model)
+            finally:
+                state.board.finalize("ended")
             state.strategy.barrier()  # other processes write their answers there
 
     def _bind(

@@ -46,6 +46,7 @@ from dmole.routing import gate_set_name
 from dmole.run.run_files import RunFile
 from dmole.run.state import sequence_of
 from dmole.storage.predictions import predictions_file, read_stage
+from dmole.storage.values import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -401,12 +402,13 @@ class EvaluationMatrix(ContinualCallback):
     # -- state -----------------------------------------------------------------------------
 
     def sequence_state_dict(self) -> dict[str, Any]:
-        """Return matrices, counts and answers as plain lists."""
+        """Return matrices, counts and answers as texts of JSON."""
         return {
-            "matrix": self.matrix.tolist(),
-            "oracle": self.oracle.tolist(),
-            "routing": [list(row) for row in self.routing],
-            "answers": self.answers.state_dict(),
+            # texts, since a checkpoint of thousands of small values is slow
+            "matrix": json.dumps(self.matrix.tolist()),
+            "oracle": json.dumps(self.oracle.tolist()),
+            "routing": json.dumps(self.routing),
+            "answers": json.dumps(self.answers.state_dict()),
             "metrics": None if self._metrics is None else json.dumps(self._metrics),
             "losses": self._last_losses(),
         }
@@ -424,10 +426,10 @@ class EvaluationMatrix(ContinualCallback):
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
         """Load a saved state."""
-        self.matrix = np.array(state["matrix"], dtype=np.float64)
-        self.oracle = np.array(state["oracle"], dtype=np.float64)
-        self.routing = [(s, t, g, c) for s, t, g, c in state["routing"]]
-        self.answers.load_state_dict(state["answers"])
+        self.matrix = np.array(listed(state["matrix"]), dtype=np.float64)
+        self.oracle = np.array(listed(state["oracle"]), dtype=np.float64)
+        self.routing = [(s, t, g, c) for s, t, g, c in listed(state["routing"])]
+        self.answers.load_state_dict(listed(state["answers"]))
         self.losses = {
             expert: {task: values.tolist() for task, values in own.items()}
             for expert, own in state.get("losses", {}).items()

@@ -186,7 +186,7 @@ class ExpertLibrary:
 
     def digest(self, name: str) -> str:
         """Return the sha256 of one expert's tensors; that of a frozen one is computed once."""
-        if any(parameter.requires_grad for _, parameter in self.parameters(name)):
+        if any(expert.learning for _, expert in self.experts(name)):
             return _digest(self.tensors(name))  # an optimizer may change tensors unnoticed
         return self._digests.of(name, self.tensors(name))
 
@@ -195,7 +195,7 @@ class ExpertLibrary:
         return {
             f"{path}.{key}": tensor.detach()
             for path, expert in self.experts(name)
-            for key, tensor in [*expert.named_parameters(), *expert.named_buffers()]
+            for key, tensor in expert.own_tensors()
         }
 
     def state_dict(self, name: str) -> dict[str, Tensor]:

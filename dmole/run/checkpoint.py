@@ -11,6 +11,7 @@ therefore gives the same result as an uninterrupted run.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -25,6 +26,7 @@ from dmole.run.run_folder import LAST
 from dmole.run.same_run import check_same_run, fingerprints_of, settings_of
 from dmole.run.state import BEFORE_TRAINING, PHASES
 from dmole.storage.files import refusing
+from dmole.storage.values import listed
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -77,7 +79,7 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "callbacks": {key: value for key, value in callbacks.items() if value},
         "sequence": {key: value for key, value in sequence.items() if value},
         "progress": fit_progress(state.trainer),
-        "laps": [vars(lap) for lap in state.clock.laps],
+        "laps": json.dumps([vars(lap) for lap in state.clock.laps]),
         "parameters": state.clock.costs.to_dict(),
         "files": state.files.state_dict(),
         "stream": state.stream.state_dict(),
@@ -152,7 +154,7 @@ def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) ->
         if callback.state_key in content["sequence"]:
             callback.load_sequence_state_dict(content["sequence"][callback.state_key])
     restore_fit_progress(state.trainer, content["progress"])
-    state.clock.laps = [Lap(**lap) for lap in content["laps"]]
+    state.clock.laps = [Lap(**lap) for lap in listed(content["laps"])]
     state.clock.costs = Costs.from_dict(content["parameters"])
     state.done = _phases(state, content["done"])
     if "files" in content:  # since format 4

@@ -6,11 +6,13 @@ so its size does not grow by the experts and routers of all earlier stages.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from dmole.storage.files import check_name
 from dmole.storage.tensors import DigestCache, read_tensor_file, tensor_digest, write_tensor_file
+from dmole.storage.values import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -51,11 +53,18 @@ class FrozenExperts:
         Returns:
             The content without the tensors of these experts, and with the digests of their files.
         """
-        state, router = dict(content["state_dict"]), dict(content["router"])
+        state: dict[str, Tensor] = {}
+        apart: dict[str, dict[str, Tensor]] = {name: {} for name in experts}
+        for key, value in content["state_dict"].items():
+            name, _, inner = key.partition("/")
+            if name in apart:
+                apart[name][f"{_EXPERT}{inner}"] = value
+            else:
+                state[key] = value
+        router = dict(content["router"])
         entries = dict(router.get("experts", {}))
         digests = {}
-        for name in experts:
-            tensors = {f"{_EXPERT}{key}": state.pop(f"{name}/{key}") for key in _keys(state, name)}
+        for name, tensors in apart.items():
             if entries.get(name):
                 tensors |= {f"{_ROUTER}{key}": value for key, value in entries[name].items()}
                 entries[name] = {}  # keeps its place in the order
@@ -63,7 +72,13 @@ class FrozenExperts:
             self._write(_path(checkpoint, name, digests[name]), name, tensors, digests[name])
         if "experts" in router:
             router["experts"] = entries
-        return {**content, "state_dict": state, "router": router, KEY: digests}
+        return {
+            **content,
+            "architecture": json.dumps(content["architecture"]),
+            "state_dict": state,
+            "router": router,
+            KEY: digests,
+        }
 
     def _write(self, path: Path, name: str, tensors: Mapping[str, Tensor], digest: str) -> None:
         if path in self._stamps and self._stamps[path] == _stamp(path):
@@ -96,6 +111,8 @@ def join(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
         ValueError: If a file is missing, damaged or of another version of its expert; names it.
     """
     rest = {key: value for key, value in content.items() if key != KEY}
+    if isinstance(rest.get("architecture"), str):  # one text, since thousands of numbers are slow
+        rest["architecture"] = parse_json(rest["architecture"])
     digests = content.get(KEY) or {}
     if not digests:
         return rest
@@ -124,11 +141,6 @@ def join(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
     if entries:
         router["experts"] = entries
     return {**rest, "state_dict": state, "router": router}
-
-
-def _keys(state: Mapping[str, Any], name: str) -> list[str]:
-    start = f"{name}/"
-    return [key.removeprefix(start) for key in state if key.startswith(start)]
 
 
 def _path(checkpoint: Path, name: str, digest: str) -> Path:

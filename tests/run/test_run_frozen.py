@@ -27,6 +27,7 @@ def content() -> dict[str, Any]:
             "@regularizer/0.x": torch.ones(2),
         },
         "router": {"kind": {"p": 1}, "experts": {"one": entry, "two": {"w": torch.ones(1)}}},
+        "architecture": {"one": {"a": [2, 0.1]}, "two": {"a": [2, 1e-05]}},
         "done": [[1, "train"]],
     }
 
@@ -50,6 +51,7 @@ def test_a_checkpoint_with_frozen_experts_is_read_as_a_whole(tmp_path: Path) -> 
     found = read_checkpoint(tmp_path / LAST)
     assert found.keys() == whole.keys()
     assert list(found["router"]["experts"]) == ["one", "two"]  # the first has what all share
+    assert found["architecture"] == whole["architecture"]
     for part in ("state_dict", "router"):
         assert_close(found[part], whole[part], rtol=0, atol=0)
 
