@@ -16,7 +16,6 @@ from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter
 from dmole.run.context import StageContext
 
-
 TOP = "language.1"
 
 
