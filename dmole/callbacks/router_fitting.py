@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import broadcast, gather_objects
+from dmole.models.embedder import sample_keys
+from dmole.run.embeddings import save_embeddings
 from dmole.run.run_files import RunFile
 
 if TYPE_CHECKING:
@@ -75,10 +77,17 @@ class RouterFitting(ContinualCallback):
                             expert,
                         )
             module.router.load_state_dict(broadcast(module.router.state_dict()))
-        # all tasks, since a stage may draw samples of any task; regularizers embed samples too
+        save_embeddings(state, module)  # regularizers embed samples too
+        # all tasks, since a stage may draw samples of any task
         names = state.data.training_task_names
         module.embedder.cache.forget(*(f"{name}/train/" for name in names))
         state.put(*self.run_files(state, module))
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Move the embeddings of the steps so far to disk, for a resumed run."""
+        save_embeddings(*parts(trainer, pl_module))
 
     def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Before training, write the router, so that any run folder can be read."""
@@ -140,25 +149,64 @@ def embed_samples(
         Interrupted: If a signal requested the end of the run.
         ValueError: If an embedding is not finite; names the sample.
     """
-    cache, device = module.embedder.cache, state.device
+    world = state.data.eval_batch_size * state.world_size  # samples of a batch of every rank
+    chunk = world * max(1, _AT_ONCE // world)
+    parts = range(0, len(samples), chunk)
+    return torch.cat([_embed(state, module, samples[i : i + chunk], split, world) for i in parts])
+
+
+_AT_ONCE = 4096  # samples after which embeddings are moved to disk
+
+
+def _embed(
+    state: SequenceState,
+    module: ContinualModule,
+    samples: Sequence[tuple[Sample, str]],
+    split: str,
+    size: int,
+) -> Tensor:
+    """Return the embeddings of some samples, see `embed_samples`.
+
+    If one of ``size`` samples that share batches is not known, all of them are computed, so that
+    an embedding does not depend on what was known.
+    """
+    cache = module.embedder.cache
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
-    missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may differ
-    uncached = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
-    if uncached:
-        module.to(device)
-        embedded: list[str] = []
-        loader = state.data.embedding_loader(uncached, generation=split == "test", shard=True)
-        for batch in state.interruption.until_requested(loader):
-            module.embed(move_data_to_device(batch, device))
-            embedded += [
-                f"{t}/{split}/{i}" for t, i in zip(batch.task_names, batch.sample_ids, strict=True)
-            ]
-        state.interruption.check(state.strategy)
-        for ids, rows in gather_objects((embedded, cache.get_many(embedded) if embedded else None)):
-            if rows is not None:
-                cache.add(ids, rows)
-    found = cache.get_many(keys)
-    for key, finite in zip(keys, torch.isfinite(found).all(dim=1).tolist(), strict=True):
-        if not finite:
+    known = cache.found(keys)
+    missing = set().union(*gather_objects([key for key in keys if key not in known]))
+    begins = [i for i in range(0, len(keys), size) if not missing.isdisjoint(keys[i : i + size])]
+    if begins:
+        computed = _compute(
+            state, module, [p for i in begins for p in samples[i : i + size]], split
+        )
+        new = {key: row for key, row in computed.items() if key in missing}
+        cache.add(list(new), torch.stack(list(new.values())))
+        known |= new
+        save_embeddings(state, module)
+    return torch.stack([known[key] for key in keys])
+
+
+def _compute(
+    state: SequenceState,
+    module: ContinualModule,
+    samples: Sequence[tuple[Sample, str]],
+    split: str,
+) -> dict[str, Tensor]:
+    """Return the embeddings of samples by key, computed by all ranks together.
+
+    Raises:
+        Interrupted: If a signal requested the end of the run.
+        ValueError: If an embedding is not finite; names the sample.
+    """
+    module.to(state.device)
+    rows: dict[str, Tensor] = {}
+    loader = state.data.embedding_loader(samples, generation=split == "test", shard=True)
+    for batch in state.interruption.until_requested(loader):
+        computed = module.compute_embeddings(move_data_to_device(batch, state.device))  # (B, D)
+        rows |= dict(zip(sample_keys(batch), computed, strict=True))
+    state.interruption.check(state.strategy)
+    found = {key: row for of_rank in gather_objects(rows) for key, row in of_rank.items()}
+    for key, row in found.items():
+        if not torch.isfinite(row).all():
             raise ValueError(f"the router embedding of sample {key} is not finite")
     return found
