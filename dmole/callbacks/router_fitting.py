@@ -6,23 +6,25 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
-from dmole.distributed import broadcast, gather_objects
-from dmole.models.embedder import sample_keys
+from dmole.callbacks.embedding import embed_samples
+from dmole.distributed import broadcast
+from dmole.routing.entries import learned_part
+from dmole.routing.routers import LearningRouter
+from dmole.routing.storage import INDEX, write_tensors
 from dmole.run.embeddings import save_embeddings
 from dmole.run.run_files import RunFile
+from dmole.storage.tensors import DigestCache, tensor_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from dmole.data import Sample
     from dmole.module import ContinualModule
-    from dmole.routing import RouterFit
+    from dmole.routing import Router, RouterFit
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
@@ -52,6 +54,8 @@ class RouterFitting(ContinualCallback):
         self.embedding_samples = embedding_samples
         self.seed = seed
         self.fits: dict[str, RouterFit] = {}
+        self._digests = DigestCache(tensor_digest)
+        self._written: dict[str, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Embed the stage's subset before training, where the choice of partners needs it first."""
@@ -81,7 +85,7 @@ class RouterFitting(ContinualCallback):
         # all tasks, since a stage may draw samples of any task
         names = state.data.training_task_names
         module.embedder.cache.forget(*(f"{name}/train/" for name in names))
-        state.put(*self.run_files(state, module))
+        state.put(*self._changed(state, module))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -95,12 +99,22 @@ class RouterFitting(ContinualCallback):
             state.put(*self.run_files(state, module))
 
     def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
-        """Return the folder of the router."""
+        """Return the file of each expert of the router, then its index."""
+        inner = learned_part(module.router)
+        for name, tensors in {} if inner is None else inner.tensors().items():
+            yield _entry(name, tensors)
+        yield _index(module.router if inner is None else inner)
 
-        def write(run: Path) -> None:
-            module.router.save(run / "router")
-
-        yield RunFile("router", write)
+    def _changed(self, state: SequenceState, module: ContinualModule) -> list[RunFile]:
+        """Return the files whose tensors are not those written last, and the index."""
+        inner = learned_part(module.router)
+        found = []
+        for name, tensors in {} if inner is None else inner.tensors().items():
+            before, digest = self._written.get(name), self._digests.of(name, tensors)
+            if digest != before:
+                found.append(_entry(name, tensors))
+                self._written[name] = digest
+        return [*found, _index(module.router if inner is None else inner)]
 
     def _embeddings(self, state: SequenceState, module: ContinualModule) -> Tensor:
         """Return the embeddings of the stage's subset, ``(N, D)``, the same on every rank."""
@@ -111,6 +125,24 @@ class RouterFitting(ContinualCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return an empty state, since the router is saved with the sequence."""
         return {}
+
+
+def _entry(name: str, tensors: Mapping[str, Tensor]) -> RunFile:
+    """Return the file of the router's tensors of an expert."""
+    file = f"router/{name}.safetensors"
+    return RunFile(file, lambda run: write_tensors(run / "router", name, tensors))
+
+
+def _index(router: Router) -> RunFile:
+    """Return the index of a router."""
+
+    def write(run: Path) -> None:
+        if isinstance(router, LearningRouter):
+            router.save_index(run / "router")
+        else:
+            router.save(run / "router")
+
+    return RunFile(f"router/{INDEX}", write)
 
 
 def choose_samples(samples: int, most: int, seed: int) -> list[int]:
@@ -126,87 +158,3 @@ def choose_samples(samples: int, most: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = torch.randperm(samples, generator=generator)[:most].tolist()
     return sorted(order)
-
-
-def embed_samples(
-    state: SequenceState,
-    module: ContinualModule,
-    samples: Sequence[tuple[Sample, str]],
-    split: str,
-) -> Tensor:
-    """Return the embeddings of samples; the ranks share the computation of uncached ones.
-
-    Args:
-        state: Has data and device; connects the ranks.
-        module: Computes and caches the embeddings.
-        samples: Pairs of sample and task name.
-        split: ``train`` or ``test``; ids are unique within task and split.
-
-    Returns:
-        ``(N, D)`` fp32 on the CPU, in the order of the samples, equal on every rank.
-
-    Raises:
-        Interrupted: If a signal requested the end of the run.
-        ValueError: If an embedding is not finite; names the sample.
-    """
-    world = state.data.eval_batch_size * state.world_size  # samples of a batch of every rank
-    chunk = world * max(1, _AT_ONCE // world)
-    parts = range(0, len(samples), chunk)
-    return torch.cat([_embed(state, module, samples[i : i + chunk], split, world) for i in parts])
-
-
-_AT_ONCE = 4096  # samples after which embeddings are moved to disk
-
-
-def _embed(
-    state: SequenceState,
-    module: ContinualModule,
-    samples: Sequence[tuple[Sample, str]],
-    split: str,
-    size: int,
-) -> Tensor:
-    """Return the embeddings of some samples, see `embed_samples`.
-
-    If one of ``size`` samples that share batches is not known, all of them are computed, so that
-    an embedding does not depend on what was known.
-    """
-    cache = module.embedder.cache
-    keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
-    known = cache.found(keys)
-    missing = set().union(*gather_objects([key for key in keys if key not in known]))
-    begins = [i for i in range(0, len(keys), size) if not missing.isdisjoint(keys[i : i + size])]
-    if begins:
-        computed = _compute(
-            state, module, [p for i in begins for p in samples[i : i + size]], split
-        )
-        new = {key: row for key, row in computed.items() if key in missing}
-        cache.add(list(new), torch.stack(list(new.values())))
-        known |= new
-        save_embeddings(state, module)
-    return torch.stack([known[key] for key in keys])
-
-
-def _compute(
-    state: SequenceState,
-    module: ContinualModule,
-    samples: Sequence[tuple[Sample, str]],
-    split: str,
-) -> dict[str, Tensor]:
-    """Return the embeddings of samples by key, computed by all ranks together.
-
-    Raises:
-        Interrupted: If a signal requested the end of the run.
-        ValueError: If an embedding is not finite; names the sample.
-    """
-    module.to(state.device)
-    rows: dict[str, Tensor] = {}
-    loader = state.data.embedding_loader(samples, generation=split == "test", shard=True)
-    for batch in state.interruption.until_requested(loader):
-        computed = module.compute_embeddings(move_data_to_device(batch, state.device))  # (B, D)
-        rows |= dict(zip(sample_keys(batch), computed, strict=True))
-    state.interruption.check(state.strategy)
-    found = {key: row for of_rank in gather_objects(rows) for key, row in of_rank.items()}
-    for key, row in found.items():
-        if not torch.isfinite(row).all():
-            raise ValueError(f"the router embedding of sample {key} is not finite")
-    return found

@@ -7,7 +7,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from dmole.callbacks.base import ContinualCallback
-from dmole.callbacks.router_fitting import RouterFitting, embed_samples
+from dmole.callbacks.embedding import embed_samples
+from dmole.callbacks.router_fitting import RouterFitting
 from dmole.distributed import broadcast
 from dmole.routing.autoencoder_router import AutoencoderRouter
 from dmole.run.run_files import RunFile

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dmole.data.batch import Batch
 from dmole.data.labels import IGNORED, answer_labels
+from dmole.data.questions import Questions
 from dmole.data.rendering import ChatRenderer, Rendered
-from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
+from dmole.data.sample import Sample
 from dmole.data.sample_errors import Origin, SampleError, sample_error, task_origin
 from dmole.data.templates import PromptSettings
 from dmole.messages import one_line
@@ -69,6 +70,7 @@ class Collator:
         self.max_length = max_length
         self._on_too_long = on_too_long
         self._origin = origin
+        self._questions = Questions(tokenizer)
         self._truncated = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
 
     @property
@@ -167,23 +169,6 @@ class Collator:
         assert labels is not None  # generation batches are rejected above
         cut = {key: _cut(key, value, mask.shape, limit) for key, value in inputs.items()}
         return cut, labels[:, :limit]
-
-    def _questions(self, samples: list[Sample]) -> dict[str, Tensor]:
-        tokenizer = self._tokenizer
-        texts = [_first_question(sample) for sample in samples]
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        rows = []
-        for ids in tokenizer(texts, return_attention_mask=False)["input_ids"]:
-            if bos is not None and (not ids or ids[0] != bos):
-                ids = [bos, *ids]
-            rows.append(ids or [eos])  # an embedding averages over tokens, so there must be one
-        padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
-        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
-
-
-def _first_question(sample: Sample) -> str:
-    text = next(turn.text for turn in sample.turns if turn.role == "user")
-    return text.replace(IMAGE_PLACEHOLDER, "").strip()
 
 
 def _check_answers(labels: Tensor, samples: list[Sample]) -> None:

@@ -19,7 +19,7 @@ from no_figures import NoFigures
 from dmole.allocation import Allocator, SensitivityAllocator
 from dmole.callbacks import Curriculum
 from dmole.data import Task
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.datamodule import ContinualDataModule
 from dmole.models import PretrainedBackbone
 from dmole.models.embedder import Embedder, sample_keys
@@ -153,14 +153,14 @@ def find_processes(folder: Path) -> list[str]:
 def embedded() -> Iterator[list[str]]:
     """Yield a list that gets the key of every sample that is embedded."""
     seen: list[str] = []
-    compute = Embedder.compute
+    embed = Embedder._embed
 
-    def listed(self: Embedder, batch: Batch) -> torch.Tensor:
+    def listed(self: Embedder, batch: Batch, counts: torch.Tensor) -> torch.Tensor:
         seen.extend(sample_keys(batch))
-        return compute(self, batch)
+        return embed(self, batch, counts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Embedder, "compute", listed)
+        patch.setattr(Embedder, "_embed", listed)
         yield seen
 
 
