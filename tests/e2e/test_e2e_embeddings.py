@@ -40,7 +40,7 @@ def test_a_run_embeds_each_sample_once_with_and_without_files_and_its_evaluation
     assert evaluate(plain_run, tmp_path / "again") == []
     assert not (tmp_path / "again" / FOLDER).exists()
     assert len(evaluate(run, tmp_path / "none")) == 8
-    for name in ("evaluation_matrix.csv", "predictions/stage_2/count.jsonl"):
+    for name in ("evaluation_matrix.csv", "routing.csv"):
         contents = {(tmp_path / folder / name).read_bytes() for folder in ("again", "none")}
         assert contents == {(run / name).read_bytes()}
 
