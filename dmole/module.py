@@ -32,7 +32,6 @@ from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
 from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
 from dmole.run.context import EvaluationPass, StageContext
-from dmole.steps.finite import NonFiniteError
 from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
 from dmole.storage.versions import versions_of
@@ -242,7 +241,8 @@ class ContinualModule(StepModule):
         """Bind gate weights ``(B, E)`` to a batch; None if there is no expert yet."""
         if not self.experts:
             return None
-        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, beams)
+        host = batch.host
+        rows = self.backbone.vision_rows(host.inputs, host.image_counts, beams)
         mask = batch.inputs.get("attention_mask")
         if recording and mask is not None and batch.labels is not None:
             answered = answer_positions(batch.labels).any(dim=1, keepdim=True)  # (B, 1)
@@ -279,7 +279,6 @@ class ContinualModule(StepModule):
 
         Raises:
             ValueError: If gradients are accumulated and the batch does not know its window.
-            NonFiniteError: If the loss is not finite and no further step may be left out.
         """
         window, keys = self.window_of(batch), sample_keys(batch)
         self.guard.enter(keys, window.first)
@@ -290,11 +289,15 @@ class ContinualModule(StepModule):
                 self.count_gate_sets(step)
             share = self.share_of(loss, window, keys)
             loss = share.weigh(loss, "tokens")
-            try:
-                loss = loss + self.regularizers.total(step, share, loss.device, self.log_term)
-            except NonFiniteError as error:
-                self.guard.report(f"{error} {self.position()}")
+            loss = loss + self.regularizers.total(
+                step, share, loss.device, self.log_term, self._watch_term
+            )
         return loss + self._anchor()
+
+    def _watch_term(self, name: str, value: Tensor) -> None:
+        self.guard.watch(
+            value, lambda: f"the term {name} of the loss is {value.item()} {self.position()}"
+        )
 
     def position(self) -> str:
         """Return the current step as a part of a message."""
@@ -339,7 +342,7 @@ class ContinualModule(StepModule):
         names = [*self.training_experts, *past]
         columns = [self.experts.index(name) for name in names]
         used = (step.gates.weights != 0)[:, columns].tolist()  # (B, E)
-        counted = (step.labels != IGNORED).any(dim=1).tolist()  # (B,)
+        counted = (labels_of(step.batch.host) != IGNORED).any(dim=1).tolist()  # (B,)
         for task, row, counts in zip(step.batch.task_names, used, counted, strict=True):
             if counts:
                 chosen = tuple(itertools.compress(names, row))
@@ -440,6 +443,7 @@ class ContinualModule(StepModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the tensors that train; frozen experts are saved after their stages."""
+        super().on_save_checkpoint(checkpoint)
         prefixes = (*(f"{name}/" for name in self.training_experts), _REGULARIZER)
         tensors = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in tensors.items() if k.startswith(prefixes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ from dmole.metrics import write_matrix
 from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 from dmole.run.run_files import RunFile
-from dmole.storage.files import write_csv, write_json
+from dmole.storage.files import write_csv, write_json, write_lines
+from dmole.storage.predictions import predictions_file, stage_lines
 from dmole.storage.versions import newest_versions, versions_of
 
 if TYPE_CHECKING:
@@ -35,14 +37,37 @@ ROUTING = "routing.csv"
 HEADER = ("stage", "true_task", "gate_set", "count", "phase")
 
 
-def predictions_file(stage: int, task: str) -> str:
-    """Return the path of the predictions of a task after a stage, below the run folder."""
-    return f"predictions/stage_{stage}/{task}.jsonl"
+def matrix_file(
+    name: str,
+    matrix: npt.NDArray[np.float64],
+    tasks: Sequence[str],
+    eval_limit: int | None = None,
+) -> RunFile:
+    """Return the file of a matrix, ``(stages, tasks)``; see `dmole.metrics.write_matrix`."""
+    return RunFile(name, lambda run: write_matrix(run / name, matrix, tasks, eval_limit))
 
 
-def matrix_file(name: str, matrix: npt.NDArray[np.float64], tasks: Sequence[str]) -> RunFile:
-    """Return the file of a matrix, ``(stages, tasks)``."""
-    return RunFile(name, lambda run: write_matrix(run / name, matrix, tasks))
+def subsample_facts(state: SequenceState, errors: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of scores on a part of the test samples.
+
+    Args:
+        state: Has the data.
+        errors: Standard error of each score so far, ``(stages, tasks)``; NaN is not known.
+    """
+    data = state.data
+    columns = zip(data.column_names, errors.T.tolist(), strict=True)
+    return {
+        "eval_limit": data.eval_limit,
+        "seed": data.seed,
+        "test_samples": {
+            task: [len(data.test_samples(task)), data.test_size(task)]
+            for task in data.tested_task_names
+        },
+        "standard_error": {
+            task: [None if math.isnan(error) else error for error in column]
+            for task, column in columns
+        },
+    }
 
 
 def metrics_file(metrics: Mapping[str, Any] | None) -> RunFile:
@@ -62,13 +87,24 @@ def routing_file(tested: Iterable[Count], trained: Iterable[Count]) -> RunFile:
     return RunFile(ROUTING, write)
 
 
+def predictions(stage: int, tasks: Mapping[str, Iterable[Mapping[str, Any]]]) -> RunFile:
+    """Return the file of the predictions of a stage.
+
+    Args:
+        stage: Index of the stage.
+        tasks: Lines of each task, see :func:`prediction_lines`, in the order of the columns.
+    """
+    name = predictions_file(stage)
+    return RunFile(name, lambda run: write_lines(run / name, stage_lines(tasks)))
+
+
 def prediction_lines(
     samples: Iterable[Sample],
     texts: Sequence[str],
     gate_sets: Sequence[tuple[str, ...]],
     score: TaskScore,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a task's file of predictions.
+    """Yield the lines of a task in the file of predictions.
 
     Args:
         samples: Test samples of the task.

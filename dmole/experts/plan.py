@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dmole.transfer import to_device
+
 if TYPE_CHECKING:
     from dmole.experts.gates import Gates
     from dmole.experts.lora import LoRAExpert
@@ -94,7 +96,7 @@ class LayerPlan:
         if low.dtype not in self._factors:
             factors = [expert.scaling for expert in self._low_rank for _ in range(expert.rank)]
             host = torch.tensor(factors, dtype=low.dtype)
-            self._factors[low.dtype] = host.to(low.device, non_blocking=True)
+            self._factors[low.dtype] = to_device(host, low.device)
         return low * self._factors[low.dtype]
 
     def tiled(self, low: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class AnsweringModel:
         batch = self._batch(requests)
         with self.vision.shared():
             routes = self._routes(requests, batch)
-            lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()  # (B,)
+            lengths = batch.host.inputs["attention_mask"].sum(dim=1).tolist()  # (B,)
             order = [route.experts for route in routes]
             if self.residency is not None:
                 self.residency.require(itertools.chain(*order))
@@ -175,7 +175,7 @@ class AnsweringModel:
         batch = self.collator(samples, generation=True)
         # an id of its own, since embeddings are cached by id
         batch.sample_ids = [str(next(self._requests)) for _ in samples]
-        return _moved(batch, self.device)
+        return batch.to(self.device)
 
     def _embed(self, batch: Batch) -> Tensor:
         with self.library.context.use(None), self.vision.recorded():
@@ -213,7 +213,8 @@ class AnsweringModel:
         if not self.experts:
             return None
         weights = route_by_name(order, self.experts).gates
-        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, self.beams)
+        host = batch.host
+        rows = self.backbone.vision_rows(host.inputs, host.image_counts, self.beams)
         return Gates(self.experts, weights, rows, batch.inputs.get("attention_mask"))
 
     def _generate(
@@ -238,10 +239,3 @@ class AnsweringModel:
 
 def _origin(sample: Sample, task: str) -> str:
     return f"request {sample.id}"
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    """Move the tensors of a batch to a device."""
-    batch.inputs = {key: value.to(device) for key, value in batch.inputs.items()}
-    batch.question = {key: value.to(device) for key, value in batch.question.items()}
-    return batch
