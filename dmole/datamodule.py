@@ -50,6 +50,9 @@ class ContinualDataModule(LightningDataModule):
             is the working directory.
         batch_size: Samples per device and training step, for tasks that do not set their own.
         eval_batch_size: Samples per device in generation, embedding and scoring.
+        eval_limit: Maximum number of test samples of a task that are evaluated; ``null`` evaluates
+            all. They are drawn with ``seed`` and are the same at every stage. Results say that
+            samples were drawn, with the standard error of each score.
         num_workers: Processes that read and prepare batches; 0 uses the main process.
         seed: Seed of the order of training samples.
         max_length: Maximum number of tokens of a sample, image tokens included; ``null`` takes
@@ -81,6 +84,7 @@ class ContinualDataModule(LightningDataModule):
         data_root: str | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 32,
+        eval_limit: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
         max_length: int | None = None,
@@ -96,6 +100,7 @@ class ContinualDataModule(LightningDataModule):
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
+            ("eval_limit", eval_limit, 1),
             ("num_workers", num_workers, 0),
             ("max_length", max_length, 1),
         ):
@@ -108,9 +113,10 @@ class ContinualDataModule(LightningDataModule):
             replace(task, images=images) if task.images is None and images != AS_STORED else task
             for task in tasks
         ]
-        self._store = SampleStore(self.tasks, Path(data_root or "."))
+        self._store = SampleStore(self.tasks, Path(data_root or "."), eval_limit, seed)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
+        self.eval_limit = eval_limit
         self.seed = seed
         self.max_length = max_length
         self.on_too_long = on_too_long
@@ -154,8 +160,12 @@ class ContinualDataModule(LightningDataModule):
         return self._store.samples(name, "train")
 
     def test_samples(self, name: str) -> Sequence[Sample]:
-        """Return the test samples of a task; their file is read once."""
+        """Return the test samples of a task that are evaluated; their file is read once."""
         return self._store.samples(name, "test")
+
+    def test_size(self, name: str) -> int:
+        """Return the number of a task's test samples, also where ``eval_limit`` leaves some out."""
+        return self._store.test_size(name)
 
     def stage_items(self, stage: Stage) -> TaskItems:
         """Return the samples of one epoch of a stage: those that arrive, then replayed ones.
