@@ -100,6 +100,7 @@ class Gates:
         self._all_ones = frozenset(itertools.compress(self.experts, all_ones))
         self._rows: dict[tuple[str, int], Tensor] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
+        self._positions: dict[int, Tensor] = {}
 
     def rank_mask(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], x: Tensor
@@ -148,6 +149,18 @@ class Gates:
         if modality != "language" or mask is None or x.ndim != 3 or x.shape[1] != mask.shape[1]:
             return None
         return mask.bool().repeat_interleave(x.shape[0] // mask.shape[0], dim=0).to(x.device)
+
+    def valid_positions(self, modality: Modality, x: Tensor) -> Tensor | None:
+        """Return the positions of valid tokens in ``(rows, tokens)``, flattened; None if all are.
+
+        They are found once for all linears, since the host waits for the mask.
+        """
+        valid = self.valid_tokens(modality, x)
+        if valid is None:
+            return None
+        if x.shape[0] not in self._positions:
+            self._positions[x.shape[0]] = valid.reshape(-1).nonzero().flatten()
+        return self._positions[x.shape[0]]
 
     def row_weights(self, modality: Modality, name: str, x: Tensor) -> Tensor:
         """Return the weight of one expert for each input row of a linear, ``(rows,)``."""

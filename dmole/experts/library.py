@@ -15,6 +15,7 @@ from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
 from dmole.experts.shape import ExpertShape
 from dmole.storage.seeds import expert_seed
 from dmole.storage.tensors import DigestCache
+from dmole.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -262,7 +263,7 @@ class ExpertLibrary:
         kept = {key: parameters[key].data for key in tensors if key in parameters}
         try:
             for key in kept:
-                parameters[key].data = tensors[key].to(kept[key].device)
+                parameters[key].data = to_device(tensors[key], kept[key].device)
             yield
         finally:
             for key, data in kept.items():
