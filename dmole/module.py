@@ -20,7 +20,6 @@ from dmole.curriculum.optimization import (
     scaled_learning_rates,
 )
 from dmole.data.labels import IGNORED, answer_positions
-from dmole.distributed import is_distributed
 from dmole.experts import ExpertLibrary, Gates
 from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
@@ -138,7 +137,6 @@ class ContinualModule(StepModule):
         self.projector_experts = projector_experts
         self.stage = StageContext()
         self.evaluation = EvaluationPass()
-        self._trained: dict[str, Tensor] | None = None
         self.library = ExpertLibrary(
             backbone.model, self._modality_of, dropout, seed, mixing=router.mixing
         )
@@ -202,7 +200,8 @@ class ContinualModule(StepModule):
 
     def focus(self, stage: StageContext) -> None:
         """Enable gradients for the experts of a stage only, whether or not the stage trains."""
-        self.stage, self._trained = stage, None
+        self.stage = stage
+        self.forget_trained()
         self.library.train_only(*stage.experts)
 
     def training_modalities(self) -> tuple[str, ...]:
@@ -297,15 +296,9 @@ class ContinualModule(StepModule):
             share = self.share_of(loss, window, keys)
             loss = share.weigh(loss, "tokens")
             loss = loss + self.regularizers.total(
-                step, share, loss.device, self.log_term, self._watch_term
+                step, share, loss.device, self.log_term, self.watch_term
             )
-        return loss if loss.requires_grad and not is_distributed() else loss + self._anchor()
-
-    def _watch_term(self, name: str, value: Tensor) -> None:
-        value = value.detach()
-        self.guard.watch(
-            value, lambda: f"the term {name} of the loss is {value.item()} {self.position()}"
-        )
+        return self.anchored(loss)
 
     def position(self) -> str:
         """Return the current step as a part of a message."""
@@ -357,14 +350,6 @@ class ContinualModule(StepModule):
                 gate_set = gate_set_name(tuple(itertools.compress(names, row)))
                 self.stage.gate_sets[task, gate_set] += 1
 
-    def _anchor(self) -> Tensor:
-        """Return a zero that depends on every trainable parameter.
-
-        A batch without images leaves vision experts out of the graph, and distributed training
-        would wait for their gradients forever.
-        """
-        return 0.0 * torch.stack([p.sum() for p in self.trained_parameters().values()]).sum()
-
     def test_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Answers]:
@@ -413,16 +398,8 @@ class ContinualModule(StepModule):
         with scaled_learning_rates(optimizer, self.stage.update_scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
-    def trained_parameters(self) -> dict[str, Tensor]:
-        """Return the parameters that train, by names for messages.
-
-        They are collected once for a stage.
-        """
-        if self._trained is None:
-            self._trained = self._collect_trained()
-        return self._trained
-
-    def _collect_trained(self) -> dict[str, Tensor]:
+    def collect_trained(self) -> dict[str, Tensor]:
+        """Return the parameters that train, by names for messages."""
         experts: dict[str, Tensor] = {
             f"expert {name!r} at {path} ({key})": parameter
             for name in self.training_experts
@@ -439,7 +416,7 @@ class ContinualModule(StepModule):
 
     def on_train_start(self) -> None:
         """Enable dropout and seed it from seed, expert and rank."""
-        self._trained = None  # regularizers may have made parameters since the stage began
+        self.forget_trained()  # regularizers may have made parameters since the stage began
         self.train()  # a model loaded from a folder starts in evaluation mode
         name = str(self.stage.expert)
         version = self.library.versions[name]

@@ -76,7 +76,7 @@ def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(
     module = detached(make_module(family))
     add(module, "colors")
     batch = make_batch(module.backbone, make_samples((0, 0)))
-    monkeypatch.setattr("dmole.module.is_distributed", lambda: ranks > 1)
+    monkeypatch.setattr("dmole.steps.module.is_distributed", lambda: ranks > 1)
     module.training_step(batch, 0).backward()
     if ranks == 1:  # other ranks wait for the gradients within the backward pass
         module.on_after_backward()

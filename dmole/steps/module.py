@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from dmole.data.window import Window, counts_of
+from dmole.distributed import is_distributed
 from dmole.steps.accumulation import Accumulation, Share
 from dmole.steps.guard import StepGuard
 from dmole.steps.restored import RestoredState
@@ -34,10 +35,21 @@ class StepModule(LightningModule):
         self.guard = StepGuard(skip_nonfinite_steps)
         self.restored = RestoredState()
         self._accumulation = Accumulation()
+        self._trained: Mapping[str, Tensor] | None = None
 
     @abstractmethod
-    def trained_parameters(self) -> Mapping[str, Tensor]:
+    def collect_trained(self) -> Mapping[str, Tensor]:
         """Return all parameters that train, by names for messages."""
+
+    def trained_parameters(self) -> Mapping[str, Tensor]:
+        """Return all parameters that train, by names for messages, collected once for a stage."""
+        if self._trained is None:
+            self._trained = self.collect_trained()
+        return self._trained
+
+    def forget_trained(self) -> None:
+        """Collect the parameters that train again, since they may have changed."""
+        self._trained = None
 
     @abstractmethod
     def position(self) -> str:
@@ -84,6 +96,23 @@ class StepModule(LightningModule):
     def log_term(self, name: str, value: Tensor) -> None:
         """Log a weighted term of the loss, summed over its step."""
         self.log(f"train/{name}", self._accumulation.term(name, value), batch_size=1)
+
+    def watch_term(self, name: str, value: Tensor) -> None:
+        """Leave the step out if a weighted term of the loss is not finite."""
+        value = value.detach()
+        self.guard.watch(
+            value, lambda: f"the term {name} of the loss is {value.item()} {self.position()}"
+        )
+
+    def anchored(self, loss: Tensor) -> Tensor:
+        """Return a loss that has a gradient, on several ranks for every trainable parameter.
+
+        A batch without images leaves vision experts out of the graph, and distributed training
+        would wait for their gradients forever.
+        """
+        if loss.requires_grad and not is_distributed():
+            return loss
+        return loss + 0.0 * torch.stack([p.sum() for p in self.trained_parameters().values()]).sum()
 
     def configure_gradient_clipping(
         self,
