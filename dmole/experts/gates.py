@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dmole.experts.products import Sharing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dmole.experts.lora import RoutedLinear
     from dmole.experts.plan import LayerPlan
+    from dmole.experts.products import Product
     from dmole.modality import Modality
 
 
@@ -60,6 +63,7 @@ class Gates:
         decisions: Weights that a linear fixes for a whole ``generate``, by its path.
         plans: What each linear computes under these gates, by linear and by whether its weights
             are fixed; empty unless the gates are in use.
+        products: How a linear adds its experts to inputs of a shape, for the same time.
 
     Raises:
         ValueError: If the shapes do not match.
@@ -90,6 +94,7 @@ class Gates:
         self.records: list[MixingRecord] = []
         self.decisions: dict[str, Tensor] = {}
         self.plans: dict[tuple[RoutedLinear, bool], LayerPlan] = {}
+        self.products: dict[tuple[RoutedLinear, torch.Size], Product] = {}
         columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
         used, all_ones = columns.any(dim=0).tolist(), (columns == 1).all(dim=0).tolist()
@@ -98,6 +103,7 @@ class Gates:
         self._all_ones = frozenset(itertools.compress(self.experts, all_ones))
         self._rows: dict[tuple[str, int], Tensor] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
+        self._sharing: dict[tuple[object, ...], Sharing | None] = {}
 
     def rank_mask(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], x: Tensor
@@ -125,6 +131,31 @@ class Gates:
                 mask = mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), mask.shape[1])
             self._masks[key] = mask.to(x.device, non_blocking=True)
         return self._masks[key]
+
+    def sharing(self, modality: Modality, names: Sequence[str], rows: int) -> Sharing | None:
+        """Return which rows of a linear's input share their experts.
+
+        Args:
+            modality: Modality of the linear.
+            names: Experts of the linear that some sample uses.
+            rows: Number of rows.
+
+        Returns:
+            None if all rows have all experts with weight one, if weights differ by token, or if
+            the rows are not those of the samples.
+        """
+        key = (modality, rows, *names)
+        if key not in self._sharing:
+            self._sharing[key] = self._find_sharing(modality, names, rows)
+        return self._sharing[key]
+
+    def _find_sharing(self, modality: Modality, names: Sequence[str], rows: int) -> Sharing | None:
+        if self.weights.ndim == 3 or all(name in self._all_ones for name in names):
+            return None
+        weights = self._expanded(modality, rows)[:, [self._index[name] for name in names]]
+        found: dict[tuple[float, ...], int] = {}
+        listed = [found.setdefault(tuple(row), len(found)) for row in weights.tolist()]
+        return Sharing(list(found), torch.tensor(listed, device=weights.device))
 
     def _channel_factors(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], rows: int
@@ -221,6 +252,7 @@ class GateContext:
             self.current = before
             if gates is not None and gates is not before:
                 gates.plans.clear()  # the experts may change from now on
+                gates.products.clear()
 
     def for_checkpointing(
         self,

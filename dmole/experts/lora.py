@@ -139,6 +139,7 @@ class RoutedLinear(nn.Module):
         self.base = base
         self.modality = modality
         self.dropout = nn.Dropout(dropout)
+        self._drops_out = dropout > 0
         self.experts = nn.ModuleDict()
         self.path = path
         self._context = context
@@ -186,11 +187,16 @@ class RoutedLinear(nn.Module):
         gates = self._context.current
         if gates is None:
             return out
+        if not (torch.is_grad_enabled() or (self._drops_out and self.dropout.training)):
+            product = gates.products.get((self, x.shape))
+            if product is not None and product.fits(out, x):
+                return product.add_to(out, x)
         plan = self._plan(gates)
         if not plan.names:
             return out
-        if plan.keep and self._mixing is None and plan.adds_to(out, x) and not self._drops():
-            return self._added(out, x, plan, gates)
+        if self._mixing is None and plan.adds_to(out, x) and not self._drops():
+            # the sum below with other rounding
+            return plan.product(gates, self, x).add_to(out, x)
         low = self._down(x, plan)  # (rows, ..., channels)
         mask = gates.rank_mask(self.modality, plan.names, plan.channels, x)
         if mask is not None:
@@ -201,19 +207,7 @@ class RoutedLinear(nn.Module):
         return out + flat_linear(low, plan.up()).to(out.dtype)
 
     def _drops(self) -> bool:
-        return self.dropout.training and self.dropout.p > 0
-
-    def _added(self, out: Tensor, x: Tensor, plan: LayerPlan, gates: Gates) -> Tensor:
-        """Add the experts to the output of the base in place: two products and one mask.
-
-        The sum of :meth:`forward` with other rounding, for weights that are fixed.
-        """
-        factors, scaling = plan.factors(gates, self.modality, x)  # (rows, 1, channels) or None
-        low = x.reshape(-1, x.shape[-1]) @ plan.down().t()  # (N, channels)
-        if factors is not None:
-            low.view(x.shape[0], -1, low.shape[-1]).mul_(factors)
-        out.view(-1, out.shape[-1]).addmm_(low, plan.up().t(), alpha=scaling)
-        return out
+        return self._drops_out and self.dropout.training
 
     def _plan(self, gates: Gates) -> LayerPlan:
         """Return what this linear computes under some gates; made once for as long as they last.

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dmole.experts.products import ByRow, Masked, Part, Product
+
 if TYPE_CHECKING:
     from dmole.experts.gates import Gates
-    from dmole.experts.lora import LoRAExpert
+    from dmole.experts.lora import LoRAExpert, RoutedLinear
     from dmole.modality import Modality
 
 
@@ -42,32 +44,49 @@ class LayerPlan:
         self._down: Tensor | None = None
         self._up: Tensor | None = None
         self._factors: dict[torch.dtype, Tensor] = {}
-        self._products: dict[int, tuple[Tensor | None, float]] = {}
         dtypes = {expert.lora_a.dtype for expert in self._low_rank}
         self._dtype = dtypes.pop() if len(dtypes) == 1 else None
         self.branched = any(expert.shape.branches != 1 for expert in self._low_rank)
 
     def adds_to(self, out: Tensor, x: Tensor) -> bool:
         """Return whether plain products of one dtype add the experts to an output in place."""
-        if self.branched or not out.dtype == x.dtype == self._dtype or not out.is_contiguous():
+        if not self.keep or self.branched:
+            return False
+        if not out.dtype == x.dtype == self._dtype or not out.is_contiguous():
             return False
         return not torch.is_autocast_enabled(x.device.type)
 
-    def factors(self, gates: Gates, modality: Modality, x: Tensor) -> tuple[Tensor | None, float]:
-        """Return gate times scaling of each channel, ``(rows, 1 or S, channels)``, and one of all.
+    def product(self, gates: Gates, linear: RoutedLinear, x: Tensor) -> Product:
+        """Return how the experts are added for inputs of this shape, with kept weights.
 
-        The first is None where all gates are one and the experts share one scaling.
+        It is kept on the gates, unless the weights of the rows are much larger than the experts.
         """
-        rows = x.shape[0]
-        if rows not in self._products:
-            mask = gates.rank_mask(modality, self.names, self.channels, x)
-            if mask is None and self._scaling is not None:
-                self._products[rows] = None, self._scaling
-            else:
-                ones = x.new_ones(1, 1, sum(self.channels))
-                factors = self.scaled(ones if mask is None else mask.to(x.dtype))
-                self._products[rows] = factors.reshape(len(factors), -1, factors.shape[-1]), 1.0
-        return self._products[rows]
+        rows = self._by_row(gates, linear.modality, x)
+        product: Product = rows or self._masked(gates, linear.modality, x)
+        if rows is None or len(x) * rows.down.shape[-1] <= 2 * sum(self.channels):
+            gates.products[linear, x.shape] = product
+        return product
+
+    def _masked(self, gates: Gates, modality: Modality, x: Tensor) -> Masked:
+        mask = gates.rank_mask(modality, self.names, self.channels, x)
+        if mask is None and self._scaling is not None:
+            return Masked(self.down().t(), self.up().t(), None, self._scaling)
+        ones = x.new_ones(1, 1, sum(self.channels))
+        factors = self.scaled(ones if mask is None else mask.to(x.dtype))
+        rows = factors.reshape(len(factors), -1, factors.shape[-1])
+        if rows.shape[1] == 1 and x[..., 0].numel() == len(rows):  # one token a row
+            rows = rows[:, 0]
+        return Masked(self.down().t(), self.up().t(), rows, 1.0)
+
+    def _by_row(self, gates: Gates, modality: Modality, x: Tensor) -> ByRow | None:
+        """Return the product by rows; None where it does not exist or costs more."""
+        sharing = gates.sharing(modality, self.names, len(x)) if x.ndim == 3 else None
+        if sharing is None:
+            return None
+        parts = [Part(e.lora_a, e.up, e.scaling) for e in self._low_rank]
+        if not sharing.is_cheaper(parts, x.shape[0] * x.shape[1]):
+            return None
+        return sharing.by_row(parts)
 
     def down(self) -> Tensor:
         """Return all down-projections, ``(sum of ranks, in)``."""
