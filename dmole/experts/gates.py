@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dmole.experts.products import Sharing
+from dmole.experts.products import RowChannels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +103,7 @@ class Gates:
         self._all_ones = frozenset(itertools.compress(self.experts, all_ones))
         self._rows: dict[tuple[str, int], Tensor] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
-        self._sharing: dict[tuple[object, ...], Sharing | None] = {}
+        self._row_channels: dict[tuple[object, ...], RowChannels] = {}
 
     def rank_mask(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], x: Tensor
@@ -132,30 +132,39 @@ class Gates:
             self._masks[key] = mask.to(x.device, non_blocking=True)
         return self._masks[key]
 
-    def sharing(self, modality: Modality, names: Sequence[str], rows: int) -> Sharing | None:
-        """Return which rows of a linear's input share their experts.
+    def row_channels(
+        self,
+        modality: Modality,
+        names: Sequence[str],
+        ranks: Sequence[int],
+        scalings: Sequence[float],
+        x: Tensor,
+    ) -> RowChannels | None:
+        """Return the channels that each row of a linear's input uses, on its device.
 
         Args:
             modality: Modality of the linear.
             names: Experts of the linear that some sample uses.
-            rows: Number of rows.
+            ranks: Number of channels of each of them.
+            scalings: Factor of each expert's update.
+            x: Input of the linear.
 
         Returns:
-            None if all rows have all experts with weight one, if weights differ by token, or if
-            the rows are not those of the samples.
+            None if all rows have all experts with weight one, or if weights differ by token.
         """
-        key = (modality, rows, *names)
-        if key not in self._sharing:
-            self._sharing[key] = self._find_sharing(modality, names, rows)
-        return self._sharing[key]
-
-    def _find_sharing(self, modality: Modality, names: Sequence[str], rows: int) -> Sharing | None:
         if self.weights.ndim == 3 or all(name in self._all_ones for name in names):
             return None
-        weights = self._expanded(modality, rows)[:, [self._index[name] for name in names]]
-        found: dict[tuple[float, ...], int] = {}
-        listed = [found.setdefault(tuple(row), len(found)) for row in weights.tolist()]
-        return Sharing(list(found), torch.tensor(listed, device=weights.device))
+        key = (modality, len(x), x.device, *names, *ranks, *scalings)
+        if key not in self._row_channels:
+            columns = [self._index[name] for name in names]
+            weights = self._expanded(modality, len(x))[:, columns].tolist()
+            found = RowChannels.of(weights, ranks, scalings)
+            self._row_channels[key] = RowChannels(
+                found.index.to(x.device, non_blocking=True),
+                found.factors.to(x.device, non_blocking=True),
+                found.channels,
+            )
+        return self._row_channels[key]
 
     def _channel_factors(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], rows: int

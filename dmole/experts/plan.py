@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dmole.experts.products import ByRow, Masked, Part, Product
+from dmole.experts.products import ByRow, Masked, Product
 
 if TYPE_CHECKING:
     from dmole.experts.gates import Gates
@@ -42,7 +42,7 @@ class LayerPlan:
         scalings = {expert.scaling for expert in self._low_rank}
         self._scaling = scalings.pop() if len(scalings) == 1 else None
         self._down: Tensor | None = None
-        self._up: Tensor | None = None
+        self._rows_up: Tensor | None = None
         self._factors: dict[torch.dtype, Tensor] = {}
         dtypes = {expert.lora_a.dtype for expert in self._low_rank}
         self._dtype = dtypes.pop() if len(dtypes) == 1 else None
@@ -70,23 +70,23 @@ class LayerPlan:
     def _masked(self, gates: Gates, modality: Modality, x: Tensor) -> Masked:
         mask = gates.rank_mask(modality, self.names, self.channels, x)
         if mask is None and self._scaling is not None:
-            return Masked(self.down().t(), self.up().t(), None, self._scaling)
+            return Masked(self.down().t(), self.rows_up(), None, self._scaling)
         ones = x.new_ones(1, 1, sum(self.channels))
         factors = self.scaled(ones if mask is None else mask.to(x.dtype))
         rows = factors.reshape(len(factors), -1, factors.shape[-1])
         if rows.shape[1] == 1 and x[..., 0].numel() == len(rows):  # one token a row
             rows = rows[:, 0]
-        return Masked(self.down().t(), self.up().t(), rows, 1.0)
+        return Masked(self.down().t(), self.rows_up(), rows, 1.0)
 
     def _by_row(self, gates: Gates, modality: Modality, x: Tensor) -> ByRow | None:
         """Return the product by rows; None where it does not exist or costs more."""
-        sharing = gates.sharing(modality, self.names, len(x)) if x.ndim == 3 else None
-        if sharing is None:
+        if x.ndim != 3:
             return None
-        parts = [Part(e.lora_a, e.up, e.scaling) for e in self._low_rank]
-        if not sharing.is_cheaper(parts, x.shape[0] * x.shape[1]):
+        scalings = [expert.scaling for expert in self._low_rank]
+        rows = gates.row_channels(modality, self.names, self.channels, scalings, x)
+        if rows is None or not rows.is_cheaper(x.shape[0] * x.shape[1]):
             return None
-        return sharing.by_row(parts)
+        return rows.take(self.down(), self.rows_up())
 
     def down(self) -> Tensor:
         """Return all down-projections, ``(sum of ranks, in)``."""
@@ -99,12 +99,14 @@ class LayerPlan:
 
     def up(self) -> Tensor:
         """Return all up-projections, ``(out, channels)``."""
-        if self._up is not None:
-            return self._up
         parts = [expert.up for expert in self._low_rank]
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        self._up = joined if self.keep else None
-        return joined
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def rows_up(self) -> Tensor:
+        """Return all up-projections, a row for each channel: ``(channels, out)``, kept."""
+        if self._rows_up is None:
+            self._rows_up = torch.cat([expert.up.t() for expert in self._low_rank])
+        return self._rows_up
 
     def scaled(self, low: Tensor) -> Tensor:
         """Return ``(..., sum of ranks)`` times the scaling of each expert."""

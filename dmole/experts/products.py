@@ -12,6 +12,7 @@ better for a prompt of many tokens, and while decoding if the rows have few expe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -91,56 +92,61 @@ class ByRow(_InPlace):
 
 
 @dataclass(frozen=True)
-class Part:
-    """One expert of a linear.
+class RowChannels:
+    """The channels of a linear that each row uses, out of those of all its experts.
 
     Args:
-        down: ``(channels, in)``.
-        up: ``(out, channels)``.
-        scaling: Factor of its update.
+        index: ``(rows, R)`` channels; a row with fewer than ``R`` has others with a factor of 0.
+        factors: ``(rows, R, 1)`` gate times scaling of each of them.
+        channels: Number of channels of all experts, ``C``.
     """
 
-    down: Tensor
-    up: Tensor
-    scaling: float
-
-
-@dataclass(frozen=True)
-class Sharing:
-    """Which rows have the same experts with the same weights.
-
-    Args:
-        weights: Weight of each expert, for each of the ``K`` combinations that occur.
-        index: ``(rows,)`` combination of each row, on the device of the gates.
-    """
-
-    weights: Sequence[Sequence[float]]
     index: Tensor
+    factors: Tensor
+    channels: int
 
-    def channels(self, parts: Sequence[Part]) -> int:
-        """Return the largest number of channels that a row has: ``R``."""
-        return max(
-            sum(len(part.down) for part, weight in zip(parts, row, strict=True) if weight)
-            for row in self.weights
-        )
+    @classmethod
+    def of(
+        cls, weights: Sequence[Sequence[float]], ranks: Sequence[int], scalings: Sequence[float]
+    ) -> RowChannels:
+        """Return the channels of rows on the CPU.
 
-    def is_cheaper(self, parts: Sequence[Part], tokens: int) -> bool:
+        Args:
+            weights: Weight of each expert, for each row.
+            ranks: Number of channels of each expert.
+            scalings: Factor of each expert's update.
+        """
+        starts = [0, *itertools.accumulate(ranks)]
+        rows = [
+            [
+                (channel, weight * scaling)
+                for start, rank, weight, scaling in zip(starts, ranks, row, scalings, strict=False)
+                if weight
+                for channel in range(start, start + rank)
+            ]
+            for row in weights
+        ]
+        width = max(1, *map(len, rows))
+        padded = [[*row, *[(0, 0.0)] * (width - len(row))] for row in rows]
+        index = torch.tensor([[channel for channel, _ in row] for row in padded])
+        factors = torch.tensor([[factor for _, factor in row] for row in padded])
+        return cls(index, factors[..., None], sum(ranks))
+
+    def is_cheaper(self, tokens: int) -> bool:
         """Return whether :class:`ByRow` costs less than :class:`Masked` for so many tokens."""
-        all_channels, own = sum(len(part.down) for part in parts), self.channels(parts)
-        masked = all_channels * (tokens / TOKENS_PER_READ + 1)
-        return own * (tokens / TOKENS_PER_READ + len(self.index)) < masked
+        rows, own = self.index.shape
+        masked = self.channels * (tokens / TOKENS_PER_READ + 1)
+        return own * (tokens / TOKENS_PER_READ + rows) < masked
 
-    def by_row(self, parts: Sequence[Part]) -> ByRow:
-        """Return the product of each row with its own experts; rows with fewer get zeros."""
-        channels = self.channels(parts)
-        down = parts[0].down.new_zeros(len(self.weights), channels, parts[0].down.shape[1])
-        up = parts[0].up.new_zeros(len(self.weights), len(parts[0].up), channels)
-        for number, row in enumerate(self.weights):
-            end = 0
-            for part, weight in zip(parts, row, strict=True):
-                if weight:
-                    begin, end = end, end + len(part.down)
-                    down[number, begin:end] = part.down
-                    torch.mul(part.up, weight * part.scaling, out=up[number, :, begin:end])
-        index = self.index.to(down.device, non_blocking=True)
-        return ByRow(down[index].transpose(1, 2), up[index].transpose(1, 2))
+    def take(self, down: Tensor, up: Tensor) -> ByRow:
+        """Return the product of each row with its own channels.
+
+        Args:
+            down: ``(C, in)``.
+            up: ``(C, out)``.
+        """
+        rows, own = self.index.shape
+        index = self.index.flatten()
+        chosen = down.index_select(0, index).view(rows, own, -1)
+        scaled = up.index_select(0, index).view(rows, own, -1).mul_(self.factors.to(up.dtype))
+        return ByRow(chosen.transpose(1, 2), scaled)
