@@ -14,7 +14,8 @@ import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from dmole.data.collate import Batch, Collator, TaskSample
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator, TaskSample
 from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.data.formats import Split
 from dmole.data.leakage import warn_of_leakage

@@ -25,13 +25,13 @@ from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.models.generation import check_generation
+from dmole.models.shared_vision import SharedVision
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
 from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import route_by_name
 from dmole.run.context import EvaluationPass, StageContext
-from dmole.steps.finite import NonFiniteError
 from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
 from dmole.storage.versions import versions_of
@@ -143,6 +143,7 @@ class ContinualModule(StepModule):
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
         self.embedder = Embedder(backbone)
+        self.vision = SharedVision(backbone, self.library)
         self.make_optimizer = optimizer
         if activation_checkpointing:
             backbone.checkpoint_activations(self.library.context.for_checkpointing)
@@ -231,7 +232,7 @@ class ContinualModule(StepModule):
             batch: The samples.
             remember: Whether to cache the embeddings.
         """
-        with self.library.context.use(None):
+        with self.library.context.use(None), self.vision.recorded():
             return self.embedder(batch, remember=remember)
 
     def make_gates(
@@ -240,7 +241,8 @@ class ContinualModule(StepModule):
         """Bind gate weights ``(B, E)`` to a batch; None if there is no expert yet."""
         if not self.experts:
             return None
-        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, beams)
+        host = batch.host
+        rows = self.backbone.vision_rows(host.inputs, host.image_counts, beams)
         mask = batch.inputs.get("attention_mask")
         if recording and mask is not None and batch.labels is not None:
             answered = answer_positions(batch.labels).any(dim=1, keepdim=True)  # (B, 1)
@@ -252,7 +254,11 @@ class ContinualModule(StepModule):
     def base_loss(self, batch: Batch) -> Tensor:
         """Return the loss of the base model without experts, for scoring its units."""
         with self.library.context.use(None):
-            return self.backbone.loss(batch.inputs, labels_of(batch))
+            return self._loss(batch)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        labels_of(batch)
+        return self.backbone.answer_output(batch.inputs, batch.targets).loss()
 
     def loss_with(self, batch: Batch, *experts: str) -> Tensor:
         """Return the loss of a batch with the same experts, if any, for all samples."""
@@ -261,7 +267,7 @@ class ContinualModule(StepModule):
         weights = torch.zeros(len(batch.task_names), len(self.experts))  # (B, E)
         weights[:, [self.experts.index(name) for name in experts]] = 1.0
         with self.library.context.use(self.make_gates(weights, batch)):
-            return self.backbone.loss(batch.inputs, labels_of(batch))
+            return self._loss(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the share of a micro-batch in the loss of its optimizer step.
@@ -273,21 +279,25 @@ class ContinualModule(StepModule):
 
         Raises:
             ValueError: If gradients are accumulated and the batch does not know its window.
-            NonFiniteError: If the loss is not finite and no further step may be left out.
         """
         window, keys = self.window_of(batch), sample_keys(batch)
         self.guard.enter(keys, window.first)
-        loss, step = torch.zeros((), device=labels_of(batch).device), None
-        if window.own.tokens:  # a rank whose only sample is a repetition has none
-            loss, step = self.compute_step(batch)
-            self.count_gate_sets(step)
-        share = self.share_of(loss, window, keys)
-        loss = share.weigh(loss, "tokens")
-        try:
-            loss = loss + self.regularizers.total(step, share, loss.device, self.log_term)
-        except NonFiniteError as error:
-            self.guard.report(f"{error} {self.position()}")
+        with self.vision.shared(keep=bool(self.regularizers)):  # their terms may run the model
+            loss, step = torch.zeros((), device=labels_of(batch).device), None
+            if window.own.tokens:  # a rank whose only sample is a repetition has none
+                loss, step = self.compute_step(batch)
+                self.count_gate_sets(step)
+            share = self.share_of(loss, window, keys)
+            loss = share.weigh(loss, "tokens")
+            loss = loss + self.regularizers.total(
+                step, share, loss.device, self.log_term, self._watch_term
+            )
         return loss + self._anchor()
+
+    def _watch_term(self, name: str, value: Tensor) -> None:
+        self.guard.watch(
+            value, lambda: f"the term {name} of the loss is {value.item()} {self.position()}"
+        )
 
     def position(self) -> str:
         """Return the current step as a part of a message."""
@@ -295,7 +305,7 @@ class ContinualModule(StepModule):
 
     def compute_step(self, batch: Batch) -> tuple[Tensor, Step]:
         """Return the loss of a batch under its routed experts, and the step it comes from."""
-        labels = labels_of(batch)
+        labels, targets = labels_of(batch), batch.targets
         recording = self.regularizers.records
         gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
 
@@ -303,11 +313,11 @@ class ContinualModule(StepModule):
             # without recording, unlike `gates`
             repeated = self.make_gates(gates.weights, batch) if gates is not None else None
             with self.library.context.use(repeated):
-                logits: Tensor = self.backbone.outputs(batch.inputs).logits
-            return logits
+                return self.backbone.answer_output(batch.inputs, targets).logits
 
         with self.library.context.use(gates):
-            output = self.backbone.outputs(batch.inputs, labels)
+            output = self.backbone.answer_output(batch.inputs, targets)
+            loss = output.loss()
         step = Step(
             library=self.library,
             experts=self.training_experts,
@@ -315,13 +325,14 @@ class ContinualModule(StepModule):
             batch=batch,
             labels=labels,
             gates=gates,
-            logits=output.logits,
+            targets=targets,
+            output=output,
             forward=forward,
             embed=functools.partial(self.embed, batch, remember=self.stage.epochs > 1),
             number=self.global_step,
             continued=versions_of(str(self.stage.expert), self.router.updates)[1:],
         )
-        return output.loss, step
+        return loss, step
 
     def count_gate_sets(self, step: Step) -> None:
         """Count the samples of a step by gate set, without those that only fill the batch."""
@@ -331,7 +342,7 @@ class ContinualModule(StepModule):
         names = [*self.training_experts, *past]
         columns = [self.experts.index(name) for name in names]
         used = (step.gates.weights != 0)[:, columns].tolist()  # (B, E)
-        counted = (step.labels != IGNORED).any(dim=1).tolist()  # (B,)
+        counted = (labels_of(step.batch.host) != IGNORED).any(dim=1).tolist()  # (B,)
         for task, row, counts in zip(step.batch.task_names, used, counted, strict=True):
             if counts:
                 chosen = tuple(itertools.compress(names, row))
@@ -356,13 +367,14 @@ class ContinualModule(StepModule):
     def answer(self, batch: Batch) -> Answers:
         """Answer a batch with the experts planned for each sample, or else the router's choice."""
         keys = sample_keys(batch)
-        order = self.evaluation.order(keys)
-        if order is None:
-            order = self.route(batch).order
-        gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
-        with self.library.context.use(gates):
-            length = self.evaluation.answer_length(batch.task_names)
-            texts = self.backbone.generate(batch.inputs, length, self.beams)
+        with self.vision.shared():
+            order = self.evaluation.order(keys)
+            if order is None:
+                order = self.route(batch).order
+            gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
+            with self.library.context.use(gates):
+                length = self.evaluation.answer_length(batch.task_names)
+                texts = self.backbone.generate(batch.inputs, length, self.beams)
         return Answers(keys, texts, order)
 
     # -- optimization ----------------------------------------------------------------------
@@ -431,6 +443,7 @@ class ContinualModule(StepModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the tensors that train; frozen experts are saved after their stages."""
+        super().on_save_checkpoint(checkpoint)
         prefixes = (*(f"{name}/" for name in self.training_experts), _REGULARIZER)
         tensors = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in tensors.items() if k.startswith(prefixes)}

@@ -25,10 +25,12 @@ from dmole.messages import one_line, show
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
 from dmole.run.arguments import check_arguments
+from dmole.run.board import RunBoard
 from dmole.run.changes import needs_new_answers
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
+from dmole.run.earlier_layout import join_predictions
 from dmole.run.filling import RowFiller, warn_of_empty_cells
 from dmole.run.identity import check_base_of_run
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
@@ -38,7 +40,7 @@ from dmole.run.restoring import Restorer, lacks_checkpoint, loss_error, resume_p
 from dmole.run.run_files import RunFile
 from dmole.run.run_folder import finished_folder
 from dmole.run.session import Session
-from dmole.run.state import BEFORE_TRAINING, PHASES, RunBoard, SequenceState
+from dmole.run.state import BEFORE_TRAINING, PHASES, SequenceState
 from dmole.run.strategies import check_precision, check_strategy
 from dmole.storage.files import remove_parts, write_json
 from dmole.store import SPLITS
@@ -196,7 +198,10 @@ class ContinualTrainer(Trainer):
             check_limits(self.sequence, model)
 
         with self._session.opened(model, ckpt_path, prepare) as checkpoint:
-            self._learn(model, checkpoint)
+            try:
+                self._learn(model, checkpoint)
+            finally:
+                self.sequence.board.finalize("ended")
         if gone := [task for task, split in datamodule.missing if split == "test"]:
             log.warning("evaluated without: %s; their test files are gone", ", ".join(gone))
         log.info("results are in %s", self.run_dir)
@@ -238,6 +243,7 @@ class ContinualTrainer(Trainer):
         if self.is_global_zero:
             remove_parts(state.run_dir)  # left by a killed process
         if resume_position(state):
+            join_predictions(state, state.callback_of(EvaluationMatrix))
             self._restore(module, thorough=True)
             if state.phase == "evaluate":  # else an evaluation is to be resumed first
                 self._fill_rows(module)
@@ -307,12 +313,15 @@ class ContinualTrainer(Trainer):
             router.threshold_scale = threshold_scale
         with finished_folder(output, writes=self.is_global_zero) as folder:
             state.write_to(folder)
-            for stage in [BEFORE_TRAINING, *state.plan]:
-                if _experts(state.plan[: stage.index]) & _experts(state.plan[stage.index :]):
-                    continue  # a later stage has changed these experts
-                state.stage = stage
-                self._run_phase(model, "evaluate")
-            self._end(model)
+            try:
+                for stage in [BEFORE_TRAINING, *state.plan]:
+                    if _experts(state.plan[: stage.index]) & _experts(state.plan[stage.index :]):
+                        continue  # a later stage has changed these experts
+                    state.stage = stage
+                    self._run_phase(model, "evaluate")
+                self._end(model)
+            finally:
+                state.board.finalize("ended")
             state.strategy.barrier()  # other processes write their answers there
 
     def _bind(

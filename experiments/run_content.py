@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from dmole.storage.predictions import predicted_stages, read_stage
+
 TABLES = {
     "plan": "allocation.csv",
     "curriculum": "curriculum.csv",
@@ -65,7 +67,7 @@ def run_content(run: Path) -> dict[str, str]:
             if (run / file).is_file()
         },
         **{name: _digest(_matrix(run / f"{name}.csv")) for name in MATRICES},
-        **_predictions(run / "predictions"),
+        **_predictions(run),
         **_metrics(run / "metrics.json"),
     }
 
@@ -91,12 +93,12 @@ def _router(folder: Path) -> dict[str, str]:
     return tensors | {"router": _digest(_leaves(index.get("experts", index.get("tasks"))))}
 
 
-def _predictions(folder: Path) -> dict[str, str]:
+def _predictions(run: Path) -> dict[str, str]:
     digests = {}
-    for path in sorted(folder.glob("*/*.jsonl")):
-        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        rows = [[line[key] for key in PREDICTED] for line in lines]
-        digests[f"predictions/{path.parent.name}/{path.stem}"] = _digest(rows)
+    for stage in predicted_stages(run):
+        for task, lines in sorted(read_stage(run, stage).items()):
+            rows = [[line[key] for key in PREDICTED] for line in lines]
+            digests[f"predictions/stage_{stage}/{task}"] = _digest(rows)
     return digests
 
 

@@ -73,8 +73,7 @@ def training_row(model: ModelSizes, load: Load) -> list[str]:
     weights = base_parameters(model) * load.base_bytes
     experts = task_parameters(model, load)
     state = training_state_bytes(experts)
-    tokens = load.batch * (model.image_tokens + load.text_tokens)
-    loss = loss_bytes(model, tokens, load.base_bytes)
+    loss = loss_bytes(model, load.batch * load.answer_tokens, load.base_bytes)
     full = training_activation_bytes(model, load)
     less = training_activation_bytes(model, load, recompute=True)
     return [
@@ -83,7 +82,7 @@ def training_row(model: ModelSizes, load: Load) -> list[str]:
         gib(weights),
         f"{experts / 1e6:.1f}",
         f"{state / GIB:.2f}",
-        gib(loss),
+        f"{loss / GIB:.2f}",
         gib(full),
         gib(less),
         gib(weights + state + loss + full),
@@ -95,7 +94,7 @@ def other_row(model: ModelSizes, load: Load) -> list[str]:
     weights = base_parameters(model) * load.base_bytes
     tokens = model.image_tokens + load.text_tokens
     running = proxy_activation_bytes(model, load)
-    running += loss_bytes(model, load.batch * tokens, load.base_bytes)
+    running += loss_bytes(model, load.batch * load.answer_tokens, load.base_bytes)
     summed, norms = (proxy_gradient_bytes(model, summed=value) for value in (True, False))
     cache = cache_bytes(model, GENERATED, tokens + GENERATED, load.base_bytes)
     return [
@@ -123,8 +122,8 @@ def report(load: Load) -> str:
     """Return all tables as Markdown."""
     parts = [
         f"Training, GiB on each GPU ({load.batch} samples a step, one picture and "
-        f"{load.text_tokens} tokens of text each; rank {load.rank} on {load.share:.0%} of the "
-        "blocks; base in bfloat16):",
+        f"{load.text_tokens} tokens of text each, {load.answer_tokens} of them the answer; rank "
+        f"{load.rank} on {load.share:.0%} of the blocks; base in bfloat16):",
         table(
             (
                 *("base model", "parameters, 10^9", "weights", "trained, 10^6", "their state"),
@@ -161,7 +160,7 @@ def report(load: Load) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     defaults = Load()
-    for name in ("batch", "text_tokens", "rank"):
+    for name in ("batch", "text_tokens", "answer_tokens", "rank"):
         value = getattr(defaults, name)
         parser.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
     parser.add_argument("--share", type=float, default=defaults.share, help="default: %(default)s")

@@ -58,7 +58,7 @@ class StagePeak(ContinualCallback):
 class NoFigures(ExpertInspector):
     """Omits the figures, whose memory would hide the rest."""
 
-    def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
+    def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Draw nothing."""
 
 

@@ -1,4 +1,4 @@
-"""An inspector without pictures, which would take most of a short run's time."""
+"""An inspector without pictures, which would take much of a short run's time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dmole.callbacks import ExpertInspector
 
 
 class NoFigures(ExpertInspector):
-    """Logs the scalars of training alone."""
+    """Logs scalars alone."""
 
-    def on_evaluation_end(self, state: Any, module: Any) -> None:
+    def on_sequence_end(self, state: Any, module: Any) -> None:
         pass

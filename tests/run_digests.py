@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from experiments.run_content import tensor_digest
 
 
@@ -13,8 +15,15 @@ def run_digests(run: Path) -> dict[str, str]:
     tensors = {
         str(path.relative_to(run)): tensor_digest(path) for path in run.rglob("*.safetensors")
     }
-    texts = [*run.glob("*.csv"), run / "metrics.json", *run.rglob("predictions/*/*.jsonl")]
+    texts = [*run.glob("*.csv"), run / "metrics.json", *run.rglob("predictions/*.jsonl")]
     return tensors | {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in [*texts, run / "router" / "router.json", run / "experts" / "experts.json"]
     }
+
+
+def logged_steps(run: Path) -> dict[str, list[int]]:
+    """Return the steps of each scalar in the one file of TensorBoard events of a run."""
+    (file,) = run.glob("events.out.tfevents.*")
+    events = EventAccumulator(str(file), purge_orphaned_data=False).Reload()
+    return {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

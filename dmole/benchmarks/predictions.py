@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dmole.data.shapes.answers import read_answers
 from dmole.data.streaming import kind_of
+from dmole.storage.predictions import TASK
 from dmole.storage.records import Records, read_records
 
 _METADATA = ("question_id", "image", "size", "width", "height", "choices", "answer_index")
@@ -30,6 +31,7 @@ class Prediction:
         references: Accepted answers, if the line contains them.
         metadata: Further facts that a metric may need.
         where: File and line, for messages.
+        task: Task of the sample, in the predictions of a run; empty in other files.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Prediction:
     references: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,26 @@ def read_predictions(path: Path) -> list[Prediction]:
     return found
 
 
+def predictions_of(answers: Sequence[Prediction], task: str | None) -> list[Prediction]:
+    """Return the predictions of a task, in a file of a run that may hold several.
+
+    Args:
+        answers: All predictions of the file.
+        task: The task; None if the file has one only, or names none.
+
+    Raises:
+        ValueError: If the file has no predictions of the task, or of several and none is chosen.
+    """
+    names = list(dict.fromkeys(answer.task for answer in answers))
+    place = answers[0].where.rpartition(": ")[0]
+    if task is None and len(names) > 1:
+        raise ValueError(f"{place} has the predictions of {', '.join(names)}: choose by --of")
+    if task is not None and task not in names:
+        held = ", ".join(filter(None, names)) or "no named task"
+        raise ValueError(f"{place} has the predictions of {held}, not of {task!r}")
+    return [answer for answer in answers if task in (None, answer.task)]
+
+
 def _prediction(entry: Any, where: str) -> Prediction:
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {kind_of(entry)}, not an object")
@@ -86,7 +109,8 @@ def _prediction(entry: Any, where: str) -> Prediction:
     references = entry.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise ValueError(f"{where}: 'references' must be a list of strings")
-    return Prediction(_id(number, where), text, tuple(references), metadata, where)
+    task = entry.get(TASK) if "gate_set" in entry else ""  # only a run writes both
+    return Prediction(_id(number, where), text, tuple(references), metadata, where, str(task or ""))
 
 
 def _id(number: Any, where: str) -> str:

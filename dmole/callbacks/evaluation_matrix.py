@@ -13,7 +13,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from dmole.benchmarks.registry import build_metric
 from dmole.callbacks.answers import AnswerBook, AnswerJournal
@@ -27,7 +29,7 @@ from dmole.callbacks.evaluation_results import (
     matrix_file,
     metrics_file,
     prediction_lines,
-    predictions_file,
+    predictions,
     router_rates,
     routing_file,
     run_sizes,
@@ -43,11 +45,11 @@ from dmole.module import Answers
 from dmole.routing import gate_set_name
 from dmole.run.run_files import RunFile
 from dmole.run.state import sequence_of
-from dmole.storage.files import write_lines
+from dmole.storage.predictions import predictions_file, read_stage
+from dmole.storage.values import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -182,6 +184,7 @@ class EvaluationMatrix(ContinualCallback):
         self._grow(state)
         self.losses = routed.losses
         tested = state.data.tested_task_names
+        lines: dict[str, Iterator[dict[str, Any]]] = {}
         for column, task in enumerate(state.data.column_names):
             if task not in tested:
                 continue  # the cell stays empty
@@ -191,13 +194,13 @@ class EvaluationMatrix(ContinualCallback):
             if task in state.seen_tasks():
                 self.oracle[stage, column] = self._score(state, task, oracle).value
             self._count(state, task, routed)
-            state.put(self._predictions(state, task, routed, score))
+            lines[task] = self._lines(state, task, routed, score)
         self._metrics = self.metrics(state, module)
         count_active(state, module, routed)
         log.info("scores: %s", self._row_text(state))
         if unread := unparsable_answers(self.scores):
             log.info("answers that are blank or that the metric cannot read: %s", unread)
-        state.put(*self._tables(state))
+        state.put(predictions(stage, lines), *self._tables(state))
         self.answers.keep_only([routed.gate_sets, oracle.gate_sets], routed.digests)
 
     def recover(
@@ -215,13 +218,16 @@ class EvaluationMatrix(ContinualCallback):
             routed: The repeated pass.
             lost: Names of files that are missing or changed.
         """
-        for task in state.data.tested_task_names:
+        stage, lines = state.stage.index, {}
+        tested = state.data.tested_task_names
+        for task in (name for name in self.evaluated_tasks(state, stage) if name in tested):
             score = self._score(state, task, routed)
-            if state.stage.index == self.evaluated[-1]:
+            if stage == self.evaluated[-1]:
                 self.scores[task] = score
-            if predictions_file(state.stage.index, task) in lost:
-                state.put(self._predictions(state, task, routed, score))
-        if METRICS in lost and state.stage.index == self.evaluated[-1]:
+            lines[task] = self._lines(state, task, routed, score)
+        if predictions_file(stage) in lost:
+            state.put(predictions(stage, lines))
+        if METRICS in lost and stage == self.evaluated[-1]:
             self._metrics = self.metrics(state, module)
             state.put(*(file for file in self._tables(state) if file.name == METRICS))
 
@@ -245,15 +251,20 @@ class EvaluationMatrix(ContinualCallback):
     ) -> None:
         """Fill the cells of some tasks in the row of the current stage, and write the files."""
         stage, columns = state.stage.index, list(state.data.column_names)
+        lines: dict[str, Iterable[dict[str, Any]]] = {}
+        if state.is_global_zero:
+            lines |= read_stage(state.run_dir, stage)
         for task in tasks:
             score = self._score(state, task, routed)
             self.matrix[stage, columns.index(task)] = score.value
             if task in state.seen_tasks():
                 self.oracle[stage, columns.index(task)] = self._score(state, task, oracle).value
             self._count(state, task, routed)
-            state.put(self._predictions(state, task, routed, score))
+            lines[task] = self._lines(state, task, routed, score)
         self.routing.sort(key=lambda row: (row[0], columns.index(row[1]), row[2]))
-        state.put(*(file for file in self._tables(state) if file.name != METRICS))
+        in_order = {task: lines[task] for task in columns if task in lines}
+        tables = (file for file in self._tables(state) if file.name != METRICS)
+        state.put(predictions(stage, in_order), *tables)
 
     def renew_metrics(
         self, state: SequenceState, module: ContinualModule, routed: EvaluationPass
@@ -270,8 +281,17 @@ class EvaluationMatrix(ContinualCallback):
     def lost_at(self, state: SequenceState, stage: int, lost: Collection[str]) -> list[str]:
         """Return the lost files that an evaluation of a stage can write again."""
         last = bool(self.evaluated) and stage == self.evaluated[-1]
-        files = {predictions_file(stage, task) for task in state.data.tested_task_names}
+        tested = state.data.tested_task_names
+        whole = all(task in tested for task in self.evaluated_tasks(state, stage))
+        files = {predictions_file(stage)} if whole else set()
         return [name for name in lost if name in files or (last and name == METRICS)]
+
+    def evaluated_tasks(self, state: SequenceState, stage: int) -> list[str]:
+        """Return the tasks whose cells in the row of a stage are not empty, in order."""
+        if stage not in self.evaluated:
+            return []
+        row = zip(state.data.column_names, self.matrix[stage], strict=True)
+        return [task for task, value in row if not np.isnan(value)]
 
     @property
     def evaluated(self) -> list[int]:
@@ -308,28 +328,20 @@ class EvaluationMatrix(ContinualCallback):
 
     # -- files -----------------------------------------------------------------------------
 
-    def _predictions(
+    def _lines(
         self, state: SequenceState, task: str, routed: EvaluationPass, score: TaskScore
-    ) -> RunFile:
-        """Return the file of the answers to a task's test samples at the current stage."""
-        name = predictions_file(state.stage.index, task)
-
-        def write(run: Path) -> None:
-            gate_sets = [routed.gate_sets[key] for key in sample_names(state, task)]
-            texts = self._texts(state, task, routed)
-            samples = state.data.test_samples(task)
-            write_lines(run / name, prediction_lines(samples, texts, gate_sets, score))
-
-        return RunFile(name, write)
+    ) -> Iterator[dict[str, Any]]:
+        """Return the lines of a task in the file of predictions of the current stage."""
+        gate_sets = [routed.gate_sets[key] for key in sample_names(state, task)]
+        texts = self._texts(state, task, routed)
+        return prediction_lines(state.data.test_samples(task), texts, gate_sets, score)
 
     def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
         """Return the matrices, metrics and counts, and the predictions of all evaluated stages."""
         if self.evaluated:
             yield from self._tables(state)
         for stage in self.evaluated:
-            for task, value in zip(state.data.column_names, self.matrix[stage], strict=True):
-                if not np.isnan(value):
-                    yield RunFile(predictions_file(stage, task))
+            yield RunFile(predictions_file(stage))
 
     def _tables(self, state: SequenceState) -> Iterator[RunFile]:
         """Return the matrices up to the last evaluated stage, the metrics and the counts."""
@@ -390,21 +402,38 @@ class EvaluationMatrix(ContinualCallback):
     # -- state -----------------------------------------------------------------------------
 
     def sequence_state_dict(self) -> dict[str, Any]:
-        """Return matrices, counts and answers as plain lists."""
+        """Return matrices, counts and answers as texts of JSON."""
         return {
-            "matrix": self.matrix.tolist(),
-            "oracle": self.oracle.tolist(),
-            "routing": [list(row) for row in self.routing],
-            "answers": self.answers.state_dict(),
+            # texts, since a checkpoint of thousands of small values is slow
+            "matrix": json.dumps(self.matrix.tolist()),
+            "oracle": json.dumps(self.oracle.tolist()),
+            "routing": json.dumps(self.routing),
+            "answers": json.dumps(self.answers.state_dict()),
             "metrics": None if self._metrics is None else json.dumps(self._metrics),
+            "losses": self._last_losses(),
+        }
+
+    def _last_losses(self) -> dict[str, dict[str, Tensor]]:
+        """Return the losses of the last evaluation of the run, which a figure shows at the end."""
+        if not self.evaluated or self.evaluated[-1] + 1 < len(self.matrix):
+            return {}
+        return {
+            expert: {
+                task: torch.tensor(values, dtype=torch.float64) for task, values in own.items()
+            }
+            for expert, own in self.losses.items()
         }
 
     def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
         """Load a saved state."""
-        self.matrix = np.array(state["matrix"], dtype=np.float64)
-        self.oracle = np.array(state["oracle"], dtype=np.float64)
-        self.routing = [(s, t, g, c) for s, t, g, c in state["routing"]]
-        self.answers.load_state_dict(state["answers"])
+        self.matrix = np.array(listed(state["matrix"]), dtype=np.float64)
+        self.oracle = np.array(listed(state["oracle"]), dtype=np.float64)
+        self.routing = [(s, t, g, c) for s, t, g, c in listed(state["routing"])]
+        self.answers.load_state_dict(listed(state["answers"]))
+        self.losses = {
+            expert: {task: values.tolist() for task, values in own.items()}
+            for expert, own in state.get("losses", {}).items()
+        }
         metrics = state.get("metrics")  # None in a checkpoint before format 4
         self._metrics = None if metrics is None else json.loads(metrics)
 

@@ -12,7 +12,8 @@ from dmole.metrics import write_matrix
 from dmole.metrics.routing_rates import partner_rate, routing_rates
 from dmole.routing import gate_set_name
 from dmole.run.run_files import RunFile
-from dmole.storage.files import write_csv, write_json
+from dmole.storage.files import write_csv, write_json, write_lines
+from dmole.storage.predictions import predictions_file, stage_lines
 from dmole.storage.versions import newest_versions, versions_of
 
 if TYPE_CHECKING:
@@ -33,11 +34,6 @@ if TYPE_CHECKING:
 METRICS = "metrics.json"
 ROUTING = "routing.csv"
 HEADER = ("stage", "true_task", "gate_set", "count", "phase")
-
-
-def predictions_file(stage: int, task: str) -> str:
-    """Return the path of the predictions of a task after a stage, below the run folder."""
-    return f"predictions/stage_{stage}/{task}.jsonl"
 
 
 def matrix_file(name: str, matrix: npt.NDArray[np.float64], tasks: Sequence[str]) -> RunFile:
@@ -62,13 +58,24 @@ def routing_file(tested: Iterable[Count], trained: Iterable[Count]) -> RunFile:
     return RunFile(ROUTING, write)
 
 
+def predictions(stage: int, tasks: Mapping[str, Iterable[Mapping[str, Any]]]) -> RunFile:
+    """Return the file of the predictions of a stage.
+
+    Args:
+        stage: Index of the stage.
+        tasks: Lines of each task, see :func:`prediction_lines`, in the order of the columns.
+    """
+    name = predictions_file(stage)
+    return RunFile(name, lambda run: write_lines(run / name, stage_lines(tasks)))
+
+
 def prediction_lines(
     samples: Iterable[Sample],
     texts: Sequence[str],
     gate_sets: Sequence[tuple[str, ...]],
     score: TaskScore,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a task's file of predictions.
+    """Yield the lines of a task in the file of predictions.
 
     Args:
         samples: Test samples of the task.

@@ -54,6 +54,7 @@ class ExpertAllocation(ContinualCallback):
 
     def __init__(self) -> None:
         self.allocations: dict[int, Allocation] = {}
+        self._texts: dict[int, tuple[Allocation, str]] = {}  # those of `state_dict`
 
     def on_stage_start(self, state: SequenceState, module: ContinualModule) -> None:
         """Place the stage's experts on the model, the common one first, and start the stage."""
@@ -134,7 +135,10 @@ class ExpertAllocation(ContinualCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the allocations as JSON texts, by stage."""
-        return {str(stage): plan.to_json() for stage, plan in self.allocations.items()}
+        for stage, plan in self.allocations.items():
+            if stage not in self._texts or self._texts[stage][0] is not plan:
+                self._texts[stage] = (plan, plan.to_json())
+        return {str(stage): self._texts[stage][1] for stage in self.allocations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load saved allocations."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmole.callbacks.answers import DECODING
 from dmole.callbacks.evaluation_plan import decoding_digest
+from dmole.storage.values import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +34,14 @@ def extended_results(
     """
     tasks, stages = list(state.data.column_names), len(state.plan)
     before = [task for task in parent.tasks if task in tasks]  # an update may have no column
+    answers = listed(saved["answers"])
     metrics = None if saved.get("metrics") is None else json.loads(saved["metrics"])
     return {
         **saved,
-        "matrix": extended_matrix(saved["matrix"], before, tasks, stages),
-        "oracle": extended_matrix(saved["oracle"], before, tasks, stages),
-        "answers": _kept_answers(saved["answers"], state, module, parent),
+        "losses": {},
+        "matrix": extended_matrix(listed(saved["matrix"]), before, tasks, stages),
+        "oracle": extended_matrix(listed(saved["oracle"]), before, tasks, stages),
+        "answers": _kept_answers(answers, state, module, parent),
         "metrics": None
         if metrics is None
         else json.dumps({**metrics, "parent": parent.for_metrics()}),

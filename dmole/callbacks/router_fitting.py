@@ -12,15 +12,19 @@ from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.distributed import broadcast, gather_objects
+from dmole.routing.entries import learned_part
+from dmole.routing.routers import LearningRouter
+from dmole.routing.storage import INDEX, write_tensors
 from dmole.run.run_files import RunFile
+from dmole.storage.tensors import DigestCache, tensor_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dmole.data import Sample
     from dmole.module import ContinualModule
-    from dmole.routing import RouterFit
+    from dmole.routing import Router, RouterFit
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
@@ -50,6 +54,8 @@ class RouterFitting(ContinualCallback):
         self.embedding_samples = embedding_samples
         self.seed = seed
         self.fits: dict[str, RouterFit] = {}
+        self._digests = DigestCache(tensor_digest)
+        self._written: dict[str, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Embed the stage's subset before training, where the choice of partners needs it first."""
@@ -78,7 +84,7 @@ class RouterFitting(ContinualCallback):
         # all tasks, since a stage may draw samples of any task; regularizers embed samples too
         names = state.data.training_task_names
         module.embedder.cache.forget(*(f"{name}/train/" for name in names))
-        state.put(*self.run_files(state, module))
+        state.put(*self._changed(state, module))
 
     def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Before training, write the router, so that any run folder can be read."""
@@ -86,12 +92,22 @@ class RouterFitting(ContinualCallback):
             state.put(*self.run_files(state, module))
 
     def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
-        """Return the folder of the router."""
+        """Return the file of each expert of the router, then its index."""
+        inner = learned_part(module.router)
+        for name, tensors in {} if inner is None else inner.tensors().items():
+            yield _entry(name, tensors)
+        yield _index(module.router if inner is None else inner)
 
-        def write(run: Path) -> None:
-            module.router.save(run / "router")
-
-        yield RunFile("router", write)
+    def _changed(self, state: SequenceState, module: ContinualModule) -> list[RunFile]:
+        """Return the files whose tensors are not those written last, and the index."""
+        inner = learned_part(module.router)
+        found = []
+        for name, tensors in {} if inner is None else inner.tensors().items():
+            before, digest = self._written.get(name), self._digests.of(name, tensors)
+            if digest != before:
+                found.append(_entry(name, tensors))
+                self._written[name] = digest
+        return [*found, _index(module.router if inner is None else inner)]
 
     def _embeddings(self, state: SequenceState, module: ContinualModule) -> Tensor:
         """Return the embeddings of the stage's subset, ``(N, D)``, the same on every rank."""
@@ -102,6 +118,24 @@ class RouterFitting(ContinualCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return an empty state, since the router is saved with the sequence."""
         return {}
+
+
+def _entry(name: str, tensors: Mapping[str, Tensor]) -> RunFile:
+    """Return the file of the router's tensors of an expert."""
+    file = f"router/{name}.safetensors"
+    return RunFile(file, lambda run: write_tensors(run / "router", name, tensors))
+
+
+def _index(router: Router) -> RunFile:
+    """Return the index of a router."""
+
+    def write(run: Path) -> None:
+        if isinstance(router, LearningRouter):
+            router.save_index(run / "router")
+        else:
+            router.save(run / "router")
+
+    return RunFile(f"router/{INDEX}", write)
 
 
 def choose_samples(samples: int, most: int, seed: int) -> list[int]:

@@ -75,7 +75,8 @@ def compare_starts(
             batch = move_data_to_device(batch, state.device)
             labels = labels_of(batch)
             tokens = int(answer_tokens(labels))
-            losses = [float(module.loss_with(batch, *used)) * tokens for used in active]
+            with module.vision.shared(keep=True):
+                losses = [float(module.loss_with(batch, *used)) * tokens for used in active]
             sums += torch.tensor([*losses, tokens], dtype=torch.float64)
             answers += [row[row != IGNORED].tolist() for row in labels[:, 1:]]
     state.interruption.check(state.strategy)

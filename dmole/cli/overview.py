@@ -42,7 +42,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
   data init BENCHMARK DIR [--miniature]
             the folders of a benchmark, and where to obtain what goes there; `data init --help`
             names the benchmarks
-  score     PREDICTIONS --task TASK | --metric NAME [--references FILE] [--profile P] [--json]
+  score     PREDICTIONS --task TASK | --metric NAME [--of TASK_OF_RUN] [--references FILE]
+            [--profile P] [--json]
             score a file of predictions as the benchmark's authors do, and without their quirks
   experts   RUN list | remove NAME | rename OLD NEW | disable NAME | enable NAME
             RUN import FROM_RUN NAME  |  RUN import --from_adapter DIR --as NAME --samples FILE

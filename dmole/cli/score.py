@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from dmole.benchmarks.metrics import ProfiledMetric
-from dmole.benchmarks.predictions import Prediction, Target, read_predictions, read_targets
+from dmole.benchmarks.predictions import (
+    Prediction,
+    Target,
+    predictions_of,
+    read_predictions,
+    read_targets,
+)
 from dmole.benchmarks.registry import build_metric, metric_of_task
 from dmole.cli.arguments import ArgumentParser
 from dmole.messages import json_text, show
@@ -141,13 +147,14 @@ def run_score(words: Sequence[str]) -> None:
     rule = parser.add_mutually_exclusive_group(required=True)
     rule.add_argument("--task", help="task of a benchmark, such as coin/Grounding")
     rule.add_argument("--metric", help="name of a metric, such as coin_grounding")
+    parser.add_argument("--of", help="name of the task to score, in the predictions of a run")
     parser.add_argument("--references", type=Path, help="test file, where predictions hold none")
     parser.add_argument("--profile", choices=("published", "corrected"), help="of the score")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(list(words))
     name = options.metric or metric_of_task(options.task)
     metric = build_metric(name, cast("Profile | None", options.profile))
-    answers = read_predictions(options.predictions)
+    answers = predictions_of(read_predictions(options.predictions), options.of)
     source = options.references
     targets = given_targets(answers) if source is None else read_targets(source)
     score, pairs = score_answers(metric, answers, targets)

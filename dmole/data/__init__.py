@@ -3,7 +3,8 @@
 from typing import Any
 
 from dmole._moved import moved_name
-from dmole.data.collate import Batch, Collator, TaskSample
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator, TaskSample
 from dmole.data.loader import ResumableLoader
 from dmole.data.sample import (
     IMAGE_PLACEHOLDER,

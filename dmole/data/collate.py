@@ -3,63 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from dmole.data.batch import Batch
 from dmole.data.labels import IGNORED, answer_labels
+from dmole.data.questions import Questions
 from dmole.data.rendering import ChatRenderer, Rendered
-from dmole.data.sample import IMAGE_PLACEHOLDER, Sample
+from dmole.data.sample import Sample
 from dmole.data.sample_errors import Origin, SampleError, sample_error, task_origin
 from dmole.data.templates import PromptSettings
-from dmole.data.window import Window
 from dmole.messages import one_line
 
 TaskSample = tuple[Sample, str]
 """A sample and the name of its task."""
-
-
-@dataclass
-class Batch:
-    """Tensors and names of ``B`` samples.
-
-    Args:
-        inputs: Arguments of the model: ``input_ids`` and ``attention_mask`` of shape ``(B, T)``,
-            ``pixel_values`` and its companions in the layout of the model family (absent if
-            the batch has no image).
-        labels: Token ids of the answers, -100 elsewhere, ``(B, T)``; ``None`` for generation.
-        question: Tokens of the first user turn without images and template, right padded:
-            ``input_ids`` and ``attention_mask`` of shape ``(B, Q)``.
-        image_counts: Number of images of each sample, ``(B,)``, long.
-        sample_ids: Id of each sample.
-        task_names: Task of each sample.
-        window: Place of a training batch among those of an optimizer step; None if it is the only
-            one.
-    """
-
-    inputs: dict[str, Tensor]
-    labels: Tensor | None
-    question: dict[str, Tensor]
-    image_counts: Tensor
-    sample_ids: list[str]
-    task_names: list[str]
-    window: Window | None = None
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.sample_ids)
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory; called by a loader with ``pin_memory``."""
-        return replace(
-            self,
-            inputs={key: value.pin_memory() for key, value in self.inputs.items()},
-            labels=None if self.labels is None else self.labels.pin_memory(),
-            question={key: value.pin_memory() for key, value in self.question.items()},
-            image_counts=self.image_counts.pin_memory(),
-        )
 
 
 class Collator:
@@ -111,6 +70,7 @@ class Collator:
         self.max_length = max_length
         self._on_too_long = on_too_long
         self._origin = origin
+        self._questions = Questions(tokenizer)
         self._truncated = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
 
     @property
@@ -209,23 +169,6 @@ class Collator:
         assert labels is not None  # generation batches are rejected above
         cut = {key: _cut(key, value, mask.shape, limit) for key, value in inputs.items()}
         return cut, labels[:, :limit]
-
-    def _questions(self, samples: list[Sample]) -> dict[str, Tensor]:
-        tokenizer = self._tokenizer
-        texts = [_first_question(sample) for sample in samples]
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        rows = []
-        for ids in tokenizer(texts, return_attention_mask=False)["input_ids"]:
-            if bos is not None and (not ids or ids[0] != bos):
-                ids = [bos, *ids]
-            rows.append(ids or [eos])  # an embedding averages over tokens, so there must be one
-        padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
-        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
-
-
-def _first_question(sample: Sample) -> str:
-    text = next(turn.text for turn in sample.turns if turn.role == "user")
-    return text.replace(IMAGE_PLACEHOLDER, "").strip()
 
 
 def _check_answers(labels: Tensor, samples: list[Sample]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,43 @@ def answer_tokens(labels: Tensor) -> Tensor:
 def answer_positions(labels: Tensor) -> Tensor:
     """Return which positions predict an answer token, ``(B, T - 1)``."""
     return labels[:, 1:] != IGNORED
+
+
+class Targets(NamedTuple):
+    """The ``M`` answer tokens of a batch and the positions that predict them.
+
+    Args:
+        positions: ``(M,)`` positions in ``(B, T)``, flattened, in order.
+        samples: ``(M,)`` row of the batch.
+        tokens: ``(M,)`` ids of the answer tokens.
+        shape: ``(B, T)``.
+    """
+
+    positions: Tensor
+    samples: Tensor
+    tokens: Tensor
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, labels: Tensor, positions: Tensor | None = None) -> Targets:
+        """Return the targets of labels.
+
+        Args:
+            labels: ``(B, T)``, `IGNORED` for tokens without loss.
+            positions: The positions, if they are known; else the host waits for the labels.
+        """
+        if positions is None:
+            positions = predicting_positions(labels)
+        samples = torch.div(positions, labels.shape[1], rounding_mode="floor")
+        tokens = labels.flatten().index_select(0, positions + 1)
+        return cls(positions, samples, tokens, labels.shape)
+
+
+def predicting_positions(labels: Tensor) -> Tensor:
+    """Return the positions that predict an answer token in the flattened labels, ``(M,)``."""
+    rows = torch.zeros_like(labels, dtype=torch.bool)  # (B, T)
+    rows[:, :-1] = answer_positions(labels)
+    return rows.flatten().nonzero().flatten()
 
 
 def answer_labels(

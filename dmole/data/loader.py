@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dmole.data.collate import Batch, Collator, TaskSample
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator, TaskSample
 from dmole.data.labels import IGNORED
 from dmole.data.sampler import OrderRule, TrainBatchSampler, Used
 from dmole.data.window import windows

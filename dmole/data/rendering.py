@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dmole.data.bounded_cache import BoundedCache
 from dmole.data.prompt_styles import PlainStyle, style_named, style_of
 from dmole.data.sample import IMAGE_PLACEHOLDER, Sample, Turn
-from dmole.data.templates import ChatTemplate, PromptSettings, chat_template_of
+from dmole.data.templates import (
+    ChatTemplate,
+    PromptSettings,
+    chat_template_of,
+    content_parts,
+)
+
+_KEPT = 16 * 2**20
+"""Characters of conversations and rendered texts that a renderer keeps."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,9 @@ class ChatRenderer:
     For a processor without a template, the style of its model is used; see
     :mod:`dmole.data.prompt_styles`. If the template puts nothing after an answer, the
     end-of-sequence token is added; otherwise the model would never learn to stop.
+
+    A renderer keeps what it rendered last, so a conversation that returns in a later epoch or
+    evaluation is not rendered again.
 
     Args:
         processor: A transformers processor with a tokenizer.
@@ -82,6 +94,9 @@ class ChatRenderer:
         special |= set(self._tokenizer.all_special_tokens)
         # longest first, so that a token is not mistaken for its prefix
         self._special = sorted(special, key=len, reverse=True)
+        # a text depends on the turns and the number of images
+        self._kept: BoundedCache[tuple[tuple[Turn, ...], int, bool], Rendered]
+        self._kept = BoundedCache(_KEPT)
 
     def render(self, sample: Sample, *, generation: bool) -> Rendered:
         """Return the rendered text of a sample.
@@ -95,13 +110,22 @@ class ChatRenderer:
                 image token as text, or the template fails, supports no system turn, changes an
                 answer, or writes text around it.
         """
+        key = (sample.turns, len(sample.images), generation)
+        rendered = self._kept.get(key)
+        if rendered is None:
+            rendered = self._render(sample, generation)
+            size = len(rendered.text) + sum(len(turn.text) for turn in sample.turns)
+            self._kept.put(key, rendered, size)
+        return rendered
+
+    def _render(self, sample: Sample, generation: bool) -> Rendered:
         self._check_images(sample)
         self.style.check(sample)
         full = self._whole(sample, generation)
         text, copied, answers = "", 0, []
         for position, turn in enumerate(sample.turns):
             if turn.role == "assistant":
-                start, stop, space = self._span(sample, position, full)
+                start, stop, space = self._span(sample, position, full, generation)
                 answer = turn.text.strip()
                 try:
                     end, token, resume = self._end(answer, full, start, stop)
@@ -163,14 +187,18 @@ class ChatRenderer:
         # no end token: the added one replaces what follows the answer
         return tail, eos, stop
 
-    def _span(self, sample: Sample, position: int, full: str) -> tuple[int, int, str]:
+    def _span(
+        self, sample: Sample, position: int, full: str, generation: bool
+    ) -> tuple[int, int, str]:
         """Return the characters of an assistant turn, from its first token to the next turn.
 
         Also return the space at the end of the prompt that replaces the space in ``full``; empty
         if they are equal. Published templates of LLaVA-OneVision differ in it.
         """
         before = self._template(sample.turns[:position], generation=True)
-        upto = self._template(sample.turns[: position + 1], generation=False)
+        upto = full  # nothing follows the last turn, except a generation prompt
+        if generation or position < len(sample.turns) - 1:
+            upto = self._template(sample.turns[: position + 1], generation=False)
         start = _common_length(full, before)
         stop = _common_length(full, upto)
         answer = sample.turns[position].text.strip()
@@ -206,7 +234,7 @@ class ChatRenderer:
         if self.template is None:
             end_token = self._tokenizer.eos_token
             return self.style.write(turns, generation, self.image_token, end_token)
-        content: Any = _parts if self._takes_parts else self._inline
+        content: Any = content_parts if self._takes_parts else self._inline
         messages = [{"role": turn.role, "content": content(turn.text)} for turn in turns]
         return self.template.render(messages, generation=generation)
 
@@ -216,20 +244,7 @@ class ChatRenderer:
 
 def _common_length(first: str, second: str) -> int:
     """Return the length of the common prefix of two texts."""
+    if first.startswith(second):
+        return len(second)
     pairs = enumerate(zip(first, second, strict=False))
     return next((position for position, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
-def _parts(text: str) -> list[dict[str, str]]:
-    """Split a turn at its placeholders into the content parts of a chat template."""
-    parts: list[dict[str, str]] = []
-    pieces = text.split(IMAGE_PLACEHOLDER)
-    for position, piece in enumerate(pieces):
-        if position > 0:
-            parts.append({"type": "image"})
-            piece = piece.removeprefix("\n")  # templates add a line break themselves
-        if position < len(pieces) - 1:
-            piece = piece.removesuffix("\n")
-        if piece:
-            parts.append({"type": "text", "text": piece})
-    return parts or [{"type": "text", "text": ""}]

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.messages import one_line
 
 CLOCK = "strftime_now"
@@ -134,6 +135,21 @@ class ChatTemplate:
         except Exception as error:  # a template may raise anything
             raise ValueError(one_line(error)) from error
         return text
+
+
+def content_parts(text: str) -> list[dict[str, str]]:
+    """Split a turn at its placeholders into the content parts of a chat template."""
+    parts: list[dict[str, str]] = []
+    pieces = text.split(IMAGE_PLACEHOLDER)
+    for position, piece in enumerate(pieces):
+        if position > 0:
+            parts.append({"type": "image"})
+            piece = piece.removeprefix("\n")  # templates add a line break themselves
+        if position < len(pieces) - 1:
+            piece = piece.removesuffix("\n")
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts or [{"type": "text", "text": ""}]
 
 
 def _clock(strings: set[str], date: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dmole.data.labels import answer_positions
 
 if TYPE_CHECKING:
-    from dmole.data.collate import Batch
+    from dmole.data.batch import Batch
 
 
 class Counts(NamedTuple):

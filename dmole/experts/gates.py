@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dmole.experts.products import RowChannels
+from dmole.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,7 +130,7 @@ class Gates:
             mask = self._channel_factors(modality, names, ranks, x.shape[0])
             if mask.ndim == 2:  # per sample: the same for all positions between rows and channels
                 mask = mask.reshape(mask.shape[0], *[1] * (x.ndim - 2), mask.shape[1])
-            self._masks[key] = mask.to(x.device, non_blocking=True)
+            self._masks[key] = to_device(mask, x.device)
         return self._masks[key]
 
     def row_channels(
@@ -160,8 +161,8 @@ class Gates:
             weights = self._expanded(modality, len(x))[:, columns].tolist()
             found = RowChannels.of(weights, ranks, scalings)
             self._row_channels[key] = RowChannels(
-                found.index.to(x.device, non_blocking=True),
-                found.factors.to(x.device, non_blocking=True),
+                to_device(found.index, x.device),
+                to_device(found.factors, x.device),
                 found.channels,
             )
         return self._row_channels[key]
@@ -190,7 +191,7 @@ class Gates:
     def row_weights(self, modality: Modality, name: str, x: Tensor) -> Tensor:
         """Return the weight of one expert for each input row of a linear, ``(rows,)``."""
         weights = self._expanded(modality, x.shape[0])[..., self._index[name]]
-        return weights.to(x.device, non_blocking=True)
+        return to_device(weights, x.device)
 
     def _expanded(self, modality: Modality, rows: int) -> Tensor:
         """Repeat the samples' weights to the input rows of a linear, on the device of the gates."""

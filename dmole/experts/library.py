@@ -14,6 +14,7 @@ from dmole.experts.gates import GateContext
 from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
 from dmole.experts.shape import ExpertShape
 from dmole.storage.seeds import expert_seed
+from dmole.storage.tensors import DigestCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,7 @@ class ExpertLibrary:
         self._linears: dict[str, RoutedLinear] = {}
         self._architecture: dict[str, dict[str, ExpertShape]] = {}
         self.versions: dict[str, int] = {}
+        self._digests = DigestCache(_digest)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ class ExpertLibrary:
 
     def remove(self, name: str) -> None:
         """Delete an expert; a linear without experts is unwrapped."""
+        self._digests.forget(name)
         for path in self._architecture.pop(name):
             linear = self._linears[path]
             del linear.experts[expert_key(name)]
@@ -118,6 +121,18 @@ class ExpertLibrary:
         """Yield ``(path of the linear, low-rank update)`` of one expert."""
         for path in self._architecture[name]:
             yield path, self._linears[path].expert(name)
+
+    def computes_below(self, root: str) -> bool:
+        """Return whether the current gates use an expert of a linear below a submodule.
+
+        Args:
+            root: Full path of the submodule.
+        """
+        gates = self.context.current
+        used = () if gates is None else gates.used
+        return any(
+            path.startswith(f"{root}.") for name in used for path in self._architecture[name]
+        )
 
     def modality(self, path: str) -> Modality:
         """Return the modality of a linear with experts."""
@@ -170,19 +185,17 @@ class ExpertLibrary:
                 raise ValueError(f"expert {name!r} has another shape in the checkpoint")
 
     def digest(self, name: str) -> str:
-        """Return the sha256 of one expert's tensors."""
-        digest = hashlib.sha256()
-        for key, tensor in sorted(self.tensors(name).items()):
-            digest.update(key.encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """Return the sha256 of one expert's tensors; that of a frozen one is computed once."""
+        if any(expert.learning for _, expert in self.experts(name)):
+            return _digest(self.tensors(name))  # an optimizer may change tensors unnoticed
+        return self._digests.of(name, self.tensors(name))
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return one expert's tensors without copies, keyed ``<linear>.lora_a`` and so on."""
         return {
             f"{path}.{key}": tensor.detach()
             for path, expert in self.experts(name)
-            for key, tensor in [*expert.named_parameters(), *expert.named_buffers()]
+            for key, tensor in expert.own_tensors()
         }
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
@@ -250,6 +263,15 @@ class ExpertLibrary:
             self.model.set_submodule(path, linear)
             self._linears[path] = linear
         return self._linears[path]
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of tensors and their names."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        digest.update(key.encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> None:

@@ -95,6 +95,12 @@ class LoRAExpert(nn.Module):
             fixed = {name for name, off in zip(names, flags, strict=True) if off}
         yield from (p for name, p in self.named_parameters() if name not in fixed)
 
+    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters, then the buffers, by name."""
+        # as `named_parameters` and `named_buffers`, which also look for modules within
+        for tensors in (self._parameters, self._buffers):
+            yield from ((key, tensor) for key, tensor in tensors.items() if tensor is not None)
+
     @property
     def learning(self) -> bool:
         """Whether one of its parameters requires gradients."""

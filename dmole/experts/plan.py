@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dmole.experts.products import ByRow, Masked, Product
+from dmole.transfer import to_device
 
 if TYPE_CHECKING:
     from dmole.experts.gates import Gates
@@ -115,7 +116,7 @@ class LayerPlan:
         if low.dtype not in self._factors:
             factors = [expert.scaling for expert in self._low_rank for _ in range(expert.rank)]
             host = torch.tensor(factors, dtype=low.dtype)
-            self._factors[low.dtype] = host.to(low.device, non_blocking=True)
+            self._factors[low.dtype] = to_device(host, low.device)
         return low * self._factors[low.dtype]
 
     def tiled(self, low: Tensor) -> Tensor:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dmole.data.collate import Batch, Collator
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator
 from dmole.experts import ExpertLibrary, Gates
 from dmole.inference.decoding import AnswerProgress, OnText, as_criteria
 from dmole.inference.precision import autocast
 from dmole.inference.requests import Answer, Request, Route, with_common
 from dmole.models.embedder import Embedder
 from dmole.models.generation import end_ids
+from dmole.models.shared_vision import SharedVision
 from dmole.routing import AutoencoderRouter, RouteQuery, Router, Routing
 from dmole.routing.routers import route_by_name
 
@@ -68,6 +70,7 @@ class AnsweringModel:
         )
         router.set_vision_width(backbone.vision_width)
         self.embedder = Embedder(backbone)
+        self.vision = SharedVision(backbone, self.library)
         self.residency: ExpertResidency | None = None
         self._requests = itertools.count()
         limit = backbone.context_length if max_length is None else max_length
@@ -106,16 +109,17 @@ class AnsweringModel:
         if not requests:
             return []
         batch = self._batch(requests)
-        routes = self._routes(requests, batch)
-        lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()  # (B,)
-        order = [route.experts for route in routes]
-        if self.residency is not None:
-            self.residency.require(itertools.chain(*order))
-        gates = self._gates(order, batch)
-        with autocast(self.precision, self.device), self.library.context.use(gates):
-            progress = self._generate(
-                batch, [request.max_new_tokens for request in requests], on_text
-            )
+        with self.vision.shared():
+            routes = self._routes(requests, batch)
+            lengths = batch.host.inputs["attention_mask"].sum(dim=1).tolist()  # (B,)
+            order = [route.experts for route in routes]
+            if self.residency is not None:
+                self.residency.require(itertools.chain(*order))
+            gates = self._gates(order, batch)
+            with autocast(self.precision, self.device), self.library.context.use(gates):
+                progress = self._generate(
+                    batch, [request.max_new_tokens for request in requests], on_text
+                )
         if self.residency is not None:
             self.residency.record(order)
         return [
@@ -171,10 +175,10 @@ class AnsweringModel:
         batch = self.collator(samples, generation=True)
         # an id of its own, since embeddings are cached by id
         batch.sample_ids = [str(next(self._requests)) for _ in samples]
-        return _moved(batch, self.device)
+        return batch.to(self.device)
 
     def _embed(self, batch: Batch) -> Tensor:
-        with self.library.context.use(None):
+        with self.library.context.use(None), self.vision.recorded():
             return self.embedder(batch, remember=False)
 
     def _routes(self, requests: Sequence[Request], batch: Batch) -> list[Route]:
@@ -209,7 +213,8 @@ class AnsweringModel:
         if not self.experts:
             return None
         weights = route_by_name(order, self.experts).gates
-        rows = self.backbone.vision_rows(batch.inputs, batch.image_counts, self.beams)
+        host = batch.host
+        rows = self.backbone.vision_rows(host.inputs, host.image_counts, self.beams)
         return Gates(self.experts, weights, rows, batch.inputs.get("attention_mask"))
 
     def _generate(
@@ -234,10 +239,3 @@ class AnsweringModel:
 
 def _origin(sample: Sample, task: str) -> str:
     return f"request {sample.id}"
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    """Move the tensors of a batch to a device."""
-    batch.inputs = {key: value.to(device) for key, value in batch.inputs.items()}
-    batch.question = {key: value.to(device) for key, value in batch.question.items()}
-    return batch

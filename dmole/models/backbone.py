@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from dmole._moved import moved_name
+from dmole.data.labels import Targets
 from dmole.data.prompt_check import check_prompts
 from dmole.data.rendering import ChatRenderer
 from dmole.data.templates import PromptSettings
 from dmole.experts.lora import expert_key
+from dmole.models.answer_head import AnswerOutput, answer_output
 from dmole.models.discovery import Block, Parts, Patterns, discover
 from dmole.models.families import family_of
 from dmole.models.generation import replace_generation_config
@@ -144,26 +146,37 @@ class Backbone(nn.Module):
         self.model.activation_checkpointing_enable(  # type: ignore[operator]
             activation_checkpointing_kwargs=options
         )
+        # it makes the inputs of all parts require gradients, which only reentrant checkpoints need:
+        # a frozen vision encoder would keep its activations and run again in the backward pass
+        self.model.disable_input_require_grads()  # type: ignore[operator]
 
     def loss(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Return the mean cross-entropy over the answer tokens of the batch.
 
-        Args:
-            inputs: Output of the processor for the samples.
-            labels: ``(B, T)`` token ids, -100 for ignored tokens.
-        """
-        loss: Tensor = self.outputs(inputs, labels).loss
-        return loss
-
-    def outputs(self, inputs: dict[str, Tensor], labels: Tensor | None = None) -> Any:
-        """Return the model's output: ``logits`` ``(B, T, V)`` and, with labels, the mean ``loss``.
+        For a batch on an accelerator the host waits for the labels; :meth:`answer_output` does not.
 
         Args:
             inputs: Output of the processor for the samples.
             labels: ``(B, T)`` token ids, -100 for ignored tokens.
         """
-        options = {} if labels is None else {"labels": labels}
-        return self.model(**inputs, **options, use_cache=False)
+        return self.answer_output(inputs, Targets.of(labels)).loss()
+
+    def answer_output(self, inputs: dict[str, Tensor], targets: Targets) -> AnswerOutput:
+        """Return loss and logits of the answer tokens; no other logits are computed.
+
+        Args:
+            inputs: Output of the processor for the samples.
+            targets: The answer tokens.
+        """
+        return answer_output(self.model, inputs, targets)
+
+    def outputs(self, inputs: dict[str, Tensor]) -> Any:
+        """Return the model's output with the ``logits`` ``(B, T, V)`` of all positions.
+
+        Args:
+            inputs: Output of the processor for the samples.
+        """
+        return self.model(**inputs, use_cache=False)
 
     def set_generation(self, settings: Mapping[str, Any]) -> None:
         """Generate with these settings and the token ids of the model's folder, and nothing else.

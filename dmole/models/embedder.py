@@ -11,11 +11,12 @@ from torch import Tensor
 from dmole.experts.library import eval_mode
 from dmole.models.selection import select_samples
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
+from dmole.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dmole.data.collate import Batch
+    from dmole.data.batch import Batch
     from dmole.models.backbone import Backbone
 
 
@@ -54,38 +55,41 @@ class Embedder:
             return self.cache.get_many(keys)
         chosen = [i for i, key in enumerate(keys) if key in missing and key not in keys[:i]]
         names = [keys[i] for i in chosen]
-        rows = self._embed(self._selected(batch, chosen)).cpu()  # (M, D)
+        host = batch.host
+        counts = self._backbone.vision_rows(host.inputs, host.image_counts)  # (B,)
+        selected = self._selected(batch, chosen, counts)
+        rows = self._embed(selected, counts[chosen]).cpu()  # (M, D)
         if remember:
             self.cache.add(names, rows)
             return self.cache.get_many(keys)
         new = dict(zip(names, rows, strict=True))
         return torch.stack([new[k] if k in new else self.cache.get_many([k])[0] for k in keys])
 
-    def _selected(self, batch: Batch, chosen: Sequence[int]) -> Batch:
+    def _selected(self, batch: Batch, chosen: Sequence[int], rows: Tensor) -> Batch:
         """Return a batch with some samples only; its questions are padded to the longest of them.
 
         Only what an embedding depends on is selected.
         """
         if len(chosen) == len(batch):
             return batch
-        config = self._backbone.model.config
-        mask = batch.question["attention_mask"][chosen]  # (M, Q)
-        longest = int(mask.sum(dim=1).max())
+        config, counts = self._backbone.model.config, batch.host.image_counts
+        longest = int(batch.host.question["attention_mask"][chosen].sum(dim=1).max())
+        index = to_device(torch.tensor(chosen), _device(batch))
         return replace(
             batch,
-            inputs=select_samples(config, batch.inputs, batch.image_counts, chosen),
-            question={k: v[chosen][:, :longest] for k, v in batch.question.items()},
-            image_counts=batch.image_counts[chosen],
+            inputs=select_samples(config, batch.inputs, counts, chosen, rows),
+            question={k: v[index][:, :longest] for k, v in batch.question.items()},
+            image_counts=batch.image_counts[index],
         )
 
     @torch.no_grad()
-    def _embed(self, batch: Batch) -> Tensor:
+    def _embed(self, batch: Batch, counts: Tensor) -> Tensor:
         with eval_mode(self._backbone), torch.autocast(_device(batch).type, enabled=False):
             text = self._backbone.text_hidden(**batch.question)  # (B, S, Dl)
             pooled_text = masked_max_pool(text.float(), batch.question["attention_mask"])  # (B, Dl)
-            return combine(self._pooled_vision(batch, pooled_text), pooled_text)
+            return combine(self._pooled_vision(batch, pooled_text, counts), pooled_text)
 
-    def _pooled_vision(self, batch: Batch, like: Tensor) -> Tensor:
+    def _pooled_vision(self, batch: Batch, like: Tensor, counts: Tensor) -> Tensor:
         """Return ``(B, Dv)``: the maximum over the tokens of a sample's images, else 0."""
         samples = like.shape[0]
         width = self._backbone.vision_width
@@ -97,10 +101,10 @@ class Embedder:
                     f"the vision encoder returns states of width {hidden.shape[-1]}, but its "
                     f"config states {width}"
                 )
-            counts = self._backbone.vision_rows(batch.inputs, batch.image_counts)  # (B,)
             hidden = hidden.reshape(-1, hidden.shape[-2], width) if hidden.ndim == 3 else hidden
             rows = hidden.amax(dim=1) if hidden.ndim == 3 else hidden  # packed patches: (rows, D)
-            owner = torch.arange(samples).repeat_interleave(counts).to(rows.device)  # (rows,)
+            owner = torch.arange(samples).repeat_interleave(counts)  # (rows,)
+            owner = to_device(owner, rows.device)
             pooled.scatter_reduce_(0, owner[:, None].expand_as(rows), rows, reduce="amax")
         return pooled.masked_fill(pooled.isinf(), 0.0)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dmole.models.rows import Inputs, rows_per_sample
+from dmole.transfer import to_device
 
 _IMAGE_KEYS = ("pixel", "image", "aspect_ratio", "batch_num_images")
 _BY_SAMPLE = ("idefics3", "smolvlm", "mllama")
@@ -16,7 +17,11 @@ _BY_SAMPLE = ("idefics3", "smolvlm", "mllama")
 
 
 def select_samples(
-    config: Any, inputs: Inputs, image_counts: Tensor, chosen: Sequence[int]
+    config: Any,
+    inputs: Inputs,
+    image_counts: Tensor,
+    chosen: Sequence[int],
+    rows: Tensor | None = None,
 ) -> Inputs:
     """Return the inputs of some samples of a batch; padding stays as it is.
 
@@ -28,6 +33,7 @@ def select_samples(
         inputs: Output of the processor for the batch.
         image_counts: ``(B,)`` images of each sample.
         chosen: Indices of samples, each once, in ascending order.
+        rows: ``(B,)`` rows of the vision encoder of each sample, on the CPU, if they are known.
 
     Raises:
         ValueError: If the entries of a tensor cannot be assigned to samples; names the tensor.
@@ -37,7 +43,8 @@ def select_samples(
     kept[list(chosen)] = True
     with_image, has_image = counts > 0, bool(counts[kept].any())
     by_sample = config.model_type in _BY_SAMPLE
-    by_row = kept.repeat_interleave(rows_per_sample(config, inputs, counts))  # (rows,)
+    rows = rows_per_sample(config, inputs, counts) if rows is None else rows
+    by_row = kept.repeat_interleave(rows)  # (rows,)
     by_image = kept.repeat_interleave(counts)  # (images,)
 
     def entries(key: str, value: Tensor) -> Tensor:
@@ -55,7 +62,12 @@ def select_samples(
     selected = {}
     for key, value in inputs.items():
         if not key.startswith(_IMAGE_KEYS):
-            selected[key] = value[kept.to(value.device)]
+            selected[key] = take(value, kept)
         elif has_image:
-            selected[key] = value[entries(key, value).to(value.device)]
+            selected[key] = take(value, entries(key, value))
     return selected
+
+
+def take(value: Tensor, mask: Tensor) -> Tensor:
+    """Return the entries of a tensor by a mask on the CPU, without waiting for its device."""
+    return value.index_select(0, to_device(mask.nonzero().flatten(), value.device))

@@ -141,7 +141,7 @@ class AdversarialTask(Regularizer):
     def forward(self, step: Step) -> Tensor:
         """Return the classifiers' mean loss, reversed for the experts; see :class:`Regularizer`."""
         if not self.coefficient:  # else the classifiers' gradients would affect gradient clipping
-            return sum((p.sum() * 0.0 for p in self.parameters()), step.logits.new_zeros(()))
+            return sum((p.sum() * 0.0 for p in self.parameters()), step.zero())
         names = step.batch.task_names
         truth = torch.tensor([self._tasks.index(name) for name in names], device=step.labels.device)
         answered = (step.labels[:, 1:] != -100).any(dim=1)  # a repeated sample has no labels
@@ -151,7 +151,7 @@ class AdversarialTask(Regularizer):
                 features = reverse_gradient(record.output.float(), self.coefficient)  # (B, out)
                 logits = self.classifiers[self._indices[record.path]](features)  # (B, tasks)
                 losses.append(cross_entropy(logits[answered], truth[answered]))
-        return torch.stack(losses).mean() if losses else step.logits.new_zeros(())
+        return torch.stack(losses).mean() if losses else step.zero()
 
 
 def _classifiers(widths: Sequence[int], tasks: int) -> nn.ModuleList:

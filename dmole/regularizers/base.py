@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from dmole.data import Batch
+    from dmole.data.labels import Targets
     from dmole.experts import ExpertLibrary, Gates
+    from dmole.models.answer_head import AnswerOutput
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Step:
         batch: The samples, with labels.
         labels: ``(B, T)`` token ids, -100 outside the answers.
         gates: Experts of each sample, with the records of mixing linears; None without experts.
-        logits: ``(B, T, V)`` logits with the experts in training, with their graph.
-        forward: Computes such logits again, with the experts' values at the time of the call.
+        targets: The ``M`` answer tokens and their samples.
+        output: Output of the model for the answer tokens.
+        forward: Computes :attr:`logits` again, with the experts' values at the time of the call.
         embed: Returns the router embeddings of the samples, ``(B, D)``.
         number: Optimizer steps since the start of the sequence.
         continued: Earlier versions of the expert in training, which it replaces.
@@ -38,11 +42,25 @@ class Step:
     batch: Batch
     labels: Tensor
     gates: Gates | None
-    logits: Tensor
+    targets: Targets
+    output: AnswerOutput
     forward: Callable[[], Tensor]
     embed: Callable[[], Tensor]
     number: int
     continued: tuple[str, ...] = ()
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits of the answer tokens, ``(M, V)``, with their graph to the experts in training.
+
+        Row ``i`` predicts ``targets.tokens[i]``, a token of sample ``targets.samples[i]``. Long
+        answers are not split into chunks for it, so reading it can take much memory.
+        """
+        return self.output.logits
+
+    def zero(self) -> Tensor:
+        """Return a scalar zero, float32, on the device of the batch."""
+        return self.labels.new_zeros((), dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class BranchFreezing(Regularizer):
 
     def forward(self, step: Step) -> Tensor:
         """Return zero: frozen branches need no penalty."""
-        return step.logits.new_zeros(())
+        return step.zero()
 
     @torch.no_grad()
     def after_stage(self, stage: StageView) -> None:

@@ -12,12 +12,9 @@ from torch.autograd.function import once_differentiable
 from dmole.experts.library import eval_mode
 from dmole.regularizers.base import Regularizer, StageView, Step
 
-IGNORED = -100
-"""Label of a token that the loss ignores."""
-
 
 def distillation(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 2.0
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0
 ) -> Tensor:
     r"""Return the divergence between student and teacher on the answer tokens.
 
@@ -27,17 +24,16 @@ def distillation(
         \mathrm{softmax}(z^{\text{student}}_v / \tau) \big)
 
     over the positions :math:`V` whose next token has a label, as in the loss of a causal language
-    model. Value and gradient are exactly zero where both logits are equal. Only the rows of
-    :math:`V` are converted to float32, and one matrix of them is kept for the backward pass.
+    model. Value and gradient are exactly zero where both logits are equal. One float32 matrix of
+    their shape is kept for the backward pass.
 
     Args:
-        student_logits: Shape ``(B, T, V)``.
-        teacher_logits: Shape ``(B, T, V)``; no gradient.
-        labels: ``(B, T)``, not shifted; -100 for ignored tokens.
+        student_logits: ``(M, V)`` for ``M`` answer tokens.
+        teacher_logits: ``(M, V)``; no gradient.
         temperature: Positive :math:`\tau`; values above 1 emphasize less likely tokens.
 
     Returns:
-        Scalar, float32; zero if all tokens are ignored.
+        Scalar, float32; zero if there are no answer tokens.
 
     Raises:
         ValueError: If the shapes do not match or the temperature is not positive.
@@ -48,23 +44,19 @@ def distillation(
         and temperature 2 are ours.
 
     Example:
-        >>> logits = torch.randn(1, 3, 5)
-        >>> distillation(logits, logits, torch.tensor([[-100, 4, 2]]))
+        >>> logits = torch.randn(3, 5)
+        >>> distillation(logits, logits)
         tensor(0.)
     """
     shape = student_logits.shape
-    if len(shape) != 3 or teacher_logits.shape != shape or labels.shape != shape[:2]:
+    if len(shape) != 2 or teacher_logits.shape != shape:
         raise ValueError(
-            f"expected logits (B, T, V) twice and labels (B, T), got {tuple(shape)}, "
-            f"{tuple(teacher_logits.shape)} and {tuple(labels.shape)}"
+            f"expected logits (M, V) twice, got {tuple(shape)} and {tuple(teacher_logits.shape)}"
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    counted = labels[:, 1:] != IGNORED  # (B, T - 1)
-    student = student_logits[:, :-1][counted]  # (M, V), M answer tokens
-    teacher = teacher_logits[:, :-1][counted].detach()  # (M, V)
-    divergence: Tensor = _Divergence.apply(student, teacher, temperature)  # type: ignore[no-untyped-call]
-    return divergence * temperature**2 / max(1, len(student))
+    divergence: Tensor = _Divergence.apply(student_logits, teacher_logits.detach(), temperature)  # type: ignore[no-untyped-call]
+    return divergence * temperature**2 / max(1, shape[0])
 
 
 class _Divergence(torch.autograd.Function):
@@ -133,11 +125,11 @@ class Distillation(Regularizer):
     def forward(self, step: Step) -> Tensor:
         """Return the weighted divergence; see :class:`Regularizer`."""
         if not self.coefficient or not self._teacher:
-            return step.logits.new_zeros(())
+            return step.zero()
         library = step.library
         with torch.no_grad(), library.replaced(self._teacher), eval_mode(library.model):
-            teacher = step.forward()  # (B, T, V)
-        divergence = distillation(step.logits, teacher, step.labels, self.temperature)
+            teacher = step.forward()  # (M, V)
+        divergence = distillation(step.logits, teacher, self.temperature)
         return self.coefficient * divergence
 
     def extra_tensors(self) -> dict[str, Tensor]:

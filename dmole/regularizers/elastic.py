@@ -155,7 +155,7 @@ class ElasticWeights(Regularizer):
 
     def forward(self, step: Step) -> Tensor:
         """Return the weighted penalty over all earlier tasks; see :class:`Regularizer`."""
-        total = step.logits.new_zeros((), dtype=torch.float32)
+        total = step.zero()
         if not self.coefficient or not self._anchors:
             return total
         current = training_parameters(step.library, step.experts)

@@ -89,7 +89,7 @@ class _RouterTerm(Regularizer):
         """Return the weighted term; zero without router records. See :class:`Regularizer`."""
         records = step.gates.records if step.gates is not None else []
         if not self.coefficient or not records:
-            return step.logits.new_zeros((), dtype=torch.float32)
+            return step.zero()
         if self.over == "pooled":
             if len({record.weights.shape[1] for record in records}) > 1:
                 raise ValueError(f"{type(self).__name__}: pooled needs routers of equal size")

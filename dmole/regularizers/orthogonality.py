@@ -123,7 +123,7 @@ class Orthogonality(Regularizer):
 
     def forward(self, step: Step) -> Tensor:
         """Return the weighted overlap; see :class:`Regularizer`."""
-        total = step.logits.new_zeros((), dtype=torch.float32)
+        total = step.zero()
         pairs = self._pairs(step) if self.coefficient else []
         overlaps = [
             normalized_overlap(new, old)

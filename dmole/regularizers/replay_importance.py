@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, pad, softplus
 
+from dmole.data.labels import Targets
 from dmole.distributed import gather_objects
 from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
 from dmole.regularizers.importance import first_order_hypergradient, importance_weights
@@ -86,7 +87,7 @@ class ReplayImportance(Regularizer):
 
     def forward(self, step: Step) -> Tensor:
         """Return the change of the mean loss by the weights; see :class:`Regularizer`."""
-        losses, counts = sample_losses(step.logits, step.labels)  # (B,), (B,)
+        losses, counts = sample_losses(step.logits, step.targets)  # (B,), (B,)
         names = step.batch.task_names
         replayed = torch.tensor([name not in step.stage_tasks for name in names])  # (B,)
         held = torch.tensor([self._is_held(sample) for sample in step.batch.sample_ids])
@@ -231,16 +232,15 @@ class _Learner:
         self._optimizer.load_state_dict({**whole, "state": state})
 
 
-def sample_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def sample_losses(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """Return each sample's summed cross-entropy and number of answer tokens, both ``(B,)``.
 
     Args:
-        logits: ``(B, T, V)``; each position predicts the next token.
-        labels: ``(B, T)``, -100 for ignored tokens.
+        logits: ``(M, V)`` for the ``M`` answer tokens.
+        targets: The answer tokens.
     """
-    shifted, targets = logits[:, :-1], labels[:, 1:]  # (B, T - 1, V), (B, T - 1)
-    valid = targets != -100
-    rows = valid.nonzero()[:, 0]  # (M,) sample of each answer token
-    losses = cross_entropy(shifted[valid].float(), targets[valid], reduction="none")  # (M,)
-    total = losses.new_zeros(len(labels)).index_add(0, rows, losses)  # (B,)
-    return total, valid.sum(dim=1)
+    losses = cross_entropy(logits.float(), targets.tokens, reduction="none")  # (M,)
+    total = losses.new_zeros(targets.shape[0]).index_add(0, targets.samples, losses)  # (B,)
+    ones = torch.ones_like(targets.samples)
+    counts = ones.new_zeros(targets.shape[0]).index_add(0, targets.samples, ones)  # (B,)
+    return total, counts

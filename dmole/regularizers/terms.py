@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dmole.regularizers.base import Regularizer, Step
 from dmole.steps.accumulation import Share
-from dmole.steps.finite import NonFiniteError
 
 
 class Terms(nn.ModuleList):
@@ -38,6 +37,7 @@ class Terms(nn.ModuleList):
         share: Share,
         device: torch.device,
         log: Callable[[str, Tensor], None],
+        watch: Callable[[str, Tensor], None],
     ) -> Tensor:
         """Return the sum of all terms, each times the weight of the micro-batch.
 
@@ -46,17 +46,14 @@ class Terms(nn.ModuleList):
             share: Weight of the rank's micro-batch in its optimizer step.
             device: Device of the sum.
             log: Receives name and weighted value of each term.
-
-        Raises:
-            NonFiniteError: If a term is not finite; names it.
+            watch: Receives the same, to find values that are not finite.
         """
         total = torch.zeros((), device=device)
         for term in self:
             value = total.new_zeros(()) if step is None else term(step)
             value = share.weigh(value, "tokens" if term.per_token else term.mean_over)
             name = type(term).__name__
-            if not torch.isfinite(value):
-                raise NonFiniteError(f"the term {name} of the loss is {value.item()}")
+            watch(name, value)
             log(name, value)
             total = total + value
         return total

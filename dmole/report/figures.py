@@ -1,11 +1,11 @@
-"""The figure of losses; re-exports `heatmaps`, `comparison_figures` and `save_figure`."""
+"""The figure of acceptance; re-exports `heatmaps`, `comparison_figures` and `save_figure`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -16,6 +16,7 @@ from dmole.report.comparison_figures import (
     forgetting_curves,
 )
 from dmole.report.heatmaps import activation_heatmap, allocation_heatmap, matrix_heatmap
+from dmole.report.labels import plain
 from dmole.report.style import (
     COLORS,
     FAINT,
@@ -27,65 +28,67 @@ from dmole.report.style import (
 )
 
 __all__ = [
+    "acceptance_figure",
     "activation_heatmap",
     "allocation_heatmap",
     "comparison_bars",
     "comparison_figure",
     "figure_to_array",
     "forgetting_curves",
-    "loss_distribution",
     "matrix_heatmap",
     "save_figure",
 ]
 
 
-def loss_distribution(
-    losses: Mapping[str, Sequence[float]],
-    threshold: float | Mapping[str, float],
-    title: str = "Reconstruction losses of the autoencoders",
+MOST_EXPERTS = 40
+"""Rows of the figure of acceptance; of more experts every n-th is drawn."""
+
+
+def acceptance_figure(
+    ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str
 ) -> Figure:
-    """Draw the reconstruction losses of the router, one row per task, with the thresholds.
+    """Draw how well each autoencoder tells the samples of its tasks from all others.
 
     Args:
-        losses: Losses (positive) by task.
-        threshold: Largest loss at which the router accepts a sample: one number if one autoencoder
-            reconstructed the samples of all tasks, or one per task if each task has an autoencoder.
+        ratios: By expert, the losses of the samples of its own tasks and of all others, each
+            divided by the threshold of the expert: below 1 a sample is accepted. Positive.
         title: Title of the figure.
 
     Raises:
-        ValueError: If there is no task, or a task has no losses.
-        KeyError: If a task has no threshold.
+        ValueError: If there is no expert.
     """
-    empty = [task for task, values in losses.items() if not len(values)]
-    if not losses or empty:
-        raise ValueError(f"no losses to draw: {', '.join(empty) or 'no task'}")
-    figure = new_figure(7.0, 1.6 + 0.5 * len(losses))
+    if not ratios:
+        raise ValueError("no losses to draw: no expert")
+    every = math.ceil(len(ratios) / MOST_EXPERTS)
+    experts = list(ratios)[::every]
+    figure = new_figure(7.0, 1.6 + 0.3 * len(experts))
     axes = figure.subplots()
-    for row, (task, task_losses) in enumerate(losses.items()):
-        values = np.asarray(task_losses, dtype=np.float64)
-        limit = threshold[task] if isinstance(threshold, Mapping) else threshold
-        _spread(axes, row, values, COLORS[row % len(COLORS)])
-        axes.plot([limit, limit], [row - 0.42, row + 0.42], color=INK, linewidth=1.2)
-        share = 100.0 * float(np.mean(values < limit))
-        text = f"{share:.0f}% below {limit:.3g}"
-        frame = ("axes fraction", "data")
-        axes.annotate(text, (1.01, row), xycoords=frame, va="center", fontsize=8.5, color=INK)
+    for row, expert in enumerate(experts):
+        for side, values in enumerate(ratios[expert]):
+            if len(values):
+                low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+                color, y = COLORS[side], row - 0.15 + 0.3 * side
+                axes.plot([low, high], [y, y], color=color, linewidth=3.5, alpha=0.45)
+                axes.plot(middle, y, "o", color=color, markersize=4)
+        shares = (
+            f"{100 * np.mean(np.less(v, 1.0)):.0f}%" if len(v) else "-" for v in ratios[expert]
+        )
+        text, frame = " / ".join(shares), ("axes fraction", "data")
+        axes.annotate(text, (1.01, row), xycoords=frame, va="center", fontsize=8, color=INK)
+    axes.axvline(1.0, color=INK, linewidth=1.2)
+    _logarithmic(axes)
+    axes.set_yticks(range(len(experts)), [plain(name) for name in experts])
+    axes.set_ylim(len(experts) - 0.5, -0.5)
+    note = "loss / threshold, 5% to 95%, median (right: accepted)\nblue: own tasks, orange: others"
+    label_axes(axes, title, note, "autoencoder of expert")
+    return figure
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Make the horizontal axis logarithmic, with few labels and a grid."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yticks(range(len(losses)), list(losses))
-    axes.set_ylim(len(losses) - 0.5, -0.5)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
-    label_axes(axes, title, "reconstruction loss, log scale  (line: threshold)", "task")
-    return figure
-
-
-def _spread(axes: Axes, row: int, values: npt.NDArray[np.float64], color: str) -> None:
-    """Draw each loss as a dot, offset in a fixed pattern, over the 90% interval and the median."""
-    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
-    axes.plot([low, high], [row, row], color=color, linewidth=9, alpha=0.25, solid_capstyle="round")
-    offsets = 0.22 * (np.arange(len(values)) * 0.618 % 1.0 - 0.5) * 2  # golden ratio: even spread
-    axes.plot(values, row + offsets, ".", color=color, markersize=3, alpha=0.7)
-    axes.plot(middle, row, "o", color="white", markeredgecolor=color, markersize=7)

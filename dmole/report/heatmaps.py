@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dmole.metrics.matrix import TaskOfStage
+from dmole.report.labels import plain
 from dmole.report.style import ACCENT, INK, MISSING, label_axes, new_figure
 
 Array = npt.NDArray[np.float64]
@@ -22,8 +24,20 @@ Array = npt.NDArray[np.float64]
 MOST_ANNOTATED = 400
 """Grids with more cells show no numbers, because they would be too small to read."""
 
-MOST_LABELS = 80
-"""Grids with more rows label only every n-th row."""
+WIDEST, HIGHEST = 16.0, 14.0
+"""Largest size of a figure in inches; the cells of a grid with many tasks become smaller."""
+
+LABEL = 0.15
+"""Inches that a label needs; narrower rows and columns are labeled in part."""
+
+WRAPPED = 0.7
+"""Inches of a column whose label is horizontal; labels of narrower ones are turned."""
+
+MOST_MIXED = 12
+"""Sets of several experts with a column of their own; the samples of rarer ones are in one."""
+
+OTHER = "other"
+"""Column of the rare sets."""
 
 
 def matrix_heatmap(
@@ -50,10 +64,10 @@ def matrix_heatmap(
     if scores.ndim != 2 or scores.shape[1] != len(task_names):
         raise ValueError(f"matrix of shape {scores.shape} for {len(task_names)} tasks")
     stages = ["before training", *(f"after stage {t}" for t in range(1, len(scores)))]
-    figure = new_figure(2.6 + 0.95 * len(task_names), 1.5 + 0.42 * len(stages))
+    figure, cell = _figure((2.6, 0.95, len(task_names)), (1.5, 0.42, len(stages)))
     axes = figure.subplots()
     top = max(100.0, float(np.nanmax(scores, initial=0.0)))
-    _grid(axes, scores, (list(task_names), stages), (0.0, top), lambda score: f"{score:.1f}")
+    _grid(axes, scores, cell, (list(task_names), stages), (0.0, top), lambda score: f"{score:.1f}")
     learned = range(min(len(scores) - 1, len(task_names)))
     for row, entry in enumerate(learned if task_of_stage is None else task_of_stage, start=1):
         for column in [entry] if isinstance(entry, int) else entry:
@@ -91,18 +105,19 @@ def allocation_heatmap(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     scores = np.full((len(units), len(names)), math.nan)
     selected = []
     for row in rows:
-        cell = units.index(str(row["unit"])), names.index(str(row["expert"]))
-        scores[cell] = float(row["score"]) if str(row["score"]).strip() else math.nan
+        place = units.index(str(row["unit"])), names.index(str(row["expert"]))
+        scores[place] = float(row["score"]) if str(row["score"]).strip() else math.nan
         if int(row["selected"]):
-            selected.append(cell)
-    height = min(0.24, 14 / len(units))  # inches for each unit
+            selected.append(place)
+    height = min(0.24, (HIGHEST - 1.6) / len(units))  # inches for each unit
     margin = 2.1 + 0.07 * max(map(len, units))  # inches for the labels beside the grid
-    figure = new_figure(margin + 0.95 * len(names), 1.6 + height * len(units))
+    figure, cell = _figure((margin, 0.95, len(names)), (1.6, height, len(units)))
     axes = figure.subplots()
-    _grid(axes, _share_of_highest(scores), (names, units), (0.0, 1.0), None)
-    for y, x in selected:
-        dot = axes.plot(x, y, "o", color=ACCENT, markeredgecolor="white")
-        dot[0].set(markersize=max(29 * height, 3.0), markeredgewidth=4 * height)
+    _grid(axes, _share_of_highest(scores), cell, (names, units), (0.0, 1.0), None)
+    size = min(height, cell[0])
+    across, down = [x for _, x in selected], [y for y, _ in selected]
+    (dots,) = axes.plot(across, down, "o", color=ACCENT, markeredgecolor="white")
+    dots.set(markersize=max(29 * size, 3.0), markeredgewidth=4 * size)
     for y in range(1, len(units)):
         if modality_of[units[y]] != modality_of[units[y - 1]]:
             axes.axhline(y - 0.5, color=INK, linewidth=1.4)
@@ -121,6 +136,7 @@ def activation_heatmap(counts: Mapping[str, Mapping[str, int]], title: str) -> F
     Raises:
         ValueError: If there are no tasks or no gate sets.
     """
+    counts = _without_rare(counts)
     tasks = list(counts)
     gate_sets = _ordered_gate_sets(counts)
     if not tasks or not gate_sets:
@@ -128,9 +144,9 @@ def activation_heatmap(counts: Mapping[str, Mapping[str, int]], title: str) -> F
     table = np.array([[float(counts[t].get(g, 0)) for g in gate_sets] for t in tasks])
     totals = table.sum(axis=1, keepdims=True)
     shares = 100.0 * np.divide(table, totals, out=np.full_like(table, math.nan), where=totals > 0)
-    figure = new_figure(2.8 + 0.95 * len(gate_sets), 1.7 + 0.42 * len(tasks))
+    figure, cell = _figure((2.8, 0.95, len(gate_sets)), (1.7, 0.42, len(tasks)))
     axes = figure.subplots()
-    _grid(axes, shares, (gate_sets, tasks), (0.0, 100.0), lambda share: f"{share:.0f}")
+    _grid(axes, shares, cell, (gate_sets, tasks), (0.0, 100.0), lambda share: f"{share:.0f}")
     label_axes(axes, title, "experts used", "true task")
     _bar(figure, axes, "samples of the task (%)")
     return figure
@@ -140,8 +156,46 @@ def _ordered_gate_sets(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Order columns: single experts in the order of the rows, mixed sets, the base model last."""
     names = dict.fromkeys(name for row in counts.values() for name in row)
     single = [task for task in counts if task in names]
-    mixed = sorted(name for name in names if name not in counts and name != "base")
-    return [*single, *mixed, *(["base"] if "base" in names else [])]
+    last = [name for name in (OTHER, "base") if name in names and name not in single]
+    mixed = sorted(name for name in names if name not in counts and name not in last)
+    return [*single, *mixed, *last]
+
+
+def _without_rare(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Return counts in which the rare sets of several experts are one, if there are many."""
+    totals: Counter[str] = Counter()
+    for row in counts.values():
+        totals.update({name: count for name, count in row.items() if "+" in name})
+    if len(totals) <= MOST_MIXED:
+        return {task: dict(row) for task, row in counts.items()}
+    rare_names = totals.keys() - {name for name, _ in totals.most_common(MOST_MIXED)}
+    found: dict[str, dict[str, int]] = {}
+    for task, row in counts.items():
+        found[task] = {name: count for name, count in row.items() if name not in rare_names}
+        rare = sum(row.values()) - sum(found[task].values())
+        found[task] |= {OTHER: found[task].get(OTHER, 0) + rare} if rare else {}
+    return found
+
+
+Cell = tuple[float, float]
+"""Width and height of a cell in inches."""
+
+Side = tuple[float, float, int]
+"""Inches of the margins of a figure, inches of a cell, number of cells."""
+
+
+def _figure(across: Side, down: Side) -> tuple[Figure, Cell]:
+    """Return a figure for a grid, at most `WIDEST` by `HIGHEST`, and the size of its cells."""
+    sizes, cells = [], []
+    for (margin, cell, count), most in ((across, WIDEST), (down, HIGHEST)):
+        sizes.append(min(margin + cell * count, most))
+        cells.append((sizes[-1] - margin) / count)
+    return new_figure(*sizes), (cells[0], cells[1])
+
+
+def _every(inches: float) -> int:
+    """Return n, so that labels of every n-th row or column do not overlap."""
+    return max(1, math.ceil(LABEL / inches))
 
 
 def _share_of_highest(scores: Array) -> Array:
@@ -155,6 +209,7 @@ def _share_of_highest(scores: Array) -> Array:
 def _grid(
     axes: Axes,
     values: Array,
+    cell: Cell,
     labels: tuple[Sequence[str], Sequence[str]],
     limits: tuple[float, float],
     write: Callable[[float], str] | None,
@@ -164,16 +219,23 @@ def _grid(
     masked = np.ma.masked_invalid(values)
     axes.imshow(masked, cmap=colors, vmin=limits[0], vmax=limits[1], aspect="auto")
     columns, rows = labels
-    wrapped = [textwrap.fill(name.replace("+", " + "), 12) for name in columns]
-    axes.set_xticks(range(len(columns)), wrapped)
-    step = 1 + len(rows) // MOST_LABELS
+    width, height = cell
+    step = _every(height)
     axes.set_yticks(range(0, len(rows), step), rows[::step])
+    if width >= WRAPPED:
+        wrapped = [textwrap.fill(name.replace("+", " + "), 12) for name in columns]
+        axes.set_xticks(range(len(columns)), wrapped)
+    else:
+        every = _every(width)
+        names = [plain(name) for name in columns[::every]]
+        axes.set_xticks(range(0, len(columns), every), names, rotation=90)
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5 if step == 1 else 0.4)
+    thick = step == 1 and width >= WRAPPED
+    axes.grid(which="minor", color="white", linewidth=1.5 if thick else 0.4)
     axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
-    if write is None or values.size > MOST_ANNOTATED:
+    if write is None or values.size > MOST_ANNOTATED or width < 0.4:
         return
     middle = limits[0] + 0.55 * (limits[1] - limits[0])
     for (y, x), value in np.ndenumerate(values):

@@ -220,10 +220,13 @@ class LearningRouter(Router):
 
     def save(self, folder: str | Path) -> None:
         """Write the tensors of each expert, then the index; see :meth:`Router.save`."""
-        experts = []
         for name, tensors in self.tensors().items():
             write_tensors(Path(folder), name, tensors)
-            experts.append({"name": name, **self.describe(name)})
+        self.save_index(folder)
+
+    def save_index(self, folder: str | Path) -> None:
+        """Write the index of files of tensors that are there."""
+        experts = [{"name": name, **self.describe(name)} for name in self.tensors()]
         index = {"router": type(self).__name__, "kind": self.kind(), "experts": experts}
         write_index(Path(folder), index | self._saved_updates())
 

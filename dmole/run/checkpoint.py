@@ -1,7 +1,8 @@
 """The checkpoints of a run: all trained state, without the frozen base model.
 
-There are two files. ``last.ckpt`` is the state after the last finished phase. ``stage.ckpt`` is
-the state within the training of a stage: its experts, their optimizer, the position in the data.
+There are two files. ``last.ckpt`` is the state after the last finished phase; experts that no
+longer train are in files of their own, see `dmole.run.frozen`. ``stage.ckpt`` is the state within
+the training of a stage: its experts, their optimizer, the position in the data.
 
 An interrupted phase starts again, except training, which resumes at its last saved step. Every
 random draw depends only on seed, stage and rank, or its generator is restored. A resumed run
@@ -10,11 +11,13 @@ therefore gives the same result as an uninterrupted run.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dmole._version import __version__
+from dmole.run.board import BoardPosition
 from dmole.run.checkpoint_file import FORMAT, read_checkpoint, save_checkpoint
 from dmole.run.clock import Costs, Lap
 from dmole.run.extending import Parent
@@ -23,6 +26,7 @@ from dmole.run.run_folder import LAST
 from dmole.run.same_run import check_same_run, fingerprints_of, settings_of
 from dmole.run.state import BEFORE_TRAINING, PHASES
 from dmole.storage.files import refusing
+from dmole.storage.values import listed
 
 if TYPE_CHECKING:
     from dmole.module import ContinualModule
@@ -75,14 +79,19 @@ def save_sequence(state: SequenceState, module: ContinualModule) -> None:
         "callbacks": {key: value for key, value in callbacks.items() if value},
         "sequence": {key: value for key, value in sequence.items() if value},
         "progress": fit_progress(state.trainer),
-        "laps": [vars(lap) for lap in state.clock.laps],
+        "laps": json.dumps([vars(lap) for lap in state.clock.laps]),
         "parameters": state.clock.costs.to_dict(),
         "files": state.files.state_dict(),
         "stream": state.stream.state_dict(),
+        "events": _logged(state),
     }
-    save_checkpoint(content, state.run_dir / LAST)
+    file = state.run_dir / LAST
+    frozen = [name for name in module.library.names if name not in state.stage.experts]
+    content = state.frozen.split(content, frozen, file)
+    save_checkpoint(content, file)
+    state.frozen.keep_only(content, file)
     if (state.stage.index, "train") in state.done:
-        stage_file(state.run_dir / LAST).unlink(missing_ok=True)
+        stage_file(file).unlink(missing_ok=True)
 
 
 def save_stage(state: SequenceState) -> None:
@@ -104,6 +113,7 @@ def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, An
         "parameters": state.clock.costs.to_dict(),
         "settings": settings_of(state, module),
         "changes": state.changes,
+        "events": _logged(state),
     }
 
 
@@ -144,15 +154,17 @@ def _load_sequence(state: SequenceState, module: ContinualModule, file: Path) ->
         if callback.state_key in content["sequence"]:
             callback.load_sequence_state_dict(content["sequence"][callback.state_key])
     restore_fit_progress(state.trainer, content["progress"])
-    state.clock.laps = [Lap(**lap) for lap in content["laps"]]
+    state.clock.laps = [Lap(**lap) for lap in listed(content["laps"])]
     state.clock.costs = Costs.from_dict(content["parameters"])
     state.done = _phases(state, content["done"])
     if "files" in content:  # since format 4
         state.files.load_state_dict(content["files"])
     if stage is None:
+        _resume_board(state, content)
         return None
     with refusing(stage_file(file), "checkpoint"):
         _load_stage(state, module, stage)
+        _resume_board(state, stage)
     return stage_file(file)
 
 
@@ -209,6 +221,18 @@ def _phases(state: SequenceState, pairs: Any) -> set[tuple[int, str]]:
     if unknown := done - known - {(BEFORE_TRAINING.index, PHASES[-1])}:
         raise ValueError(f"the run has no phase {min(unknown, key=str)!r:.80}")
     return done
+
+
+def _logged(state: SequenceState) -> dict[str, Any] | None:
+    """Return how far the run has logged to TensorBoard."""
+    position = state.board.position()
+    return None if position is None else position.to_dict()
+
+
+def _resume_board(state: SequenceState, content: dict[str, Any]) -> None:
+    """Continue the file of TensorBoard events; checkpoints of earlier versions name none."""
+    if content.get("events") is not None:
+        state.board.resume(BoardPosition.from_dict(content["events"]))
 
 
 def stage_file(last: Path) -> Path:

@@ -12,11 +12,16 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dmole.messages import first_line
+from dmole.run.frozen import join
 from dmole.storage.content import content_digest, not_finite
 from dmole.storage.files import atomic_path
 
-FORMAT = 4
-"""Version of the layout. Version 3 has no digest. Version 2 is converted on reading."""
+FORMAT = 5
+"""Version of the layout.
+
+Version 4 holds the tensors of all experts, of which version 5 has files. Version 3 has no digest.
+Version 2 is converted on reading.
+"""
 
 _DIGEST = "sha256"
 _LEARNED = ("state_dict", "router", "optimizer_states")
@@ -52,7 +57,9 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint without executing code from it.
+    """Return the whole content of a checkpoint without executing code from it.
+
+    The tensors of frozen experts come from the files beside it, see `dmole.run.frozen`.
 
     Raises:
         ValueError: If the file is missing, damaged, changed since it was written, or no checkpoint
@@ -73,17 +80,17 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch raises many types of error for damaged files
         raise ValueError(f"cannot read checkpoint {file}: {first_line(error)}") from error
-    if not isinstance(content, dict) or content.get("format") not in (2, 3, FORMAT):
+    if not isinstance(content, dict) or content.get("format") not in (2, 3, 4, FORMAT):
         raise ValueError(f"{file} is not a checkpoint of a sequence of this version")
     _check_finite(content, f"cannot use checkpoint {file}")
     stated, version = content.pop(_DIGEST, None), content["format"]
-    if version == FORMAT and stated != content_digest(content):
+    if version >= 4 and stated != content_digest(content):
         raise ValueError(
             f"cannot use checkpoint {file}: its content was changed after it was written"
         )
     if version == 2:
         content = _with_key_router(_converted(content))
-    return {**content, "format": FORMAT}
+    return join({**content, "format": FORMAT}, file)
 
 
 def peek_checkpoint(file: Path) -> dict[str, Any]:

@@ -163,6 +163,7 @@ def _grown(
         "fingerprints": {**content["fingerprints"], **orders, **new_data},
         "settings": {**content["settings"], **of_added},
         "files": {**files, "digests": kept},
+        "events": None,  # the new run logs to a file of its own
     }
 
 

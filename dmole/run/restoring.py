@@ -96,7 +96,7 @@ class Restorer:
             if names:  # others belong to the tasks that a run adds to those of its parent
                 log.info("%s: written again: %s", state.run_dir, _listed(names))
             state.put(*known)
-            state.check_board()
+            state.board.check()
             unknown = [file.name for file in broken if file.write is None]
         return broadcast(unknown)
 
@@ -112,8 +112,11 @@ def resume_position(state: SequenceState) -> bool:
 
 
 def lacks_checkpoint(state: SequenceState) -> bool:
-    """Return whether ``last.ckpt`` was deleted. All ranks must call it."""
-    return broadcast(not (state.run_dir / LAST).is_file())
+    """Return whether ``last.ckpt`` or the file of a frozen expert is lost. All ranks must call it.
+
+    A changed file of an expert counts as lost.
+    """
+    return broadcast(not (state.run_dir / LAST).is_file() or state.frozen.lacks_files())
 
 
 def is_repeatable(state: SequenceState, stage: Stage) -> bool:

@@ -126,6 +126,12 @@ class RunFiles:
             if file.name not in self._digests and path.is_file() and _ends_in_line(path):
                 self._digests[file.name] = {file.name: file_digest(path)}
 
+    def forget(self, start: str) -> None:
+        """Forget the files whose names begin in a way; they are no longer files of the run."""
+        for name in [name for name in self._digests if name.startswith(start)]:
+            del self._digests[name]
+            self._unverified.discard(name)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the digests, for a checkpoint."""
         return {"digests": self._digests, "unverified": sorted(self._unverified)}

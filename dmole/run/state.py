@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
-
 from dmole.models.identity import base_parts
+from dmole.run.board import RunBoard
 from dmole.run.clock import Clock
 from dmole.run.extending import Inheritance
+from dmole.run.frozen import FrozenExperts
 from dmole.run.run_files import RunFile, RunFiles
 from dmole.run.signals import Interruption
-from dmole.storage.files import errors_naming
 from dmole.store import SPLITS
 from dmole.streams.stream import Stage
 
@@ -47,32 +45,6 @@ PHASES = ("train", "router", "evaluate")
 """Phases of a stage, in order; before the first stage there is only an evaluation."""
 
 
-class RunBoard(TensorBoardLogger):
-    """TensorBoard without a file of hyperparameters, since a run has ``config.yaml``."""
-
-    @rank_zero_only
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        """Write metrics; an error of the disk names the folder of the events."""
-        with self.naming():
-            super().log_metrics(*args, **kwargs)
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Write buffered events."""
-        with self.naming():
-            self.experiment.flush()
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Write buffered events and close the file."""
-        with self.naming():
-            super().finalize(status)
-
-    def naming(self) -> AbstractContextManager[None]:
-        """Return a context that adds the name of the event files to errors of the disk."""
-        return errors_naming(Path(self.log_dir) / "events.out.tfevents")
-
-
 class SequenceState:
     """State of a sequence. The trainer owns it; all others read it.
 
@@ -98,6 +70,7 @@ class SequenceState:
         parent: The finished run that this one extends; None for none.
         inherited: Stages and tasks of the parent, known before the run folder is open.
         files: Digests of the files that the run has written.
+        frozen: Files of the experts that no longer train, for checkpoints.
         splits: Splits of the data that are read; an evaluation reads the test samples only.
         changes: Settings that were changed at a resume, in order, see :mod:`dmole.run.changes`.
         saved_settings: Settings of the checkpoint if this run was resumed with others; else empty.
@@ -130,12 +103,12 @@ class SequenceState:
         self.parent: Parent | None = None
         self.inherited = Inheritance()
         self.files = RunFiles()
+        self.frozen = FrozenExperts()
         self._board = board
         self._data: ContinualDataModule | None = None
         self.splits: tuple[Split, ...] = SPLITS
         self._fingerprints: dict[str, Any] | None = None
         self._base_parts: Parts | None = None
-        self._events: set[str] = set()  # files of TensorBoard
         self._position: Stage | None = None  # while an earlier stage is revisited
 
     # -- run folder and data ---------------------------------------------------------------
@@ -150,14 +123,10 @@ class SequenceState:
         self._board = RunBoard(run.parent, name="", version=run.name)
         self.trainer.loggers = [self._board, *self.trainer.loggers[1:]]
 
-    def check_board(self) -> None:
-        """Warn if files of events were deleted, and start another file if none is left."""
-        present = {path.name for path in self.run_dir.glob("events.out.tfevents.*")}
-        if self._events - present:
-            log.warning("%s: events of TensorBoard were deleted; they are lost", self.run_dir)
-            if not present:
-                self.write_to(self.run_dir)
-        self._events = present
+    @property
+    def board(self) -> RunBoard:
+        """TensorBoard of the run."""
+        return self._board
 
     def put(self, *files: RunFile) -> None:
         """Write files into the run folder and remember their digests; only rank 0 writes."""

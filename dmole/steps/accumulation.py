@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmole.data.window import Counts, Window
 from dmole.distributed import is_distributed, sum_over_ranks
+from dmole.transfer import to_device
 
 Unit = Literal["tokens", "samples", "inputs", "batches"]
 """What a term of the loss is a mean over: a field of :class:`~dmole.data.window.Counts`."""
@@ -51,7 +52,7 @@ class Share:
         if self.total is None:
             return term
         index = Counts._fields.index(unit)
-        return term * (self.total.new_tensor(self.parts * self.own[index]) / self.total[index])
+        return term * (float(self.parts * self.own[index]) / self.total[index])
 
 
 class Accumulation:
@@ -77,7 +78,8 @@ class Accumulation:
         self._parts = accumulated
         if ranks * accumulated == 1:
             return Share(window.own), loss.detach()
-        counts = loss.new_tensor([window.own.tokens, *window.total], dtype=torch.float32)
+        numbers = torch.tensor([window.own.tokens, *window.total], dtype=torch.float32)
+        counts = to_device(numbers, loss.device)
         weighted = loss.detach().float() * counts[0]
         sums = sum_over_ranks(torch.cat((weighted[None], counts)))  # (6,)
         # a window without any answer token has only zero terms

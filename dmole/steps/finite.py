@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dmole.distributed import gather_objects, sum_over_ranks
+from dmole.transfer import to_device
 
 _SHOWN = 8
 """Samples that a message names."""
@@ -64,9 +65,23 @@ def describe(named: Mapping[str, Tensor | None]) -> str:
     return where if largest > 1e18 else ""
 
 
-def on_any_rank(flag: Tensor, device: torch.device) -> bool:
-    """Return whether the flag is set on any rank. All ranks must call it."""
-    return bool(sum_over_ranks(flag.to(device)) > 0)
+def any_not_finite(scalars: Iterable[Tensor]) -> Tensor:
+    """Return whether one of some scalars is not finite, 1.0 or 0.0, a scalar."""
+    values = [scalar.detach().float().reshape(()) for scalar in scalars]
+    if not values:
+        return torch.zeros(())
+    return (~torch.isfinite(torch.stack(values)).all()).float()
+
+
+def on_any_rank(flags: Sequence[Tensor], device: torch.device) -> list[bool]:
+    """Return which flags are set on any rank. All ranks must call it; the host waits once.
+
+    Args:
+        flags: Scalars 1.0 or 0.0, on the device or on the host.
+        device: Device on which the ranks exchange tensors.
+    """
+    values = torch.stack([to_device(flag, device) for flag in flags])
+    return [value > 0 for value in sum_over_ranks(values).tolist()]
 
 
 def first_reason(reason: str) -> str:

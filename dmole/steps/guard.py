@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dmole.steps.finite import (
     NonFiniteError,
+    any_not_finite,
     describe,
     first_reason,
     not_finite,
@@ -19,12 +20,34 @@ from dmole.steps.finite import (
     overflows,
     sample_list,
 )
+from dmole.transfer import to_device
 
 log = logging.getLogger("dmole")
 
 
+class _Result(NamedTuple):
+    """The check of a step's result that the host has not read yet.
+
+    Args:
+        flag: 1.0 if a value is not finite, a scalar.
+        named: All parameters that train, by a name for messages.
+        optimizer: The optimizer.
+        position: Step and expert, for messages.
+        keys: Samples of the step on this rank.
+    """
+
+    flag: Tensor
+    named: Mapping[str, Tensor]
+    optimizer: Any
+    position: str
+    keys: list[str]
+
+
 class StepGuard:
     """Checks each optimizer step on all ranks together, before and after it is made.
+
+    The host waits for the device once a step, before it is made, and reads three flags: whether
+    the loss, a gradient, or the result of the step before is not finite.
 
     Args:
         allowed: Steps of a stage that may be left out because a gradient is not finite.
@@ -50,23 +73,23 @@ class StepGuard:
         self.scaler_skips = 0
         self._records: list[dict[str, str]] = []
         self._keys: list[str] = []
-        self._problem = ""
+        self._watched: list[tuple[Tensor, Callable[[], str]]] = []
+        self._result: _Result | None = None
 
     def enter(self, keys: Sequence[str], first: bool) -> None:
         """Note the samples of a micro-batch; the first one of a step begins it."""
         if first:
-            self._keys, self._problem = [], ""
+            self._keys, self._watched = [], []
         self._keys += keys
 
-    def report(self, problem: str) -> None:
-        """Note a value of the loss that is not finite; its step will be left out.
+    def watch(self, value: Tensor, describe: Callable[[], str]) -> None:
+        """Leave the step out if a part of its loss is not finite, without waiting for it now.
 
-        Raises:
-            NonFiniteError: If no further step may be left out.
+        Args:
+            value: The part on this rank, a scalar.
+            describe: Returns a message if it is not finite.
         """
-        if self.skipped >= self.allowed:
-            raise NonFiniteError(problem)
-        self._problem = self._problem or problem
+        self._watched.append((value.detach(), describe))
 
     def admits(
         self, named: Mapping[str, Tensor], optimizer: Any, position: str, scaler: Any = None
@@ -84,23 +107,36 @@ class StepGuard:
             scaler: The loss scaler of ``16-mixed``.
 
         Raises:
-            NonFiniteError: If no further step may be left out; names parameter and samples.
+            NonFiniteError: If no further step may be left out; names parameter and samples. Also
+                if the step before had a result that is not finite, see :meth:`check_result`.
         """
         gradients = {name: p.grad for name, p in named.items()}
         present = [gradient for gradient in gradients.values() if gradient is not None]
         device = next(iter(named.values())).device
-        flag = torch.ones(()) if self._problem else overflows(present)
-        if not on_any_rank(flag, device):
+        loss = any_not_finite(value for value, _ in self._watched)
+        result, self._result = self._result, None
+        before = torch.zeros(()) if result is None else result.flag
+        in_result, in_loss, in_gradients = on_any_rank([before, loss, overflows(present)], device)
+        if in_result:
+            raise _result_error(result)
+        if not in_loss and not in_gradients:
             return True
-        scaled = scaler is not None and scaler.get_scale() > 1
-        if scaled and on_any_rank(not_finite(present), device):
+        scaled = not in_loss and scaler is not None and scaler.get_scale() > 1
+        if scaled and on_any_rank([not_finite(present)], device)[0]:
             self.scaler_skips += 1
         else:
-            gradient = describe(gradients)
-            problem = self._problem or (gradient and f"the gradient of {gradient} {position}")
+            gradient = "" if in_loss else describe(gradients)
+            problem = self._loss_problem() or (
+                gradient and f"the gradient of {gradient} {position}"
+            )
             self._leave_out(first_reason(problem), position)
         optimizer.zero_grad(set_to_none=True)
         return False
+
+    def _loss_problem(self) -> str:
+        """Return the message of the first part of the loss that is not finite on this rank."""
+        texts = (text() for value, text in self._watched if not torch.isfinite(value))
+        return next(texts, "")
 
     def _leave_out(self, reason: str, position: str) -> None:
         samples = sample_list(self._keys)
@@ -117,26 +153,40 @@ class StepGuard:
         return records
 
     def check_result(self, named: Mapping[str, Tensor], optimizer: Any, position: str) -> None:
-        """Refuse parameters or a state of the optimizer that a step has made non-finite.
+        """Check parameters and state of the optimizer after a step, without waiting for them now.
 
-        All ranks must call it.
+        The next :meth:`admits` or :meth:`drain` refuses what is not finite.
+        """
+        tensors = [*named.values(), *optimizer_tensors(optimizer).values()]
+        device = next(iter(named.values())).device
+        flags = [to_device(not_finite(part), device) for part in _by_device(tensors)]
+        self._result = _Result(torch.stack(flags).amax(), named, optimizer, position, self._keys)
+
+    def drain(self) -> None:
+        """Wait for the check of the last step. All ranks must call it.
 
         Raises:
-            NonFiniteError: Names the parameter, or the entry of the state.
+            NonFiniteError: If a parameter or an entry of the optimizer's state is not finite after
+                that step; names it.
         """
-        state = optimizer_tensors(optimizer)
-        device = next(iter(named.values())).device
-        tensors = [*named.values(), *state.values()]
-        flag = sum(not_finite(part).to(device) for part in _by_device(tensors))
-        if not on_any_rank(torch.as_tensor(flag), device):
-            return
-        reason = describe(named) or describe(
-            {f"the optimizer's state {key}": value for key, value in state.items()}
-        )
-        raise NonFiniteError(
-            f"{first_reason(reason)} after a step {position} with finite gradients; "
-            f"samples: {sample_list(self._keys)}"
-        )
+        result, self._result = self._result, None
+        if result is not None and on_any_rank([result.flag], result.flag.device)[0]:
+            raise _result_error(result)
+
+
+def _result_error(result: _Result | None) -> NonFiniteError:
+    """Return the error of a step whose result is not finite. All ranks must call it."""
+    assert result is not None  # only a result sets the flag, on all ranks
+    reason = describe(result.named) or describe(
+        {
+            f"the optimizer's state {key}": value
+            for key, value in optimizer_tensors(result.optimizer).items()
+        }
+    )
+    return NonFiniteError(
+        f"{first_reason(reason)} after a step {result.position} with finite gradients; "
+        f"samples: {sample_list(result.keys)}"
+    )
 
 
 def _by_device(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

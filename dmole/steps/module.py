@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -56,7 +55,7 @@ class StepModule(LightningModule):
                 "accumulate_grad_batches needs batches that know how many tokens their window "
                 "has: train with a ContinualDataModule"
             )
-        own = counts_of(batch)
+        own = counts_of(batch.host)
         return Window(own, own, first=True)
 
     def _accumulated(self) -> int:
@@ -70,16 +69,12 @@ class StepModule(LightningModule):
             loss: Mean over the answer tokens of this rank, scalar; zero if there are none.
             window: Place of the micro-batch in its step.
             keys: Its samples.
-
-        Raises:
-            NonFiniteError: If the loss is not finite and no further step may be left out.
         """
         share, mean = self._accumulation.enter(loss, window, self._accumulated())
-        if not torch.isfinite(mean):
-            samples = "another rank has the samples"
-            if not torch.isfinite(loss):
-                samples = f"samples: {', '.join(keys)}"
-            self.guard.report(f"the loss is {mean.item()} {self.position()}; {samples}")
+        self.guard.watch(
+            loss,
+            lambda: f"the loss is {loss.item()} {self.position()}; samples: {', '.join(keys)}",
+        )
         mean = self._accumulation.mean_loss(mean)
         self.log("train/loss", mean, prog_bar=True, batch_size=len(keys))
         return share
@@ -109,15 +104,27 @@ class StepModule(LightningModule):
         self.restored.enter()  # the optimizer steps with its state
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
-        """Make a step and check its result.
-
-        Raises:
-            NonFiniteError: If a parameter or the optimizer's state is not finite afterward.
-        """
+        """Make a step; its result is checked before the next one is made."""
         position = self.position()
         super().optimizer_step(epoch, batch_idx, optimizer, *args)
         self.restored.leave()
         self.guard.check_result(self.trained_parameters(), optimizer, position)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write no checkpoint of a step whose result is not finite.
+
+        Raises:
+            NonFiniteError: If a parameter or the optimizer's state is not finite.
+        """
+        self.guard.drain()
+
+    def on_train_end(self) -> None:
+        """End no stage with a step whose result is not finite.
+
+        Raises:
+            NonFiniteError: If a parameter or the optimizer's state is not finite.
+        """
+        self.guard.drain()
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Make a step of the schedule, which ends the first step after a resume."""

@@ -16,7 +16,7 @@ from dmole.messages import one_line
 from dmole.storage.files import atomic_path, check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -91,6 +91,44 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+class DigestCache:
+    """Digests of groups of tensors, computed again only if a tensor was changed or replaced.
+
+    A change in place is recognized by the version that torch counts for each tensor, so the
+    tensors must not be changed through ``.data``.
+
+    Args:
+        compute: Returns the digest of named tensors.
+    """
+
+    def __init__(self, compute: Callable[[Mapping[str, Tensor]], str]) -> None:
+        self._compute = compute
+        # the tensors are kept, so that no other tensor gets the address of one that is gone
+        self._known: dict[str, tuple[Mapping[str, Tensor], list[tuple[object, ...]], str]] = {}
+
+    def of(self, name: str, tensors: Mapping[str, Tensor]) -> str:
+        """Return the digest of the tensors of a name."""
+        identity = [_identity(key, tensor) for key, tensor in tensors.items()]
+        known = self._known.get(name)
+        if known is None or known[1] != identity:
+            known = self._known[name] = (dict(tensors), identity, self._compute(tensors))
+        return known[2]
+
+    def forget(self, name: str) -> None:
+        """Forget the tensors of a name."""
+        self._known.pop(name, None)
+
+
+def _identity(key: str, tensor: Tensor) -> tuple[object, ...]:
+    """Return name, address, version and shape of a tensor.
+
+    Torch does not count changes of a tensor of inference mode, which is equal to none therefore.
+    """
+    if tensor.is_inference():
+        return (object(),)
+    return key, tensor.data_ptr(), tensor._version, tuple(tensor.shape)
 
 
 def _sort_metadata(path: Path) -> None:

@@ -100,3 +100,13 @@ def _problem(value: Any) -> str | None:
     if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
         return "the text holds half of a surrogate pair"
     return None
+
+
+def listed(saved: str | list[Any]) -> list[Any]:
+    """Return a list that is saved as a text, or as it is in checkpoints before format 5."""
+    if not isinstance(saved, str):
+        return saved
+    content = parse_json(saved)
+    if not isinstance(content, list):
+        raise ValueError(f"expected a list, got {saved!r:.80}")
+    return content

@@ -101,7 +101,7 @@ class SmallUpdate(Regularizer):
 
     def forward(self, step: Step) -> Tensor:
         """Return the term, a scalar."""
-        total = step.logits.new_zeros((), dtype=torch.float32)
+        total = step.zero()
         for name in step.experts:
             for _, expert in step.library.experts(name):
                 total = total + expert.lora_b.float().square().sum()

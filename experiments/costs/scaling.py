@@ -100,6 +100,7 @@ class Load:
     Args:
         batch: Samples per step, one image each.
         text_tokens: Tokens of question and answer.
+        answer_tokens: Those of the answer, the only ones whose logits are computed.
         rank: Rank of an expert.
         share: Share of the blocks of each stack that get an expert.
         base_bytes: Bytes per weight of the frozen base model: 2 for bfloat16.
@@ -107,6 +108,7 @@ class Load:
 
     batch: int = 4
     text_tokens: int = 128
+    answer_tokens: int = 16
     rank: int = 8
     share: float = 0.5
     base_bytes: int = 2
@@ -183,7 +185,13 @@ def block_activation_bytes(
 
 
 def loss_bytes(model: ModelSizes, tokens: int, element: int) -> int:
-    """Return the peak bytes of the loss: logits, log-probabilities and gradient, in float32."""
+    """Return the peak bytes of the loss: logits, log-probabilities and gradient, in float32.
+
+    Args:
+        model: The base model.
+        tokens: Answer tokens of the batch.
+        element: Bytes per activation.
+    """
     copies = 2 * FP32 + (element if element != FP32 else 0)
     return tokens * model.vocabulary * copies
 

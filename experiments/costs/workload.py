@@ -60,7 +60,7 @@ def pass_flops(
 
     Args:
         model: The base model.
-        load: Batch and lengths; a sample has one image.
+        load: Batch and lengths; a sample has one image. The output linear runs on answers alone.
         backward: Whether there is a backward pass through language model and vision encoder.
         weights: Whether the weights of the linears get gradients too, as in the proxy pass.
         recompute: Whether the backward pass recomputes the blocks.
@@ -72,7 +72,7 @@ def pass_flops(
         attention = attention_flops(stack, load.batch, length)
         total += (1 + backward + weights + recompute) * linears
         total += (1 + ATTENTION_BACKWARD * backward + recompute) * attention
-    return round(total) + (1 + backward) * head_flops(model, load.batch * lengths[1])
+    return round(total) + (1 + backward) * head_flops(model, load.batch * load.answer_tokens)
 
 
 def expert_flops(model: ModelSizes, load: Load) -> int:

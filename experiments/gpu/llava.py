@@ -195,7 +195,7 @@ def reckoned(setting: Setting, size: int, *, proxy: bool = False, recomputed: bo
     if setting.base != "7b":
         return ""
     load = Load(batch=size, text_tokens=text, rank=rank)
-    count: float = loss_bytes(LLAVA_7B, size * (image_tokens(setting) + text), load.base_bytes)
+    count: float = loss_bytes(LLAVA_7B, size * (text // 2), load.base_bytes)
     if proxy:
         count += proxy_activation_bytes(LLAVA_7B, load) + proxy_gradient_bytes(LLAVA_7B)
     else:

@@ -88,7 +88,10 @@ def training_step(module: ContinualModule, batch: Batch) -> Callable[[], None]:
         with torch.autocast(module.device.type, torch.bfloat16, enabled=mixed):
             loss = module.training_step(batch, 0)
         loss.backward()
+        named = module.trained_parameters()
+        module.guard.admits(named, optimizer, module.position())
         optimizer.step()
+        module.guard.check_result(named, optimizer, module.position())
         optimizer.zero_grad(set_to_none=True)
 
     return step

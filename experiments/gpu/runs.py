@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from dmole.cli.lightning import ContinualCLI
 from dmole.datamodule import ContinualDataModule
 from dmole.metrics import read_matrix
 from dmole.module import ContinualModule
+from dmole.storage.predictions import predicted_stages, read_stage
 from dmole.trainer import ContinualTrainer
 from experiments.gpu.common import Setting
 from experiments.run_content import run_content
@@ -151,12 +151,13 @@ def _equal_share(ours: Path, theirs: Path, key: str) -> float:
     return round(equal / len(first), 4)
 
 
-def _answers(run: Path, key: str) -> dict[tuple[str, str], Any]:
-    """Return a value of every answer of a run, by file and sample."""
+def _answers(run: Path, key: str) -> dict[tuple[int, str, str], Any]:
+    """Return a value of every answer of a run, by stage, task and sample."""
     return {
-        (str(path.relative_to(run)), line["id"]): line[key]
-        for path in sorted((run / "predictions").glob("*/*.jsonl"))
-        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        (stage, task, line["id"]): line[key]
+        for stage in predicted_stages(run)
+        for task, lines in read_stage(run, stage).items()
+        for line in lines
     }
 
 

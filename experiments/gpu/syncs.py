@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 
 import dmole
 from dmole.allocation import UniformAllocator
 from dmole.data import Batch, Task, open_source
 from dmole.data.collate import Collator
+from dmole.data.window import windows
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter
@@ -43,7 +43,7 @@ def syncs(setting: Setting, sizes: tuple[int, ...] = (1, 8, 32), rows: int = 8) 
         places = caused_by(step)
         yield f"{size} experts: syncs of a training step", places.total(), _lines(places)
         module.eval()
-        few, more = (caused_by(_answering(module, prompts, tokens)) for tokens in (4, 12))
+        few, more = (caused_by(answering(module, prompts, tokens)) for tokens in (4, 12))
         decoding = Counter(more)
         decoding.subtract(few)
         yield f"{size} experts: syncs of a decoding step", decoding.total() / 8, _lines(+decoding)
@@ -62,8 +62,8 @@ def tiny_times(
         steps[f"{size} experts: training step"] = training_step(module, batch)
         other = tiny_module(setting, size).eval()
         if not answers:
-            answers["bare: answer"] = _answering(other, prompts, tokens, bare=True)
-        answers[f"{size} experts: answer"] = _answering(other, prompts, tokens)
+            answers["bare: answer"] = answering(other, prompts, tokens, bare=True)
+        answers[f"{size} experts: answer"] = answering(other, prompts, tokens)
     for works in (steps, answers):
         times = medians(works, setting.device, setting.repeats)
         first = next(iter(times.values()))
@@ -91,11 +91,12 @@ def tiny_batch(setting: Setting, module: ContinualModule, size: int, *, train: b
     samples = open_source(task, "train" if train else "test", Path())
     collate = Collator(module.backbone.processor)
     batch = collate([(sample, "count") for sample in samples], generation=not train)
-    moved: Batch = move_data_to_device(batch, setting.device)
-    return moved
+    if train:
+        (batch,) = windows([batch], size=1, start=0, end=1)  # as the loader does
+    return batch.to(setting.device)
 
 
-def _answering(
+def answering(
     module: ContinualModule, batch: Batch, tokens: int, *, bare: bool = False
 ) -> Callable[[], object]:
     """Return a function that answers with up to eight experts in the batch, as many tokens each."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dmole.data.collate import Batch, Collator
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator
 from dmole.data.labels import IGNORED
 from dmole.data.sample import IMAGE_PLACEHOLDER, ArrayImage, Sample, Turn
 from dmole.demo.world.questions import Question, ask_all

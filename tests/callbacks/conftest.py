@@ -17,9 +17,10 @@ from dmole.datamodule import ContinualDataModule
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import OracleRouter
+from dmole.run.board import RunBoard
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import StageContext
-from dmole.run.state import RunBoard, SequenceState
+from dmole.run.state import SequenceState
 from dmole.streams.stream import SequentialStream
 
 

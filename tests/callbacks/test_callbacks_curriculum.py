@@ -17,8 +17,9 @@ from dmole.allocation import Allocation
 from dmole.callbacks.curriculum import HEADER, Curriculum, Mode
 from dmole.curriculum import factors as factors_module
 from dmole.curriculum.factors import shares, update_factors
+from dmole.run.board import RunBoard
 from dmole.run.context import StageContext
-from dmole.run.state import RunBoard, SequenceState
+from dmole.run.state import SequenceState
 from dmole.streams.stream import SequentialStream, Stage
 
 

@@ -18,6 +18,7 @@ from dmole.metrics import read_matrix
 from dmole.module import Answers
 from dmole.routing import AllExpertsRouter, AutoencoderRouter
 from dmole.run.context import EvaluationPass
+from dmole.storage.predictions import read_stage
 
 World = Any
 MakeWorld = Callable[..., World]
@@ -146,8 +147,9 @@ def test_a_row_scores_each_task_and_the_oracle_only_tasks_seen(world: MakeWorld)
     written, names = read_matrix(built.folder / "evaluation_matrix.csv")
     assert names == ["paint", "count"]
     np.testing.assert_array_equal(written, matrix.matrix[:2])
-    lines = (built.folder / "predictions" / "stage_0" / "count.jsonl").read_text().splitlines()
-    assert [json.loads(line)["score"] for line in lines] == [0.0, 100.0, 100.0]
+    lines = read_stage(built.folder, 0)
+    assert list(lines) == ["paint", "count"]
+    assert [line["score"] for line in lines["count"]] == [0.0, 100.0, 100.0]
 
 
 def test_only_samples_whose_experts_changed_are_answered_again(world: MakeWorld) -> None:

@@ -103,12 +103,15 @@ def shown(folder: Path) -> set[str]:
     return {path.stem for path in (folder / "figures").glob("*.png")}
 
 
-def test_before_training_there_is_the_matrix_alone(world: MakeWorld) -> None:
+def test_before_training_scores_are_logged_and_the_matrix_is_drawn(world: MakeWorld) -> None:
     built = world(EvaluationMatrix(), ExpertAllocation())
     memory = Memory()
     built.trainer.loggers = [memory]
     results(built, 0)
-    ExpertInspector().on_evaluation_end(built.state, built.module)
+    inspector = ExpertInspector()
+    inspector.on_evaluation_end(built.state, built.module)
+    assert shown(built.folder) == set()
+    inspector.on_sequence_end(built.state, built.module)
     assert shown(built.folder) == {"evaluation_matrix"}
     assert memory.metrics == [({"score/paint": 10.0}, 0), ({"score/count": 20.0}, 0)]
 
@@ -118,8 +121,15 @@ def test_after_a_stage_allocation_and_activation_are_drawn(world: MakeWorld) -> 
     built.state.stage = built.state.plan[0]
     built.state.callback_of(ExpertAllocation).on_stage_start(built.state, built.module)
     results(built, 1)
-    ExpertInspector().on_evaluation_end(built.state, built.module)
+    inspector = ExpertInspector()
+    assert not list(inspector.run_files(built.state, built.module))
+    inspector.on_sequence_end(built.state, built.module)
     assert shown(built.folder) == {"evaluation_matrix", "allocation", "expert_activation"}
+    for file in inspector.run_files(built.state, built.module):  # lost ones are drawn again
+        before = (built.folder / file.name).read_bytes()
+        (built.folder / file.name).unlink()
+        built.state.put(file)
+        assert (built.folder / file.name).read_bytes() == before
 
 
 def test_losses_of_autoencoders_are_drawn_with_the_routers_threshold(world: MakeWorld) -> None:
@@ -130,23 +140,13 @@ def test_losses_of_autoencoders_are_drawn_with_the_routers_threshold(world: Make
     results(built, 1)
     matrix = built.state.callback_of(EvaluationMatrix)
     matrix.losses = {"paint": {"count": [0.5, 0.6], "paint": [0.1, 0.2]}}
-    ExpertInspector().on_evaluation_end(built.state, built.module)
-    assert "autoencoder_losses_paint" in shown(built.folder)
+    ExpertInspector().on_sequence_end(built.state, built.module)
+    assert "autoencoder_losses" in shown(built.folder)
 
 
 def test_only_the_first_process_draws(world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     built = world(EvaluationMatrix(), ExpertAllocation())
     results(built, 0)
     monkeypatch.setattr(type(built.state), "is_global_zero", False)
-    ExpertInspector().on_evaluation_end(built.state, built.module)
+    ExpertInspector().on_sequence_end(built.state, built.module)
     assert shown(built.folder) == set()
-
-
-@pytest.mark.parametrize(
-    "name", ["../x.png", "figures/../../x.png", "/tmp/x.png", "figures/.x.png", "figures/x.sh", "x"]
-)
-def test_a_checkpoint_cannot_name_a_picture_outside_of_the_figures(name: str) -> None:
-    inspector, picture = ExpertInspector(), torch.zeros(3, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="figure"):
-        inspector.load_sequence_state_dict({"figures/allocation.png": picture, name: picture})
-    assert not inspector.sequence_state_dict()

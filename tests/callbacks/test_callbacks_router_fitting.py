@@ -58,16 +58,21 @@ def test_a_task_whose_samples_repeat_gets_a_warning(
         return rows.repeat(40 // distinct, 1)  # (40, 16)
 
     monkeypatch.setattr(RouterFitting, "_embeddings", embeddings)
+    put: list[list[str]] = []
     state: Any = SimpleNamespace(
         is_global_zero=True,
         stage=SimpleNamespace(expert="paint"),
         data=SimpleNamespace(training_task_names=()),
-        put=lambda file: file.write(tmp_path),
+        put=lambda *files: put.append([file.name for file in files if not file.write(tmp_path)]),
     )
     cache = SimpleNamespace(forget=lambda *prefixes: None)
     router = AutoencoderRouter(components=4)
     module: Any = SimpleNamespace(router=router, embedder=SimpleNamespace(cache=cache))
-    RouterFitting().on_experts_final(state, module)
+    fitting = RouterFitting()
+    fitting.on_experts_final(state, module)
     warned = "held-out samples of expert paint repeat its training samples" in caplog.text
     assert warned == (distinct == 2)
     assert (tmp_path / "router" / "paint.safetensors").is_file()
+    state.stage.expert = "count"
+    fitting.on_experts_final(state, module)  # the file of the first expert is not written again
+    assert put == [[f"router/{n}.safetensors", "router/router.json"] for n in ("paint", "count")]

@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
         "experts/common/mixture.json": {"base_model": "tiny", "layers": {"a": [1, 2.0, 4]}},
         "router/router.json": {"format": 1, "router": "AutoencoderRouter", "tasks": [index]},
         "metrics.json": scores | {"definitions": {"AVG": "mean"}, "fingerprints": {"base": "5a"}},
-        "predictions/stage_1/paint.jsonl": answer | {"gate_set": "paint"},
+        "predictions/stage_1.jsonl": answer | {"task": "paint", "gate_set": "paint"},
         "timing.json": {"seconds": 1.5},
         "allocation.csv": "stage,layer,rank\n1,vision.0,8\n",
         "routing.csv": "stage,gate_set,count\n1,paint,4\n",
@@ -136,7 +136,7 @@ NOTICED = {
     "routing": text("routing.csv", ",4", ",3"),
     "evaluation_matrix": text("evaluation_matrix.csv", "1,50.0", "1,50.1"),
     "oracle_matrix": text("oracle_matrix.csv", "stage,paint", "stage,count"),
-    "predictions/stage_1/paint": text("predictions/stage_1/paint.jsonl", ': "red"', ': "blue"'),
+    "predictions/stage_1/paint": text("predictions/stage_1.jsonl", ': "red"', ': "blue"'),
     "metrics/AVG": text("metrics.json", '"AVG": 50.0, "Last"', '"AVG": 51.0, "Last"'),
     "metrics/Last": text("metrics.json", '"Last": 50.0', '"Last": 49.0'),
     "metrics/BWT": text("metrics.json", "null", "-1.0"),
@@ -164,7 +164,7 @@ def test_a_change_of_content_changes_the_digest_of_its_name_alone(name: str, fol
         text("router/router.json", "threshold", "limit"),
         text("allocation.csv", "layer,rank", "unit,width"),
         text("evaluation_matrix.csv", "1,50.0", "1,50.00"),
-        text("predictions/stage_1/paint.jsonl", '["red"]', '["red", "scarlet"]'),
+        text("predictions/stage_1.jsonl", '["red"]', '["red", "scarlet"]'),
     ],
 )
 def test_times_formats_and_names_of_columns_change_nothing(change: Change, folder: Path) -> None:

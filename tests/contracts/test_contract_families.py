@@ -14,7 +14,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dmole.allocation import SensitivityAllocator, score_gradients
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.experts import load_expert, save_expert
 from dmole.models import Embedder
 from dmole.models.embedder import sample_keys
@@ -206,6 +206,33 @@ def test_an_embedding_does_not_depend_on_batch_mates(
         part = Embedder(taught.backbone)
         part.cache.add(sample_keys(batch_of(taught, samples))[known : known + 1], together[[known]])
         assert_close(part(batch_of(taught, samples)), together, **CLOSE)
+
+
+def test_embedding_and_answer_share_a_pass_of_the_vision_encoder_unless_an_expert_computes_in_it(
+    fresh: ContinualModule, mix: tuple[int, int, int]
+) -> None:
+    for name, modality in (("a", "language"), ("b", "vision")):
+        linears = [p for u in fresh.units() if u.modality == modality for p in u.linears]
+        fresh.library.add(name, dict.fromkeys(linears, 2), dict.fromkeys(linears, 4.0))
+        randomize(fresh.library, name)
+    samples, passes = make_samples(mix, answers=False), []
+    vision = next(block for block in fresh.backbone.blocks if block.modality == "vision")
+    handle = fresh.backbone.model.get_submodule(vision.path).register_forward_pre_hook(
+        lambda *_: passes.append(1)
+    )
+    for tasks, expected in (("aaa", 1), ("aba", 2)):
+        batch = batch_of(fresh, samples, tasks)
+        plain = fresh.embed(batch, remember=False), logits(fresh, batch)
+        passes.clear()
+        with fresh.vision.shared():
+            found = fresh.embed(batch, remember=False), logits(fresh, batch)
+        assert len(passes) == expected
+        with fresh.vision.shared(keep=True):
+            again = logits(fresh, batch), logits(fresh, batch)
+        assert len(passes) == 2 * expected
+        assert all(torch.equal(*pair) for pair in zip(plain, found, strict=True))
+        assert all(torch.equal(each, plain[1]) for each in again)
+    handle.remove()
 
 
 @pytest.mark.parametrize("beams", [1, 3])

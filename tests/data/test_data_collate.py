@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from dmole.data.collate import Batch, Collator
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator
 from dmole.data.labels import IGNORED
 from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import ArrayImage, Sample, Turn

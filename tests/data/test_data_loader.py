@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from dmole.data.collate import Batch, Collator, TaskSample
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator, TaskSample
 from dmole.data.loader import ResumableLoader, train_loader
 from dmole.data.sample import Sample, Turn
 from dmole.data.sampler import TrainBatchSampler

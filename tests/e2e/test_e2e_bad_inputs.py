@@ -522,8 +522,7 @@ def test_a_checkpoint_that_cannot_be_resumed_says_why(
     error_of: ErrorOf, quick_run: Path, change: Change, culprit: str
 ) -> None:
     file = Path("own") / "checkpoints" / "last.ckpt"
-    file.parent.mkdir(parents=True)
-    shutil.copyfile(quick_run / "checkpoints" / "last.ckpt", file)
+    shutil.copytree(quick_run / "checkpoints", file.parent)
     change(file)
     assert culprit in error_of(None, "--ckpt_path", str(file))
     assert not Path("mark").exists()

@@ -15,6 +15,7 @@ from benchmark_table import LEARNED, Row
 from dmole.benchmarks.init import init_benchmark
 from dmole.benchmarks.registry import BENCHMARKS
 from dmole.cli.main import main
+from dmole.storage.predictions import read_stage
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 Fit = Callable[..., Path]
@@ -75,8 +76,7 @@ def test_coin_is_learned_in_its_order_and_keeps_retention_out_of_its_figures(
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics["per_task"]) == ["ScienceQA", "TextVQA"]
     assert list(metrics["retention"]["per_task"]) == ["MME"]
-    (line, *_) = (run / "predictions" / "stage_2" / "TextVQA.jsonl").read_text().splitlines()
-    assert len(json.loads(line)["references"]) == 10
+    assert len(read_stage(run, 2)["TextVQA"][0]["references"]) == 10
     config = yaml.safe_load((run / "config.yaml").read_text())  # what is small is not the types
     assert config["trainer"]["precision"] == "bf16-mixed"
     assert config["model"]["backbone"]["init_args"]["dtype"] == "bfloat16"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from run_digests import run_digests
+from run_digests import logged_steps, run_digests
 from small_runs import find_processes
 
 pytestmark = pytest.mark.slow
@@ -164,7 +164,9 @@ def survives(tmp_path: Path) -> Survives:
                 if hit == kills or not ended(Fit(root, flags), at, kill):
                     break
                 hit += 1
-            assert run_digests(Fit(root, flags).finish()) == run_digests(run)
+            ended_run = Fit(root, flags).finish()
+            assert run_digests(ended_run) == run_digests(run)
+            assert logged_steps(ended_run) == logged_steps(run)
             assert not list(root.rglob("*.part"))
             if hit == kills:
                 return

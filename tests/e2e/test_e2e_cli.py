@@ -15,6 +15,7 @@ from dmole import __version__
 from dmole.cli.main import main
 from dmole.metrics import read_matrix
 from dmole.predictor import Predictor
+from dmole.storage.predictions import read_stage
 
 MATRICES = ("evaluation_matrix.csv", "oracle_matrix.csv")
 
@@ -149,7 +150,7 @@ def test_a_ranking_that_the_router_was_not_fitted_for_is_refused_before_any_answ
 def answers(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): path.read_text(encoding="utf-8")
-        for path in folder.rglob("predictions/*/*.jsonl")
+        for path in folder.rglob("predictions/*.jsonl")
     }
 
 
@@ -204,9 +205,9 @@ def test_evaluate_can_look_at_the_training_samples(quick_run: Path, tmp_path: Pa
     assert main(["evaluate", str(quick_run), *words]) == 0
     counts = [int(row["count"]) for row in read_csv(output / "routing.csv") if row["stage"] == "2"]
     assert sum(counts) == 64
-    lines = (output / "predictions" / "stage_2" / "paint.jsonl").read_text().splitlines()
-    assert json.loads(lines[0])["id"] == "paint-train-0-0"
-    assert len(json.loads(lines[0])["references"]) == 1
+    line = read_stage(output, 2)["paint"][0]
+    assert line["id"] == "paint-train-0-0"
+    assert len(line["references"]) == 1
 
 
 # -- predict -----------------------------------------------------------------------------------
@@ -241,8 +242,7 @@ def test_predict_gives_test_samples_the_answers_they_got_in_the_run(
     words = ["--input", str(tmp_path / "prompts.json"), "--output", str(tmp_path / "answers.json")]
     assert main(["predict", str(quick_run), *words, "--max_new_tokens", "4"]) == 0
     found = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
-    lines = (quick_run / "predictions" / "stage_2" / "count.jsonl").read_text().splitlines()
-    expected = [json.loads(line) for line in lines]
+    expected = read_stage(quick_run, 2)["count"]
     keys = ("prompt", "prediction", "gate_set")
     assert [[a[k] for k in keys] for a in found] == [[e[k] for k in keys] for e in expected]
 

@@ -31,6 +31,7 @@ from dmole.metrics import read_matrix
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.state import SequenceState
+from dmole.storage.predictions import read_stage
 from dmole.streams import AutoStream
 from dmole.trainer import ContinualTrainer
 
@@ -141,12 +142,8 @@ def expert_tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 def gate_sets(run: Path, stage: int) -> dict[str, str]:
-    lines = [
-        json.loads(line)
-        for path in (run / "predictions" / f"stage_{stage}").iterdir()
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
-    return {line["id"]: line["gate_set"] for line in lines}
+    tasks = read_stage(run, stage).values()
+    return {line["id"]: line["gate_set"] for lines in tasks for line in lines}
 
 
 def test_two_ranks_leave_one_run_folder_with_every_test_sample_once(
@@ -161,8 +158,7 @@ def test_two_ranks_leave_one_run_folder_with_every_test_sample_once(
     assert matrix.shape == (3, 2)
     for task, size in zip(names, (5, 1), strict=True):
         for stage in range(3):
-            lines = (run / "predictions" / f"stage_{stage}" / f"{task}.jsonl").read_text()
-            ids = [json.loads(line)["id"] for line in lines.splitlines()]
+            ids = [line["id"] for line in read_stage(run, stage)[task]]
             assert ids == [f"{task}-test-0-{index}" for index in range(size)]
 
 

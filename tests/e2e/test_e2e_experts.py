@@ -21,13 +21,13 @@ from dmole.report.runs import load_run
 from dmole.routing import OracleRouter
 from dmole.run.loading import build_data
 from dmole.run.model_file import read_run_settings
+from dmole.storage.predictions import read_stage
 
 TRAIN, TEST = "synthetic://caption/train?size=32", "synthetic://caption/test?size=8"
 
 
 def predictions(run: Path, stage: int, task: str) -> list[dict[str, Any]]:
-    lines = (run / f"predictions/stage_{stage}/{task}.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return read_stage(run, stage)[task]
 
 
 def gate_sets(run: Path, stage: int, task: str) -> dict[str, int]:

@@ -25,6 +25,7 @@ from dmole.metrics import read_matrix
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.extending import RunPlan, new_tasks
+from dmole.storage.predictions import read_stage
 from dmole.streams import ReplayStream, SequentialStream
 from experiments.extended_content import compare_extended
 
@@ -72,11 +73,11 @@ def test_an_extended_run_carries_the_results_of_its_parent(child: Path, plain_ru
     assert np.isfinite(ours[3]).all()
     expert = Path("experts") / "paint" / "adapter_model.safetensors"
     assert (child / expert).stat().st_ino == (plain_run / expert).stat().st_ino
-    for file in plain_run.glob("predictions/*/*.jsonl"):
+    for file in plain_run.glob("predictions/*.jsonl"):
         copied = child / file.relative_to(plain_run)
         assert copied.read_bytes() == file.read_bytes()
         assert copied.stat().st_ino != file.stat().st_ino
-    assert not (child / "predictions" / "stage_1" / "read.jsonl").exists()
+    assert "read" not in read_stage(child, 1)
     metrics = json.loads((child / "metrics.json").read_text())
     assert metrics["AVG"] is None
     assert metrics["BWT"] is not None
@@ -122,7 +123,7 @@ def test_a_file_of_the_parent_that_was_changed_is_written_again(
     plain_run: Path, child: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     parent = Path(shutil.copytree(plain_run, tmp_path / "dmole" / "version_0"))
-    for name in ("experts/paint/adapter_model.safetensors", "predictions/stage_1/paint.jsonl"):
+    for name in ("experts/paint/adapter_model.safetensors", "predictions/stage_1.jsonl"):
         (parent / name).write_bytes(b"damaged")
     run = Recipe(ALL).build(tmp_path).fit(parent)
     assert "adapter_model.safetensors is not the file that its run has written" in caplog.text

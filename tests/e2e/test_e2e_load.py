@@ -13,6 +13,7 @@ from dmole.data import FileImage, Sample, Turn
 from dmole.inference import Request, RoutedModel
 from dmole.run.loading import build_data
 from dmole.run.model_file import read_run_settings
+from dmole.storage.predictions import predicted_stages, read_stage
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +25,8 @@ def model(quick_run: Path) -> RoutedModel:
 def answered(quick_run: Path) -> list[tuple[Sample, dict[str, str]]]:
     """Return the test samples of all tasks, mixed, with the run's last predictions."""
     data = build_data(read_run_settings(quick_run))
-    last = max(quick_run.glob("predictions/stage_*"), key=lambda path: int(path.name[6:]))
-    rows = []
-    for task in data.task_names:
-        lines = (last / f"{task}.jsonl").read_text().splitlines()
-        rows.append(zip(data.test_samples(task), map(json.loads, lines), strict=True))
+    lines = read_stage(quick_run, predicted_stages(quick_run)[-1])
+    rows = [zip(data.test_samples(task), lines[task], strict=True) for task in data.task_names]
     return [pair for group in zip(*rows, strict=True) for pair in group]
 
 

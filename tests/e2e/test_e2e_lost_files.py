@@ -16,9 +16,12 @@ from dmole.callbacks import ContinualCallback
 from dmole.cli.main import main
 from dmole.module import ContinualModule
 from dmole.routing import SharedRouter
-from dmole.run.checkpoint_file import read_checkpoint
+from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.run_files import RunFiles
 from dmole.run.state import SequenceState
+from dmole.storage.digests import file_digest
+from dmole.storage.files import write_lines
+from dmole.storage.predictions import predicted_stages, predictions_file, read_stage
 from dmole.streams.stream import SequentialStream
 
 
@@ -129,9 +132,9 @@ def test_predictions_of_an_expert_that_has_changed_since_are_named(
     run = Path(shutil.copytree(shared_run, tmp_path / "dmole" / "version_0"))
     shutil.rmtree(run / "predictions")
     shutil.rmtree(run / "experts")
-    with pytest.raises(ValueError, match=r"version_0 lacks predictions/stage_1/paint\.jsonl, pre"):
+    with pytest.raises(ValueError, match=r"version_0 lacks predictions/stage_1\.jsonl: the"):
         shared().build(tmp_path).fit(run)
-    lost = {f"predictions/stage_1/{task}.jsonl" for task in ("paint", "count")}
+    lost = {"predictions/stage_1.jsonl"}
     whole = contents(shared_run)
     assert contents(run) == {name: text for name, text in whole.items() if name not in lost}
 
@@ -161,6 +164,31 @@ def test_a_process_killed_while_it_restores_files_loses_nothing(
     assert contents(copied_run) == contents(plain_run)
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_predictions_by_stage_and_task_of_earlier_versions_are_joined(
+    plain_run: Path, copied_run: Path, damaged: bool
+) -> None:
+    file = copied_run / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(file)
+    digests, earlier = content["files"]["digests"], []
+    for stage in predicted_stages(copied_run):
+        for task, lines in read_stage(copied_run, stage).items():
+            path = copied_run / "predictions" / f"stage_{stage}" / f"{task}.jsonl"
+            write_lines(path, lines)
+            name = str(path.relative_to(copied_run))
+            digests[name] = {name: file_digest(path)}
+            earlier.append(name)
+        (copied_run / predictions_file(stage)).unlink()
+        del digests[predictions_file(stage)]
+    save_checkpoint(content, file)
+    assert read_stage(copied_run, 1) == read_stage(plain_run, 1)
+    if damaged:
+        change(copied_run / earlier[-1])
+    Recipe().build(copied_run.parents[1]).fit(copied_run)
+    found = contents(copied_run)
+    assert {k: v for k, v in found.items() if k not in earlier} == contents(plain_run)
+
+
 def downgrade(run: Path) -> None:
     """Make a run one of format 3, which has no digests."""
     file = run / "checkpoints" / "last.ckpt"
@@ -176,7 +204,7 @@ def test_a_run_of_format_3_is_resumed_and_completed(plain_run: Path, copied_run:
     downgrade(copied_run)
     shutil.rmtree(copied_run / "experts")
     (copied_run / "metrics.json").unlink()
-    (copied_run / "predictions" / "stage_1" / "paint.jsonl").unlink()
+    (copied_run / "predictions" / "stage_1.jsonl").unlink()
     Recipe().build(copied_run.parents[1]).fit(copied_run)
     assert contents(copied_run) == contents(plain_run)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from cuts import CutAfter, CutError
-from run_digests import run_digests
+from run_digests import logged_steps, run_digests
 from small_runs import NO_FIGURES, FitWords, Recipe
 
 from dmole.allocation import UniformAllocator
@@ -122,6 +122,7 @@ def test_a_stage_cut_at_any_step_resumes_within_the_epoch(
     assert steps.losses == {k: v for k, v in losses.items() if k in steps.losses}
     assert run_digests(resumed) == run_digests(run)
     assert not (resumed / "checkpoints" / "stage.ckpt").exists()
+    assert logged_steps(resumed) == logged_steps(run)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from small_runs import Recipe
 
 from dmole.callbacks import ContinualCallback
 from dmole.cli.main import main
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.module import Answers, ContinualModule
 from dmole.trainer import ContinualTrainer
 

@@ -10,6 +10,7 @@ from small_runs import Recipe
 
 from dmole.cli.main import main
 from dmole.data import Task
+from dmole.storage.predictions import read_stage
 
 QUESTIONS = ["what is shown?", "which one is it?"]
 
@@ -39,13 +40,18 @@ def test_a_run_keeps_both_profiles_and_its_predictions_can_be_scored_again(
     assert list(metrics["profiles"]) == ["options"]
     assert list(metrics["profiles"]["options"]) == ["published", "corrected"]
     assert metrics["scoring"]["options"]["missing"] == 0
-    path = run / "predictions" / "stage_2" / "options.jsonl"
-    for line, letter in zip(lines(path), "AB", strict=True):
+    answers = read_stage(run, 2)
+    for line, letter in zip(answers["options"], "AB", strict=True):
         assert line["references"] == [letter]
         assert line["scores"]["corrected"] == line["score"]
         assert line["metadata"]["choices"] == ["cat", "dog"]
-    assert "scores" not in lines(path.with_name("paint.jsonl"))[0]
+    assert "scores" not in answers["paint"][0]
     capsys.readouterr()
-    assert main(["score", str(path), "--metric", "dmole_multichoice", "--json"]) == 0
+    words = ["score", str(run / "predictions" / "stage_2.jsonl"), "--metric", "dmole_multichoice"]
+    assert main(words) == 1
+    assert "has the predictions of paint, options: choose by --of" in capsys.readouterr().err
+    assert main([*words, "--of", "read"]) == 1
+    assert "of paint, options, not of 'read'" in capsys.readouterr().err
+    assert main([*words, "--of", "options", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["profiles"] == metrics["profiles"]["options"]

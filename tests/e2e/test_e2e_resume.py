@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ from dmole.models import Backbone
 from dmole.routing import AutoencoderRouter, SharedRouter
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.settings import task_settings
+from dmole.storage.predictions import read_stage
 from dmole.streams.stream import SequentialStream
 
 PLACES = [(1, "router"), (2, "train")]
@@ -289,8 +289,7 @@ def test_other_settings_of_generation_are_refused_and_answers_are_made_again(
 
 
 def answers(run: Path, stage: int) -> list[str]:
-    files = sorted((run / "predictions" / f"stage_{stage}").glob("*.jsonl"))
-    return [json.loads(line)["prediction"] for f in files for line in f.read_text().splitlines()]
+    return [line["prediction"] for lines in read_stage(run, stage).values() for line in lines]
 
 
 def drop_phase(run: Path, phase: list[Any]) -> None:

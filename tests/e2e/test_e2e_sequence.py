@@ -21,13 +21,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.metrics import read_matrix, summarize
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.routing import AllExpertsRouter, AutoencoderRouter, OracleRouter, SharedRouter
+from dmole.run.checkpoint_file import read_checkpoint
 from dmole.run.state import SequenceState
+from dmole.storage.predictions import read_stage
 from dmole.streams.stream import JointStream, SequentialStream, ZeroShotStream
 from dmole.trainer import ContinualTrainer
 
@@ -54,8 +56,7 @@ class CountAnswers(Callback):
 
 
 def predictions(run: Path, stage: int, task: str) -> list[dict[str, Any]]:
-    lines = (run / "predictions" / f"stage_{stage}" / f"{task}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in lines.splitlines()]
+    return read_stage(run, stage)[task]
 
 
 def chosen_layers(allocation: list[dict[str, str]], task: str) -> set[str]:
@@ -240,7 +241,10 @@ def test_tensorboard_has_the_scalars_and_figures_of_a_run(quick_run: Path) -> No
 
 def test_the_checkpoint_holds_the_experts_and_nothing_of_the_base_model(quick_run: Path) -> None:
     file = quick_run / "checkpoints" / "last.ckpt"
-    content = torch.load(file, weights_only=True)
+    raw = torch.load(file, weights_only=True)
+    assert {key.split("/")[0] for key in raw["state_dict"]} == {TASKS[-1]}
+    assert list(raw["frozen"]) == list(TASKS[:-1])
+    content = read_checkpoint(file)
     assert {key.split("/")[0] for key in content["state_dict"]} == set(TASKS)
     assert all(key.endswith(("lora_a", "lora_b")) for key in content["state_dict"])
     timing = json.loads((quick_run / "timing.json").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from small_runs import NO_FIGURES
 from source_files import KINDS, write_kind
 
 from dmole.cli.main import main
+from dmole.storage.predictions import read_stage
 
 
 @pytest.fixture
@@ -34,11 +35,10 @@ def test_tasks_of_every_kind_are_learned_in_one_stage(
 ) -> None:
     joint = ("--trainer.stream", "JointStream")
     assert main(fit_words(tmp_path / "runs", "--config", config, *joint, *NO_FIGURES)) == 0
-    answers = tmp_path / "runs" / "small" / "version_0" / "predictions" / "stage_1"
+    answers = read_stage(tmp_path / "runs" / "small" / "version_0", 1)
     for kind in KINDS:
-        lines = [json.loads(line) for line in (answers / f"{kind}.jsonl").read_text().splitlines()]
         colors = {"A"} if kind == "vlmevalkit" else {"black", "gray"}
-        assert {line["references"][0] for line in lines} == colors
+        assert {line["references"][0] for line in answers[kind]} == colors
 
 
 def test_tasks_of_every_kind_are_examined(config: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from small_runs import Recipe, read_csv
 from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback, RouterFitting
 from dmole.data import Task
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.routing import SharedRouter
 from dmole.streams.stream import BlurredStream, ReplayStream, SequentialStream, Stream
 

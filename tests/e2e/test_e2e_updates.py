@@ -29,6 +29,7 @@ from dmole.report.identity import check_comparable
 from dmole.report.runs import load_run
 from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
 from dmole.serving.watch import is_finished
+from dmole.storage.predictions import read_stage
 from dmole.storage.tensors import read_tensor_file
 from dmole.streams import AutoStream, SequentialStream
 from experiments.extended_content import compare_extended
@@ -145,8 +146,7 @@ def test_a_loaded_run_routes_like_the_run_and_lists_both_versions(run: Path) -> 
     model = dmole.load(run)
     assert model.experts == ("paint", "count", "paint-v2")
     data = ContinualDataModule([small_task("paint", test_size=8)])
-    lines = (run / "predictions" / "stage_3" / "paint.jsonl").read_text().splitlines()
-    expected = [json.loads(line)["gate_set"] for line in lines]
+    expected = [line["gate_set"] for line in read_stage(run, 3)["paint"]]
     found = [
         model.route([image.load() for image in sample.images], sample.prompt).experts
         for sample in data.test_samples("paint")

@@ -23,6 +23,7 @@ from dmole.module import ContinualModule
 from dmole.predictor import Predictor
 from dmole.routing import AutoencoderRouter
 from dmole.run.state import SequenceState
+from dmole.storage.predictions import read_stage
 
 SLOW = pytest.mark.slow
 
@@ -142,18 +143,14 @@ def test_full_evaluation_and_a_later_one_give_the_same_answers(
     built, output = recipe(data).build(tmp_path / "none"), tmp_path / "again"
     built.trainer.evaluate(built.module, built.data, run=whole, output=output)
     names = ["evaluation_matrix.csv", "oracle_matrix.csv"]
-    names += [str(path.relative_to(whole)) for path in whole.glob("predictions/*/*.jsonl")]
+    names += [str(path.relative_to(whole)) for path in whole.glob("predictions/*.jsonl")]
     for name in names:
         assert (output / name).read_bytes() == (whole / name).read_bytes()
     assert "experts" not in metrics(output)  # the folder of the run says it
 
 
 def test_a_prompt_is_answered_as_in_the_evaluation(data: Path, whole: Path, tmp_path: Path) -> None:
-    lines = [
-        json.loads(text.splitlines()[0])
-        for task in ("first", "second")
-        for text in [(whole / "predictions" / "stage_2" / f"{task}.jsonl").read_text()]
-    ]
+    lines = [read_stage(whole, 2)[task][0] for task in ("first", "second")]
     built = recipe(data).build(tmp_path)
     prompts = [{"prompt": f"say {task}"} for task in ("first", "second")]
     answers = Predictor(built.module, built.data, whole)(prompts, 2)

@@ -49,6 +49,7 @@ class Setting:
         self.load = Load(
             batch=BATCH,
             text_tokens=self.tokens - TINY.image_tokens,
+            answer_tokens=len(self.batch.targets.tokens) // BATCH,
             rank=8,
             share=share,
             base_bytes=2 if self.mixed else 4,
@@ -82,7 +83,7 @@ class Setting:
 
     @property
     def loss_peak(self) -> int:
-        return scaling.loss_bytes(TINY, BATCH * self.tokens, self.load.base_bytes)
+        return scaling.loss_bytes(TINY, BATCH * self.load.answer_tokens, self.load.base_bytes)
 
 
 # -- exact: parameters, experts, optimizer, router, cache ---------------------------------------
@@ -237,7 +238,8 @@ def test_saved_activations_are_as_estimated_within_six_percent(dtype: str, share
     with saved_bytes(setting.module.backbone.model.parameters()) as total:
         setting.loss()
     kept = scaling.training_activation_bytes(TINY, setting.load)
-    kept += scaling.FP32 * BATCH * setting.tokens * TINY.vocabulary  # log-probabilities
+    answers = BATCH * setting.load.answer_tokens
+    kept += scaling.FP32 * answers * TINY.vocabulary  # log-probabilities
     assert kept == pytest.approx(total(), rel=0.06)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dmole.data.collate import Batch, Collator
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator
 from dmole.data.sample import ArrayImage, Sample, Turn
 from dmole.models import Backbone
 from families.models import FAMILIES, WIDTH, make_model

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dmole.allocation import UniformAllocator
-from dmole.data.collate import Batch, Collator
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator
 from dmole.data.sample import Sample
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule

@@ -21,7 +21,7 @@ from families import (
 from torch import nn
 from torch.testing import assert_close
 
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.experts import ExpertLibrary
 from dmole.models import Backbone, Embedder, PretrainedBackbone
 

@@ -15,7 +15,8 @@ from families import make_batch, make_processor, make_samples
 from families.saved import save_family
 from transformers import ProcessorMixin
 
-from dmole.data.collate import Batch, Collator
+from dmole.data.batch import Batch
+from dmole.data.collate import Collator
 from dmole.demo.tiny import TINY_PATH
 from dmole.models import PretrainedBackbone
 from dmole.models import processors as loading

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from torch.testing import assert_close
 
 from dmole.allocation import UniformAllocator
-from dmole.data.collate import Batch
+from dmole.data.batch import Batch
 from dmole.data.sample import Sample
 from dmole.experts.gates import MixingRecord
 from dmole.module import ContinualModule
@@ -158,10 +158,7 @@ def test_the_teacher_is_the_model_before_the_stage_whatever_the_student_drops() 
     value = term(step)
     assert torch.equal(torch.random.get_rng_state(), drawn)  # the teacher draws nothing
     assert value == term(step)
-    counted = step.labels[:, 1:] != -100
-    ours, theirs = (
-        (logits[:, :-1][counted] / 2.0).log_softmax(-1) for logits in (step.logits, before)
-    )
+    ours, theirs = ((logits / 2.0).log_softmax(-1) for logits in (step.logits, before))
     expected = 4.0 * kl_div(ours, theirs, reduction="batchmean", log_target=True)
     assert_close(value, expected, rtol=1e-4, atol=1e-6)
     assert value > 0
@@ -553,9 +550,8 @@ def test_held_out_samples_are_never_learned_from() -> None:
     module = make_module(SharedRouter(), term)
     term.before_stage(view(module, index=2))
     loss, step = module.compute_step(whole(module, "abba"))
-    labels = step.labels[1:]  # all but the first, which is held out
-    logits = step.logits[1:, :-1].flatten(0, 1)
-    rest = cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    kept = step.targets.samples > 0  # all but the first, which is held out
+    rest = cross_entropy(step.logits[kept], step.targets.tokens[kept], reduction="sum")
     counted = (step.labels[:, 1:] != -100).sum()
     assert_close(loss + term(step), rest / counted)
 

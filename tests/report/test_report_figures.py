@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dmole.report.figures import (
+    acceptance_figure,
     activation_heatmap,
     allocation_heatmap,
     comparison_bars,
     comparison_figure,
     figure_to_array,
     forgetting_curves,
-    loss_distribution,
     matrix_heatmap,
     save_figure,
 )
+from dmole.report.heatmaps import HIGHEST, MOST_MIXED, WIDEST
 
 NAN = math.nan
 MATRIX = [[1.0, 2.0], [90.0, NAN], [80.0, 133.2]]
@@ -41,8 +42,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "unfinished matrix": lambda: matrix_heatmap([[NAN, NAN]], ["a", "b"], "Scores"),
     "allocation": lambda: allocation_heatmap(ROWS, "Experts"),
     "activation": lambda: activation_heatmap({"a": {"a+b": 3, "base": 1}, "b": {}}, "Routing"),
-    "losses": lambda: loss_distribution({"a": [0.1, 0.2], "b": [3.0]}, 0.3, "Losses"),
-    "losses by task": lambda: loss_distribution({"a": [0.1, 0.2]}, {"a": 0.3}),
+    "acceptance": lambda: acceptance_figure({"a": ([0.1, 1.2], [3.0]), "b": ([0.5], [])}, "Losses"),
     "curves": lambda: forgetting_curves(CURVES, "Curves"),
     "bars": lambda: comparison_bars(BARS, "Bars"),
     "comparison": lambda: comparison_figure(CURVES, BARS),
@@ -82,7 +82,7 @@ def test_joint_training_frames_all_tasks_of_its_stage() -> None:
 def test_the_allocation_marks_exactly_the_experts() -> None:
     axes = DRAWINGS["allocation"]().axes[0]
     marks = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
-    assert marks == [[[0.0, 0.0]], [[1.0, 1.0]]]
+    assert marks == [[[0.0, 0.0], [1.0, 1.0]]]
 
 
 def test_long_names_of_layers_leave_room_for_a_single_task(tmp_path: Path) -> None:
@@ -100,9 +100,29 @@ def test_the_routing_is_in_percent_of_each_task() -> None:
     assert labels == ["a + b", "base"]
 
 
-def test_each_task_has_its_threshold() -> None:
-    figure = loss_distribution({"a": [1.0, 3.0], "b": [1.0, 3.0]}, {"a": 2.0, "b": 0.5})
-    assert words(figure) == ["50% below 2", "0% below 0.5"]
+def test_the_share_that_each_autoencoder_accepts_is_written() -> None:
+    assert words(DRAWINGS["acceptance"]()) == ["50% / 0%", "100% / -"]
+
+
+def test_figures_of_hundreds_of_tasks_have_a_largest_size() -> None:
+    names = [f"task{index:03}" for index in range(300)]
+    rows = [ROWS[0] | {"expert": name, "unit": f"vision.{i}"} for name in names for i in (0, 1)]
+    routed = {name: {name: 5, f"{name}+{names[0]}": 2, "base": 1} for name in names}
+    drawn = [
+        matrix_heatmap(np.full((301, 300), 50.0), names, "Scores"),
+        allocation_heatmap(rows, "Experts"),
+        activation_heatmap(routed, "Routing"),
+        acceptance_figure({name: ([0.5], [2.0]) for name in names}, "Losses"),
+    ]
+    for figure in drawn:
+        width, height = figure.get_size_inches()
+        assert width <= WIDEST
+        assert height <= HIGHEST
+        assert len(figure.axes[0].get_xticks()) < 110
+    shares = np.asarray(drawn[2].axes[0].images[0].get_array())
+    assert shares.shape == (300, 300 + MOST_MIXED + 2)  # the rare sets, then base
+    np.testing.assert_allclose(shares.sum(axis=1), 100.0)
+    assert shares[299, -2] == 25.0
 
 
 @pytest.mark.parametrize(
@@ -111,7 +131,7 @@ def test_each_task_has_its_threshold() -> None:
         (lambda: matrix_heatmap(MATRIX, ["a"], ""), "for 1 tasks"),
         (lambda: allocation_heatmap([], ""), "no allocation"),
         (lambda: activation_heatmap({}, ""), "no routing"),
-        (lambda: loss_distribution({"a": []}, 1.0), "no losses to draw: a"),
+        (lambda: acceptance_figure({}, ""), "no losses to draw: no expert"),
         (lambda: forgetting_curves({}, ""), "no curves"),
         (lambda: comparison_bars({}, ""), "no bars"),
     ],

@@ -17,6 +17,7 @@ from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
 from dmole.regularizers.base import Regularizer, Step
 from dmole.routing import AutoencoderRouter, Router
+from dmole.run.board import RunBoard
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.settings import (
     RETIRED,
@@ -25,7 +26,7 @@ from dmole.run.settings import (
     run_settings,
     stream_settings,
 )
-from dmole.run.state import RunBoard, SequenceState
+from dmole.run.state import SequenceState
 from dmole.streams.stream import ReplayStream
 from dmole.trainer import ContinualTrainer
 

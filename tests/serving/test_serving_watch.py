@@ -126,6 +126,4 @@ def test_an_expert_that_finds_no_memory_leaves_nothing_and_the_watcher_goes_on(
     assert calls == [(("paint", "count", "read"), {"paint", "count"})] * 2  # both from the start
     assert server.service.experts == ("paint", "count", "read")
     folder = tmp_path / "a"
-    assert messages_of(caplog)[:1] == [
-        f"expert read of {folder} was not added: CUDA out of memory"
-    ]
+    assert messages_of(caplog)[:1] == [f"expert read of {folder} was not added: CUDA out of memory"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dmole.regularizers.replay_importance import ReplayImportance, _Learner
+from dmole.steps import finite
 from dmole.steps.finite import NonFiniteError
 from dmole.steps.guard import StepGuard
 
@@ -37,6 +38,7 @@ class Step:
         admitted = self.guard.admits(self.named, self.optimizer, POSITION, scaler)
         self.optimizer.step()
         self.guard.check_result(self.named, self.optimizer, POSITION)
+        self.guard.drain()
         return admitted
 
     def values(self) -> list[Tensor]:
@@ -93,27 +95,57 @@ def test_a_resumed_stage_counts_the_steps_left_out_before() -> None:
 
 def test_a_step_whose_loss_was_not_finite_is_left_out_though_its_gradient_is_finite() -> None:
     step = Step(allowed=1)
-    step.guard.report("the loss is inf")
+    for number, value in enumerate((1.0, math.inf, math.nan)):  # three micro-batches
+        step.guard.enter([f"t/train/m{number}"], first=number == 0)
+        step.guard.watch(torch.tensor(value), lambda value=value: f"the loss is {value}")
+    before = step.values()
     assert not step.run(1.0)
-    assert step.guard.collect()[0]["reason"] == "the loss is inf"
+    assert all(torch.equal(a, b) for a, b in zip(before, step.values(), strict=True))
+    (record,) = step.guard.collect()
+    assert record == {
+        "reason": "the loss is inf",
+        "samples": "t/train/m0, t/train/m1, t/train/m2",
+    }
     step.guard.enter(["t/train/s2"], first=True)
     assert step.run(1.0)
-    with pytest.raises(NonFiniteError, match="the loss is nan"):
-        step.guard.report("the loss is nan")
+    step.guard.watch(torch.tensor(math.nan), lambda: "the loss is nan")
+    with pytest.raises(NonFiniteError, match="the loss is nan; samples: t/train/s2; the step was"):
+        step.run(1.0)
+
+
+def test_a_loss_that_is_not_finite_on_another_rank_ends_this_one_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finite, "sum_over_ranks", lambda flags: flags + torch.tensor([0, 1.0, 0]))
+    monkeypatch.setattr(finite, "gather_objects", lambda text: [text, text or "the loss is nan"])
+    step = Step()
+    with pytest.raises(NonFiniteError, match="the loss is nan on rank 1; samples"):
+        step.run(1.0)
 
 
 def test_a_state_that_a_step_made_infinite_ends_the_run() -> None:
     step = Step()
     state = {"exp_avg_sq": torch.tensor([1.0, math.inf])}
     step.optimizer.state[next(iter(step.named.values()))] = state
+    step.guard.check_result(step.named, step.optimizer, POSITION)
     with pytest.raises(NonFiniteError, match="the optimizer's state 0/exp_avg_sq is inf after"):
-        step.guard.check_result(step.named, step.optimizer, POSITION)
+        step.guard.drain()
+    step.guard.drain()  # an error is raised once
 
 
 def test_a_parameter_that_a_step_made_nan_ends_the_run() -> None:
     step = Step(make=torch.optim.SGD)
     step.optimizer.param_groups[0]["lr"] = math.inf
     with pytest.raises(NonFiniteError, match=r"fc0 \(lora_a\) is -inf after a step at step 3"):
+        step.run(1.0)
+
+
+def test_the_next_step_names_the_samples_of_the_one_with_a_bad_result() -> None:
+    step = Step(allowed=3)
+    next(iter(step.named.values())).data[0] = math.nan
+    step.guard.check_result(step.named, step.optimizer, POSITION)
+    step.guard.enter(["t/train/s2"], first=True)
+    with pytest.raises(NonFiniteError, match=r"is nan after .* samples: t/train/s0, t/train/s1$"):
         step.run(1.0)
 
 

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from dmole.callbacks.answers import AnswerJournal
 from dmole.report.style import save_figure
+from dmole.run.board import RunBoard
 from dmole.run.checkpoint_file import save_checkpoint
-from dmole.run.state import RunBoard
 from dmole.storage import files
 from dmole.storage.files import write_csv, write_json, write_lines
 from dmole.storage.tensors import write_tensor_file
@@ -143,8 +143,9 @@ def test_events_that_cannot_be_written_name_their_folder(tmp_path: Path) -> None
     board = RunBoard(tmp_path, name="x", version=0)
     board.log_metrics({"a": 1.0}, step=0)
     board.save()
-    writer = board.experiment.file_writer.event_writer._async_writer._writer
+    writer = board.experiment.file_writer.event_writer
     writer.flush = fails(errno.ENOSPC)
     with pytest.raises(OSError, match=r"No space left on device: '\S*x/version_0/events"):
         board.save()
     writer.flush = lambda: None
+    board.finalize("success")

@@ -1,0 +1,87 @@
+"""The tensors of a batch, and what the host keeps of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from dmole.data.labels import Targets, predicting_positions
+from dmole.data.window import Window
+from dmole.transfer import to_device
+
+
+@dataclass
+class Batch:
+    """Tensors and names of ``B`` samples.
+
+    Args:
+        inputs: Arguments of the model: ``input_ids`` and ``attention_mask`` of shape ``(B, T)``,
+            ``pixel_values`` and its companions in the layout of the model family (absent if
+            the batch has no image).
+        labels: Token ids of the answers, -100 elsewhere, ``(B, T)``; ``None`` for generation.
+        question: Tokens of the first user turn without images and template, right padded:
+            ``input_ids`` and ``attention_mask`` of shape ``(B, Q)``.
+        image_counts: Number of images of each sample, ``(B,)``, long.
+        sample_ids: Id of each sample.
+        task_names: Task of each sample.
+        window: Place of a training batch among those of an optimizer step; None if it is the only
+            one.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor | None
+    question: dict[str, Tensor]
+    image_counts: Tensor
+    sample_ids: list[str]
+    task_names: list[str]
+    window: Window | None = None
+    _host: Batch | None = field(default=None, init=False, repr=False, compare=False)
+    _positions: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.sample_ids)
+
+    @property
+    def host(self) -> Batch:
+        """The batch it was moved from; itself if it was not moved.
+
+        Counts and sizes are read from it, so that the host does not wait for the device.
+        """
+        return self if self._host is None else self._host
+
+    @property
+    def targets(self) -> Targets:
+        """The answer tokens of a training batch."""
+        assert self.labels is not None  # a training batch
+        return Targets.of(self.labels, self._positions)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device, without waiting for the copies; Lightning calls it."""
+        device = torch.device(device)
+        if self.image_counts.device == device:
+            return self
+        moved = replace(
+            self,
+            inputs={key: to_device(value, device) for key, value in self.inputs.items()},
+            labels=None if self.labels is None else to_device(self.labels, device),
+            question={key: to_device(value, device) for key, value in self.question.items()},
+            image_counts=to_device(self.image_counts, device),
+        )
+        if self.image_counts.device.type == "cpu":
+            moved._host = self
+            if self.labels is not None:
+                moved._positions = to_device(predicting_positions(self.labels), device)
+        return moved
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; called by a loader with ``pin_memory``."""
+        return replace(
+            self,
+            inputs={key: value.pin_memory() for key, value in self.inputs.items()},
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            question={key: value.pin_memory() for key, value in self.question.items()},
+            image_counts=self.image_counts.pin_memory(),
+        )
