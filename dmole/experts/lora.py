@@ -203,7 +203,14 @@ class RoutedLinear(nn.Module):
         if self._mixing is None and plan.adds_to(out, x) and not self._drops():
             # the sum below with other rounding
             return plan.product(gates, self, x).add_to(out, x)
-        low = self._down(x, plan)  # (rows, ..., channels)
+        x = self._expert_input(x, plan)
+        partners = None if self._mixing else plan.frozen_by_row(gates, self.modality, x)
+        if partners is not None:
+            out = out + torch.bmm(torch.bmm(x, partners.down), partners.up).to(out.dtype)
+            plan = plan.trained()
+            if not plan.names:
+                return out
+        low = plan.tiled(plan.scaled(flat_linear(x, plan.down())))  # (rows, ..., channels)
         mask = gates.rank_mask(self.modality, plan.names, plan.channels, x)
         if mask is not None:
             low = low * mask.to(low.dtype)
@@ -240,14 +247,10 @@ class RoutedLinear(nn.Module):
             if name in gates.live or self.expert(name).learning
         }
 
-    def _down(self, x: Tensor, plan: LayerPlan) -> Tensor:
-        """Project the input to the scaled channels of all experts of a plan."""
-        lora_a = plan.down()
+    def _expert_input(self, x: Tensor, plan: LayerPlan) -> Tensor:
+        """Return the input of the experts: with dropout, in the type of their weights."""
         x = self.dropout(x)
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(lora_a.dtype)
-        low = flat_linear(x, lora_a)  # (rows, ..., sum of ranks)
-        return plan.tiled(plan.scaled(low))
+        return x if torch.is_autocast_enabled(x.device.type) else x.to(plan.dtype)
 
 
 _PREFIX = "expert_"  # an expert may be called "train" or "keys", a submodule may not

@@ -47,6 +47,8 @@ class LayerPlan:
         self._factors: dict[torch.dtype, Tensor] = {}
         dtypes = {expert.lora_a.dtype for expert in self._low_rank}
         self._dtype = dtypes.pop() if len(dtypes) == 1 else None
+        self._trained: LayerPlan | None = None
+        self._frozen: dict[torch.Size, ByRow | None] = {}
         self.branched = any(expert.shape.branches != 1 for expert in self._low_rank)
 
     def adds_to(self, out: Tensor, x: Tensor) -> bool:
@@ -56,6 +58,32 @@ class LayerPlan:
         if not out.dtype == x.dtype == self._dtype or not out.is_contiguous():
             return False
         return not torch.is_autocast_enabled(x.device.type)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the experts' weights."""
+        return self._low_rank[0].lora_a.dtype
+
+    def trained(self) -> LayerPlan:
+        """Return the plan of the experts that train."""
+        if self._trained is None:
+            own = {name: expert for name, expert in self.experts.items() if expert.learning}
+            self._trained = LayerPlan(own, self.keep)
+        return self._trained
+
+    def frozen_by_row(self, gates: Gates, modality: Modality, x: Tensor) -> ByRow | None:
+        """Return the product of each row with its frozen experts, where experts train beside them.
+
+        None where there are none, or where it costs more than computing all for every row.
+        """
+        if self.keep or self.branched or len(self.trained().experts) == len(self.experts):
+            return None
+        shape = x.shape
+        if shape not in self._frozen:
+            own = self.trained().experts
+            others = {name: e for name, e in self.experts.items() if name not in own}
+            self._frozen[shape] = LayerPlan(others, keep=True)._by_row(gates, modality, x)
+        return self._frozen[shape]
 
     def product(self, gates: Gates, linear: RoutedLinear, x: Tensor) -> Product:
         """Return how the experts are added for inputs of this shape, with kept weights.
