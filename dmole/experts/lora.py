@@ -206,7 +206,7 @@ class RoutedLinear(nn.Module):
         x = self._expert_input(x, plan)
         partners = None if self._mixing else plan.frozen_by_row(gates, self.modality, x)
         if partners is not None:
-            out = out + torch.bmm(torch.bmm(x, partners.down), partners.up).to(out.dtype)
+            out = partners.sum_with(out, x)
             plan = plan.trained()
             if not plan.names:
                 return out
@@ -217,7 +217,7 @@ class RoutedLinear(nn.Module):
         if self._mixing is not None:
             weights = self._mixing(self, x, plan.experts, gates)
             low = low * _joined_weights(weights, plan.experts, plan.names, low)
-        return out + flat_linear(low, plan.up()).to(out.dtype)
+        return _sum(out, low, plan.up())
 
     def _drops(self) -> bool:
         return self._drops_out and self.dropout.training
@@ -268,6 +268,14 @@ def flat_linear(x: Tensor, weight: Tensor) -> Tensor:
     an expert would change in their last bits when it is frozen.
     """
     return F.linear(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _sum(out: Tensor, low: Tensor, up: Tensor) -> Tensor:
+    """Return ``out + low @ up.T`` in the type of ``out``, with one kernel where types allow it."""
+    if not out.dtype == low.dtype == up.dtype or torch.is_autocast_enabled(out.device.type):
+        return out + flat_linear(low, up).to(out.dtype)
+    flat = out.reshape(-1, out.shape[-1])
+    return torch.addmm(flat, low.reshape(-1, low.shape[-1]), up.t()).view(out.shape)
 
 
 def _joined_weights(

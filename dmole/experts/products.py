@@ -90,6 +90,13 @@ class ByRow(_InPlace):
         """Add the experts to ``out`` ``(rows, S, out)`` for ``x`` ``(rows, S, in)``."""
         return out.baddbmm_(torch.bmm(x, self.down), self.up)
 
+    def sum_with(self, out: Tensor, x: Tensor) -> Tensor:
+        """Return the sum of ``out`` and the experts, in the type of ``out``, with its graph."""
+        low = torch.bmm(x, self.down)
+        if self.fits(out, x) and not torch.is_autocast_enabled(x.device.type):
+            return torch.baddbmm(out, low, self.up)
+        return out + torch.bmm(low, self.up).to(out.dtype)
+
 
 @dataclass(frozen=True)
 class RowChannels:
