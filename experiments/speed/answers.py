@@ -16,6 +16,8 @@ from experiments.speed.timing import Times, Work, take_turns
 
 MIXED = 8
 """Experts in a mixed batch."""
+REFERENCES = ("bare", "bare, one token", "PEFT, mixed")
+"""Works that the cost model is fitted to."""
 
 
 def answers(subject: Subject, rounds: int, sizes: tuple[int, ...] = (1, 8, 64)) -> Iterator[Row]:
@@ -27,7 +29,10 @@ def answers(subject: Subject, rounds: int, sizes: tuple[int, ...] = (1, 8, 64)) 
         sizes: Numbers of experts; the second one is also compared with PEFT.
     """
     numbers = itertools.count()
-    works: dict[str, Work] = {"bare": _bare(subject)}
+    works: dict[str, Work] = {
+        "bare": _bare(subject, subject.tokens),
+        "bare, one token": _bare(subject, 1),
+    }
     for size in sizes:
         works[f"T = {size}, new"] = answer(subject, size, numbers, new=True)
         works[f"T = {size}, seen"] = answer(subject, size, numbers, new=False)
@@ -35,7 +40,7 @@ def answers(subject: Subject, rounds: int, sizes: tuple[int, ...] = (1, 8, 64)) 
     works["PEFT, mixed"] = _peft(subject, min(MIXED, sizes[1]))
     times = take_turns(works, rounds)
     yield from _rows(subject.name, times, sizes)
-    yield from cost_rows("answer", subject.name, works, times, ("bare", "PEFT, mixed"))
+    yield from cost_rows("answer", subject.name, works, times, REFERENCES)
 
 
 def _rows(model: str, times: Times, sizes: tuple[int, ...]) -> Iterator[Row]:
@@ -84,8 +89,8 @@ def _routing(subject: Subject, size: int, numbers: itertools.count[int]) -> Work
     return lambda: module.route(fresh(subject.prompts, numbers))
 
 
-def _bare(subject: Subject) -> Work:
-    return lambda: subject.base.generate(subject.prompts.inputs, subject.tokens)
+def _bare(subject: Subject, tokens: int) -> Work:
+    return lambda: subject.base.generate(subject.prompts.inputs, tokens)
 
 
 def _peft(subject: Subject, adapters: int) -> Work:

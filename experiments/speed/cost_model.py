@@ -1,18 +1,28 @@
-"""A cost model of two numbers: seconds for an operator call and for a floating-point operation."""
+"""A cost model of three numbers: seconds for an operator call, an operation and a byte.
+
+A work is counted without a clock: calls of operators, floating-point operations of its products,
+bytes that operators read and write. The three numbers are fitted to works of the bare model and of
+PEFT on the same machine; the times of dmole are then predicted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.speed.timing import Times, Work
 
-VIEWS = frozenset({"view", "detach", "t", "transpose", "expand", "slice", "select", "unsqueeze"})
+VIEWS = frozenset(
+    {"alias", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "squeeze"}
+    | {"t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view"}
+)
 """Operators that only make a new header of the same storage; they are not counted."""
 
 
@@ -23,57 +33,64 @@ class Amount:
     Args:
         calls: Calls of operators that compute or copy.
         flops: Floating-point operations of its matrix products.
+        bytes: Sizes of the tensors that these operators read and write.
     """
 
     calls: int
     flops: int
+    bytes: int
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds as ``calls * per_call + flops * per_flop``."""
+    """Seconds as a weighted sum of calls, operations and bytes."""
 
     per_call: float
     per_flop: float
+    per_byte: float
 
     def seconds(self, amount: Amount) -> float:
         """Return the predicted seconds of a work."""
-        return amount.calls * self.per_call + amount.flops * self.per_flop
+        pairs = zip(astuple(self), astuple(amount), strict=True)
+        return float(sum(price * count for price, count in pairs))
 
 
-class _CountCalls(TorchDispatchMode):
+class _Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls = self.bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
-        self.calls += func.overloadpacket.__name__ not in VIEWS
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ not in VIEWS:
+            self.calls += 1
+            tensors = [
+                leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)
+            ]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return out
 
 
 def amount_of(work: Work) -> Amount:
     """Count the operators of a work, its backward pass included."""
-    counter = _CountCalls()
-    with counter:
+    counter = _Count()
+    with FlopCounterMode(display=False) as flops, counter:
         work()
-    with FlopCounterMode(display=False) as flops:
-        work()
-    return Amount(counter.calls, flops.get_total_flops())
+    return Amount(counter.calls, flops.get_total_flops(), counter.bytes)
 
 
 def fitted(amounts: Mapping[str, Amount], times: Times) -> CostModel:
-    """Fit the two numbers to works, so that their relative errors are least.
+    """Fit the three numbers, so that the relative errors are least.
 
     Args:
-        amounts: The works to fit to; at least two that differ.
+        amounts: The works to fit to; at least three that differ.
         times: Their seconds.
     """
-    rows, ones = [], []
-    for name, amount in amounts.items():
-        seconds = times.median(name)
-        rows.append([amount.calls / seconds, amount.flops / seconds])
-        ones.append(1.0)
-    per_call, per_flop = np.linalg.lstsq(np.array(rows), np.array(ones), rcond=None)[0]
-    return CostModel(float(per_call), float(per_flop))
+    rows = [
+        [count / times.median(name) for count in astuple(amount)]
+        for name, amount in amounts.items()
+    ]
+    prices = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0]
+    return CostModel(*(float(price) for price in prices))

@@ -65,13 +65,14 @@ def cost_rows(
         model: The base model.
         works: Works that were timed.
         times: Their seconds.
-        references: Works that the two numbers are fitted to; the others are predicted.
+        references: Works that the three numbers are fitted to; the others are predicted.
     """
     amounts = {name: amount_of(work) for name, work in works.items()}
     cost = fitted({name: amounts[name] for name in references}, times)
     for name, amount in amounts.items():
         measured = times.median(name)
-        note = f"{amount.calls:,} calls, {amount.flops / 1e9:.2f} GFLOP, {1000 * measured:.0f} ms"
+        note = f"{amount.calls:,} calls, {amount.flops / 1e9:.2f} GFLOP, "
+        note += f"{amount.bytes / 1e6:.0f} MB, {1000 * measured:.0f} ms"
         predicted = cost.seconds(amount) / measured
         value = Ratio(predicted, predicted, predicted)
         yield Row(f"cost model / measured, {kind}", name, model, value, None, note)

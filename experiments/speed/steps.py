@@ -21,6 +21,9 @@ BARS: Mapping[str, Mapping[str, float]] = {
     "T = 32, embeddings new": dict.fromkeys(("tiny", "medium", "wide"), 0.95),
 }
 
+REFERENCES = ("PEFT, all blocks", "bare forward", "floor")
+"""Works that the cost model is fitted to."""
+
 
 def steps(subject: Subject, rounds: int, sizes: tuple[int, ...] = (8, 32)) -> Iterator[Row]:
     """Yield the ratios of training steps.
@@ -66,7 +69,7 @@ def steps(subject: Subject, rounds: int, sizes: tuple[int, ...] = (8, 32)) -> It
             what = f"T = {size}: {name} / {other}"
             ratio = times.ratio(f"T = {size}, {name}", other)
             yield Row("training steps compared", what, subject.name, ratio, bar)
-    yield from cost_rows("step", subject.name, works, times, ("PEFT, all blocks", "bare forward"))
+    yield from cost_rows("step", subject.name, works, times, REFERENCES)
 
 
 def step(

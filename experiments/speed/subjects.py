@@ -31,9 +31,9 @@ from experiments.gpu.syncs import tiny_batch
 
 MODELS = ("tiny", "medium", "wide")
 RANK, ALPHA = 8, 16.0
-TOKENS = {"tiny": 16, "medium": 32, "wide": 32}
+TOKENS = {"tiny": 16, "medium": 32, "wide": 32, "small": 4}
 """Tokens of an answer."""
-BATCH = {"tiny": (8, 8), "medium": (4, 8), "wide": (4, 8)}
+BATCH = {"tiny": (8, 8), "medium": (4, 8), "wide": (4, 8), "small": (2, 4)}
 """Samples of a training step, and of an answered batch."""
 
 
@@ -97,8 +97,12 @@ def share(base: Backbone) -> Backbone:
 
 
 def build(name: str) -> Subject:
-    """Return a base model with its batches."""
-    base = name if name != "tiny" else "medium"
+    """Return a base model with its batches.
+
+    Args:
+        name: One of `MODELS`, or ``small`` for a LLaVA that takes milliseconds.
+    """
+    base = {"tiny": "medium", "small": "tiny"}.get(name, name)
     setting = Setting("cpu", Path(), base=base, dtype=torch.float32)
     trained, answered = BATCH[name]
     if name == "tiny":
@@ -124,6 +128,7 @@ def _never_end(backbone: Backbone) -> None:
 BLOCKS_OF = {
     "medium": BLOCKS.replace(r"(\d|1\d|2[0-2])", r"(\d|10)"),
     "wide": BLOCKS.replace(r"(\d|1\d|2[0-2])", r"[0-2]"),
+    "small": BLOCKS.replace(r"(\d|1\d|2[0-2])", r"[0-1]"),
 }
 """The projector does not read the last vision block of a LLaVA."""
 
