@@ -235,6 +235,11 @@ class ContinualModule(StepModule):
         with self.library.context.use(None), self.vision.recorded():
             return self.embedder(batch, remember=remember)
 
+    def compute_embeddings(self, batch: Batch) -> Tensor:
+        """Return the router embeddings ``(B, D)`` of all samples of a batch, known or not."""
+        with self.library.context.use(None):
+            return self.embedder.compute(batch)
+
     def make_gates(
         self, gates: Tensor, batch: Batch, beams: int = 1, *, recording: bool = False
     ) -> Gates | None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dmole.data.decoding import AS_STORED
 from dmole.data.formats import Split
-from dmole.data.sequences import Numbers, Samples, Selection, TaskItems, join_digests
+from dmole.data.sequences import (
+    Numbers,
+    Samples,
+    SampleSubset,
+    Selection,
+    TaskItems,
+    join_digests,
+)
 from dmole.data.source import open_source
 from dmole.data.sources.kinds import layout_of
 from dmole.data.task import Task, validate_tasks
 from dmole.data.updates import predecessors
 from dmole.messages import one_line
+from dmole.storage.seeds import derive_seed
 from dmole.streams.draws import Part
 
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -34,6 +43,8 @@ class SampleStore:
     Args:
         tasks: The tasks.
         data_root: Folder that the files and image roots of the tasks are relative to.
+        eval_limit: Maximum number of test samples of a task; None for all.
+        seed: Seed of their draw.
 
     Raises:
         ValueError: If the tasks are not valid.
@@ -43,13 +54,21 @@ class SampleStore:
         missing: What is missing of tasks whose data may be gone, by task and split; see `check`.
     """
 
-    def __init__(self, tasks: Sequence[Task], data_root: Path) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        data_root: Path,
+        eval_limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
         validate_tasks(tasks)
         for task in tasks:
             layout_of(task)  # refuses a format without its side files
         self._tasks = {task.name: task for task in tasks}
         self.predecessors = predecessors(tasks)
         self._root = data_root.expanduser()
+        self._eval_limit = eval_limit
+        self._seed = seed
         self._samples: dict[tuple[str, Split], Samples] = {}
         self._bytes: dict[str, Numbers] = {}
         self.missing: dict[tuple[str, Split], str] = {}
@@ -89,8 +108,21 @@ class SampleStore:
         if (name, split) in self.missing:
             raise FileNotFoundError(f"task {name!r}: {self.missing[name, split]}")
         if (name, split) not in self._samples:
-            self._samples[name, split] = open_source(self.task(name), split, self._root)
+            samples = open_source(self.task(name), split, self._root)
+            self._samples[name, split] = self._drawn(name, samples) if split == "test" else samples
         return self._samples[name, split]
+
+    def _drawn(self, name: str, samples: Samples) -> Samples:
+        """Return the test samples of a task that are evaluated, the same at every stage."""
+        if self._eval_limit is None or len(samples) <= self._eval_limit:
+            return samples
+        draw = random.Random(derive_seed(self._seed, "eval_limit", name))
+        return SampleSubset(samples, sorted(draw.sample(range(len(samples)), self._eval_limit)))
+
+    def test_size(self, name: str) -> int:
+        """Return the number of a task's test samples, those included that are not evaluated."""
+        samples = self.samples(name, "test")
+        return len(samples.whole if isinstance(samples, SampleSubset) else samples)
 
     def train_size(self, name: str) -> int:
         """Return the number of a task's training samples."""

@@ -31,6 +31,7 @@ from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.run.earlier_layout import join_predictions
+from dmole.run.embeddings import open_embeddings
 from dmole.run.filling import RowFiller, warn_of_empty_cells
 from dmole.run.identity import check_base_of_run
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
@@ -91,6 +92,8 @@ class ContinualTrainer(Trainer):
         fill_rows: Evaluate the stages of a finished run that this run extends on the new tasks,
             too, so that the matrix has no empty cells. A row stays as it is if a later stage has
             trained its experts further.
+        keep_embeddings: Keep the router embeddings of samples in the run folder, so that a resumed
+            run, an evaluation of the run and a run that extends it read them.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence sets itself; epochs are a setting of the tasks.
 
@@ -122,6 +125,7 @@ class ContinualTrainer(Trainer):
         checkpoint_every_n_steps: int = 100,
         accept_changes: bool = False,
         fill_rows: bool = False,
+        keep_embeddings: bool = True,
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
@@ -154,6 +158,7 @@ class ContinualTrainer(Trainer):
         self._session = Session(self.sequence, name, version)
         self._stage_checkpoint: Path | None = None
         self.sequence.fills_rows = fill_rows
+        self.sequence.keeps_embeddings = keep_embeddings
         disable_signal_handlers(self)
 
     @property
@@ -209,6 +214,7 @@ class ContinualTrainer(Trainer):
     def _learn(self, module: ContinualModule, checkpoint: Path | None) -> None:
         """Run all phases of all stages that are not done yet."""
         state = self.sequence
+        open_embeddings(state, module, state.run_dir, grows=True)
         if checkpoint is not None:
             self._resume(module, checkpoint)
         else:
@@ -306,6 +312,7 @@ class ContinualTrainer(Trainer):
         load_experts_and_router(model, run)
         state.plan = stages_to_evaluate(state, model, run)
         inherit_fingerprints(state, model, run)
+        open_embeddings(state, model, run, grows=False)
         if threshold_scale is not None:
             router = getattr(model.router, "router", model.router)  # inside CommonExpertRouter
             if not isinstance(router, AutoencoderRouter):

@@ -33,6 +33,7 @@ from dmole.callbacks.evaluation_results import (
     router_rates,
     routing_file,
     run_sizes,
+    subsample_facts,
     unparsable_answers,
 )
 from dmole.callbacks.extended_results import extended_results
@@ -40,6 +41,8 @@ from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize
+from dmole.metrics.subsample import KEY as SUBSAMPLE
+from dmole.metrics.subsample import standard_error
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.module import Answers
 from dmole.routing import gate_set_name
@@ -73,6 +76,7 @@ class EvaluationMatrix(ContinualCallback):
 
     Attributes:
         matrix: ``(stages + 1, tasks)`` in percent; row 0 is before training; NaN is not evaluated.
+        errors: Standard errors of the scores where ``data.eval_limit`` draws test samples.
         oracle: The same with the experts that each task was trained with, seen tasks only.
         routing: ``(stage, true task, gate set, count)`` of every evaluated stage.
         losses: Reconstruction losses of the test samples at the last evaluation, by expert and
@@ -94,6 +98,7 @@ class EvaluationMatrix(ContinualCallback):
         self.avg_scope = avg_scope
         self.matrix: npt.NDArray[np.float64] = np.empty((0, 0))
         self.oracle: npt.NDArray[np.float64] = np.empty((0, 0))
+        self.errors: npt.NDArray[np.float64] = np.empty((0, 0))
         self.routing: list[tuple[int, str, str, int]] = []
         self.answers = AnswerBook()
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
@@ -189,7 +194,7 @@ class EvaluationMatrix(ContinualCallback):
             if task not in tested:
                 continue  # the cell stays empty
             score = self._score(state, task, routed)
-            self.matrix[stage, column] = score.value
+            self._enter(state, task, score)
             self.scores[task] = score
             if task in state.seen_tasks():
                 self.oracle[stage, column] = self._score(state, task, oracle).value
@@ -256,7 +261,7 @@ class EvaluationMatrix(ContinualCallback):
             lines |= read_stage(state.run_dir, stage)
         for task in tasks:
             score = self._score(state, task, routed)
-            self.matrix[stage, columns.index(task)] = score.value
+            self._enter(state, task, score)
             if task in state.seen_tasks():
                 self.oracle[stage, columns.index(task)] = self._score(state, task, oracle).value
             self._count(state, task, routed)
@@ -299,11 +304,19 @@ class EvaluationMatrix(ContinualCallback):
         rows = ~np.isnan(self.matrix).all(axis=1) if self.matrix.size else np.empty(0, dtype=bool)
         return [int(index) for index in np.flatnonzero(rows)]
 
+    def _enter(self, state: SequenceState, task: str, score: TaskScore) -> None:
+        """Enter the score of a task at the current stage, and its standard error."""
+        cell = state.stage.index, state.data.column_names.index(task)
+        self.matrix[cell] = score.value
+        self.errors[cell] = standard_error(score, state.data.test_size(task))
+
     def _grow(self, state: SequenceState) -> None:
         shape = (len(state.plan) + 1, len(state.data.column_names))
         if self.matrix.shape != shape:
             self.matrix = np.full(shape, np.nan)
             self.oracle = np.full(shape, np.nan)
+        if self.errors.shape != shape:
+            self.errors = np.full(shape, np.nan)
 
     def _score(self, state: SequenceState, task: str, evaluation: EvaluationPass) -> TaskScore:
         samples = state.data.test_samples(task)
@@ -323,8 +336,13 @@ class EvaluationMatrix(ContinualCallback):
         self.routing += [(state.stage.index, task, name, count) for name, count in counts]
 
     def _row_text(self, state: SequenceState) -> str:
-        row = zip(state.data.column_names, self.matrix[state.stage.index], strict=True)
-        return ", ".join(f"{name} {value:.1f}" for name, value in row if not np.isnan(value))
+        stage = state.stage.index
+        row = zip(state.data.column_names, self.matrix[stage], self.errors[stage], strict=True)
+        return ", ".join(
+            f"{name} {value:.1f}" + (f" ± {error:.1f}" if error > 0 else "")
+            for name, value, error in row
+            if not np.isnan(value)
+        )
 
     # -- files -----------------------------------------------------------------------------
 
@@ -346,8 +364,9 @@ class EvaluationMatrix(ContinualCallback):
     def _tables(self, state: SequenceState) -> Iterator[RunFile]:
         """Return the matrices up to the last evaluated stage, the metrics and the counts."""
         names, rows = list(state.data.column_names), self.evaluated[-1] + 1
-        yield matrix_file("evaluation_matrix.csv", self.matrix[:rows], names)
-        yield matrix_file("oracle_matrix.csv", self.oracle[:rows], names)
+        limit = state.data.eval_limit
+        yield matrix_file("evaluation_matrix.csv", self.matrix[:rows], names, limit)
+        yield matrix_file("oracle_matrix.csv", self.oracle[:rows], names, limit)
         yield metrics_file(self._metrics)
         trained = state.callback_of(TrainingRouting).rows()
         yield routing_file(self.routing, [row for row in trained if row[0] < rows])
@@ -363,6 +382,8 @@ class EvaluationMatrix(ContinualCallback):
         content: dict[str, Any] = {"format": RUN_FORMAT}
         content |= summarize(learned, names, scope, task_of_stage=tasks_of)
         content |= scoring_facts(self.scores)
+        if state.data.eval_limit is not None:
+            content[SUBSAMPLE] = subsample_facts(state, self.errors[:rows])
         content["oracle"] = summarize(oracle, names, scope, task_of_stage=tasks_of)
         only_scored = list(state.data.column_names)[len(names) :]
         if only_scored:
@@ -407,6 +428,7 @@ class EvaluationMatrix(ContinualCallback):
             # texts, since a checkpoint of thousands of small values is slow
             "matrix": json.dumps(self.matrix.tolist()),
             "oracle": json.dumps(self.oracle.tolist()),
+            "errors": json.dumps(self.errors.tolist()),
             "routing": json.dumps(self.routing),
             "answers": json.dumps(self.answers.state_dict()),
             "metrics": None if self._metrics is None else json.dumps(self._metrics),
@@ -428,6 +450,8 @@ class EvaluationMatrix(ContinualCallback):
         """Load a saved state."""
         self.matrix = np.array(listed(state["matrix"]), dtype=np.float64)
         self.oracle = np.array(listed(state["oracle"]), dtype=np.float64)
+        errors = listed(state.get("errors", []))  # none in a checkpoint before format 5
+        self.errors = np.array(errors, dtype=np.float64)
         self.routing = [(s, t, g, c) for s, t, g, c in listed(state["routing"])]
         self.answers.load_state_dict(listed(state["answers"]))
         self.losses = {

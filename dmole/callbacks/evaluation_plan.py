@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from dmole.callbacks.answers import DECODING, AnswerBook, GateSet, read_journal
-from dmole.callbacks.router_fitting import embed_samples
+from dmole.callbacks.embedding import embed_samples
 from dmole.models.identity import NUMERICS
 from dmole.routing import RouteQuery
 from dmole.run.context import EvaluationPass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,37 @@ ROUTING = "routing.csv"
 HEADER = ("stage", "true_task", "gate_set", "count", "phase")
 
 
-def matrix_file(name: str, matrix: npt.NDArray[np.float64], tasks: Sequence[str]) -> RunFile:
-    """Return the file of a matrix, ``(stages, tasks)``."""
-    return RunFile(name, lambda run: write_matrix(run / name, matrix, tasks))
+def matrix_file(
+    name: str,
+    matrix: npt.NDArray[np.float64],
+    tasks: Sequence[str],
+    eval_limit: int | None = None,
+) -> RunFile:
+    """Return the file of a matrix, ``(stages, tasks)``; see `dmole.metrics.write_matrix`."""
+    return RunFile(name, lambda run: write_matrix(run / name, matrix, tasks, eval_limit))
+
+
+def subsample_facts(state: SequenceState, errors: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of scores on a part of the test samples.
+
+    Args:
+        state: Has the data.
+        errors: Standard error of each score so far, ``(stages, tasks)``; NaN is not known.
+    """
+    data = state.data
+    columns = zip(data.column_names, errors.T.tolist(), strict=True)
+    return {
+        "eval_limit": data.eval_limit,
+        "seed": data.seed,
+        "test_samples": {
+            task: [len(data.test_samples(task)), data.test_size(task)]
+            for task in data.tested_task_names
+        },
+        "standard_error": {
+            task: [None if math.isnan(error) else error for error in column]
+            for task, column in columns
+        },
+    }
 
 
 def metrics_file(metrics: Mapping[str, Any] | None) -> RunFile:

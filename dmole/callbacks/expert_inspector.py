@@ -117,7 +117,8 @@ def _drawings(
     table, names = state.callback_of(EvaluationMatrix), state.data.column_names
     last = table.evaluated[-1]
     matrix, tasks_of = table.matrix[: last + 1].copy(), state.learned_columns()
-    title = "Score after each stage"
+    limit = state.data.eval_limit
+    title = "Score after each stage" + (f" (eval_limit {limit})" if limit else "")
     yield (
         "evaluation_matrix",
         lambda: figures.matrix_heatmap(matrix, names, title, tasks_of),

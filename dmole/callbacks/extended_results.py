@@ -41,6 +41,7 @@ def extended_results(
         "losses": {},
         "matrix": extended_matrix(listed(saved["matrix"]), before, tasks, stages),
         "oracle": extended_matrix(listed(saved["oracle"]), before, tasks, stages),
+        "errors": extended_matrix(listed(saved.get("errors", [])), before, tasks, stages),
         "answers": _kept_answers(answers, state, module, parent),
         "metrics": None
         if metrics is None

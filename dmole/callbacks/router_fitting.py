@@ -6,23 +6,23 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
-from dmole.distributed import broadcast, gather_objects
+from dmole.callbacks.embedding import embed_samples
+from dmole.distributed import broadcast
 from dmole.routing.entries import learned_part
 from dmole.routing.routers import LearningRouter
 from dmole.routing.storage import INDEX, write_tensors
+from dmole.run.embeddings import save_embeddings
 from dmole.run.run_files import RunFile
 from dmole.storage.tensors import DigestCache, tensor_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from dmole.data import Sample
     from dmole.module import ContinualModule
     from dmole.routing import Router, RouterFit
     from dmole.run.state import SequenceState
@@ -81,10 +81,17 @@ class RouterFitting(ContinualCallback):
                             expert,
                         )
             module.router.load_state_dict(broadcast(module.router.state_dict()))
-        # all tasks, since a stage may draw samples of any task; regularizers embed samples too
+        save_embeddings(state, module)  # regularizers embed samples too
+        # all tasks, since a stage may draw samples of any task
         names = state.data.training_task_names
         module.embedder.cache.forget(*(f"{name}/train/" for name in names))
         state.put(*self._changed(state, module))
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Move the embeddings of the steps so far to disk, for a resumed run."""
+        save_embeddings(*parts(trainer, pl_module))
 
     def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
         """Before training, write the router, so that any run folder can be read."""
@@ -151,48 +158,3 @@ def choose_samples(samples: int, most: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = torch.randperm(samples, generator=generator)[:most].tolist()
     return sorted(order)
-
-
-def embed_samples(
-    state: SequenceState,
-    module: ContinualModule,
-    samples: Sequence[tuple[Sample, str]],
-    split: str,
-) -> Tensor:
-    """Return the embeddings of samples; the ranks share the computation of uncached ones.
-
-    Args:
-        state: Has data and device; connects the ranks.
-        module: Computes and caches the embeddings.
-        samples: Pairs of sample and task name.
-        split: ``train`` or ``test``; ids are unique within task and split.
-
-    Returns:
-        ``(N, D)`` fp32 on the CPU, in the order of the samples, equal on every rank.
-
-    Raises:
-        Interrupted: If a signal requested the end of the run.
-        ValueError: If an embedding is not finite; names the sample.
-    """
-    cache, device = module.embedder.cache, state.device
-    keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
-    missing = set().union(*gather_objects(cache.missing(keys)))  # ranks may differ
-    uncached = [pair for pair, key in zip(samples, keys, strict=True) if key in missing]
-    if uncached:
-        module.to(device)
-        embedded: list[str] = []
-        loader = state.data.embedding_loader(uncached, generation=split == "test", shard=True)
-        for batch in state.interruption.until_requested(loader):
-            module.embed(move_data_to_device(batch, device))
-            embedded += [
-                f"{t}/{split}/{i}" for t, i in zip(batch.task_names, batch.sample_ids, strict=True)
-            ]
-        state.interruption.check(state.strategy)
-        for ids, rows in gather_objects((embedded, cache.get_many(embedded) if embedded else None)):
-            if rows is not None:
-                cache.add(ids, rows)
-    found = cache.get_many(keys)
-    for key, finite in zip(keys, torch.isfinite(found).all(dim=1).tolist(), strict=True):
-        if not finite:
-            raise ValueError(f"the router embedding of sample {key} is not finite")
-    return found

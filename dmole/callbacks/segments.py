@@ -7,7 +7,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from dmole.callbacks.base import ContinualCallback
-from dmole.callbacks.router_fitting import RouterFitting, embed_samples
+from dmole.callbacks.embedding import embed_samples
+from dmole.callbacks.router_fitting import RouterFitting
 from dmole.distributed import broadcast
 from dmole.routing.autoencoder_router import AutoencoderRouter
 from dmole.run.run_files import RunFile
@@ -102,7 +103,7 @@ def find_segments(state: SequenceState, module: ContinualModule) -> None:
     with state.timed("segment"):
         for start in range(0, len(items), AT_ONCE):
             rows = embed_samples(state, module, items[start : start + AT_ONCE], "train")
-            # a stage embeds its samples again, in other batches, as it does in a resumed run
+            # a stage reads them from disk or embeds its samples again, as it does in a resumed run
             module.embedder.cache.forget(*(f"{name}/train/" for name in data.training_task_names))
             if state.is_global_zero:
                 segmenter.add(rows)

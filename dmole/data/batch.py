@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dmole.data.labels import Targets, predicting_positions
+from dmole.data.packing import Buffer, Slot, pack, unpack
 from dmole.data.window import Window
 from dmole.transfer import to_device
 
@@ -15,6 +18,8 @@ from dmole.transfer import to_device
 @dataclass
 class Batch:
     """Tensors and names of ``B`` samples.
+
+    A worker passes all tensors to the main process in one storage.
 
     Args:
         inputs: Arguments of the model: ``input_ids`` and ``attention_mask`` of shape ``(B, T)``,
@@ -85,3 +90,33 @@ class Batch:
             question={key: value.pin_memory() for key, value in self.question.items()},
             image_counts=self.image_counts.pin_memory(),
         )
+
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
+        """Return how the batch is made again, for pickle and copies."""
+        tensors = [*self.inputs.values(), *self.question.values(), self.image_counts]
+        if self.labels is not None:
+            tensors.append(self.labels)
+        names = (list(self.inputs), list(self.question))
+        facts = (self.sample_ids, self.task_names, self.window)
+        return _unpacked, (*pack(tensors), *names, *facts)
+
+
+def _unpacked(
+    buffer: Buffer,
+    slots: Sequence[Slot],
+    inputs: Sequence[str],
+    question: Sequence[str],
+    sample_ids: list[str],
+    task_names: list[str],
+    window: Window | None,
+) -> Batch:
+    tensors = iter(unpack(buffer, slots))
+    return Batch(
+        inputs={key: next(tensors) for key in inputs},
+        question={key: next(tensors) for key in question},
+        image_counts=next(tensors),
+        labels=next(tensors, None),
+        sample_ids=sample_ids,
+        task_names=task_names,
+        window=window,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -37,8 +39,35 @@ class Items(Dataset[TaskSample]):
         return self._items[index]
 
 
-class ResumableLoader(DataLoader[TaskSample]):
+class Loader(DataLoader[TaskSample]):
+    """A data loader whose workers end before the process does.
+
+    Workers ignore SIGTERM, with which Python ends what is left of them and then waits for it.
+    """
+
+    def __iter__(self) -> Any:
+        """Return an iterator over the batches."""
+        iterator = super().__iter__()
+        if self.num_workers > 0:
+            _with_workers.add(iterator)
+        return iterator
+
+
+_with_workers: WeakSet[Any] = WeakSet()
+"""Iterators of this process that may have workers."""
+
+
+@atexit.register  # after multiprocessing, so it runs before it
+def _end_workers() -> None:
+    for iterator in list(_with_workers):
+        iterator._shutdown_workers()  # Lightning ends workers by it, too
+
+
+class ResumableLoader(Loader):
     """A data loader that Lightning can save and restore within an epoch.
+
+    Its workers stay from epoch to epoch; Lightning ends them after the training of a stage. A new
+    pass ends the one before it.
 
     A sample that only fills the last batch of a rank has no labels, so the loss ignores it.
 
@@ -59,7 +88,10 @@ class ResumableLoader(DataLoader[TaskSample]):
         limit: Callable[[], int] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(dataset, batch_sampler=batch_sampler, **options)
+        persistent = options.get("num_workers", 0) > 0
+        super().__init__(
+            dataset, batch_sampler=batch_sampler, persistent_workers=persistent, **options
+        )
         self._order = batch_sampler
         self._limit = limit
         self._taken = self._first = 0
@@ -192,7 +224,7 @@ def sequential_loader(
     """
     collate = partial(collator, generation=generation)
     sampler = [list(batch) for batch in batches]
-    return DataLoader(Items(items), batch_sampler=sampler, collate_fn=collate, **_options(options))
+    return Loader(Items(items), batch_sampler=sampler, collate_fn=collate, **_options(options))
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:

@@ -133,6 +133,34 @@ class Selection:
         return self._samples.lengths()[self._indices]
 
 
+class SampleSubset(Samples):
+    """A part of the samples of a task, in their order.
+
+    Args:
+        whole: All samples.
+        indices: Indices of the part, increasing.
+    """
+
+    def __init__(self, whole: Samples, indices: Sequence[int]) -> None:
+        self.whole = whole
+        self._indices = np.asarray(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def at(self, index: int) -> Sample:
+        """Return the sample at an index that is within range."""
+        return self.whole.at(int(self._indices[index]))
+
+    def lengths(self) -> Lengths:
+        """Return the approximate length of each sample, ``(N,)``."""
+        return self.whole.lengths()[self._indices]
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all samples, of which the part was drawn."""
+        return self.whole.fingerprint()
+
+
 class TaskItems(Sequence[TaskSample]):
     """The concatenated samples of several tasks, each with the name of its task.
 

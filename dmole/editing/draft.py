@@ -14,6 +14,7 @@ from dmole.editing.source import OpenRun
 from dmole.experts.export import MIXTURE
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.routing import Router
+from dmole.run.embeddings import carry_embeddings
 from dmole.run.loading import as_config
 from dmole.run.model_file import CONFIG_FILE, MODEL_FILE, write_settings
 from dmole.run.run_files import plain_stage
@@ -106,6 +107,7 @@ def write_draft(draft: Draft, folder: Path) -> None:
     _write_config(draft, folder)
     write_json(folder / METRICS, {"format": RUN_FORMAT, **_origin(draft)})
     off = [draft.source.run / "experts" / name for name in read_disabled(draft.source.run)]
+    carry_embeddings(draft.source.run, folder, [task["name"] for task in draft.tasks])
     write_disabled(folder, tuple(k for k, (path, _) in draft.experts.items() if path in off))
     seal(draft, folder, {})
 

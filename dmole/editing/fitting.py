@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmole.callbacks.router_fitting import EMBEDDING_SAMPLES, choose_samples, embed_samples
+from dmole.callbacks.embedding import embed_samples
+from dmole.callbacks.router_fitting import EMBEDDING_SAMPLES, choose_samples
 from dmole.data import Task
 from dmole.data.decoding import ImageOptions
 from dmole.datamodule import ContinualDataModule

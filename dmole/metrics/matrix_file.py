@@ -11,13 +11,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dmole.metrics.subsample import first_header, is_first_header
 from dmole.storage.files import read_text, write_csv
 
 _LIMIT = 4 << 20  # bytes of a file; a matrix of 300 tasks has less than one MiB
 _LARGEST = 1e6  # no score is larger; means and axes of figures remain finite
 
 
-def write_matrix(path: str | Path, matrix: npt.ArrayLike, task_names: Sequence[str]) -> None:
+def write_matrix(
+    path: str | Path,
+    matrix: npt.ArrayLike,
+    task_names: Sequence[str],
+    eval_limit: int | None = None,
+) -> None:
     """Write an evaluation matrix: header ``stage,<names>``, one row per stage from 0.
 
     Args:
@@ -25,6 +31,8 @@ def write_matrix(path: str | Path, matrix: npt.ArrayLike, task_names: Sequence[s
         matrix: Scores of shape ``(stages + 1, tasks)``, percent; NaN becomes an empty cell.
             Numbers are written so that reading restores the same bits.
         task_names: One name per column.
+        eval_limit: Maximum number of test samples of a task that were scored. The header of the
+            first column is then ``stage (eval_limit N)``.
 
     Raises:
         ValueError: If the shape does not fit the names, a name repeats, or a score is infinite.
@@ -36,15 +44,16 @@ def write_matrix(path: str | Path, matrix: npt.ArrayLike, task_names: Sequence[s
         raise ValueError(f"task names repeat: {', '.join(task_names)}")
     if np.isinf(scores).any():
         raise ValueError(f"matrix holds an infinite score: {path}")
+    first = first_header(eval_limit)
     rows = (
-        {"stage": stage}
+        {first: stage}
         | {
             name: "" if math.isnan(score) else repr(score)
             for name, score in zip(task_names, row, strict=True)
         }
         for stage, row in enumerate(scores.tolist())
     )
-    write_csv(Path(path), ["stage", *task_names], rows)
+    write_csv(Path(path), [first, *task_names], rows)
 
 
 def read_matrix(path: str | Path) -> tuple[npt.NDArray[np.float64], list[str]]:
@@ -65,7 +74,7 @@ def read_matrix(path: str | Path) -> tuple[npt.NDArray[np.float64], list[str]]:
         rows = list(csv.reader(lines, strict=True))
     except csv.Error as error:
         raise ValueError(f"{path}: broken table: {error}") from error
-    if not rows or rows[0][:1] != ["stage"] or len(rows[0]) < 2:
+    if not rows or len(rows[0]) < 2 or not is_first_header(rows[0][0]):
         raise ValueError(f"{path}, line 1: expected the header stage,<task names>")
     if len(rows) < 2:
         raise ValueError(f"{path}: no row below the header")

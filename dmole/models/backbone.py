@@ -95,6 +95,12 @@ class Backbone(nn.Module):
         return self._family.vision_width(config.vision_config)
 
     @property
+    def embedding_width(self) -> int:
+        """Width of a router embedding: of the vision encoder and of the language model."""
+        config: Any = self.model.config
+        return self.vision_width + int(config.get_text_config().hidden_size)
+
+    @property
     def context_length(self) -> int | None:
         """Maximum number of tokens of the language model; None if its config does not state it."""
         config: Any = self.model.config

@@ -50,26 +50,27 @@ class Embedder:
             remember: Whether to cache the embeddings.
         """
         keys = sample_keys(batch)
-        missing = set(self.cache.missing(keys))
-        if not missing:
-            return self.cache.get_many(keys)
-        chosen = [i for i, key in enumerate(keys) if key in missing and key not in keys[:i]]
-        names = [keys[i] for i in chosen]
-        host = batch.host
-        counts = self._backbone.vision_rows(host.inputs, host.image_counts)  # (B,)
-        selected = self._selected(batch, chosen, counts)
-        rows = self._embed(selected, counts[chosen]).cpu()  # (M, D)
-        if remember:
-            self.cache.add(names, rows)
-            return self.cache.get_many(keys)
-        new = dict(zip(names, rows, strict=True))
-        return torch.stack([new[k] if k in new else self.cache.get_many([k])[0] for k in keys])
+        known = self.cache.found(keys)
+        chosen = [i for i, key in enumerate(keys) if key not in known and key not in keys[:i]]
+        if chosen:
+            counts = self._vision_rows(batch)  # (B,)
+            selected = self._selected(batch, chosen, counts)
+            rows = self._embed(selected, counts[chosen])  # (M, D)
+            names = sample_keys(selected)
+            if remember:
+                self.cache.add(names, rows)
+            known |= dict(zip(names, rows, strict=True))
+        return torch.stack([known[key] for key in keys])
+
+    def compute(self, batch: Batch) -> Tensor:
+        """Return the embeddings of a batch, ``(B, D)`` fp32 on the CPU, known or not."""
+        return self._embed(batch, self._vision_rows(batch))
+
+    def _vision_rows(self, batch: Batch) -> Tensor:
+        return self._backbone.vision_rows(batch.host.inputs, batch.host.image_counts)  # (B,)
 
     def _selected(self, batch: Batch, chosen: Sequence[int], rows: Tensor) -> Batch:
-        """Return a batch with some samples only; its questions are padded to the longest of them.
-
-        Only what an embedding depends on is selected.
-        """
+        """Return a batch of some samples, with questions padded to the longest of them."""
         if len(chosen) == len(batch):
             return batch
         config, counts = self._backbone.model.config, batch.host.image_counts
@@ -78,8 +79,11 @@ class Embedder:
         return replace(
             batch,
             inputs=select_samples(config, batch.inputs, counts, chosen, rows),
+            labels=None if batch.labels is None else batch.labels[index],
             question={k: v[index][:, :longest] for k, v in batch.question.items()},
             image_counts=batch.image_counts[index],
+            sample_ids=[batch.sample_ids[i] for i in chosen],
+            task_names=[batch.task_names[i] for i in chosen],
         )
 
     @torch.no_grad()
@@ -87,7 +91,7 @@ class Embedder:
         with eval_mode(self._backbone), torch.autocast(_device(batch).type, enabled=False):
             text = self._backbone.text_hidden(**batch.question)  # (B, S, Dl)
             pooled_text = masked_max_pool(text.float(), batch.question["attention_mask"])  # (B, Dl)
-            return combine(self._pooled_vision(batch, pooled_text, counts), pooled_text)
+            return combine(self._pooled_vision(batch, pooled_text, counts), pooled_text).cpu()
 
     def _pooled_vision(self, batch: Batch, like: Tensor, counts: Tensor) -> Tensor:
         """Return ``(B, Dv)``: the maximum over the tokens of a sample's images, else 0."""

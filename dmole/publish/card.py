@@ -88,6 +88,7 @@ def _body(source: Source, title: str, licence: str | None, texts: Mapping[str, s
     known = f"`{base.name}`" if base.name else "a model without a public name"
     revision = f", revision `{base.revision}`" if base.revision else ""
     figures = {key: _percent(source.run.metrics.get(key)) for key in ("Last", "BWT")}
+    drawn = source.run.subsample
     return _TEXT.format(
         title=title,
         count="one LoRA expert"
@@ -99,6 +100,7 @@ def _body(source: Source, title: str, licence: str | None, texts: Mapping[str, s
         version=__version__,
         last=figures["Last"],
         bwt=figures["BWT"],
+        drawn="" if drawn is None else f" Scored on a part of the test samples: {drawn}.",
         rows="\n".join(_row(source, task, text) for task, text in texts.items()),
         licence=licence or "not stated",
         argument="" if base.name else ', base="FOLDER_OF_THE_BASE_MODEL"',
@@ -165,7 +167,7 @@ of them a prompt uses; made with dmole {version}.
 ## Figures
 
 Last {last} (mean score after the last task), BWT {bwt} (change since each task was learned), in
-percent.
+percent.{drawn}
 
 | task | when learned | at the end | metric | data |
 |---|---|---|---|---|

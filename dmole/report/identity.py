@@ -78,6 +78,15 @@ def _data(one: Run, other: Run) -> str | None:
     return _task_settings(one, other, keys)
 
 
+def _eval_limit(one: Run, other: Run) -> str | None:
+    """Compare the numbers of test samples that were scored; the draws of seeds may differ."""
+    limits = [None if run.subsample is None else run.subsample.limit for run in (one, other)]
+    if limits[0] == limits[1]:
+        return None
+    texts = ("all" if limit is None else f"at most {limit} a task" for limit in limits)
+    return f"the test samples that were scored (eval_limit): {_pair(*texts)}"
+
+
 def _base(one: Run, other: Run) -> str | None:
     """Compare the digests of the base models if both runs have them, else the settings."""
     left, right = one.fingerprint("base"), other.fingerprint("base")
@@ -135,6 +144,7 @@ def _definitions(one: Run, other: Run) -> str | None:
 CHECKS: dict[str, Callable[[Sequence[Run]], Iterator[str]]] = {
     "unfinished": _unfinished,
     "data": _pairwise(_data),
+    "eval_limit": _pairwise(_eval_limit),
     "base": _pairwise(_base),
     "profile": _pairwise(_profile),
     "epochs": _pairwise(_epochs),

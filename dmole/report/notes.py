@@ -25,6 +25,7 @@ class Notes:
             first text holds for all other methods and has an empty list.
         scoring: Metric of each task.
         constant: Most frequent reference of each task; empty if a run does not state it.
+        subsample: What is said of scores on a part of the test samples; empty if all were scored.
         spreads: Standard deviation of Last within a task, by method with several runs.
     """
 
@@ -34,6 +35,7 @@ class Notes:
     definitions: Mapping[str, Mapping[str, Sequence[str]]]
     scoring: str
     constant: str = ""
+    subsample: str = ""
     spreads: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -67,7 +69,20 @@ def make_notes(
     constant = _constant_answers(first) if any(grid.references for grid in grids) else ""
     spreads = {method: spread_of_tasks(runs) for method, runs in groups.items()}
     spreads = {method: spread for method, spread in spreads.items() if not math.isnan(spread)}
-    return Notes(counts, given, mixed, definitions, scoring, constant, spreads)
+    drawn = _subsample(groups)
+    return Notes(counts, given, mixed, definitions, scoring, constant, drawn, spreads)
+
+
+def _subsample(groups: Group) -> str:
+    """Return which methods were scored on a part of the test samples, and the error of Last."""
+    texts = []
+    for method, runs in groups.items():
+        drawn = runs[0].subsample
+        if drawn is not None:
+            error = drawn.error_of_last()
+            known = "unknown" if math.isnan(error) else shown(error)
+            texts.append(f"{method} ({drawn.limit} a task; {known})")
+    return ", ".join(texts)
 
 
 def _definitions(group: Group, grid: Grid) -> Iterator[tuple[str, dict[str, list[str]]]]:
@@ -101,6 +116,11 @@ def statements(notes: Notes, *, bold: bool) -> list[str]:
         lines.append(
             "Gains and losses of tasks cancel in a mean over tasks; standard deviation of Last "
             f"within a task, root mean square over the tasks: {texts}."
+        )
+    if notes.subsample:
+        lines.append(
+            "Scored on a part of the test samples, drawn at random (eval_limit; the standard error "
+            f"of Last from that draw): {notes.subsample}."
         )
     if bold:
         without = f", methods marked {signs} excluded" if signs else ""

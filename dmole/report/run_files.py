@@ -8,6 +8,7 @@ from typing import Any
 
 from dmole._moved import current_path
 from dmole.messages import excerpt
+from dmole.metrics.subsample import KEY as SUBSAMPLE
 from dmole.metrics.summary import FIGURES, RUN_FORMAT
 from dmole.storage.files import read_json, read_yaml
 
@@ -41,11 +42,29 @@ def read_metrics(path: Path) -> dict[str, Any]:
     digests = _section(path, fingerprints, "data", "fingerprints.")
     for task in digests:
         _section(path, digests, task, "fingerprints.data.")
+    _check_subsample(path, _section(path, metrics, SUBSAMPLE))
     constant = _section(path, metrics, "constant_answer")
     for task in constant:
         stated = _section(path, constant, task, "constant_answer.")
         _check_numbers(path, stated, ["score"], f"constant_answer.{task}.")
     return metrics
+
+
+def _check_subsample(path: Path, stated: Mapping[str, Any]) -> None:
+    """Check what is said of scores on a part of the test samples."""
+    for key in ("eval_limit", "seed") if stated else ():
+        if not _is_integer(stated.get(key)) or not 0 <= stated[key] <= _LARGEST:
+            raise ValueError(
+                f"{path}: {SUBSAMPLE}.{key} must be a number, got {excerpt(stated.get(key))}"
+            )
+    errors = _section(path, stated, "standard_error", f"{SUBSAMPLE}.")
+    for task, column in errors.items():
+        where = f"{SUBSAMPLE}.standard_error.{task}"
+        if not isinstance(column, list):
+            raise ValueError(f"{path}: {excerpt(where, quote=False)} must be a list")
+        _check_numbers(
+            path, {str(stage): error for stage, error in enumerate(column)}, None, f"{where}."
+        )
 
 
 def read_timing(path: Path) -> dict[str, Any]:

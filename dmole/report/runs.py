@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dmole.metrics.matrix_file import read_matrix
+from dmole.metrics.subsample import Subsample
 from dmole.report.older_runs import complete_metrics
 from dmole.report.run_files import check_name, read_config, read_metrics, read_timing
 from dmole.storage.digests import Digests, read_digests, verify_files
@@ -56,6 +57,11 @@ class Run:
     def figure(self, name: str) -> float:
         """Return a figure of ``metrics.json`` (percent), NaN if it is missing."""
         return _number(self.metrics.get(name))
+
+    @property
+    def subsample(self) -> Subsample | None:
+        """The draw of test samples that the scores are of; None if all were scored."""
+        return Subsample.of(self.metrics)
 
     @property
     def task_of_stage(self) -> list[list[int]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -53,20 +54,33 @@ def combine(vision: Tensor, text: Tensor) -> Tensor:
     return torch.cat((vision.float(), text.float()), dim=-1)  # (B, Dv + Dl)
 
 
+class RowStore(Protocol):
+    """Keeps embeddings outside of memory; implemented in `dmole.run.embeddings`."""
+
+    def found(self, ids: Iterable[str]) -> dict[str, Tensor]:
+        """Return the rows of the ids that are there, ``(D,)`` each."""
+
+
 class EmbeddingCache:
     """One float32 row per sample, computed once because the base model never changes.
 
-    Rows live on the CPU. Ids of different tasks and splits must differ.
+    Rows live in memory, on the CPU, and in the store if there is one. Ids of different tasks and
+    splits must differ.
+
+    Attributes:
+        store: Has the rows that are not in memory; None for none.
     """
 
     def __init__(self) -> None:
         self._rows: dict[str, Tensor] = {}
+        self.store: RowStore | None = None
 
     def __len__(self) -> int:
+        """Return the number of rows in memory."""
         return len(self._rows)
 
     def add(self, ids: Sequence[str], rows: Tensor) -> None:
-        """Store the rows of new ids; existing ids keep their first row.
+        """Keep the rows of new ids in memory; existing ids keep their first row.
 
         Args:
             ids: One per row.
@@ -88,26 +102,26 @@ class EmbeddingCache:
                 raise ValueError(f"embedding of sample {key} is not finite")
             self._rows[key] = row.clone()
 
-    def missing(self, ids: Iterable[str]) -> list[str]:
-        """Return the ids without a row, in order, each once."""
-        return [key for key in dict.fromkeys(ids) if key not in self._rows]
+    def found(self, ids: Iterable[str]) -> dict[str, Tensor]:
+        """Return the rows of the ids that have one, ``(D,)`` each, float32 on the CPU."""
+        wanted = dict.fromkeys(ids)
+        rows = {key: self._rows[key] for key in wanted if key in self._rows}
+        if self.store is not None and len(rows) < len(wanted):
+            rows |= self.store.found(key for key in wanted if key not in rows)
+        return rows
 
-    def get_many(self, ids: Sequence[str]) -> Tensor:
-        """Return the rows of the ids, shape ``(N, D)``, float32 on the CPU.
-
-        Raises:
-            KeyError: If an id has no row.
-        """
-        for key in ids:
-            if key not in self._rows:
-                raise KeyError(f"sample {key} has no embedding")
-        if not ids:
-            return torch.empty(0, next(iter(self._rows.values())).shape[0] if self._rows else 0)
-        return torch.stack([self._rows[key] for key in ids])
+    def rows(self) -> dict[str, Tensor]:
+        """Return the rows in memory, ``(D,)`` each, by id."""
+        return dict(self._rows)
 
     def forget(self, *prefixes: str) -> None:
-        """Drop the rows of all ids that begin with one of the prefixes.
+        """Drop the rows in memory of all ids that begin with one of the prefixes.
 
-        A dropped row is computed again on demand, with the same result.
+        A dropped row is read from the store or computed again on demand, with the same result.
         """
         self._rows = {k: row for k, row in self._rows.items() if not k.startswith(prefixes)}
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """Drop the rows in memory of some ids."""
+        for key in ids:
+            self._rows.pop(key, None)

@@ -192,9 +192,11 @@ def _trainer_values(state: SequenceState) -> dict[str, str]:
     return {
         "order of stages": _text([[s.name, s.expert, *s.tasks] for s in state.plan]),
         "data.eval_batch_size": str(data.eval_batch_size),
+        "data.eval_tokens_per_batch": str(data.eval_tokens_per_batch),
         "trainer.incremental_evaluation": str(state.incremental_evaluation),
         "trainer.accept_changes": str(state.accept_changes),
         "trainer.fill_rows": str(state.fills_rows),
+        "trainer.keep_embeddings": str(state.keeps_embeddings),
         "trainer.log_every_n_steps": str(trainer.log_every_n_steps),  # type: ignore[attr-defined]
         "trainer.checkpoint_every_n_steps": _text(
             [getattr(cb, "every_n_steps", None) for cb in state.callbacks]

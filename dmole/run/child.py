@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dmole.run.checkpoint import require_parts
 from dmole.run.checkpoint_file import peek_checkpoint, read_checkpoint, save_checkpoint
+from dmole.run.embeddings import carry_embeddings
 from dmole.run.extending import Parent, RunPlan, new_tasks, unfinished_phase
 from dmole.run.run_folder import LAST
 from dmole.run.same_run import compare_runs, fingerprints_of, settings_of
@@ -83,6 +84,7 @@ class Extension:
             for name, digest in self.digests.files.items():
                 if name not in _WRITTEN_NEW:
                     _carry(self.run / name, child / name, digest)
+            carry_embeddings(self.run, child)
             save_checkpoint(self.content, child / LAST)
         except BaseException:
             shutil.rmtree(child, ignore_errors=True)

@@ -115,8 +115,14 @@ def fingerprints_of(state: SequenceState, module: ContinualModule) -> dict[str, 
         "order of tasks": list(state.data.task_names),
         "router": type(module.router).__name__,
         **stream_settings(state.stream),
+        **({} if state.data.eval_limit is None else {"eval_limit": _draw(state)}),
         **{f"data of {name}": value for name, value in digests["data"].items()},
     }
+
+
+def _draw(state: SequenceState) -> str:
+    """Return the draw of the test samples."""
+    return f"{state.data.eval_limit} with seed {state.data.seed}"
 
 
 def _differing(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -34,6 +34,8 @@ DATA: dict[str, Any] = {
     "data_root": str | None,
     "batch_size": int,
     "eval_batch_size": int,
+    "eval_tokens_per_batch": int | None,
+    "eval_limit": int | None,
     "num_workers": int,
     "max_length": int | None,
     "on_too_long": Literal["error", "truncate"],
@@ -63,6 +65,8 @@ _RANGES = {
     "model.beams": (1, 256),
     "data.batch_size": (1, 2**20),
     "data.eval_batch_size": (1, 2**20),
+    "data.eval_tokens_per_batch": (1, 2**31),
+    "data.eval_limit": (1, 2**31),
     "data.num_workers": (0, 256),
     "data.max_length": (1, 2**31),
 }

@@ -67,6 +67,7 @@ class SequenceState:
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
         fills_rows: Whether earlier stages are evaluated on tasks that were added after them.
+        keeps_embeddings: Whether embeddings are read from the run folder and kept there.
         parent: The finished run that this one extends; None for none.
         inherited: Stages and tasks of the parent, known before the run folder is open.
         files: Digests of the files that the run has written.
@@ -100,6 +101,7 @@ class SequenceState:
         self.saved_settings: dict[str, str] = {}
         self.run_id = secrets.token_hex(8)
         self.fills_rows = False
+        self.keeps_embeddings = True
         self.parent: Parent | None = None
         self.inherited = Inheritance()
         self.files = RunFiles()

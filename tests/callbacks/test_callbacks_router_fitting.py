@@ -12,7 +12,7 @@ from dmole.callbacks import router_fitting
 from dmole.callbacks.router_fitting import RouterFitting
 from dmole.data.sample import Sample, Turn
 from dmole.data.sequences import SampleList, TaskItems
-from dmole.routing import AutoencoderRouter
+from dmole.routing import AutoencoderRouter, EmbeddingCache
 
 
 class Counting(SampleList):
@@ -65,9 +65,8 @@ def test_a_task_whose_samples_repeat_gets_a_warning(
         data=SimpleNamespace(training_task_names=()),
         put=lambda *files: put.append([file.name for file in files if not file.write(tmp_path)]),
     )
-    cache = SimpleNamespace(forget=lambda *prefixes: None)
     router = AutoencoderRouter(components=4)
-    module: Any = SimpleNamespace(router=router, embedder=SimpleNamespace(cache=cache))
+    module: Any = SimpleNamespace(router=router, embedder=SimpleNamespace(cache=EmbeddingCache()))
     fitting = RouterFitting()
     fitting.on_experts_final(state, module)
     warned = "held-out samples of expert paint repeat its training samples" in caplog.text

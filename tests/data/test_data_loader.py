@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,55 @@ def run(loader: ResumableLoader, folder: Path, *, stop: int = 0, resume: bool = 
     )
     trainer.fit(module, ckpt_path=str(folder / "last.ckpt") if resume else None)
     return module
+
+
+def workers() -> set[int | None]:
+    """Return the process ids of this process's data workers."""
+    return {child.pid for child in multiprocessing.active_children()}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_stay_for_all_epochs_and_end_with_the_training(
+    collator: Collator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[set[int | None]] = []
+    step = Recorder.training_step
+
+    def watched(*args: Any) -> torch.Tensor:
+        alive.append(workers() - before)
+        return step(*args)
+
+    before = workers()
+    whole = run(make_loader(collator), tmp_path / "whole").seen
+    monkeypatch.setattr(Recorder, "training_step", watched)
+    assert run(make_loader(collator, workers=2), tmp_path / "workers").seen == whole
+    assert len(alive) == 15
+    assert len(set().union(*alive)) == 2
+    assert workers() == before
+
+
+def test_a_pass_that_was_left_early_does_not_harm_the_next(collator: Collator) -> None:
+    loader = make_loader(collator, workers=2)
+    whole = ids(make_loader(collator))
+    for batch in loader:
+        assert batch.sample_ids == whole[0]
+        break
+    assert ids(loader) == whole
+
+
+def test_a_process_ends_although_it_has_workers() -> None:
+    code = (
+        "from dmole.data.loader import ResumableLoader, TrainBatchSampler, _options\n"
+        "kept = ResumableLoader([(0, '')] * 9, TrainBatchSampler(9, 1), collate_fn=list,\n"
+        "    **_options({'num_workers': 2}))\n"
+        "passing = kept._read()\n"
+        "print(next(passing))"
+    )
+    # Python ends its children by SIGTERM, which workers ignore
+    ended = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[(0, '')]\n"
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning advises more workers and names an older folder

@@ -12,14 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
 import torch
 from no_figures import NoFigures
 
 from dmole.allocation import Allocator, SensitivityAllocator
 from dmole.callbacks import Curriculum
 from dmole.data import Task
+from dmole.data.batch import Batch
 from dmole.datamodule import ContinualDataModule
 from dmole.models import PretrainedBackbone
+from dmole.models.embedder import Embedder, sample_keys
 from dmole.module import ContinualModule
 from dmole.routing import AutoencoderRouter, Router
 from dmole.streams.stream import Stream
@@ -144,6 +147,21 @@ def find_processes(folder: Path) -> list[str]:
         if entry.name.isdigit() and any(str(folder) in word for word in words):
             found.append(" ".join(words))
     return found
+
+
+@contextmanager
+def embedded() -> Iterator[list[str]]:
+    """Yield a list that gets the key of every sample that is embedded."""
+    seen: list[str] = []
+    embed = Embedder._embed
+
+    def listed(self: Embedder, batch: Batch, counts: torch.Tensor) -> torch.Tensor:
+        seen.extend(sample_keys(batch))
+        return embed(self, batch, counts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Embedder, "_embed", listed)
+        yield seen
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 import torch
 from cuts import CutAt, CutError
 from run_digests import run_digests
-from small_runs import NO_FIGURES, Recipe, one_answer, small_task
+from small_runs import NO_FIGURES, Recipe, embedded, one_answer, small_task
 
 from dmole.allocation import UniformAllocator
 from dmole.cli.main import main
@@ -31,6 +31,7 @@ from experiments.extended_content import compare_extended
 
 OLD = ("paint", "count")
 ALL = (*OLD, "read")
+READ = [f"train/read-train-0-{i}" for i in range(8)] + [f"test/read-test-0-{i}" for i in range(4)]
 
 
 def every_byte(run: Path) -> dict[str, str]:
@@ -43,8 +44,10 @@ def every_byte(run: Path) -> dict[str, str]:
 def child(plain_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that extends the plain run by one task."""
     before = every_byte(plain_run)
-    run = Recipe(ALL).build(tmp_path_factory.mktemp("child")).fit(plain_run)
+    with embedded() as seen:
+        run = Recipe(ALL).build(tmp_path_factory.mktemp("child")).fit(plain_run)
     assert every_byte(plain_run) == before
+    assert sorted(seen) == sorted(f"read/{key}" for key in READ)  # the others are known
     return run
 
 

@@ -26,8 +26,8 @@ from dmole.streams.stream import SequentialStream
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """Return the content of all files that a reader of the run may need."""
-    passing = ("checkpoints", "events.out", "timing.json")
+    """Return the content of all results that a reader of the run may need."""
+    passing = ("checkpoints", "embeddings", "events.out", "timing.json")
     found = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in found.items() if not name.startswith(passing)}
 

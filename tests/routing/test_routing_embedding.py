@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 
@@ -41,13 +43,16 @@ def test_embeddings_put_vision_beside_text() -> None:
     assert both.tolist() == [[1, 1, 1, 0, 0]] * 2
 
 
+def plain(rows: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    return {key: row.tolist() for key, row in rows.items()}
+
+
 def test_the_cache_keeps_the_first_row_of_an_id() -> None:
     cache = EmbeddingCache()
-    assert cache.missing(["a", "b", "a"]) == ["a", "b"]
+    assert not cache.found(["a", "b", "a"])
     cache.add(["a", "b"], torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     cache.add(["a", "c"], torch.tensor([[9.0, 9.0], [5.0, 6.0]]))
-    assert cache.get_many(["c", "a"]).tolist() == [[5.0, 6.0], [1.0, 2.0]]
-    assert cache.missing(["a", "d"]) == ["d"]
+    assert plain(cache.found(["c", "d", "a", "c"])) == {"c": [5.0, 6.0], "a": [1.0, 2.0]}
     assert len(cache) == 3
 
 
@@ -60,8 +65,6 @@ def test_the_cache_names_what_is_wrong() -> None:
         cache.add(["b", "c"], torch.zeros(1, 3))
     with pytest.raises(ValueError, match="sample b is not finite"):
         cache.add(["b"], torch.full((1, 3), torch.nan))
-    with pytest.raises(KeyError, match="sample z"):
-        cache.get_many(["z"])
 
 
 def test_forgotten_rows_are_missing_and_others_stay() -> None:
@@ -69,7 +72,23 @@ def test_forgotten_rows_are_missing_and_others_stay() -> None:
     ids = ["a/train/0", "a/test/0", "ab/train/0"]
     cache.add(ids, torch.arange(6.0).reshape(3, 2))
     cache.forget("a/train/", "none/train/")
-    assert cache.missing(ids) == ["a/train/0"]
-    assert cache.get_many(ids[1:]).tolist() == [[2, 3], [4, 5]]
+    assert plain(cache.found(ids)) == {"a/test/0": [2, 3], "ab/train/0": [4, 5]}
     cache.forget()
     assert len(cache) == 2
+    cache.drop(["a/test/0", "z"])
+    assert list(cache.rows()) == ["ab/train/0"]
+
+
+def test_rows_that_are_not_in_memory_are_read_from_the_store() -> None:
+    class Store:
+        def found(self, ids: Iterable[str]) -> dict[str, torch.Tensor]:
+            asked.extend(ids)
+            return {"b": torch.tensor([7.0])}
+
+    asked: list[str] = []
+    cache = EmbeddingCache()
+    cache.store = Store()
+    cache.add(["a"], torch.ones(1, 1))
+    assert plain(cache.found(["a", "b", "c"])) == {"a": [1.0], "b": [7.0]}
+    assert asked == ["b", "c"]
+    assert len(cache) == 1
