@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from dmole.data.batch import Batch
 from dmole.data.collate import Collator, TaskSample
 from dmole.data.decoding import AS_STORED, ImageOptions
+from dmole.data.evaluation_batches import evaluation_batches
 from dmole.data.formats import Split
 from dmole.data.leakage import warn_of_leakage
 from dmole.data.loader import (
@@ -50,6 +51,9 @@ class ContinualDataModule(LightningDataModule):
             is the working directory.
         batch_size: Samples per device and training step, for tasks that do not set their own.
         eval_batch_size: Samples per device in generation, embedding and scoring.
+        eval_tokens_per_batch: Most tokens of a batch in generation, padded prompts and longest
+            answers together. It sets the number of samples of a batch in place of
+            ``eval_batch_size``, which remains that of embedding and scoring.
         eval_limit: Maximum number of test samples of a task that are evaluated; ``null`` evaluates
             all. They are drawn with ``seed`` and are the same at every stage. Results say that
             samples were drawn, with the standard error of each score.
@@ -84,6 +88,7 @@ class ContinualDataModule(LightningDataModule):
         data_root: str | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 32,
+        eval_tokens_per_batch: int | None = None,
         eval_limit: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -100,6 +105,7 @@ class ContinualDataModule(LightningDataModule):
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
+            ("eval_tokens_per_batch", eval_tokens_per_batch, 1),
             ("eval_limit", eval_limit, 1),
             ("num_workers", num_workers, 0),
             ("max_length", max_length, 1),
@@ -116,6 +122,7 @@ class ContinualDataModule(LightningDataModule):
         self._store = SampleStore(self.tasks, Path(data_root or "."), eval_limit, seed)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
+        self.eval_tokens_per_batch = eval_tokens_per_batch
         self.eval_limit = eval_limit
         self.seed = seed
         self.max_length = max_length
@@ -374,16 +381,16 @@ class ContinualDataModule(LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[TaskSample]]:
         """Return a loader of generation batches for each task of `pending`, in its order.
 
-        The samples are split among the ranks without duplicates.
+        The samples are split among the ranks without duplicates. Those of a batch have prompts of
+        similar length.
         """
         loaders = []
-        rank, num_replicas = _rank()
         for name, indices in self.pending.items():
             samples = self._store.samples(name, "test")
             items = TaskItems([(name, samples)])
             batches = [
                 batch
-                for batch in split_batches(indices, self.eval_batch_size, rank, num_replicas)
+                for batch in self._evaluation_batches(name, items, indices)
                 if not self._answered or not self._all_answered(name, [samples[i] for i in batch])
             ]
             loaders.append(
@@ -392,6 +399,19 @@ class ContinualDataModule(LightningDataModule):
                 )
             )
         return loaders
+
+    def _evaluation_batches(
+        self, name: str, items: TaskItems, indices: Sequence[int]
+    ) -> list[list[int]]:
+        samples, size = self._store.samples(name, "test"), self.eval_batch_size
+        if self.eval_tokens_per_batch is None:
+            return evaluation_batches(samples, indices, size, *_rank())
+
+        def count(chosen: Sequence[int]) -> list[int]:
+            return self.collator.prompt_tokens([items[index] for index in chosen])
+
+        tokens = self.eval_tokens_per_batch, self.task(name).max_new_tokens, count
+        return evaluation_batches(samples, indices, size, *_rank(), tokens)
 
     def embedding_loader(
         self,

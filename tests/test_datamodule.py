@@ -162,6 +162,17 @@ def test_pending_answers_alone_are_served(root: Path, llava: Any) -> None:
     assert data.test_dataloader() == []
 
 
+@pytest.mark.parametrize("options", [{"eval_batch_size": 2}, {"eval_tokens_per_batch": 120}])
+def test_a_resumed_pass_serves_the_batches_that_lack_an_answer(
+    root: Path, llava: Any, options: dict[str, int]
+) -> None:
+    data = make(root, llava, **options)
+    first, second, *rest = (batch.sample_ids for batch in data.test_dataloader()[0])
+    answered = {f"a/test/{name}": "x" for name in [*first, *second[1:]]}
+    data.set_evaluation(EvaluationPass(pending={"a": list(range(5))}, earlier_answers=answered))
+    assert [batch.sample_ids for batch in data.test_dataloader()[0]] == [second, *rest]
+
+
 def test_ranks_share_the_answers_without_duplicates(
     root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,34 @@ class Collator:
         except Exception as error:  # templates and processors raise any type
             raise self._blame(items, generation, error) from error
 
+    def prompt_tokens(self, items: Sequence[TaskSample]) -> list[int]:
+        """Return the number of tokens of each prompt, without its padding.
+
+        Only the first sample with images goes through the image processor: an image of any other
+        sample counts as many tokens as one of its images does.
+
+        Raises:
+            SampleError: See :meth:`__call__`.
+        """
+        texts = [self._prompt(item) for item in items]
+        if not texts:
+            return []
+        encoded = self._tokenizer(texts, add_special_tokens=self._lacks_bos(texts))
+        counts = [len(ids) for ids in encoded["input_ids"]]
+        pictured = next((i for i, (sample, _) in enumerate(items) if sample.images), None)
+        if pictured is None:
+            return counts
+        whole = self([items[pictured]], generation=True).inputs["attention_mask"]
+        images = [len(sample.images) for sample, _ in items]
+        each = -(-(int(whole.sum()) - counts[pictured]) // images[pictured])  # rounded up
+        return [count + each * number for count, number in zip(counts, images, strict=True)]
+
+    def _prompt(self, item: TaskSample) -> str:
+        try:
+            return self._renderer.render(item[0], generation=True).text
+        except Exception as error:  # templates raise any type
+            raise sample_error(*item, error, self._origin) from error
+
     def _blame(
         self, items: Sequence[TaskSample], generation: bool, error: Exception
     ) -> SampleError:
@@ -135,7 +163,6 @@ class Collator:
     ) -> dict[str, Tensor]:
         images = [[source.load() for source in sample.images] for sample in samples]
         texts = [conversation.text for conversation in rendered]
-        bos = self._tokenizer.bos_token
         try:
             output = self._processor(
                 images=images if any(images) else None,
@@ -143,12 +170,17 @@ class Collator:
                 return_tensors="pt",
                 padding=True,
                 padding_side="left" if generation else "right",
-                add_special_tokens=not (bos and texts[0].startswith(bos)),  # never a second BOS
+                add_special_tokens=self._lacks_bos(texts),
                 return_offsets_mapping=True,
             )
         except Exception as error:  # each family raises its own types
             raise ValueError(f"the processor refuses it: {one_line(error)}") from error
         return dict(output)
+
+    def _lacks_bos(self, texts: Sequence[str]) -> bool:
+        """Return whether the tokenizer adds its special tokens; never a second BOS."""
+        bos = self._tokenizer.bos_token
+        return not (bos and texts[0].startswith(bos))
 
     def _limit(
         self, inputs: dict[str, Tensor], labels: Tensor | None, samples: list[Sample]

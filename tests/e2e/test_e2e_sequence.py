@@ -218,6 +218,15 @@ def test_the_timing_names_every_phase_and_the_parameters_of_the_experts(quick_ru
     assert parameters["base"] <= parameters["active"] <= parameters["total"]
 
 
+def test_answers_do_not_depend_on_the_batches_they_are_generated_in(
+    plain_run: Path, tmp_path: Path
+) -> None:
+    data = {"eval_batch_size": 1, "eval_tokens_per_batch": 100}
+    run = Recipe(data=data).build(tmp_path).fit()
+    for stage in STAGES:
+        assert read_stage(run, stage) == read_stage(plain_run, stage)
+
+
 def test_tensorboard_has_the_scalars_and_figures_of_a_run(quick_run: Path) -> None:
     board = EventAccumulator(str(quick_run)).Reload()
     scalars, images = set(board.Tags()["scalars"]), set(board.Tags()["images"])

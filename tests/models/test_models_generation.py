@@ -120,6 +120,7 @@ def first_tokens(backbone: Backbone, texts: list[str]) -> list[int]:
         ({"early_stopping": True}, "early_stopping has no effect without model.beams above 1"),
         ({"temperature": 0.7}, "takes no temperature: .* decoding is deterministic"),
         ({"num_beams": 3}, "takes no num_beams: set model.beams"),
+        ({"cache_implementation": "static"}, "takes no cache_implementation: the dynamic cache is"),
         ({"max_new_tokens": 3}, "takes no max_new_tokens: set max_new_tokens of the tasks"),
         ({"eos_token_id": 3}, "takes no eos_token_id: it follows from the chat template"),
     ],
