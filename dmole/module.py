@@ -20,6 +20,7 @@ from dmole.curriculum.optimization import (
     scaled_learning_rates,
 )
 from dmole.data.labels import IGNORED, answer_positions
+from dmole.distributed import is_distributed
 from dmole.experts import ExpertLibrary, Gates
 from dmole.modality import MODALITIES, Modality
 from dmole.models.backbone import Backbone
@@ -137,6 +138,7 @@ class ContinualModule(StepModule):
         self.projector_experts = projector_experts
         self.stage = StageContext()
         self.evaluation = EvaluationPass()
+        self._trained: dict[str, Tensor] | None = None
         self.library = ExpertLibrary(
             backbone.model, self._modality_of, dropout, seed, mixing=router.mixing
         )
@@ -200,7 +202,7 @@ class ContinualModule(StepModule):
 
     def focus(self, stage: StageContext) -> None:
         """Enable gradients for the experts of a stage only, whether or not the stage trains."""
-        self.stage = stage
+        self.stage, self._trained = stage, None
         self.library.train_only(*stage.experts)
 
     def training_modalities(self) -> tuple[str, ...]:
@@ -297,9 +299,10 @@ class ContinualModule(StepModule):
             loss = loss + self.regularizers.total(
                 step, share, loss.device, self.log_term, self._watch_term
             )
-        return loss + self._anchor()
+        return loss if loss.requires_grad and not is_distributed() else loss + self._anchor()
 
     def _watch_term(self, name: str, value: Tensor) -> None:
+        value = value.detach()
         self.guard.watch(
             value, lambda: f"the term {name} of the loss is {value.item()} {self.position()}"
         )
@@ -343,15 +346,16 @@ class ContinualModule(StepModule):
         """Count the samples of a step by gate set, without those that only fill the batch."""
         if step.gates is None:
             return
-        past = [name for name in self.experts if name not in self.training_experts]
-        names = [*self.training_experts, *past]
+        training, used = self.training_experts, step.gates.used
+        names = [name for name in training if name in used]
+        names += [name for name in used if name not in training]
         columns = [self.experts.index(name) for name in names]
-        used = (step.gates.weights != 0)[:, columns].tolist()  # (B, E)
+        chosen = (step.gates.weights[:, columns] != 0).tolist()  # (B, U)
         counted = (labels_of(step.batch.host) != IGNORED).any(dim=1).tolist()  # (B,)
-        for task, row, counts in zip(step.batch.task_names, used, counted, strict=True):
+        for task, row, counts in zip(step.batch.task_names, chosen, counted, strict=True):
             if counts:
-                chosen = tuple(itertools.compress(names, row))
-                self.stage.gate_sets[task, gate_set_name(chosen)] += 1
+                gate_set = gate_set_name(tuple(itertools.compress(names, row)))
+                self.stage.gate_sets[task, gate_set] += 1
 
     def _anchor(self) -> Tensor:
         """Return a zero that depends on every trainable parameter.
@@ -359,9 +363,7 @@ class ContinualModule(StepModule):
         A batch without images leaves vision experts out of the graph, and distributed training
         would wait for their gradients forever.
         """
-        experts = (p for name in self.training_experts for _, p in self.library.parameters(name))
-        trained = [p for p in (*experts, *self.regularizers.parameters()) if p.requires_grad]
-        return 0.0 * torch.stack([p.sum() for p in trained]).sum()
+        return 0.0 * torch.stack([p.sum() for p in self.trained_parameters().values()]).sum()
 
     def test_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -412,7 +414,15 @@ class ContinualModule(StepModule):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
     def trained_parameters(self) -> dict[str, Tensor]:
-        """Return the parameters that train, by names for messages."""
+        """Return the parameters that train, by names for messages.
+
+        They are collected once for a stage.
+        """
+        if self._trained is None:
+            self._trained = self._collect_trained()
+        return self._trained
+
+    def _collect_trained(self) -> dict[str, Tensor]:
         experts: dict[str, Tensor] = {
             f"expert {name!r} at {path} ({key})": parameter
             for name in self.training_experts
@@ -424,10 +434,12 @@ class ContinualModule(StepModule):
             f"parameter {key} of {type(term).__name__}": parameter
             for term in self.regularizers
             for key, parameter in term.named_parameters()
+            if parameter.requires_grad
         }
 
     def on_train_start(self) -> None:
         """Enable dropout and seed it from seed, expert and rank."""
+        self._trained = None  # regularizers may have made parameters since the stage began
         self.train()  # a model loaded from a folder starts in evaluation mode
         name = str(self.stage.expert)
         version = self.library.versions[name]

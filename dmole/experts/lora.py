@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dmole.experts.plan import LayerPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Set
 
     from dmole.experts.gates import GateContext, Gates
     from dmole.experts.shape import ExpertShape
@@ -127,6 +127,10 @@ class RoutedLinear(nn.Module):
         mixing: Weighs the experts' channels token by token, in addition to the gates.
         path: Full path of the linear, for records.
 
+    Attributes:
+        learners: Names of the experts that may train; None if any may. The library sets it, so
+            that a forward does not ask all experts.
+
     Source:
         D-MoLE (https://arxiv.org/abs/2506.11672): base output plus the plain sum of the active
         experts. Differs from the released code in that gates are per sample, not per batch.
@@ -148,6 +152,7 @@ class RoutedLinear(nn.Module):
         self._drops_out = dropout > 0
         self.experts = nn.ModuleDict()
         self.path = path
+        self.learners: tuple[str, ...] | None = None
         self._context = context
         self._mixing = mixing
 
@@ -235,17 +240,18 @@ class RoutedLinear(nn.Module):
 
     def _computed(self, gates: Gates) -> dict[str, LoRAExpert]:
         """Return the experts of this linear that are computed, oldest first."""
-        if not torch.is_grad_enabled():  # costs nothing for experts that no sample uses
-            return {
-                name: self.expert(name) for name in gates.used if expert_key(name) in self.experts
-            }
+        used = [name for name in gates.used if expert_key(name) in self.experts]
         # a trainable expert is computed even if no sample uses it: its parameters must be in the
         # graph of every rank, else distributed training waits for missing gradients
-        return {
-            name: self.expert(name)
-            for name in self.names
-            if name in gates.live or self.expert(name).learning
-        }
+        unused = self._learning(gates.live) if torch.is_grad_enabled() else ()
+        if unused:
+            used = [name for name in self.names if name in unused or name in gates.live]
+        return {name: self.expert(name) for name in used}
+
+    def _learning(self, without: Set[str]) -> set[str]:
+        """Return the experts that train, without some."""
+        learners = self.names if self.learners is None else self.learners
+        return {name for name in learners if name not in without and self.expert(name).learning}
 
     def _expert_input(self, x: Tensor, plan: LayerPlan) -> Tensor:
         """Return the input of the experts: with dropout, in the type of their weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -71,9 +72,10 @@ class StepModule(LightningModule):
             keys: Its samples.
         """
         share, mean = self._accumulation.enter(loss, window, self._accumulated())
+        value = loss.detach()  # what is watched must not keep the graph
         self.guard.watch(
-            loss,
-            lambda: f"the loss is {loss.item()} {self.position()}; samples: {', '.join(keys)}",
+            value,
+            lambda: f"the loss is {value.item()} {self.position()}; samples: {', '.join(keys)}",
         )
         mean = self._accumulation.mean_loss(mean)
         self.log("train/loss", mean, prog_bar=True, batch_size=len(keys))
@@ -102,6 +104,16 @@ class StepModule(LightningModule):
                 gradient_clip_algorithm=gradient_clip_algorithm,
             )
         self.restored.enter()  # the optimizer steps with its state
+
+    def on_after_backward(self) -> None:
+        """Give a gradient of zero to parameters that the loss of this rank does not depend on.
+
+        A batch without images leaves vision experts out of the graph; the optimizer decays them
+        like the others.
+        """
+        for parameter in self.trained_parameters().values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
         """Make a step; its result is checked before the next one is made."""
