@@ -18,8 +18,14 @@ from dmole.data.sample import IMAGE_PLACEHOLDER, ArrayImage, ImageSource, Sample
 from dmole.messages import one_line
 
 _SIZES = ((40, 60), (160, 50), (130, 120), (40, 60))
-_BATCHES = (((0,), (2,), (3,)), ((1,), (), (0,)), ((0,), (1, 2), ()), ((2,),))
-"""Batches by which a cache is checked: the images of each sample, by their place in `_SIZES`."""
+_Images = tuple[tuple[int, ...], ...]
+_ONE: _Images = ((0,), (2,), (3,))
+_MANY: _Images = ((0,), (1, 2), ())
+_FEW: _Images = ((1,), (), (0,))
+"""Batches by which a cache is checked: the images of each sample, by their place in `_SIZES`.
+
+The last one is for models that take one image a sample.
+"""
 
 
 class Processing:
@@ -78,14 +84,13 @@ class Processing:
 
     def _layout(self, processor: Any) -> bool:
         """Return whether image tensors have one row a sample; check that a cache is exact."""
-        plain = [self._checked(batch) for batch in _BATCHES]
+        plain = {batch: self._checked(batch) for batch in (_ONE, _MANY)}
+        if plain[_MANY] is None:
+            plain[_FEW] = self._checked(_FEW)
         self._open, store = Undecoded, MemoryStore(2**33)
-        for by_sample in (False, True):
+        for by_sample in (False, True) if plain[_ONE] is not None else ():
             self._processor = _with_cache(processor, store, by_sample)
-            if plain[0] is not None and all(
-                _same(result, self._checked(batch))
-                for result, batch in zip(plain, _BATCHES, strict=True)
-            ):
+            if all(_same(result, self._checked(batch)) for batch, result in plain.items()):
                 return by_sample
         raise ValueError(
             f"data.cache_images must be off for {type(processor.image_processor).__name__}: "
