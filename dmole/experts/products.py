@@ -123,21 +123,23 @@ class RowChannels:
             ranks: Number of channels of each expert.
             scalings: Factor of each expert's update.
         """
-        starts = [0, *itertools.accumulate(ranks)]
+        starts = list(itertools.accumulate(ranks, initial=0))
+        kinds: dict[tuple[float, ...], int] = {}  # many rows have the same experts
+        kind_of_row = [kinds.setdefault(tuple(row), len(kinds)) for row in weights]
         rows = [
             [
                 (channel, weight * scaling)
-                for start, rank, weight, scaling in zip(starts, ranks, row, scalings, strict=False)
+                for start, rank, weight, scaling in zip(starts, ranks, kind, scalings, strict=False)
                 if weight
                 for channel in range(start, start + rank)
             ]
-            for row in weights
+            for kind in kinds
         ]
         width = max(1, *map(len, rows))
         padded = [[*row, *[(0, 0.0)] * (width - len(row))] for row in rows]
         index = torch.tensor([[channel for channel, _ in row] for row in padded])
         factors = torch.tensor([[factor for _, factor in row] for row in padded])
-        return cls(index, factors[..., None], sum(ranks))
+        return cls(index[kind_of_row], factors[kind_of_row, :, None], sum(ranks))
 
     def is_cheaper(self, tokens: int) -> bool:
         """Return whether :class:`ByRow` costs less than :class:`Masked` for so many tokens."""
