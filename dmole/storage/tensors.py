@@ -25,7 +25,9 @@ _DIGEST = "sha256"
 _EXPERT = "expert"
 
 
-def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | None = None) -> None:
+def write_tensor_file(
+    path: Path, tensors: Mapping[str, Tensor], expert: str | None = None, *, flush: bool = True
+) -> None:
     """Write tensors, with their digest in the metadata of the safetensors file.
 
     Equal tensors and names give equal bytes.
@@ -34,6 +36,7 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | N
         path: The file.
         tensors: The tensors by name.
         expert: Name of the expert that the tensors belong to, for the metadata.
+        flush: Whether to wait until the disk has the file.
 
     Raises:
         OSError: If the file cannot be written, for example because the disk is full; names it.
@@ -42,7 +45,7 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | N
     metadata = {"format": "pt", _DIGEST: tensor_digest(contiguous)}
     if expert is not None:
         metadata[_EXPERT] = expert
-    with atomic_path(path) as temporary:
+    with atomic_path(path, flush=flush) as temporary:
         try:
             save_file(contiguous, temporary, metadata=metadata)
         except SafetensorError as error:
