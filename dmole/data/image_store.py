@@ -98,7 +98,7 @@ class FolderStore:
         if not path.exists():
             return None
         try:
-            tensors = read_tensor_file(path)
+            tensors = read_tensor_file(path, finite=False)
             values = parse_json(bytes(tensors.pop(_VALUES).numpy()))
             return {name: tensors.get(name, value) for name, value in values.items()}
         except (OSError, ValueError, KeyError, AttributeError) as error:

@@ -55,7 +55,9 @@ def write_tensor_file(
         _sort_metadata(temporary)
 
 
-def read_tensor_file(path: Path, expert: str | None = None) -> dict[str, Tensor]:
+def read_tensor_file(
+    path: Path, expert: str | None = None, *, finite: bool = True
+) -> dict[str, Tensor]:
     """Return the tensors of a file without executing code from it.
 
     A file without digest and name, as other programs write it, is read without these checks.
@@ -63,6 +65,7 @@ def read_tensor_file(path: Path, expert: str | None = None) -> dict[str, Tensor]
     Args:
         path: The file.
         expert: Name of the expert that the file must belong to; None accepts any.
+        finite: Whether each number must be finite.
 
     Raises:
         ValueError: If the file is missing or damaged, belongs to another expert, or a number in it
@@ -80,7 +83,7 @@ def read_tensor_file(path: Path, expert: str | None = None) -> dict[str, Tensor]
         raise ValueError(f"{path} holds the tensors of expert {owner!r}, not of {expert!r}")
     if metadata.get(_DIGEST) not in (None, tensor_digest(tensors)):
         raise ValueError(f"cannot read {path}: it is damaged, its tensors are not those written")
-    for key, tensor in tensors.items():
+    for key, tensor in tensors.items() if finite else ():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"cannot use {path}: tensor {key} holds a number that is not finite")
     return tensors

@@ -204,6 +204,8 @@ def test_a_folder_stays_within_its_limit(tmp_path: Path) -> None:
     (found,) = [store.get(path.stem) for path in list(tmp_path.rglob("*.safetensors"))[:1]]
     assert found is not None
     assert found["rows"] == [[1]]
+    store.put("e" * 40, {"pixel_values": torch.tensor([float("inf")])})  # of an image_std of 0
+    assert str(store.get("e" * 40)) == "{'pixel_values': tensor([inf])}"
     store.put("f" * 40, {"pixel_values": torch.zeros(20_000)})
     assert store.get("f" * 40) is None
 
