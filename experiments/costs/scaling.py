@@ -224,7 +224,9 @@ def training_activation_bytes(model: ModelSizes, load: Load, *, recompute: bool 
         )
         if recompute:
             total += stack.blocks * tokens * stack.width * load.base_bytes
-            largest = max(largest, full)
+            # the backward pass of a block holds the gradients of its two widest activations
+            gradients = 2 * tokens * stack.mlp_width * load.base_bytes
+            largest = max(largest, full + gradients)
         else:
             total += chosen * full + (stack.blocks - chosen) * bare
     return total + largest
