@@ -64,8 +64,9 @@ lint: $(READY)
 type: $(READY)
 	$(BIN)/mypy
 
+# the tables of docs/performance.md: steps, answers, whole runs; an hour on two idle cores
 bench: $(READY)
-	$(BIN)/python -m experiments.routed_lora
+	$(BIN)/python -m experiments.performance --profile
 
 # time and memory of a task with a million items; needs some minutes and 2 GB of temporary disk space
 bench-large: $(READY)

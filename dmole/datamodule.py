@@ -19,6 +19,7 @@ from dmole.data.collate import Collator, TaskSample
 from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.data.evaluation_batches import evaluation_batches
 from dmole.data.formats import Split
+from dmole.data.image_store import ImageCache
 from dmole.data.leakage import warn_of_leakage
 from dmole.data.loader import (
     ResumableLoader,
@@ -68,6 +69,11 @@ class ContinualDataModule(LightningDataModule):
         images: How transparent and turned images are read, for tasks that do not set their own:
             ``background`` (default null: transparency is dropped) and ``apply_exif`` (default
             false: the pixels keep their stored order).
+        cache_images: Whether what the image processor returns is kept for later epochs and
+            evaluations, with equal results: ``off``; ``ram``, in each process and data worker;
+            ``disk``, in a folder that all processes and runs share.
+        cache_bytes: Number of bytes that are kept, in each process for ``ram``.
+        cache_folder: Folder for ``disk``; the default is ``images`` in ``DMOLE_CACHE``.
 
     Raises:
         ValueError: If the tasks or a number are not valid.
@@ -98,6 +104,9 @@ class ContinualDataModule(LightningDataModule):
         pin_memory: bool = False,
         verify_images: bool = False,
         images: ImageOptions = AS_STORED,
+        cache_images: str | bool = "off",  # YAML reads off as false
+        cache_bytes: int = 4 * 2**30,
+        cache_folder: str | None = None,
     ) -> None:
         super().__init__()
         # test samples are split without duplicates, so a rank may have none if there are few
@@ -129,6 +138,7 @@ class ContinualDataModule(LightningDataModule):
         self.on_too_long = on_too_long
         self.group_by_length = group_by_length
         self.verify_images = verify_images
+        self._image_cache = ImageCache(cache_images, cache_bytes, cache_folder)
         self._options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
         self._collator: Collator | None = None
         self._stage: Stage | None = None
@@ -264,7 +274,10 @@ class ContinualDataModule(LightningDataModule):
             prompts: How prompts are written, beyond the chat template.
         """
         limit = context_length if self.max_length is None else self.max_length
-        self._collator = Collator(processor, limit, self.on_too_long, prompts, self._origin)
+        images = self._image_cache.open()
+        self._collator = Collator(
+            processor, limit, self.on_too_long, prompts, self._origin, images=images
+        )
 
     def _origin(self, sample: Sample, name: str) -> str:
         """Return the task of a sample, and its file if the task has one."""

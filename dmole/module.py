@@ -201,6 +201,7 @@ class ContinualModule(StepModule):
     def focus(self, stage: StageContext) -> None:
         """Enable gradients for the experts of a stage only, whether or not the stage trains."""
         self.stage = stage
+        self.forget_trained()
         self.library.train_only(*stage.experts)
 
     def training_modalities(self) -> tuple[str, ...]:
@@ -295,14 +296,9 @@ class ContinualModule(StepModule):
             share = self.share_of(loss, window, keys)
             loss = share.weigh(loss, "tokens")
             loss = loss + self.regularizers.total(
-                step, share, loss.device, self.log_term, self._watch_term
+                step, share, loss.device, self.log_term, self.watch_term
             )
-        return loss + self._anchor()
-
-    def _watch_term(self, name: str, value: Tensor) -> None:
-        self.guard.watch(
-            value, lambda: f"the term {name} of the loss is {value.item()} {self.position()}"
-        )
+        return self.anchored(loss)
 
     def position(self) -> str:
         """Return the current step as a part of a message."""
@@ -343,25 +339,16 @@ class ContinualModule(StepModule):
         """Count the samples of a step by gate set, without those that only fill the batch."""
         if step.gates is None:
             return
-        past = [name for name in self.experts if name not in self.training_experts]
-        names = [*self.training_experts, *past]
+        training, used = self.training_experts, step.gates.used
+        names = [name for name in training if name in used]
+        names += [name for name in used if name not in training]
         columns = [self.experts.index(name) for name in names]
-        used = (step.gates.weights != 0)[:, columns].tolist()  # (B, E)
+        chosen = (step.gates.weights[:, columns] != 0).tolist()  # (B, U)
         counted = (labels_of(step.batch.host) != IGNORED).any(dim=1).tolist()  # (B,)
-        for task, row, counts in zip(step.batch.task_names, used, counted, strict=True):
+        for task, row, counts in zip(step.batch.task_names, chosen, counted, strict=True):
             if counts:
-                chosen = tuple(itertools.compress(names, row))
-                self.stage.gate_sets[task, gate_set_name(chosen)] += 1
-
-    def _anchor(self) -> Tensor:
-        """Return a zero that depends on every trainable parameter.
-
-        A batch without images leaves vision experts out of the graph, and distributed training
-        would wait for their gradients forever.
-        """
-        experts = (p for name in self.training_experts for _, p in self.library.parameters(name))
-        trained = [p for p in (*experts, *self.regularizers.parameters()) if p.requires_grad]
-        return 0.0 * torch.stack([p.sum() for p in trained]).sum()
+                gate_set = gate_set_name(tuple(itertools.compress(names, row)))
+                self.stage.gate_sets[task, gate_set] += 1
 
     def test_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -411,7 +398,7 @@ class ContinualModule(StepModule):
         with scaled_learning_rates(optimizer, self.stage.update_scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
-    def trained_parameters(self) -> dict[str, Tensor]:
+    def collect_trained(self) -> dict[str, Tensor]:
         """Return the parameters that train, by names for messages."""
         experts: dict[str, Tensor] = {
             f"expert {name!r} at {path} ({key})": parameter
@@ -424,10 +411,12 @@ class ContinualModule(StepModule):
             f"parameter {key} of {type(term).__name__}": parameter
             for term in self.regularizers
             for key, parameter in term.named_parameters()
+            if parameter.requires_grad
         }
 
     def on_train_start(self) -> None:
         """Enable dropout and seed it from seed, expert and rank."""
+        self.forget_trained()  # regularizers may have made parameters since the stage began
         self.train()  # a model loaded from a folder starts in evaluation mode
         name = str(self.stage.expert)
         version = self.library.versions[name]

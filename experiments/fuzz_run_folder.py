@@ -136,8 +136,9 @@ def _run(words: Sequence[str], log: Path, seconds: int, verb_main: Main) -> None
         os._exit(code)
 
 
-_READ = {"fit": "checkpoints/*", "compare": "*", **dict.fromkeys(_EDITS, "*")}
-"""Patterns of the files that a verb reads; four of five mutations are of these."""
+_READ = {"fit": "[ce][hm]*", "compare": "*", **dict.fromkeys(_EDITS, "*")}
+"""Patterns of the files that a verb reads, of ``fit`` checkpoints and embeddings; four of five
+mutations are of these."""
 
 
 def damage(rng: random.Random, run: Path, verb: str) -> list[str]:

@@ -68,12 +68,18 @@ def images() -> list[Sample]:
     return make_samples((1, 0, 2))
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("family", MODEL_FAMILIES)
-def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(family: str) -> None:
+def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(
+    family: str, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = detached(make_module(family))
     add(module, "colors")
     batch = make_batch(module.backbone, make_samples((0, 0)))
+    monkeypatch.setattr("dmole.steps.module.is_distributed", lambda: ranks > 1)
     module.training_step(batch, 0).backward()
+    if ranks == 1:  # other ranks wait for the gradients within the backward pass
+        module.on_after_backward()
     trainable = [p for p in module.parameters() if p.requires_grad]
     assert trainable
     assert all(p.grad is not None for p in trainable)

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dmole.transfer import to_device
+
 Reduction = Literal["sum", "mean", "mean_batch_norm", "fisher"]
 Combine = Literal["sum", "norm"]
 AllReduce = Callable[[Tensor], Tensor]
@@ -69,7 +71,9 @@ def score_gradients(
             losses = loss_fn(batch)
             meter.split = not isinstance(losses, Tensor)
             for loss in [losses] if isinstance(losses, Tensor) else losses:
-                _backward(loss, index)
+                meter.losses.append(loss.detach())
+                if loss.requires_grad:  # else it depends on no unit, and all scores stay None
+                    loss.backward()
             del losses
             meter.close_batch(index)
     return meter.scores(reduction, combine, all_reduce)
@@ -81,13 +85,6 @@ def check_combine(combine: str, reduction: str) -> None:
         raise ValueError(f"combine must be one of {get_args(Combine)}, got {combine!r}")
     if combine == "norm" and reduction == "mean_batch_norm":
         raise ValueError("combine 'norm' is not defined for reduction 'mean_batch_norm'")
-
-
-def _backward(loss: Tensor, batch: int) -> None:
-    if not torch.isfinite(loss).all():
-        raise ValueError(f"proxy score: loss of batch {batch} is {loss.tolist()}")
-    if loss.requires_grad:  # else the loss depends on no unit, and all scores stay None
-        loss.backward()  # type: ignore[no-untyped-call]
 
 
 class _GradientMeter:
@@ -102,6 +99,7 @@ class _GradientMeter:
         self.batches = 0
         self.counts = [0] * len(self.tensors)
         self.kept: list[Tensor | None] = [None] * len(self.tensors)  # sum or (norms, squares)
+        self.losses: list[Tensor] = []  # of the current batch
         self.fresh: dict[int, Tensor] = {}  # norms of the current batch
         self.parts: dict[int, Tensor] = {}  # sums of its gradients, if their norm is needed
         unit_of: dict[int, str] = {}
@@ -154,18 +152,32 @@ class _GradientMeter:
             kept.add_(new)
 
     def close_batch(self, batch: int) -> None:
-        """Count the batch; raise if one of its gradients is not finite."""
+        """Count the batch; raise if its loss or one of its gradients is not finite.
+
+        The host waits for the device once.
+        """
         self.batches += 1
         for index, gradient in self.parts.items():
             self._keep(index, gradient)
         self.parts.clear()
+        device = self.tensors[0].device
+        values = [to_device(v.float(), device) for v in (*self.losses, *self.fresh.values())]
+        if values and not bool(torch.isfinite(torch.stack(values)).all()):
+            self._refuse(batch)
+        self.losses.clear()
+        self.fresh.clear()
+
+    def _refuse(self, batch: int) -> None:
+        """Raise for the first loss of a batch, or else the first gradient, that is not finite."""
+        for loss in self.losses:
+            if not torch.isfinite(loss):
+                raise ValueError(f"proxy score: loss of batch {batch} is {loss.item()}")
         for index, norm in self.fresh.items():
-            if not math.isfinite(norm.item()):
+            if not torch.isfinite(norm):
                 raise ValueError(
                     f"proxy score: gradient of unit {self.owners[index]} in batch {batch} "
                     "is not finite"
                 )
-        self.fresh.clear()
 
     def scores(
         self, reduction: Reduction, combine: Combine, all_reduce: AllReduce | None

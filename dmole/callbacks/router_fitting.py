@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.embedding import embed_samples
 from dmole.distributed import broadcast
 from dmole.routing.entries import learned_part
+from dmole.routing.query import RouteQuery
 from dmole.routing.routers import LearningRouter
 from dmole.routing.storage import INDEX, write_tensors
 from dmole.run.embeddings import save_embeddings
@@ -54,20 +56,27 @@ class RouterFitting(ContinualCallback):
         self.embedding_samples = embedding_samples
         self.seed = seed
         self.fits: dict[str, RouterFit] = {}
+        self._embedded = False
         self._digests = DigestCache(tensor_digest)
         self._written: dict[str, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Embed the stage's subset before training, where the choice of partners needs it first."""
+        """Embed the stage's subset before training where partners are chosen, which need it first.
+
+        Else it is embedded after training, for the router.
+        """
         state, module = parts(trainer, pl_module)
-        if stage == "fit" and module.router.needs_embeddings:
+        self._embedded = stage == "fit" and _chooses_partners(state, module)
+        if self._embedded:
             with state.timed("embed"):
                 self._embeddings(state, module)
 
     def on_experts_final(self, state: SequenceState, module: ContinualModule) -> None:
         """Fit the router on rank 0, send it to all ranks and write it."""
         if module.router.needs_embeddings:
-            embeddings = self._embeddings(state, module)
+            # embeddings that were computed before training are only read
+            with nullcontext() if self._embedded else state.timed("embed"):
+                embeddings = self._embeddings(state, module)
             expert = state.stage.expert
             if state.is_global_zero:
                 fit = module.router.fit(expert, embeddings)
@@ -125,6 +134,13 @@ class RouterFitting(ContinualCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return an empty state, since the router is saved with the sequence."""
         return {}
+
+
+def _chooses_partners(state: SequenceState, module: ContinualModule) -> bool:
+    """Return whether the router chooses partners of the stage's expert by embeddings."""
+    expert = state.stage.expert
+    experts = tuple(dict.fromkeys((*module.experts, expert)))
+    return module.router.needs(RouteQuery(None, list(state.stage.tasks), "train", expert, experts))
 
 
 def _entry(name: str, tensors: Mapping[str, Tensor]) -> RunFile:

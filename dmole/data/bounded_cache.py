@@ -1,9 +1,9 @@
-"""A cache of bounded size that drops what was used least recently."""
+"""A cache of bounded size in the memory of a process."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
+from random import Random
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +12,10 @@ Value = TypeVar("Value")
 
 
 class BoundedCache(Generic[Key, Value]):
-    """Values by key, in the memory of one process.
+    """Values by key; entries chosen at random leave when it is full.
+
+    Passes over more data than fit find a part of it again. If the entries used least recently
+    left, they would find nothing.
 
     Threads may share it. A copy in another process is empty if it is sent there, and has the
     present entries if the process is forked.
@@ -23,8 +26,10 @@ class BoundedCache(Generic[Key, Value]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self._entries: dict[Key, tuple[Value, int]] = {}
+        self._keys: list[Key] = []
         self._size = 0
+        self._random = Random(0)  # decides what is computed again, never a result
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -37,24 +42,24 @@ class BoundedCache(Generic[Key, Value]):
 
     def get(self, key: Key) -> Value | None:
         """Return the value of a key; None if it is not there."""
-        with self._lock:
-            if key not in self._entries:
-                return None
-            self._entries.move_to_end(key)
-            return self._entries[key][0]
+        entry = self._entries.get(key)
+        return None if entry is None else entry[0]
 
     def put(self, key: Key, value: Value, size: int) -> None:
-        """Store a value; one larger than the limit is not stored.
+        """Store a value under a new key; one larger than the limit is not stored.
 
         Args:
-            key: The key.
+            key: The key; if it is there already, its value stays.
             value: The value, which must not change afterwards.
             size: Its size.
         """
-        if size > self._limit:
-            return
         with self._lock:
-            self._size += size - self._entries.pop(key, (None, 0))[1]
-            self._entries[key] = value, size
+            if size > self._limit or key in self._entries:
+                return
+            self._size += size
             while self._size > self._limit:
-                self._size -= self._entries.popitem(last=False)[1][1]
+                chosen = self._random.randrange(len(self._keys))
+                self._keys[chosen], self._keys[-1] = self._keys[-1], self._keys[chosen]
+                self._size -= self._entries.pop(self._keys.pop())[1]
+            self._entries[key] = value, size
+            self._keys.append(key)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from dmole.data.batch import Batch
+from dmole.data.image_store import ImageStore
 from dmole.data.labels import IGNORED, answer_labels
+from dmole.data.processing import Processing, lacks_bos
 from dmole.data.questions import Questions
-from dmole.data.rendering import ChatRenderer, Rendered
+from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import Sample
 from dmole.data.sample_errors import Origin, SampleError, sample_error, task_origin
 from dmole.data.templates import PromptSettings
@@ -36,13 +38,15 @@ class Collator:
             answer. Only answers are cut.
         prompts: How prompts are written, beyond the chat template.
         origin: Returns where a sample of a task comes from, for messages.
+        images: Keeps processed images; None processes an image each time.
 
     Attributes:
         max_length: The limit.
         truncated: Number of samples cut so far, in this process and its data workers.
 
     Raises:
-        ValueError: If the tokenizer lacks a padding or end-of-sequence token or is not a fast one.
+        ValueError: If the tokenizer lacks a padding or end-of-sequence token or is not a fast one,
+            or the images of the processor cannot be kept.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Collator:
         on_too_long: Literal["error", "truncate"] = "error",
         prompts: PromptSettings | None = None,
         origin: Origin = task_origin,
+        images: ImageStore | None = None,
     ) -> None:
         if on_too_long not in ("error", "truncate"):
             raise ValueError(f"on_too_long must be 'error' or 'truncate', got {on_too_long!r}")
@@ -64,13 +69,13 @@ class Collator:
             raise ValueError(
                 f"{type(tokenizer).__name__} gives no character offsets: use a fast one"
             )
-        self._processor = processor
         self._tokenizer = tokenizer
         self._renderer = ChatRenderer(processor, prompts)
         self.max_length = max_length
         self._on_too_long = on_too_long
         self._origin = origin
         self._questions = Questions(tokenizer)
+        self._process = Processing(processor, self._renderer, images)
         self._truncated = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
 
     @property
@@ -107,7 +112,7 @@ class Collator:
         texts = [self._prompt(item) for item in items]
         if not texts:
             return []
-        encoded = self._tokenizer(texts, add_special_tokens=self._lacks_bos(texts))
+        encoded = self._tokenizer(texts, add_special_tokens=lacks_bos(self._tokenizer, texts))
         counts = [len(ids) for ids in encoded["input_ids"]]
         pictured = next((i for i, (sample, _) in enumerate(items) if sample.images), None)
         if pictured is None:
@@ -140,7 +145,7 @@ class Collator:
     def _collate(self, items: Sequence[TaskSample], generation: bool) -> Batch:
         samples = [sample for sample, _ in items]
         rendered = [self._renderer.render(sample, generation=generation) for sample in samples]
-        inputs = self._process(samples, rendered, generation)
+        inputs = self._process(samples, rendered, generation=generation)
         offsets = inputs.pop("offset_mapping")
         inputs.pop("labels", None)  # PaliGemma's processor returns labels too
         labels = None
@@ -157,30 +162,6 @@ class Collator:
             sample_ids=[sample.id for sample in samples],
             task_names=[name for _, name in items],
         )
-
-    def _process(
-        self, samples: list[Sample], rendered: list[Rendered], generation: bool
-    ) -> dict[str, Tensor]:
-        images = [[source.load() for source in sample.images] for sample in samples]
-        texts = [conversation.text for conversation in rendered]
-        try:
-            output = self._processor(
-                images=images if any(images) else None,
-                text=texts,
-                return_tensors="pt",
-                padding=True,
-                padding_side="left" if generation else "right",
-                add_special_tokens=self._lacks_bos(texts),
-                return_offsets_mapping=True,
-            )
-        except Exception as error:  # each family raises its own types
-            raise ValueError(f"the processor refuses it: {one_line(error)}") from error
-        return dict(output)
-
-    def _lacks_bos(self, texts: Sequence[str]) -> bool:
-        """Return whether the tokenizer adds its special tokens; never a second BOS."""
-        bos = self._tokenizer.bos_token
-        return not (bos and texts[0].startswith(bos))
 
     def _limit(
         self, inputs: dict[str, Tensor], labels: Tensor | None, samples: list[Sample]

@@ -77,6 +77,18 @@ def decode_image(path: Path, options: ImageOptions = AS_STORED) -> Image.Image:
     return _decode(_regular(path), str(path), options)
 
 
+def read_image(path: Path) -> bytes:
+    """Return the bytes of an image file, for `decode_bytes`.
+
+    Raises:
+        ValueError: If the file is missing, not a regular file, or cannot be read.
+    """
+    try:
+        return _regular(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read image {path}: {error.strerror or error}") from error
+
+
 def decode_bytes(content: bytes, name: str, options: ImageOptions = AS_STORED) -> Image.Image:
     """Decode an image from bytes, in mode RGB; see `decode_image`.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dmole.experts.products import RowChannels
 from dmole.transfer import to_device
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from dmole.experts.lora import RoutedLinear
     from dmole.experts.plan import LayerPlan
+    from dmole.experts.products import Product
     from dmole.modality import Modality
 
 
@@ -62,6 +64,7 @@ class Gates:
         decisions: Weights that a linear fixes for a whole ``generate``, by its path.
         plans: What each linear computes under these gates, by linear and by whether its weights
             are fixed; empty unless the gates are in use.
+        products: How a linear adds its experts to inputs of a shape, for the same time.
 
     Raises:
         ValueError: If the shapes do not match.
@@ -92,6 +95,7 @@ class Gates:
         self.records: list[MixingRecord] = []
         self.decisions: dict[str, Tensor] = {}
         self.plans: dict[tuple[RoutedLinear, bool], LayerPlan] = {}
+        self.products: dict[tuple[RoutedLinear, torch.Size], Product] = {}
         columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
         used, all_ones = columns.any(dim=0).tolist(), (columns == 1).all(dim=0).tolist()
@@ -100,6 +104,8 @@ class Gates:
         self._all_ones = frozenset(itertools.compress(self.experts, all_ones))
         self._rows: dict[tuple[str, int], Tensor] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
+        self._positions: dict[int, Tensor] = {}
+        self._row_channels: dict[tuple[object, ...], RowChannels] = {}
 
     def rank_mask(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], x: Tensor
@@ -128,6 +134,40 @@ class Gates:
             self._masks[key] = to_device(mask, x.device)
         return self._masks[key]
 
+    def row_channels(
+        self,
+        modality: Modality,
+        names: Sequence[str],
+        ranks: Sequence[int],
+        scalings: Sequence[float],
+        x: Tensor,
+    ) -> RowChannels | None:
+        """Return the channels that each row of a linear's input uses, on its device.
+
+        Args:
+            modality: Modality of the linear.
+            names: Experts of the linear that some sample uses.
+            ranks: Number of channels of each of them.
+            scalings: Factor of each expert's update.
+            x: Input of the linear.
+
+        Returns:
+            None if all rows have all experts with weight one, or if weights differ by token.
+        """
+        if self.weights.ndim == 3 or all(name in self._all_ones for name in names):
+            return None
+        key = (modality, len(x), x.device, *names, *ranks, *scalings)
+        if key not in self._row_channels:
+            columns = [self._index[name] for name in names]
+            weights = self._expanded(modality, len(x))[:, columns].tolist()
+            found = RowChannels.of(weights, ranks, scalings)
+            self._row_channels[key] = RowChannels(
+                to_device(found.index, x.device),
+                to_device(found.factors, x.device),
+                found.channels,
+            )
+        return self._row_channels[key]
+
     def _channel_factors(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], rows: int
     ) -> Tensor:
@@ -148,6 +188,18 @@ class Gates:
         if modality != "language" or mask is None or x.ndim != 3 or x.shape[1] != mask.shape[1]:
             return None
         return mask.bool().repeat_interleave(x.shape[0] // mask.shape[0], dim=0).to(x.device)
+
+    def valid_positions(self, modality: Modality, x: Tensor) -> Tensor | None:
+        """Return the positions of valid tokens in ``(rows, tokens)``, flattened; None if all are.
+
+        They are found once for all linears, since the host waits for the mask.
+        """
+        valid = self.valid_tokens(modality, x)
+        if valid is None:
+            return None
+        if x.shape[0] not in self._positions:
+            self._positions[x.shape[0]] = valid.reshape(-1).nonzero().flatten()
+        return self._positions[x.shape[0]]
 
     def row_weights(self, modality: Modality, name: str, x: Tensor) -> Tensor:
         """Return the weight of one expert for each input row of a linear, ``(rows,)``."""
@@ -223,6 +275,7 @@ class GateContext:
             self.current = before
             if gates is not None and gates is not before:
                 gates.plans.clear()  # the experts may change from now on
+                gates.products.clear()
 
     def for_checkpointing(
         self,

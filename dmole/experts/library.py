@@ -15,6 +15,7 @@ from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
 from dmole.experts.shape import ExpertShape
 from dmole.storage.seeds import expert_seed
 from dmole.storage.tensors import DigestCache
+from dmole.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,7 @@ class ExpertLibrary:
         self._modality_of = modality_of
         self._linears: dict[str, RoutedLinear] = {}
         self._architecture: dict[str, dict[str, ExpertShape]] = {}
+        self._learners: tuple[str, ...] | None = None
         self.versions: dict[str, int] = {}
         self._digests = DigestCache(_digest)
 
@@ -90,6 +92,7 @@ class ExpertLibrary:
             experts[path] = LoRAExpert(self._base(path), shape, generator)
         for path, expert in experts.items():  # only after all were created
             self._wrapped(path).experts[expert_key(name)] = expert
+        self._let_learn(None)
         self._architecture[name] = dict(shapes)
 
     def check_shapes(self, name: str, shapes: Mapping[str, ExpertShape]) -> None:
@@ -110,6 +113,7 @@ class ExpertLibrary:
     def remove(self, name: str) -> None:
         """Delete an expert; a linear without experts is unwrapped."""
         self._digests.forget(name)
+        self._let_learn(None)
         for path in self._architecture.pop(name):
             linear = self._linears[path]
             del linear.experts[expert_key(name)]
@@ -134,6 +138,19 @@ class ExpertLibrary:
             path.startswith(f"{root}.") for name in used for path in self._architecture[name]
         )
 
+    def trains_below(self, root: str) -> bool:
+        """Return whether an expert of a linear below a submodule trains.
+
+        Args:
+            root: Full path of the submodule.
+        """
+        return any(
+            expert.learning
+            for name in (self.names if self._learners is None else self._learners)
+            for path, expert in self.experts(name)
+            if path.startswith(f"{root}.")
+        )
+
     def modality(self, path: str) -> Modality:
         """Return the modality of a linear with experts."""
         return self._linears[path].modality
@@ -153,6 +170,15 @@ class ExpertLibrary:
             for _, expert in self.experts(name):
                 for parameter in expert.trainable():
                     parameter.requires_grad_(True)
+        self._let_learn(tuple(name for name in names if name is not None))
+
+    def _let_learn(self, names: tuple[str, ...] | None) -> None:
+        """Tell the linears which experts may train; None lets them ask all experts."""
+        self._learners = names
+        held = {name: self._architecture[name] for name in names or ()}
+        for path, linear in self._linears.items():
+            learners = tuple(name for name, shapes in held.items() if path in shapes)
+            linear.learners = None if names is None else learners
 
     def count(self, name: str) -> int:
         """Return the number of parameters of one expert."""
@@ -237,7 +263,7 @@ class ExpertLibrary:
         kept = {key: parameters[key].data for key in tensors if key in parameters}
         try:
             for key in kept:
-                parameters[key].data = tensors[key].to(kept[key].device)
+                parameters[key].data = to_device(tensors[key], kept[key].device)
             yield
         finally:
             for key, data in kept.items():
@@ -287,7 +313,7 @@ def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> No
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
     """Switch dropout off for the body of a ``with`` statement, then restore the modes."""
-    training = [child for child in _with_mode(module) if child.training]
+    training = [child for child in modules_without_experts(module) if child.training]
     try:
         for child in training:
             child.training = False
@@ -297,8 +323,11 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             child.training = True
 
 
-def _with_mode(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield all modules without experts, whose number grows and which compute alike in any mode."""
+def modules_without_experts(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules of the base model, without experts, whose number grows.
+
+    Experts compute alike in any mode.
+    """
     pending = [module]
     while pending:
         child = pending.pop()

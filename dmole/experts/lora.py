@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dmole.experts.plan import LayerPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Set
 
     from dmole.experts.gates import GateContext, Gates
     from dmole.experts.shape import ExpertShape
@@ -127,6 +127,10 @@ class RoutedLinear(nn.Module):
         mixing: Weighs the experts' channels token by token, in addition to the gates.
         path: Full path of the linear, for records.
 
+    Attributes:
+        learners: Names of the experts that may train; None if any may. The library sets it, so
+            that a forward does not ask all experts.
+
     Source:
         D-MoLE (https://arxiv.org/abs/2506.11672): base output plus the plain sum of the active
         experts. Differs from the released code in that gates are per sample, not per batch.
@@ -145,8 +149,10 @@ class RoutedLinear(nn.Module):
         self.base = base
         self.modality = modality
         self.dropout = nn.Dropout(dropout)
+        self._drops_out = dropout > 0
         self.experts = nn.ModuleDict()
         self.path = path
+        self.learners: tuple[str, ...] | None = None
         self._context = context
         self._mixing = mixing
 
@@ -192,34 +198,34 @@ class RoutedLinear(nn.Module):
         gates = self._context.current
         if gates is None:
             return out
+        if not (torch.is_grad_enabled() or (self._drops_out and self.dropout.training)):
+            product = gates.products.get((self, x.shape))
+            if product is not None and product.fits(out, x):
+                return product.add_to(out, x)
         plan = self._plan(gates)
         if not plan.names:
             return out
-        if plan.keep and self._mixing is None and plan.adds_to(out, x) and not self._drops():
-            return self._added(out, x, plan, gates)
-        low = self._down(x, plan)  # (rows, ..., channels)
+        if self._mixing is None and plan.adds_to(out, x) and not self._drops():
+            # the sum below with other rounding
+            return plan.product(gates, self, x).add_to(out, x)
+        x = self._expert_input(x, plan)
+        partners = None if self._mixing else plan.frozen_by_row(gates, self.modality, x)
+        if partners is not None:
+            out = partners.sum_with(out, x)
+            plan = plan.trained()
+            if not plan.names:
+                return out
+        low = plan.tiled(plan.scaled(flat_linear(x, plan.down())))  # (rows, ..., channels)
         mask = gates.rank_mask(self.modality, plan.names, plan.channels, x)
         if mask is not None:
             low = low * mask.to(low.dtype)
         if self._mixing is not None:
             weights = self._mixing(self, x, plan.experts, gates)
             low = low * _joined_weights(weights, plan.experts, plan.names, low)
-        return out + flat_linear(low, plan.up()).to(out.dtype)
+        return _sum(out, low, plan.up())
 
     def _drops(self) -> bool:
-        return self.dropout.training and self.dropout.p > 0
-
-    def _added(self, out: Tensor, x: Tensor, plan: LayerPlan, gates: Gates) -> Tensor:
-        """Add the experts to the output of the base in place: two products and one mask.
-
-        The sum of :meth:`forward` with other rounding, for weights that are fixed.
-        """
-        factors, scaling = plan.factors(gates, self.modality, x)  # (rows, 1, channels) or None
-        low = x.reshape(-1, x.shape[-1]) @ plan.down().t()  # (N, channels)
-        if factors is not None:
-            low.view(x.shape[0], -1, low.shape[-1]).mul_(factors)
-        out.view(-1, out.shape[-1]).addmm_(low, plan.up().t(), alpha=scaling)
-        return out
+        return self._drops_out and self.dropout.training
 
     def _plan(self, gates: Gates) -> LayerPlan:
         """Return what this linear computes under some gates; made once for as long as they last.
@@ -234,26 +240,23 @@ class RoutedLinear(nn.Module):
 
     def _computed(self, gates: Gates) -> dict[str, LoRAExpert]:
         """Return the experts of this linear that are computed, oldest first."""
-        if not torch.is_grad_enabled():  # costs nothing for experts that no sample uses
-            return {
-                name: self.expert(name) for name in gates.used if expert_key(name) in self.experts
-            }
+        used = [name for name in gates.used if expert_key(name) in self.experts]
         # a trainable expert is computed even if no sample uses it: its parameters must be in the
         # graph of every rank, else distributed training waits for missing gradients
-        return {
-            name: self.expert(name)
-            for name in self.names
-            if name in gates.live or self.expert(name).learning
-        }
+        unused = self._learning(gates.live) if torch.is_grad_enabled() else ()
+        if unused:
+            used = [name for name in self.names if name in unused or name in gates.live]
+        return {name: self.expert(name) for name in used}
 
-    def _down(self, x: Tensor, plan: LayerPlan) -> Tensor:
-        """Project the input to the scaled channels of all experts of a plan."""
-        lora_a = plan.down()
+    def _learning(self, without: Set[str]) -> set[str]:
+        """Return the experts that train, without some."""
+        learners = self.names if self.learners is None else self.learners
+        return {name for name in learners if name not in without and self.expert(name).learning}
+
+    def _expert_input(self, x: Tensor, plan: LayerPlan) -> Tensor:
+        """Return the input of the experts: with dropout, in the type of their weights."""
         x = self.dropout(x)
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(lora_a.dtype)
-        low = flat_linear(x, lora_a)  # (rows, ..., sum of ranks)
-        return plan.tiled(plan.scaled(low))
+        return x if torch.is_autocast_enabled(x.device.type) else x.to(plan.dtype)
 
 
 _PREFIX = "expert_"  # an expert may be called "train" or "keys", a submodule may not
@@ -271,6 +274,14 @@ def flat_linear(x: Tensor, weight: Tensor) -> Tensor:
     an expert would change in their last bits when it is frozen.
     """
     return F.linear(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _sum(out: Tensor, low: Tensor, up: Tensor) -> Tensor:
+    """Return ``out + low @ up.T`` in the type of ``out``, with one kernel where types allow it."""
+    if not out.dtype == low.dtype == up.dtype or torch.is_autocast_enabled(out.device.type):
+        return out + flat_linear(low, up).to(out.dtype)
+    flat = out.reshape(-1, out.shape[-1])
+    return torch.addmm(flat, low.reshape(-1, low.shape[-1]), up.t()).view(out.shape)
 
 
 def _joined_weights(

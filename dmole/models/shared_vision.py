@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dmole.experts.library import modules_without_experts
+
 if TYPE_CHECKING:
     from dmole.experts import ExpertLibrary
     from dmole.models.backbone import Backbone
@@ -95,7 +97,10 @@ class SharedVision:
             return False
         if not torch.is_grad_enabled():
             return True
-        return not any(parameter.requires_grad for parameter in self._encoder.parameters())
+        if self._library.trains_below(self._root):
+            return False
+        base = modules_without_experts(self._encoder)
+        return not any(p.requires_grad for module in base for p in module.parameters(recurse=False))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dmole.regularizers.base import Regularizer, StageView, Step, training_param
 from dmole.regularizers.importance import first_order_hypergradient, importance_weights
 from dmole.steps.finite import NonFiniteError, describe
 from dmole.storage.seeds import derive_seed
+from dmole.transfer import to_device
 
 _EVEN = math.log(math.e - 1)  # softplus of it is 1: all weights start at 1
 
@@ -100,7 +101,7 @@ class ReplayImportance(Regularizer):
                 outer = held if self.objective == "seen" else held & ~replayed
                 self._store_gradient(step, learned, losses, counts, chosen, outer)
         weights[held] = 0.0
-        change = (weights.to(losses.device) - 1.0) * losses
+        change = to_device(weights - 1.0, losses.device) * losses
         return change.sum() / counts.sum()
 
     def _is_held(self, sample: str) -> bool:

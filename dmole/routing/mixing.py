@@ -193,9 +193,9 @@ def _record(
 ) -> None:
     """Record the router's decisions for all tokens except padding."""
     flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (probabilities, weights)]
-    valid = gates.valid_tokens(linear.modality, x)
+    valid = gates.valid_positions(linear.modality, x)
     if valid is not None:
-        flat = [tensor[valid.reshape(-1)] for tensor in flat]  # (M, N), M valid tokens
+        flat = [tensor.index_select(0, valid) for tensor in flat]  # (M, N), M valid tokens
     gates.records.append(MixingRecord(linear.path, flat[0], flat[1], output))
 
 

@@ -33,6 +33,7 @@ _OF_NODE = (
     *("config", "ckpt_path"),
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.plugins"),
     *("trainer.loggers", "trainer.profiler", "data.data_root", "data.num_workers"),
+    *("data.cache_images", "data.cache_bytes", "data.cache_folder"),
     *("data.pin_memory", "model.backbone.init_args.name_or_path"),
 )
 """Settings that may differ between nodes: places and costs, which change no result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import time
 from contextlib import contextmanager
@@ -108,8 +109,7 @@ class Clock:
     def report(self) -> dict[str, Any]:
         """Return the content of ``timing.json``: seconds per phase, samples/s, memory, costs."""
         trained = [lap for lap in self.laps if lap.phase == "train" and lap.samples]
-        inside = [lap for lap in self.laps if lap.phase in INNER_PHASES]
-        seconds = sum(lap.seconds for lap in trained) - sum(lap.seconds for lap in inside)
+        seconds = sum(lap.seconds - self._inside(lap) for lap in trained)
         outer = [lap for lap in self.laps if lap.phase not in INNER_PHASES]
         return {
             "seconds": sum(lap.seconds for lap in outer),
@@ -121,9 +121,15 @@ class Clock:
             "parameters": self.costs.to_dict(),
         }
 
+    def _inside(self, train: Lap) -> float:
+        """Return the seconds of the phases that ran inside a training phase."""
+        before = itertools.takewhile(lambda lap: lap is not train, self.laps)
+        inner = (lap for lap in before if lap.phase in INNER_PHASES and lap.stage == train.stage)
+        return sum(lap.seconds for lap in inner)
+
 
 INNER_PHASES = ("embed", "allocate")
-"""Phases that run inside the phase ``train``, whose seconds include theirs."""
+"""Phases that run inside ``train`` or ``router``, whose seconds include theirs."""
 
 
 def peak_memory() -> int:

@@ -15,7 +15,7 @@ from dmole._moved import current_path
 from dmole._version import __version__
 from dmole.run.parts import replace_parts
 from dmole.run.plain import CONFIG, MODEL, REMOTE_CODE, PlainReader
-from dmole.run.schema import TRAINER, TRAINING_ONLY, RunSettings, checked_settings
+from dmole.run.schema import NOT_OF_RUN, TRAINER, TRAINING_ONLY, RunSettings, checked_settings
 from dmole.storage.files import write_json
 from dmole.storage.reading import read_json
 from dmole.storage.yaml_file import read_yaml
@@ -126,7 +126,7 @@ def from_config(config: Any, path: Path, trusted: Sequence[str] | None) -> RunSe
         model["backbone"] = {**backbone, "init_args": arguments}
     trainer = {k: v for k, v in config["trainer"].items() if k in TRAINER}
     trainer |= _avg_scope(config["trainer"].get("callbacks"))
-    data = {k: v for k, v in config["data"].items() if k != "seed"}
+    data = {k: v for k, v in config["data"].items() if k not in NOT_OF_RUN}
     seed = config.get("seed_everything")
     content = {
         "seed": 0 if seed is None or isinstance(seed, bool) else seed,

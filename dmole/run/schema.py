@@ -44,7 +44,10 @@ DATA: dict[str, Any] = {
     "verify_images": bool,
     "images": ImageOptions,
 }
-"""Types of the arguments of `ContinualDataModule`, all but its seed."""
+"""Types of the arguments of `ContinualDataModule` that a run may hold, all but `NOT_OF_RUN`."""
+
+NOT_OF_RUN = ("seed", "cache_images", "cache_bytes", "cache_folder")
+"""Arguments of `ContinualDataModule` that a run has elsewhere, or that are of a machine alone."""
 
 TRAINER: dict[str, Any] = {
     "name": str,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from dmole.data.window import Window, counts_of
+from dmole.distributed import is_distributed
 from dmole.steps.accumulation import Accumulation, Share
 from dmole.steps.guard import StepGuard
 from dmole.steps.restored import RestoredState
@@ -33,10 +35,21 @@ class StepModule(LightningModule):
         self.guard = StepGuard(skip_nonfinite_steps)
         self.restored = RestoredState()
         self._accumulation = Accumulation()
+        self._trained: Mapping[str, Tensor] | None = None
 
     @abstractmethod
-    def trained_parameters(self) -> Mapping[str, Tensor]:
+    def collect_trained(self) -> Mapping[str, Tensor]:
         """Return all parameters that train, by names for messages."""
+
+    def trained_parameters(self) -> Mapping[str, Tensor]:
+        """Return all parameters that train, by names for messages, collected once for a stage."""
+        if self._trained is None:
+            self._trained = self.collect_trained()
+        return self._trained
+
+    def forget_trained(self) -> None:
+        """Collect the parameters that train again, since they may have changed."""
+        self._trained = None
 
     @abstractmethod
     def position(self) -> str:
@@ -71,9 +84,10 @@ class StepModule(LightningModule):
             keys: Its samples.
         """
         share, mean = self._accumulation.enter(loss, window, self._accumulated())
+        value = loss.detach()  # what is watched must not keep the graph
         self.guard.watch(
-            loss,
-            lambda: f"the loss is {loss.item()} {self.position()}; samples: {', '.join(keys)}",
+            value,
+            lambda: f"the loss is {value.item()} {self.position()}; samples: {', '.join(keys)}",
         )
         mean = self._accumulation.mean_loss(mean)
         self.log("train/loss", mean, prog_bar=True, batch_size=len(keys))
@@ -82,6 +96,23 @@ class StepModule(LightningModule):
     def log_term(self, name: str, value: Tensor) -> None:
         """Log a weighted term of the loss, summed over its step."""
         self.log(f"train/{name}", self._accumulation.term(name, value), batch_size=1)
+
+    def watch_term(self, name: str, value: Tensor) -> None:
+        """Leave the step out if a weighted term of the loss is not finite."""
+        value = value.detach()
+        self.guard.watch(
+            value, lambda: f"the term {name} of the loss is {value.item()} {self.position()}"
+        )
+
+    def anchored(self, loss: Tensor) -> Tensor:
+        """Return a loss that has a gradient, on several ranks for every trainable parameter.
+
+        A batch without images leaves vision experts out of the graph, and distributed training
+        would wait for their gradients forever.
+        """
+        if loss.requires_grad and not is_distributed():
+            return loss
+        return loss + 0.0 * torch.stack([p.sum() for p in self.trained_parameters().values()]).sum()
 
     def configure_gradient_clipping(
         self,
@@ -102,6 +133,16 @@ class StepModule(LightningModule):
                 gradient_clip_algorithm=gradient_clip_algorithm,
             )
         self.restored.enter()  # the optimizer steps with its state
+
+    def on_after_backward(self) -> None:
+        """Give a gradient of zero to parameters that the loss of this rank does not depend on.
+
+        A batch without images leaves vision experts out of the graph; the optimizer decays them
+        like the others.
+        """
+        for parameter in self.trained_parameters().values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
         """Make a step; its result is checked before the next one is made."""

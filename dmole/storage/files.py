@@ -79,8 +79,12 @@ def check_name(name: object, what: str) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder. It replaces ``path``, or is removed on an error.
+
+    Args:
+        path: The file.
+        flush: Whether to wait until the disk has it; else it may be damaged by a power failure.
 
     Example:
         >>> import tempfile
@@ -99,10 +103,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.close(handle)
         try:
             yield temporary
-            _flush(temporary)
+            if flush:
+                _flush(temporary)
             _set_permissions(temporary, usual)
             temporary.replace(path)
-            _flush(path.parent)  # else a power failure may undo the renaming
+            if flush:
+                _flush(path.parent)  # else a power failure may undo the renaming
         finally:
             temporary.unlink(missing_ok=True)
 

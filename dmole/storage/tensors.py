@@ -25,7 +25,9 @@ _DIGEST = "sha256"
 _EXPERT = "expert"
 
 
-def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | None = None) -> None:
+def write_tensor_file(
+    path: Path, tensors: Mapping[str, Tensor], expert: str | None = None, *, flush: bool = True
+) -> None:
     """Write tensors, with their digest in the metadata of the safetensors file.
 
     Equal tensors and names give equal bytes.
@@ -34,6 +36,7 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | N
         path: The file.
         tensors: The tensors by name.
         expert: Name of the expert that the tensors belong to, for the metadata.
+        flush: Whether to wait until the disk has the file.
 
     Raises:
         OSError: If the file cannot be written, for example because the disk is full; names it.
@@ -42,7 +45,7 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | N
     metadata = {"format": "pt", _DIGEST: tensor_digest(contiguous)}
     if expert is not None:
         metadata[_EXPERT] = expert
-    with atomic_path(path) as temporary:
+    with atomic_path(path, flush=flush) as temporary:
         try:
             save_file(contiguous, temporary, metadata=metadata)
         except SafetensorError as error:
@@ -52,7 +55,9 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], expert: str | N
         _sort_metadata(temporary)
 
 
-def read_tensor_file(path: Path, expert: str | None = None) -> dict[str, Tensor]:
+def read_tensor_file(
+    path: Path, expert: str | None = None, *, finite: bool = True
+) -> dict[str, Tensor]:
     """Return the tensors of a file without executing code from it.
 
     A file without digest and name, as other programs write it, is read without these checks.
@@ -60,6 +65,7 @@ def read_tensor_file(path: Path, expert: str | None = None) -> dict[str, Tensor]
     Args:
         path: The file.
         expert: Name of the expert that the file must belong to; None accepts any.
+        finite: Whether each number must be finite.
 
     Raises:
         ValueError: If the file is missing or damaged, belongs to another expert, or a number in it
@@ -77,7 +83,7 @@ def read_tensor_file(path: Path, expert: str | None = None) -> dict[str, Tensor]
         raise ValueError(f"{path} holds the tensors of expert {owner!r}, not of {expert!r}")
     if metadata.get(_DIGEST) not in (None, tensor_digest(tensors)):
         raise ValueError(f"cannot read {path}: it is damaged, its tensors are not those written")
-    for key, tensor in tensors.items():
+    for key, tensor in tensors.items() if finite else ():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"cannot use {path}: tensor {key} holds a number that is not finite")
     return tensors

@@ -25,13 +25,16 @@ class Setting:
         accelerator: ``cuda`` or ``cpu``.
         folder: Folder for runs and models.
         repeats: Measurements of each time; the median is reported.
-        base: ``7b`` for a random LLaVA-1.5-7B, ``tiny`` for a random LLaVA that a CPU can run.
+        base: ``7b`` for a random LLaVA-1.5-7B, ``tiny`` for a random LLaVA that a CPU can run;
+            ``medium`` and ``wide`` are those of `experiments.performance`.
+        dtype: Type of the weights of the random LLaVA.
     """
 
     accelerator: str
     folder: Path
     repeats: int = 5
     base: str = "7b"
+    dtype: torch.dtype = torch.bfloat16
 
     @property
     def device(self) -> torch.device:

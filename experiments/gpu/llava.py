@@ -43,6 +43,40 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
             "vocab_size": 32064,
         },
     },
+    "medium": {
+        "vision": {
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 8,
+            "image_size": 112,
+            "patch_size": 16,
+        },
+        "text": {
+            "hidden_size": 512,
+            "intermediate_size": 1376,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 8,
+            "vocab_size": 8192,
+        },
+    },
+    "wide": {
+        "vision": {
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 16,
+            "image_size": 112,
+            "patch_size": 16,
+        },
+        "text": {
+            "hidden_size": 2048,
+            "intermediate_size": 5504,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 16,
+            "vocab_size": 8192,
+        },
+    },
     "tiny": {
         "vision": {
             "hidden_size": 32,
@@ -61,12 +95,12 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
-SIZES = {"7b": (128, 64, 32), "tiny": (4, 8, 4)}
+SIZES = {"7b": (128, 64, 32), "medium": (8, 64, 32), "wide": (8, 64, 32), "tiny": (4, 8, 4)}
 """Rank of an expert (``coin.yaml``), tokens of text in a sample, tokens of an answer."""
 
 
 def build_model(setting: Setting, attention: str = "sdpa") -> Any:
-    """Return the model with random weights in bfloat16, on the device."""
+    """Return the model with random weights on the device."""
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -86,7 +120,7 @@ def build_model(setting: Setting, attention: str = "sdpa") -> Any:
     torch.manual_seed(0)
     with torch.device(setting.device):
         model: Any = LlavaForConditionalGeneration._from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention
+            config, dtype=setting.dtype, attn_implementation=attention
         )
     model.generation_config.eos_token_id = None  # all answers are equally long
     model.generation_config.pad_token_id = 0
@@ -137,7 +171,7 @@ def make_batch(setting: Setting, size: int) -> Batch:
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
             "pixel_values": torch.randn(size, 3, pixels, pixels, generator=generator).to(
-                device, torch.bfloat16
+                device, setting.dtype
             ),
         },
         labels=labels,

@@ -88,6 +88,7 @@ def training_step(module: ContinualModule, batch: Batch) -> Callable[[], None]:
         with torch.autocast(module.device.type, torch.bfloat16, enabled=mixed):
             loss = module.training_step(batch, 0)
         loss.backward()
+        module.on_after_backward()
         named = module.trained_parameters()
         module.guard.admits(named, optimizer, module.position())
         optimizer.step()

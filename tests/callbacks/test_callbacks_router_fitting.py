@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +64,7 @@ def test_a_task_whose_samples_repeat_gets_a_warning(
         is_global_zero=True,
         stage=SimpleNamespace(expert="paint"),
         data=SimpleNamespace(training_task_names=()),
+        timed=lambda phase: nullcontext(),
         put=lambda *files: put.append([file.name for file in files if not file.write(tmp_path)]),
     )
     router = AutoencoderRouter(components=4)

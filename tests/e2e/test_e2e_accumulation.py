@@ -116,9 +116,8 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert ours_.keys() == theirs_.keys()
     assert any(tensor.any() for key, tensor in ours_.items() if "lora_b" in key.lower())
     for key, tensor in ours_.items():
-        # entries near zero have the rounding errors of the large ones
-        atol = 1e-5 * max(1.0, float(theirs_[key].abs().max()))
-        assert_close(tensor, theirs_[key], rtol=1e-3, atol=atol, msg=key)
+        # updates are above 0.1; entries near zero have the rounding errors of large ones
+        assert_close(tensor, theirs_[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,12 @@ def renew_digests(run: Path) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_no_byte_of_a_bundle_names_a_path_or_the_user(home: Path, bundle: Path) -> None:
+def test_no_byte_of_a_bundle_names_a_path_or_the_user(home: Path, run: Path, bundle: Path) -> None:
     words = [str(home), str(bundle.parent), str(Path.home()), "zoe-quux", "zoe-", "/tmp", "/var/"]
+    assert (run / "embeddings").is_dir()
     for path in bundle.rglob("*"):
         assert "quux" not in path.name
+        assert "embeddings" not in str(path.relative_to(bundle))
         if path.is_file():
             content = path.read_bytes()
             found = [word for word in words if word.encode() in content]

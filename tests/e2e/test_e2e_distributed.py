@@ -377,8 +377,10 @@ def test_two_ranks_start_an_expert_where_one_does(tmp_path: Path) -> None:
         assert (tensor == states[1][key]).all(), key
     theirs = expert_tensors(one)
     for key, value in expert_tensors(two).items():
-        # the second expert inherits the rounding of the first one's steps
-        assert_close(value, theirs[key], rtol=1e-3, atol=5e-4, msg=key)
+        # the second expert inherits the rounding of the first one's steps, and Adam makes whole
+        # steps of the rounding of a gradient near zero
+        differs = ~torch.isclose(value, theirs[key], rtol=1e-3, atol=5e-4)
+        assert differs.float().mean() < 2e-3, key
     for stage in range(3):
         assert gate_sets(two, stage) == gate_sets(one, stage)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from run_digests import run_digests
 from safetensors.torch import load_file
+from small_runs import embedded
 
 import dmole
 from dmole.cli.main import main
@@ -44,8 +45,10 @@ def gate_sets(run: Path, stage: int, task: str) -> dict[str, int]:
 def without(tmp_path_factory: pytest.TempPathFactory, quick_run: Path) -> Path:
     """The small run without its first expert, whose router entry holds the statistics."""
     output, before = tmp_path_factory.mktemp("without") / "version_1", run_digests(quick_run)
-    assert main(["experts", str(quick_run), "remove", "paint", "--output", str(output)]) == 0
+    with embedded() as seen:
+        assert main(["experts", str(quick_run), "remove", "paint", "--output", str(output)]) == 0
     assert run_digests(quick_run) == before
+    assert seen == []  # the evaluation reads the embeddings of the run
     return output
 
 

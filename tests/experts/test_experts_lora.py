@@ -90,6 +90,29 @@ def test_output_and_gradients_equal_the_loop_over_samples_and_experts(
         assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [2, 200], ids=["masked", "by row"])
+def test_frozen_partners_that_differ_by_row_equal_the_loop(tokens: int) -> None:
+    layer = routed()
+    for name in ("a", "b"):
+        layer.expert(name).requires_grad_(False)
+    weights = torch.tensor([[1.0, 0, 1], [0, 0.5, 1], [0, 0, 1], [1, 0, 1]])
+    x, outer = torch.randn(4, tokens, 6, requires_grad=True), torch.randn(4, tokens, 5)
+    trained = list(layer.expert("c").parameters())
+    found, expected = run(layer, x, weights), loop(layer, x, weights)
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for one, other in zip(
+        torch.autograd.grad((found * outer).sum(), [x, *trained]),
+        torch.autograd.grad((expected * outer).sum(), [x, *trained]),
+        strict=True,
+    ):
+        assert_close(one, other, rtol=1e-4, atol=1e-4)
+    gates = Gates(list(RANKS), weights)
+    with layer._context.use(gates):
+        layer(x)
+        (plan,) = gates.plans.values()
+        assert (plan.frozen_by_row(gates, "language", x) is not None) == (tokens == 200)
+
+
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("shape", [(4, 6), (4, 7, 6), (4, 2, 3, 6)])
 def test_any_number_of_axes_between_rows_and_width_is_allowed(

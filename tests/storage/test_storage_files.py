@@ -135,14 +135,17 @@ def test_the_clock_counts_outer_phases_once_and_samples_of_training() -> None:
         train.samples = 10
         with clock.lap(1, "colors", "allocate"):
             pass
+    with clock.lap(1, "colors", "router"), clock.lap(1, "colors", "embed") as later:
+        pass
+    later.seconds = 5.0  # after training, so it is no part of its seconds
     with pytest.raises(RuntimeError), clock.lap(1, "colors", "evaluate"):
         raise RuntimeError
-    inner, outer, broken = clock.laps
+    inner, outer, _, router, broken = clock.laps
     assert (inner.phase, outer.phase, broken.phase) == ("allocate", "train", "evaluate")
     report = clock.report()
-    assert report["seconds"] == pytest.approx(outer.seconds + broken.seconds)
+    assert report["seconds"] == pytest.approx(outer.seconds + router.seconds + broken.seconds)
     assert report["train_samples_per_second"] == pytest.approx(10 / (outer.seconds - inner.seconds))
-    assert len(report["phases"]) == 3
+    assert len(report["phases"]) == 5
 
 
 def test_a_clock_without_training_has_no_speed() -> None:

@@ -1,0 +1,1 @@
+"""The parts of `experiments.performance`: subjects, clocks, sections, page."""
