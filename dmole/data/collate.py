@@ -107,7 +107,7 @@ class Collator:
         sample counts as many tokens as one of its images does.
 
         Raises:
-            SampleError: See :meth:`__call__`.
+            ValueError: If the chat template or the processor refuses a sample; names it.
         """
         texts = [self._prompt(item) for item in items]
         if not texts:

@@ -38,14 +38,17 @@ class BoardPosition:
     Args:
         file: Name of the file in the run folder.
         size: Its size in bytes.
+        step: Step of training that has ended, but that Lightning logs only after the checkpoint;
+            None between two phases.
     """
 
     file: str
     size: int
+    step: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
-        return {"file": self.file, "size": self.size}
+        return {"file": self.file, "size": self.size, "step": self.step}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -54,12 +57,14 @@ class BoardPosition:
         Raises:
             ValueError: If it names no file of events, or has no size.
         """
-        name, size = values["file"], values["size"]
+        name, size, step = values["file"], values["size"], values.get("step")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"{name!r:.80} is no file of TensorBoard events")
         if type(size) is not int or size < 0:
             raise ValueError(f"the size of {name} is {size!r:.80}")
-        return cls(name, size)
+        if step is not None and type(step) is not int:
+            raise ValueError(f"the step of {name} is {step!r:.80}")
+        return cls(name, size, step)
 
 
 class RunBoard(TensorBoardLogger):
@@ -106,15 +111,19 @@ class RunBoard(TensorBoardLogger):
             log.warning("%s: events of TensorBoard were deleted; they are lost", self.log_dir)
             return
         with errors_naming(path):
-            cut(path, position.size)
+            cut(path, position.size, position.step)
         self._events = path
 
     @rank_zero_only
-    def position(self) -> BoardPosition | None:
-        """Return how far the run has logged; None on other ranks than the first."""
+    def position(self, step: int | None = None) -> BoardPosition | None:
+        """Return how far the run has logged; None on other ranks than the first.
+
+        Args:
+            step: See `BoardPosition`.
+        """
         self.save()
         file = self._file()
-        return BoardPosition(file.name, file.stat().st_size if file.is_file() else 0)
+        return BoardPosition(file.name, file.stat().st_size if file.is_file() else 0, step)
 
     @rank_zero_only
     def check(self) -> None:

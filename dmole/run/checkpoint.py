@@ -113,7 +113,7 @@ def stage_content(state: SequenceState, module: ContinualModule) -> dict[str, An
         "parameters": state.clock.costs.to_dict(),
         "settings": settings_of(state, module),
         "changes": state.changes,
-        "events": _logged(state),
+        "events": _logged(state, fit_progress(state.trainer)["stepped"]),
     }
 
 
@@ -223,9 +223,9 @@ def _phases(state: SequenceState, pairs: Any) -> set[tuple[int, str]]:
     return done
 
 
-def _logged(state: SequenceState) -> dict[str, Any] | None:
-    """Return how far the run has logged to TensorBoard."""
-    position = state.board.position()
+def _logged(state: SequenceState, step: int | None = None) -> dict[str, Any] | None:
+    """Return how far the run has logged to TensorBoard; see `BoardPosition`."""
+    position = state.board.position(step)
     return None if position is None else position.to_dict()
 
 

@@ -7,6 +7,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event, SourceMetadata
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -85,28 +86,35 @@ class ContinuedWriter(SummaryWriter):
         return cast("FileWriter", self.file_writer)
 
 
-def cut(path: Path, size: int) -> None:
+def cut(path: Path, size: int, step: int | None = None) -> None:
     """Cut a file of events to a size, or to its whole records if it is shorter.
 
     Args:
         path: The file.
         size: Size of the file after one of its records.
+        step: Records of this step that follow stay.
     """
-    length = path.stat().st_size
-    if length < size:  # a power failure has undone writes
-        size = _whole_records(path, length)
-    if length != size:
-        os.truncate(path, size)
-
-
-def _whole_records(path: Path, length: int) -> int:
-    """Return the size of the records that are complete."""
-    end = 0
+    length, end = path.stat().st_size, 0
     with path.open("rb") as file:
+        if length >= size:  # else a power failure has undone writes
+            end = file.seek(size)
         while end + _OVERHEAD <= length:
             (content,) = struct.unpack("<Q", file.read(8))
             if content > length - end - _OVERHEAD:
                 break
+            if end >= size:
+                file.seek(end + 12)  # after the checksum of the length
+                if step is None or _step_of(file.read(content)) != step:
+                    break
             end += content + _OVERHEAD
             file.seek(end)
-    return end
+    if length != end:
+        os.truncate(path, end)
+
+
+def _step_of(content: bytes) -> int | None:
+    """Return the step of an event, None for content that is damaged."""
+    try:
+        return int(Event.FromString(content).step)
+    except DecodeError:
+        return None

@@ -147,6 +147,19 @@ def kill(fit: Fit) -> None:
     fit.process.kill()
 
 
+def assert_logged(run: Path, whole: Path, missing: int) -> None:
+    """Check that no step is logged twice, and that at most some are not logged at all.
+
+    Lightning logs a step after its checkpoint, and a process may be killed between the two.
+    """
+    ours, theirs = logged_steps(run), logged_steps(whole)
+    assert ours.keys() == theirs.keys()
+    for name, steps in ours.items():
+        assert steps == sorted(set(steps)), name
+        assert set(steps) <= set(theirs[name]), name
+        assert len(steps) >= len(theirs[name]) - missing, name
+
+
 Survives = Callable[..., None]
 
 
@@ -166,7 +179,7 @@ def survives(tmp_path: Path) -> Survives:
                 hit += 1
             ended_run = Fit(root, flags).finish()
             assert run_digests(ended_run) == run_digests(run)
-            assert logged_steps(ended_run) == logged_steps(run)
+            assert_logged(ended_run, run, missing=kills)
             assert not list(root.rglob("*.part"))
             if hit == kills:
                 return

@@ -77,6 +77,16 @@ def test_it_is_compared_with_a_full_run_only_if_that_is_allowed(
     assert "Scored on a part of the test samples" in text
 
 
-def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="eval_limit must be at least 1, got 0"):
-        recipe(0).build(Path())
+@pytest.mark.parametrize("name", ["eval_limit", "eval_tokens_per_batch"])
+def test_a_limit_below_one_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        Recipe(data={name: 0}).build(Path())
+
+
+def test_it_is_evaluated_again_on_the_same_samples(drawn: tuple[Path, str], tmp_path: Path) -> None:
+    built, output = recipe().build(tmp_path / "none"), tmp_path / "again"
+    built.trainer.evaluate(built.module, built.data, run=drawn[0], output=output)
+    for name in ("evaluation_matrix.csv", "predictions/stage_2.jsonl"):
+        assert (output / name).read_bytes() == (drawn[0] / name).read_bytes()
+    stated = [json.loads((run / "metrics.json").read_text()) for run in (output, drawn[0])]
+    assert stated[0]["subsample"] == stated[1]["subsample"]

@@ -70,6 +70,20 @@ def test_a_run_killed_with_signal_9_is_continued_without_doubled_steps(tmp_path:
     assert steps(tmp_path) == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
+def test_the_step_of_a_checkpoint_that_is_logged_after_it_is_kept(tmp_path: Path) -> None:
+    board = logged(tmp_path, 1)
+    position = board.position(step=2)
+    assert position is not None
+    for step in (2, 2, 3):
+        board.log_metrics({"a": 1.0}, step=step)
+    board.finalize("failed")
+    board = board_of(tmp_path)
+    board.resume(BoardPosition.from_dict(position.to_dict()))
+    board.log_metrics({"a": 2.0}, step=3)
+    board.finalize("success")
+    assert steps(tmp_path) == [(1, 1.0), (2, 1.0), (2, 1.0), (3, 2.0)]
+
+
 def test_records_that_a_power_failure_has_cut_are_left_out(tmp_path: Path) -> None:
     logged(tmp_path, 1, 2, 3)
     (file,) = tmp_path.iterdir()
