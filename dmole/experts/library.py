@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from dmole.experts.expert import LoRAExpert, expert_key
 from dmole.experts.gates import GateContext
-from dmole.experts.lora import LoRAExpert, RoutedLinear, expert_key
+from dmole.experts.lora import RoutedLinear
 from dmole.experts.shape import ExpertShape
 from dmole.storage.seeds import expert_seed
 from dmole.storage.tensors import DigestCache

@@ -15,20 +15,19 @@ product.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from dmole.experts.expert import LoRAExpert, expert_key, expert_name
 from dmole.experts.plan import LayerPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Set
+    from collections.abc import Mapping, Set
 
     from dmole.experts.gates import GateContext, Gates
-    from dmole.experts.shape import ExpertShape
     from dmole.modality import Modality
 
 
@@ -39,81 +38,6 @@ class ChannelMixing(Protocol):
         self, linear: RoutedLinear, x: Tensor, experts: Mapping[str, LoRAExpert], gates: Gates
     ) -> dict[str, Tensor]:
         """Return weights by expert, ``(rows, ..., N)``; each covers ``channels / N`` channels."""
-
-
-class LoRAExpert(nn.Module):
-    """One expert in one linear: ``lora_b @ lora_a`` scaled by ``alpha / rank``, or a router.
-
-    Args:
-        base: The linear of the base model.
-        shape: Shape of the expert's tensors.
-        generator: Source of the initial ``lora_a`` and router (Kaiming uniform with
-            ``a = sqrt(5)``); the up-projections start at zero, so a new expert does not
-            change the output.
-
-    Source:
-        Hu et al. 2022, https://arxiv.org/abs/2106.09685, section 4.1.
-    """
-
-    def __init__(self, base: nn.Linear, shape: ExpertShape, generator: torch.Generator) -> None:
-        super().__init__()
-        if shape.rank < (1 if shape.branches else 0):
-            raise ValueError(f"the rank of an expert must be at least 1, got {shape.rank}")
-        self.shape = shape
-        self.rank = shape.rank
-        self.alpha = shape.alpha
-        self.scaling = shape.alpha / shape.rank if shape.rank else 0.0
-        device = base.weight.device
-        if shape.rank:
-            self.lora_a = _drawn(shape.rank, base.in_features, generator, device)  # (rank, in)
-        for name in self._up_names():
-            zeros = torch.zeros(base.out_features, shape.rank, device=device)  # (out, rank)
-            self.register_parameter(name, nn.Parameter(zeros))
-        if shape.heads:
-            self.router = _drawn(shape.heads, base.in_features, generator, device)  # (heads, in)
-        if shape.branches > 1:
-            self.frozen = nn.Buffer(torch.zeros(shape.branches, device=device))
-            self.trunk_frozen = nn.Buffer(torch.zeros(1, device=device))
-
-    def _up_names(self) -> list[str]:
-        """Return the names of the up-projections; every branch is a separate parameter."""
-        several = [f"lora_b_{index}" for index in range(self.shape.branches)]
-        return ["lora_b"] if self.shape.branches == 1 else several
-
-    @property
-    def up(self) -> Tensor:
-        """All up-projections concatenated, ``(out_features, channels)``."""
-        parts = [getattr(self, name) for name in self._up_names()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # (out, rank * branches)
-
-    def trainable(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that may train: all but the frozen trunk and branches."""
-        fixed = set()
-        if self.shape.branches > 1:
-            flags = [*self.trunk_frozen.tolist(), *self.frozen.tolist()]
-            names = ["lora_a", *self._up_names()]
-            fixed = {name for name, off in zip(names, flags, strict=True) if off}
-        yield from (p for name, p in self.named_parameters() if name not in fixed)
-
-    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the parameters, then the buffers, by name."""
-        # as `named_parameters` and `named_buffers`, which also look for modules within
-        for tensors in (self._parameters, self._buffers):
-            yield from ((key, tensor) for key, tensor in tensors.items() if tensor is not None)
-
-    @property
-    def learning(self) -> bool:
-        """Whether one of its parameters requires gradients."""
-        # a walk over `parameters()` takes ten times as long, and every linear asks all its experts
-        return any(p is not None and p.requires_grad for p in self._parameters.values())
-
-
-def _drawn(
-    rows: int, columns: int, generator: torch.Generator, device: torch.device
-) -> nn.Parameter:
-    weight = torch.empty(rows, columns)  # drawn on the CPU: the same on every device
-    nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
-    return nn.Parameter(weight.to(device))
 
 
 class RoutedLinear(nn.Module):
@@ -183,7 +107,7 @@ class RoutedLinear(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the experts of this linear, in the order they were added."""
-        return tuple(key.removeprefix(_PREFIX) for key in self.experts)
+        return tuple(expert_name(key) for key in self.experts)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated sum.
@@ -257,14 +181,6 @@ class RoutedLinear(nn.Module):
         """Return the input of the experts: with dropout, in the type of their weights."""
         x = self.dropout(x)
         return x if torch.is_autocast_enabled(x.device.type) else x.to(plan.dtype)
-
-
-_PREFIX = "expert_"  # an expert may be called "train" or "keys", a submodule may not
-
-
-def expert_key(name: str) -> str:
-    """Return the submodule name of an expert."""
-    return _PREFIX + name
 
 
 def flat_linear(x: Tensor, weight: Tensor) -> Tensor:

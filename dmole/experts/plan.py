@@ -13,8 +13,9 @@ from dmole.experts.products import ByRow, Masked, Product
 from dmole.transfer import to_device
 
 if TYPE_CHECKING:
+    from dmole.experts.expert import LoRAExpert
     from dmole.experts.gates import Gates
-    from dmole.experts.lora import LoRAExpert, RoutedLinear
+    from dmole.experts.lora import RoutedLinear
     from dmole.modality import Modality
 
 

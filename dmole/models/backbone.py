@@ -18,7 +18,7 @@ from dmole.data.labels import Targets
 from dmole.data.prompt_check import check_prompts
 from dmole.data.rendering import ChatRenderer
 from dmole.data.templates import PromptSettings
-from dmole.experts.lora import expert_key
+from dmole.experts.expert import expert_key
 from dmole.models.answer_head import AnswerOutput, answer_output
 from dmole.models.discovery import Block, Parts, Patterns, discover
 from dmole.models.families import family_of

@@ -20,8 +20,9 @@ from dmole.routing.token_gates import TokenGate, TopKGate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dmole.experts.expert import LoRAExpert
     from dmole.experts.gates import Gates
-    from dmole.experts.lora import LoRAExpert, RoutedLinear
+    from dmole.experts.lora import RoutedLinear
 
 
 class Mixing(ABC):

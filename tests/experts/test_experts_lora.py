@@ -19,7 +19,7 @@ from dmole.experts import (
     LoRAExpert,
     RoutedLinear,
 )
-from dmole.experts.lora import expert_key
+from dmole.experts.expert import expert_key
 from dmole.experts.plan import LayerPlan
 
 RANKS = {"a": 2, "b": 3, "c": 1}
