@@ -20,7 +20,8 @@ KEY = "task/train/1"
 
 def kept(folder: Path) -> tuple[EmbeddingStore, str]:
     """Return the embeddings of a run in a folder, and the digest of its samples."""
-    data = ContinualDataModule([Task("task", train="task.json", test="task.json")], data_root=str(folder))
+    task = Task("task", train="task.json", test="task.json")
+    data = ContinualDataModule([task], data_root=str(folder))
     digests = data.fingerprint(("train",))
     store = EmbeddingStore(folder / "rows", {}, digests, data.image_state, 2, grows=True)
     return store, digests["task"]["train"]
