@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
-from weakref import WeakSet
 
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dmole.data.batch import Batch
@@ -20,6 +15,7 @@ from dmole.data.collate import Collator, TaskSample
 from dmole.data.labels import IGNORED
 from dmole.data.sampler import OrderRule, TrainBatchSampler, Used
 from dmole.data.window import windows
+from dmole.data.workers import Loader, worker_options
 
 
 class Items(Dataset[TaskSample]):
@@ -37,30 +33,6 @@ class Items(Dataset[TaskSample]):
 
     def __getitem__(self, index: int) -> TaskSample:
         return self._items[index]
-
-
-class Loader(DataLoader[TaskSample]):
-    """A data loader whose workers end before the process does.
-
-    Workers ignore SIGTERM, with which Python ends what is left of them and then waits for it.
-    """
-
-    def __iter__(self) -> Any:
-        """Return an iterator over the batches."""
-        iterator = super().__iter__()
-        if self.num_workers > 0:
-            _with_workers.add(iterator)
-        return iterator
-
-
-_with_workers: WeakSet[Any] = WeakSet()
-"""Iterators of this process that may have workers."""
-
-
-@atexit.register  # after multiprocessing, so it runs before it
-def _end_workers() -> None:
-    for iterator in list(_with_workers):
-        iterator._shutdown_workers()  # Lightning ends workers by it, too
 
 
 class ResumableLoader(Loader):
@@ -202,7 +174,8 @@ def train_loader(
         options: ``num_workers`` and further arguments of the torch data loader.
     """
     collate = partial(collator, generation=False)
-    return ResumableLoader(Items(items), sampler, limit, collate_fn=collate, **_options(options))
+    options = worker_options(options)
+    return ResumableLoader(Items(items), sampler, limit, collate_fn=collate, **options)
 
 
 def sequential_loader(
@@ -224,19 +197,5 @@ def sequential_loader(
     """
     collate = partial(collator, generation=generation)
     sampler = [list(batch) for batch in batches]
-    return Loader(Items(items), batch_sampler=sampler, collate_fn=collate, **_options(options))
-
-
-def _options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with defaults that leave the global generator untouched."""
-    # without a generator argument each pass draws the workers' seed from the global generator
-    generator = torch.Generator().manual_seed(0)
-    return {"generator": generator, "worker_init_fn": _start_worker, **options}
-
-
-def _start_worker(worker: int) -> None:
-    # the tokenizer's threads do not survive the fork; this setting silences its warning
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # a cluster signals every process of a job; the parent decides when a worker ends
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    options = worker_options(options)
+    return Loader(Items(items), batch_sampler=sampler, collate_fn=collate, **options)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event, SourceMetadata
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _OVERHEAD = 16
 """Bytes of a record besides its content: its length (8), checksums of length and content (4)."""
+
+_LARGEST = 2**20
+"""Bytes of a record with values of one step; what is larger is none."""
 
 
 class EventFile:
@@ -99,13 +103,14 @@ def cut(path: Path, size: int, step: int | None = None) -> None:
         if length >= size:  # else a power failure has undone writes
             end = file.seek(size)
         while end + _OVERHEAD <= length:
-            (content,) = struct.unpack("<Q", file.read(8))
-            if content > length - end - _OVERHEAD:
+            head = file.read(8)
+            (content,), (checksum,) = struct.unpack("<Q", head), struct.unpack("<I", file.read(4))
+            if content > length - end - _OVERHEAD or checksum != masked_crc32c(head):
                 break
-            if end >= size:
-                file.seek(end + 12)  # after the checksum of the length
-                if step is None or _step_of(file.read(content)) != step:
-                    break
+            if end >= size and (
+                step is None or content > _LARGEST or _step_of(file.read(content)) != step
+            ):
+                break
             end += content + _OVERHEAD
             file.seek(end)
     if length != end:

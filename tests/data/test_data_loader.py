@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -202,9 +203,9 @@ def test_a_pass_that_was_left_early_does_not_harm_the_next(collator: Collator) -
 
 def test_a_process_ends_although_it_has_workers() -> None:
     code = (
-        "from dmole.data.loader import ResumableLoader, TrainBatchSampler, _options\n"
+        "from dmole.data.loader import ResumableLoader, TrainBatchSampler, worker_options\n"
         "kept = ResumableLoader([(0, '')] * 9, TrainBatchSampler(9, 1), collate_fn=list,\n"
-        "    **_options({'num_workers': 2}))\n"
+        "    **worker_options({'num_workers': 2}))\n"
         "passing = kept._read()\n"
         "print(next(passing))"
     )
@@ -226,3 +227,18 @@ def test_lightning_resumes_the_order_bit_for_bit(
     loader = make_loader(collator)
     loader.batch_sampler.set_epoch(stop // 5)  # type: ignore[union-attr]
     assert first + run(loader, tmp_path / "parts", resume=True).seen == whole
+
+
+def test_workers_end_after_their_parent_was_killed() -> None:
+    code = (
+        "import os, signal, numpy\n"
+        "from dmole.data.loader import ResumableLoader, TrainBatchSampler, worker_options\n"
+        "def large(items): return [numpy.zeros(10**6, numpy.uint8)]  # more than a pipe takes\n"
+        "kept = ResumableLoader([(0, '')] * 9, TrainBatchSampler(9, 1), collate_fn=large,\n"
+        "    **worker_options({'num_workers': 2}))\n"
+        "next(kept._read())\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    # the workers hold the output, too: it ends with the last of them
+    killed = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL

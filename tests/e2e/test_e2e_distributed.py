@@ -210,6 +210,19 @@ def test_two_ranks_find_the_segments_that_one_finds(tmp_path: Path) -> None:
         assert (tensor == experts[1][name]).all(), name
 
 
+def assert_close_but_for_few(
+    tensor: torch.Tensor, other: torch.Tensor, atol: float, name: str
+) -> None:
+    """Compare weights that Adam has trained.
+
+    It divides a first gradient by its own size: where that is near zero, its rounding makes a
+    whole step.
+    """
+    differs = ~torch.isclose(tensor, other, rtol=1e-3, atol=atol)
+    assert differs.float().mean() < 2e-3, name
+    assert_close(tensor, other, rtol=1e-3, atol=10 * atol, msg=name)
+
+
 def test_two_ranks_lose_like_one_at_every_step(two_ranks: TwoRanks, one_rank: Path) -> None:
     ours, theirs = (
         json.loads((run / "losses.json").read_text()) for run in (two_ranks[0], one_rank)
@@ -223,8 +236,7 @@ def test_two_ranks_learn_like_one(two_ranks: TwoRanks, one_rank: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert any(tensor.abs().max() > 1e-3 for key, tensor in ours.items() if "lora_B" in key)
     for key, tensor in ours.items():
-        # Adam divides a first gradient by its own size: rounding near 0 counts in full
-        assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-4, msg=key)
+        assert_close_but_for_few(tensor, theirs[key], 1e-4, key)
 
 
 @pytest.mark.slow
@@ -377,10 +389,8 @@ def test_two_ranks_start_an_expert_where_one_does(tmp_path: Path) -> None:
         assert (tensor == states[1][key]).all(), key
     theirs = expert_tensors(one)
     for key, value in expert_tensors(two).items():
-        # the second expert inherits the rounding of the first one's steps, and Adam makes whole
-        # steps of the rounding of a gradient near zero
-        differs = ~torch.isclose(value, theirs[key], rtol=1e-3, atol=5e-4)
-        assert differs.float().mean() < 2e-3, key
+        # the second expert inherits the rounding of the first one's steps
+        assert_close_but_for_few(value, theirs[key], 5e-4, key)
     for stage in range(3):
         assert gate_sets(two, stage) == gate_sets(one, stage)
 

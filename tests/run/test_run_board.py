@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import struct
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from dmole.run.board import BoardPosition, RunBoard
+from dmole.run.events import cut
 
 
 def board_of(run: Path) -> RunBoard:
@@ -94,6 +97,21 @@ def test_records_that_a_power_failure_has_cut_are_left_out(tmp_path: Path) -> No
     board.log_metrics({"a": 2.0}, step=3)
     board.finalize("success")
     assert steps(tmp_path) == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_what_no_record_can_be_is_cut_off_without_reading_it(tmp_path: Path) -> None:
+    logged(tmp_path, 1, 2)
+    (file,) = tmp_path.iterdir()
+    size = file.stat().st_size
+    os.truncate(file, size + 160)  # zeros, as a power failure leaves them
+    cut(file, size + 320)
+    assert file.stat().st_size == size
+    length = struct.pack("<Q", 2**38)
+    with file.open("ab") as events:
+        events.write(length + struct.pack("<I", masked_crc32c(length)))
+        events.truncate(size + 2**38 + 16)
+    cut(file, size, step=3)
+    assert file.stat().st_size == size
 
 
 def test_a_lost_file_begins_again_with_a_warning(
