@@ -120,7 +120,7 @@ def _order(tensor: Tensor) -> tuple[int, ...]:
 
 def _difference(one: Tensor, other: Tensor) -> float:
     """Return the relative difference of two tensors; NaN if they are not finite."""
-    first, second = one.double(), other.double()
+    first, second = one.float(), other.float()
     return float((first - second).norm() / second.norm().clamp_min(1e-30))
 
 

@@ -19,7 +19,7 @@ from dmole.storage.predictions import predicted_stages, read_stage
 
 
 def build(folder: Path, kind: str) -> Sequenced:
-    tasks = [small_task("paint", epochs=2), small_task("count", epochs=2)]
+    tasks = [small_task("paint", epochs=2)]
     return Recipe(
         tasks,
         allocator=lambda: SensitivityAllocator(modules=["language"]),
