@@ -19,6 +19,7 @@ from dmole.data.collate import Collator, TaskSample
 from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.data.evaluation_batches import evaluation_batches
 from dmole.data.formats import Split
+from dmole.data.image_state import image_state
 from dmole.data.image_store import ImageCache
 from dmole.data.leakage import warn_of_leakage
 from dmole.data.loader import (
@@ -258,6 +259,10 @@ class ContinualDataModule(LightningDataModule):
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of the content of the samples, for each task and split."""
         return self._store.fingerprint(splits)
+
+    def image_state(self, name: str, split: Split) -> str:
+        """Return a SHA-256 that a change of an image file of a task changes."""
+        return image_state(self._store.samples(name, split).stored_images())
 
     def attach_processor(
         self,

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from dmole.data.arrow_writer import SCHEMA
 from dmole.data.images import ImageFinder
-from dmole.data.sample import Sample, Turn
+from dmole.data.sample import Sample, StoredImage, Turn
 from dmole.data.sequences import (
     Lengths,
     Samples,
@@ -102,6 +102,12 @@ class ArrowSamples(Samples):
             FileNotFoundError: If an image is missing.
         """
         self._sizes = digest_sizes(map(self._image_sizes, range(len(self._batches))))
+
+    def stored_images(self) -> Iterator[StoredImage]:
+        """Yield the images of each part of the file, each of them once for a part."""
+        for batch in self._batches:
+            names = batch.column("images").flatten().unique().to_pylist()
+            yield from map(self._images.locate, names)
 
     def _open(self) -> None:
         try:

@@ -59,6 +59,10 @@ class Samples(Sequence[Sample]):
         It depends on the samples alone, not on where they are stored.
         """
 
+    @abstractmethod
+    def stored_images(self) -> Iterator[StoredImage]:
+        """Yield the images that are stored on disk in a fixed order, each at least once."""
+
     def stored_bytes(self) -> Numbers:
         """Return the size of each sample in bytes, ``(N,)``: its images and turns."""
         return np.fromiter(map(_stored_bytes, self), np.int64, len(self))
@@ -101,9 +105,13 @@ class SampleList(Samples):
         content = hashlib.sha256()
         for sample in self._samples:
             content.update(content_bytes(sample))
-        images = (image for sample in self._samples for image in sample.images)
-        sizes = [image.stored_size for image in images if isinstance(image, StoredImage)]
+        sizes = [image.stored_size for image in self.stored_images()]
         return join_digests(content.hexdigest(), digest_sizes([np.array(sizes, np.int64)]))
+
+    def stored_images(self) -> Iterator[StoredImage]:
+        """Yield the images that are stored on disk, in the order of the samples."""
+        images = (image for sample in self._samples for image in sample.images)
+        return (image for image in images if isinstance(image, StoredImage))
 
 
 class Selection:
@@ -159,6 +167,10 @@ class SampleSubset(Samples):
     def fingerprint(self) -> str:
         """Return the SHA-256 of all samples, of which the part was drawn."""
         return self.whole.fingerprint()
+
+    def stored_images(self) -> Iterator[StoredImage]:
+        """Yield the stored images of all samples, of which the part was drawn."""
+        return self.whole.stored_images()
 
 
 class TaskItems(Sequence[TaskSample]):

@@ -2,7 +2,8 @@
 
 The base model is frozen, so the embedding of a sample never changes. A sample is embedded once in
 the life of a run: a resumed run, an evaluation and a run that extends it read the row. Each task
-and split has a file that names base model and samples; one that was made with others is not used.
+and split has a file that names base model, samples and the times at which image files were
+written; one that was made with others is not used.
 The files are no results: they have no digests in ``digests.json``, and without them the samples
 are embedded again.
 """
@@ -13,11 +14,11 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from dmole.storage.files import atomic_path, open_file
 from dmole.storage.rows import RowFile
 
 if TYPE_CHECKING:
+    from dmole.data.formats import Split
     from dmole.module import ContinualModule
     from dmole.run.state import SequenceState
 
@@ -49,6 +51,7 @@ class EmbeddingStore:
         folder: Has the files; made when the first one is written.
         base: What embeddings depend on besides the samples, for the headers of the files.
         samples: SHA-256 of the samples by task and split; others are not kept.
+        images: Returns a SHA-256 of the state of the image files of a task and split.
         width: Length of a row.
         grows: Whether rows may be added; a finished run is only read.
     """
@@ -58,6 +61,7 @@ class EmbeddingStore:
         folder: Path,
         base: Mapping[str, str],
         samples: Mapping[str, Mapping[str, str]],
+        images: Callable[[str, Split], str],
         width: int,
         *,
         grows: bool,
@@ -65,6 +69,7 @@ class EmbeddingStore:
         self._folder = folder
         self._base = dict(base)
         self._samples = samples
+        self._images = images
         self._width = width
         self.grows = grows
         self._files: dict[tuple[str, str], RowFile] = {}
@@ -115,6 +120,7 @@ class EmbeddingStore:
             origin = {**self._base, "list of samples": self._samples[task][split]}
             path = self._folder / f"{task}.{split}{_SUFFIX}"
             origin |= {"task": task, "split": split}
+            origin["time of an image file"] = self._images(task, cast("Split", split))
             self._files[task, split] = RowFile(path, origin, self._width)
         return self._files[task, split]
 
@@ -137,7 +143,8 @@ def open_embeddings(
     rest = sha256(str([*parts.items(), state.trainer.precision]).encode()).hexdigest()
     base = {"base model": prints["base"], "processor or precision": rest}
     width = module.backbone.embedding_width
-    store = EmbeddingStore(run / FOLDER, base, prints["data"], width, grows=grows)
+    images = state.data.image_state
+    store = EmbeddingStore(run / FOLDER, base, prints["data"], images, width, grows=grows)
     module.embedder.cache.store = store
 
 
