@@ -26,6 +26,7 @@ from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.models.generation import check_generation
 from dmole.models.shared_vision import SharedVision
+from dmole.models.vision_cache import vision_store
 from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
@@ -76,6 +77,11 @@ class ContinualModule(StepModule):
         warmup: Share of a stage's steps in which the learning rate rises linearly.
         activation_checkpointing: Whether to recompute activations in the backward pass, which
             takes more time and less memory.
+        cache_vision: Whether outputs of the vision encoder are kept by image where no expert and
+            no training changes them: ``off``, ``ram`` in each process, or ``disk`` in a folder
+            that processes and runs share. Results are equal up to rounding.
+        cache_vision_bytes: Number of bytes that are kept.
+        cache_vision_folder: The folder for ``disk``; None takes ``vision`` in ``DMOLE_CACHE``.
         beams: Width of the beam search in generation; 1 is greedy.
         generation: Further settings of generation, such as ``repetition_penalty``; see
             `dmole.models.generation.SETTINGS`. Those of the base model's folder are not used.
@@ -108,6 +114,9 @@ class ContinualModule(StepModule):
         schedule: Schedule = "cosine",
         warmup: float = 0.03,
         activation_checkpointing: bool = False,
+        cache_vision: str | bool = "off",  # YAML reads off as false
+        cache_vision_bytes: int = 2**32,
+        cache_vision_folder: str | None = None,
         beams: int = 1,
         generation: dict[str, Any] | None = None,
         projector_experts: bool = False,
@@ -143,7 +152,8 @@ class ContinualModule(StepModule):
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
         self.embedder = Embedder(backbone)
-        self.vision = SharedVision(backbone, self.library)
+        store = vision_store(cache_vision, cache_vision_bytes, cache_vision_folder)
+        self.vision = SharedVision(backbone, self.library, store)
         self.make_optimizer = optimizer
         if activation_checkpointing:
             backbone.checkpoint_activations(self.library.context.for_checkpointing)
@@ -238,7 +248,7 @@ class ContinualModule(StepModule):
 
     def compute_embeddings(self, batch: Batch) -> Tensor:
         """Return the router embeddings ``(B, D)`` of all samples of a batch, known or not."""
-        with self.library.context.use(None):
+        with self.library.context.use(None), self.vision.cached():
             return self.embedder.compute(batch)
 
     def make_gates(
@@ -264,7 +274,8 @@ class ContinualModule(StepModule):
 
     def _loss(self, batch: Batch) -> Tensor:
         labels_of(batch)
-        return self.backbone.answer_output(batch.inputs, batch.targets).loss()
+        with self.vision.cached():
+            return self.backbone.answer_output(batch.inputs, batch.targets).loss()
 
     def loss_with(self, batch: Batch, *experts: str) -> Tensor:
         """Return the loss of a batch with the same experts, if any, for all samples."""

@@ -1,4 +1,4 @@
-"""Where processed images are kept: in the memory of a process, or in a folder."""
+"""Where results for images are kept: in the memory of a process, or in a folder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,34 @@ from dmole.storage.tensors import read_tensor_file, write_tensor_file
 log = logging.getLogger("dmole")
 
 Entry = Mapping[str, Any]
-"""What an image processor returns for the images of one sample: tensors and nested lists."""
+"""What an image processor returns for the images of one sample: tensors and nested lists.
+
+Or the tensors of an image by the vision encoder.
+"""
 
 _VALUES = "values"  # all names in their order, with what is no tensor, as JSON
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _FILE = re.compile(r"[0-9a-f]{40}\.safetensors")
 _SHARE = 20  # a process looks at the folder again after writing this part of the limit
+
+
+@dataclass(frozen=True)
+class CacheNames:
+    """What the settings of a cache are called, in messages.
+
+    Args:
+        kind: Setting of the kind of cache.
+        limit: Setting of the number of bytes.
+        folder: Setting of the folder.
+        place: Name of the folder in the cache folder, if none is set.
+        ended: Begin of the message that nothing more can be written.
+    """
+
+    kind: str = "cache_images"
+    limit: str = "cache_bytes"
+    folder: str = "data.cache_folder"
+    place: str = "images"
+    ended: str = "no further processed images are kept in"
 
 
 class ImageStore(Protocol):
@@ -75,18 +97,20 @@ class FolderStore:
         folder: The folder; it is made.
         limit: Number of bytes above which files are deleted; each process that writes may exceed
             it by a twentieth.
+        names: What the settings are called.
 
     Raises:
         ValueError: If the folder cannot be made; names it.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, names: CacheNames = CacheNames()) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or error
-            raise ValueError(f"data.cache_folder {folder} cannot be made: {reason}") from error
+            raise ValueError(f"{names.folder} {folder} cannot be made: {reason}") from error
         self._folder = folder
+        self._ended = names.ended
         self._limit = limit
         self._unseen: int | None = None  # bytes written since the last look at the folder
         # workers share it, so that only one of them warns
@@ -123,8 +147,8 @@ class FolderStore:
         except OSError as error:
             self._broken.fill_(True)
             log.warning(
-                "no further processed images are kept in %s: %s",
-                *(self._folder, error.strerror or one_line(error)),
+                "%s %s: %s",
+                *(self._ended, self._folder, error.strerror or one_line(error)),
             )
 
     def _path(self, key: str) -> Path:
@@ -163,12 +187,13 @@ class FolderStore:
 
 @dataclass(frozen=True)
 class ImageCache:
-    """Whether and where processed images are kept.
+    """Whether and where results for images are kept.
 
     Args:
         kind: ``off``, which YAML reads as false, ``ram`` or ``disk``.
         limit: Number of bytes that are kept.
-        folder: The folder for ``disk``; None takes ``images`` in the cache folder.
+        folder: The folder for ``disk``; None takes one in the cache folder.
+        names: What the settings are called.
 
     Raises:
         ValueError: If the kind is another one, or the limit is not positive.
@@ -177,16 +202,17 @@ class ImageCache:
     kind: str | bool
     limit: int
     folder: str | None
+    names: CacheNames = CacheNames()
 
     def __post_init__(self) -> None:
         """Check kind and limit."""
         if self.kind not in (False, "off", "ram", "disk"):
-            raise ValueError(f"cache_images must be off, ram or disk, got {self.kind!r}")
+            raise ValueError(f"{self.names.kind} must be off, ram or disk, got {self.kind!r}")
         if self.limit < 1:
-            raise ValueError(f"cache_bytes must be at least 1, got {self.limit}")
+            raise ValueError(f"{self.names.limit} must be at least 1, got {self.limit}")
 
     def open(self) -> ImageStore | None:
-        """Return the store; None if no images are kept.
+        """Return the store; None if nothing is kept.
 
         Raises:
             ValueError: If the folder cannot be made.
@@ -194,8 +220,8 @@ class ImageCache:
         if self.kind == "ram":
             return MemoryStore(self.limit)
         if self.kind == "disk":
-            folder = Path(self.folder) if self.folder else cache_folder() / "images"
-            return FolderStore(folder, self.limit)
+            folder = Path(self.folder) if self.folder else cache_folder() / self.names.place
+            return FolderStore(folder, self.limit, self.names)
         return None
 
 

@@ -22,6 +22,7 @@ from dmole.routing import AutoencoderRouter, RouteQuery, Router, Routing
 from dmole.routing.routers import route_by_name
 
 if TYPE_CHECKING:
+    from dmole.data.image_store import ImageStore
     from dmole.data.sample import Sample
     from dmole.inference.residency import ExpertResidency
     from dmole.models.backbone import Backbone
@@ -42,6 +43,8 @@ class AnsweringModel:
         generation: Further settings of generation, see `dmole.models.generation.SETTINGS`.
         max_length: Maximum number of tokens of a prompt; None takes that of the base model.
         precision: As of Lightning's trainer: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        store: Keeps outputs of the vision encoder by image, see `dmole.models.vision_cache`; None
+            keeps those of the batch only.
 
     Attributes:
         library: The experts.
@@ -59,6 +62,7 @@ class AnsweringModel:
         generation: Mapping[str, Any] | None = None,
         max_length: int | None = None,
         precision: str = "32-true",
+        store: ImageStore | None = None,
     ) -> None:
         self.backbone = backbone
         self.router = router
@@ -70,7 +74,7 @@ class AnsweringModel:
         )
         router.set_vision_width(backbone.vision_width)
         self.embedder = Embedder(backbone)
-        self.vision = SharedVision(backbone, self.library)
+        self.vision = SharedVision(backbone, self.library, store)
         self.residency: ExpertResidency | None = None
         self._requests = itertools.count()
         limit = backbone.context_length if max_length is None else max_length

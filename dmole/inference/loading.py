@@ -16,6 +16,7 @@ from dmole.inference.joining import base_digest
 from dmole.inference.model import RoutedModel
 from dmole.inference.route_only import RouteOnly
 from dmole.models.identity import base_parts
+from dmole.models.vision_cache import vision_store
 from dmole.run.bundle import is_bundle, read_bundle
 from dmole.run.export_file import Export
 from dmole.run.identity import check_base_of_run, check_weights
@@ -36,6 +37,9 @@ def load(
     trust_remote_code: bool = False,
     accept_changes: bool = False,
     verify_base: bool | None = None,
+    cache_vision: str = "off",
+    cache_vision_bytes: int = 2**32,
+    cache_vision_folder: str | None = None,
 ) -> RoutedModel:
     """Return the model of a finished run or of a bundle, ready to answer.
 
@@ -52,6 +56,10 @@ def load(
             model may differ from those of the run, and its weights if they are compared.
         verify_base: Whether the SHA-256 of the base model's weights is compared, which reads all
             of them once. None compares them for a bundle, whose base model comes from elsewhere.
+        cache_vision: Whether outputs of the vision encoder are kept by image for later prompts:
+            ``off``, ``ram`` or ``disk``, see :class:`~dmole.ContinualModule`.
+        cache_vision_bytes: Number of bytes that are kept.
+        cache_vision_folder: The folder for ``disk``; None takes ``vision`` in ``DMOLE_CACHE``.
 
     Raises:
         ValueError: If the folder lacks a part, a part does not fit or was changed, or the base
@@ -63,6 +71,7 @@ def load(
         Traceback (most recent call last):
         ValueError: runs/none/version_0 is no run folder: it has neither model.json nor config.yaml
     """
+    store = vision_store(cache_vision, cache_vision_bytes, cache_vision_folder)
     folder = fetch_bundle(str(path)) if str(path).startswith(ADDRESS) else Path(path)
     bundled = is_bundle(folder)
     weights = read_bundle(folder)[0].weights if bundled else base_digest(folder)
@@ -74,7 +83,9 @@ def load(
     settings = _settings(folder, base, trusted, trust_remote_code)
     parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
     try:
-        model = RoutedModel(**_arguments(parts, settings), images=image_options(settings))
+        model = RoutedModel(
+            **_arguments(parts, settings), images=image_options(settings), store=store
+        )
     except ValueError as error:
         raise ValueError(f"{settings.path}: {error}") from error
     verified = bundled if verify_base is None else verify_base

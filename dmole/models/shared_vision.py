@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from dmole.experts.library import modules_without_experts
+from dmole.models.vision_cache import WITHOUT_EFFECT, VisionCache
 
 if TYPE_CHECKING:
+    from dmole.data.image_store import ImageStore
     from dmole.experts import ExpertLibrary
     from dmole.models.backbone import Backbone
-
-_WITHOUT_EFFECT = ("use_cache",)
-"""Arguments that some families hand on to the vision encoder, which has no cache."""
 
 
 class SharedVision:
@@ -32,17 +31,25 @@ class SharedVision:
     does not reuse it. Where neither experts nor gradients are in the encoder it runs without
     autograd, so that activation checkpointing keeps none of its inputs.
 
+    With a store, outputs are also kept by image for later batches, see
+    `dmole.models.vision_cache`.
+
     Args:
         backbone: The base model.
         library: Its experts.
+        store: Keeps outputs of the encoder by image; None keeps those of the batch only.
     """
 
-    def __init__(self, backbone: Backbone, library: ExpertLibrary) -> None:
+    def __init__(
+        self, backbone: Backbone, library: ExpertLibrary, store: ImageStore | None = None
+    ) -> None:
         self._root = backbone.parts.vision
         self._encoder: Any = backbone.model.get_submodule(self._root)
         self._library = library
         config: Any = backbone.model.config
+        self._cache = None if store is None else VisionCache(self._encoder, config, store)
         self._drops = has_dropout(self._encoder, config.vision_config)
+        self._installed = False
         self._recording = False
         self._keep = False
         self._known: tuple[_Call, Any] | None = None
@@ -56,13 +63,35 @@ class SharedVision:
                 output that was `recorded` is, until the next pass, so that it takes no memory
                 during a ``generate`` or a backward pass.
         """
-        encoder, before = self._encoder, vars(self._encoder).get("forward")
         self._keep = keep
+        try:
+            with self._wrapped():
+                yield
+        finally:
+            self._keep, self._known = False, None
+
+    @contextmanager
+    def cached(self) -> Iterator[None]:
+        """Use the store, if there is one, in the body of a ``with`` statement."""
+        if self._cache is None:
+            yield
+            return
+        with self._wrapped():
+            yield
+
+    @contextmanager
+    def _wrapped(self) -> Iterator[None]:
+        """Replace the ``forward`` of the encoder in the body, once."""
+        if self._installed:
+            yield
+            return
+        encoder, before = self._encoder, vars(self._encoder).get("forward")
         encoder.forward = functools.partial(self._forward, encoder.forward)
+        self._installed = True
         try:
             yield
         finally:
-            self._keep, self._known = False, None
+            self._installed, self._known = False, None
             if before is None:
                 del encoder.forward
             else:
@@ -73,7 +102,8 @@ class SharedVision:
         """Keep the output of the encoder in the body for the next pass over the same images."""
         before, self._recording = self._recording, True
         try:
-            yield
+            with self.cached():
+                yield
         finally:
             self._recording = before
 
@@ -86,7 +116,10 @@ class SharedVision:
         if known is not None and fixed and known[0].equals(call):
             return copy.copy(known[1])  # some families change the fields of an output
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            output = plain(*args, **kwargs)
+            if fixed and self._cache is not None:
+                output = self._cache(plain, args, kwargs, call.cast)
+            else:
+                output = plain(*args, **kwargs)
         if fixed and (self._keep or self._recording):
             self._known = call, copy.copy(output)
         return output
@@ -112,11 +145,17 @@ class _Call:
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call:
-        used = {k: v for k, v in kwargs.items() if v is not None and k not in _WITHOUT_EFFECT}
+        used = {k: v for k, v in kwargs.items() if v is not None and k not in WITHOUT_EFFECT}
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         kind = next((tensor.device.type for tensor in tensors), "cpu")
         cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return cls((args, used), (cast, torch.is_inference_mode_enabled()))
+
+    @property
+    def cast(self) -> torch.dtype | None:
+        """Type of autocast; None without it."""
+        cast: torch.dtype | None = self.state[0]
+        return cast
 
     def equals(self, other: _Call) -> bool:
         return self.state == other.state and _equal(self.arguments, other.arguments)

@@ -34,9 +34,10 @@ _OF_NODE = (
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.plugins"),
     *("trainer.loggers", "trainer.profiler", "data.data_root", "data.num_workers"),
     *("data.cache_images", "data.cache_bytes", "data.cache_folder"),
+    *("model.cache_vision", "model.cache_vision_bytes", "model.cache_vision_folder"),
     *("data.pin_memory", "model.backbone.init_args.name_or_path"),
 )
-"""Settings that may differ between nodes: places and costs, which change no result."""
+"""Settings that may differ between nodes: places and costs, which change at most rounding."""
 _OF_TASK_ON_NODE = ("train", "test", "image_root", "test_image_root", "side_files")
 _SHOWN = 3  # differences that a message names
 
