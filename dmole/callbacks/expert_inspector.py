@@ -148,8 +148,8 @@ def _ratios(
         return {}
     own = {stage.expert: stage.tasks for stage in state.plan}
     found = {}
-    for expert, by_task in table.losses.items():
-        threshold = router.threshold(expert)
+    for expert in (name for name in table.losses if name in router.fitted):  # not the common one
+        by_task, threshold = table.losses[expert], router.threshold(expert)
         if not 0.0 < threshold < math.inf:
             continue  # scaled to accept nothing, or everything
         parts: tuple[list[float], list[float]] = ([], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,10 @@ def test_losses_of_autoencoders_are_drawn_with_the_routers_threshold(world: Make
     router.fit("paint", torch.randn(20, 8))
     results(built, 1)
     matrix = built.state.callback_of(EvaluationMatrix)
-    matrix.losses = {"paint": {"count": [0.5, 0.6], "paint": [0.1, 0.2]}}
+    matrix.losses = {
+        "common": {"count": [math.inf] * 2, "paint": [math.inf] * 2},  # it has no autoencoder
+        "paint": {"count": [0.5, 0.6], "paint": [0.1, 0.2]},
+    }
     ExpertInspector().on_sequence_end(built.state, built.module)
     assert "autoencoder_losses" in shown(built.folder)
 
