@@ -30,6 +30,7 @@ _EXPERT, _ROUTER = "expert/", "router/"
 """Beginnings of the names of tensors: those of the expert, and those of its router entry."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FILE = re.compile(r".+_[0-9a-f]{16}\.safetensors", re.DOTALL)
 Stamp = tuple[int, int, int]
 
 
@@ -88,10 +89,15 @@ class FrozenExperts:
         self._stamps[path] = _stamp(path)
 
     def keep_only(self, content: Mapping[str, Any], checkpoint: Path) -> None:
-        """Remove files that a checkpoint does not name, such as those of experts that train on."""
+        """Remove files that a checkpoint does not name, such as those of experts that train on.
+
+        Files with other names stay, and so do all in a folder that is a link: it may be that of
+        another run.
+        """
         named = {_path(checkpoint, name, digest) for name, digest in content[KEY].items()}
-        for path in (checkpoint.parent / FOLDER).glob("*.safetensors"):
-            if path not in named:
+        folder = checkpoint.parent / FOLDER
+        for path in () if folder.is_symlink() else folder.glob("*.safetensors"):
+            if path not in named and _FILE.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         self._stamps = {path: stamp for path, stamp in self._stamps.items() if path in named}
 

@@ -81,6 +81,21 @@ def test_an_expert_that_trains_on_leaves_no_file_and_has_another_one_later(tmp_p
     assert_close(found, whole["state_dict"], rtol=0, atol=0)
 
 
+def test_only_its_own_files_are_removed_and_none_behind_a_link(tmp_path: Path) -> None:
+    others = {f"two_{'0' * 16}.safetensors", "mine.safetensors"}
+    (tmp_path / "other").mkdir()
+    for name in others:
+        (tmp_path / "other" / name).touch()
+    shutil.copytree(tmp_path / "other", tmp_path / FOLDER)
+    left = save(tmp_path, content(), FrozenExperts())
+    assert left["frozen"] == {}
+    assert set(files(tmp_path)) == {"mine.safetensors"}
+    shutil.rmtree(tmp_path / FOLDER)
+    (tmp_path / FOLDER).symlink_to("other")
+    save(tmp_path, content(), FrozenExperts())
+    assert set(files(tmp_path)) == others
+
+
 @pytest.mark.parametrize("damage", ["missing", "changed", "cut", "other", "name"])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     whole, frozen = content(), FrozenExperts()
