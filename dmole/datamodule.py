@@ -30,11 +30,12 @@ from dmole.data.loader import (
 )
 from dmole.data.sample import Sample
 from dmole.data.sample_errors import task_origin
-from dmole.data.sampler import TrainBatchSampler, random_batches, split_batches
+from dmole.data.sampler import Indices, TrainBatchSampler, random_batches, split_batches
 from dmole.data.sequences import TaskItems
 from dmole.data.source import address_of
 from dmole.data.task import Task
 from dmole.data.templates import PromptSettings
+from dmole.data.token_batches import TokenBatchSampler, tokens_of
 from dmole.run.context import EvaluationPass
 from dmole.storage.seeds import derive_seed
 from dmole.store import SPLITS, SampleStore
@@ -52,6 +53,9 @@ class ContinualDataModule(LightningDataModule):
         data_root: Folder that the files and image roots of the tasks are relative to. The default
             is the working directory.
         batch_size: Samples per device and training step, for tasks that do not set their own.
+        max_tokens_per_batch: Most tokens of a training batch on a device, padding included. It
+            sets the number of samples of a batch in place of ``batch_size``, which remains that of
+            the proxy pass. Samples of similar length share a batch, the same ones in every epoch.
         eval_batch_size: Samples per device in generation, embedding and scoring.
         eval_tokens_per_batch: Most tokens of a batch in generation, padded prompts and longest
             answers together. It sets the number of samples of a batch in place of
@@ -94,6 +98,7 @@ class ContinualDataModule(LightningDataModule):
         tasks: list[Task],
         data_root: str | None = None,
         batch_size: int = 8,
+        max_tokens_per_batch: int | None = None,
         eval_batch_size: int = 32,
         eval_tokens_per_batch: int | None = None,
         eval_limit: int | None = None,
@@ -114,6 +119,7 @@ class ContinualDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         for key, value, least in (
             ("batch_size", batch_size, 1),
+            ("max_tokens_per_batch", max_tokens_per_batch, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("eval_tokens_per_batch", eval_tokens_per_batch, 1),
             ("eval_limit", eval_limit, 1),
@@ -131,6 +137,8 @@ class ContinualDataModule(LightningDataModule):
         ]
         self._store = SampleStore(self.tasks, Path(data_root or "."), eval_limit, seed)
         self.batch_size = batch_size
+        self.max_tokens_per_batch = max_tokens_per_batch
+        self._tokens: tuple[int, Indices] | None = None
         self.eval_batch_size = eval_batch_size
         self.eval_tokens_per_batch = eval_tokens_per_batch
         self.eval_limit = eval_limit
@@ -384,17 +392,25 @@ class ContinualDataModule(LightningDataModule):
 
     def _sampler(self, stage: Stage, items: TaskItems) -> TrainBatchSampler:
         rank, num_replicas = _rank()
-        return TrainBatchSampler(
-            len(items),
-            self.stage_batch_size(stage.tasks),
-            lengths=items.lengths,
-            seed=self.seed,
-            stage=stage.index,
-            rank=rank,
-            num_replicas=num_replicas,
-            window=self._accumulated(),
-            grouped=self.group_by_length,
-        )
+        place = {
+            "seed": self.seed,
+            "stage": stage.index,
+            "rank": rank,
+            "num_replicas": num_replicas,
+            "window": self._accumulated(),
+        }
+        if (most := self.max_tokens_per_batch) is None:
+            size, grouped = self.stage_batch_size(stage.tasks), self.group_by_length
+            return TrainBatchSampler(
+                len(items), size, lengths=items.lengths, grouped=grouped, **place
+            )
+
+        def count() -> Indices:  # once for a stage
+            if self._tokens is None or self._tokens[0] != stage.index:
+                self._tokens = stage.index, tokens_of(items, self.collator, most)
+            return self._tokens[1]
+
+        return TokenBatchSampler(len(items), most, count, **place)
 
     def test_dataloader(self) -> list[DataLoader[TaskSample]]:
         """Return a loader of generation batches for each task of `pending`, in its order.
@@ -426,7 +442,7 @@ class ContinualDataModule(LightningDataModule):
             return evaluation_batches(samples, indices, size, *_rank())
 
         def count(chosen: Sequence[int]) -> list[int]:
-            return self.collator.prompt_tokens([items[index] for index in chosen])
+            return self.collator.count_tokens([items[i] for i in chosen], generation=True)
 
         tokens = self.eval_tokens_per_batch, self.task(name).max_new_tokens, count
         return evaluation_batches(samples, indices, size, *_rank(), tokens)

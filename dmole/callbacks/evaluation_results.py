@@ -210,6 +210,7 @@ def run_sizes(state: SequenceState, module: ContinualModule) -> dict[str, Any]:
         "expert_rank": allocator.expert_rank,
         "scaling": module.alpha / allocator.rank,
         "batch_size": state.data.batch_size,
+        "max_tokens_per_batch": state.data.max_tokens_per_batch,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "processes": state.world_size,
     }

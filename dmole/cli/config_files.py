@@ -94,6 +94,7 @@ SIZES = (
     "model.alpha",
     "model.optimizer.init_args.lr",
     "data.batch_size",
+    "data.max_tokens_per_batch",
     "trainer.accumulate_grad_batches",
     "trainer.precision",
 )

@@ -100,16 +100,34 @@ class Collator:
         except Exception as error:  # templates and processors raise any type
             raise self._blame(items, generation, error) from error
 
-    def prompt_tokens(self, items: Sequence[TaskSample]) -> list[int]:
-        """Return the number of tokens of each prompt, without its padding.
+    def count_tokens(
+        self, items: Sequence[TaskSample], *, generation: bool, most: int | None = None
+    ) -> list[int]:
+        """Return the number of tokens of each prompt or training sample, without its padding.
 
         Only the first sample with images goes through the image processor: an image of any other
         sample counts as many tokens as one of its images does.
 
+        Args:
+            items: Samples, each with the name of its task.
+            generation: Whether prompts are counted rather than training samples.
+            most: Maximum number of tokens of a batch, which a single sample must not exceed.
+
         Raises:
-            ValueError: If the chat template or the processor refuses a sample; names it.
+            SampleError: If the chat template or the processor refuses a sample, or it has more
+                tokens than a batch may have; names it.
         """
-        texts = [self._prompt(item) for item in items]
+        counts = self._counts(items, generation)
+        if self._on_too_long == "truncate" and not generation and self.max_length:
+            counts = [min(count, self.max_length) for count in counts]
+        for item, count in zip(items, counts, strict=True):
+            if most is not None and count > most:
+                error = ValueError(f"it has {count} tokens, a batch at most {most}")
+                raise sample_error(*item, error, self._origin)
+        return counts
+
+    def _counts(self, items: Sequence[TaskSample], generation: bool) -> list[int]:
+        texts = [self._text(item, generation) for item in items]
         if not texts:
             return []
         encoded = self._tokenizer(texts, add_special_tokens=lacks_bos(self._tokenizer, texts))
@@ -117,14 +135,14 @@ class Collator:
         pictured = next((i for i, (sample, _) in enumerate(items) if sample.images), None)
         if pictured is None:
             return counts
-        whole = self([items[pictured]], generation=True).inputs["attention_mask"]
+        whole = self([items[pictured]], generation=generation).inputs["attention_mask"]
         images = [len(sample.images) for sample, _ in items]
         each = -(-(int(whole.sum()) - counts[pictured]) // images[pictured])  # rounded up
         return [count + each * number for count, number in zip(counts, images, strict=True)]
 
-    def _prompt(self, item: TaskSample) -> str:
+    def _text(self, item: TaskSample, generation: bool) -> str:
         try:
-            return self._renderer.render(item[0], generation=True).text
+            return self._renderer.render(item[0], generation=generation).text
         except Exception as error:  # templates raise any type
             raise sample_error(*item, error, self._origin) from error
 

@@ -137,11 +137,20 @@ def position_after(
     Returns:
         The batches that other rules have taken, the number of the first batch in this order, and
         that of the next one.
+
+    Raises:
+        ValueError: If the rule has changed and one of both counts tokens.
     """
     used = tuple(Used(OrderRule(*rule), batches) for *rule, batches in state.get("used", ()))
     saved = OrderRule(*state.get("rule", order.rule._replace(window=1)))
     if saved == order.rule:
         return used, state.get("first", 0), state["taken"]
+    if saved.max_tokens or order.rule.max_tokens:
+        budget = saved.max_tokens or "null"
+        raise ValueError(
+            "batches by tokens cannot change within an epoch: resume with the seed and "
+            f"accumulate_grad_batches of the run and data.max_tokens_per_batch {budget}"
+        )
     used = (*used, Used(saved, state["taken"] - state.get("first", 0)))
     before, order.used = order.used, used
     first = len(order) - order.batches_of(len(order.rest()))

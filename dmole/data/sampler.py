@@ -31,12 +31,14 @@ class OrderRule(NamedTuple):
         seed: Seed of the run.
         grouped: Whether a window holds samples of similar length.
         window: Batches of an optimizer step.
+        max_tokens: Most padded tokens of a batch; 0 if it has a number of samples instead.
     """
 
     batch_size: int
     seed: int
     grouped: bool
     window: int
+    max_tokens: int = 0
 
 
 class Used(NamedTuple):

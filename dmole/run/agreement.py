@@ -193,6 +193,7 @@ def _trainer_values(state: SequenceState) -> dict[str, str]:
     trainer, data = state.trainer, state.data
     return {
         "order of stages": _text([[s.name, s.expert, *s.tasks] for s in state.plan]),
+        "data.max_tokens_per_batch": str(data.max_tokens_per_batch),
         "data.eval_batch_size": str(data.eval_batch_size),
         "data.eval_limit": str(data.eval_limit),
         "data.eval_tokens_per_batch": str(data.eval_tokens_per_batch),

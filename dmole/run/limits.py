@@ -60,6 +60,8 @@ def _check_samples(state: SequenceState, router: Router, stage: Stage) -> None:
         raise ValueError(f"{where} {message}")
     limit, size = state.trainer.limit_train_batches, state.data.stage_batch_size(stage.tasks)
     batches = -(-len(state.data.stage_items(stage)) // (size * state.world_size))  # rounded up
+    if state.data.max_tokens_per_batch is not None and not isinstance(limit, int):
+        return  # batches by tokens are not counted yet
     if (limit if isinstance(limit, int) else int(limit * batches)) < 1:
         raise ValueError(f"trainer.limit_train_batches {limit} leaves none of {batches} in {where}")
 
@@ -82,6 +84,11 @@ def _check_longest(data: ContinualDataModule, processor: Any, stage: Stage) -> N
     sample, name = items[int(items.lengths().argmax())]
     collator = Collator(processor, data.collator.max_length, data.on_too_long)
     try:
-        collator([(sample, name)], generation=False)
+        tokens = collator([(sample, name)], generation=False).inputs["input_ids"].shape[1]
     except ValueError as error:
         raise ValueError(f"task {name!r}: {error}") from error
+    if (most := data.max_tokens_per_batch) is not None and tokens > most:
+        raise ValueError(
+            f"task {name!r}: sample {sample.id!r} has {tokens} tokens, more than "
+            f"data.max_tokens_per_batch {most}"
+        )

@@ -53,5 +53,5 @@ def test_tokens_of_prompts_are_counted_as_they_are_collated(processors: dict[str
     collator = Collator(processors["llava"])
     items = [(sample(i, 7 * i, images=i % 3), "task") for i in range(6)]
     collated = [collator([item], generation=True).inputs["attention_mask"] for item in items]
-    assert collator.prompt_tokens(items) == [int(mask.sum()) for mask in collated]
-    assert collator.prompt_tokens([]) == []
+    assert collator.count_tokens(items, generation=True) == [int(mask.sum()) for mask in collated]
+    assert collator.count_tokens([], generation=True) == []
