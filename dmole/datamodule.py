@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from dmole.data.loader import (
     sequential_loader,
     train_loader,
 )
+from dmole.data.ranges import check_numbers
 from dmole.data.sample import Sample
 from dmole.data.sample_errors import task_origin
 from dmole.data.sampler import Indices, TrainBatchSampler, random_batches, split_batches
@@ -117,19 +117,15 @@ class ContinualDataModule(LightningDataModule):
         super().__init__()
         # test samples are split without duplicates, so a rank may have none if there are few
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("max_tokens_per_batch", max_tokens_per_batch, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("eval_tokens_per_batch", eval_tokens_per_batch, 1),
-            ("eval_limit", eval_limit, 1),
-            ("num_workers", num_workers, 0),
-            ("max_length", max_length, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{key} must be at least {least}, got {value}")
-        if num_workers > (most := max(64, 4 * (os.cpu_count() or 1))):
-            raise ValueError(f"num_workers must be at most {most} on this host, got {num_workers}")
+        check_numbers(
+            batch_size=batch_size,
+            max_tokens_per_batch=max_tokens_per_batch,
+            eval_batch_size=eval_batch_size,
+            eval_tokens_per_batch=eval_tokens_per_batch,
+            eval_limit=eval_limit,
+            num_workers=num_workers,
+            max_length=max_length,
+        )
         self.images = images
         self.tasks = [
             replace(task, images=images) if task.images is None and images != AS_STORED else task

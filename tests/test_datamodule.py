@@ -307,10 +307,13 @@ def test_check_decodes_images_only_when_told(root: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"batch_size": 0}, "^data.batch_size must be at least 1, got 0"),
+        ({"eval_batch_size": 0}, "^data.eval_batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "^data.num_workers must be at least 0, got -1"),
+        ({"max_length": 0}, "^data.max_length must be at least 1, got 0"),
+        ({"eval_limit": 0}, "^data.eval_limit must be at least 1, got 0"),
+        ({"max_tokens_per_batch": 2**40}, "^data.max_tokens_per_batch must be at most 2147483648"),
+        ({"eval_tokens_per_batch": 10**20}, "^data.eval_tokens_per_batch must be at most 21474"),
     ],
 )
 def test_bad_arguments_are_refused(

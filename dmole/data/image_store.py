@@ -48,8 +48,8 @@ class CacheNames:
         ended: Begin of the message that nothing more can be written.
     """
 
-    kind: str = "cache_images"
-    limit: str = "cache_bytes"
+    kind: str = "data.cache_images"
+    limit: str = "data.cache_bytes"
     folder: str = "data.cache_folder"
     place: str = "images"
     ended: str = "no further processed images are kept in"

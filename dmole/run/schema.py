@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from dmole.data import Task
 from dmole.data.decoding import ImageOptions
+from dmole.data.ranges import RANGES
 from dmole.models.backbone import Backbone
 from dmole.routing import Router
 from dmole.run.plain import REMOTE_CODE, PlainReader
@@ -68,13 +69,7 @@ TRAINER: dict[str, Any] = {
 _RANGES = {
     "seed": (0, 2**32 - 1),
     "model.beams": (1, 256),
-    "data.batch_size": (1, 2**20),
-    "data.max_tokens_per_batch": (1, 2**31),
-    "data.eval_batch_size": (1, 2**20),
-    "data.eval_tokens_per_batch": (1, 2**31),
-    "data.eval_limit": (1, 2**31),
-    "data.num_workers": (0, 256),
-    "data.max_length": (1, 2**31),
+    **{f"data.{key}": bounds for key, bounds in RANGES.items()},
 }
 """Smallest and largest value of numbers that a run may set."""
 

@@ -212,7 +212,9 @@ def test_a_folder_stays_within_its_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [True, "on"])
 def test_another_kind_of_cache_is_refused(kind: Any) -> None:
-    with pytest.raises(ValueError, match=f"cache_images must be off, ram or disk, got {kind!r}"):
+    with pytest.raises(
+        ValueError, match=f"^data.cache_images must be off, ram or disk, got {kind!r}"
+    ):
         ImageCache(kind, 1, None)
 
 
