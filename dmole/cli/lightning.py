@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dmole._moved import current_path
 from dmole.cli.config_files import name_config, replaced_sizes, resolve_configs
 from dmole.cli.hints import Explanation, explain
+from dmole.cli.nulls import null_setting
 from dmole.cli.trust import (
     check_remote_code,
     classes_allowed,
@@ -162,6 +163,9 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the settings, and replace old class paths by those of the run's ``config.yaml``."""
         check_remote_code(self.config, self._words)
+        (parser,) = getattr(self, "_subcommand_parsers", {"": self.parser}).values()
+        if null := null_setting(parser._actions, lambda key: self._get(self.config, key, 0)):
+            raise ConfigError(null)
         _rename_classes(self.config)
 
 

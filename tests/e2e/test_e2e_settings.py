@@ -53,3 +53,27 @@ def test_a_nonsensical_value_is_named_in_one_line(
     assert len(lines) == 1
     assert message in lines[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("data: {cache_bytes: null}", "data.cache_bytes: expected an integer, got null"),
+        (
+            "trainer: {keep_embeddings: null}",
+            "trainer.keep_embeddings: expected true or false, got",
+        ),
+    ],
+)
+def test_null_in_a_config_is_refused_where_it_means_nothing(
+    config: str,
+    message: str,
+    fit_words: FitWords,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "null.yaml").write_text(config)
+    words = fit_words(tmp_path / "runs")
+    assert main([*words, "--config", str(tmp_path / "null.yaml")]) == 1
+    assert f"dmole: {message}" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
