@@ -114,7 +114,7 @@ class Collator:
             most: Maximum number of tokens of a batch, which a single sample must not exceed.
 
         Raises:
-            SampleError: If the chat template or the processor refuses a sample, or it has more
+            ValueError: If the chat template or the processor refuses a sample, or it has more
                 tokens than a batch may have; names it.
         """
         counts = self._counts(items, generation)
