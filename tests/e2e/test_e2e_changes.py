@@ -144,7 +144,8 @@ def test_a_change_that_concerns_no_training_leaves_the_expert_bit_equal(
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
     records = json.loads((run / "metrics.json").read_text())["accepted_changes"]
-    assert [record["setting"] for record in records] == [f"model setting {name!r}"]
+    changed = ["base model's generation", f"model setting {name!r}"]
+    assert [record["setting"] for record in records] == changed
 
 
 @pytest.mark.slow
