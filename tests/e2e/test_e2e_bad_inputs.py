@@ -492,7 +492,7 @@ CHECKPOINTS = [
         "last.ckpt is not a checkpoint of a sequence",
     ),
     ("a list", holds([1, 2]), "last.ckpt is not a checkpoint of a sequence"),
-    ("NaN", poison, "last.ckpt: tensor state_dict/paint/"),
+    ("NaN", poison, "last.ckpt: tensor state_dict/count/"),
     ("swapped", swap, "last.ckpt: its content was changed after it was written"),
     (
         "other base",
