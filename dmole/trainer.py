@@ -96,6 +96,8 @@ class ContinualTrainer(Trainer):
             trained its experts further.
         keep_embeddings: Keep the router embeddings of samples in the run folder, so that a resumed
             run, an evaluation of the run and a run that extends it read them.
+        case_images: Number of test samples of each task whose images are kept in the run folder, at
+            most 160 pixels wide and high, for reports; 0 keeps none.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence sets itself; epochs are a setting of the tasks.
 
@@ -128,6 +130,7 @@ class ContinualTrainer(Trainer):
         accept_changes: bool = False,
         fill_rows: bool = False,
         keep_embeddings: bool = True,
+        case_images: int = 24,
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
@@ -142,6 +145,7 @@ class ContinualTrainer(Trainer):
                 callbacks or [],
                 progress_bar=kwargs.get("enable_progress_bar") is not False,
                 checkpoint_every_n_steps=checkpoint_every_n_steps,
+                case_images=case_images,
             ),
             logger=[board, *(loggers or [])],
             plugins=[AtomicCheckpointIO(), *(plugins or [])],

@@ -4,6 +4,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
 from dmole.callbacks.base import ContinualCallback
+from dmole.callbacks.case_images import CaseImages
 from dmole.callbacks.curriculum import Curriculum
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
@@ -24,6 +25,7 @@ from dmole.callbacks.stage_checkpoint import StageCheckpoint
 from dmole.callbacks.training_routing import TrainingRouting
 
 __all__ = [
+    "CaseImages",
     "ContinualCallback",
     "Curriculum",
     "EvaluationMatrix",
@@ -45,7 +47,11 @@ __all__ = [
 
 
 def default_callbacks(
-    callbacks: list[Callback], *, progress_bar: bool, checkpoint_every_n_steps: int
+    callbacks: list[Callback],
+    *,
+    progress_bar: bool,
+    checkpoint_every_n_steps: int,
+    case_images: int,
 ) -> list[Callback]:
     """Return the callbacks of a sequence: the standard ones and the user's.
 
@@ -57,6 +63,7 @@ def default_callbacks(
         callbacks: The user's callbacks.
         progress_bar: Whether to show the progress, as a bar on a terminal and else as lines.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within a stage.
+        case_images: Test samples of each task whose images are kept for reports.
 
     Raises:
         ValueError: If a callback is a checkpoint callback other than `StageCheckpoint`.
@@ -76,6 +83,7 @@ def default_callbacks(
         SkippedSteps(),
         TrainingRouting(),
         EvaluationMatrix(),
+        CaseImages(case_images),
         ExpertInspector(),
         *([standard_progress()] if shows else []),
         StageCheckpoint(checkpoint_every_n_steps),

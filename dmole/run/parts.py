@@ -71,6 +71,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.metrics.VQASoft",
     ),
     "Callback": (
+        "dmole.callbacks.CaseImages",
         "dmole.callbacks.Curriculum",
         "dmole.callbacks.EvaluationMatrix",
         "dmole.callbacks.ExpertAllocation",
