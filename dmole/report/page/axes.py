@@ -32,7 +32,7 @@ class Axis:
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log(low), math.log(high), math.log(max(value, self.low))
-        part = (value - low) / (high - low) if high > low else 0.5
+        part = (value - low) / (high - low) if high != low else 0.5
         return min(1.0, max(0.0, part))
 
     def labels(self) -> Mapping[float, str]:
@@ -43,10 +43,11 @@ class Axis:
         return {value: f"{value:g}" for value in values}
 
 
-def stage_axis(last: int, text: str = "after stage (0: before training)") -> Axis:
-    """Return the axis of the stages of a run, from 0 to the last."""
-    every = max(1, math.ceil((last + 1) / 16))
-    return Axis(text, 0, max(1, last), {stage: str(stage) for stage in range(0, last + 1, every)})
+def stage_axis(last: int) -> Axis:
+    """Return the axis of the stages of a run, from 1 to the last."""
+    every = max(1, math.ceil(last / 16))
+    ticks = {float(stage): str(stage) for stage in range(1, last + 1, every)}
+    return Axis("after stage", 1.0, max(1, last), ticks)
 
 
 def row_axis(names: Sequence[str], text: str) -> Axis:

@@ -18,7 +18,8 @@ LEVELS = 20
 MOST = 120
 """Most rows and columns that are drawn; the caption of a larger heatmap says so."""
 
-_UPRIGHT = 8  # columns whose names still fit side by side
+UPRIGHT = 8
+"""Columns whose names still fit side by side."""
 
 _BLUE = ((247, 251, 255), (107, 174, 214), (8, 48, 107))
 _ORANGE = ((255, 247, 240), (230, 140, 70), (127, 50, 0))
@@ -69,7 +70,7 @@ class Heat:
         return html(
             '<div class="scroll"><table class="heat{}" tabindex="0"><caption>{}{}</caption><thead>'
             '<tr><td class="corner">{}</td>{}</tr></thead><tbody>{}</tbody></table></div>',
-            " many" if len(columns) > _UPRIGHT else "",
+            " many" if len(columns) > UPRIGHT else "",
             self.caption,
             more,
             self.corner,

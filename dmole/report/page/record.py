@@ -165,6 +165,32 @@ class RunRecord:
         return found
 
     @cached_property
+    def tasks_of_expert(self) -> dict[str, list[str]]:
+        """Tasks that each expert learned, as far as the folder records it."""
+        found: dict[str, list[str]] = {}
+        for stage in self.digests.stages if self.digests is not None else ():
+            tasks = stage.get("tasks")
+            if isinstance(tasks, list):
+                found.setdefault(str(stage.get("expert")), []).extend(map(str, tasks))
+        return found
+
+    @cached_property
+    def common_expert(self) -> str | None:
+        """The expert that all stages share; None if there is none."""
+        stages = self.digests.stages if self.digests is not None else ()
+        common = stages[-1].get("common") if stages else None
+        return common if isinstance(common, str) else None
+
+    def task_of_expert(self, expert: str) -> str | None:
+        """Return the only task of an expert; None if it has several or none is known."""
+        tasks = dict.fromkeys(self.tasks_of_expert.get(expert, [expert]))
+        return next(iter(tasks)) if len(tasks) == 1 else None
+
+    def style_of(self, task: str | None, otherwise: int = 0) -> int:
+        """Return the number of a task's color, the same in all sections."""
+        return self.tasks.index(task) if task in self.tasks else otherwise
+
+    @cached_property
     def allocation(self) -> list[AllocatedUnit] | None:
         """Rows of ``allocation.csv``."""
         rows: list[AllocatedUnit] | None = self.read("allocation.csv", read_allocation)

@@ -60,15 +60,22 @@ class Plot:
         return self.left + width * self.x.share(x), _TOP + height * (1.0 - self.y.share(y))
 
     def line(
-        self, points: Sequence[Point], tips: Sequence[str], style: int, task: str | None = None
+        self,
+        points: Sequence[Point],
+        tips: Sequence[str],
+        style: int,
+        task: str | None = None,
+        *,
+        marked: bool = True,
     ) -> None:
-        """Draw a line with a mark at each point; a coordinate that is NaN breaks it.
+        """Draw a line through points; a coordinate that is NaN breaks it.
 
         Args:
             points: Values of the points.
             tips: What the reader is told of each point.
             style: Number of the line; neighboring numbers differ in color and mark.
             task: Task that the line is about, for the filter.
+            marked: Whether each point has a mark; else marks appear under the pointer only.
         """
         color = COLORS[style % len(COLORS)]
         steps, pen = [], "M"
@@ -85,7 +92,8 @@ class Plot:
         )
         self._drawn.append(
             html(
-                '<g class="series"{} stroke="{c}" fill="{c}"><path class="line" d="{}"/>{}</g>',
+                '<g class="series{}"{} stroke="{c}" fill="{c}"><path class="line" d="{}"/>{}</g>',
+                "" if marked else " dense",
                 of_task(task),
                 " ".join(steps),
                 marks,
@@ -218,18 +226,21 @@ def mark_shape(style: int) -> str:
     return _MARKS[MARKERS[(style + style // len(COLORS)) % len(MARKERS)]]
 
 
-def legend(names: Sequence[str], tasks: Sequence[str] | None = None) -> Markup:
-    """Return the legend of lines, whose styles are numbered in this order.
+def legend(
+    names: Sequence[str], tasks: Sequence[str] | None = None, *, bars: bool = False
+) -> Markup:
+    """Return the legend of lines or bars, whose styles are numbered in this order.
 
     Args:
         names: Name of each line.
         tasks: Task of each line, for the filter; None if lines are no tasks.
+        bars: Whether they are bars, which have no marks.
     """
     swatch = '<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true"><g {}>{}</g></svg>'
     entries = []
     for style, name in enumerate(names):
         color = COLORS[style % len(COLORS)]
-        shape = html(mark_shape(style), x=7, y=7, r=4, d=8)
+        shape = html(_MARKS["s"] if bars else mark_shape(style), x=7, y=7, r=4, d=8)
         drawn = html(swatch, html('stroke="{0}" fill="{0}"', color), shape)
         task = tasks[style] if tasks else None
         entries.append(html("<li{}>{}{}</li>", of_task(task), drawn, label(name)))
