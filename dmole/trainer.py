@@ -29,6 +29,7 @@ from dmole.run.board import RunBoard
 from dmole.run.changes import needs_new_answers
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
+from dmole.run.closing import log_results
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.run.earlier_layout import join_predictions
 from dmole.run.embeddings import open_embeddings
@@ -37,6 +38,7 @@ from dmole.run.identity import check_base_of_run
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.lightning_private import disable_signal_handlers
 from dmole.run.limits import check_limits
+from dmole.run.remaining import forecast
 from dmole.run.restoring import Restorer, lacks_checkpoint, loss_error, resume_position
 from dmole.run.run_files import RunFile
 from dmole.run.run_folder import finished_folder
@@ -213,6 +215,7 @@ class ContinualTrainer(Trainer):
                 self.sequence.board.finalize("ended")
         if gone := [task for task, split in datamodule.missing if split == "test"]:
             log.warning("evaluated without: %s; their test files are gone", ", ".join(gone))
+        log_results(self.sequence, self.sequence.callback_of(EvaluationMatrix).results)
         log.info("results are in %s", self.run_dir)
 
     def _learn(self, module: ContinualModule, checkpoint: Path | None) -> None:
@@ -397,7 +400,10 @@ class ContinualTrainer(Trainer):
     def _run_phase(self, module: ContinualModule, phase: str) -> None:
         state, stage = self.sequence, self.sequence.stage
         state.phase = phase
-        log.info("stage %d/%d %s: %s", stage.index, len(state.plan), stage.name, phase)
+        state.forecast = forecast(state)
+        left = state.forecast.remaining().text()
+        text = f"stage {stage.index}/{len(state.plan)} {stage.name}: {phase}"
+        log.info("%s (%s)" if left else "%s%s", text, left)
         with state.timed(phase) as lap:
             if phase == "train":
                 state.samples_trained = 0
