@@ -157,6 +157,7 @@ def _heat(record: RunRecord, counts: _Counts, stage: int) -> Markup:
         describe=describe,
         outlined=own,
         row_tasks=tasks,
+        missing="blank",
     )
     return heat.markup()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -40,7 +41,7 @@ def _heat(
     values: Array,
     tasks: list[str],
     high: float = 100.0,
-    color: str = "q",
+    color: Literal["q", "o"] = "q",
 ) -> Markup:
     stages = [_stage_name(record, stage) for stage in range(len(values))]
     own = {
