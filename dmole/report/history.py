@@ -7,7 +7,7 @@ of any stage whose experts were final then is therefore the answer of these expe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,9 @@ RIGHT = 50.0
 
 CASES = 24
 """Samples of a task whose answers are followed over the stages, if no image was kept."""
+
+CONFUSED = 4
+"""Confused samples that are followed of each task and expert."""
 
 Known = dict[frozenset[str], float]
 """Scores of a sample's answers in percent by gate set."""
@@ -81,16 +84,24 @@ class History:
         stages: Evaluated stages, in order.
         ids: Ids of the samples of each task at the last stage, in the order of the file.
         gate_sets: Their gate sets at the last stage, in the same order.
-        stories: Followed samples by task and id, in the order of the file.
-        last: Samples at the last stage by task and position, see :meth:`sample`.
+        stories: Followed samples by task and id.
+        cases: Ids of the fixed samples of each task, in the order of the file.
+        confused: Ids of samples that another task's expert or the base model answers at the last
+            stage, by task and first expert; at most `CONFUSED`, those with images first.
         known: Scores by task and id.
+        images: Images of samples by task and id.
+        problem: Why there are no images, if their file is damaged.
     """
 
     stages: Sequence[int]
     ids: dict[str, list[str]] = field(default_factory=dict)
     gate_sets: dict[str, list[str]] = field(default_factory=dict)
     stories: dict[str, dict[str, Story]] = field(default_factory=dict)
+    cases: dict[str, list[str]] = field(default_factory=dict)
+    confused: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     known: dict[str, dict[str, Known]] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, Case]] = field(default_factory=dict)
+    problem: str = ""
 
 
 def experts_of(gate_set: str) -> tuple[str, ...]:
@@ -106,6 +117,7 @@ def experts_of(gate_set: str) -> tuple[str, ...]:
 def read_history(
     stages: Iterator[tuple[int, Mapping[str, Lines]]],
     final_at: Mapping[str, int],
+    owners: Mapping[str, Collection[str]],
     cases: Mapping[str, Mapping[str, Case]],
 ) -> History:
     """Return the history of the samples of the last stage.
@@ -113,17 +125,18 @@ def read_history(
     Args:
         stages: Index and predictions of each evaluated stage, the last one first.
         final_at: Stage that trains each expert last.
+        owners: Experts of each learned task.
         cases: Samples whose images were kept, which are followed.
 
     Raises:
         ValueError: If a line of the predictions is not that of a sample.
     """
-    history = History([])
+    history = History([], images=cases)
     indices: list[int] = []
     for stage, tasks in stages:
         for task, lines in tasks.items():
             if not indices:
-                _begin(history, task, lines, set(cases.get(task, ())))
+                _begin(history, task, lines, owners.get(task, ()), set(cases.get(task, ())))
             _add(history, stage, task, lines, final_at)
         indices.append(stage)
     history.stages = sorted(indices)
@@ -133,14 +146,32 @@ def read_history(
     return history
 
 
-def _begin(history: History, task: str, lines: Lines, cases: set[str]) -> None:
+def _begin(
+    history: History, task: str, lines: Lines, own: Collection[str], cases: set[str]
+) -> None:
     """Enter the samples of a task at the last stage."""
     ids = [_text(line, "id", task) for line in lines]
-    history.ids[task] = ids
-    history.gate_sets[task] = [_text(line, "gate_set", task) for line in lines]
+    gate_sets = [_text(line, "gate_set", task) for line in lines]
+    history.ids[task], history.gate_sets[task] = ids, gate_sets
     history.known[task] = {name: {} for name in ids}
-    followed = [at for at, name in enumerate(ids) if name in cases] or chosen(task, ids, CASES)
+    fixed = [at for at, name in enumerate(ids) if name in cases] or chosen(task, ids, CASES)
+    confused = _confused(ids, gate_sets, own, cases) if own else {}
+    followed = {*fixed, *(at for places in confused.values() for at in places)}
     history.stories[task] = {ids[at]: _story(task, lines[at]) for at in followed}
+    history.cases[task] = [ids[at] for at in fixed]
+    history.confused[task] = {name: [ids[at] for at in places] for name, places in confused.items()}
+
+
+def _confused(
+    ids: Sequence[str], gate_sets: Sequence[str], own: Collection[str], cases: set[str]
+) -> dict[str, list[int]]:
+    """Return positions of samples whose first expert is not one of their task, by that expert."""
+    found: dict[str, list[int]] = {}
+    for at in sorted(range(len(ids)), key=lambda at: ids[at] not in cases):
+        first = next(iter(experts_of(gate_sets[at])), BASE)
+        if first not in own and len(found.setdefault(first, [])) < CONFUSED:
+            found[first].append(at)
+    return found
 
 
 def _story(task: str, line: Mapping[str, Any]) -> Story:

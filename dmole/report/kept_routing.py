@@ -44,7 +44,7 @@ class RoutedTask:
     task: str
     own: tuple[str, ...]
     ids: Sequence[str]
-    losses: npt.NDArray[np.float64]
+    losses: npt.NDArray[np.float32]
     orders: Sequence[Sequence[tuple[str, ...]]]
 
     @property
@@ -94,6 +94,11 @@ class KeptRouting:
         assert self._inner is not None  # there is no fitted expert without it
         return self._inner
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The factors on the thresholds."""
+        return SCALES
+
     def own(self, task: str) -> tuple[str, ...]:
         """Return the experts of a task, newest version first; none if it was not learned."""
         names = (stage.expert for stage in reversed(self._learned) if task in stage.tasks)
@@ -136,12 +141,13 @@ class KeptRouting:
         """
         rows = self.embeddings(task, ids)
         orders: list[list[tuple[str, ...]]] = [[] for _ in SCALES]
+        shared: dict[tuple[str, ...], tuple[str, ...]] = {}  # equal gate sets are one object
         for start in range(0, len(ids), self._size):
             part = rows[start : start + self._size]
             query = RouteQuery(part, [task] * len(part), "test", None, self.experts)
             for order, routing in zip(orders, self._router.route_at(query, SCALES), strict=True):
-                order.extend(routing.order)
-        losses = self._autoencoders.losses(rows, self.fitted).double().numpy()
+                order.extend(shared.setdefault(names, names) for names in routing.order)
+        losses = self._autoencoders.losses(rows, self.fitted).numpy()
         return RoutedTask(task, self.own(task), ids, losses, orders)
 
     def reconstructed(self, task: str, ids: Sequence[str]) -> tuple[Tensor, Tensor | None]:

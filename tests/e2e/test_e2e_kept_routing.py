@@ -12,6 +12,8 @@ from small_runs import NO_FIGURES, FitWords
 from dmole.cli.main import main
 from dmole.report.history import History, experts_of, read_history
 from dmole.report.kept_routing import SCALES, KeptRouting
+from dmole.report.page.page import render
+from dmole.report.page.record import RunRecord
 from dmole.run.learned import read_stages
 from dmole.storage.predictions import predicted_stages, read_stage
 
@@ -20,7 +22,7 @@ def opened(run: Path) -> tuple[KeptRouting, History]:
     stages = predicted_stages(run)
     learned = (read_stages(run) or [])[: stages[-1]]
     final = {name: stage.index for stage in learned for name in stage.experts}
-    history = read_history(((i, read_stage(run, i)) for i in reversed(stages)), final, {})
+    history = read_history(((i, read_stage(run, i)) for i in reversed(stages)), final, {}, {})
     fingerprints = json.loads((run / "metrics.json").read_text())["fingerprints"]
     return KeptRouting(run, learned, fingerprints), history
 
@@ -71,3 +73,27 @@ def test_embeddings_of_other_samples_are_named(quick_run: Path, tmp_path: Path) 
     with pytest.raises(ValueError, match=f"{path} has no embedding of 8 of 8 samples"):
         kept.routed("paint", history.ids["paint"])
     assert kept.routed("count", history.ids["count"]).own == ("count",)
+
+
+def test_the_page_shows_losses_thresholds_and_a_map(quick_run: Path) -> None:
+    text = render([RunRecord(quick_run)])
+    assert 'class="error"' not in text
+    assert "paint, samples of its own task: median" in text
+    assert "own expert first, thresholds times 1.00: " in text
+    assert "PCA, since t-SNE needs at least 50 samples" in text
+    assert text.count('<svg class="cloud"') == 2
+    quick = render([RunRecord(quick_run)], costly=False)
+    assert not any(f'id="{name}"' in quick for name in ("losses", "sensitivity", "map", "cases"))
+
+
+def test_the_page_says_which_embeddings_are_missing(quick_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(quick_run, tmp_path / "run"))
+    shutil.rmtree(run / "embeddings")
+    text = render([RunRecord(run)])
+    assert "Not shown: " in text
+    assert "has no embedding of 8 of 8 samples" in text
+    assert 'id="map"' not in text
+    (run / "router" / "paint.safetensors").write_bytes(b"none")
+    text = render([RunRecord(run)])
+    assert text.count("paint.safetensors") == 1
+    assert 'id="cases"' in text

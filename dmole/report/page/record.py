@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dmole.metrics.matrix_file import read_matrix
+from dmole.report.history import History
 from dmole.report.page.markup import label
+from dmole.report.page.samples import Rerouted, history_of, reroute
 from dmole.report.page.tables_of_run import (
     AllocatedUnit,
     ModalityFactor,
@@ -225,6 +227,16 @@ class RunRecord:
             ValueError: If the file of the stage cannot be read; names it.
         """
         return read_stage(self.folder, stage)
+
+    @cached_property
+    def history(self) -> History | None:
+        """Answers to the samples of the last stage after every stage; None without predictions."""
+        return history_of(self)
+
+    @cached_property
+    def rerouted(self) -> Rerouted | None:
+        """The last stage's samples, routed again; None if the router compares no losses."""
+        return reroute(self)
 
     @cached_property
     def altered(self) -> list[str]:
