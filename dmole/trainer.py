@@ -29,6 +29,7 @@ from dmole.run.board import RunBoard
 from dmole.run.changes import needs_new_answers
 from dmole.run.checkpoint import load_sequence, save_sequence
 from dmole.run.checkpoint_file import AtomicCheckpointIO
+from dmole.run.closing import log_results
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.run.earlier_layout import join_predictions
 from dmole.run.embeddings import open_embeddings
@@ -37,6 +38,7 @@ from dmole.run.identity import check_base_of_run
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
 from dmole.run.lightning_private import disable_signal_handlers
 from dmole.run.limits import check_limits
+from dmole.run.remaining import forecast
 from dmole.run.restoring import Restorer, lacks_checkpoint, loss_error, resume_position
 from dmole.run.run_files import RunFile
 from dmole.run.run_folder import finished_folder
@@ -94,6 +96,9 @@ class ContinualTrainer(Trainer):
             trained its experts further.
         keep_embeddings: Keep the router embeddings of samples in the run folder, so that a resumed
             run, an evaluation of the run and a run that extends it read them.
+        case_images: Number of test samples of each task whose images are kept in the run folder, at
+            most 160 pixels wide and high, for reports; 0 keeps none.
+        report: Write ``report.html``, the page of the run, after each stage and at the end.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence sets itself; epochs are a setting of the tasks.
 
@@ -126,6 +131,8 @@ class ContinualTrainer(Trainer):
         accept_changes: bool = False,
         fill_rows: bool = False,
         keep_embeddings: bool = True,
+        case_images: int = 24,
+        report: bool = True,
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
@@ -140,6 +147,8 @@ class ContinualTrainer(Trainer):
                 callbacks or [],
                 progress_bar=kwargs.get("enable_progress_bar") is not False,
                 checkpoint_every_n_steps=checkpoint_every_n_steps,
+                case_images=case_images,
+                report=report,
             ),
             logger=[board, *(loggers or [])],
             plugins=[AtomicCheckpointIO(), *(plugins or [])],
@@ -209,6 +218,7 @@ class ContinualTrainer(Trainer):
                 self.sequence.board.finalize("ended")
         if gone := [task for task, split in datamodule.missing if split == "test"]:
             log.warning("evaluated without: %s; their test files are gone", ", ".join(gone))
+        log_results(self.sequence, self.sequence.callback_of(EvaluationMatrix).results)
         log.info("results are in %s", self.run_dir)
 
     def _learn(self, module: ContinualModule, checkpoint: Path | None) -> None:
@@ -393,7 +403,10 @@ class ContinualTrainer(Trainer):
     def _run_phase(self, module: ContinualModule, phase: str) -> None:
         state, stage = self.sequence, self.sequence.stage
         state.phase = phase
-        log.info("stage %d/%d %s: %s", stage.index, len(state.plan), stage.name, phase)
+        state.forecast = forecast(state)
+        left = state.forecast.remaining().text()
+        text = f"stage {stage.index}/{len(state.plan)} {stage.name}: {phase}"
+        log.info("%s (%s)" if left else "%s%s", text, left)
         with state.timed(phase) as lap:
             if phase == "train":
                 state.samples_trained = 0

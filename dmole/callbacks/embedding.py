@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
+from dmole.data.evaluation_batches import prompt_length
 from dmole.distributed import gather_objects
 from dmole.models.embedder import sample_keys
 from dmole.run.embeddings import save_embeddings
@@ -59,18 +60,18 @@ def _embed(
 ) -> Tensor:
     """Return the embeddings of some samples, see `embed_samples`.
 
-    If one of ``size`` samples that share batches is not known, all of them are computed, so that
-    an embedding does not depend on what was known.
+    Samples of similar length share batches. If one of ``size`` samples that share batches is not
+    known, all of them are computed, so that an embedding does not depend on what was known.
     """
     cache = module.embedder.cache
     keys = [f"{task}/{split}/{sample.id}" for sample, task in samples]
     known = cache.found(keys)
     missing = set().union(*gather_objects([key for key in keys if key not in known]))
-    begins = [i for i in range(0, len(keys), size) if not missing.isdisjoint(keys[i : i + size])]
-    if begins:
-        computed = _compute(
-            state, module, [p for i in begins for p in samples[i : i + size]], split
-        )
+    order = sorted(range(len(keys)), key=lambda i: prompt_length(samples[i][0]), reverse=True)
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    chosen = [i for group in groups if any(keys[i] in missing for i in group) for i in group]
+    if chosen:
+        computed = _compute(state, module, [samples[i] for i in chosen], split)
         new = {key: row for key, row in computed.items() if key in missing}
         cache.add(list(new), torch.stack(list(new.values())))
         known |= new

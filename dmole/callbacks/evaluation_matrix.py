@@ -304,6 +304,11 @@ class EvaluationMatrix(ContinualCallback):
         rows = ~np.isnan(self.matrix).all(axis=1) if self.matrix.size else np.empty(0, dtype=bool)
         return [int(index) for index in np.flatnonzero(rows)]
 
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """Content of ``metrics.json`` after the last evaluation; empty before the first."""
+        return self._metrics or {}
+
     def _enter(self, state: SequenceState, task: str, score: TaskScore) -> None:
         """Enter the score of a task at the current stage, and its standard error."""
         cell = state.stage.index, state.data.column_names.index(task)

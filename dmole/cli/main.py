@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "route-proxy": _later("route-proxy"),
         "serve": _later("serve"),
         "compare": _compare,
+        "report": _later("report"),
         "data": _data,
         "score": _score,
         "experts": _experts,

@@ -34,6 +34,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             an OpenAI-compatible endpoint with a chat page; new experts join while it runs
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
+  report    RUN [RUN ...] [--output FILE]
+            one HTML page of a run, or of several side by side: scores, experts, routing, costs
   data make-example DIR [--alike]
             real images of installed packages as tasks, for configs/real.yaml; with --alike, six
             tasks in one wording, for configs/benchmarks/alike_real.yaml

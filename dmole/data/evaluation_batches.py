@@ -34,7 +34,7 @@ def evaluation_batches(
             of prompts. A batch then holds as many samples as padded prompts and answers allow, at
             least one.
     """
-    order = sorted(indices, key=lambda index: _length(samples[index]), reverse=True)
+    order = sorted(indices, key=lambda index: prompt_length(samples[index]), reverse=True)
     share = order[rank::num_replicas]
     if tokens is None:
         return split_batches(share, batch_size)
@@ -51,6 +51,6 @@ def evaluation_batches(
     return batches
 
 
-def _length(sample: Sample) -> tuple[int, int]:
+def prompt_length(sample: Sample) -> tuple[int, int]:
     """Return what the length of a prompt grows with: its images, then its characters."""
     return len(sample.images), sum(len(turn.text) for turn in sample.turns)

@@ -195,15 +195,53 @@ def load_run(run_dir: str | Path) -> Run:
     digests = read_digests(folder)
     if digests is not None:
         verify_files(folder, digests, VERIFIED.__contains__)
+    return assemble_run(
+        folder,
+        names,
+        matrix,
+        oracle=oracle,
+        metrics=metrics,
+        timing=read_timing(_existing(folder, "timing.json")),
+        config=config,
+        digests=digests,
+    )
+
+
+def assemble_run(
+    folder: Path,
+    task_names: list[str],
+    matrix: Array,
+    *,
+    oracle: Array | None,
+    metrics: dict[str, Any],
+    timing: dict[str, Any],
+    config: dict[str, Any],
+    digests: Digests | None,
+) -> Run:
+    """Return a run from the checked content of its files.
+
+    Args:
+        folder: The run folder.
+        task_names: Tasks in the order of the matrix.
+        matrix: Evaluation matrix of shape ``(stages + 1, tasks)``, percent.
+        oracle: The same with oracle gates; None if the run has none.
+        metrics: Content of ``metrics.json``.
+        timing: Content of ``timing.json``.
+        config: Content of ``config.yaml``.
+        digests: Content of ``digests.json``; None if the run is older than that file.
+
+    Raises:
+        ValueError: If a figure has to be derived from ``routing.csv``, which cannot be read.
+    """
     run = Run(
         folder=folder,
         method=_method(folder, config),
         seed=config["seed_everything"] if _is_seed(config.get("seed_everything")) else None,
-        task_names=names,
+        task_names=task_names,
         matrix=matrix,
         oracle_matrix=oracle,
         metrics=metrics,
-        timing=read_timing(_existing(folder, "timing.json")),
+        timing=timing,
         config=config,
     )
     updates = _updates(run, digests) if digests is not None and len(matrix) > 1 else {}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dmole.module import ContinualModule
     from dmole.run.clock import Lap
     from dmole.run.extending import Parent
+    from dmole.run.remaining import Forecast
     from dmole.streams.stream import Stream
 
 log = logging.getLogger("dmole")
@@ -63,6 +64,7 @@ class SequenceState:
         done: Finished phases, as pairs of stage index and phase.
         samples_trained: Samples that the current stage has trained on so far, on all ranks.
         clock: Seconds, memory and parameters of the run.
+        forecast: What the remaining time is estimated from; None before the first phase.
         interruption: Whether a signal requested the end of the run.
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
@@ -95,6 +97,7 @@ class SequenceState:
         self.done: set[tuple[int, str]] = set()
         self.samples_trained = 0
         self.clock = Clock()
+        self.forecast: Forecast | None = None
         self.interruption = Interruption()
         self.settings: dict[str, str] = {}
         self.changes: list[dict[str, Any]] = []

@@ -143,7 +143,9 @@ def test_another_kind_of_checkpoint_is_refused_in_one_line() -> None:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     with pytest.raises(ValueError, match="a sequence is saved without ModelCheckpoint") as caught:
-        default_callbacks([ModelCheckpoint()], progress_bar=False, checkpoint_every_n_steps=1)
+        default_callbacks(
+            [ModelCheckpoint()], progress_bar=False, checkpoint_every_n_steps=1, case_images=0
+        )
     assert "\n" not in str(caught.value)
 
 

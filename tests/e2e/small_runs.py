@@ -103,8 +103,7 @@ class Recipe:
             callbacks=[Curriculum(self.curriculum), NoFigures(), *self.callbacks],
             accelerator="cpu",
             devices=self.devices,
-            enable_progress_bar=False,
-            **self.trainer,
+            **{"enable_progress_bar": False} | self.trainer,
         )
         return Sequenced(trainer, module, data)
 

@@ -68,9 +68,11 @@ def renew_digests(run: Path) -> None:
 def test_no_byte_of_a_bundle_names_a_path_or_the_user(home: Path, run: Path, bundle: Path) -> None:
     words = [str(home), str(bundle.parent), str(Path.home()), "zoe-quux", "zoe-", "/tmp", "/var/"]
     assert (run / "embeddings").is_dir()
+    assert (run / "case_images.jsonl").is_file()
     for path in bundle.rglob("*"):
         assert "quux" not in path.name
         assert "embeddings" not in str(path.relative_to(bundle))
+        assert "case_images" not in path.name
         if path.is_file():
             content = path.read_bytes()
             found = [word for word in words if word.encode() in content]

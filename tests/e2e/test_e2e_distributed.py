@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import multiprocessing
 import shutil
@@ -23,7 +24,7 @@ from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator
-from dmole.callbacks import ContinualCallback
+from dmole.callbacks import ContinualCallback, StageProgressLines
 from dmole.cli.main import main
 from dmole.data import Task
 from dmole.data.sampler import TrainBatchSampler
@@ -160,6 +161,25 @@ def test_two_ranks_leave_one_run_folder_with_every_test_sample_once(
         for stage in range(3):
             ids = [line["id"] for line in read_stage(run, stage)[task]]
             assert ids == [f"{task}-test-0-{index}" for index in range(size)]
+
+
+def test_one_of_two_ranks_logs_the_progress_and_the_closing_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(StageProgressLines, "interval", 0.0)
+    shown = TWO_RANKS | {"enable_progress_bar": True}
+    recipe = Recipe(tasks=TASKS[:1], data={"batch_size": 2}, trainer=shown, devices=2, **EQUAL)
+
+    def build() -> Any:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)  # on both ranks
+        return recipe.build(tmp_path)
+
+    fit_on_two_ranks(build)
+    lines = capfd.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("results are in")]) == 2
+    assert len([line for line in lines if line.startswith("routed ")]) == 1
+    trained = [line for line in lines if line.startswith("stage 1/1 paint | train | epoch 1/1")]
+    assert len(trained) == 1 + 2  # the start of the epoch, and its two batches
 
 
 def test_both_ranks_end_with_the_same_experts(

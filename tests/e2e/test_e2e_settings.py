@@ -59,6 +59,7 @@ def test_a_nonsensical_value_is_named_in_one_line(
     ("config", "message"),
     [
         ("data: {cache_bytes: null}", "data.cache_bytes: expected an integer, got null"),
+        ("trainer: {case_images: null}", "trainer.case_images: expected an integer, got null"),
         (
             "trainer: {keep_embeddings: null}",
             "trainer.keep_embeddings: expected true or false, got",

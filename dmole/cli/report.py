@@ -1,0 +1,37 @@
+"""The verb ``report``: one HTML page of finished or running runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dmole.cli.arguments import ArgumentParser
+from dmole.messages import show
+
+
+def run_report(words: list[str]) -> None:
+    """Write one HTML page of a run, or of several runs side by side."""
+    from dmole.report.page import write_report
+
+    parser = ArgumentParser(
+        "dmole report",
+        description=run_report.__doc__,
+        epilog="The page needs no network. What a running or older run lacks is left out.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--output", type=Path, help="file to write; needed for several runs (RUN/report.html)"
+    )
+    parser.add_argument(
+        "--regenerate",
+        action="store_true",
+        help="generate the answers that other thresholds need, with base model and test data, "
+        "and keep them in RUN",
+    )
+    parser.add_argument("--device", default="cpu", help="device that generates them")
+    options = parser.parse_args(words)
+    if options.regenerate:
+        from dmole.report.regenerate import regenerate
+
+        for run in options.runs:
+            show(f"{run}: {regenerate(run, device=options.device)} answers generated")
+    show(str(write_report(options.runs, options.output)))

@@ -1,0 +1,73 @@
+"""Scores of each task over the stages, and their mean over the tasks seen so far."""
+
+from __future__ import annotations
+
+import numpy as np
+from markupsafe import Markup
+
+from dmole.report.page.axes import Axis, stage_axis
+from dmole.report.page.markup import html, label, number
+from dmole.report.page.record import Array, RunRecord
+from dmole.report.page.section import Section
+from dmole.report.page.svg import Plot, legend
+
+MOST = 60
+"""Most tasks with a line of their own."""
+
+_SCORE = Axis("score (%)", 0.0, 100.0)
+
+
+def _draw(record: RunRecord) -> Markup | None:
+    if record.scores is None or len(record.scores[0]) < 2 or not record.learned_at:
+        return None
+    return html('<div class="beside">{}{}</div>', _of_tasks(record), _of_means(record))
+
+
+def _of_tasks(record: RunRecord) -> Markup:
+    """Return one line for each learned task, from the stage that learns it."""
+    matrix, names = _known(record)
+    tasks = [task for task in names if task in record.learned_at][:MOST]
+    title = "Score of each task from the stage that learns it"
+    plot = Plot(title, stage_axis(len(matrix) - 1), _SCORE)
+    for task in tasks:
+        column, first = names.index(task), record.learned_at[task]
+        stages = range(first, len(matrix))
+        points = [(float(stage), float(matrix[stage, column])) for stage in stages]
+        tips = [f"{label(task)} after stage {stage:.0f}: {number(y)} %" for stage, y in points]
+        plot.line(points, tips, record.style_of(task), task)
+    head = html("<h4>{}</h4>", title)
+    return html("<div>{}{}{}</div>", head, plot.markup(), legend(tasks, tasks))
+
+
+def _of_means(record: RunRecord) -> Markup:
+    """Return the mean over the tasks seen so far, and that of the oracle."""
+    matrix, names = _known(record)
+    title = "Mean score over the tasks learned so far"
+    plot = Plot(title, stage_axis(len(matrix) - 1), _SCORE)
+    curves = {"routed": matrix}
+    if record.oracle is not None and not np.isnan(record.oracle).all():
+        curves["oracle: expert of the true task"] = record.oracle
+    for style, (name, scores) in enumerate(curves.items()):
+        points = []
+        for stage in range(1, len(scores)):
+            seen = [at for at, task in enumerate(names) if record.learned_at.get(task, 0)]
+            seen = [at for at in seen if record.learned_at[names[at]] <= stage]
+            points.append((float(stage), float(np.mean(scores[stage, seen]))))
+        tips = [f"{name}, after stage {stage:.0f}: {number(y)} %" for stage, y in points]
+        plot.line(points, tips, style)
+    head = html("<h4>{}</h4>", title)
+    return html("<div>{}{}{}</div>", head, plot.markup(), legend(list(curves)))
+
+
+def _known(record: RunRecord) -> tuple[Array, list[str]]:
+    assert record.scores is not None  # checked by the caller
+    return record.scores
+
+
+FORGETTING = Section(
+    "forgetting",
+    "Forgetting: a line that falls loses what was learned",
+    "Each line begins at the stage that learns its task. A flat line forgets nothing; the distance "
+    "between the two means is what a router without errors would add.",
+    _draw,
+)

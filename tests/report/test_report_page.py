@@ -1,0 +1,63 @@
+"""The HTML page of runs of every state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dmole.cli.main import main
+from dmole.report.page.page import render, write_report
+from dmole.report.page.record import RunRecord
+
+SMALL = ("evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json", "timing.json", "config.yaml")
+
+
+def text_of(folder: Path) -> str:
+    return render([RunRecord(folder)])
+
+
+def test_the_page_holds_figures_with_definitions_and_the_gap(runs: list[Path]) -> None:
+    text = text_of(runs[2])
+    assert "mean_i (R[S,i] - R[s_i,i])" in text
+    assert 'title="color after stage 2 count: 40.00"' in text
+    assert "Gap: oracle - score" in text
+    assert "://" not in text  # nothing is fetched, and no link leaves the page
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("content", [None, b"", b"\xff\x00", b'{"a": [', b"[]", b"1,2\n3"])
+def test_a_lost_or_damaged_file_never_stops_the_page(
+    runs: list[Path], name: str, content: bytes | None
+) -> None:
+    path = runs[0] / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    text = text_of(runs[0])
+    assert text.rstrip().endswith("</html>")
+    assert ('class="error"' in text) == (content is not None)
+
+
+def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
+    assert "no results yet" in text_of(tmp_path)
+
+
+def test_several_runs_stand_side_by_side(runs: list[Path], tmp_path: Path) -> None:
+    text = write_report(runs, tmp_path / "page.html").read_text()
+    sections = text.count("<section") - 1  # without the comparison
+    assert text.count("<h3>d/version_0</h3>") == text.count("<h3>s/version_0</h3>") == sections > 3
+    assert 'class="number best" data-sort="82.0">82.0' in text
+
+
+def test_the_verb_prints_the_file_and_refuses_in_one_line(
+    runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(runs[0])]) == 0
+    assert capsys.readouterr().out == f"{runs[0] / 'report.html'}\n"
+    assert main(["report", *map(str, runs)]) == 1
+    assert capsys.readouterr().err == (
+        "dmole: several runs have one page: name its file with --output\n"
+    )
+    assert main(["report", str(runs[0] / "nowhere")]) == 1
+    assert "no run folder" in capsys.readouterr().err
