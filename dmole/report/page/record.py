@@ -49,22 +49,24 @@ class RunRecord:
 
     Args:
         folder: The run folder.
+        depth: Parts of its path that name it on the page.
 
     Raises:
         FileNotFoundError: If there is no such folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, depth: int = 2) -> None:
         self.folder = Path(folder)
+        self._depth = depth
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no run folder {folder}")
 
     @cached_property
     def name(self) -> str:
-        """Name of the run on the page: the last two parts of its path."""
-        folder = self.folder.resolve()
-        name = re.sub(r"^\.(.+)\.unfinished$", r"\1", folder.name)  # an evaluation in progress
-        return label(f"{folder.parent.name}/{name}")
+        """Name of the run on the page: the last parts of its path."""
+        *parents, name = self.folder.resolve().parts[-self._depth :]
+        name = re.sub(r"^\.(.+)\.unfinished$", r"\1", name)  # an evaluation in progress
+        return label("/".join([*parents, name]))
 
     def has(self, name: str) -> bool:
         """Return whether the folder has an entry of a name."""
