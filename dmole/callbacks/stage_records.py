@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,9 +88,8 @@ def token_weights(state: SequenceState, module: ContinualModule) -> list[float]:
     tasks = [task for task in state.seen_tasks() if task in tested][-MOST_CASES:]
     if module.router.mixing is None or not tasks:
         return []
-    pairs = [
-        (sample, task) for task in tasks for sample in state.data.test_samples(task)[:EXAMPLES]
-    ]
+    samples = {task: islice(state.data.test_samples(task), EXAMPLES) for task in tasks}
+    pairs = [(sample, task) for task, own in samples.items() for sample in own]
     found: list[Tensor] = []
     module.to(state.device)
     with eval_mode(module.backbone):
@@ -97,7 +97,7 @@ def token_weights(state: SequenceState, module: ContinualModule) -> list[float]:
             batch = move_data_to_device(host, state.device)
             gates = module.make_gates(module.route(batch).gates, batch, recording=True)
             with module.library.context.use(gates):
-                module.backbone.model(**batch.inputs)
+                module.backbone.outputs(batch.inputs)
             records = gates.records if gates is not None else []
             found += [record.weights.float().flatten().cpu() for record in records]
     weights = torch.cat(found) if found else torch.empty(0)
