@@ -101,6 +101,7 @@ class ContinualTrainer(Trainer):
             run, an evaluation of the run and a run that extends it read them.
         case_images: Number of test samples of each task whose images are kept in the run folder, at
             most 160 pixels wide and high, for reports; 0 keeps none.
+        report: Write ``report.html``, the page of the run, after each stage and at the end.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence sets itself; epochs are a setting of the tasks.
 
@@ -136,6 +137,7 @@ class ContinualTrainer(Trainer):
         fill_rows: bool = False,
         keep_embeddings: bool = True,
         case_images: int = 24,
+        report: bool = True,
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
@@ -153,6 +155,7 @@ class ContinualTrainer(Trainer):
                 progress_bar=kwargs.get("enable_progress_bar") is not False,
                 checkpoint_every_n_steps=checkpoint_every_n_steps,
                 case_images=case_images,
+                report=report,
             ),
             logger=[*boards, *(loggers or [])],
             plugins=[AtomicCheckpointIO(), *(plugins or [])],

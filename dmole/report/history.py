@@ -90,7 +90,7 @@ class History:
             stage, by task and first expert; at most `CONFUSED`, those with images first.
         known: Scores by task and id.
         images: Images of samples by task and id.
-        problem: Why there are no images, if their file is damaged.
+        problems: One line for each damaged file beside the predictions.
     """
 
     stages: Sequence[int]
@@ -101,7 +101,7 @@ class History:
     confused: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     known: dict[str, dict[str, Known]] = field(default_factory=dict)
     images: Mapping[str, Mapping[str, Case]] = field(default_factory=dict)
-    problem: str = ""
+    problems: list[str] = field(default_factory=list)
 
 
 def experts_of(gate_set: str) -> tuple[str, ...]:

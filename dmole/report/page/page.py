@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -82,7 +82,8 @@ def render(records: Sequence[RunRecord], *, costly: bool = True) -> str:
     )
     style = _asset(environment, "page.css") + level_rules()
     script = _asset(environment, "page.js")
-    shown = [_collect(each, records) for each in SECTIONS if costly or not each.costly]
+    chosen = SECTIONS if costly else [_brief(each) for each in SECTIONS if not each.costly]
+    shown = [_collect(each, records) for each in chosen]
     page = environment.get_template("page.html").render(
         version=__version__,
         names=[record.name for record in records],
@@ -97,6 +98,10 @@ def render(records: Sequence[RunRecord], *, costly: bool = True) -> str:
         complete=costly,
     )
     return "\n".join(map(visible, page.split("\n")))
+
+
+def _brief(section: Section) -> Section:
+    return replace(section, draw=section.brief or section.draw)
 
 
 def _collect(section: Section, records: Sequence[RunRecord]) -> _Shown:

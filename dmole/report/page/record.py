@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +62,9 @@ class RunRecord:
     @cached_property
     def name(self) -> str:
         """Name of the run on the page: the last two parts of its path."""
-        return label("/".join(self.folder.resolve().parts[-2:]))
+        folder = self.folder.resolve()
+        name = re.sub(r"^\.(.+)\.unfinished$", r"\1", folder.name)  # an evaluation in progress
+        return label(f"{folder.parent.name}/{name}")
 
     def has(self, name: str) -> bool:
         """Return whether the folder has an entry of a name."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmole.messages import one_line
-from dmole.report.history import History, read_history
-from dmole.storage.case_images import read_case_images
+from dmole.report.history import History, experts_of, read_history
+from dmole.report.regenerated import Regenerated, read_regenerated
+from dmole.storage.case_images import Case, read_case_images
 from dmole.storage.reading import read_json
 from dmole.storage.versions import UPDATES, checked_updates, newest_versions, versions_of
 
@@ -65,12 +66,22 @@ def history_of(record: RunRecord) -> History | None:
             if isinstance(content.get(key), str):
                 final_at[content[key]] = stage
     found = ((stage, record.predictions(stage)) for stage in reversed(stages))
+    problems: list[str] = []
+    images: dict[str, dict[str, Case]] = {}
+    answers: list[Regenerated] = []
     try:
-        images, problem = read_case_images(record.folder), ""
+        images = read_case_images(record.folder)
     except ValueError as error:
-        images, problem = {}, one_line(error)
+        problems.append(one_line(error))
+    try:
+        answers = read_regenerated(record.folder, record.digests.files if record.digests else {})
+    except ValueError as error:
+        problems.append(one_line(error))
     history = read_history(found, final_at, owners_of(record), images)
-    history.problem = problem
+    history.problems = problems
+    for each in answers:
+        known = history.known.get(each.task, {}).get(each.id, {})
+        known.setdefault(frozenset(experts_of(each.gate_set)), each.score)
     return history
 
 

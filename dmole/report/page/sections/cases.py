@@ -48,9 +48,9 @@ def _draw(record: RunRecord) -> Markup | None:
         return None
     tasks = list(history.cases)
     parts = [_task(record, history, task, at < _OPEN) for at, task in enumerate(tasks[:MOST_TASKS])]
-    if not history.images:
-        kept = "The run kept no images of its test samples (trainer.case_images)."
-        parts.append(note(history.problem or kept))
+    parts += [note(line) for line in history.problems]
+    if not history.images and not history.problems:
+        parts.append(note("The run kept no images of its test samples (trainer.case_images)."))
     if len(tasks) > MOST_TASKS:
         parts.append(note(f"The first {MOST_TASKS} of {len(tasks)} tasks are shown."))
     return join(parts)

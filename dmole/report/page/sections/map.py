@@ -16,7 +16,7 @@ from dmole.storage.case_images import chosen
 MOST = 500
 """Most samples of a task."""
 
-MOST_POINTS = 2000
+MOST_POINTS = 2500
 """Most samples of all tasks together, which bounds the time of the projection."""
 
 

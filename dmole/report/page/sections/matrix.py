@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dmole.report.page.heat import Heat
-from dmole.report.page.markup import html, join, number
+from dmole.report.page.markup import html, join, label, number
 from dmole.report.page.record import Array, RunRecord
 from dmole.report.page.section import Section
 
@@ -52,7 +52,7 @@ def _heat(
 
     def describe(row: int, column: int) -> str:
         value = number(float(values[row, column]), 2)
-        return f"{tasks[column]} after stage {stages[row]}: {value}"
+        return f"{label(tasks[column])} after stage {stages[row]}: {value}"
 
     heat = Heat(
         caption,
@@ -73,7 +73,7 @@ def _stage_name(record: RunRecord, stage: int) -> str:
     if stage == 0:
         return "0 (base model)"
     learned = record.tasks_of_stage
-    return f"{stage} {'+'.join(learned[stage - 1])}" if stage <= len(learned) else str(stage)
+    return f"{stage} {label('+'.join(learned[stage - 1]))}" if stage <= len(learned) else str(stage)
 
 
 MATRIX = Section(
