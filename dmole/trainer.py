@@ -48,6 +48,7 @@ from dmole.run.strategies import check_precision, check_strategy
 from dmole.storage.files import remove_parts, write_json
 from dmole.store import SPLITS
 from dmole.streams.stream import SequentialStream, Stage, Stream
+from dmole.tracking import Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -83,7 +84,9 @@ class ContinualTrainer(Trainer):
             exact, since experts are frozen after their stage and decoding is deterministic.
         callbacks: Callbacks in addition to the standard ones; a callback of a standard type
             replaces the standard one.
-        loggers: Loggers in addition to TensorBoard.
+        loggers: Loggers in addition to those of ``report_to``.
+        report_to: Names of trackers of experiments: ``tensorboard``, ``wandb``, ``mlflow``,
+            ``swanlab``, ``trackio``. None is TensorBoard alone, an empty list is none.
         plugins: Cluster environments of Lightning.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within the training of a
             stage; 0 saves only on a signal. The run is always saved after each phase.
@@ -103,7 +106,8 @@ class ContinualTrainer(Trainer):
             sequence sets itself; epochs are a setting of the tasks.
 
     Raises:
-        ValueError: If strategy or precision would give wrong results, see `dmole.run.strategies`.
+        ValueError: If strategy or precision would give wrong results, see `dmole.run.strategies`,
+            or a name of ``report_to`` is unknown or not installed.
 
     Example:
         >>> from dmole import ContinualDataModule, ContinualModule, ContinualTrainer
@@ -126,6 +130,7 @@ class ContinualTrainer(Trainer):
         incremental_evaluation: bool = True,
         callbacks: list[Callback] | None = None,
         loggers: list[Logger] | None = None,
+        report_to: list[str] | None = None,
         plugins: list[ClusterEnvironment] | None = None,
         checkpoint_every_n_steps: int = 100,
         accept_changes: bool = False,
@@ -140,7 +145,9 @@ class ContinualTrainer(Trainer):
             warnings.filterwarnings("ignore", message)
         known = {"name": name, "version": version, "log_every_n_steps": log_every_n_steps}
         check_arguments(known | kwargs)
+        self._tracking = Tracking(report_to)
         board = RunBoard(default_root_dir, name=name, version=version)
+        boards = [board] if self._tracking.uses_tensorboard else []
         super().__init__(
             default_root_dir=default_root_dir,
             callbacks=default_callbacks(
@@ -150,7 +157,7 @@ class ContinualTrainer(Trainer):
                 case_images=case_images,
                 report=report,
             ),
-            logger=[board, *(loggers or [])],
+            logger=[*boards, *(loggers or [])],
             plugins=[AtomicCheckpointIO(), *(plugins or [])],
             log_every_n_steps=log_every_n_steps,
             max_epochs=1,  # each stage sets it from its tasks
@@ -229,6 +236,7 @@ class ContinualTrainer(Trainer):
             self._resume(module, checkpoint)
         else:
             save_sequence(state, module)  # from now on the run can be resumed
+        self._tracking.start(state, module)
         if not state.stream.planned:
             self._find_stages(module)
             save_sequence(state, module)
@@ -247,6 +255,7 @@ class ContinualTrainer(Trainer):
         warn_of_empty_cells(self._fill_rows(module))
         self._end(module)
         self._complete(module)
+        self._tracking.finish(state)
 
     def _resume(self, module: ContinualModule, checkpoint: Path) -> None:
         """Restore the state of a checkpoint, and the files of the run that were lost."""

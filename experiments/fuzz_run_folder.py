@@ -165,7 +165,7 @@ def damage(rng: random.Random, run: Path, verb: str) -> list[str]:
 
 
 def _is_read(path: Path) -> bool:
-    return not path.name.startswith("events.") and path.suffix not in (".png", "")
+    return not path.name.startswith("events.") and path.suffix not in (".png", ".svg", "")
 
 
 def fuzz(

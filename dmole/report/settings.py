@@ -9,7 +9,7 @@ from dmole.run.settings import ADDED
 
 OF_A_REPEAT = (
     *("seed", "seed_everything", "version", "default_root_dir", "enable_progress_bar"),
-    "report",
+    *("loggers", "report", "report_to"),
 )
 """Settings in which repeats of one method may differ."""
 

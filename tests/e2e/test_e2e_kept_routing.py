@@ -62,6 +62,17 @@ def test_another_router_is_used_by_its_own_rule(
     check_as_predicted(tmp_path / "small" / "version_0")
 
 
+@pytest.mark.slow
+def test_an_updated_expert_is_own_in_all_its_versions(quick_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(quick_run, tmp_path / "small" / "version_0"))
+    words = ["--update", "paint", "--train", "synthetic://paint/train?size=32&seed=5", *NO_FIGURES]
+    assert main(["add", str(run), *words]) == 0
+    child = tmp_path / "small" / "version_1"
+    check_as_predicted(child)
+    kept, history = opened(child)
+    assert kept.routed("paint", history.ids["paint"]).own == ("paint-v2", "paint")
+
+
 def test_embeddings_of_other_samples_are_named(quick_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(quick_run, tmp_path / "run"))
     path = run / "embeddings" / "paint.test.rows"
