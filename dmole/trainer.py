@@ -48,6 +48,7 @@ from dmole.run.strategies import check_precision, check_strategy
 from dmole.storage.files import remove_parts, write_json
 from dmole.store import SPLITS
 from dmole.streams.stream import SequentialStream, Stage, Stream
+from dmole.tracking import Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -83,7 +84,9 @@ class ContinualTrainer(Trainer):
             exact, since experts are frozen after their stage and decoding is deterministic.
         callbacks: Callbacks in addition to the standard ones; a callback of a standard type
             replaces the standard one.
-        loggers: Loggers in addition to TensorBoard.
+        loggers: Loggers in addition to those of ``report_to``.
+        report_to: Names of trackers of experiments: ``tensorboard``, ``wandb``, ``mlflow``,
+            ``swanlab``, ``trackio``. None is TensorBoard alone, an empty list is none.
         plugins: Cluster environments of Lightning.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within the training of a
             stage; 0 saves only on a signal. The run is always saved after each phase.
@@ -98,11 +101,13 @@ class ContinualTrainer(Trainer):
             run, an evaluation of the run and a run that extends it read them.
         case_images: Number of test samples of each task whose images are kept in the run folder, at
             most 160 pixels wide and high, for reports; 0 keeps none.
+        report: Write ``report.html``, the page of the run, after each stage and at the end.
         kwargs: Any other argument of :class:`lightning.pytorch.Trainer`, except those that the
             sequence sets itself; epochs are a setting of the tasks.
 
     Raises:
-        ValueError: If strategy or precision would give wrong results, see `dmole.run.strategies`.
+        ValueError: If strategy or precision would give wrong results, see `dmole.run.strategies`,
+            or a name of ``report_to`` is unknown or not installed.
 
     Example:
         >>> from dmole import ContinualDataModule, ContinualModule, ContinualTrainer
@@ -125,12 +130,14 @@ class ContinualTrainer(Trainer):
         incremental_evaluation: bool = True,
         callbacks: list[Callback] | None = None,
         loggers: list[Logger] | None = None,
+        report_to: list[str] | None = None,
         plugins: list[ClusterEnvironment] | None = None,
         checkpoint_every_n_steps: int = 100,
         accept_changes: bool = False,
         fill_rows: bool = False,
         keep_embeddings: bool = True,
         case_images: int = 24,
+        report: bool = True,
         log_every_n_steps: int = 10,
         **kwargs: Any,
     ) -> None:
@@ -138,7 +145,9 @@ class ContinualTrainer(Trainer):
             warnings.filterwarnings("ignore", message)
         known = {"name": name, "version": version, "log_every_n_steps": log_every_n_steps}
         check_arguments(known | kwargs)
+        self._tracking = Tracking(report_to)
         board = RunBoard(default_root_dir, name=name, version=version)
+        boards = [board] if self._tracking.uses_tensorboard else []
         super().__init__(
             default_root_dir=default_root_dir,
             callbacks=default_callbacks(
@@ -146,8 +155,9 @@ class ContinualTrainer(Trainer):
                 progress_bar=kwargs.get("enable_progress_bar") is not False,
                 checkpoint_every_n_steps=checkpoint_every_n_steps,
                 case_images=case_images,
+                report=report,
             ),
-            logger=[board, *(loggers or [])],
+            logger=[*boards, *(loggers or [])],
             plugins=[AtomicCheckpointIO(), *(plugins or [])],
             log_every_n_steps=log_every_n_steps,
             max_epochs=1,  # each stage sets it from its tasks
@@ -226,6 +236,7 @@ class ContinualTrainer(Trainer):
             self._resume(module, checkpoint)
         else:
             save_sequence(state, module)  # from now on the run can be resumed
+        self._tracking.start(state, module)
         if not state.stream.planned:
             self._find_stages(module)
             save_sequence(state, module)
@@ -244,6 +255,7 @@ class ContinualTrainer(Trainer):
         warn_of_empty_cells(self._fill_rows(module))
         self._end(module)
         self._complete(module)
+        self._tracking.finish(state)
 
     def _resume(self, module: ContinualModule, checkpoint: Path) -> None:
         """Restore the state of a checkpoint, and the files of the run that were lost."""

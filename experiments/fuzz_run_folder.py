@@ -64,14 +64,17 @@ def arguments(verb: str, run: Path, original: Path, folder: Path) -> list[str]:
     """Return the command line of a verb for a damaged run.
 
     Args:
-        verb: ``compare``, ``predict``, ``evaluate``, an edit of ``experts`` (``list``, ``remove``,
-            ``rename``, or ``import`` into the original), or ``fit``, which resumes the run.
+        verb: ``compare``, ``report``, ``predict``, ``evaluate``, an edit of ``experts`` (``list``,
+            ``remove``, ``rename``, or ``import`` into the original), or ``fit``, which resumes the
+            run.
         run: The damaged run.
         original: The run before it was damaged.
         folder: Folder for output.
     """
     if verb == "compare":
         return ["compare", str(run), "--output", str(folder / "comparison")]
+    if verb == "report":
+        return ["report", str(run), "--output", str(folder / "report.html")]
     if verb == "predict":
         return ["predict", str(run), "--prompt", "what is it?"]
     if verb == "evaluate":
@@ -136,7 +139,7 @@ def _run(words: Sequence[str], log: Path, seconds: int, verb_main: Main) -> None
         os._exit(code)
 
 
-_READ = {"fit": "[ce][hm]*", "compare": "*", **dict.fromkeys(_EDITS, "*")}
+_READ = {"fit": "[ce][hm]*", "compare": "*", "report": "*", **dict.fromkeys(_EDITS, "*")}
 """Patterns of the files that a verb reads, of ``fit`` checkpoints and embeddings; four of five
 mutations are of these."""
 
@@ -151,7 +154,7 @@ def damage(rng: random.Random, run: Path, verb: str) -> list[str]:
             for path in files
             if fnmatch(str(path.relative_to(run)), _READ.get(verb, "[cemr]*"))
         ]
-    if verb == "compare":
+    if verb in ("compare", "report"):
         files = [path for path in files if path.parent == run]
     for path in rng.sample(files, min(len(files), rng.choice([1, 1, 1, 2, 3]))):
         try:
@@ -162,7 +165,7 @@ def damage(rng: random.Random, run: Path, verb: str) -> list[str]:
 
 
 def _is_read(path: Path) -> bool:
-    return not path.name.startswith("events.") and path.suffix not in (".png", "")
+    return not path.name.startswith("events.") and path.suffix not in (".png", ".svg", "")
 
 
 def fuzz(
@@ -219,7 +222,8 @@ def main() -> int:
     parser.add_argument("--attempts", type=int, default=0)
     parser.add_argument("--limit", type=int, default=120, help="seconds of an attempt")
     parser.add_argument("--verbose", action="store_true", help="print all attempts")
-    parser.add_argument("--verbs", default="compare,predict,evaluate,list,remove,rename,import,fit")
+    every = "compare,report,predict,evaluate,list,remove,rename,import,fit"
+    parser.add_argument("--verbs", default=every)
     options = parser.parse_args()
     import dmole.cli.edits
     import dmole.cli.lightning

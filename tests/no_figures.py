@@ -8,7 +8,10 @@ from dmole.callbacks import ExpertInspector
 
 
 class NoFigures(ExpertInspector):
-    """Logs scalars alone."""
+    """Logs scalars and histograms alone."""
+
+    def __init__(self) -> None:
+        super().__init__(stage_figures=0)
 
     def on_sequence_end(self, state: Any, module: Any) -> None:
         pass

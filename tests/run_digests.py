@@ -9,6 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments.run_content import tensor_digest
 
+ALL = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
+"""Reads all events instead of a sample."""
+
 
 def run_digests(run: Path) -> dict[str, str]:
     """Return a digest of all a run learned and found out, by file."""
@@ -23,7 +26,13 @@ def run_digests(run: Path) -> dict[str, str]:
 
 
 def logged_steps(run: Path) -> dict[str, list[int]]:
-    """Return the steps of each scalar in the one file of TensorBoard events of a run."""
+    """Return the steps of each tag, of any kind, in the one file of TensorBoard events of a run."""
     (file,) = run.glob("events.out.tfevents.*")
-    events = EventAccumulator(str(file), purge_orphaned_data=False).Reload()
-    return {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    events = EventAccumulator(str(file), size_guidance=ALL, purge_orphaned_data=False).Reload()
+    kinds = ("scalars", "images", "histograms", "tensors")
+    readers = (events.Scalars, events.Images, events.Histograms, events.Tensors)
+    return {
+        tag: [event.step for event in read(tag)]
+        for kind, read in zip(kinds, readers, strict=True)
+        for tag in events.Tags()[kind]
+    }

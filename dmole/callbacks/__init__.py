@@ -18,6 +18,7 @@ from dmole.callbacks.progress_displays import (
 )
 from dmole.callbacks.regularization import Regularization
 from dmole.callbacks.replay_record import ReplayRecord
+from dmole.callbacks.report_page import ReportPage
 from dmole.callbacks.router_fitting import RouterFitting
 from dmole.callbacks.segments import SegmentRecord
 from dmole.callbacks.skipped_steps import SkippedSteps
@@ -34,6 +35,7 @@ __all__ = [
     "ExpertInspector",
     "Regularization",
     "ReplayRecord",
+    "ReportPage",
     "RichStageProgressBar",
     "RouterFitting",
     "SegmentRecord",
@@ -52,6 +54,7 @@ def default_callbacks(
     progress_bar: bool,
     checkpoint_every_n_steps: int,
     case_images: int,
+    report: bool,
 ) -> list[Callback]:
     """Return the callbacks of a sequence: the standard ones and the user's.
 
@@ -64,6 +67,7 @@ def default_callbacks(
         progress_bar: Whether to show the progress, as a bar on a terminal and else as lines.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints within a stage.
         case_images: Test samples of each task whose images are kept for reports.
+        report: Whether to write the HTML page of the run.
 
     Raises:
         ValueError: If a callback is a checkpoint callback other than `StageCheckpoint`.
@@ -85,6 +89,7 @@ def default_callbacks(
         EvaluationMatrix(),
         CaseImages(case_images),
         ExpertInspector(),
+        *([ReportPage()] if report else []),
         *([standard_progress()] if shows else []),
         StageCheckpoint(checkpoint_every_n_steps),
     ]

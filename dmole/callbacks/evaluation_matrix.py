@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
+EXAMPLES = 2
+"""Test samples of a task whose answers are shown after each stage."""
+
 
 class EvaluationMatrix(ContinualCallback):
     """Holds the evaluation matrix, the oracle matrix, the routing counts and all answers.
@@ -82,6 +86,8 @@ class EvaluationMatrix(ContinualCallback):
         losses: Reconstruction losses of the test samples at the last evaluation, by expert and
             true task.
         scores: Each task's scores at the last evaluation, under all profiles of its metric.
+        examples: Lines of the first `EXAMPLES` test samples of each task in the file of
+            predictions of the last evaluation.
 
     Example:
         >>> from dmole import ContinualTrainer
@@ -103,6 +109,7 @@ class EvaluationMatrix(ContinualCallback):
         self.answers = AnswerBook()
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
         self.scores: dict[str, TaskScore] = {}
+        self.examples: dict[str, list[dict[str, Any]]] = {}
         self._metrics: dict[str, Any] | None = None
         self._constants: dict[str, dict[str, Any]] = {}
         self._journal = AnswerJournal()
@@ -200,6 +207,7 @@ class EvaluationMatrix(ContinualCallback):
                 self.oracle[stage, column] = self._score(state, task, oracle).value
             self._count(state, task, routed)
             lines[task] = self._lines(state, task, routed, score)
+            self.examples[task] = list(islice(self._lines(state, task, routed, score), EXAMPLES))
         self._metrics = self.metrics(state, module)
         count_active(state, module, routed)
         log.info("scores: %s", self._row_text(state))

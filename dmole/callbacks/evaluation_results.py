@@ -175,18 +175,28 @@ def router_rates(
         counts: Test samples by gate set.
         trained: Training samples by gate set.
     """
-    expert_of: dict[str, str] = {}
     learned_at: dict[str, int] = {}
     trains: dict[int, tuple[str, ...]] = {}
     for stage in state.learned():
-        expert_of |= dict.fromkeys(stage.tasks, stage.expert)
         learned_at |= {task: stage.index for task in stage.tasks if task not in learned_at}
         trains[stage.index] = stage.experts
     rows = [row for row in counts if not _awaits_update(state, learned_at, *row[:2])]
-    newest = newest_versions(expert_of.values(), router.updates)
-    owner = {task: newest[expert] for task, expert in expert_of.items()}
-    rates = routing_rates(rows, owner, learned_at, state.stage.common)
+    rates = routing_rates(rows, task_experts(state, router), learned_at, state.stage.common)
     return rates | {"trained_with_partner": partner_rate(trained, trains)}
+
+
+def task_experts(state: SequenceState, router: Router) -> dict[str, str]:
+    """Return the expert of each learned task, in its newest version.
+
+    Args:
+        state: Has the learned stages.
+        router: Knows the versions of experts.
+    """
+    expert_of: dict[str, str] = {}
+    for stage in state.learned():
+        expert_of |= dict.fromkeys(stage.tasks, stage.expert)
+    newest = newest_versions(expert_of.values(), router.updates)
+    return {task: newest[expert] for task, expert in expert_of.items()}
 
 
 def _awaits_update(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +14,11 @@ from PIL import Image
 
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
-from dmole.callbacks.expert_allocation import ExpertAllocation
-from dmole.report import figures
-from dmole.routing import AutoencoderRouter
+from dmole.callbacks.run_figures import drawn_stages, final_drawings, stage_drawings
+from dmole.callbacks.stage_records import activation_scalars, case_texts, stage_histograms
+from dmole.report.style import FORMATS, preview, save_figure
 from dmole.run.board import RunBoard
+from dmole.run.hparams import final_figures, run_hyperparameters
 from dmole.run.run_files import RunFile
 from dmole.storage.files import errors_naming
 
@@ -34,14 +33,26 @@ if TYPE_CHECKING:
 
 
 class ExpertInspector(ContinualCallback):
-    """Logs scores after each stage and the training speed; draws ``figures/*.png`` at the end.
+    """Logs a run to TensorBoard and other loggers, and draws the files of ``figures/`` at the end.
 
-    Scores, learning rates and factors are scalars. Matrix, allocation, activation of experts and
-    autoencoder losses are figures with the names of their files. They show the whole run, so they
-    are drawn once, and their size has a limit that does not depend on the number of tasks.
+    After each stage all loggers receive scores and shares of activation, in training learning rates
+    and speed. TensorBoard also receives histograms of norms and gates, and after some stages the
+    figures in low resolution and the answers to a few samples; at the end settings and final
+    figures, by which runs are compared, and all figures. `dmole.callbacks.run_figures` and
+    `dmole.callbacks.stage_records` say what they show.
+
+    Args:
+        stage_figures: Largest number of stages after which figures are drawn for TensorBoard,
+            evenly spaced, since drawing takes longer than a short stage; 0 for none.
+
+    Raises:
+        ValueError: If ``stage_figures`` is negative.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stage_figures: int = 10) -> None:
+        if stage_figures < 0:
+            raise ValueError(f"stage_figures must be at least 0, got {stage_figures}")
+        self.stage_figures = stage_figures
         self._started = 0.0
         self._drawn: dict[str, Callable[[], Figure]] = {}
 
@@ -67,36 +78,62 @@ class ExpertInspector(ContinualCallback):
         pl_module.log("train/samples_per_second", speed, batch_size=len(batch))
 
     def on_evaluation_end(self, state: SequenceState, module: ContinualModule) -> None:
-        """Log the new row of the matrix."""
+        """Log the new row of the matrix, and what TensorBoard shows of the stage."""
         if not state.is_global_zero:
             return
         stage, table = state.stage.index, state.callback_of(EvaluationMatrix)
         row = zip(state.data.column_names, table.matrix[stage], strict=True)
-        scores = {f"score/{name}": float(value) for name, value in row if not np.isnan(value)}
+        values = {f"score/{name}": float(value) for name, value in row if not np.isnan(value)}
+        values |= activation_scalars(state, module)
         for logger in state.trainer.loggers:
-            for name, value in scores.items():
-                logger.log_metrics({name: value}, step=stage)
+            logger.log_metrics(values, step=stage)
+        for board in _boards(state):
+            for name, numbers in stage_histograms(state, module).items():
+                board.log_histogram(name, numbers, stage)
+            if stage in drawn_stages(len(state.plan), self.stage_figures):
+                _log_stage(board, state)
 
     def on_sequence_end(self, state: SequenceState, module: ContinualModule) -> None:
-        """Draw all figures, which show the whole run."""
+        """Draw all figures, which show the whole run, and log its settings and final figures."""
         table = state.callback_of(EvaluationMatrix)
         if not state.is_global_zero or not table.evaluated:
             return
-        self._drawn = {f"figures/{name}.png": draw for name, draw in _drawings(state, module)}
+        last = table.evaluated[-1]
+        for board in _boards(state):
+            results = final_figures(table.metrics(state, module))
+            board.log_hyperparams(run_hyperparameters(state, module), results, last)
+        self._drawn = dict(final_drawings(state, module))
         state.put(*self.run_files(state, module))
-        for path in self._drawn:
+        for name in self._drawn:
             for logger in state.trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    _log_picture(logger, state.run_dir / path, table.evaluated[-1])
+                    _log_picture(logger, state.run_dir / f"figures/{name}.png", last)
 
     def run_files(self, state: SequenceState, module: ContinualModule) -> Iterator[RunFile]:
         """Return the figures, once they are drawn."""
         for name, draw in self._drawn.items():
-            yield RunFile(name, functools.partial(_write_figure, name, draw))
+            for ending in FORMATS:
+                file = f"figures/{name}{ending}"
+                yield RunFile(file, functools.partial(_write_figure, file, draw))
+
+
+def _boards(state: SequenceState) -> list[RunBoard]:
+    """Return the loggers that write TensorBoard's file of the run."""
+    return [logger for logger in state.trainer.loggers if isinstance(logger, RunBoard)]
+
+
+def _log_stage(board: RunBoard, state: SequenceState) -> None:
+    """Draw the figures of a stage for TensorBoard, and log the answers to some samples."""
+    stage = state.stage.index
+    for name, text in case_texts(state).items():
+        board.log_text(name, text, stage)
+    if stage < len(state.plan):  # else they are drawn with all others
+        for name, draw in stage_drawings(state):
+            board.log_picture(name, *preview(draw()), stage)
 
 
 def _write_figure(name: str, draw: Callable[[], Figure], run: Path) -> None:
-    figures.save_figure(draw(), run / name)
+    save_figure(draw(), run / name)
 
 
 def _log_picture(logger: TensorBoardLogger, path: Path, step: int) -> None:
@@ -108,52 +145,3 @@ def _log_picture(logger: TensorBoardLogger, path: Path, step: int) -> None:
         pixels = np.asarray(picture.convert("RGB"))
     with errors_naming(Path(logger.log_dir) / "events.out.tfevents"):
         logger.experiment.add_image(path.stem, pixels, step, dataformats="HWC")
-
-
-def _drawings(
-    state: SequenceState, module: ContinualModule
-) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """Yield the figures of a run that has something to show in them: names and what draws them."""
-    table, names = state.callback_of(EvaluationMatrix), state.data.column_names
-    last = table.evaluated[-1]
-    matrix, tasks_of = table.matrix[: last + 1].copy(), state.learned_columns()
-    limit = state.data.eval_limit
-    title = "Score after each stage" + (f" (eval_limit {limit})" if limit else "")
-    yield (
-        "evaluation_matrix",
-        lambda: figures.matrix_heatmap(matrix, names, title, tasks_of),
-    )
-    rows = state.callback_of(ExpertAllocation).rows()
-    if rows:
-        yield "allocation", lambda: figures.allocation_heatmap(rows, "Units that hold experts")
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
-    for at, task, gate_set, count in table.routing:
-        if at == last:
-            counts[task][gate_set] = count
-    if last:
-        used = f"Experts used, stage {last}"
-        yield "expert_activation", lambda: figures.activation_heatmap(counts, used)
-    ratios = _ratios(state, module, table)
-    if ratios:
-        told = "Test samples under each autoencoder"
-        yield "autoencoder_losses", lambda: figures.acceptance_figure(ratios, told)
-
-
-def _ratios(
-    state: SequenceState, module: ContinualModule, table: EvaluationMatrix
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Return the losses of own and other test samples by the threshold of each expert."""
-    router = getattr(module.router, "router", module.router)  # inside CommonExpertRouter
-    if not isinstance(router, AutoencoderRouter):
-        return {}
-    own = {stage.expert: stage.tasks for stage in state.plan}
-    found = {}
-    for expert in (name for name in table.losses if name in router.fitted):  # not the common one
-        by_task, threshold = table.losses[expert], router.threshold(expert)
-        if not 0.0 < threshold < math.inf:
-            continue  # scaled to accept nothing, or everything
-        parts: tuple[list[float], list[float]] = ([], [])
-        for task, losses in by_task.items():
-            parts[task not in own.get(expert, ())].extend(loss / threshold for loss in losses)
-        found[expert] = parts
-    return found

@@ -18,7 +18,7 @@ HINTS = {
     "lr": "use model.optimizer.init_args.lr",
     "learning_rate": "use model.optimizer.init_args.lr",
     "weight_decay": "use model.optimizer.init_args.weight_decay",
-    "logger": "use trainer.loggers, a list; TensorBoard files are written in any case",
+    "logger": "use trainer.report_to, a list of names, or trainer.loggers, a list of classes",
     "max_steps": "a stage is trained as a whole; use the epochs of its tasks",
     "batch_size": "use data.batch_size",
     "gradient_accumulation_steps": "use trainer.accumulate_grad_batches",

@@ -24,6 +24,7 @@ from dmole.cli.hints import Explanation, explain
 from dmole.cli.nulls import null_setting
 from dmole.cli.trust import (
     check_remote_code,
+    check_trackers,
     classes_allowed,
     refusal,
     take_trusted,
@@ -163,6 +164,7 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the settings, and replace old class paths by those of the run's ``config.yaml``."""
         check_remote_code(self.config, self._words)
+        check_trackers(self.config, self._words)
         (parser,) = getattr(self, "_subcommand_parsers", {"": self.parser}).values()
         if null := null_setting(parser._actions, lambda key: self._get(self.config, key, 0)):
             raise ConfigError(null)

@@ -21,5 +21,17 @@ def run_report(words: list[str]) -> None:
     parser.add_argument(
         "--output", type=Path, help="file to write; needed for several runs (RUN/report.html)"
     )
+    parser.add_argument(
+        "--regenerate",
+        action="store_true",
+        help="generate the answers that other thresholds need, with base model and test data, "
+        "and keep them in RUN",
+    )
+    parser.add_argument("--device", default="cpu", help="device that generates them")
     options = parser.parse_args(words)
+    if options.regenerate:
+        from dmole.report.regenerate import regenerate
+
+        for run in options.runs:
+            show(f"{run}: {regenerate(run, device=options.device)} answers generated")
     show(str(write_report(options.runs, options.output)))

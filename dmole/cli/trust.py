@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 
+from dmole.messages import excerpt
 from dmole.run.parts import defined_at, import_class, part_paths
 
 log = logging.getLogger("dmole")
 
 TRUST_FLAG = "--trust_classes"
+REPORT_FLAG = "--trainer.report_to"
 REMOTE_CODE_FLAG = "--model.backbone.init_args.trust_remote_code"
 
 LIGHTNING = (
@@ -164,6 +166,35 @@ def check_remote_code(config: Any, words: Sequence[str]) -> None:
             f"{_without_verb(key)} runs code of the base model and may not be set in a file: set "
             f"{REMOTE_CODE_FLAG} true on the command line, or remove it"
         )
+
+
+def check_trackers(config: Any, words: Sequence[str]) -> None:
+    """Refuse trackers that the command line itself does not name, since they may send data away.
+
+    Args:
+        config: The parsed settings of files and flags.
+        words: The command line.
+
+    Raises:
+        ValueError: If a file names one; names key and flag.
+    """
+    named = {name for value in _values_of(words, REPORT_FLAG) for name in re.findall(r"\w+", value)}
+    for verb in (config, *(vars(config).values() if isinstance(config, Namespace) else ())):
+        names = verb.get("trainer.report_to") if isinstance(verb, Namespace) else None
+        for name in names or ():
+            if name != "tensorboard" and name not in named:
+                raise ValueError(
+                    f"trainer.report_to: {excerpt(name)} may send data away and may not be set in "
+                    f"a file: set {REPORT_FLAG} on the command line, or remove it"
+                )
+
+
+def _values_of(words: Sequence[str], flag: str) -> Iterator[str]:
+    """Yield the values of a flag on the command line."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            yield value if equals else following
 
 
 def _without_verb(key: str) -> str:

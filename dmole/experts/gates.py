@@ -104,7 +104,7 @@ class Gates:
         self._all_ones = frozenset(itertools.compress(self.experts, all_ones))
         self._rows: dict[tuple[str, int], Tensor] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
-        self._positions: dict[int, Tensor] = {}
+        self._positions: dict[tuple[int, torch.device], Tensor] = {}
         self._row_channels: dict[tuple[object, ...], RowChannels] = {}
 
     def rank_mask(
@@ -197,9 +197,10 @@ class Gates:
         valid = self.valid_tokens(modality, x)
         if valid is None:
             return None
-        if x.shape[0] not in self._positions:
-            self._positions[x.shape[0]] = valid.reshape(-1).nonzero().flatten()
-        return self._positions[x.shape[0]]
+        key = (x.shape[0], x.device)
+        if key not in self._positions:
+            self._positions[key] = valid.reshape(-1).nonzero().flatten()
+        return self._positions[key]
 
     def row_weights(self, modality: Modality, name: str, x: Tensor) -> Tensor:
         """Return the weight of one expert for each input row of a linear, ``(rows,)``."""

@@ -106,6 +106,46 @@ def partner_rate(counts: Iterable[Count], trains: Mapping[int, Collection[str]])
     )
 
 
+ACTIVATIONS = ("own", "other", "base", "second")
+"""Kinds of use of experts, see `activation_shares`."""
+
+
+def activation_shares(
+    counts: Iterable[Count], stage: int, owner: Mapping[str, str], common: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Return which experts the test samples of each learned task use after a stage.
+
+    Args:
+        counts: Rows of routing.csv.
+        stage: Index of the stage.
+        owner: Expert of each learned task.
+        common: Expert shared by all tasks, which does not count.
+
+    Returns:
+        By task, shares of its samples in percent. ``own``: the expert of the task, alone or with
+        another. ``other``: only experts of other tasks. ``base``: no expert. ``second``: more than
+        one expert.
+
+    Example:
+        >>> activation_shares([(2, "a", "a+b", 1), (2, "a", "b", 3)], 2, {"a": "a"})
+        {'a': {'own': 25.0, 'other': 75.0, 'base': 0.0, 'second': 25.0}}
+    """
+    rows: dict[str, list[tuple[set[str], int]]] = {}
+    for at, task, gates, n in counts:
+        if at == stage and task in owner:
+            rows.setdefault(task, []).append(({*gates.split("+")} - {common, "base"}, n))
+    return {
+        task: {
+            "own": _share((owner[task] in names, n) for names, n in row) or 0.0,
+            "other": _share((bool(names) and owner[task] not in names, n) for names, n in row)
+            or 0.0,
+            "base": _share((not names, n) for names, n in row) or 0.0,
+            "second": _share((len(names) > 1, n) for names, n in row) or 0.0,
+        }
+        for task, row in rows.items()
+    }
+
+
 def _share(marked: Iterable[tuple[bool, int]]) -> float | None:
     pairs = list(marked)
     total = sum(n for _, n in pairs)

@@ -7,7 +7,10 @@ from typing import Any
 
 from dmole.run.settings import ADDED
 
-OF_A_REPEAT = ("seed", "seed_everything", "version", "default_root_dir", "enable_progress_bar")
+OF_A_REPEAT = (
+    *("seed", "seed_everything", "version", "default_root_dir", "enable_progress_bar"),
+    *("loggers", "report", "report_to"),
+)
 """Settings in which repeats of one method may differ."""
 
 

@@ -163,10 +163,26 @@ class ReconstructorStack:
         with torch.autocast("cpu", enabled=False):
             return torch.cat([self._losses(chunk) for chunk in torch.split(rows, CHUNK)])
 
+    @torch.no_grad()
+    def reconstruct(self, rows: Tensor) -> Tensor:
+        """Return what each reconstructor makes of rows.
+
+        Args:
+            rows: Preprocessed embeddings of shape ``(N, D)``.
+
+        Returns:
+            Shape ``(E, N, D)``, float32.
+        """
+        chunks = torch.split(rows.detach().to(device="cpu", dtype=torch.float64), CHUNK)
+        with torch.autocast("cpu", enabled=False):
+            return torch.cat([self._output(chunk).float() for chunk in chunks], dim=1)
+
     def _losses(self, rows: Tensor) -> Tensor:
+        return (self._output(rows) - rows).square().mean(dim=-1).T.float().contiguous()  # (N, E)
+
+    def _output(self, rows: Tensor) -> Tensor:
         batch = rows.expand(self.w_enc.shape[0], *rows.shape)  # (E, N, D)
         hidden = torch.baddbmm(self.b_enc, batch, self.w_enc)  # (E, N, H)
         hidden = hidden.relu() if self.relu else hidden
         output = torch.baddbmm(self.b_dec, hidden, self.w_dec)  # (E, N, D)
-        output = output.sigmoid() if self.sigmoid else output
-        return (output - rows).square().mean(dim=-1).T.float().contiguous()  # (N, E)
+        return output.sigmoid() if self.sigmoid else output

@@ -191,24 +191,44 @@ class AutoencoderRouter(LearningRouter):
         """Return the loss of raw embeddings ``(N, D)`` under each named expert, ``(N, E)``."""
         return self._bank.losses(embeddings, experts)
 
+    def reconstruct(self, embeddings: Tensor, expert: str) -> tuple[Tensor, Tensor]:
+        """Return input and output of an expert's autoencoder.
+
+        Args:
+            embeddings: Raw embeddings ``(N, D)``.
+            expert: Name of the expert.
+
+        Returns:
+            The preprocessed embeddings and their reconstructions, both ``(N, D)``, float32.
+        """
+        return self._bank.reconstruct(embeddings, expert)
+
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
+        return self.route_at(query, (self.threshold_scale,))[0]
+
+    def route_at(self, query: RouteQuery, scales: Sequence[float]) -> list[Routing]:
+        """Return the routing under each factor on the thresholds; see :meth:`Router.route_at`."""
         experts, samples = list(query.experts), len(query.task_names)  # E columns, B rows
         lead = (experts[query.current_column()],) if query.training else ()
         candidates = self._candidates(query)
         if not candidates:
-            return route_by_name([lead] * samples, experts)
+            return [route_by_name([lead] * samples, experts)] * len(scales)
         embeddings = query.require_embeddings()
         errors = self.losses(embeddings, candidates)  # (B, C)
-        thresholds = torch.tensor([self.threshold(name) for name in candidates], dtype=errors.dtype)
         ranks = self._ranks(embeddings, candidates, errors)  # (B, C)
         newest = newest_versions(experts, self.updates)
         columns = [experts.index(newest[name]) for name in candidates]
-        order = self._choose(errors, thresholds, ranks, columns, query.training)  # B tuples of E
         losses = torch.full((samples, len(experts)), math.inf)  # (B, E)
         losses[:, [experts.index(name) for name in candidates]] = errors
-        names = [lead + tuple(experts[column] for column in chosen) for chosen in order]
-        return route_by_name(names, experts, losses)
+        found = []
+        for scale in scales:
+            taus = [self._bank.threshold(name, self.quantile) * scale for name in candidates]
+            thresholds = torch.tensor(taus, dtype=errors.dtype)
+            order = self._choose(errors, thresholds, ranks, columns, query.training)  # B of E
+            names = [lead + tuple(experts[column] for column in chosen) for chosen in order]
+            found.append(route_by_name(names, experts, losses))
+        return found
 
     def _candidates(self, query: RouteQuery) -> list[str]:
         """Return the experts whose autoencoder is evaluated, ``C`` of the ``E`` experts."""

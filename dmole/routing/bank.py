@@ -107,6 +107,11 @@ class AutoencoderBank:
             )
         return self._stack[1].losses(self._preprocessor(embeddings.detach().cpu()))
 
+    def reconstruct(self, embeddings: Tensor, expert: str) -> tuple[Tensor, Tensor]:
+        """Return raw embeddings ``(N, D)`` as an expert's reconstructor reads and returns them."""
+        rows = self._preprocessor(embeddings.detach().cpu())  # (N, D)
+        return rows, ReconstructorStack([self._weights[expert]]).reconstruct(rows)[0]
+
     def distances(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
         """Return the distance of raw embeddings ``(N, D)`` to each named expert's task, ``(N, E)``.
 

@@ -93,11 +93,18 @@ class CommonExpertRouter(Router):
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
-        others = self._without_common(query)
-        routing = self.router.route(others)
-        common = str(self.common)
+        return self._with_common(self.router.route(self._without_common(query)), query)
+
+    def route_at(self, query: RouteQuery, scales: Sequence[float]) -> list[Routing]:
+        """Return the routing under each factor on the thresholds; see :meth:`Router.route_at`."""
+        found = self.router.route_at(self._without_common(query), scales)
+        return [self._with_common(routing, query) for routing in found]
+
+    def _with_common(self, routing: Routing, query: RouteQuery) -> Routing:
+        """Return the routing of the other router with the shared expert."""
+        common, others = str(self.common), self._others(query.experts)
         order = [(*names, common) if names else () for names in routing.order]
-        losses = self._losses(routing.losses, others.experts, query.experts)
+        losses = self._losses(routing.losses, others, query.experts)
         return route_by_name(order, query.experts, losses)
 
     def trained_with(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:

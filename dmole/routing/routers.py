@@ -114,6 +114,18 @@ class Router(ABC):
             ValueError: If the current expert is not among the experts while training.
         """
 
+    def route_at(self, query: RouteQuery, scales: Sequence[float]) -> list[Routing]:
+        """Return the routing under each of some factors on the thresholds, losses computed once.
+
+        Args:
+            query: As for :meth:`route`.
+            scales: Factors on every threshold, in place of the router's own.
+
+        Raises:
+            ValueError: If the router has no thresholds.
+        """
+        raise ValueError(f"a {type(self).__name__} has no thresholds to scale")
+
     def needs(self, query: RouteQuery) -> bool:
         """Return whether :meth:`route` needs embeddings for this query, which holds none yet."""
         return self.needs_embeddings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ class EntropyGate(TokenGate):
         """Return the probabilities of the kept experts, zero elsewhere."""
         _check_enough("keep_top_k", self.keep_top_k, probabilities)
         ranked, order = probabilities.detach().sort(dim=-1, descending=True, stable=True)
-        first = ranked.cumsum(dim=-1) <= (self.top_p if self.top_p < 1 else math.inf)  # rounding
+        first = _running_sum(ranked) <= (self.top_p if self.top_p < 1 else math.inf)  # rounding
         first[..., : self.keep_top_k] = True
         keep = torch.zeros_like(first).scatter(-1, order, first)
         if self.threshold < 1:
@@ -159,6 +160,16 @@ class EntropyGate(TokenGate):
     def measure(self, probabilities: Tensor) -> Tensor:
         """Return the normalized entropy of shape ``(...)`` with this gate's settings."""
         return normalized_entropy(probabilities, self.index, self.entropy, self.eps)
+
+
+def _running_sum(values: Tensor) -> Tensor:
+    """Return the cumulative sum over the last axis.
+
+    ``Tensor.cumsum`` has no deterministic form on CUDA; the sum of a few columns in float64 does,
+    and equals that of a CPU.
+    """
+    sums = list(itertools.accumulate(values.double().unbind(dim=-1)))
+    return torch.stack(sums, dim=-1).to(values.dtype)
 
 
 def normalized_entropy(

@@ -32,7 +32,8 @@ _PACKAGES = (
 _OF_NODE = (
     *("config", "ckpt_path"),
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.plugins"),
-    *("trainer.loggers", "trainer.profiler", "data.data_root", "data.num_workers"),
+    *("trainer.loggers", "trainer.report_to", "trainer.profiler"),
+    *("data.data_root", "data.num_workers"),
     *("data.cache_images", "data.cache_bytes", "data.cache_folder"),
     *("model.cache_vision", "model.cache_vision_bytes", "model.cache_vision_folder"),
     *("data.pin_memory", "model.backbone.init_args.name_or_path"),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+import numpy as np
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,9 +24,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from dmole.storage.files import errors_naming
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dmole.run.events import ContinuedWriter
 
 log = logging.getLogger("dmole")
+
+BINS = 30
+"""Bins of a histogram, at most."""
 
 _PREFIX = "events.out.tfevents"
 _NAME = re.compile(re.escape(_PREFIX) + r"\.[\w.-]{1,200}", re.ASCII)
@@ -144,6 +150,18 @@ class RunBoard(TensorBoardLogger):
         """
         with self.naming():
             self.experiment.add_png(name, png, size, step)
+
+    @rank_zero_only
+    def log_histogram(self, name: str, values: Sequence[float], step: int) -> None:
+        """Write a histogram of finite values with `BINS` bins."""
+        with self.naming():
+            self.experiment.add_histogram(name, np.asarray(values), step, bins=BINS)
+
+    @rank_zero_only
+    def log_text(self, name: str, markdown: str, step: int) -> None:
+        """Write a text, which TensorBoard shows as Markdown."""
+        with self.naming():
+            self.experiment.add_text(name, markdown, step)
 
     @rank_zero_only
     def log_metrics(self, *args: Any, **kwargs: Any) -> None:

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor
 from dmole.distributed import broadcast, gather_objects
 from dmole.messages import one_line
 from dmole.models.identity import NUMERICS
-from dmole.storage.files import atomic_path, open_file
+from dmole.storage.files import atomic_path, check_name, open_file
 from dmole.storage.rows import RowFile
 
 if TYPE_CHECKING:
@@ -146,6 +146,34 @@ def open_embeddings(
     images = state.data.image_state
     store = EmbeddingStore(run / FOLDER, base, prints["data"], images, width, grows=grows)
     module.embedder.cache.store = store
+
+
+def read_embeddings(
+    run: Path, task: str, ids: Sequence[str], origin: Mapping[str, str], width: int
+) -> Tensor:
+    """Return the kept embeddings of test samples, without the base model.
+
+    Args:
+        run: The run folder.
+        task: The task.
+        ids: Ids of its samples.
+        origin: What the header of the file must hold, besides the task.
+        width: Length ``D`` of an embedding.
+
+    Returns:
+        Shape ``(N, D)``, in the order of the ids.
+
+    Raises:
+        ValueError: If the file is missing, of another origin or damaged; says which.
+    """
+    path = run / FOLDER / f"{check_name(task, 'task')}.test{_SUFFIX}"
+    problems: list[str] = []
+    file = RowFile(path, {"task": task, "split": "test", **origin}, width, tell=problems.append)
+    rows = file.found(ids)
+    if missing := [name for name in ids if name not in rows]:
+        lacks = f"{path} has no embedding of {len(missing)} of {len(ids)} samples"
+        raise ValueError(next(iter(problems), lacks))
+    return torch.stack([rows[name] for name in ids])
 
 
 def save_embeddings(state: SequenceState, module: ContinualModule) -> None:

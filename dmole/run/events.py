@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event, SourceMetadata
@@ -16,6 +16,25 @@ from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+LAYOUT = {
+    "scores": {
+        "score of each task (%)": ["Multiline", ["score/.*"]],
+        "final figures (%)": ["Multiline", ["final/.*"]],
+    },
+    "training": {
+        "loss": ["Multiline", ["train/loss"]],
+        "learning rate": ["Multiline", ["learning_rate/.*"]],
+        "curriculum: factor on the learning rate": ["Multiline", ["curriculum/.*"]],
+    },
+    "experts of the test samples of each task (%)": {
+        "the task's own": ["Multiline", ["activation/own/.*"]],
+        "only those of other tasks": ["Multiline", ["activation/other/.*"]],
+        "none": ["Multiline", ["activation/base/.*"]],
+        "more than one": ["Multiline", ["activation/second/.*"]],
+    },
+}
+"""Charts of the tab Custom Scalars: by section and title, the tags of the lines."""
 
 _OVERHEAD = 16
 """Bytes of a record besides its content: its length (8), checksums of length and content (4)."""
@@ -36,7 +55,8 @@ class EventFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         self._records = RecordWriter(self._file)
-        if not self._file.tell():
+        self.is_new = not self._file.tell()
+        if self.is_new:
             source = SourceMetadata(writer="dmole")
             now, version = time.time(), "brain.Event:2"
             self.add_event(Event(wall_time=now, file_version=version, source_metadata=source))
@@ -85,8 +105,10 @@ class ContinuedWriter(SummaryWriter):
 
     def _get_file_writer(self) -> FileWriter:
         if self.file_writer is None:  # at first, and after it was closed
-            writer: Any = _FileWriter(self._path)
-            vars(self).update(file_writer=writer, all_writers={writer.get_logdir(): writer})
+            writer, folder = _FileWriter(self._path), str(self._path.parent)
+            vars(self).update(file_writer=writer, all_writers={folder: writer})
+            if writer.event_writer.is_new:
+                self.add_custom_scalars(LAYOUT)
         return cast("FileWriter", self.file_writer)
 
 

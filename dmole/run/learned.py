@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 from dmole.experts import load_expert
 from dmole.routing.entries import learned_part, take_out
 from dmole.routing.storage import INDEX
+from dmole.run.loading import build_router
+from dmole.run.model_file import MODEL_FILE, read_run_settings
 from dmole.storage.digests import FILE, Digests, read_digests, verify_files
 from dmole.storage.disabled import FILE as DISABLED
 from dmole.storage.disabled import enabled, read_disabled
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from dmole.experts import ExpertLibrary
     from dmole.module import ContinualModule
     from dmole.routing import Router
+    from dmole.run.schema import RunSettings
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
@@ -80,6 +83,28 @@ def load_experts_and_router(module: HoldsExperts, run: Path) -> None:
     if disabled := [name for name in names if name not in kept]:
         log.info("%s: disabled experts: %s", run, ", ".join(disabled))
         take_out(module.router, *disabled)
+
+
+def read_router(run: Path) -> tuple[Router, RunSettings]:
+    """Return the router of a run with what it has learned, without the base model.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        The router and the settings of the run.
+
+    Raises:
+        ValueError: If a file is missing, does not fit or was changed; names it.
+    """
+    settings, digests = read_run_settings(run), read_digests(run)
+    router = build_router(settings)
+    with refusing(run / "router", "router"):
+        router.load(run / "router")
+    router.updates = updates_among(read_names(run, digests), router.updates)
+    if digests is not None:
+        verify_files(run, digests, lambda name: name.startswith(("router/", MODEL_FILE)))
+    return router, settings
 
 
 def read_names(run: Path, digests: Digests | None) -> list[str]:

@@ -107,7 +107,8 @@ def build_data(settings: RunSettings, trusted: Sequence[str] = ()) -> ContinualD
 
     data = dict(settings.data)
     try:
-        tasks = [Task(**_built(task, trusted)) for task in data.pop("tasks")]
+        tasks = [Task(**_arguments(Task, _built(task, trusted))) for task in data.pop("tasks")]
+        data = _arguments(ContinualDataModule, data)
         return ContinualDataModule(tasks, seed=settings.seed, **data)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{settings.path}: {error}") from error
@@ -118,10 +119,15 @@ def _built(value: Any, trusted: Sequence[str]) -> Any:
 
     def build(name: str, settings: dict[str, Any]) -> Any:
         kind = _class_of(name, trusted)
-        hints = constructor_hints(kind)
-        return kind(**{key: _as_dataclass(each, hints.get(key)) for key, each in settings.items()})
+        return kind(**_arguments(kind, settings))
 
     return replace_parts(value, build)
+
+
+def _arguments(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a class, keys and values as the dataclasses that it expects."""
+    hints = constructor_hints(kind)
+    return {key: _as_dataclass(each, hints.get(key)) for key, each in settings.items()}
 
 
 def _as_dataclass(value: Any, hint: Any) -> Any:

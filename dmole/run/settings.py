@@ -40,7 +40,7 @@ _OF_DATA = ("batch_size", "seed", "group_by_length", "max_length", "on_too_long"
 _OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _WITHOUT_EFFECT = (
-    *("ExpertInspector", "RichStageProgressBar", "StageCheckpoint"),
+    *("ExpertInspector", "ReportPage", "RichStageProgressBar", "StageCheckpoint"),
     *("StageProgressBar", "StageProgressLines"),
 )
 """Callbacks of this package that do not change any result."""

@@ -125,8 +125,10 @@ class SequenceState:
 
     def write_to(self, run: Path) -> None:
         """Set the run folder; TensorBoard writes there from now on."""
-        self._board = RunBoard(run.parent, name="", version=run.name)
-        self.trainer.loggers = [self._board, *self.trainer.loggers[1:]]
+        earlier, self._board = self._board, RunBoard(run.parent, name="", version=run.name)
+        self.trainer.loggers = [
+            self._board if logger is earlier else logger for logger in self.trainer.loggers
+        ]
 
     @property
     def board(self) -> RunBoard:

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -56,6 +56,7 @@ class RowFile:
         path: The file; it need not exist.
         origin: What the rows depend on; a file with other values is of another origin.
         width: Length ``D`` of a row.
+        tell: Receives what is wrong in place of the log.
 
     Example:
         >>> import tempfile
@@ -67,8 +68,15 @@ class RowFile:
         {}
     """
 
-    def __init__(self, path: Path, origin: Mapping[str, str], width: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        origin: Mapping[str, str],
+        width: int,
+        tell: Callable[[str], object] | None = None,
+    ) -> None:
         self.path = path
+        self._tell = tell
         self._origin = {"format": FORMAT, **origin, "width": width}
         self._width = width
         self._entries: dict[bytes, tuple[int, bytes]] = {}  # by name: place and digest of its row
@@ -217,7 +225,10 @@ class RowFile:
     def _log(self, problem: str) -> None:
         if problem not in self._logged:
             self._logged.add(problem)
-            log.warning("%s; what it lacks is computed again", problem)
+            if self._tell is not None:
+                self._tell(problem)
+            else:
+                log.warning("%s; what it lacks is computed again", problem)
 
 
 def _key(name: str) -> bytes:

@@ -114,7 +114,7 @@ def test_before_training_scores_are_logged_and_the_matrix_is_drawn(world: MakeWo
     assert shown(built.folder) == set()
     inspector.on_sequence_end(built.state, built.module)
     assert shown(built.folder) == {"evaluation_matrix"}
-    assert memory.metrics == [({"score/paint": 10.0}, 0), ({"score/count": 20.0}, 0)]
+    assert memory.metrics == [({"score/paint": 10.0, "score/count": 20.0}, 0)]
 
 
 def test_after_a_stage_allocation_and_activation_are_drawn(world: MakeWorld) -> None:

@@ -78,6 +78,22 @@ def test_a_config_that_names_foreign_code_is_refused_in_one_line_and_runs_nothin
     assert not Path("runs").exists()
 
 
+def test_a_config_that_names_a_tracker_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = plant(tmp_path, monkeypatch)
+    config = old_config()
+    config["trainer"]["report_to"] = ["tensorboard", "wandb"]
+    Path("config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    line = refused(["fit", "--config", "config.yaml"], capsys)
+    assert "trainer.report_to: 'wandb' may send data away" in line
+    assert not mark.exists()
+    assert not Path("runs").exists()
+    config["trainer"]["report_to"] = ["tensorboard"]
+    Path("config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert ContinualCLI(["--config", "config.yaml"], run=False).trainer.loggers
+
+
 def test_yaml_tags_of_a_config_run_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import FitWords
 
-DIFFERENT = ("config.yaml", "timing.json", "events.out.tfevents", "checkpoints/")
+DIFFERENT = ("config.yaml", "timing.json", "report.html", "events.out.tfevents", "checkpoints/")
 """Files with the folder, with times or with a random identifier."""
 
 

@@ -27,7 +27,7 @@ from dmole.streams.stream import SequentialStream
 
 def contents(run: Path) -> dict[str, bytes]:
     """Return the content of all results that a reader of the run may need."""
-    passing = ("checkpoints", "embeddings", "events.out", "timing.json")
+    passing = ("checkpoints", "embeddings", "events.out", "timing.json", "report.html")
     found = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in found.items() if not name.startswith(passing)}
 

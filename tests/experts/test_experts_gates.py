@@ -361,3 +361,13 @@ def test_a_projector_may_see_merged_rows_but_a_vision_encoder_may_not() -> None:
         gates = Gates(["a"], torch.tensor([[1.0], [0.0]]), torch.tensor([7, 5]))
         with pytest.raises(ValueError, match=f"projector sees {rows} rows"):
             gates.rank_mask("projector", ["a"], [1], torch.zeros(rows, 5))
+
+
+def test_positions_of_valid_tokens_are_on_the_device_of_each_linear() -> None:
+    mask = torch.tensor([[0, 1], [1, 1]])
+    gates = Gates(["a"], torch.ones(2, 1), token_mask=mask)
+    found = gates.valid_positions("language", torch.zeros(2, 2, 3))
+    assert found is not None
+    assert found.tolist() == [1, 2, 3]
+    with pytest.raises(NotImplementedError):  # a device without values cannot count them
+        gates.valid_positions("language", torch.zeros(2, 2, 3, device="meta"))

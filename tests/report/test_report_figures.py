@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -22,6 +25,7 @@ from dmole.report.figures import (
     save_figure,
 )
 from dmole.report.heatmaps import HIGHEST, MOST_MIXED, WIDEST
+from dmole.report.style import preview
 
 NAN = math.nan
 MATRIX = [[1.0, 2.0], [90.0, NAN], [80.0, 133.2]]
@@ -149,3 +153,29 @@ def test_a_figure_is_saved_as_a_whole_png(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["bars.png"]
     with pytest.raises(ValueError, match=r"saved as \.png"):
         save_figure(DRAWINGS["bars"](), tmp_path / "bars.pdf")
+
+
+@pytest.mark.parametrize("name", ["matrix", "allocation", "acceptance", "comparison"])
+def test_an_svg_holds_texts_of_one_font_whatever_the_settings(name: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    save_figure(DRAWINGS[name](), first)
+    with matplotlib.rc_context({"font.family": "serif", "svg.fonttype": "path"}):
+        figure = DRAWINGS[name]()
+    save_figure(figure, second)
+    assert first.read_bytes() == second.read_bytes()
+    styles = {text.get("style", "") for text in ElementTree.parse(first).iter() if text.text}
+    families = {found for style in styles for found in re.findall("font-family: ([^;]+)", style)}
+    assert len(families) == 1
+    assert "DejaVu Sans" in families.pop()
+
+
+def test_a_preview_is_a_small_picture_of_the_whole_figure() -> None:
+    large = figure_to_array(DRAWINGS["matrix"]())
+    png, (width, height) = preview(DRAWINGS["matrix"]())
+    assert len(png) < 10_000
+    assert height / width == pytest.approx(large.shape[0] / large.shape[1], abs=0.02)
+
+
+def test_a_long_title_gets_lines() -> None:
+    figure = matrix_heatmap(MATRIX, ["a", "b"], "score after each stage, a column that fades")
+    assert "\n" in figure.axes[0].get_title(loc="left")

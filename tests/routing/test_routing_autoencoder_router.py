@@ -307,3 +307,31 @@ def test_rounding_does_not_decide_where_all_samples_of_a_task_are_alike(standard
     samples = torch.cat([rounded(image, 20), rounded(other, 20)])
     query = RouteQuery(samples, ["?"] * 40, "test", None, ["alike"])
     assert router.route(query).order == [("alike",)] * 20 + [()] * 20
+
+
+@pytest.mark.parametrize("vote", ["sample", "batch"])
+def test_the_routing_at_several_scales_is_that_of_a_router_set_to_each(vote: str) -> None:
+    rows, names = mixed_batch()
+    query = RouteQuery(rows, names, "test", None, TASKS)
+    router, scales = fitted(vote=vote, ranking="likelihood"), (0.3, 1.0, 3.0)
+    found = router.route_at(query, scales)
+    assert router.threshold_scale == 1.0
+    for scale, routing in zip(scales, found, strict=True):
+        router.threshold_scale = scale
+        assert routing.order == router.route(query).order
+    assert found[0].order != found[2].order
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_reconstruction() -> None:
+    rows, _ = mixed_batch()
+    router = fitted()
+    inputs, outputs = router.reconstruct(rows, "green")
+    assert inputs.shape == outputs.shape == rows.shape
+    losses = router.losses(rows, ["green"])[:, 0]
+    assert torch.allclose((inputs - outputs).square().mean(dim=1), losses, rtol=1e-4)
+
+
+def test_a_router_without_thresholds_has_no_scales() -> None:
+    query = RouteQuery(None, ["red"], "test", None, TASKS)
+    with pytest.raises(ValueError, match="a OracleRouter has no thresholds to scale"):
+        OracleRouter().route_at(query, (1.0,))

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import doctest
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dmole.routing.token_gates
 from dmole.regularizers import load_balance, soft_load_balance
@@ -70,6 +72,31 @@ def test_a_top_p_of_one_is_the_dense_gate_however_the_sum_rounds() -> None:
     for threshold in (0.9, 1.0):
         gate = EntropyGate(top_p=1.0, threshold=threshold)
         assert torch.equal(gate.weigh(probabilities), probabilities)
+
+
+class Operators(TorchDispatchMode):
+    """Notes the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_running_sum_is_that_of_a_cpu_without_an_operator_that_cuda_orders_freely() -> None:
+    probabilities = torch.randn(20_000, 9).softmax(dim=-1).sort(descending=True).values
+    kept = probabilities.cumsum(dim=-1) <= 0.75
+    kept[:, 0] = True
+    with Operators() as operators:
+        weights = EntropyGate(top_p=0.75, keep_top_k=1, threshold=1.0).weigh(probabilities)
+    assert torch.equal(weights, probabilities * kept)
+    assert "cumsum" not in operators.names
+    assert "mul" in operators.names
 
 
 def test_equal_logits_go_to_the_lower_columns() -> None:

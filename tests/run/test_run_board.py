@@ -9,11 +9,18 @@ import struct
 from pathlib import Path
 
 import pytest
+from run_digests import logged_steps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from dmole.run.board import BoardPosition, RunBoard
 from dmole.run.events import cut
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
+)  # one white pixel
 
 
 def board_of(run: Path) -> RunBoard:
@@ -85,6 +92,42 @@ def test_the_step_of_a_checkpoint_that_is_logged_after_it_is_kept(tmp_path: Path
     board.log_metrics({"a": 2.0}, step=3)
     board.finalize("success")
     assert steps(tmp_path) == [(1, 1.0), (2, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def log_all_kinds(board: RunBoard, step: int) -> None:
+    board.log_metrics({"a": 1.0}, step=step)
+    board.log_histogram("norms", [0.5, 2.0, 2.5], step)
+    board.log_picture("matrix", PNG, (1, 1), step)
+    board.log_text("cases", "*x*", step)
+
+
+def test_no_kind_of_record_is_doubled_by_a_resume(tmp_path: Path) -> None:
+    board = board_of(tmp_path)
+    log_all_kinds(board, 0)
+    position = board.position()
+    assert position is not None
+    for run in (board, board_of(tmp_path)):
+        if run is not board:
+            run.resume(BoardPosition.from_dict(position.to_dict()))
+        log_all_kinds(run, 1)
+        run.log_hyperparams({"rank": 8, "router": "R", "common": True}, {"final/Last": 90.0}, 1)
+        run.finalize("success")
+    layout = "custom_scalars__config__"
+    tags = ("a", "norms", "matrix", "cases/text_summary")
+    steps = logged_steps(tmp_path)
+    assert steps == {tag: [0, 1] for tag in tags} | {layout: [0], "final/Last": [1]}
+
+
+def test_settings_and_final_figures_are_in_the_file_of_the_run(tmp_path: Path) -> None:
+    board = board_of(tmp_path / "version_0")
+    board.log_hyperparams({"rank": 8, "router": "R"}, {"final/Last": 90.0}, 5)
+    board.finalize("success")
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+    found = EventAccumulator(str(tmp_path / "version_0")).Reload()
+    contents = found.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(contents["_hparams_/session_start_info"])
+    assert start.session_start_info.hparams["rank"].number_value == 8
+    assert b"final/Last" in contents["_hparams_/experiment"]
 
 
 def test_records_that_a_power_failure_has_cut_are_left_out(tmp_path: Path) -> None:

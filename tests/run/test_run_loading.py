@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from strangers import edit_model, old_config
 
+from dmole.data.decoding import ImageOptions
 from dmole.routing import BranchMixing, CommonExpertRouter, KeyRouter
 from dmole.run.loading import build_data, build_module
 from dmole.run.model_file import read_run_settings, write_model_file
@@ -29,6 +30,7 @@ def test_module_and_data_are_built_from_the_file_alone(run: Path) -> None:
     router = {"router": {"kind": "KeyRouter", "settings": {}}, "mixing": gate, "common": "c"}
     edit_model(run, "model.router", {"kind": "CommonExpertRouter", "settings": router})
     edit_model(run, "data.tasks.0.metric", {"kind": "IoU", "settings": {"threshold": 0.25}})
+    edit_model(run, "data.tasks.0.images", {"background": None, "apply_exif": True})
     settings = read_run_settings(run)
     module = build_module(settings)
     assert isinstance(module.router, CommonExpertRouter)
@@ -38,6 +40,7 @@ def test_module_and_data_are_built_from_the_file_alone(run: Path) -> None:
     data = build_data(settings)
     assert data.task_names == ["count", "read", "find"]
     assert data.tasks[0].metric.threshold == 0.25  # type: ignore[union-attr]
+    assert data.tasks[0].images == ImageOptions(apply_exif=True)
     assert settings.model["backbone"].settings["patterns"] == {"linears": "self_attn"}
 
 

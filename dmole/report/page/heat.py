@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dmole.report.page.markup import html, join, label, number, of_task
 
@@ -43,6 +44,7 @@ class Heat:
         tasks: Task of each column, for the filter; None if columns are no tasks.
         row_tasks: Task of each row; None if rows are no tasks.
         color: ``q`` for blue, ``o`` for orange.
+        missing: How a cell without a value looks: ``none`` is hatched, ``blank`` is empty.
     """
 
     caption: str
@@ -56,16 +58,18 @@ class Heat:
     outlined: Collection[tuple[int, int]] = ()
     tasks: Sequence[str] | None = None
     row_tasks: Sequence[str] | None = None
-    color: str = "q"
+    color: Literal["q", "o"] = "q"
+    missing: Literal["none", "blank"] = "none"
 
     def markup(self) -> Markup:
         """Return the table, at most `MOST` rows and columns of it."""
         rows, columns = range(len(self.rows))[:MOST], range(len(self.columns))[:MOST]
+        ends = [of_task(self.tasks[at] if self.tasks else None) for at in columns]
         cut = len(rows) < len(self.rows) or len(columns) < len(self.columns)
         more = f" The first {len(rows)} rows and {len(columns)} columns are shown." if cut else ""
         heads = join(
-            html('<th scope="col"{}><span>{}</span></th>', self._of(None, at), label(name))
-            for at, name in enumerate(self.columns[:MOST])
+            html('<th scope="col"{}><span>{}</span></th>', end, label(name))
+            for name, end in zip(self.columns, ends, strict=False)
         )
         return html(
             '<div class="scroll"><table class="heat{}" tabindex="0"><caption>{}{}</caption><thead>'
@@ -75,33 +79,26 @@ class Heat:
             more,
             self.corner,
             heads,
-            join(self._row(row, columns) for row in rows),
+            join(self._row(row, columns, ends) for row in rows),
         )
 
-    def _row(self, row: int, columns: range) -> Markup:
-        cells = join(self._cell(row, column) for column in columns)
+    def _row(self, row: int, columns: range, ends: Sequence[str]) -> Markup:
+        cells = Markup("".join(self._cell(row, column, ends[column]) for column in columns))
         task = self.row_tasks[row] if self.row_tasks else None
         name = label(self.rows[row])
         return html('<tr{}><th scope="row">{}</th>{}</tr>', of_task(task), name, cells)
 
-    def _cell(self, row: int, column: int) -> Markup:
+    def _cell(self, row: int, column: int, of_column: str) -> str:
+        """Return a cell as text, since a page has ten thousands of them."""
         value = float(self.values[row, column])
         if math.isnan(value):
-            return html('<td class="none"{}></td>', self._of(row, column))
+            return f'<td class="{self.missing}"{of_column}></td>'
         other = "o" if self.color == "q" else "q"
+        kind = level(value / self.high, self.color if value >= 0 else other)
         outline = " own" if (row, column) in self.outlined else ""
-        kind = f"{level(value / self.high, self.color if value >= 0 else other)}{outline}"
-        told = html(' title="{}"', self.describe(row, column)) if self.describe else Markup()
-        return html(
-            '<td class="{}"{}{}>{}</td>',
-            kind,
-            self._of(row, column),
-            told,
-            number(value, self.digits),
-        )
-
-    def _of(self, row: int | None, column: int) -> Markup:
-        return of_task(self.tasks[column] if self.tasks else None)
+        told = f' title="{escape(self.describe(row, column))}"' if self.describe else ""
+        text = number(value, self.digits)
+        return f'<td class="{kind}{outline}"{of_column}{told}>{text}</td>'
 
 
 def level(share: float, color: str = "q") -> str:

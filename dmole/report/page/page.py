@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -51,14 +52,15 @@ def write_report(
         ValueError: If there is no run, a run is given twice, or several runs have no ``output``.
         OSError: If the file cannot be written.
     """
-    records = [RunRecord(run) for run in runs]
-    folders = [record.folder.resolve() for record in records]
+    folders = [Path(run).resolve() for run in runs]
     if not folders:
         raise ValueError("no run to report")
     if repeated := [folder for at, folder in enumerate(folders) if folder in folders[:at]]:
         raise ValueError(f"run {repeated[0]} is given twice")
-    if output is None and len(records) > 1:
+    if output is None and len(folders) > 1:
         raise ValueError("several runs have one page: name its file with --output")
+    depth = next(n for n in itertools.count(2) if len({f.parts[-n:] for f in folders}) == len(runs))
+    records = [RunRecord(run, depth) for run in runs]
     file = records[0].folder / FILE if output is None else Path(output)
     text = render(records, costly=costly)
     with atomic_path(file, flush=False) as temporary:
@@ -82,7 +84,8 @@ def render(records: Sequence[RunRecord], *, costly: bool = True) -> str:
     )
     style = _asset(environment, "page.css") + level_rules()
     script = _asset(environment, "page.js")
-    shown = [_collect(each, records) for each in SECTIONS if costly or not each.costly]
+    chosen = SECTIONS if costly else [_brief(each) for each in SECTIONS if not each.costly]
+    shown = [_collect(each, records) for each in chosen]
     page = environment.get_template("page.html").render(
         version=__version__,
         names=[record.name for record in records],
@@ -97,6 +100,10 @@ def render(records: Sequence[RunRecord], *, costly: bool = True) -> str:
         complete=costly,
     )
     return "\n".join(map(visible, page.split("\n")))
+
+
+def _brief(section: Section) -> Section:
+    return replace(section, draw=section.brief or section.draw)
 
 
 def _collect(section: Section, records: Sequence[RunRecord]) -> _Shown:

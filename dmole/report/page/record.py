@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dmole.metrics.matrix_file import read_matrix
+from dmole.report.history import History
 from dmole.report.page.markup import label
+from dmole.report.page.samples import Rerouted, history_of, reroute
 from dmole.report.page.tables_of_run import (
     AllocatedUnit,
     ModalityFactor,
@@ -46,20 +49,24 @@ class RunRecord:
 
     Args:
         folder: The run folder.
+        depth: Parts of its path that name it on the page.
 
     Raises:
         FileNotFoundError: If there is no such folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, depth: int = 2) -> None:
         self.folder = Path(folder)
+        self._depth = depth
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no run folder {folder}")
 
     @cached_property
     def name(self) -> str:
-        """Name of the run on the page: the last two parts of its path."""
-        return label("/".join(self.folder.resolve().parts[-2:]))
+        """Name of the run on the page: the last parts of its path."""
+        *parents, name = self.folder.resolve().parts[-self._depth :]
+        name = re.sub(r"^\.(.+)\.unfinished$", r"\1", name)  # an evaluation in progress
+        return label("/".join([*parents, name]))
 
     def has(self, name: str) -> bool:
         """Return whether the folder has an entry of a name."""
@@ -222,6 +229,16 @@ class RunRecord:
             ValueError: If the file of the stage cannot be read; names it.
         """
         return read_stage(self.folder, stage)
+
+    @cached_property
+    def history(self) -> History | None:
+        """Answers to the samples of the last stage after every stage; None without predictions."""
+        return history_of(self)
+
+    @cached_property
+    def rerouted(self) -> Rerouted | None:
+        """The last stage's samples, routed again; None if the router compares no losses."""
+        return reroute(self)
 
     @cached_property
     def altered(self) -> list[str]:

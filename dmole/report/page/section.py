@@ -14,6 +14,7 @@ in `dmole.report.page.sections.SECTIONS` at its place in the reading order:
 - Write a title that says what to see, and a lead that says how to read it in one or two sentences.
 - Bound what is drawn, whatever the folder holds. Set ``costly`` if the section reads more than the
   small tables of the run: it is then left out of the page that is written after each stage.
+  Give a ``brief`` body if the whole one grows with the square of the number of tasks.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ class Section:
 
     Args:
         id: Its anchor: lower-case letters and hyphens.
-        title: Its heading, which says what to see.
+        title: Its heading, which says what to see; the words before a colon name it in the list of
+            sections.
         lead: One or two sentences: what is shown and how to read it.
         draw: Returns the body for one run, or None if the run has nothing to show.
         costly: Whether it is left out of the page that is written after each stage.
+        brief: Takes the place of ``draw`` on that page; None draws the whole section.
     """
 
     id: str
@@ -43,3 +46,4 @@ class Section:
     lead: str
     draw: Callable[[RunRecord], Markup | None]
     costly: bool = False
+    brief: Callable[[RunRecord], Markup | None] | None = None

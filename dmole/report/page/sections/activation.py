@@ -29,7 +29,7 @@ _Counts = Mapping[str, Counter[str]]
 """Samples by true task and gate set."""
 
 
-def _draw(record: RunRecord) -> Markup | None:
+def _draw(record: RunRecord, most: int = MOST_STAGES) -> Markup | None:
     counts: dict[int, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for stage, task, gates, count in record.routing or ():
         counts[stage][task][gates] += count
@@ -41,19 +41,19 @@ def _draw(record: RunRecord) -> Markup | None:
         _rates(record, stages, counts),
         _entropies(record, stages, counts),
     )
-    every = math.ceil(len(stages) / MOST_STAGES)
+    every = math.ceil(len(stages) / most)
     shown = stages[::-1][::every][::-1]
     maps = (
         html(
-            "<details{}><summary>Stage {}{}</summary>{}</details>",
+            "<details{}><summary>Stage {}</summary>{}</details>",
             Markup(" open") if stage == stages[-1] else "",
             stage,
-            " (the last)" if stage == stages[-1] else "",
             _heat(record, counts[stage], stage),
         )
         for stage in shown
     )
-    return join([rates, html("<h4>Gate sets by true task</h4>"), *maps])
+    picker = html('<div class="picker">{}</div>', join(maps))
+    return join([rates, html("<h4>Gate sets by true task</h4>"), picker])
 
 
 def _rates(record: RunRecord, stages: Sequence[int], counts: Mapping[int, _Counts]) -> Markup:
@@ -157,6 +157,7 @@ def _heat(record: RunRecord, counts: _Counts, stage: int) -> Markup:
         describe=describe,
         outlined=own,
         row_tasks=tasks,
+        missing="blank",
     )
     return heat.markup()
 
@@ -171,4 +172,5 @@ ACTIVATION = Section(
     "A dark outlined cell is a task that its own expert answers. Seen tasks under base are "
     "rejected, which costs their score; unseen tasks belong there.",
     _draw,
+    brief=lambda record: _draw(record, most=1),
 )

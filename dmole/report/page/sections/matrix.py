@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
 
 from dmole.report.page.heat import Heat
-from dmole.report.page.markup import html, join, number
+from dmole.report.page.markup import html, join, label, number
 from dmole.report.page.record import Array, RunRecord
 from dmole.report.page.section import Section
 
@@ -40,7 +41,7 @@ def _heat(
     values: Array,
     tasks: list[str],
     high: float = 100.0,
-    color: str = "q",
+    color: Literal["q", "o"] = "q",
 ) -> Markup:
     stages = [_stage_name(record, stage) for stage in range(len(values))]
     own = {
@@ -51,7 +52,7 @@ def _heat(
 
     def describe(row: int, column: int) -> str:
         value = number(float(values[row, column]), 2)
-        return f"{tasks[column]} after stage {stages[row]}: {value}"
+        return f"{label(tasks[column])} after stage {stages[row]}: {value}"
 
     heat = Heat(
         caption,
@@ -72,12 +73,12 @@ def _stage_name(record: RunRecord, stage: int) -> str:
     if stage == 0:
         return "0 (base model)"
     learned = record.tasks_of_stage
-    return f"{stage} {'+'.join(learned[stage - 1])}" if stage <= len(learned) else str(stage)
+    return f"{stage} {label('+'.join(learned[stage - 1]))}" if stage <= len(learned) else str(stage)
 
 
 MATRIX = Section(
     "matrix",
-    "Scores after each stage: what is learned, kept and lost",
+    "Scores: what is learned, kept and lost after each stage",
     "A row is a stage, a column a task; the outlined cell is where the task is learned. Colors "
     "that fade below an outline are forgetting. The gap is what the router loses to the oracle.",
     _draw,

@@ -14,44 +14,51 @@ for (const mark of all("svg .mark")) {
   if (title) title.remove();
 }
 let current = null;
+const places = new WeakMap(); // where the reader is in each figure
 function hideTip() {
   tip.hidden = true;
   if (current) current.classList.remove("current");
   current = null;
 }
-function showTip(target, keyboard) {
-  hideTip();
-  tip.textContent = target.dataset.value;
-  tip.hidden = false;
-  const box = target.getBoundingClientRect();
+function placeTip() {
+  const box = current.getBoundingClientRect();
   const left = Math.min(box.left + box.width / 2 + 8, innerWidth - tip.offsetWidth - 8);
   const above = box.top - tip.offsetHeight - 6;
   tip.style.setProperty("left", `${Math.max(4, left)}px`);
   tip.style.setProperty("top", `${above < 4 ? box.bottom + 6 : above}px`);
+}
+function showTip(target, keyboard) {
+  hideTip();
   current = target;
+  tip.textContent = target.dataset.value;
+  tip.hidden = false;
   if (keyboard) target.classList.add("current");
+  placeTip();
 }
 document.addEventListener("pointerover", (event) => {
   const target = event.target.closest("[data-value]");
   if (target) showTip(target, false);
   else hideTip();
 });
-document.addEventListener("scroll", hideTip, { passive: true, capture: true });
+const follow = () => current && placeTip();
+document.addEventListener("scroll", follow, { passive: true, capture: true });
+document.addEventListener("focusout", hideTip);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hideTip();
   const figure = event.target.closest(".heat, svg[role=img]");
-  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: "row", ArrowUp: "-row" };
-  if (!figure || !(event.key in steps)) return;
+  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 };
+  if (!figure || !(event.key in moves)) return;
   const marks = all("[data-value]", figure).filter((mark) => !mark.closest(".away"));
   if (!marks.length) return;
   event.preventDefault();
-  const at = marks.indexOf(current);
-  const step = steps[event.key];
-  let next = at < 0 ? 0 : at + (typeof step === "number" ? step : 0);
-  if (at >= 0 && typeof step === "string") next = otherRow(marks, at, step === "row" ? 1 : -1);
-  next = Math.max(0, Math.min(marks.length - 1, next));
-  marks[next].scrollIntoView({ block: "nearest", inline: "nearest" });
-  setTimeout(() => showTip(marks[next], true), 0);
+  const at = marks.indexOf(places.get(figure));
+  const step = moves[event.key];
+  const vertical = event.key === "ArrowDown" || event.key === "ArrowUp";
+  const next = at < 0 ? 0 : vertical ? otherRow(marks, at, step) : at + step;
+  const mark = marks[Math.max(0, Math.min(marks.length - 1, next))];
+  places.set(figure, mark);
+  mark.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+  showTip(mark, true);
 });
 function otherRow(marks, at, direction) {
   const row = marks[at].parentElement;
@@ -63,7 +70,6 @@ function otherRow(marks, at, direction) {
   const found = marks.indexOf(cell);
   return found < 0 ? marks.indexOf(other.querySelector("[data-value]")) : found;
 }
-document.addEventListener("focusout", hideTip);
 
 // Lines: the others fade while the pointer is on one.
 for (const series of all("svg .series")) {
@@ -90,15 +96,40 @@ for (const table of all("table.sortable")) {
     button.textContent = head.textContent;
     head.replaceChildren(button);
     button.addEventListener("click", () => {
-      const up = head.getAttribute("aria-sort") === "descending";
+      const body = table.tBodies[0];
+      const sorted = head.getAttribute("aria-sort"); // numbers begin with the highest
+      const number = [...body.rows].some((row) => "sort" in (row.children[column] || row).dataset);
+      const up = sorted ? sorted === "descending" : !number;
       all("thead th", table).forEach((each) => each.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const body = table.tBodies[0];
       const rows = [...body.rows].map((row) => [sortKey(row, column), row]);
       rows.sort((a, b) => (up ? 1 : -1) * compare(a[0], b[0]));
       body.append(...rows.map((pair) => pair[1]));
     });
   });
+}
+
+// Pickers: one of several parts at a time, chosen with a slider.
+for (const picker of all(".picker")) {
+  const parts = all(":scope > details", picker);
+  if (parts.length < 2) continue;
+  const slider = document.createElement("input");
+  const shown = document.createElement("span");
+  Object.assign(slider, { type: "range", min: 0, max: parts.length - 1, value: parts.length - 1 });
+  const name = document.createElement("label");
+  name.append(shown, slider);
+  picker.prepend(name);
+  const choose = () => {
+    parts.forEach((part, at) => {
+      part.open = at === Number(slider.value);
+      part.classList.toggle("unpicked", !part.open);
+    });
+    shown.textContent = parts[slider.value].querySelector("summary").textContent;
+    slider.setAttribute("aria-valuetext", shown.textContent);
+  };
+  slider.addEventListener("input", choose);
+  picker.classList.add("scripted");
+  choose();
 }
 
 // Filter by task.

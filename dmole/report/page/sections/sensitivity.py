@@ -1,0 +1,166 @@
+"""What other thresholds would do: the routing and, from known answers, the score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from dmole.report.history import Known
+from dmole.report.page.axes import Axis
+from dmole.report.page.heat import Heat
+from dmole.report.page.markup import details, html, join, label, note, number
+from dmole.report.page.record import Array, RunRecord
+from dmole.report.page.section import Section
+from dmole.report.page.svg import Plot, legend
+
+Order = tuple[str, ...]
+"""Experts of a sample, best first."""
+
+
+def _draw(record: RunRecord) -> Markup | None:
+    again, history = record.rerouted, record.history
+    if again is None or again.routing is None or history is None:
+        return None
+    tasks = {name: task for name, task in again.tasks.items() if task.own}
+    if not tasks:
+        return None
+    scales, common = again.routing.scales, again.routing.common
+    owns = {name: set(task.own) for name, task in tasks.items()}
+    rates = {
+        name: np.array(
+            [[_share(order, measure, owns[task]) for order in tasks[task].orders] for task in tasks]
+        )
+        for name, measure in _measures(common).items()
+    }
+    known = [_known(task.orders, task.ids, history.known[name]) for name, task in tasks.items()]
+    scores, shares = (np.array([[cell[k] for cell in row] for row in known]) for k in (0, 1))
+    parts = [
+        html(
+            '<div class="beside">{}{}</div>', _rates(scales, rates), _scores(scales, scores, shares)
+        ),
+        details("Values of each task", _by_task(list(tasks), scales, rates, scores)),
+        _remark(record, shares),
+    ]
+    return join(parts)
+
+
+def _measures(common: str | None) -> dict[str, Callable[[Order, set[str]], bool]]:
+    return {
+        "own expert first": lambda order, own: bool(order) and order[0] in own,
+        "rejected: answered by the base model": lambda order, own: not order,
+        "second expert": lambda order, own: len(set(order) - {common}) > 1,
+    }
+
+
+def _share(
+    orders: Sequence[Order], measure: Callable[[Order, set[str]], bool], own: set[str]
+) -> float:
+    return 100.0 * sum(measure(order, own) for order in orders) / max(1, len(orders))
+
+
+def _known(
+    orders: Sequence[Sequence[Order]], ids: Sequence[str], known: Mapping[str, Known]
+) -> list[tuple[float, float]]:
+    """Return the mean score of the known answers and their share in percent, by scale."""
+    cells = []
+    for order in orders:
+        found = [known[name].get(frozenset(names)) for name, names in zip(ids, order, strict=True)]
+        scores = [score for score in found if score is not None]
+        mean = float(np.mean(scores)) if scores else math.nan
+        cells.append((mean, 100.0 * len(scores) / max(1, len(found))))
+    return cells
+
+
+def _rates(scales: Sequence[float], rates: Mapping[str, Array]) -> Markup:
+    title = "Routing under other thresholds, mean over the learned tasks"
+    plot = Plot(title, _scale_axis(scales), Axis("share of samples (%)", 0.0, 100.0))
+    plot.upright(1.0, "thresholds of the run")
+    for style, (name, values) in enumerate(rates.items()):
+        points = list(zip(scales, values.mean(axis=0).tolist(), strict=True))
+        tips = [f"{name}, thresholds times {scale:.2f}: {number(y)} %" for scale, y in points]
+        plot.line(points, tips, style)
+    return html("<div><h4>{}</h4>{}{}</div>", title, plot.markup(), legend(list(rates)))
+
+
+def _scores(scales: Sequence[float], scores: Array, shares: Array) -> Markup:
+    """Return the mean score of known answers, with the range that the unknown ones leave."""
+    title = "Score under other thresholds, mean over the learned tasks"
+    plot = Plot(title, _scale_axis(scales), Axis("score (%)", 0.0, 100.0))
+    plot.upright(1.0, "thresholds of the run")
+    known = np.nan_to_num(scores) * shares / 100.0  # points that known answers earn
+    low, high = known.mean(axis=0), (known + 100.0 - shares).mean(axis=0)
+    points, tips = [], []
+    for at, scale in enumerate(scales):
+        share = float(shares[:, at].mean())
+        text = f"thresholds times {scale:.2f}: {{}} ({number(share)} % of the answers are known)"
+        if high[at] - low[at] > 0.05:
+            bounds = text.format(f"between {number(low[at])} and {number(high[at])} %")
+            plot.bar((scale, low[at]), (scale, high[at]), 14, 4, bounds)
+        mean = _mean(scores[:, at])
+        points.append((scale, mean))
+        tips.append(text.format(f"{number(mean)} % on known answers"))
+    plot.line(points, tips, 0)
+    names = ["mean of the known answers"]
+    return html("<div><h4>{}</h4>{}{}</div>", title, plot.markup(), legend(names))
+
+
+def _mean(values: Array) -> float:
+    found = values[~np.isnan(values)]
+    return float(found.mean()) if len(found) else math.nan
+
+
+def _scale_axis(scales: Sequence[float]) -> Axis:
+    ticks = {scale: f"{scale:g}" for scale in scales if math.log2(scale).is_integer()}
+    return Axis("factor on all thresholds", scales[0], scales[-1], ticks, log=True)
+
+
+def _by_task(
+    tasks: list[str], scales: Sequence[float], rates: Mapping[str, Array], scores: Array
+) -> Markup:
+    columns = [f"{scale:.2f}" for scale in scales]
+    tables = {**{f"{name} (%)": values for name, values in rates.items()}, _SCORE: scores}
+
+    def heat(name: str, values: Array) -> Markup:
+        def describe(row: int, column: int) -> str:
+            value = number(float(values[row, column]))
+            return f"{label(tasks[row])}, thresholds times {columns[column]}: {value}"
+
+        corner = "task; factor"
+        return Heat(
+            name, corner, columns, tasks, values, describe=describe, row_tasks=tasks
+        ).markup()
+
+    maps = join(heat(name, values) for name, values in tables.items())
+    return html('<div class="beside">{}</div>', maps)
+
+
+_SCORE = "score of known answers (%)"
+
+
+def _remark(record: RunRecord, shares: Array) -> Markup:
+    """Return what the scores are, and how the missing answers are made."""
+    text = (
+        "Scores are means of the scores of single samples, from answers that the run gave at some "
+        "stage with the same experts."
+    )
+    missing = 100.0 - float(shares.mean())
+    if missing > 0.05:
+        text += (
+            f" {number(missing)} % of the answers are not known; the bars show what they leave "
+            f"open. dmole report RUN --regenerate generates them."
+        )
+    return note(text)
+
+
+SENSITIVITY = Section(
+    "sensitivity",
+    "Thresholds: would others route better?",
+    "The test samples are routed again with all thresholds multiplied by a factor; 1 is the run. "
+    "Small factors reject samples of the own task, large ones let wrong experts in. A flat stretch "
+    "around 1 means that the thresholds do not matter much.",
+    _draw,
+    costly=True,
+)
