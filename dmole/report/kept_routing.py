@@ -5,6 +5,7 @@ Neither the base model nor the data of the run are read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from dmole.storage.versions import newest_versions, versions_of
 from dmole.streams.stream import Stage
 
 SCALES = tuple(2.0 ** (step / 2) for step in range(-4, 5))
-"""Factors on the thresholds: 0.25 to 4, among them 1."""
+"""Factors on the thresholds of the run: 0.25 to 4, among them 1."""
 
 _AT_ONCE = 1024  # samples that are routed together, unless the router takes a vote
 _BATCH = 32  # samples of a vote where the run does not say: the default of the data module
@@ -62,7 +63,8 @@ class KeptRouting:
         fingerprints: Those in ``metrics.json``: base model and samples.
 
     Raises:
-        ValueError: If a file of the router is missing or damaged; names it.
+        ValueError: If a file of the router is missing or damaged, which is named, or if the run
+            scales all thresholds to zero or infinity.
 
     Attributes:
         experts: Experts of the last evaluation, oldest first.
@@ -86,6 +88,13 @@ class KeptRouting:
         fitted = self._inner.fitted if self._inner is not None else ()
         self.fitted = [name for name in self.experts if name in fitted]
         self.thresholds = np.array([self._autoencoders.threshold(name) for name in self.fitted])
+        self._scale = self._inner.threshold_scale if self._inner is not None else 1.0
+        if self._scale in (0.0, math.inf):
+            found = "none" if self._scale == 0.0 else "all"
+            raise ValueError(
+                f"threshold_scale is {self._scale}: {found} of the samples are accepted, whatever "
+                "the thresholds are"
+            )
         votes = self._inner is not None and self._inner.vote == "batch"
         self._size = int(settings.data.get("eval_batch_size", _BATCH)) if votes else _AT_ONCE
 
@@ -141,11 +150,12 @@ class KeptRouting:
         """
         rows = self.embeddings(task, ids)
         orders: list[list[tuple[str, ...]]] = [[] for _ in SCALES]
+        factors = [scale * self._scale for scale in SCALES]
         shared: dict[tuple[str, ...], tuple[str, ...]] = {}  # equal gate sets are one object
         for start in range(0, len(ids), self._size):
             part = rows[start : start + self._size]
             query = RouteQuery(part, [task] * len(part), "test", None, self.experts)
-            for order, routing in zip(orders, self._router.route_at(query, SCALES), strict=True):
+            for order, routing in zip(orders, self._router.route_at(query, factors), strict=True):
                 order.extend(shared.setdefault(names, names) for names in routing.order)
         losses = self._autoencoders.losses(rows, self.fitted).numpy()
         return RoutedTask(task, self.own(task), ids, losses, orders)

@@ -49,6 +49,7 @@ def test_a_run_is_routed_again_as_it_was(quick_run: Path) -> None:
     "words",
     [
         ["--model.router.vote", "batch", "--data.eval_batch_size", "3"],
+        ["--model.router.threshold_scale", "0.7"],
         ["--model.router.ranking", "likelihood", "--model.router.second_ratio", "2"],
         ["--config", "methods/moe_cl_routed.yaml"],
         ["--config", "methods/dmole_release.yaml"],
@@ -59,7 +60,20 @@ def test_another_router_is_used_by_its_own_rule(
 ) -> None:
     first, *rest = fit_words(tmp_path)
     assert main([first, *rest[:2], *words[:2], *rest[2:], *words[2:], *NO_FIGURES]) == 0
-    check_as_predicted(tmp_path / "small" / "version_0")
+    run = tmp_path / "small" / "version_0"
+    check_as_predicted(run)
+    assert 'class="error"' not in render([RunRecord(run)])
+
+
+@pytest.mark.slow
+def test_an_updated_expert_is_own_in_all_its_versions(quick_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(quick_run, tmp_path / "small" / "version_0"))
+    words = ["--update", "paint", "--train", "synthetic://paint/train?size=32&seed=5", *NO_FIGURES]
+    assert main(["add", str(run), *words]) == 0
+    child = tmp_path / "small" / "version_1"
+    check_as_predicted(child)
+    kept, history = opened(child)
+    assert kept.routed("paint", history.ids["paint"]).own == ("paint-v2", "paint")
 
 
 def test_embeddings_of_other_samples_are_named(quick_run: Path, tmp_path: Path) -> None:

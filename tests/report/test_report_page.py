@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from dmole.cli.main import main
 from dmole.report.page.page import render, write_report
 from dmole.report.page.record import RunRecord
 
+MakeRun = Callable[..., Path]
 SMALL = ("evaluation_matrix.csv", "oracle_matrix.csv", "metrics.json", "timing.json", "config.yaml")
 
 
@@ -47,7 +49,7 @@ def test_several_runs_stand_side_by_side(runs: list[Path], tmp_path: Path) -> No
     text = write_report(runs, tmp_path / "page.html").read_text()
     sections = text.count("<section") - 1  # without the comparison
     assert text.count("<h3>d/version_0</h3>") == text.count("<h3>s/version_0</h3>") == sections > 3
-    assert 'class="number best" data-sort="82.0">82.0' in text
+    assert 'class="number best" data-sort="82.0">82.00' in text
 
 
 def test_the_verb_prints_the_file_and_refuses_in_one_line(
@@ -61,3 +63,15 @@ def test_the_verb_prints_the_file_and_refuses_in_one_line(
     )
     assert main(["report", str(runs[0] / "nowhere")]) == 1
     assert "no run folder" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_told_apart_and_what_they_do_not_share_is_said(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    joint = {"trainer": {"name": "joint", "stream": {"class_path": "dmole.JointStream"}}}
+    one = make_run(tmp_path / "a" / "d" / "version_0", "d", [[0, 0], [90, 5], [88, 70]])
+    other = make_run(tmp_path / "b" / "d" / "version_0", "d", [[0, 0], [99, 99]], config=joint)
+    text = write_report([one, other], tmp_path / "page.html").read_text()
+    assert "<h3>a/d/version_0</h3>" in text
+    assert "b/d/version_0 is never bold: trained on all tasks at once." in text
+    assert "number best" not in text  # a single run has no other to be compared with

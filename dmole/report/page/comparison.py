@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
 from dmole.report.columns import COLUMNS, Column
-from dmole.report.page.markup import Cell, Row, number_cell, table
+from dmole.report.grids import best_of
+from dmole.report.identity import advantages
+from dmole.report.page.markup import Cell, Row, join, note, number, table
 from dmole.report.page.record import RunRecord
 from dmole.report.runs import Run
 
+_Runs = Mapping[str, Run | None]
+"""Runs by name; None if a run has no scores or cannot be read."""
+
 
 def comparison_table(records: Sequence[RunRecord]) -> Markup | None:
-    """Return the table; None if no run has a figure. The best value of a row is bold.
+    """Return the table, with remarks on what the runs do not share; None if no run has a figure.
+
+    The best value of a row is bold, among the runs without an advantage over a continual learner.
 
     Args:
         records: The runs, one column each; a run that cannot be read has empty cells.
     """
-    runs = [_run(record) for record in records]
+    runs = {record.name: _run(record) for record in records}
     rows = [row for column in COLUMNS if (row := _row(column, runs)) is not None]
-    header = ["Figure", *(record.name for record in records), "Definition"]
-    return table("The runs side by side; bold: best of the row", header, rows) if rows else None
+    if not rows:
+        return None
+    remarks = join(map(note, _remarks(runs)))
+    return table("Bold: the best of the row", ["Figure", *runs, "Definition"], rows) + remarks
 
 
 def _run(record: RunRecord) -> Run | None:
@@ -32,20 +41,32 @@ def _run(record: RunRecord) -> Run | None:
         return None  # the summary of the run says why
 
 
-def _row(column: Column, runs: Sequence[Run | None]) -> Row | None:
-    values = [math.nan if run is None else column.read(run) for run in runs]
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
+def _row(column: Column, runs: _Runs) -> Row | None:
+    known = {name: run for name, run in runs.items() if run is not None}
+    values = {name: column.read(run) for name, run in known.items()}
+    if all(map(math.isnan, values.values())):
         return None
-    digits = 0 if column.whole else 1
-    best = {"high": max(known), "low": min(known)}.get(column.better or "")
-    cells = [number_cell(value, digits) for value in values]
-    if best is not None:
-        shown = number_cell(best, digits).content
-        cells = [
-            Cell(cell.content, cell.value, "number best") if cell.content == shown else cell
-            for cell in cells
-        ]
-    texts = (column.define(run) for run in runs if run is not None)
+    apart = [name for name, run in known.items() if advantages(run)]
+    best = best_of(values, column.better, apart) if column.better else set()
+    cells = [
+        Cell(
+            number(values.get(name, math.nan), 0 if column.whole else 2),
+            values.get(name),
+            "number best" if name in best else "number",
+        )
+        for name in runs
+    ]
+    texts = (column.define(run) for run in known.values())
     definition = next((text for text in texts if text), "")
     return Row([Cell(column.name), *cells, Cell(str(definition), kind="text")])
+
+
+def _remarks(runs: _Runs) -> Iterator[str]:
+    known = {name: run for name, run in runs.items() if run is not None}
+    for name, run in known.items():
+        if given := advantages(run):
+            yield f"{name} is never bold: {', '.join(given)}."
+    if len({frozenset(run.task_names) for run in known.values()}) > 1:
+        yield "The runs have different tasks, so their figures cannot be compared."
+    if len({str(run.subsample) for run in known.values()}) > 1:
+        yield "The runs are scored on different parts of the test samples (eval_limit)."

@@ -19,8 +19,8 @@ LEVELS = 20
 MOST = 120
 """Most rows and columns that are drawn; the caption of a larger heatmap says so."""
 
-UPRIGHT = 8
-"""Columns whose names still fit side by side."""
+_SIDE_BY_SIDE = 8  # columns whose names still fit
+_LONGEST = 10  # characters of a name that does not stand upright
 
 _BLUE = ((247, 251, 255), (107, 174, 214), (8, 48, 107))
 _ORANGE = ((255, 247, 240), (230, 140, 70), (127, 50, 0))
@@ -71,16 +71,9 @@ class Heat:
             html('<th scope="col"{}><span>{}</span></th>', end, label(name))
             for name, end in zip(self.columns, ends, strict=False)
         )
-        return html(
-            '<div class="scroll"><table class="heat{}" tabindex="0"><caption>{}{}</caption><thead>'
-            '<tr><td class="corner">{}</td>{}</tr></thead><tbody>{}</tbody></table></div>',
-            " many" if len(columns) > UPRIGHT else "",
-            self.caption,
-            more,
-            self.corner,
-            heads,
-            join(self._row(row, columns, ends) for row in rows),
-        )
+        body = join(self._row(row, columns, ends) for row in rows)
+        upright = stands_upright([self.columns[at] for at in columns])
+        return heat_table(self.caption + more, self.corner, heads, body, upright=upright)
 
     def _row(self, row: int, columns: range, ends: Sequence[str]) -> Markup:
         cells = Markup("".join(self._cell(row, column, ends[column]) for column in columns))
@@ -99,6 +92,35 @@ class Heat:
         told = f' title="{escape(self.describe(row, column))}"' if self.describe else ""
         text = number(value, self.digits)
         return f'<td class="{kind}{outline}"{of_column}{told}>{text}</td>'
+
+
+def stands_upright(names: Sequence[str]) -> bool:
+    """Return whether the names of columns are turned, since they do not fit side by side."""
+    return len(names) > _SIDE_BY_SIDE or any(len(name) > _LONGEST for name in names)
+
+
+def heat_table(
+    caption: str, corner: str, heads: Markup, body: Markup, *, upright: bool = False
+) -> Markup:
+    """Return the figure of a heatmap.
+
+    Args:
+        caption: What the cells hold, with the unit.
+        corner: What rows and columns are.
+        heads: The header cells of the columns.
+        body: The rows.
+        upright: Whether the names of the columns are turned.
+    """
+    return html(
+        '<figure class="map"><figcaption>{0}</figcaption><div class="scroll">'
+        '<table class="heat{1}" tabindex="0" aria-label="{0}"><thead>'
+        '<tr><td class="corner">{2}</td>{3}</tr></thead><tbody>{4}</tbody></table></div></figure>',
+        caption,
+        " many" if upright else "",
+        corner,
+        heads,
+        body,
+    )
 
 
 def level(share: float, color: str = "q") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,14 +52,15 @@ def write_report(
         ValueError: If there is no run, a run is given twice, or several runs have no ``output``.
         OSError: If the file cannot be written.
     """
-    records = [RunRecord(run) for run in runs]
-    folders = [record.folder.resolve() for record in records]
+    folders = [Path(run).resolve() for run in runs]
     if not folders:
         raise ValueError("no run to report")
     if repeated := [folder for at, folder in enumerate(folders) if folder in folders[:at]]:
         raise ValueError(f"run {repeated[0]} is given twice")
-    if output is None and len(records) > 1:
+    if output is None and len(folders) > 1:
         raise ValueError("several runs have one page: name its file with --output")
+    depth = next(n for n in itertools.count(2) if len({f.parts[-n:] for f in folders}) == len(runs))
+    records = [RunRecord(run, depth) for run in runs]
     file = records[0].folder / FILE if output is None else Path(output)
     text = render(records, costly=costly)
     with atomic_path(file, flush=False) as temporary:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from dmole.storage.predictions import Lines, predicted_stages, read_stage
 from dmole.storage.routing_table import read_test_counts
 
 Array = npt.NDArray[np.float64]
+Content = TypeVar("Content")
 
 READ = (
     "evaluation_matrix.csv",
@@ -49,28 +50,30 @@ class RunRecord:
 
     Args:
         folder: The run folder.
+        depth: Parts of its path that name it on the page.
 
     Raises:
         FileNotFoundError: If there is no such folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, depth: int = 2) -> None:
         self.folder = Path(folder)
+        self._depth = depth
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no run folder {folder}")
 
     @cached_property
     def name(self) -> str:
-        """Name of the run on the page: the last two parts of its path."""
-        folder = self.folder.resolve()
-        name = re.sub(r"^\.(.+)\.unfinished$", r"\1", folder.name)  # an evaluation in progress
-        return label(f"{folder.parent.name}/{name}")
+        """Name of the run on the page: the last parts of its path."""
+        *parents, name = self.folder.resolve().parts[-self._depth :]
+        name = re.sub(r"^\.(.+)\.unfinished$", r"\1", name)  # an evaluation in progress
+        return label("/".join([*parents, name]))
 
     def has(self, name: str) -> bool:
         """Return whether the folder has an entry of a name."""
         return os.path.lexists(self.folder / name)
 
-    def read(self, name: str, reader: Callable[[Path], Any]) -> Any:
+    def read(self, name: str, reader: Callable[[Path], Content]) -> Content | None:
         """Return what a reader returns for a file of the run; None if the file is missing.
 
         Args:
@@ -85,20 +88,17 @@ class RunRecord:
     @cached_property
     def config(self) -> dict[str, Any] | None:
         """Content of ``config.yaml``."""
-        content: dict[str, Any] | None = self.read("config.yaml", read_config)
-        return content
+        return self.read("config.yaml", read_config)
 
     @cached_property
     def metrics(self) -> dict[str, Any] | None:
         """Content of ``metrics.json``."""
-        content: dict[str, Any] | None = self.read("metrics.json", read_metrics)
-        return content
+        return self.read("metrics.json", read_metrics)
 
     @cached_property
     def timing(self) -> dict[str, Any] | None:
         """Content of ``timing.json``."""
-        content: dict[str, Any] | None = self.read("timing.json", read_timing)
-        return content
+        return self.read("timing.json", read_timing)
 
     @cached_property
     def digests(self) -> Digests | None:
@@ -108,7 +108,7 @@ class RunRecord:
     @cached_property
     def scores(self) -> tuple[Array, list[str]] | None:
         """Evaluation matrix, ``(stages + 1, tasks)`` in percent, and the names of its columns."""
-        content: tuple[Array, list[str]] | None = self.read("evaluation_matrix.csv", read_matrix)
+        content = self.read("evaluation_matrix.csv", read_matrix)
         for name in content[1] if content else ():
             check_name(self.folder / "evaluation_matrix.csv", name, "the name of a task")
         return content
@@ -116,7 +116,7 @@ class RunRecord:
     @cached_property
     def oracle(self) -> Array | None:
         """Evaluation matrix with the experts of the true task, of the same shape as `scores`."""
-        content: tuple[Array, list[str]] | None = self.read("oracle_matrix.csv", read_matrix)
+        content = self.read("oracle_matrix.csv", read_matrix)
         if content is None or self.scores is None:
             return None
         if content[0].shape != self.scores[0].shape:
@@ -198,22 +198,17 @@ class RunRecord:
     @cached_property
     def allocation(self) -> list[AllocatedUnit] | None:
         """Rows of ``allocation.csv``."""
-        rows: list[AllocatedUnit] | None = self.read("allocation.csv", read_allocation)
-        return rows
+        return self.read("allocation.csv", read_allocation)
 
     @cached_property
     def curriculum(self) -> list[ModalityFactor] | None:
         """Rows of ``curriculum.csv``."""
-        rows: list[ModalityFactor] | None = self.read("curriculum.csv", read_curriculum)
-        return rows
+        return self.read("curriculum.csv", read_curriculum)
 
     @cached_property
     def routing(self) -> list[tuple[int, str, str, int]] | None:
         """Test samples by stage, true task and gate set, from ``routing.csv``."""
-        rows: list[tuple[int, str, str, int]] | None = self.read(
-            "routing.csv", lambda path: list(read_test_counts(path))
-        )
-        return rows
+        return self.read("routing.csv", lambda path: list(read_test_counts(path)))
 
     @cached_property
     def predicted_stages(self) -> list[int]:

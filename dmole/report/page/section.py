@@ -33,7 +33,8 @@ class Section:
 
     Args:
         id: Its anchor: lower-case letters and hyphens.
-        title: Its heading, which says what to see.
+        title: Its heading, which says what to see; the words before a colon name it in the list of
+            sections.
         lead: One or two sentences: what is shown and how to read it.
         draw: Returns the body for one run, or None if the run has nothing to show.
         costly: Whether it is left out of the page that is written after each stage.

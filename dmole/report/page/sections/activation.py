@@ -36,11 +36,8 @@ def _draw(record: RunRecord, most: int = MOST_STAGES) -> Markup | None:
     stages = [stage for stage in sorted(counts) if stage > 0]
     if not stages:
         return None
-    rates = html(
-        '<div class="beside">{}{}</div>',
-        _rates(record, stages, counts),
-        _entropies(record, stages, counts),
-    )
+    lines = [_rates, _entropies] if len(stages) > 1 else []
+    rates = join(draw(record, stages, counts) for draw in lines)
     every = math.ceil(len(stages) / most)
     shown = stages[::-1][::every][::-1]
     maps = (
@@ -53,7 +50,8 @@ def _draw(record: RunRecord, most: int = MOST_STAGES) -> Markup | None:
         for stage in shown
     )
     picker = html('<div class="picker">{}</div>', join(maps))
-    return join([rates, html("<h4>Gate sets by true task</h4>"), picker])
+    head = html("<h4>Gate sets by true task</h4>")
+    return html('<div class="beside">{}</div>{}{}', rates, head, picker)
 
 
 def _rates(record: RunRecord, stages: Sequence[int], counts: Mapping[int, _Counts]) -> Markup:
@@ -126,7 +124,7 @@ def _heat(record: RunRecord, counts: _Counts, stage: int) -> Markup:
     totals = sum(counts.values(), Counter[str]())
     order = {name: at for at, name in enumerate([BASE, *record.tasks])}
     common = [name for name, _ in totals.most_common(MOST_SETS)]
-    columns = sorted(common, key=lambda name: (name.count("+"), order.get(name, len(order)), name))
+    columns = sorted(common, key=lambda name: _place(name, order))
     if rare := totals.keys() - set(columns):
         columns.append(f"{len(rare)} other sets")
     tasks = list(counts)
@@ -146,7 +144,7 @@ def _heat(record: RunRecord, counts: _Counts, stage: int) -> Markup:
         for row, task in enumerate(tasks)
         for column, gates in enumerate(columns)
         if record.learned_at.get(task, stage + 1) <= stage
-        and record.tasks_of_expert.get(gates, [gates]) == [task]
+        and any(task in record.tasks_of_expert.get(e, [e]) for e in _alone(record, gates))
     }
     heat = Heat(
         "Share of the test samples of each task (%); outlined: the expert of the task alone",
@@ -160,6 +158,17 @@ def _heat(record: RunRecord, counts: _Counts, stage: int) -> Markup:
         missing="blank",
     )
     return heat.markup()
+
+
+def _place(gates: str, order: Mapping[str, int]) -> tuple[int, int, str]:
+    """Return what sorts gate sets: few experts first, then by the task of the first expert."""
+    return gates.count("+"), order.get(gates.partition("+")[0], len(order)), gates
+
+
+def _alone(record: RunRecord, gates: str) -> set[str]:
+    """Return the only expert of a gate set besides the common one; empty if there are several."""
+    experts = _set(gates) - {record.common_expert}
+    return experts if len(experts) == 1 else set()
 
 
 def _state(record: RunRecord, task: str, stage: int) -> str:

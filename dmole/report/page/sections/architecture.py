@@ -10,13 +10,14 @@ import numpy as np
 from markupsafe import Markup
 
 from dmole.modality import MODALITIES
-from dmole.report.page.heat import MOST, UPRIGHT, level
+from dmole.report.page.heat import MOST, heat_table, level, stands_upright
 from dmole.report.page.markup import html, join, label, of_task
 from dmole.report.page.record import RunRecord
 from dmole.report.page.section import Section
 from dmole.report.page.tables_of_run import AllocatedUnit
 from dmole.report.style import COLORS
 
+_SHARED = len(COLORS) - 1  # color of an expert of several tasks
 _LIGHT = 0.45  # of the scale, so that badges and text stand out
 
 
@@ -69,27 +70,21 @@ def _grid(placement: _Placement, modality: str, units: Sequence[str]) -> Markup:
         )
         for stage, name in experts
     )
-    return html(
-        '<div class="scroll"><table class="heat{}" tabindex="0"><caption>{} units{}</caption>'
-        '<thead><tr><td class="corner">unit \\ stage and expert</td>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>",
-        " many" if len(experts) > UPRIGHT else "",
-        label(modality).capitalize(),
-        more,
+    return heat_table(
+        f"{label(modality).capitalize()} units{more}",
+        "unit, by stage and expert",
         heads,
         join(_row(placement, unit, experts) for unit in units[:MOST]),
+        upright=stands_upright([f"{stage} {name}" for stage, name in experts]),
     )
 
 
 def _row(placement: _Placement, unit: str, experts: Sequence[tuple[int, str]]) -> Markup:
-    cells = join(
-        _cell(placement, placement.rows.get((unit, name)), index)
-        for index, (_, name) in enumerate(experts)
-    )
+    cells = join(_cell(placement, placement.rows.get((unit, name))) for _, name in experts)
     return html('<tr><th scope="row">{}</th>{}</tr>', label(unit), cells)
 
 
-def _cell(placement: _Placement, row: AllocatedUnit | None, index: int) -> Markup:
+def _cell(placement: _Placement, row: AllocatedUnit | None) -> Markup:
     """Return a cell: the score as the background, a badge with the rank where an expert is."""
     if row is None:
         return Markup('<td class="none"></td>')
@@ -100,7 +95,7 @@ def _cell(placement: _Placement, row: AllocatedUnit | None, index: int) -> Marku
     score = "not scored" if math.isnan(row.score) else f"score {row.score:.4g}"
     size = f"rank {row.rank}" if row.rank else "no expert"
     tip = f"{label(row.unit)} in stage {row.stage}, {label(row.expert)}: {size}, {score}"
-    style = record.style_of(task, index) % len(COLORS)
+    style = record.style_of(task, _SHARED) % len(COLORS)
     badge = html('<b class="badge b{}">{}</b>', style, row.rank) if row.rank else ""
     return html('<td class="{}"{} title="{}">{}</td>', kind, of_task(task), tip, badge)
 
@@ -108,7 +103,8 @@ def _cell(placement: _Placement, row: AllocatedUnit | None, index: int) -> Marku
 ARCHITECTURE = Section(
     "architecture",
     "Architecture: where each stage places its expert",
-    "A colored badge is a unit that holds the stage's expert, with its rank; the color is that of "
-    "the task. The shade behind is the unit's proxy score in that stage, darkest for the highest.",
+    "A badge is a unit that holds the stage's expert, with its rank, in the color of the task; "
+    "black is an expert of several tasks. The shade behind is the unit's proxy score in that "
+    "stage, darkest for the highest.",
     _draw,
 )

@@ -140,8 +140,17 @@ def _losses(record: RunRecord, task: str, first: str, name: str) -> Markup:
         for expert in experts
         if expert in fitted
     ]
-    text = "loss / threshold (accepted below 1): " + ", ".join(found)
-    return html('<p class="note">{}</p>', text) if found else Markup()
+    text = "Loss / threshold (accepted below 1): " + ", ".join(found)
+    return note(text + _alone(record, task, routed.own, name)) if found else Markup()
+
+
+def _alone(record: RunRecord, task: str, own: Sequence[str], name: str) -> str:
+    """Return the score of the answer of a sample's own expert, if that is known."""
+    again, history = record.rerouted, record.history
+    common = again.routing.common if again is not None and again.routing is not None else None
+    experts = frozenset(filter(None, (*own[:1], common)))
+    score = history.known[task][name].get(experts) if history is not None else None
+    return "" if score is None else f". Score with its own expert: {number(score, 0)} %."
 
 
 CONFUSIONS = Section(

@@ -18,7 +18,7 @@ _SCORE = Axis("score (%)", 0.0, 100.0)
 
 
 def _draw(record: RunRecord) -> Markup | None:
-    if record.scores is None or len(record.scores[0]) < 2 or not record.learned_at:
+    if record.scores is None or len(record.scores[0]) < 3 or not record.learned_at:
         return None
     return html('<div class="beside">{}{}</div>', _of_tasks(record), _of_means(record))
 

@@ -65,7 +65,7 @@ def _plot(
     values = np.concatenate([each for pair in found for each in pair])
     low, high = min(0.5, float(values.min())), max(2.0, float(values.max()))
     x = Axis("loss / threshold: accepted to the left of 1", low, high, log=True)
-    plot = Plot(title, x, row_axis(names, "autoencoder of"), height=90 + 34 * len(names))
+    plot = Plot(title, x, row_axis(names, "autoencoder of"), height=90 + 28 * len(names))
     plot.upright(1.0, "threshold: smaller losses are accepted")
     for row, (name, sides) in enumerate(zip(names, found, strict=True)):
         for style, (side, ratios) in enumerate(zip(_SIDES, sides, strict=True)):

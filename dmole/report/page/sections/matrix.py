@@ -78,7 +78,7 @@ def _stage_name(record: RunRecord, stage: int) -> str:
 
 MATRIX = Section(
     "matrix",
-    "Scores after each stage: what is learned, kept and lost",
+    "Scores: what is learned, kept and lost after each stage",
     "A row is a stage, a column a task; the outlined cell is where the task is learned. Colors "
     "that fade below an outline are forgetting. The gap is what the router loses to the oracle.",
     _draw,

@@ -16,6 +16,9 @@ from dmole.report.page.record import Array, RunRecord
 from dmole.report.page.section import Section
 from dmole.report.page.svg import Plot, legend
 
+_LEAST_KNOWN = 50.0  # percent of the answers of a point
+_ALL_KNOWN = 99.95
+
 Order = tuple[str, ...]
 """Experts of a sample, best first."""
 
@@ -96,15 +99,16 @@ def _scores(scales: Sequence[float], scores: Array, shares: Array) -> Markup:
     for at, scale in enumerate(scales):
         share = float(shares[:, at].mean())
         text = f"thresholds times {scale:.2f}: {{}} ({number(share)} % of the answers are known)"
-        if high[at] - low[at] > 0.05:
+        if share < _ALL_KNOWN:
             bounds = text.format(f"between {number(low[at])} and {number(high[at])} %")
-            plot.bar((scale, low[at]), (scale, high[at]), 14, 4, bounds)
-        mean = _mean(scores[:, at])
+            plot.bar((scale, low[at]), (scale, high[at]), 14, 1, bounds)
+        mean = _mean(scores[:, at]) if share >= _LEAST_KNOWN else math.nan
         points.append((scale, mean))
         tips.append(text.format(f"{number(mean)} % on known answers"))
     plot.line(points, tips, 0)
-    names = ["mean of the known answers"]
-    return html("<div><h4>{}</h4>{}{}</div>", title, plot.markup(), legend(names))
+    names = ["mean of the known answers", "what unknown answers leave open"]
+    shown = names if (shares < _ALL_KNOWN).any() else names[:1]
+    return html("<div><h4>{}</h4>{}{}</div>", title, plot.markup(), legend(shown))
 
 
 def _mean(values: Array) -> float:
@@ -128,7 +132,7 @@ def _by_task(
             value = number(float(values[row, column]))
             return f"{label(tasks[row])}, thresholds times {columns[column]}: {value}"
 
-        corner = "task; factor"
+        corner = "task, factor"
         return Heat(
             name, corner, columns, tasks, values, describe=describe, row_tasks=tasks
         ).markup()
@@ -147,7 +151,7 @@ def _remark(record: RunRecord, shares: Array) -> Markup:
         "stage with the same experts."
     )
     missing = 100.0 - float(shares.mean())
-    if missing > 0.05:
+    if (shares < _ALL_KNOWN).any():
         text += (
             f" {number(missing)} % of the answers are not known; the bars show what they leave "
             f"open. dmole report RUN --regenerate generates them."

@@ -82,8 +82,9 @@ def _by_task(record: RunRecord, run: Run) -> Markup:
 
 SUMMARY = Section(
     "summary",
-    "How well the run learned and remembered",
+    "Summary: how well the run learned and remembered",
     "Last is the mean score after the last stage, BWT what earlier tasks lost (below 0) or gained "
-    "since they were learned. Where the oracle is higher, the router chose the wrong expert.",
+    "since they were learned. The oracle answers each sample with the expert of its true task: "
+    "where it is higher, the router chose a wrong one.",
     _draw,
 )
