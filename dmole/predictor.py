@@ -17,7 +17,7 @@ from dmole.run.identity import check_base_of_run
 from dmole.run.learned import load_experts_and_router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from dmole.data.decoding import ImageOptions
@@ -66,6 +66,11 @@ class Predictor:
         module.eval()
         self._count = 0  # ids are unique because they are the keys of cached embeddings
 
+    @property
+    def images(self) -> ImageOptions:
+        """How images become RGB pictures."""
+        return self._data.images
+
     def __call__(
         self, prompts: Sequence[Mapping[str, Any]], max_new_tokens: int = 32
     ) -> list[dict[str, Any]]:
@@ -78,33 +83,40 @@ class Predictor:
         Returns:
             ``{"id", "image", "prompt", "prediction", "gate_set"}`` in the order of the prompts.
         """
+        samples = [_sample(n, prompt, self.images) for n, prompt in enumerate(prompts, self._count)]
+        self._count += len(prompts)
+        return [
+            {
+                "id": sample.id,
+                "image": None if prompt.get("image") is None else str(prompt["image"]),
+                "prompt": prompt["prompt"],
+                "prediction": text,
+                "gate_set": gate_set_name(gate_set),
+            }
+            for sample, prompt, (text, gate_set) in zip(
+                samples, prompts, self.answer(samples, max_new_tokens), strict=True
+            )
+        ]
+
+    def answer(
+        self, samples: Sequence[Sample], max_new_tokens: int = 32
+    ) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the answer to each sample and its experts, batch by batch.
+
+        Args:
+            samples: Conversations that end with a user turn. Ids must differ.
+            max_new_tokens: Maximum number of tokens of an answer.
+        """
         self._module.evaluation = EvaluationPass(answer_lengths={PROMPT_TASK: max_new_tokens})
-        first, self._count = self._count, self._count + len(prompts)
-        images = self._data.images
-        samples = [_sample(first + n, prompt, images) for n, prompt in enumerate(prompts)]
         loader = self._data.embedding_loader([(s, PROMPT_TASK) for s in samples], generation=True)
-        results: list[dict[str, Any]] = []
-        with torch.no_grad():
-            for batch in loader:
-                batch = move_data_to_device(batch, self._module.device)
-                try:
-                    with self._precision():
-                        answers = self._module.answer(batch)
-                finally:  # a prompt has a new id each time, so its embedding is never used again
-                    self._module.embedder.cache.forget(f"{PROMPT_TASK}/")
-                for text, gate_set in zip(answers.texts, answers.gate_sets, strict=True):
-                    prompt = prompts[len(results)]
-                    image = prompt.get("image")
-                    results.append(
-                        {
-                            "id": samples[len(results)].id,
-                            "image": None if image is None else str(image),
-                            "prompt": prompt["prompt"],
-                            "prediction": text,
-                            "gate_set": gate_set_name(gate_set),
-                        }
-                    )
-        return results
+        for batch in loader:
+            batch = move_data_to_device(batch, self._module.device)
+            try:
+                with torch.no_grad(), self._precision():
+                    answers = self._module.answer(batch)
+            finally:  # a prompt has a new id each time, so its embedding is never used again
+                self._module.embedder.cache.forget(f"{PROMPT_TASK}/")
+            yield from zip(answers.texts, answers.gate_sets, strict=True)
 
 
 def _sample(index: int, prompt: Mapping[str, Any], images: ImageOptions) -> Sample:

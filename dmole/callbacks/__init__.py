@@ -59,8 +59,8 @@ def default_callbacks(
     """Return the callbacks of a sequence: the standard ones and the user's.
 
     A user's callback replaces the standard callback of its type, and any progress bar of Lightning
-    the standard progress. The order of the callbacks does
-    not matter; Lightning runs the checkpoint last.
+    the standard progress. The order of the callbacks does not matter; Lightning runs the checkpoint
+    last.
 
     Args:
         callbacks: The user's callbacks.

@@ -71,7 +71,7 @@ def final_drawings(state: SequenceState, module: ContinualModule) -> Iterator[Dr
         yield "allocation", lambda: figures.allocation_heatmap(rows, placed)
     ratios = loss_ratios(state, module)
     if ratios:
-        told = "Test samples under each autoencoder: left of 1 they are accepted"
+        told = "Autoencoder losses: samples left of 1 are accepted"
         yield "autoencoder_losses", lambda: figures.acceptance_figure(ratios, told)
 
 

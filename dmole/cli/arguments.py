@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import NoReturn
 
 
@@ -16,3 +17,13 @@ class ArgumentParser(argparse.ArgumentParser):
             ValueError: Always; names the error and the help command.
         """
         raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def require_config(words: Sequence[str], verb: str) -> None:
+    """Refuse words of a verb that name no config.
+
+    Raises:
+        ValueError: If there is no ``--config``; shows how to give one.
+    """
+    if not any(word.split("=")[0] in ("--config", "-c") for word in words):
+        raise ValueError(f"no config is given: {verb} --config FILE")

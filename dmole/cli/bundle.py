@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmole.cli.arguments import ArgumentParser
 from dmole.cli.trust import take_trusted
 from dmole.messages import visible
+
+if TYPE_CHECKING:
+    from dmole.inference import RoutedModel
 
 
 def run_bundle(words: list[str]) -> None:
@@ -64,6 +67,26 @@ def data_sources(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def load_bundle(bundle: Path, words: list[str]) -> RoutedModel:
+    """Return the model of a bundle.
+
+    Args:
+        bundle: The bundle.
+        words: Further flags of the command line.
+
+    Raises:
+        ValueError: If a flag is unknown, or the bundle cannot be used.
+    """
+    parser = ArgumentParser("dmole predict BUNDLE")
+    parser.add_argument("--base", help="folder or hub name of the base model")
+    words, trusted = take_trusted(words)
+    base = parser.parse_args(words).base
+
+    from dmole.inference import load
+
+    return load(bundle, base=base, trusted=trusted)
+
+
 def predict_with_bundle(
     bundle: Path, prompts: Sequence[dict[str, Any]], max_new_tokens: int, words: list[str]
 ) -> list[dict[str, Any]]:
@@ -78,15 +101,10 @@ def predict_with_bundle(
     Raises:
         ValueError: If a flag is unknown, or the bundle or an image cannot be used.
     """
-    parser = ArgumentParser("dmole predict BUNDLE")
-    parser.add_argument("--base", help="folder or hub name of the base model")
-    words, trusted = take_trusted(words)
-    base = parser.parse_args(words).base
-
-    from dmole.inference import load, make_request
+    from dmole.inference import make_request
     from dmole.routing import gate_set_name
 
-    model = load(bundle, base=base, trusted=trusted)
+    model = load_bundle(bundle, words)
     requests = [
         make_request(
             prompt["prompt"],

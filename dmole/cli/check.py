@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmole.cli.arguments import ArgumentParser
+from dmole.cli.arguments import ArgumentParser, require_config
 from dmole.messages import show
 
 if TYPE_CHECKING:
     import argparse
 
-    from lightning.pytorch.cli import LightningArgumentParser
-
-    from dmole.data import Task
-    from dmole.data.decoding import ImageOptions
     from dmole.doctor import BaseModel
-    from dmole.metrics import TaskMetric
 
 _DESCRIPTION = """\
 Examine all data files of a config before anything is trained: images that are missing, broken or
@@ -32,23 +26,16 @@ path of `dmole fit` up to the model. Exits with 1 if there is an error; warnings
 def run_check(words: list[str]) -> int:
     """Run ``data check`` and return the exit status: 1 if the data has errors."""
     options, rest = _parse(words)
-    from dmole.cli.trust import classes_allowed
-    from dmole.data.decoding import AS_STORED
-    from dmole.datamodule import ContinualDataModule
+    from dmole.cli.data_config import open_data
     from dmole.doctor import CheckOptions, TokenLimit, as_json, as_text, check_tasks
     from dmole.storage.files import write_json
 
-    config, trusted = _read_config(rest)
-    data = config["data"]
-    with classes_allowed(trusted):
-        tasks = [_task(task) for task in data.pop("tasks")]
-    data["images"] = _image_options(data.get("images")) or AS_STORED
-    module = ContinualDataModule(tasks, **data)  # refuses what `fit` would refuse
+    module, config = open_data(rest)
     model, missing = (None, None) if options.no_tokens else _base_model(config["model"])
     router, least = _router_limit(config)
     report = check_tasks(
         module.tasks,
-        Path(data["data_root"] or "."),
+        Path(config["data"]["data_root"] or "."),
         CheckOptions(
             limit=options.limit,
             processes=options.processes,
@@ -104,84 +91,8 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for key, least in (("limit", 0), ("processes", 0), ("items", 1)):
         if getattr(options, key) is not None and getattr(options, key) < least:
             raise ValueError(f"--{key} must be at least {least}, got {getattr(options, key)}")
-    if not any(word.split("=")[0] in ("--config", "-c") for word in rest):
-        raise ValueError("no config is given: dmole data check --config FILE")
+    require_config(rest, "dmole data check")
     return options, rest
-
-
-def _read_config(words: list[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the settings of configs and flags without building any object, and trusted modules."""
-    from dmole.cli.lightning import ContinualCLI, configure_logging, open_configs
-
-    class Settings(ContinualCLI):
-        """Reads the settings of ``fit`` only."""
-
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            """Make the settings of the model optional."""
-            super().add_arguments_to_parser(parser)
-            for action in parser._actions:
-                action.required = action.required and not action.dest.startswith("model.")
-
-        def _set_seed(self) -> None:
-            """Leave the random generators unchanged."""
-
-        def instantiate_classes(self) -> None:
-            """Do not build model, trainer and data."""
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            """Do not run the verb."""
-
-    configure_logging()
-    with open_configs(words) as (arguments, _, trusted):
-        settings = Settings(["fit", *arguments], trusted=trusted)
-        config: dict[str, Any] = settings.config["fit"].as_dict()
-    config["data"].pop("seed", None)  # follows seed_everything
-    return config, trusted
-
-
-def _task(settings: dict[str, Any]) -> Task:
-    """Return the task that the settings of a config describe."""
-    from dmole.data import Task
-
-    names = {field.name for field in fields(Task)}
-    known = {key: value for key, value in settings.items() if key in names}
-    metric = _metric(settings["name"], settings["metric"])
-    images = _image_options(settings.get("images"))
-    return Task(**known | {"metric": metric, "images": images})
-
-
-def _image_options(settings: dict[str, Any] | None) -> ImageOptions | None:
-    from dmole.data.decoding import ImageOptions
-
-    return None if settings is None else ImageOptions(**settings)
-
-
-def _metric(task: str, metric: str | dict[str, Any]) -> str | TaskMetric:
-    """Return the metric of a task: its name, or the object that the config describes."""
-    from dmole.benchmarks.registry import build_metric
-
-    try:
-        if isinstance(metric, str):
-            build_metric(metric)
-            return metric
-        return _instance(metric)
-    except ValueError as error:
-        raise ValueError(f"task {task!r}: {error}") from error
-
-
-def _instance(metric: dict[str, Any]) -> TaskMetric:
-    import jsonargparse
-
-    from dmole.metrics import TaskMetric
-
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--metric", type=TaskMetric)
-    try:
-        made = parser.instantiate_classes(parser.parse_object({"metric": metric})).metric
-    except jsonargparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
-    assert isinstance(made, TaskMetric)  # the parser checks this
-    return made
 
 
 def _router_limit(config: dict[str, Any]) -> tuple[str, int]:

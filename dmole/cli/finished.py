@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,10 +12,12 @@ from typing import Any, cast
 import yaml
 
 from dmole.cli.arguments import ArgumentParser
-from dmole.cli.bundle import predict_with_bundle
+from dmole.cli.bundle import load_bundle, predict_with_bundle
 from dmole.cli.lightning import ContinualCLI, build, configure_logging
 from dmole.cli.trust import REMOTE_CODE_FLAG, sets_remote_code, take_trusted
+from dmole.harness.vlmevalkit import BenchmarkTable, TableFormat, write_predictions
 from dmole.inference.prompts import read_prompts
+from dmole.inference.requests import Request
 from dmole.messages import json_text, show
 from dmole.predictor import Predictor
 from dmole.run.bundle import is_bundle
@@ -75,7 +78,18 @@ def run_predict(words: list[str]) -> None:
     )
     parser.add_argument("--output", type=Path, help="JSON file to write instead of printing")
     parser.add_argument("--max_new_tokens", type=int, default=32, help="most tokens of an answer")
+    parser.add_argument(
+        "--vlmevalkit",
+        type=Path,
+        metavar="FOLDER",
+        help="with a .tsv as --input: write its rows with predictions as VLMEvalKit reads them",
+    )
+    parser.add_argument("--model_name", default="dmole", help="name of the model for VLMEvalKit")
+    parser.add_argument("--xlsx", action="store_true", help="a workbook for VLMEvalKit, no .tsv")
     options, overrides = parser.parse_known_args(words)
+    if options.vlmevalkit is not None or Path(options.input or "").suffix == ".tsv":
+        show(str(predict_table(options, overrides)))
+        return
     if (options.prompt is None) == (options.input is None):
         raise ValueError("predict needs either --prompt (and --image) or --input")
     if options.input is not None:
@@ -86,14 +100,58 @@ def run_predict(words: list[str]) -> None:
         answers = predict_with_bundle(options.run, prompts, options.max_new_tokens, overrides)
         _write_answers(answers, options.output)
         return
-    overrides, trusted = take_trusted(overrides)
-    settings = read_run_settings(options.run, trusted)
-    cli = cli_of_run(settings, as_config(settings), overrides, trusted)
-    precision = cli.trainer.precision_plugin.forward_context  # the precision of the matrix
+    _write_answers(
+        predictor_of_run(options.run, overrides)(prompts, options.max_new_tokens), options.output
+    )
+
+
+def predict_table(options: Namespace, words: list[str]) -> Path:
+    """Answer the rows of a table of VLMEvalKit; return the file with the predictions.
+
+    Args:
+        options: Flags of ``predict``.
+        words: Flags over the settings of the run.
+
+    Raises:
+        ValueError: If the input is no ``.tsv`` file, a flag does not go with it, or the table
+            cannot be read.
+    """
+    if options.vlmevalkit is None:
+        raise ValueError(f"{options.input} is a table of VLMEvalKit: name the --vlmevalkit FOLDER")
+    if options.input is None or options.input.suffix != ".tsv":
+        raise ValueError("--vlmevalkit needs a table of VLMEvalKit: --input NAME.tsv")
+    for flag in ("prompt", "image", "output"):
+        if getattr(options, flag) is not None:
+            raise ValueError(f"--{flag} does not go with --vlmevalkit")
+    most = options.max_new_tokens
+    if is_bundle(options.run):
+        model = load_bundle(options.run, words)
+        table = BenchmarkTable(options.input, model.images)
+        requests = (Request(s.turns, s.images, most) for s in table.samples())
+        texts = [model.answer([request])[0].text for request in requests]
+    else:
+        predictor = predictor_of_run(options.run, words)
+        table = BenchmarkTable(options.input, predictor.images)
+        texts = [text for text, _ in predictor.answer(table.samples(), most)]
+    kind: TableFormat = "xlsx" if options.xlsx else "tsv"
+    return write_predictions(table, texts, options.vlmevalkit, model=options.model_name, kind=kind)
+
+
+def predictor_of_run(run: Path, words: list[str]) -> Predictor:
+    """Return what answers prompts with a run, at the precision of its matrix.
+
+    Args:
+        run: The run folder.
+        words: Flags over its settings.
+    """
+    words, trusted = take_trusted(words)
+    settings = read_run_settings(run, trusted)
+    cli = cli_of_run(settings, as_config(settings), words, trusted)
+    precision = cli.trainer.precision_plugin.forward_context
     accept = cast("ContinualTrainer", cli.trainer).sequence.accept_changes
-    predictor = Predictor(cli.model, cli.datamodule, options.run, precision, accept)
+    predictor = Predictor(cli.model, cli.datamodule, run, precision, accept)
     cli.model.to(cli.trainer.strategy.root_device)
-    _write_answers(predictor(prompts, options.max_new_tokens), options.output)
+    return predictor
 
 
 def _write_answers(answers: list[dict[str, Any]], output: Path | None) -> None:

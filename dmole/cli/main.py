@@ -161,6 +161,11 @@ def _data(words: list[str]) -> int | None:
         from dmole.cli.check import run_check
 
         return run_check(words[2:])
+    if words[1:2] == ["export-tasks"]:
+        from dmole.cli.export_tasks import run_export_tasks
+
+        run_export_tasks(words[2:])
+        return None
     _make_data(words)
     return None
 
@@ -181,6 +186,7 @@ def _make_data(words: list[str]) -> None:
     make.add_argument("--test_size", type=int, default=250, help="most test samples per task")
     make.add_argument("--seed", type=int, default=0, help="seed of the choice of samples")
     verbs.add_parser("check", help="check every item, image and length of the tasks' files")
+    verbs.add_parser("export-tasks", help="the tasks of a config as tasks of lmms-eval")
     init = verbs.add_parser("init", help="the folders of a benchmark and a guide to fill them")
     init.add_argument("benchmark", help=", ".join(guided_benchmarks()))
     init.add_argument("output", type=Path, help="folder to write; must be absent or empty")

@@ -17,6 +17,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             the matrix of a finished run again, on other data or with other thresholds
   predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
             answers, with the experts that gave them
+            RUN --input BENCHMARK.tsv --vlmevalkit DIR [--model_name NAME] [--xlsx]
+            predictions as VLMEvalKit's evaluation reads them
   watch     RUN --input FILE|- [--window N] [--limit X] [--json]
             route prompts in order and report tasks that no expert has learned; - reads them from
             standard input as they arrive
@@ -41,6 +43,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             tasks in one wording, for configs/benchmarks/alike_real.yaml
   data check --config FILE ... [--json FILE] [--processes N] [--items N] [--no_images] [--no_tokens]
             check every item, image, length and reference of the tasks' files before training
+  data export-tasks OUT --config FILE ... [--prefix P]
+            the test samples of a config as tasks of lmms-eval, scored as dmole scores them
   data init BENCHMARK DIR [--miniature]
             the folders of a benchmark, and where to obtain what goes there; `data init --help`
             names the benchmarks

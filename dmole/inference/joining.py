@@ -14,7 +14,7 @@ from dmole.models.identity import base_parts
 from dmole.routing import AllExpertsRouter, OracleRouter, SharedRouter
 from dmole.routing.entries import add_entry, learned_part, take_out
 from dmole.run.identity import check_base_of_run
-from dmole.run.learned import read_names
+from dmole.run.learned import read_names, read_stages
 from dmole.run.loading import build_router
 from dmole.run.model_file import read_run_settings
 from dmole.storage.digests import read_digests, verify_files
@@ -100,6 +100,35 @@ def leave(model: RoutedModel, name: str) -> None:
     model.sources.pop(name, None)
     if model.residency is not None:
         model.residency.forget(name)
+
+
+def keep_stage(model: RoutedModel, run: Path, stage: int) -> None:
+    """Take the experts of later stages out of a loaded model.
+
+    Args:
+        model: Has the experts of the run.
+        run: The run folder.
+        stage: The last stage whose experts stay; 0 keeps none.
+
+    Raises:
+        ValueError: If the run does not record its stages, has no such stage, or a later stage has
+            trained an expert of an earlier one.
+    """
+    stages = read_stages(run)
+    if stages is None:
+        raise ValueError(f"{run} does not record its stages: leave out the stage")
+    if not 0 <= stage <= len(stages):
+        raise ValueError(f"{run} has the stages 0 to {len(stages)}, not {stage}")
+    kept = {name for each in stages[:stage] for name in each.experts}
+    later = [name for each in stages[stage:] for name in each.experts]
+    for name in later:
+        if name in kept:
+            raise ValueError(
+                f"{run}: a stage after {stage} has trained the expert {name!r} further"
+            )
+    for name in reversed(dict.fromkeys(later)):
+        if name in model.experts:  # it may be disabled
+            leave(model, name)
 
 
 def base_digest(run: Path) -> str | None:

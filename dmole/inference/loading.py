@@ -12,7 +12,7 @@ import torch
 from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.inference.answering import AnsweringModel
 from dmole.inference.hub import ADDRESS, fetch_bundle
-from dmole.inference.joining import base_digest
+from dmole.inference.joining import base_digest, keep_stage
 from dmole.inference.model import RoutedModel
 from dmole.inference.route_only import RouteOnly
 from dmole.models.identity import base_parts
@@ -31,6 +31,7 @@ from dmole.storage.versions import updates_among
 def load(
     path: str | Path,
     *,
+    stage: int | None = None,
     device: str | torch.device = "cpu",
     base: str | Path | None = None,
     trusted: Sequence[str] = (),
@@ -47,6 +48,8 @@ def load(
 
     Args:
         path: Folder of the run, folder of a bundle, or ``hf://org/name[@revision]``.
+        stage: Leaves out the experts of later stages, so that the model answers as after this one;
+            0 is before training. None keeps all.
         device: Device of base model and experts.
         base: Folder or hub name of the base model, if it is no longer where the run had it. Its
             parts are compared with those of the run.
@@ -64,6 +67,7 @@ def load(
     Raises:
         ValueError: If the folder lacks a part, a part does not fit or was changed, or the base
             model differs from that of the run; names file and key.
+        ValueError: If there is no such stage, or a later one has trained its experts further.
 
     Example:
         >>> import dmole
@@ -93,6 +97,8 @@ def load(
     load_experts_and_router(model, folder)
     model.base_digest = weights
     model.sources = {name: folder / "experts" / name for name in model.experts}
+    if stage is not None:
+        keep_stage(model, folder, stage)
     return model.to(device)
 
 

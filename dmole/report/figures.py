@@ -43,6 +43,9 @@ __all__ = [
 MOST_EXPERTS = 40
 """Rows of the figure of acceptance; of more experts every n-th is drawn."""
 
+_WIDE = 300
+"""Ratio of the ends of a logarithmic axis above which only powers of ten are labeled."""
+
 
 def acceptance_figure(
     ratios: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str
@@ -87,7 +90,9 @@ def acceptance_figure(
 def _logarithmic(axes: Axes) -> None:
     """Make the horizontal axis logarithmic, with few labels and a grid."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axes.get_xlim()
+    wide = high / low > _WIDE
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="x", color=FAINT, linewidth=0.6)

@@ -122,7 +122,7 @@ def allocation_heatmap(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         if modality_of[units[y]] != modality_of[units[y - 1]]:
             axes.axhline(y - 0.5, color=INK, linewidth=1.4)
     label_axes(axes, title, "expert  (dot: unit selected)", "unit")
-    _bar(figure, axes, "proxy score / highest of the expert")
+    _bar(figure, axes, "proxy score, share of highest")
     return figure
 
 

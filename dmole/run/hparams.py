@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dmole.demo.tiny import TINY_PATH
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -48,7 +50,9 @@ def run_hyperparameters(state: SequenceState, module: ContinualModule) -> dict[s
 
 def _base_name(name: str) -> str:
     """Return the name of a base model on the hub, or of its folder, without the path."""
-    return Path(name).name if Path(name).exists() else name or "unnamed"
+    if name == str(TINY_PATH):
+        return "tiny"
+    return Path(name).name if name and Path(name).exists() else name or "unnamed"
 
 
 def final_figures(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -79,6 +79,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.callbacks.ExpertInspector",
         "dmole.callbacks.Regularization",
         "dmole.callbacks.ReplayRecord",
+        "dmole.callbacks.ReportPage",
         "dmole.callbacks.RichStageProgressBar",
         "dmole.callbacks.RouterFitting",
         "dmole.callbacks.SegmentRecord",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ class SwanLabTracker(Tracker):
         }
         pictures = {f"figures/{path.stem}": swanlab.Image(str(path)) for path in results.pictures}
         swanlab.log(tables | pictures, step=results.step)
-        for path in results.files:
-            swanlab.save(str(path), base_path=str(results.folder), policy="now")
+        for path in results.files:  # below the name of the folder, since SwanLab has a config.yaml
+            pattern = glob.escape(str(path))
+            swanlab.save(pattern, base_path=str(results.folder.parent), policy="now")
         swanlab.finish()

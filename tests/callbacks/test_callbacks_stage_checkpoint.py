@@ -144,7 +144,11 @@ def test_another_kind_of_checkpoint_is_refused_in_one_line() -> None:
 
     with pytest.raises(ValueError, match="a sequence is saved without ModelCheckpoint") as caught:
         default_callbacks(
-            [ModelCheckpoint()], progress_bar=False, checkpoint_every_n_steps=1, case_images=0
+            [ModelCheckpoint()],
+            progress_bar=False,
+            checkpoint_every_n_steps=1,
+            case_images=0,
+            report=False,
         )
     assert "\n" not in str(caught.value)
 

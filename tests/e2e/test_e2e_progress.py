@@ -49,7 +49,8 @@ def test_without_a_terminal_lines_say_stage_phase_epoch_and_remaining_time(
         rf"stage 2/2 count \| train \| epoch 1/2 \| {LEFT}",
     ):
         assert re.search(f"^{line}$", text, re.MULTILINE), line
-    assert caplog.messages[-7].split() == ["Last", "AVG", "BWT"]
+    assert caplog.messages[-8].split() == ["Last", "AVG", "BWT"]
+    assert caplog.messages[-3] == f"report    {run / 'report.html'}"
     assert caplog.messages[-2].startswith("compare ")
     assert caplog.messages[-1] == f"results are in {run}"
     assert capfd.readouterr().out == ""
@@ -107,11 +108,13 @@ def test_a_terminal_shows_a_bar_that_fits_and_a_closing_table(
     assert max(map(len, bars)) <= 80
     table = plain[plain.index("     Last      AVG      BWT") :].splitlines()
     assert [line.split()[0] for line in table[1:]] == [
-        *("routed", "oracle", "seconds", "trained", "compare", "results")
+        *("routed", "oracle", "seconds", "trained", "report", "compare", "results")
     ]
 
 
 def test_a_progress_bar_of_the_user_replaces_the_standard_progress() -> None:
     bar = TQDMProgressBar()
-    found = default_callbacks([bar], progress_bar=True, checkpoint_every_n_steps=1)
+    found = default_callbacks(
+        [bar], progress_bar=True, checkpoint_every_n_steps=1, case_images=0, report=False
+    )
     assert [cb for cb in found if "Progress" in type(cb).__name__] == [bar]

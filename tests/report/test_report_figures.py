@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import sys
@@ -106,6 +107,18 @@ def test_the_routing_is_in_percent_of_each_task() -> None:
 
 def test_the_share_that_each_autoencoder_accepts_is_written() -> None:
     assert words(DRAWINGS["acceptance"]()) == ["50% / 0%", "100% / -"]
+
+
+@pytest.mark.parametrize("lowest", [0.5, 1e-4])
+def test_the_labels_of_losses_do_not_overlap(lowest: float) -> None:
+    figure = acceptance_figure({"a": ([lowest, 1.2], [2.0, 900.0 * lowest])}, "Losses")
+    figure.draw_without_rendering()
+    texts = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    low, high = figure.axes[0].get_window_extent().intervalx
+    boxes = sorted(text.get_window_extent().intervalx.tolist() for text in texts)
+    shown = [box for box in boxes if low <= sum(box) / 2 <= high]
+    assert len(shown) > 2
+    assert all(left[1] < right[0] for left, right in itertools.pairwise(shown))
 
 
 def test_figures_of_hundreds_of_tasks_have_a_largest_size() -> None:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from dmole.callbacks import EvaluationMatrix
 from dmole.cli.trust import check_trackers
-from dmole.tracking import TRACKERS, RunResults, TrackedRun, Tracker, Tracking, check_names
+from dmole.tracking import (
+    TRACKERS,
+    RunResults,
+    TrackedRun,
+    Tracker,
+    Tracking,
+    check_names,
+    results_of,
+)
 from dmole.trainer import ContinualTrainer
 
 
@@ -112,3 +124,26 @@ def test_only_the_first_process_reports(monkeypatch: pytest.MonkeyPatch, tmp_pat
     tracking = Tracking(["wandb"])
     tracking.start(state, Any)  # type: ignore[arg-type]
     tracking.finish(state)
+
+
+def test_trackers_keep_no_weights_data_links_or_large_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, table = tmp_path, EvaluationMatrix()
+    table.matrix = table.oracle = np.array([[50.0, np.nan]])
+    data = SimpleNamespace(column_names=("paint", "count"))
+    state: Any = SimpleNamespace(run_dir=run, data=data, callback_of=lambda kind: table)
+    metrics = {"Last": 50.0, "per_task": {"paint": {"Last": 50.0, "BWT": None}}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (run / "timing.json").write_text("x" * 1000)
+    (run / "config.yaml").symlink_to("/etc/hostname")
+    for name in ("experts/paint", "figures", "embeddings", "checkpoints"):
+        (run / name).mkdir(parents=True, exist_ok=True)
+        (run / name / "a.png").write_text("")
+    monkeypatch.setattr("dmole.tracking.results.LARGEST", 999)
+    results = results_of(state)
+    kept = [str(path.relative_to(run)) for path in results.files]
+    assert kept == ["metrics.json", "figures/a.png"]
+    assert results.figures == {"final/Last": 50.0}
+    assert results.tables["evaluation_matrix"].rows == [[0.0, 50.0, None]]
+    assert results.tables["metrics"].rows == [["paint", 50.0, None]]

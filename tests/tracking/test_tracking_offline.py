@@ -88,7 +88,7 @@ def test_mlflow_file_store(tmp_path: Path) -> None:
     run = run_twice("mlflow", tmp_path)
     (found,) = (tmp_path / "mlruns").glob("*/*/artifacts")
     kept = {str(path.relative_to(found)) for path in found.rglob("*") if path.is_file()}
-    assert {"config.yaml", "metrics.json", "figures/evaluation_matrix.svg"} <= kept
+    assert {"metrics.json", "oracle_matrix.csv", "figures/evaluation_matrix.svg"} <= kept
     assert not any(name.startswith(("checkpoints", "embeddings", "experts")) for name in kept)
     final = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["Last"]
     (line,) = (found.parent / "metrics/final/Last").read_text(encoding="utf-8").splitlines()
@@ -101,9 +101,12 @@ def test_mlflow_file_store(tmp_path: Path) -> None:
 @needs("swanlab")
 def test_swanlab_local(tmp_path: Path) -> None:
     run_twice("swanlab", tmp_path)
-    logs = tmp_path / "swanlog"
-    names = {path.name for path in logs.rglob("*") if path.is_file()}
-    assert any("evaluation_matrix" in name for name in names)
+    folders = sorted((tmp_path / "swanlog").glob("run-*"))
+    assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1  # one id
+    kept = {str(file.relative_to(folders[-1])) for file in folders[-1].rglob("*")}
+    assert {"files/version_0/metrics.json", "files/version_0/figures/allocation.svg"} <= kept
+    assert len([name for name in kept if name.startswith("media/image/")]) == 4
+    assert len([name for name in kept if name.startswith("media/echarts/")]) == 3  # tables
 
 
 @needs("trackio")

@@ -216,15 +216,20 @@ class TsvFile(JsonFile):
         Raises:
             ValueError: If the file is not UTF-8 text or no table, or a row is malformed.
         """
-        needed = named_rows(self._rows())
-        items = table_items(self._rows(), options_in_text=self.options_in_text, needed=needed)
+        needed = named_rows(self.rows())
+        items = table_items(self.rows(), options_in_text=self.options_in_text, needed=needed)
         try:
             yield from enumerate(items)
         except ValueError as error:
             prefix = f"{self.path}: "
             raise ValueError(f"{prefix}{str(error).removeprefix(prefix)}") from error
 
-    def _rows(self) -> Iterator[dict[str, str]]:
+    def rows(self) -> Iterator[dict[str, str]]:
+        """Yield the rows by column, as they are in the file.
+
+        Raises:
+            ValueError: If the file is not UTF-8 text or no table.
+        """
         csv.field_size_limit(_LONGEST_CELL)
         line = 0
         try:
