@@ -1,6 +1,6 @@
 """Other harnesses: a run as a model of lmms-eval, tasks for it, predictions for VLMEvalKit.
 
-The model itself, `dmole.harness.lmms_model`, needs lmms-eval; the rest does not.
+The model itself, `dmole.harness._lmms_model`, needs lmms-eval; the rest does not.
 """
 
 from dmole.harness.tasks import export_tasks

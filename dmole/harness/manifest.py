@@ -12,4 +12,4 @@ def manifest() -> ModelManifest:
     """Return what lmms-eval needs to find the model ``dmole``."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(model_id="dmole", chat_class_path="dmole.harness.lmms_model.DmoleModel")
+    return ModelManifest(model_id="dmole", chat_class_path="dmole.harness._lmms_model.DmoleModel")

@@ -66,7 +66,7 @@ def test_the_entry_point_names_the_manifest() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     points = project["entry-points"]["lmms_eval.models"]
     assert points == {"dmole": "dmole.harness.manifest:manifest"}
-    assert importlib.util.find_spec("dmole.harness.lmms_model") is not None
+    assert importlib.util.find_spec("dmole.harness._lmms_model") is not None
 
 
 def evaluate(folder: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, list[str]]]:

@@ -126,6 +126,7 @@ def test_damaged_predictions_are_named(content: bytes, run: Path) -> None:
         ([0, 100, 100], "kept"),
         ([100, 0, 100], "saved"),
         ([0, 100, 0], "forgotten"),
+        ([0, 0, 100, 0], "forgotten"),
         ([100, 0, 0], "never right"),
     ],
 )

@@ -44,8 +44,8 @@ def card(story: Story, images: Case | None, kind: str, more: Markup) -> Markup:
 
 
 def text(content: str) -> str:
-    """Return a text of a sample: cut if it is long, with every character visible."""
-    return visible(shortened(content.strip(), LONGEST_TEXT)) or "(empty)"
+    """Return a text of a sample: cut if it is long, every character visible, lines kept."""
+    return visible(shortened(content.strip(), LONGEST_TEXT), keep="\n") or "(empty)"
 
 
 def _references(references: Sequence[str]) -> str:

@@ -28,9 +28,9 @@ KINDS = ("forgotten", "saved", "never right", "kept")
 def kind_of(story: Story, learned_at: int) -> str:
     """Return what became of a sample.
 
-    ``forgotten``: right after the stage that learned its task, wrong after the last one.
-    ``saved``: wrong after that stage or a later one, right after the last one. ``kept``: right
-    ever since. ``never right``: wrong after that stage and after the last one.
+    Of the answers since the stage that learned its task: ``forgotten`` if the last one is wrong and
+    an earlier one is right, ``saved`` if the last one is right and an earlier one is wrong,
+    ``kept`` if all are right, ``never right`` if none is.
 
     Args:
         story: The sample.
@@ -39,7 +39,7 @@ def kind_of(story: Story, learned_at: int) -> str:
     since = [answer for answer in story.answers if answer.stage >= learned_at] or story.answers
     if since[-1].right:
         return "kept" if all(answer.right for answer in since) else "saved"
-    return "forgotten" if since[0].right else "never right"
+    return "forgotten" if any(answer.right for answer in since) else "never right"
 
 
 def _draw(record: RunRecord) -> Markup | None:
@@ -90,10 +90,10 @@ def _ranked(pairs: list[tuple[str, Story]]) -> list[tuple[str, Story]]:
 CASES = Section(
     "cases",
     "Single samples: what the model answered after each stage",
-    "The same samples in every run on these data. Forgotten: right (score of at least 50 %) after "
-    "the stage that learned the task, wrong now. Saved: wrong then or later, right now. Kept: "
-    "right ever since. Equal answers of the same experts share a line; base is the model without "
-    "experts.",
+    "The same samples in every run on these data. Forgotten: right (score of at least 50 %) at "
+    "some stage since the task was learned, wrong now. Saved: wrong at some stage since, right "
+    "now. Kept: right ever since. Equal answers of the same experts share a line; base is the "
+    "model without experts.",
     _draw,
     costly=True,
 )
