@@ -63,6 +63,8 @@ def test_the_verb_prints_the_file_and_refuses_in_one_line(
     )
     assert main(["report", str(runs[0] / "nowhere")]) == 1
     assert "no run folder" in capsys.readouterr().err
+    assert main(["report", str(runs[0].parent)]) == 1
+    assert "holds no file of a run" in capsys.readouterr().err
 
 
 def test_runs_of_one_name_are_told_apart_and_what_they_do_not_share_is_said(

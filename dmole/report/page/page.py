@@ -25,6 +25,9 @@ from dmole.storage.files import atomic_path, refusing
 FILE = "report.html"
 """Name of the page in a run folder."""
 
+MARKS = ("config.yaml", "model.json", "checkpoints", "metrics.json", "evaluation_matrix.csv")
+"""A folder with none of these is not that of a run."""
+
 
 @dataclass(frozen=True)
 class _Shown:
@@ -49,7 +52,8 @@ def write_report(
 
     Raises:
         FileNotFoundError: If a run folder is missing.
-        ValueError: If there is no run, a run is given twice, or several runs have no ``output``.
+        ValueError: If there is no run, a run is given twice, a folder holds no file of a run, or
+            several runs have no ``output``.
         OSError: If the file cannot be written.
     """
     folders = [Path(run).resolve() for run in runs]
@@ -61,6 +65,8 @@ def write_report(
         raise ValueError("several runs have one page: name its file with --output")
     depth = next(n for n in itertools.count(2) if len({f.parts[-n:] for f in folders}) == len(runs))
     records = [RunRecord(run, depth) for run in runs]
+    if other := [record.folder for record in records if not any(map(record.has, MARKS))]:
+        raise ValueError(f"{other[0]} holds no file of a run; a run folder is ROOT/NAME/version_N")
     file = records[0].folder / FILE if output is None else Path(output)
     text = render(records, costly=costly)
     with atomic_path(file, flush=False) as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from markupsafe import Markup
 
@@ -48,7 +49,7 @@ class Plot:
     height: int = 320
     _drawn: list[Markup] = field(default_factory=list)
 
-    @property
+    @cached_property
     def left(self) -> float:
         """Pixels to the left of the vertical axis."""
         longest = max((len(text) for text in self.y.labels().values()), default=1)

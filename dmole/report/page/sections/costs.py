@@ -10,7 +10,17 @@ from markupsafe import Markup
 
 from dmole.messages import excerpt
 from dmole.report.page.axes import Axis, row_axis
-from dmole.report.page.markup import Cell, Row, html, join, label, number, number_cell, table
+from dmole.report.page.markup import (
+    Cell,
+    Row,
+    html,
+    join,
+    label,
+    long_table,
+    number,
+    number_cell,
+    table,
+)
 from dmole.report.page.record import RunRecord
 from dmole.report.page.section import Section
 from dmole.report.page.svg import Plot, legend
@@ -103,7 +113,7 @@ def _table(stages: _Stages) -> Markup:
         for (index, name), found in stages.items()
     ]
     header = ["Stage", *(f"{label(phase)} (s)" for phase in phases), "all (s)"]
-    return html("<div>{}</div>", table("Seconds of each phase", header, rows))
+    return html("<div>{}</div>", long_table("Seconds of each phase", header, rows))
 
 
 def _totals(timing: Mapping[str, Any]) -> Markup:
@@ -146,7 +156,7 @@ def _trainable(record: RunRecord, timing: Mapping[str, Any]) -> Markup:
         for expert, count in trainable.items()
     ]
     header = ["Expert", "Trainable parameters", "Share of the base model (%)"]
-    return table("Parameters that each stage trains", header, rows)
+    return long_table("Parameters that each stage trains", header, rows)
 
 
 COSTS = Section(

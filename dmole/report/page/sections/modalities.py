@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from dmole.modality import MODALITIES
 from dmole.report.page.axes import Axis, row_axis
-from dmole.report.page.markup import Cell, Row, html, join, label, number, number_cell, table
+from dmole.report.page.markup import Cell, Row, html, join, label, long_table, number, number_cell
 from dmole.report.page.record import RunRecord
 from dmole.report.page.section import Section
 from dmole.report.page.svg import Plot, legend
@@ -81,7 +81,7 @@ def _values(record: RunRecord, rows: Sequence[ModalityFactor]) -> Markup:
         ]
         lines.append(Row(cells, record.task_of_expert(row.expert)))
     header += ["Units with experts", "Learning rate factor", "Recorded at"]
-    return table("Difficulty, budget and factor of each modality", header, lines)
+    return long_table("Difficulty, budget and factor of each modality", header, lines)
 
 
 def _allocated(record: RunRecord) -> list[AllocatedUnit]:
