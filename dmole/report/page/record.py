@@ -191,9 +191,9 @@ class RunRecord:
         tasks = dict.fromkeys(self.tasks_of_expert.get(expert, [expert]))
         return next(iter(tasks)) if len(tasks) == 1 else None
 
-    def style_of(self, task: str | None, otherwise: int = 0) -> int:
-        """Return the number of a task's color, the same in all sections."""
-        return self.tasks.index(task) if task in self.tasks else otherwise
+    def style_of(self, task: str | None) -> int:
+        """Return the number of a task's color, the same in all sections; 0 if it has no column."""
+        return self.tasks.index(task) if task in self.tasks else 0
 
     @cached_property
     def allocation(self) -> list[AllocatedUnit] | None:

@@ -228,21 +228,27 @@ def mark_shape(style: int) -> str:
 
 
 def legend(
-    names: Sequence[str], tasks: Sequence[str] | None = None, *, bars: bool = False
+    names: Sequence[str],
+    tasks: Sequence[str] | None = None,
+    *,
+    styles: Sequence[int] | None = None,
+    bars: bool = False,
 ) -> Markup:
-    """Return the legend of lines or bars, whose styles are numbered in this order.
+    """Return the legend of lines or bars.
 
     Args:
         names: Name of each line.
         tasks: Task of each line, for the filter; None if lines are no tasks.
+        styles: Number of the style of each line; None if they are numbered in this order.
         bars: Whether they are bars, which have no marks.
     """
     swatch = '<svg class="swatch" viewBox="0 0 14 14" aria-hidden="true"><g {}>{}</g></svg>'
     entries = []
-    for style, name in enumerate(names):
+    for at, name in enumerate(names):
+        style = styles[at] if styles else at
         color = COLORS[style % len(COLORS)]
         shape = html(_MARKS["s"] if bars else mark_shape(style), x=7, y=7, r=4, d=8)
         drawn = html(swatch, html('stroke="{0}" fill="{0}"', color), shape)
-        task = tasks[style] if tasks else None
+        task = tasks[at] if tasks else None
         entries.append(html("<li{}>{}{}</li>", of_task(task), drawn, label(name)))
     return html('<ul class="legend">{}</ul>', join(entries))

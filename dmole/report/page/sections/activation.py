@@ -13,6 +13,7 @@ from dmole.report.page.axes import Axis, stage_axis
 from dmole.report.page.heat import Heat
 from dmole.report.page.markup import html, join, label, number
 from dmole.report.page.record import RunRecord
+from dmole.report.page.samples import owners_of
 from dmole.report.page.section import Section
 from dmole.report.page.svg import Plot, legend
 
@@ -139,12 +140,13 @@ def _heat(record: RunRecord, counts: _Counts, stage: int) -> Markup:
         sizes = f"{number(float(shares[row, column]))} % of {counts[tasks[row]].total()} samples"
         return f"{label(tasks[row])} by {label(columns[column])}: {sizes}"
 
+    owners = owners_of(record)
     own = {
         (row, column)
         for row, task in enumerate(tasks)
         for column, gates in enumerate(columns)
         if record.learned_at.get(task, stage + 1) <= stage
-        and any(task in record.tasks_of_expert.get(e, [e]) for e in _alone(record, gates))
+        and _alone(record, gates) & owners.get(task, {task})
     }
     heat = Heat(
         "Share of the test samples of each task (%); outlined: the expert of the task alone",

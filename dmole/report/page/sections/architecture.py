@@ -17,7 +17,6 @@ from dmole.report.page.section import Section
 from dmole.report.page.tables_of_run import AllocatedUnit
 from dmole.report.style import COLORS
 
-_SHARED = len(COLORS) - 1  # color of an expert of several tasks
 _LIGHT = 0.45  # of the scale, so that badges and text stand out
 
 
@@ -88,15 +87,16 @@ def _cell(placement: _Placement, row: AllocatedUnit | None) -> Markup:
     """Return a cell: the score as the background, a badge with the rank where an expert is."""
     if row is None:
         return Markup('<td class="none"></td>')
-    record, task = placement.record, placement.record.task_of_expert(row.expert)
+    record = placement.record
     highest = placement.highest[row.expert]
     share = row.score / highest if highest > 0 else math.nan
     kind = "plain" if math.isnan(share) else level(_LIGHT * share)
     score = "not scored" if math.isnan(row.score) else f"score {row.score:.4g}"
     size = f"rank {row.rank}" if row.rank else "no expert"
     tip = f"{label(row.unit)} in stage {row.stage}, {label(row.expert)}: {size}, {score}"
-    style = record.style_of(task, _SHARED) % len(COLORS)
-    badge = html('<b class="badge b{}">{}</b>', style, row.rank) if row.rank else ""
+    task = record.task_of_expert(row.expert)
+    color = f"b{record.style_of(task) % len(COLORS)}" if task in record.tasks else "several"
+    badge = html('<b class="badge {}">{}</b>', color, row.rank) if row.rank else ""
     return html('<td class="{}"{} title="{}">{}</td>', kind, of_task(task), tip, badge)
 
 
@@ -104,7 +104,7 @@ ARCHITECTURE = Section(
     "architecture",
     "Architecture: where each stage places its expert",
     "A badge is a unit that holds the stage's expert, with its rank, in the color of the task; "
-    "black is an expert of several tasks. The shade behind is the unit's proxy score in that "
+    "white is an expert of several tasks. The shade behind is the unit's proxy score in that "
     "stage, darkest for the highest.",
     _draw,
 )

@@ -68,13 +68,14 @@ def _task(record: RunRecord, history: History, task: str, shown: bool) -> Markup
     counts = Counter(kinds)
     words = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
     return html(
-        '<details class="cases"{} data-task="{}"><summary><b>{}</b>: {} of {} followed samples'
+        '<details class="cases"{} data-task="{}"><summary><b>{}</b>: {} of {} followed samples{}'
         '</summary><div class="cards">{}</div></details>',
         Markup(" open") if shown else Markup(),
         task,
         label(task),
         words,
         len(stories),
+        "" if learned_at else " (no stage learned the task: all answers count)",
         join(cards),
     )
 

@@ -162,7 +162,8 @@ def _trainable(record: RunRecord, timing: Mapping[str, Any]) -> Markup:
 COSTS = Section(
     "costs",
     "Cost: parameters, time and memory",
-    "A stage trains the parameters of its expert alone. An average test sample uses the base model "
-    "and the experts that the router chose for it. Times are those of this machine.",
+    "A stage trains its expert, and the one that all stages share if there is one. An average test "
+    "sample uses the base model and the experts that the router chose for it. Times are those of "
+    "this machine.",
     _draw,
 )

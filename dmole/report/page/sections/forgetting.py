@@ -36,7 +36,8 @@ def _of_tasks(record: RunRecord) -> Markup:
         tips = [f"{label(task)} after stage {stage:.0f}: {number(y)} %" for stage, y in points]
         plot.line(points, tips, record.style_of(task), task)
     head = html("<h4>{}</h4>", title)
-    return html("<div>{}{}{}</div>", head, plot.markup(), legend(tasks, tasks))
+    key = legend(tasks, tasks, styles=[record.style_of(task) for task in tasks])
+    return html("<div>{}{}{}</div>", head, plot.markup(), key)
 
 
 def _of_means(record: RunRecord) -> Markup:

@@ -20,7 +20,8 @@ MOST = 60
 """Most autoencoders that are drawn."""
 
 _SIDES = ("samples of its own task", "samples of all other tasks")
-_LEAST, _LARGEST = 1e-3, 1e6  # of a loss relative to its threshold
+_LEAST = 1e-3  # of the axis
+_LARGEST = 1e6  # of a loss relative to its threshold
 
 
 def _draw(record: RunRecord) -> Markup | None:
@@ -54,7 +55,7 @@ def _ratios(again: Rerouted, column: int) -> tuple[Array, Array]:
     sides: tuple[list[Array], list[Array]] = ([], [])
     for task in again.tasks.values():
         ratio = task.losses[:, column].astype(np.float64) / threshold
-        sides[expert not in task.own].append(np.clip(ratio, _LEAST, _LARGEST))
+        sides[expert not in task.own].append(np.minimum(ratio, _LARGEST))
     own, other = (np.concatenate([np.empty(0), *side]) for side in sides)
     return own, other
 
@@ -63,7 +64,7 @@ def _plot(
     record: RunRecord, title: str, names: Sequence[str], found: Sequence[tuple[Array, Array]]
 ) -> Markup:
     values = np.concatenate([each for pair in found for each in pair])
-    low, high = min(0.5, float(values.min())), max(2.0, float(values.max()))
+    low, high = min(0.5, max(_LEAST, float(values.min()))), max(2.0, float(values.max()))
     x = Axis("loss / threshold: accepted to the left of 1", low, high, log=True)
     plot = Plot(title, x, row_axis(names, "autoencoder of"), height=90 + 28 * len(names))
     plot.upright(1.0, "threshold: smaller losses are accepted")

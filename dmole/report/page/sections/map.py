@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from markupsafe import Markup
 
@@ -10,7 +13,7 @@ from dmole.report.page.markup import html, join, note
 from dmole.report.page.record import Array, RunRecord
 from dmole.report.page.section import Section
 from dmole.report.page.svg import legend
-from dmole.report.projection import project, why_not_tsne
+from dmole.report.projection import principal, project, why_not_tsne
 from dmole.storage.case_images import chosen
 
 MOST = 500
@@ -34,11 +37,12 @@ def _draw(record: RunRecord) -> Markup | None:
         if outputs is not None:
             made[task] = outputs.double().numpy()
     total = sum(map(len, raw.values()))
+    reason = why_not_tsne(min(total, sum(map(len, made.values())) or total))
+    place = partial(principal, count=2) if reason else project  # both maps in one way
     maps = (
-        _map(record, "Embeddings as the autoencoders read them", raw),
-        _map(record, "Each embedding as its own task's autoencoder returns it", made),
+        _map(record, "Embeddings as the autoencoders read them", raw, place),
+        _map(record, "Each embedding as its own task's autoencoder returns it", made, place),
     )
-    reason = why_not_tsne(min(total, sum(map(len, made.values()))))
     method = f"PCA, since {reason}" if reason else "t-SNE: only who is near whom has a meaning"
     shown = f"{total} samples, at most {count} of a task. {method}."
     return html(
@@ -49,10 +53,12 @@ def _draw(record: RunRecord) -> Markup | None:
     )
 
 
-def _map(record: RunRecord, title: str, rows: dict[str, Array]) -> Markup:
+def _map(
+    record: RunRecord, title: str, rows: dict[str, Array], place: Callable[[Array], Array]
+) -> Markup:
     if not rows:
         return Markup()
-    points = project(np.concatenate(list(rows.values())))
+    points = place(np.concatenate(list(rows.values())))
     ends = np.cumsum([len(each) for each in rows.values()])[:-1]
     placed = dict(zip(rows, np.split(points, ends), strict=True))
     styles = {task: record.style_of(task) for task in rows}

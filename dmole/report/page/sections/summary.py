@@ -36,7 +36,7 @@ def _facts_of(record: RunRecord, run: Run) -> Iterator[tuple[str, str]]:
     learned, planned = run.progress
     yield "Run", label(run.method)
     yield "Folder", record.name
-    yield "Tasks learned", f"{learned} of {planned}"
+    yield "Tasks learned", f"{learned if len(run.matrix) > 1 else 0} of {planned}"
     yield "Stages evaluated", f"{len(run.matrix) - 1}, and once before training"
     if run.seed is not None:
         yield "Seed", label(run.seed)

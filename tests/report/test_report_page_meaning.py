@@ -1,0 +1,82 @@
+"""What the page says is what it shows, for runs whose tasks are not learned one after the other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dmole.metrics import write_matrix
+from dmole.report.kept_routing import RoutedTask
+from dmole.report.page.record import RunRecord
+from dmole.report.page.samples import Rerouted
+from dmole.report.page.sections.activation import ACTIVATION
+from dmole.report.page.sections.architecture import ARCHITECTURE
+from dmole.report.page.sections.forgetting import FORGETTING
+from dmole.report.page.sections.losses import _ratios
+from dmole.report.page.sections.summary import SUMMARY
+from dmole.report.style import COLORS
+
+MakeRun = Callable[..., Path]
+
+
+def learn(run: Path, *tasks: str) -> None:
+    """Record a stage for each task, with an expert of its name."""
+    stages = [{"index": i, "name": n, "expert": n, "common": None, "tasks": [n]}
+              for i, n in enumerate(tasks, start=1)]  # fmt: skip
+    (run / "digests.json").write_text(json.dumps({"format": 1, "stages": stages, "files": {}}))
+
+
+def test_the_legend_has_the_colors_of_the_lines_if_the_first_column_is_not_learned(
+    tmp_path: Path,
+) -> None:
+    names = ["scored", "color", "count"]
+    write_matrix(tmp_path / "evaluation_matrix.csv", [[9, 0, 0], [9, 8, 0], [9, 8, 7]], names)
+    learn(tmp_path, "color", "count")
+    text = str(FORGETTING.draw(RunRecord(tmp_path)))
+    for task, color in (("color", COLORS[1]), ("count", COLORS[2])):
+        assert f'<g class="series" data-task="{task}" stroke="{color}"' in text
+        assert re.search(f'<li data-task="{task}"><svg [^>]*><g stroke="{color}"', text)
+
+
+def test_a_run_without_stages_has_learned_no_task(make_run: MakeRun, tmp_path: Path) -> None:
+    config = {"trainer": {"stream": {"class_path": "dmole.streams.ZeroShotStream"}}}
+    run = make_run(tmp_path / "z" / "version_0", "zero_shot", [[10, 20]], config=config)
+    assert "<dt>Tasks learned</dt><dd>0 of 2</dd>" in str(SUMMARY.draw(RunRecord(run)))
+
+
+def test_only_an_expert_of_several_tasks_has_the_badge_of_one(tmp_path: Path) -> None:
+    names = [f"t{index}" for index in range(len(COLORS))]
+    write_matrix(tmp_path / "evaluation_matrix.csv", [[0] * len(names)] * 3, names)
+    rows = [f"1,{expert},vision,vision.0,1.5,1,8\n" for expert in (names[-1], "shared")]
+    header = "stage,expert,modality,unit,score,selected,rank\n"
+    (tmp_path / "allocation.csv").write_text(header + "".join(rows))
+    text = str(ARCHITECTURE.draw(RunRecord(tmp_path)))
+    assert re.findall('<b class="badge ([^"]*)"', text) == [f"b{len(COLORS) - 1}", "several"]
+
+
+def test_the_expert_that_updates_a_task_is_its_own_expert(tmp_path: Path) -> None:
+    write_matrix(tmp_path / "evaluation_matrix.csv", [[0], [5], [8]], ["color"])
+    learn(tmp_path, "color", "color-v2")
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router" / "router.json").write_text('{"updates": {"color-v2": "color"}}')
+    header = "stage,true_task,gate_set,count\n"
+    (tmp_path / "routing.csv").write_text(f"{header}2,color,color-v2,3\n2,color,other,1\n")
+    text = str(ACTIVATION.draw(RunRecord(tmp_path)))
+    (own,) = re.findall('<td class="[^"]* own"[^>]*title="([^"]*)"', text)
+    assert own == "color by color-v2: 75.0 % of 4 samples"
+
+
+def test_quantiles_of_losses_are_not_cut_where_the_axis_ends() -> None:
+    losses = np.full((3, 1), 1e-6, dtype=np.float32)
+    routing: Any = SimpleNamespace(fitted=["color"], thresholds=np.array([0.5]))
+    again = Rerouted(routing, {"color": RoutedTask("color", ("color",), "abc", losses, ())})
+    own, other = _ratios(again, 0)
+    assert own.tolist() == pytest.approx([2e-6] * 3)
+    assert len(other) == 0
