@@ -127,7 +127,7 @@ def test_damaged_predictions_are_named(content: bytes, run: Path) -> None:
         ([100, 0, 100], "saved"),
         ([0, 100, 0], "forgotten"),
         ([0, 0, 100, 0], "forgotten"),
-        ([100, 0, 0], "never right"),
+        ([100, 0, 0], "not learned"),
     ],
 )
 def test_a_sample_is_judged_from_the_stage_that_learned_its_task(

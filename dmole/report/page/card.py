@@ -59,7 +59,7 @@ def _images(story: Story, images: Case | None) -> Markup:
     kept = images.images if images is not None else ()
     pictures = (
         html(
-            '<img src="data:image/jpeg;base64,{}" alt="image {} of sample {}" loading="lazy">',
+            '<img src="data:image/jpeg;base64,{}" alt="image {} of sample {}" decoding="async">',
             image,
             at,
             label(story.id),

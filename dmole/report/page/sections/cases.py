@@ -21,7 +21,7 @@ MOST_TASKS = 60
 
 _OPEN = 2  # tasks that are open at first
 
-KINDS = ("forgotten", "saved", "never right", "kept")
+KINDS = ("forgotten", "saved", "not learned", "kept")
 """Kinds of samples, in the order in which they are counted."""
 
 
@@ -30,7 +30,7 @@ def kind_of(story: Story, learned_at: int) -> str:
 
     Of the answers since the stage that learned its task: ``forgotten`` if the last one is wrong and
     an earlier one is right, ``saved`` if the last one is right and an earlier one is wrong,
-    ``kept`` if all are right, ``never right`` if none is.
+    ``kept`` if all are right, ``not learned`` if none is, whatever the base model answered.
 
     Args:
         story: The sample.
@@ -39,7 +39,7 @@ def kind_of(story: Story, learned_at: int) -> str:
     since = [answer for answer in story.answers if answer.stage >= learned_at] or story.answers
     if since[-1].right:
         return "kept" if all(answer.right for answer in since) else "saved"
-    return "forgotten" if any(answer.right for answer in since) else "never right"
+    return "forgotten" if any(answer.right for answer in since) else "not learned"
 
 
 def _draw(record: RunRecord) -> Markup | None:
@@ -83,7 +83,7 @@ def _ranked(pairs: list[tuple[str, Story]]) -> list[tuple[str, Story]]:
     """Return samples with their kinds: forgotten, then saved ones, then the others in turn."""
     by_kind = {kind: [pair for pair in pairs if pair[0] == kind] for kind in KINDS}
     changed = by_kind["forgotten"] + by_kind["saved"]
-    turns = zip_longest(by_kind["never right"], by_kind["kept"])
+    turns = zip_longest(by_kind["not learned"], by_kind["kept"])
     return changed + [pair for turn in turns for pair in turn if pair is not None]
 
 
@@ -92,8 +92,8 @@ CASES = Section(
     "Single samples: what the model answered after each stage",
     "The same samples in every run on these data. Forgotten: right (score of at least 50 %) at "
     "some stage since the task was learned, wrong now. Saved: wrong at some stage since, right "
-    "now. Kept: right ever since. Equal answers of the same experts share a line; base is the "
-    "model without experts.",
+    "now. Kept: right ever since. Not learned: wrong ever since. Equal answers of the same experts "
+    "share a line; base is the model without experts.",
     _draw,
     costly=True,
 )
