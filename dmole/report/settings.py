@@ -9,9 +9,11 @@ from dmole.run.settings import ADDED
 
 OF_A_REPEAT = (
     *("seed", "seed_everything", "version", "default_root_dir", "enable_progress_bar"),
-    *("loggers", "report", "report_to"),
+    *("loggers", "report", "report_to", "case_images", "keep_embeddings"),
+    *("cache_images", "cache_bytes", "cache_folder"),
+    *("cache_vision", "cache_vision_bytes", "cache_vision_folder"),
 )
-"""Settings in which repeats of one method may differ."""
+"""Settings in which repeats of one method may differ: the seed, and what changes no result."""
 
 
 def _is_empty(value: Any) -> bool:

@@ -416,6 +416,9 @@ def test_results_that_were_edited_are_refused(runs: list[Path], name: str) -> No
         ({"rank_factor": 0.5}, False),
         ({"std_floor": 0.001}, True),
         ({"std_floor": 1.0}, False),
+        ({"cache_images": "off", "cache_bytes": 2**32, "cache_folder": None}, True),
+        ({"cache_vision": "ram", "cache_vision_bytes": 2**32, "cache_vision_folder": None}, True),
+        ({"keep_embeddings": True, "case_images": 24, "report": True}, True),
     ],
     ids=str,
 )
