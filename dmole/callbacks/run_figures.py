@@ -11,6 +11,7 @@ from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.report import figures
 from dmole.routing import AutoencoderRouter
+from dmole.storage.versions import newest_versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,13 +79,17 @@ def final_drawings(state: SequenceState, module: ContinualModule) -> Iterator[Dr
 def loss_ratios(state: SequenceState, module: ContinualModule) -> Ratios:
     """Return the losses of own and other test samples by the threshold of each expert.
 
-    Empty unless the router has autoencoders.
+    All versions of an expert own the tasks of each of them. Empty unless the router has
+    autoencoders.
     """
     router = getattr(module.router, "router", module.router)  # inside CommonExpertRouter
     if not isinstance(router, AutoencoderRouter):
         return {}
     table = state.callback_of(EvaluationMatrix)
-    own = {stage.expert: stage.tasks for stage in state.plan}
+    newest = newest_versions((stage.expert for stage in state.plan), router.updates)
+    own: dict[str, set[str]] = defaultdict(set)  # by the newest version of an expert
+    for stage in state.plan:
+        own[newest[stage.expert]].update(stage.tasks)
     found = {}
     for expert in (name for name in table.losses if name in router.fitted):  # not the common one
         by_task, threshold = table.losses[expert], router.threshold(expert)
@@ -92,6 +97,6 @@ def loss_ratios(state: SequenceState, module: ContinualModule) -> Ratios:
             continue  # scaled to accept nothing, or everything
         parts: tuple[list[float], list[float]] = ([], [])
         for task, losses in by_task.items():
-            parts[task not in own.get(expert, ())].extend(loss / threshold for loss in losses)
+            parts[task not in own[newest[expert]]].extend(loss / threshold for loss in losses)
         found[expert] = parts
     return found

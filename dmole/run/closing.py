@@ -64,7 +64,7 @@ def cost_lines(clock: Clock) -> list[str]:
         >>> clock.laps = [Lap(1, "paint", "allocate", 2.0), Lap(1, "paint", "train", 9.0)]
         >>> clock.costs.record(trainable={"paint": 92928, "count": 86528})
         >>> cost_lines(clock)
-        ['seconds   9.0: train 9.0', 'trained   86,528 to 92,928 parameters a task']
+        ['seconds   9.0: train 9.0', 'trained   86,528 to 92,928 parameters a stage']
     """
     phases: dict[str, float] = {}
     for lap in clock.laps:
@@ -75,7 +75,7 @@ def cost_lines(clock: Clock) -> list[str]:
     if counts := sorted(clock.costs.trainable.values()):
         least, most = f"{counts[0]:,}", f"{counts[-1]:,}"
         text = most if least == most else f"{least} to {most}"
-        lines.append(f"{'trained':<{_HEAD}}{text} parameters a task")
+        lines.append(f"{'trained':<{_HEAD}}{text} parameters a stage")
     return lines
 
 

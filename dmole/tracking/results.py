@@ -29,9 +29,12 @@ PROJECT = "dmole"
 FILES = (
     *("config.yaml", "model.json", "metrics.json", "timing.json"),
     *("evaluation_matrix.csv", "oracle_matrix.csv", "allocation.csv", "curriculum.csv"),
-    *("routing.csv", "replay.csv", "segments.csv", "report.html"),
+    *("routing.csv", "replay.csv", "segments.csv"),
 )
-"""Files of a run folder that trackers keep, besides figures: no weights and no data."""
+"""Files of a run folder that trackers keep, besides figures: no weights and no data.
+
+``report.html`` is none of them: it shows questions, answers and images of test samples.
+"""
 
 LARGEST = 32 * 2**20
 """Bytes of a file that trackers keep, at most."""

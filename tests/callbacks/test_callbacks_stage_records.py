@@ -90,6 +90,10 @@ def test_histograms_hold_norms_and_what_gates_depend_on(world: MakeWorld) -> Non
     assert found["gates/own"] == pytest.approx([-1.0])
     assert found["gates/other"] == pytest.approx([2.0])
     assert set(found["expert_norm/language"]) == {0.0}  # nothing was trained
+    router.add_update("count", "paint")  # both versions own the tasks of each
+    assert sorted(stage_histograms(built.state, built.module)["gates/own"]) == pytest.approx(
+        [-1, 2]
+    )
 
 
 def test_weights_of_tokens_are_those_of_mixed_experts(world: MakeWorld) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 
 from dmole.metrics import write_matrix
 from dmole.report.kept_routing import RoutedTask
+from dmole.report.page.page import write_report
 from dmole.report.page.record import RunRecord
 from dmole.report.page.samples import Rerouted
 from dmole.report.page.sections.activation import ACTIVATION
@@ -80,3 +82,25 @@ def test_quantiles_of_losses_are_not_cut_where_the_axis_ends() -> None:
     own, other = _ratios(again, 0)
     assert own.tolist() == pytest.approx([2e-6] * 3)
     assert len(other) == 0
+
+
+def test_runs_whose_long_names_differ_in_the_middle_keep_their_columns(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    folders = [tmp_path / f"{'a' * 40}_seed{seed}_{'b' * 40}" / "version_0" for seed in (0, 1)]
+    runs = [
+        make_run(f, "d", [[0, 0], [score, 9]]) for f, score in zip(folders, (71, 53), strict=True)
+    ]
+    text = write_report(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert ">40.00</td>" in text  # Last of the first run
+    assert ">31.00</td>" in text
+
+
+def test_a_stage_without_a_column_has_no_mean(tmp_path: Path) -> None:
+    write_matrix(tmp_path / "evaluation_matrix.csv", [[0], [5], [8]], ["color"])
+    learn(tmp_path, "hidden", "color")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = str(FORGETTING.draw(RunRecord(tmp_path)))
+    assert "routed, after stage 1" not in text
+    assert "routed, after stage 2: 8.0 %" in text

@@ -136,6 +136,8 @@ def test_trackers_keep_no_weights_data_links_or_large_files(
     metrics = {"Last": 50.0, "per_task": {"paint": {"Last": 50.0, "BWT": None}}}
     (run / "metrics.json").write_text(json.dumps(metrics))
     (run / "timing.json").write_text("x" * 1000)
+    for name in ("report.html", "case_images.jsonl"):  # they show test samples
+        (run / name).write_text("")
     (run / "config.yaml").symlink_to("/etc/hostname")
     for name in ("experts/paint", "figures", "embeddings", "checkpoints"):
         (run / name).mkdir(parents=True, exist_ok=True)

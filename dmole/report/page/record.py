@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dmole.messages import one_line
 from dmole.metrics.matrix_file import read_matrix
 from dmole.report.history import History
-from dmole.report.page.markup import label
 from dmole.report.page.samples import Rerouted, history_of, reroute
 from dmole.report.page.tables_of_run import (
     AllocatedUnit,
@@ -67,7 +67,7 @@ class RunRecord:
         """Name of the run on the page: the last parts of its path."""
         *parents, name = self.folder.resolve().parts[-self._depth :]
         name = re.sub(r"^\.(.+)\.unfinished$", r"\1", name)  # an evaluation in progress
-        return label("/".join([*parents, name]))
+        return one_line("/".join([*parents, name]))  # not cut, which could make names equal
 
     def has(self, name: str) -> bool:
         """Return whether the folder has an entry of a name."""

@@ -133,7 +133,7 @@ def _heat(record: RunRecord, counts: _Counts, stage: int) -> Markup:
     for row, task in enumerate(tasks):
         for gates, count in counts[task].items():
             column = columns.index(gates) if gates in common else len(columns) - 1
-            share = 100.0 * count / counts[task].total()
+            share = 100.0 * count / max(1, counts[task].total())
             shares[row, column] = np.nan_to_num(shares[row, column]) + share
 
     def describe(row: int, column: int) -> str:

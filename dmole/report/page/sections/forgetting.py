@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from markupsafe import Markup
 
@@ -53,7 +55,7 @@ def _of_means(record: RunRecord) -> Markup:
         for stage in range(1, len(scores)):
             seen = [at for at, task in enumerate(names) if record.learned_at.get(task, 0)]
             seen = [at for at in seen if record.learned_at[names[at]] <= stage]
-            points.append((float(stage), float(np.mean(scores[stage, seen]))))
+            points.append((float(stage), float(np.mean(scores[stage, seen])) if seen else math.nan))
         tips = [f"{name}, after stage {stage:.0f}: {number(y)} %" for stage, y in points]
         plot.line(points, tips, style)
     head = html("<h4>{}</h4>", title)
