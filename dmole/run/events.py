@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LAYOUT = {
     "scores": {
         "score of each task (%)": ["Multiline", ["score/.*"]],
-        "final figures (%)": ["Multiline", ["final/.*"]],
+        "final metrics (%)": ["Multiline", ["final/.*"]],
     },
     "training": {
         "loss": ["Multiline", ["train/loss"]],

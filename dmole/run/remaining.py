@@ -38,7 +38,7 @@ class Remaining:
 
         Example:
             >>> Remaining(230.0, 700.0).text()
-            '~4 min of stage, ~12 min of sequence'
+            '~4 min left in stage, ~12 min in sequence'
             >>> Remaining(230.0, 700.0).text(short=True)
             '~4 min, sequence ~12 min'
             >>> Remaining(None, None).text()
@@ -46,10 +46,10 @@ class Remaining:
         """
         parts = []
         if self.stage is not None:
-            parts.append(duration(self.stage) + ("" if short else " of stage"))
+            parts.append(duration(self.stage) + ("" if short else " left in stage"))
         if self.sequence is not None:
             whole = duration(self.sequence)
-            parts.append(f"sequence {whole}" if short else f"{whole} of sequence")
+            parts.append(f"sequence {whole}" if short else f"{whole} in sequence")
         return ", ".join(parts)
 
 

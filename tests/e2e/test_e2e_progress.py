@@ -23,7 +23,7 @@ from dmole.callbacks import default_callbacks
 from dmole.cli.main import main
 
 SHOWN = {"enable_progress_bar": True}
-LEFT = r"~\d+ s of stage, ~\d+ s of sequence"
+LEFT = r"~\d+ s left in stage, ~\d+ s in sequence"
 
 
 def recipe(**parts: Any) -> Recipe:
@@ -42,7 +42,7 @@ def test_without_a_terminal_lines_say_stage_phase_epoch_and_remaining_time(
     run = recipe().build(tmp_path).fit()
     text = "\n".join(caplog.messages)
     for line in (
-        r"stage 0/2 zero-shot \| evaluate \| count \| ~\d+ s of stage",
+        r"stage 0/2 zero-shot \| evaluate \| count \| ~\d+ s left in stage",
         rf"stage 1/2 paint \| train \| epoch 1/2 \| {LEFT}",
         rf"stage 1/2 paint \| train \| epoch 2/2 \| {LEFT}",
         rf"stage 2/2 count: train \({LEFT}\)",

@@ -27,6 +27,16 @@ def test_the_page_holds_figures_with_definitions_and_the_gap(runs: list[Path]) -
     assert "://" not in text  # nothing is fetched, and no link leaves the page
 
 
+@pytest.mark.parametrize("name", ["llava-hf/llava-1.5-7b-hf", "/home/me/llava-1.5-7b-hf"])
+def test_the_summary_names_the_base_model_without_its_folder(
+    name: str, tmp_path: Path, make_run: MakeRun
+) -> None:
+    backbone = {"class_path": "x.B", "init_args": {"name_or_path": name}}
+    run = make_run(tmp_path / "d", "dmole", [[0, 0], [90, 5]], config={"model": {"backbone": backbone}})
+    shown = name if name.startswith("llava") else "llava-1.5-7b-hf"
+    assert f"<dt>Base model</dt><dd>{shown}</dd>" in text_of(run)
+
+
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("content", [None, b"", b"\xff\x00", b'{"a": [', b"[]", b"1,2\n3"])
 def test_a_lost_or_damaged_file_never_stops_the_page(

@@ -67,6 +67,6 @@ def _remarks(runs: _Runs) -> Iterator[str]:
         if given := advantages(run):
             yield f"{name} is never bold: {', '.join(given)}."
     if len({frozenset(run.task_names) for run in known.values()}) > 1:
-        yield "The runs have different tasks, so their figures cannot be compared."
+        yield "The runs have different tasks, so their metrics cannot be compared."
     if len({str(run.subsample) for run in known.values()}) > 1:
         yield "The runs are scored on different parts of the test samples (eval_limit)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from markupsafe import Markup
 
@@ -41,9 +42,9 @@ def _facts_of(record: RunRecord, run: Run) -> Iterator[tuple[str, str]]:
     if run.seed is not None:
         yield "Seed", label(run.seed)
     backbone = (run.section("model").get("backbone") or {}).get("init_args")
-    model = backbone.get("model_name") if isinstance(backbone, dict) else None
-    if model is not None:
-        yield "Base model", label(model)
+    model = backbone.get("name_or_path") if isinstance(backbone, dict) else None
+    if isinstance(model, str):  # of a folder only the name: a page may be sent to others
+        yield "Base model", label(Path(model).name if Path(model).is_absolute() else model)
     parent = run.metrics.get("parent")
     if isinstance(parent, dict) and parent.get("run") is not None:
         yield "Extends", label(parent["run"])
