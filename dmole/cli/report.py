@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmole.cli.arguments import ArgumentParser
+from dmole.cli.arguments import ArgumentParser, check_device
 from dmole.messages import show
 
 
@@ -32,6 +32,7 @@ def run_report(words: list[str]) -> None:
     if options.regenerate:
         from dmole.report.regenerate import regenerate
 
+        check_device(options.device)
         for run in options.runs:
             show(f"{run}: {regenerate(run, device=options.device)} answers generated")
     show(str(write_report(options.runs, options.output)))
