@@ -113,8 +113,8 @@ def predict_table(options: Namespace, words: list[str]) -> Path:
         words: Flags over the settings of the run.
 
     Raises:
-        ValueError: If the input is no ``.tsv`` file, a flag does not go with it, or the table
-            cannot be read.
+        ValueError: If the input is no ``.tsv`` file, a flag does not go with it, the folder is
+            a file, or the table cannot be read.
     """
     if options.vlmevalkit is None:
         raise ValueError(f"{options.input} is a table of VLMEvalKit: name the --vlmevalkit FOLDER")
@@ -123,6 +123,8 @@ def predict_table(options: Namespace, words: list[str]) -> Path:
     for flag in ("prompt", "image", "output"):
         if getattr(options, flag) is not None:
             raise ValueError(f"--{flag} does not go with --vlmevalkit")
+    if options.vlmevalkit.exists() and not options.vlmevalkit.is_dir():
+        raise ValueError(f"--vlmevalkit {options.vlmevalkit} is no folder")
     most = options.max_new_tokens
     if is_bundle(options.run):
         model = load_bundle(options.run, words)

@@ -27,12 +27,15 @@ def run_report(words: list[str]) -> None:
         help="generate the answers that other thresholds need, with base model and test data, "
         "and keep them in RUN",
     )
-    parser.add_argument("--device", default="cpu", help="device that generates them")
+    parser.add_argument("--device", help="device that generates them with --regenerate (cpu)")
     options = parser.parse_args(words)
+    if options.device and not options.regenerate:
+        raise ValueError("--device needs --regenerate: the page itself is written without one")
     if options.regenerate:
         from dmole.report.regenerate import regenerate
 
         check_device(options.device)
         for run in options.runs:
-            show(f"{run}: {regenerate(run, device=options.device)} answers generated")
+            count = regenerate(run, device=options.device or "cpu")
+            show(f"{run}: answers generated: {count}")
     show(str(write_report(options.runs, options.output)))

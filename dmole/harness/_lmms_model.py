@@ -58,7 +58,7 @@ class DmoleModel(lmms):  # type: ignore[misc]
     def __init__(
         self,
         run: str,
-        stage: int | None = None,
+        stage: int | str | None = None,
         gates: str = "routed",
         device: str | None = None,
         batch_size: int | str = 8,
@@ -73,11 +73,11 @@ class DmoleModel(lmms):  # type: ignore[misc]
         self.accelerator = Accelerator()
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
-        self.batch_size = _positive("batch_size", batch_size)
-        self.max_new_tokens = _positive("max_new_tokens", max_new_tokens)
+        self.batch_size = _whole("batch_size", batch_size)
+        self.max_new_tokens = _whole("max_new_tokens", max_new_tokens)
         self.model = load(
             run,
-            stage=stage,
+            stage=None if stage is None else _whole("stage", stage, least=0),
             device=self._device(device),
             base=base,
             trusted=[name for name in trust_classes.split("+") if name],
@@ -180,7 +180,7 @@ def chosen_experts(model: RoutedModel, gates: str, run: Path) -> tuple[str, ...]
     if gates == "base":
         return ()
     if kind != "oracle" or not name:
-        raise ValueError(f"gates must be routed, base or oracle:NAME, got {gates!r}")
+        raise ValueError(f"gates must be routed, base or oracle:TASK, got {gates!r}")
     if name not in model.experts and "+" not in name:
         of_task = {task: stage.expert for stage in read_stages(run) or () for task in stage.tasks}
         name = of_task.get(name, name)
@@ -196,8 +196,8 @@ def _result(answer: Answer, until: str | Sequence[str] | None) -> GenerationResu
     return GenerationResult(text=text, token_counts=counts)
 
 
-def _positive(name: str, value: int | str) -> int:
+def _whole(name: str, value: int | str, least: int = 1) -> int:
     """Return a number that lmms-eval may pass as text."""
-    if not str(value).isdecimal() or int(value) < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not str(value).isdecimal() or int(value) < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(value)

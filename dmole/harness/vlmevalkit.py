@@ -83,7 +83,6 @@ def write_predictions(
     write = _WRITERS[kind]
     if kind == "xlsx" and find_spec("openpyxl") is None:
         raise ValueError("xlsx needs openpyxl: pip install openpyxl, or write tsv")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{model}_{benchmark.name}.{kind}"
     with atomic_path(path) as temporary:
         write(temporary, _with_predictions(benchmark.rows(), predictions))

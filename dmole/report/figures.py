@@ -82,7 +82,10 @@ def acceptance_figure(
     _logarithmic(axes)
     axes.set_yticks(range(len(experts)), [plain(name) for name in experts])
     axes.set_ylim(len(experts) - 0.5, -0.5)
-    note = "loss / threshold, 5% to 95%, median (right: accepted)\nblue: own tasks, orange: others"
+    note = (
+        "loss / threshold: 5th to 95th percentile, point at the median\n"
+        "blue: own tasks, orange: others; at the right: accepted of own / others"
+    )
     label_axes(axes, title, note, "autoencoder of expert")
     return figure
 

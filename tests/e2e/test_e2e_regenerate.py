@@ -33,7 +33,7 @@ def test_generated_answers_are_those_of_the_run_and_are_kept(
     digests = read_digests(run)
     assert digests is not None
     answers = read_regenerated(run, digests.files)
-    assert f"{run}: {len(answers)} answers generated" in capsys.readouterr().out
+    assert f"{run}: answers generated: {len(answers)}" in capsys.readouterr().out
     assert "--regenerate" not in (run / "report.html").read_text()
     base = {
         (task, line["id"]): (line["prediction"], line["score"])
@@ -44,7 +44,7 @@ def test_generated_answers_are_those_of_the_run_and_are_kept(
     assert len(found) > 4
     assert found == {key: base[key] for key in found}
     assert main(["report", str(run), "--regenerate"]) == 0
-    assert "0 answers generated" in capsys.readouterr().out
+    assert "answers generated: 0" in capsys.readouterr().out
 
 
 def test_answers_of_other_experts_and_damaged_lines_are_not_used(run: Path) -> None:

@@ -59,8 +59,12 @@ def test_the_verb_prints_the_file_and_refuses_in_one_line(
     assert capsys.readouterr().out == f"{runs[0] / 'report.html'}\n"
     assert main(["report", *map(str, runs)]) == 1
     assert capsys.readouterr().err == (
-        "dmole: several runs have one page: name its file with --output\n"
+        "dmole: several runs share one page: name its file with --output\n"
     )
+    assert main(["report", str(runs[0]), "--output", str(runs[0])]) == 1
+    assert capsys.readouterr().err == f"dmole: --output {runs[0]} is a folder: name a file\n"
+    assert main(["report", str(runs[0]), "--device", "cpu"]) == 1
+    assert "--device needs --regenerate" in capsys.readouterr().err
     assert main(["report", str(runs[0] / "nowhere")]) == 1
     assert "no run folder" in capsys.readouterr().err
     assert main(["report", str(runs[0]), "--regenerate", "--device", "abacus"]) == 1

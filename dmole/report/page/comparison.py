@@ -31,7 +31,7 @@ def comparison_table(records: Sequence[RunRecord]) -> Markup | None:
     if not rows:
         return None
     remarks = join(map(note, _remarks(runs)))
-    return table("Bold: the best of the row", ["Figure", *runs, "Definition"], rows) + remarks
+    return table("Bold: the best of the row", ["Metric", *runs, "Definition"], rows) + remarks
 
 
 def _run(record: RunRecord) -> Run | None:

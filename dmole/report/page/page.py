@@ -53,7 +53,7 @@ def write_report(
     Raises:
         FileNotFoundError: If a run folder is missing.
         ValueError: If there is no run, a run is given twice, a folder holds no file of a run, or
-            several runs have no ``output``.
+            several runs have no ``output``, or it is a folder.
         OSError: If the file cannot be written.
     """
     folders = [Path(run).resolve() for run in runs]
@@ -62,12 +62,14 @@ def write_report(
     if repeated := [folder for at, folder in enumerate(folders) if folder in folders[:at]]:
         raise ValueError(f"run {repeated[0]} is given twice")
     if output is None and len(folders) > 1:
-        raise ValueError("several runs have one page: name its file with --output")
+        raise ValueError("several runs share one page: name its file with --output")
     depth = next(n for n in itertools.count(2) if len({f.parts[-n:] for f in folders}) == len(runs))
     records = [RunRecord(run, depth) for run in runs]
     if other := [record.folder for record in records if not any(map(record.has, MARKS))]:
         raise ValueError(f"{other[0]} holds no file of a run; a run folder is ROOT/NAME/version_N")
     file = records[0].folder / FILE if output is None else Path(output)
+    if file.is_dir():
+        raise ValueError(f"--output {file} is a folder: name a file")
     text = render(records, costly=costly)
     with atomic_path(file, flush=False) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -71,7 +71,7 @@ def _rates(record: RunRecord, stages: Sequence[int], counts: Mapping[int, _Count
     for style, (name, points) in enumerate(curves.items()):
         tips = [f"{name}, after stage {stage:.0f}: {number(y)} %" for stage, y in points]
         plot.line(points, tips, style)
-    title = "Rejected, and more than one expert: samples of the tasks learned so far"
+    title = "Samples of learned tasks that are rejected, and with a second expert"
     return html("<div><h4>{}</h4>{}{}</div>", title, plot.markup(), legend(list(measures)))
 
 
@@ -180,8 +180,9 @@ def _state(record: RunRecord, task: str, stage: int) -> str:
 ACTIVATION = Section(
     "activation",
     "Routing: which experts answer the samples of each task",
-    "A dark outlined cell is a task that its own expert answers. Seen tasks under base are "
-    "rejected, which costs their score; unseen tasks belong there.",
+    "A gate set is the experts that answer a sample together; base is the model without experts. "
+    "Samples in outlined cells are answered by their own task's expert. Samples of learned tasks "
+    "under base are rejected, which costs score; unseen tasks belong there.",
     _draw,
     brief=lambda record: _draw(record, most=1),
 )

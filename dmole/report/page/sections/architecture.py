@@ -103,8 +103,9 @@ def _cell(placement: _Placement, row: AllocatedUnit | None) -> Markup:
 ARCHITECTURE = Section(
     "architecture",
     "Architecture: where each stage places its expert",
-    "A badge is a unit that holds the stage's expert, with its rank, in the color of the task; "
-    "white is an expert of several tasks. The shade behind is the unit's proxy score in that "
-    "stage, darkest for the highest.",
+    "A row is a unit, the block or linear that an expert may adapt. A badge marks the units of the "
+    "stage's expert: its number is the LoRA rank, its color the task, white for several tasks. The "
+    "shade is the proxy score, an estimate of how much the unit matters for the task, darkest for "
+    "the highest of the stage.",
     _draw,
 )

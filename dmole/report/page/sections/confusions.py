@@ -66,6 +66,7 @@ def _matrix(record: RunRecord, counts: dict[str, Counter[str]]) -> Markup:
         describe=describe,
         outlined={(r, c) for r, c in cells if columns[c] in owned[r]},
         row_tasks=tasks,
+        missing="blank",
     )
     return heat.markup()
 
@@ -133,14 +134,14 @@ def _losses(record: RunRecord, task: str, first: str, name: str) -> Markup:
         return Markup()
     routed, fitted = again.tasks[task], again.routing.fitted
     ratios = routed.losses[list(routed.ids).index(name)] / again.routing.thresholds
-    asked = {"own": routed.own[:1], "chosen": (first,)}
+    asked = {"own task": routed.own[:1], "chosen expert": (first,)}
     found = [
         f"{which} {number(float(ratios[fitted.index(expert)]), 2)}"
         for which, experts in asked.items()
         for expert in experts
         if expert in fitted
     ]
-    text = "Loss / threshold (accepted below 1): " + ", ".join(found)
+    text = "Loss / threshold by autoencoder (accepted below 1): " + ", ".join(found)
     return note(text + _alone(record, task, routed.own, name)) if found else Markup()
 
 
@@ -156,8 +157,8 @@ def _alone(record: RunRecord, task: str, own: Sequence[str], name: str) -> str:
 CONFUSIONS = Section(
     "confusions",
     "Router confusions: samples that get another expert than that of their task",
-    "Outlined cells are the experts of the task; whatever is dark beside them is a confusion, and "
-    "base means that no expert accepted the sample. Below are the samples themselves.",
+    "A row is a task, a column the expert that the router ranks first; base means that no expert "
+    "accepted the sample. Outlined cells are right; every other sample is a confusion.",
     _draw,
     costly=True,
 )

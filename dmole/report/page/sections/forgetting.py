@@ -69,8 +69,9 @@ def _known(record: RunRecord) -> tuple[Array, list[str]]:
 
 FORGETTING = Section(
     "forgetting",
-    "Forgetting: a line that falls loses what was learned",
-    "Each line begins at the stage that learns its task. A flat line forgets nothing; the distance "
-    "between the two means is what a router without errors would add.",
+    "Forgetting: does each task keep its score after later stages?",
+    "Each line of the first chart begins at the stage that learns its task; where it falls, the "
+    "task is forgotten. In the second one, the distance from the routed mean to that of the oracle "
+    "is what a router without errors would add.",
     _draw,
 )

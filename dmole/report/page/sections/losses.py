@@ -33,7 +33,7 @@ def _draw(record: RunRecord) -> Markup | None:
         return problems
     found = [_ratios(again, column) for column in range(len(again.routing.fitted))][:MOST]
     names = again.routing.fitted[:MOST]
-    title = "Loss relative to the threshold of the autoencoder: 5 % to 95 %, point at the median"
+    title = "Loss relative to the threshold: 5th to 95th percentile, point at the median"
     return join(
         [
             html("<h4>{}</h4>", title),
@@ -66,7 +66,7 @@ def _plot(
     values = np.concatenate([each for pair in found for each in pair])
     low, high = min(0.5, max(_LEAST, float(values.min()))), max(2.0, float(values.max()))
     x = Axis("loss / threshold: accepted to the left of 1", low, high, log=True)
-    plot = Plot(title, x, row_axis(names, "autoencoder of"), height=90 + 28 * len(names))
+    plot = Plot(title, x, row_axis(names, "autoencoder"), height=90 + 28 * len(names))
     plot.upright(1.0, "threshold: smaller losses are accepted")
     for row, (name, sides) in enumerate(zip(names, found, strict=True)):
         for style, (side, ratios) in enumerate(zip(_SIDES, sides, strict=True)):

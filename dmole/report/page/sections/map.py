@@ -22,6 +22,8 @@ MOST = 500
 MOST_POINTS = 2500
 """Most samples of all tasks together, which bounds the time of the projection."""
 
+_TSNE = "t-SNE: neighborhoods have a meaning, distances and directions have none"
+
 
 def _draw(record: RunRecord) -> Markup | None:
     again = record.rerouted
@@ -40,10 +42,10 @@ def _draw(record: RunRecord) -> Markup | None:
     reason = why_not_tsne(min(total, sum(map(len, made.values())) or total))
     place = partial(principal, count=2) if reason else project  # both maps in one way
     maps = (
-        _map(record, "Embeddings as the autoencoders read them", raw, place),
-        _map(record, "Each embedding as its own task's autoencoder returns it", made, place),
+        _map(record, "Embeddings, the input of the autoencoders", raw, place),
+        _map(record, "Reconstruction of each embedding by its own task's autoencoder", made, place),
     )
-    method = f"PCA, since {reason}" if reason else "t-SNE: only who is near whom has a meaning"
+    method = f"PCA, since {reason}" if reason else _TSNE
     shown = f"{total} samples, at most {count} of a task. {method}."
     return html(
         '<div class="beside">{}</div>{}{}',
@@ -68,8 +70,8 @@ def _map(
 MAP = Section(
     "map",
     "Embeddings: which tasks look alike to the router",
-    "A point is a test sample, its color and mark the task. Tasks that overlap on the left are "
-    "hard to tell apart. The right map shows what the autoencoders keep of them.",
+    "A point is a test sample, its color and mark the task. Tasks that overlap in the first map "
+    "are hard to tell apart. The second map shows the reconstructions by the autoencoders.",
     _draw,
     costly=True,
 )

@@ -80,6 +80,7 @@ MATRIX = Section(
     "matrix",
     "Scores: what is learned, kept and lost after each stage",
     "A row is a stage, a column a task; the outlined cell is where the task is learned. Colors "
-    "that fade below an outline are forgetting. The gap is what the router loses to the oracle.",
+    "that fade below an outline are forgetting. The gap is what the router loses to the oracle. "
+    "Hatched cells were not evaluated.",
     _draw,
 )

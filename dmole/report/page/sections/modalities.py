@@ -46,7 +46,7 @@ def _shares(record: RunRecord, rows: Sequence[ModalityFactor]) -> Markup:
     names = [f"{stage} {label(expert)}" for stage, expert in stages]
     axis = Axis("share of the proxy score (%)", 0.0, 100.0)
     height = 70 + 26 * len(stages)
-    plot = Plot(title, axis, row_axis(names, "stage and expert"), height)
+    plot = Plot(title, axis, row_axis(names, "stage"), height)
     by_place = {(row.stage, row.expert, row.modality): row for row in rows}
     for at, (stage, expert) in enumerate(stages):
         task, start = record.task_of_expert(expert), 0.0
@@ -94,7 +94,7 @@ def _allocated(record: RunRecord) -> list[AllocatedUnit]:
 MODALITY = Section(
     "modalities",
     "Modalities: how hard vision and language are for each task",
-    "The modality with the larger share of the proxy score receives more units. A factor above 1 "
-    "raises its learning rate, one below 1 lowers it.",
+    "Difficulty is the share of a modality in the summed proxy score; the harder modality receives "
+    "more units. A factor above 1 raises its learning rate, one below 1 lowers it.",
     _draw,
 )

@@ -106,7 +106,7 @@ def _scores(scales: Sequence[float], scores: Array, shares: Array) -> Markup:
         points.append((scale, mean))
         tips.append(text.format(f"{number(mean)} % on known answers"))
     plot.line(points, tips, 0)
-    names = ["mean of the known answers", "what unknown answers leave open"]
+    names = ["mean of the known answers", "bounds: all unknown answers wrong, all right"]
     shown = names if (shares < _ALL_KNOWN).any() else names[:1]
     return html("<div><h4>{}</h4>{}{}</div>", title, plot.markup(), legend(shown))
 
@@ -153,15 +153,16 @@ def _remark(record: RunRecord, shares: Array) -> Markup:
     missing = 100.0 - float(shares.mean())
     if (shares < _ALL_KNOWN).any():
         text += (
-            f" {number(missing)} % of the answers are not known; the bars show what they leave "
-            f"open. dmole report RUN --regenerate generates them."
+            f" {number(missing)} % of the answers are not known; the bars go from "
+            f"the score with all of them wrong to that with all right. "
+            f"dmole report RUN --regenerate generates them."
         )
     return note(text)
 
 
 SENSITIVITY = Section(
     "sensitivity",
-    "Thresholds: would others route better?",
+    "Thresholds: would higher or lower ones route better?",
     "The test samples are routed again with all thresholds multiplied by a factor; 1 is the run. "
     "Small factors reject samples of the own task, large ones let wrong experts in. A flat stretch "
     "around 1 means that the thresholds do not matter much.",

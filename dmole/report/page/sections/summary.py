@@ -22,7 +22,7 @@ def _draw(record: RunRecord) -> Markup | None:
         return None
     parts = [_facts(record, run), _figures(run), _by_task(record, run)]
     if run.subsample is not None:
-        parts.append(note(f"The scores are of {run.subsample}; all figures are estimates."))
+        parts.append(note(f"The scores are of {run.subsample}; all metrics are estimates."))
     return join(parts)
 
 
@@ -52,14 +52,14 @@ def _facts_of(record: RunRecord, run: Run) -> Iterator[tuple[str, str]]:
 def _figures(run: Run) -> Markup:
     stated = run.metrics.get("definitions") or {}
     has_oracle = any(not math.isnan(run.oracle(name)) for name in FIGURES)
-    header = ["Figure", "Value (%)", *(["Oracle (%)"] if has_oracle else []), "Definition"]
+    header = ["Metric", "Value (%)", *(["Oracle (%)"] if has_oracle else []), "Definition"]
     rows = []
     for name in FIGURES:
         oracle = [number_cell(run.oracle(name))] if has_oracle else []
         definition = Cell(str(stated.get(name, "")), kind="text")
         rows.append(Row([Cell(name), number_cell(run.figure(name)), *oracle, definition]))
     words = f"R[t,i]: score of task i after stage t. Oracle: {ORACLE}."
-    return table("Figures of the run", header, rows) + note(words)
+    return table("Metrics of the run", header, rows) + note(words)
 
 
 def _by_task(record: RunRecord, run: Run) -> Markup:
@@ -77,7 +77,7 @@ def _by_task(record: RunRecord, run: Run) -> Markup:
     if constant:
         header.append("Constant answer (%)")
     more = "; constant answer: the most frequent reference as the answer to every sample"
-    return table(f"Figures of each task{more if constant else ''}", header, rows)
+    return table(f"Metrics of each task{more if constant else ''}", header, rows)
 
 
 SUMMARY = Section(

@@ -101,7 +101,7 @@ def _figure(title: str, quantity: str, curves: Mapping[str, Curve], logged: _Log
     for style, (name, curve) in enumerate(curves.items()):
         points = _thinned(curve)
         tips = [f"{name} at step {step:.0f}: {number(value, 3)}" for step, value in points]
-        plot.line(points, tips, style, marked=False)
+        plot.line(points, tips, style, marked=len(points) == 1)
     names = legend(list(curves)) if len(curves) > 1 else Markup()
     return html("<div><h4>{}</h4>{}{}</div>", title, plot.markup(), names)
 
@@ -119,8 +119,8 @@ def _width(curve: Sequence[tuple[int, float]]) -> int:
 TRAINING = Section(
     "training",
     "Training: loss and curriculum over the steps",
-    "The loss falls within a stage and jumps where a new task begins. Where a factor is not 1, the "
-    "modality learns faster (above) or slower (below) than the learning rate of the task.",
+    "The loss should fall within a stage; it jumps where a new task begins. The factor multiplies "
+    "the learning rate of a modality: above 1 it learns faster, below 1 slower.",
     _draw,
     costly=True,
 )
