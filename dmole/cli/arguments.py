@@ -1,10 +1,12 @@
-"""An argument parser that reports an error in one line, without the usage."""
+"""An argument parser that reports an error in one line, without the usage, and checks of words."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from typing import NoReturn
+
+from dmole.messages import first_line
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -27,3 +29,17 @@ def require_config(words: Sequence[str], verb: str) -> None:
     """
     if not any(word.split("=")[0] in ("--config", "-c") for word in words):
         raise ValueError(f"no config is given: {verb} --config FILE")
+
+
+def check_device(name: str) -> None:
+    """Raise unless this machine has a device, before a model is loaded.
+
+    Raises:
+        ValueError: If there is no such device; names it.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {first_line(error)}") from error

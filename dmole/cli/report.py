@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dmole.cli.arguments import ArgumentParser
+from dmole.cli.arguments import ArgumentParser, check_device
 from dmole.messages import show
 
 
@@ -34,6 +34,7 @@ def run_report(words: list[str]) -> None:
     if options.regenerate:
         from dmole.report.regenerate import regenerate
 
+        check_device(options.device)
         for run in options.runs:
             count = regenerate(run, device=options.device or "cpu")
             show(f"{run}: answers generated: {count}")

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmole.cli.arguments import ArgumentParser
+from dmole.cli.arguments import ArgumentParser, check_device
 from dmole.cli.keys import KEY_VARIABLE, key_of_clients
-from dmole.messages import first_line, show, visible
+from dmole.messages import show, visible
 
 if TYPE_CHECKING:
     from dmole.serving.limits import Access
@@ -78,7 +78,7 @@ def _load(options: argparse.Namespace, settings: object) -> Service:
     from dmole.inference import load
     from dmole.serving.service import Service, Settings
 
-    _check_device(options.device)
+    check_device(options.device)
     transformers_logging.disable_progress_bar()
     assert isinstance(settings, Settings)
     _, trusted = take_trusted([f"--trust_classes={value}" for value in options.trust_classes])
@@ -96,16 +96,6 @@ def _load(options: argparse.Namespace, settings: object) -> Service:
         storage="disk" if model.device.type == "cpu" else "cpu",
     )
     return Service(model, settings)
-
-
-def _check_device(name: str) -> None:
-    """Raise unless this machine has a device, before the model is loaded."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {first_line(error)}") from error
 
 
 def _parser() -> ArgumentParser:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmole.cli.arguments import ArgumentParser
+from dmole.cli.arguments import ArgumentParser, check_device
 from dmole.messages import json_text, one_line, show
 from dmole.rejections import Alarm, RejectionWindow
 
@@ -148,6 +148,7 @@ def _load(options: Any, trusted: tuple[str, ...]) -> RoutedModel:
     from dmole.inference import load
     from dmole.routing import AutoencoderRouter
 
+    check_device(options.device)
     model = load(options.run, device=options.device, trusted=trusted)
     router = getattr(model.router, "router", model.router)  # inside CommonExpertRouter
     if not isinstance(router, AutoencoderRouter):

@@ -77,6 +77,9 @@ def test_the_verb_prints_the_file_and_refuses_in_one_line(
     assert "--device needs --regenerate" in capsys.readouterr().err
     assert main(["report", str(runs[0] / "nowhere")]) == 1
     assert "no run folder" in capsys.readouterr().err
+    assert main(["report", str(runs[0]), "--regenerate", "--device", "abacus"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dmole: --device abacus: ")
     assert main(["report", str(runs[0].parent)]) == 1
     assert "holds no file of a run" in capsys.readouterr().err
 

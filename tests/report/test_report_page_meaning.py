@@ -23,6 +23,7 @@ from dmole.report.page.sections.architecture import ARCHITECTURE
 from dmole.report.page.sections.forgetting import FORGETTING
 from dmole.report.page.sections.losses import _ratios
 from dmole.report.page.sections.summary import SUMMARY
+from dmole.report.page.sections.training import MOST_ENDS, _figure, _Logged
 from dmole.report.style import COLORS
 
 MakeRun = Callable[..., Path]
@@ -104,3 +105,11 @@ def test_a_stage_without_a_column_has_no_mean(tmp_path: Path) -> None:
         text = str(FORGETTING.draw(RunRecord(tmp_path)))
     assert "routed, after stage 1" not in text
     assert "routed, after stage 2: 8.0 %" in text
+
+
+def test_ends_of_stages_are_the_last_logged_steps_and_bounded() -> None:
+    curve = [(0, 2.0), (69, 1.0), (79, 3.0)]
+    logged = _Logged({"loss": curve}, dict.fromkeys(range(1, 1000), 69))
+    text = str(_figure("Loss", "loss", {"loss": curve}, logged))
+    assert "end of stage 1, last logged step 69" in text
+    assert text.count("end of stage") == MOST_ENDS

@@ -22,6 +22,9 @@ POINTS = 300
 MOST_LINES = 12
 """Most lines of the figure of factors."""
 
+MOST_ENDS = 300
+"""Most ends of stages that are drawn."""
+
 _LOSS, _FACTOR, _SCORE = "train/loss", "curriculum/factor_", "score/"
 _LONGEST = 2_000_000  # values that are read
 
@@ -67,14 +70,14 @@ def _read(record: RunRecord) -> _Logged:
     logged, step, count = _Logged(), -1, 0
     for path in sorted(record.folder.glob("events.out.tfevents.*")):
         for name, at, value in read_scalars(path, _wanted):
+            count += 1
+            if count > _LONGEST:
+                return logged
             if name.startswith(_SCORE):
                 logged.ends.setdefault(at, step)
                 continue
             step = max(step, at)
             logged.curves.setdefault(name, []).append((at, value))
-            count += 1
-            if count >= _LONGEST:
-                return logged
     return logged
 
 
@@ -92,9 +95,9 @@ def _figure(title: str, quantity: str, curves: Mapping[str, Curve], logged: _Log
         Axis("optimizer step (dashed: end of a stage)", 0.0, max(1, last)),
         Axis(quantity, low, high + 0.05 * (high - low) or 1.0),
     )
-    for stage, step in logged.ends.items():
+    for stage, step in list(logged.ends.items())[:MOST_ENDS]:
         if stage > 0 and 0 <= step < last:
-            plot.upright(step, f"end of stage {stage}, step {step}")
+            plot.upright(step, f"end of stage {stage}, last logged step {step}")
     for style, (name, curve) in enumerate(curves.items()):
         points = _thinned(curve)
         tips = [f"{name} at step {step:.0f}: {number(value, 3)}" for step, value in points]
