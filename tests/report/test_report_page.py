@@ -32,7 +32,9 @@ def test_the_summary_names_the_base_model_without_its_folder(
     name: str, tmp_path: Path, make_run: MakeRun
 ) -> None:
     backbone = {"class_path": "x.B", "init_args": {"name_or_path": name}}
-    run = make_run(tmp_path / "d", "dmole", [[0, 0], [90, 5]], config={"model": {"backbone": backbone}})
+    run = make_run(
+        tmp_path / "d", "dmole", [[0, 0], [90, 5]], config={"model": {"backbone": backbone}}
+    )
     shown = name if name.startswith("llava") else "llava-1.5-7b-hf"
     assert f"<dt>Base model</dt><dd>{shown}</dd>" in text_of(run)
 
