@@ -20,6 +20,7 @@ from dmole.report.page.record import RunRecord
 from dmole.report.page.samples import Rerouted
 from dmole.report.page.sections.activation import ACTIVATION
 from dmole.report.page.sections.architecture import ARCHITECTURE
+from dmole.report.page.sections.confusions import CONFUSIONS
 from dmole.report.page.sections.forgetting import FORGETTING
 from dmole.report.page.sections.losses import _ratios
 from dmole.report.page.sections.summary import SUMMARY
@@ -64,11 +65,15 @@ def test_only_an_expert_of_several_tasks_has_the_badge_of_one(tmp_path: Path) ->
     assert re.findall('<b class="badge ([^"]*)"', text) == [f"b{len(COLORS) - 1}", "several"]
 
 
-def test_the_expert_that_updates_a_task_is_its_own_expert(tmp_path: Path) -> None:
+@pytest.mark.parametrize("routed", [True, False], ids=["run", "evaluation"])
+def test_the_expert_that_updates_a_task_is_its_own_expert(tmp_path: Path, routed: bool) -> None:
     write_matrix(tmp_path / "evaluation_matrix.csv", [[0], [5], [8]], ["color"])
     learn(tmp_path, "color", "color-v2")
-    (tmp_path / "router").mkdir()
-    (tmp_path / "router" / "router.json").write_text('{"updates": {"color-v2": "color"}}')
+    if routed:
+        (tmp_path / "router").mkdir()
+        (tmp_path / "router" / "router.json").write_text('{"updates": {"color-v2": "color"}}')
+    tasks = [{"name": "color"}, {"name": "color-v2", "update": True}]
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": {"tasks": tasks}}))
     header = "stage,true_task,gate_set,count\n"
     (tmp_path / "routing.csv").write_text(f"{header}2,color,color-v2,3\n2,color,other,1\n")
     text = str(ACTIVATION.draw(RunRecord(tmp_path)))
@@ -113,3 +118,14 @@ def test_ends_of_stages_are_the_last_logged_steps_and_bounded() -> None:
     text = str(_figure("Loss", "loss", {"loss": curve}, logged))
     assert "end of stage 1, last logged step 69" in text
     assert text.count("end of stage") == MOST_ENDS
+
+
+def test_base_is_right_for_samples_of_a_task_that_is_not_learned(tmp_path: Path) -> None:
+    write_matrix(tmp_path / "evaluation_matrix.csv", [[0, 1], [5, 1]], ["color", "scored"])
+    learn(tmp_path, "color")
+    (tmp_path / "metrics.json").write_text('{"routing": {"own_first": 50.0}}')
+    rows = "1,color,color,3\n1,color,base,1\n1,scored,base,2\n"
+    (tmp_path / "routing.csv").write_text("stage,true_task,gate_set,count\n" + rows)
+    text = str(CONFUSIONS.draw(RunRecord(tmp_path)))
+    own = re.findall('<td class="[^"]* own"[^>]*title="([^:]*):', text)
+    assert own == ["color to color", "scored to base"]

@@ -41,13 +41,34 @@ def owners_of(record: RunRecord) -> dict[str, set[str]]:
     """Return the experts of each learned task, all versions of them."""
     stages = record.digests.stages if record.digests is not None else ()
     experts = [str(stage.get("expert")) for stage in stages]
-    index = record.read("router/router.json", _read_updates) or {}
+    index = record.read("router/router.json", _read_updates)
+    index = _configured_updates(record) if index is None else index
     newest = newest_versions(experts, index)
     owners: dict[str, set[str]] = {}
     for expert, tasks in record.tasks_of_expert.items():
         for task in tasks:
             owners.setdefault(task, set()).update(versions_of(newest[expert], index))
     return owners
+
+
+def _configured_updates(record: RunRecord) -> dict[str, str]:
+    """Return the version that each updated expert continues, of a folder without a router.
+
+    The folder of an evaluation has none. The config says which tasks, ``<task>-v<N>``, update one.
+    """
+    configs = record.run.task_configs if record.run is not None else {}
+    newest: dict[str, str] = {}  # expert by task that is updated
+    updates: dict[str, str] = {}
+    for stage in record.digests.stages if record.digests is not None else ():
+        expert = str(stage.get("expert"))
+        for task in map(str, stage.get("tasks") or ()):
+            update = configs.get(task, {}).get("update") is True
+            root = task.rpartition("-v")[0] if update else task
+            past = newest.get(root, expert)
+            if update and past != expert:
+                updates[expert] = past
+            newest[root] = expert
+    return checked_updates(updates)
 
 
 def _read_updates(path: Path) -> dict[str, str]:

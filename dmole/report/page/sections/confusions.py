@@ -55,7 +55,7 @@ def _matrix(record: RunRecord, counts: dict[str, Counter[str]]) -> Markup:
         return f"{label(task)} to {label(expert)}: {counts[task][expert]} samples, {share} %"
 
     owners = owners_of(record)
-    owned = [owners.get(task, set()) for task in tasks]
+    owned = [owners.get(task, {BASE}) for task in tasks]  # a task that is not learned is rejected
     cells = [(r, c) for r in range(len(tasks)) for c in range(len(columns))]
     heat = Heat(
         "First expert of the test samples after the last stage (% of each task)",
