@@ -86,7 +86,7 @@ def test_tables_are_sorted_and_tasks_are_filtered(page: Any) -> None:
     assert page.locator("#matches").inner_text() == "1 of 3 tasks"
     assert [name.inner_text() for name in names.all() if name.is_visible()] == ["count"]
     page.get_by_role("button", name="Show all").click()
-    assert names.first.is_visible()
+    names.first.wait_for(state="visible")
 
 
 def test_values_are_reached_with_the_keyboard(page: Any) -> None:
