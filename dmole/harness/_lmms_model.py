@@ -39,7 +39,7 @@ class DmoleModel(lmms):  # type: ignore[misc]
         run: Run folder, bundle, or ``hf://org/name[@revision]``.
         stage: Uses the experts learned up to this stage; None uses all.
         gates: ``routed`` leaves the choice of experts to the router, ``base`` is the base model
-            alone, and ``oracle:NAME`` names a task, or experts joined by ``+``.
+            alone, and ``oracle:TASK`` names a task, or experts joined by ``+``.
         device: Device of the model; by default a GPU if there is one.
         batch_size: Requests that are answered together.
         precision: As of Lightning's trainer; by default that of the run.

@@ -77,8 +77,9 @@ def _by_task(record: RunRecord, run: Run) -> Markup:
         rows.append(Row(cells, task))
     if constant:
         header.append("Constant answer (%)")
-    more = "; constant answer: the most frequent reference as the answer to every sample"
-    return table(f"Metrics of each task{more if constant else ''}", header, rows)
+    found = table("Metrics of each task", header, rows)
+    words = "Constant answer: the score of the most frequent reference as the only answer."
+    return found + note(words) if constant else found
 
 
 SUMMARY = Section(
