@@ -15,6 +15,7 @@ import pytest
 
 from dmole.metrics import write_matrix
 from dmole.report.kept_routing import RoutedTask
+from dmole.report.page.axes import score_axis
 from dmole.report.page.page import write_report
 from dmole.report.page.record import RunRecord
 from dmole.report.page.samples import Rerouted
@@ -129,3 +130,8 @@ def test_base_is_right_for_samples_of_a_task_that_is_not_learned(tmp_path: Path)
     text = str(CONFUSIONS.draw(RunRecord(tmp_path)))
     own = re.findall('<td class="[^"]* own"[^>]*title="([^:]*):', text)
     assert own == ["color to color", "scored to base"]
+
+
+def test_scores_above_100_percent_stay_on_their_axis() -> None:
+    assert score_axis(np.array([[np.nan, 130.0]])).share(120.0) < 1.0
+    assert score_axis(np.array([[np.nan, 40.0]])).high == 100.0

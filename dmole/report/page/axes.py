@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from dmole.report.page.markup import label
 
 
@@ -48,6 +51,11 @@ def stage_axis(last: int) -> Axis:
     every = max(1, math.ceil(last / 16))
     ticks = {float(stage): str(stage) for stage in range(1, last + 1, every)}
     return Axis("after stage", 1.0, max(1, last), ticks)
+
+
+def score_axis(scores: npt.NDArray[np.float64]) -> Axis:
+    """Return the axis of scores in percent, to 100, or further for CIDEr, which may exceed it."""
+    return Axis("score (%)", 0.0, float(np.fmax(100.0, np.nanmax(scores, initial=0.0))))
 
 
 def row_axis(names: Sequence[str], text: str) -> Axis:

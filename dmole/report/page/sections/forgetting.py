@@ -7,7 +7,7 @@ import math
 import numpy as np
 from markupsafe import Markup
 
-from dmole.report.page.axes import Axis, stage_axis
+from dmole.report.page.axes import score_axis, stage_axis
 from dmole.report.page.markup import html, label, number
 from dmole.report.page.record import Array, RunRecord
 from dmole.report.page.section import Section
@@ -15,8 +15,6 @@ from dmole.report.page.svg import Plot, legend
 
 MOST = 60
 """Most tasks with a line of their own."""
-
-_SCORE = Axis("score (%)", 0.0, 100.0)
 
 
 def _draw(record: RunRecord) -> Markup | None:
@@ -30,7 +28,7 @@ def _of_tasks(record: RunRecord) -> Markup:
     matrix, names = _known(record)
     tasks = [task for task in names if task in record.learned_at][:MOST]
     title = "Score of each task from the stage that learns it"
-    plot = Plot(title, stage_axis(len(matrix) - 1), _SCORE)
+    plot = Plot(title, stage_axis(len(matrix) - 1), score_axis(matrix))
     for task in tasks:
         column, first = names.index(task), record.learned_at[task]
         stages = range(first, len(matrix))
@@ -46,10 +44,11 @@ def _of_means(record: RunRecord) -> Markup:
     """Return the mean over the tasks seen so far, and that of the oracle."""
     matrix, names = _known(record)
     title = "Mean score over the tasks learned so far"
-    plot = Plot(title, stage_axis(len(matrix) - 1), _SCORE)
     curves = {"routed": matrix}
     if record.oracle is not None and not np.isnan(record.oracle).all():
         curves["oracle: expert of the true task"] = record.oracle
+    score = score_axis(np.concatenate(list(curves.values())))
+    plot = Plot(title, stage_axis(len(matrix) - 1), score)
     for style, (name, scores) in enumerate(curves.items()):
         points = []
         for stage in range(1, len(scores)):

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dmole.report.history import Known
-from dmole.report.page.axes import Axis
+from dmole.report.page.axes import Axis, score_axis
 from dmole.report.page.heat import Heat
 from dmole.report.page.markup import details, html, join, label, note, number
 from dmole.report.page.record import Array, RunRecord
@@ -91,7 +91,7 @@ def _rates(scales: Sequence[float], rates: Mapping[str, Array]) -> Markup:
 def _scores(scales: Sequence[float], scores: Array, shares: Array) -> Markup:
     """Return the mean score of known answers, with the range that the unknown ones leave."""
     title = "Score under other thresholds, mean over the learned tasks"
-    plot = Plot(title, _scale_axis(scales), Axis("score (%)", 0.0, 100.0))
+    plot = Plot(title, _scale_axis(scales), score_axis(scores))
     plot.upright(1.0, "thresholds of the run")
     known = np.nan_to_num(scores) * shares / 100.0  # points that known answers earn
     low, high = known.mean(axis=0), (known + 100.0 - shares).mean(axis=0)
