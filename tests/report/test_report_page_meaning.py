@@ -24,6 +24,7 @@ from dmole.report.page.sections.architecture import ARCHITECTURE
 from dmole.report.page.sections.confusions import CONFUSIONS
 from dmole.report.page.sections.forgetting import FORGETTING
 from dmole.report.page.sections.losses import _ratios
+from dmole.report.page.sections.sensitivity import _best, _scores
 from dmole.report.page.sections.summary import SUMMARY
 from dmole.report.page.sections.training import MOST_ENDS, _figure, _Logged
 from dmole.report.style import COLORS
@@ -135,3 +136,13 @@ def test_base_is_right_for_samples_of_a_task_that_is_not_learned(tmp_path: Path)
 def test_scores_above_100_percent_stay_on_their_axis() -> None:
     assert score_axis(np.array([[np.nan, 130.0]])).share(120.0) < 1.0
     assert score_axis(np.array([[np.nan, 40.0]])).high == 100.0
+
+
+def test_unknown_answers_may_score_what_the_best_known_one_does() -> None:
+    known = {"1": {frozenset({"caption"}): 250.0}, "2": {frozenset[str](): 150.0}}
+    assert _best(known) == 250.0
+    assert _best({"1": {frozenset({"count"}): 50.0}, "2": {}}) == 100.0
+    scores, shares = np.array([[200.0, 200.0]]), np.array([[50.0, 100.0]])
+    text = str(_scores([0.5, 1.0], scores, shares, np.array([[_best(known)]])))
+    assert "between 100.0 and 225.0 %" in text
+    assert "between" not in text.replace("between 100.0 and 225.0 %", "")

@@ -40,12 +40,15 @@ def _draw(record: RunRecord) -> Markup | None:
     }
     known = [_known(task.orders, task.ids, history.known[name]) for name, task in tasks.items()]
     scores, shares = (np.array([[cell[k] for cell in row] for row in known]) for k in (0, 1))
+    best = np.array([[_best(history.known[name])] for name in tasks])
     parts = [
         html(
-            '<div class="beside">{}{}</div>', _rates(scales, rates), _scores(scales, scores, shares)
+            '<div class="beside">{}{}</div>',
+            _rates(scales, rates),
+            _scores(scales, scores, shares, best),
         ),
         details("Values of each task", _by_task(list(tasks), scales, rates, scores)),
-        _remark(record, shares),
+        _remark(shares, best),
     ]
     return join(parts)
 
@@ -77,6 +80,11 @@ def _known(
     return cells
 
 
+def _best(known: Mapping[str, Known]) -> float:
+    """Return what a right answer scores: 100, or more where an answer of the task has more."""
+    return max([100.0, *(score for of_sample in known.values() for score in of_sample.values())])
+
+
 def _rates(scales: Sequence[float], rates: Mapping[str, Array]) -> Markup:
     title = "Routing under other thresholds, mean over the learned tasks"
     plot = Plot(title, _scale_axis(scales), Axis("share of samples (%)", 0.0, 100.0))
@@ -88,13 +96,20 @@ def _rates(scales: Sequence[float], rates: Mapping[str, Array]) -> Markup:
     return html("<div><h4>{}</h4>{}{}</div>", title, plot.markup(), legend(list(rates)))
 
 
-def _scores(scales: Sequence[float], scores: Array, shares: Array) -> Markup:
-    """Return the mean score of known answers, with the range that the unknown ones leave."""
+def _scores(scales: Sequence[float], scores: Array, shares: Array, best: Array) -> Markup:
+    """Return the mean score of known answers, with the range that the unknown ones leave.
+
+    Args:
+        scales: Factors on the thresholds.
+        scores: Mean score of the known answers, ``(tasks, scales)``.
+        shares: Known answers in percent, ``(tasks, scales)``.
+        best: Score of a right answer, ``(tasks, 1)``.
+    """
     title = "Score under other thresholds, mean over the learned tasks"
-    plot = Plot(title, _scale_axis(scales), score_axis(scores))
-    plot.upright(1.0, "thresholds of the run")
     known = np.nan_to_num(scores) * shares / 100.0  # points that known answers earn
-    low, high = known.mean(axis=0), (known + 100.0 - shares).mean(axis=0)
+    low, high = known.mean(axis=0), (known + best * (1.0 - shares / 100.0)).mean(axis=0)
+    plot = Plot(title, _scale_axis(scales), score_axis(np.append(scores, high)))
+    plot.upright(1.0, "thresholds of the run")
     points, tips = [], []
     for at, scale in enumerate(scales):
         share = float(shares[:, at].mean())
@@ -144,7 +159,7 @@ def _by_task(
 _SCORE = "score of known answers (%)"
 
 
-def _remark(record: RunRecord, shares: Array) -> Markup:
+def _remark(shares: Array, best: Array) -> Markup:
     """Return what the scores are, and how the missing answers are made."""
     text = (
         "Scores are means of the scores of single samples, from answers that the run gave at some "
@@ -157,6 +172,8 @@ def _remark(record: RunRecord, shares: Array) -> Markup:
             f"the score with all of them wrong to that with all right. "
             f"dmole report RUN --regenerate generates them."
         )
+        if (best > 100.0).any():
+            text += " Where scores exceed 100, a right answer counts as the best known one."
     return note(text)
 
 
