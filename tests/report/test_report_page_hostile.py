@@ -81,10 +81,20 @@ def test_a_link_to_a_device_is_refused_and_shown(evil_run: Path) -> None:
     assert "it is a device, not a file" in text_of(evil_run)
 
 
-def test_an_altered_file_is_named_at_the_top(evil_run: Path) -> None:
-    digest = {"format": 1, "stages": [], "files": {"routing.csv": "0" * 64}}
+@pytest.mark.parametrize("name", ["routing.csv", "predictions/stage_1.jsonl", "router/a.json"])
+def test_an_altered_file_is_named_at_the_top_without_the_path_of_the_run(
+    evil_run: Path, name: str
+) -> None:
+    (evil_run / name).parent.mkdir(exist_ok=True)
+    if not (evil_run / name).exists():
+        (evil_run / name).write_text("{}\n")
+    digest = {"format": 1, "stages": [], "files": {name: "0" * 64}}
     (evil_run / "digests.json").write_text(json.dumps(digest))
-    assert "routing.csv is not the file that this run has written" in text_of(evil_run)
+    text = text_of(evil_run)
+    assert f": {name} is not the file that this run has written" in text
+    assert f"{evil_run}/{name} is not" not in text
+    brief = render([RunRecord(evil_run)], costly=False)  # after a stage, small tables alone
+    assert (f"{name} is not the file" in brief) == (name == "routing.csv")
 
 
 def test_what_is_drawn_is_bounded(runs: list[Path]) -> None:

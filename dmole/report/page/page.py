@@ -98,7 +98,7 @@ def render(records: Sequence[RunRecord], *, costly: bool = True) -> str:
         version=__version__,
         names=[record.name for record in records],
         tasks=list(dict.fromkeys(task for record in records for task in _tasks(record))),
-        problems=[line for record in records for line in _problems(record)],
+        problems=[line for record in records for line in _problems(record, costly)],
         comparison=comparison_table(records) if len(records) > 1 else None,
         sections=[each for each in shown if each.bodies],
         style=Markup(style),
@@ -135,9 +135,10 @@ def _tasks(record: RunRecord) -> list[str]:
         return []  # the sections that need it say why
 
 
-def _problems(record: RunRecord) -> Iterator[str]:
+def _problems(record: RunRecord, complete: bool) -> Iterator[str]:
     try:
-        yield from (f"{record.name}: {one_line(line)}" for line in record.altered)
+        lines = record.altered(complete=complete)
+        yield from (f"{record.name}: {one_line(line)}" for line in lines)
     except (ValueError, OSError) as error:
         yield f"{record.name}: {one_line(error)}"
 

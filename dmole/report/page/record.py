@@ -39,7 +39,12 @@ READ = (
     "curriculum.csv",
     "routing.csv",
 )
-"""Small files that a page shows; it says which of them are not as the run has written them."""
+"""Tables that every page reads."""
+
+READ_WHOLE = ("predictions/", "router/", "case_images.jsonl")
+"""How the paths of the further files begin that a complete page reads."""
+
+_MOST_ALTERED = 20  # files that are named
 
 
 class RunRecord:
@@ -233,15 +238,19 @@ class RunRecord:
         """The last stage's samples, routed again; None if the router compares no losses."""
         return reroute(self)
 
-    @cached_property
-    def altered(self) -> list[str]:
-        """One line for each of `READ` that is not the file that the run has written."""
+    def altered(self, *, complete: bool) -> list[str]:
+        """Return one line for each file that is not as the run has written it, at most 20.
+
+        Args:
+            complete: Whether to check the files of `READ_WHOLE`, too.
+        """
         digests = self.digests
-        lines = []
-        for name in READ:
-            if digests is not None and name in digests.files and self.has(name):
+        lines: list[str] = []
+        begins = READ + READ_WHOLE if complete else READ
+        for name, expected in {} if digests is None else digests.files.items():
+            if name.startswith(begins) and self.has(name) and len(lines) < _MOST_ALTERED:
                 try:
-                    verify_file(self.folder, name, digests.files[name])
+                    verify_file(self.folder, name, expected)
                 except (ValueError, OSError) as error:
-                    lines.append(str(error))
+                    lines.append(str(error).replace(f"{self.folder}{os.sep}", ""))
         return lines
