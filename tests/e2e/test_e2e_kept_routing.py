@@ -109,5 +109,6 @@ def test_the_page_says_which_embeddings_are_missing(quick_run: Path, tmp_path: P
     assert 'id="map"' not in text
     (run / "router" / "paint.safetensors").write_bytes(b"none")
     text = render([RunRecord(run)])
-    assert text.count("paint.safetensors") == 1
+    assert text.count("router/paint.safetensors is not the file that this run has written") == 1
+    assert text.count("paint.safetensors") == 2  # at the top, and once for all sections
     assert 'id="cases"' in text
