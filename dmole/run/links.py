@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import selectors
 import socket
+import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ import torch.distributed as dist
 from dmole.distributed import broadcast
 
 _TIMEOUT = 60.0  # seconds in which all ranks must connect
+_LONGEST = 65536  # bytes of an introduction
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 """A node that has lost power or network is found after 30 + 6 * 10 seconds."""
 _open: weakref.WeakSet[Link] = weakref.WeakSet()
@@ -29,19 +32,20 @@ class Link:
     """A connection to another rank, for messages of one line each.
 
     Args:
-        rank: The other rank.
+        socket: The connection.
+        rank: The other rank; -1 until it has introduced itself.
         process: Process id of the other rank.
         host: Name of its host.
-        socket: The connection.
         ended: Whether the other rank has announced its end.
     """
 
-    rank: int
-    process: int
-    host: str
     socket: socket.socket
+    rank: int = -1
+    process: int = 0
+    host: str = ""
     ended: bool = False
     _unread: bytes = field(default=b"", repr=False)
+    _early: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         _open.add(self)
@@ -59,11 +63,38 @@ class Link:
     def receive(self) -> list[dict[str, Any]] | None:
         """Wait for messages and return those that are complete; None after the last one."""
         try:
-            data = self.socket.recv(65536)
-        except OSError:
+            data = self.socket.recv(_LONGEST)
+        except OSError:  # a reset connection still gives what arrived before
             data = b""
         *lines, self._unread = (self._unread + data).split(b"\n")
         return [json.loads(line) for line in lines] if data else None
+
+    def take_early(self) -> list[dict[str, Any]]:
+        """Return the messages that arrived together with the introduction, once."""
+        early, self._early = self._early, []
+        return early
+
+    def introduce(self, key: str) -> bool:
+        """Read the introduction of the other rank; return whether it is complete.
+
+        It may arrive in several parts, and together with the messages that follow it.
+
+        Args:
+            key: Known to the ranks alone.
+
+        Raises:
+            ValueError: If the other side is not one of the ranks.
+        """
+        messages = self.receive()
+        if messages is None or len(self._unread) >= _LONGEST:
+            raise ValueError("no introduction")
+        if not messages:
+            return False
+        first, *self._early = messages
+        if not isinstance(first, dict) or first.get("key") != key:
+            raise ValueError("not one of the ranks")
+        self.rank, self.process, self.host = first["rank"], first["process"], first["host"]
+        return True
 
     def close(self) -> None:
         """Close this process's copy of the connection."""
@@ -89,8 +120,9 @@ def connect_ranks() -> list[Link]:
     if server is not None:
         with server:
             return _accept_all(server, offer["key"], dist.get_world_size() - 1)
-    address = (os.environ["MASTER_ADDR"], offer["port"])
-    link = _link(socket.create_connection(address, _TIMEOUT), offer)
+    connection = socket.create_connection((os.environ["MASTER_ADDR"], offer["port"]), _TIMEOUT)
+    link = Link(connection, offer["rank"], offer["process"], offer["host"])
+    _watch_silence(connection)
     link.send(key=offer["key"], **_introduction(rank))
     return [link]
 
@@ -108,31 +140,52 @@ def _listen() -> socket.socket:
 
 
 def _accept_all(server: socket.socket, key: str, count: int) -> list[Link]:
-    """Accept connections until ``count`` ranks have introduced themselves with the key."""
-    server.settimeout(_TIMEOUT)
+    """Accept connections until ``count`` ranks have introduced themselves with the key.
+
+    Other programs may connect too, such as one that scans ports. They delay no rank.
+
+    Raises:
+        OSError: If a rank has not introduced itself in time.
+    """
     links: list[Link] = []
-    while len(links) < count:
-        connection, _ = server.accept()
-        connection.settimeout(_TIMEOUT)
-        introduced = Link(-1, 0, "", connection)
-        try:
-            messages = introduced.receive()
-        except ValueError:
-            messages = None
-        if messages and messages[0].pop("key", None) == key:
-            links.append(_link(connection, messages[0]))
-        else:
-            connection.close()  # not one of the ranks
+    deadline = time.monotonic() + _TIMEOUT
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        while len(links) < count:
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"{count - len(links)} ranks have not connected to rank 0")
+            for event, _ in ready:
+                if event.data is None:
+                    arrived = Link(server.accept()[0])
+                    selector.register(arrived.socket, selectors.EVENT_READ, arrived)
+                elif _is_settled(event.data, key):
+                    selector.unregister(event.fileobj)
+                    links += [event.data] if event.data.rank >= 0 else []
+        for event in selector.get_map().values():
+            if event.data is not None:
+                event.data.close()
     return sorted(links, key=lambda link: link.rank)
 
 
-def _link(connection: socket.socket, other: dict[str, Any]) -> Link:
+def _is_settled(link: Link, key: str) -> bool:
+    """Return whether the other side has introduced itself, or has been refused and closed."""
+    try:
+        if not link.introduce(key):
+            return False
+        _watch_silence(link.socket)
+    except ValueError:
+        link.close()
+    return True
+
+
+def _watch_silence(connection: socket.socket) -> None:
+    """Let the kernel find that the host of the other side is gone."""
     connection.settimeout(None)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE.items():
         if hasattr(socket, option):  # not on every operating system
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return Link(other["rank"], other["process"], other["host"], connection)
 
 
 def _close_in_child() -> None:

@@ -97,6 +97,7 @@ class PeerWatch:
         with selectors.DefaultSelector() as selector:
             for link in self._links:
                 selector.register(link.socket, selectors.EVENT_READ, link)
+                self._handle(link, link.take_early())
             while selector.get_map() and not self._stopped.is_set():
                 for key, _ in selector.select(_PERIOD):
                     if not self._read(key.data):
@@ -111,11 +112,14 @@ class PeerWatch:
             if not link.ended:
                 self._leave(self._loss_of(link))
             return False
+        self._handle(link, messages)
+        return True
+
+    def _handle(self, link: Link, messages: Sequence[dict[str, Any]]) -> None:
         for message in messages:
             link.ended = link.ended or "ended" in message
             if "failed" in message:
                 self._leave(message["failed"])
-        return True
 
     def _loss_of(self, link: Link) -> str:
         """Return a message about a rank that ended without one."""
