@@ -45,7 +45,7 @@ def test_unpacked_tensors_are_the_packed_ones_and_do_not_affect_each_other(lengt
 
 
 def test_a_copied_batch_has_every_field() -> None:
-    counts = Counts(1, 1, 2, 1)
+    counts = Counts(1, 1, 2, 1, 1)
     batch = Batch(
         inputs={"input_ids": torch.ones(1, 2, dtype=torch.long)},
         labels=None,
