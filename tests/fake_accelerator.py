@@ -106,6 +106,9 @@ class FakeTensor(torch.Tensor):
         _wait("text")
         return repr(self.inner)
 
+    def data_ptr(self) -> int:
+        return self.inner.data_ptr()
+
     def numpy(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a tensor of a device has no numpy array")
 

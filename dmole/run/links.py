@@ -1,4 +1,4 @@
-"""Sockets between rank 0 and the other ranks. The kernel closes one when its process ends.
+"""Connections between rank 0 and the other ranks. The kernel closes one when its process ends.
 
 That holds for every end, SIGKILL included, so the other side learns at once that a rank is lost.
 """
@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import selectors
 import socket
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch.distributed as dist
+from dmole.run.channel import Message, Peer
 
-from dmole.distributed import broadcast
-
-_TIMEOUT = 60.0  # seconds in which all ranks must connect
+_DIRECT = 10.0  # seconds in which a rank must reach rank 0; a firewall may drop its packets
+_TIMEOUT = 60.0  # seconds in which all ranks that reached rank 0 must have introduced themselves
 _LONGEST = 65536  # bytes of an introduction
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 """A node that has lost power or network is found after 30 + 6 * 10 seconds."""
@@ -28,39 +27,22 @@ _open: weakref.WeakSet[Link] = weakref.WeakSet()
 
 
 @dataclass(eq=False)
-class Link:
-    """A connection to another rank, for messages of one line each.
+class Link(Peer):
+    """A socket to another rank, for messages of one line each."""
 
-    Args:
-        socket: The connection.
-        rank: The other rank; -1 until it has introduced itself.
-        process: Process id of the other rank.
-        host: Name of its host.
-        ended: Whether the other rank has announced its end.
-    """
-
-    socket: socket.socket
-    rank: int = -1
-    process: int = 0
-    host: str = ""
-    ended: bool = False
+    socket: socket.socket = field(default_factory=socket.socket, kw_only=True)
     _unread: bytes = field(default=b"", repr=False)
-    _early: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    _early: list[Message] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         _open.add(self)
-
-    @property
-    def name(self) -> str:
-        """Rank, process id and host, for messages."""
-        return f"rank {self.rank} (process {self.process} on {self.host})"
 
     def send(self, **content: Any) -> None:
         """Send a message; without effect if the other rank is gone."""
         with suppress(OSError):  # the watching thread reads the end of the connection
             self.socket.sendall(json.dumps(content).encode() + b"\n")
 
-    def receive(self) -> list[dict[str, Any]] | None:
+    def receive(self) -> list[Message] | None:
         """Wait for messages and return those that are complete; None after the last one."""
         try:
             data = self.socket.recv(_LONGEST)
@@ -69,7 +51,7 @@ class Link:
         *lines, self._unread = (self._unread + data).split(b"\n")
         return [json.loads(line) for line in lines] if data else None
 
-    def take_early(self) -> list[dict[str, Any]]:
+    def take_early(self) -> list[Message]:
         """Return the messages that arrived together with the introduction, once."""
         early, self._early = self._early, []
         return early
@@ -101,48 +83,94 @@ class Link:
         self.socket.close()
 
 
-def connect_ranks() -> list[Link]:
-    """Connect rank 0 with all others; all ranks must call it.
+class SocketChannel:
+    """Links to some ranks, of which a lost one is noticed at once.
 
-    Returns:
-        On rank 0 the links to all other ranks, on each other rank the link to rank 0.
+    Args:
+        links: The links.
+    """
+
+    patience = 3.0  # for the thread that reads; the kernel needs no time
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._links = links
+        self._selector = selectors.DefaultSelector()
+        for link in links:
+            self._selector.register(link.socket, selectors.EVENT_READ, link)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a message may still arrive."""
+        return bool(self._selector.get_map())
+
+    def send(self, **content: Any) -> None:
+        """Send a message to all ranks of the channel; those that are gone miss it."""
+        for link in self._links:
+            link.send(**content)
+
+    def receive(self, seconds: float) -> list[tuple[Peer, list[Message] | None]]:
+        """Wait for messages and return them by rank; None for a rank that sends no more."""
+        early = [(link, messages) for link in self._links if (messages := link.take_early())]
+        found: list[tuple[Peer, list[Message] | None]] = [*early]
+        for key, _ in self._selector.select(0 if early else seconds):
+            messages = key.data.receive()
+            if messages is None:
+                self._selector.unregister(key.fileobj)
+            found.append((key.data, messages))
+        return found
+
+    def settle(self) -> None:
+        """Do nothing: the kernel delivers what was sent."""
+
+    def close(self) -> None:
+        """Close all links."""
+        self._selector.close()
+        for link in self._links:
+            link.close()
+
+
+def connect(address: tuple[str, int], peer: Peer, introduction: Message) -> Link:
+    """Connect to rank 0.
+
+    Args:
+        address: Host and port of rank 0.
+        peer: Rank 0.
+        introduction: Rank, process, host and key of this rank.
 
     Raises:
-        OSError: If a rank cannot be reached.
+        OSError: If rank 0 cannot be reached.
     """
-    rank, server, offer = dist.get_rank(), None, None
-    if rank == 0:
-        server = _listen()
-        port = server.getsockname()[1]
-        offer = {"port": port, "key": secrets.token_hex(16), **_introduction(rank)}
-    offer = broadcast(offer)
-    assert offer is not None  # rank 0 has sent it
-    if server is not None:
-        with server:
-            return _accept_all(server, offer["key"], dist.get_world_size() - 1)
-    connection = socket.create_connection((os.environ["MASTER_ADDR"], offer["port"]), _TIMEOUT)
-    link = Link(connection, offer["rank"], offer["process"], offer["host"])
+    connection = socket.create_connection(address, _DIRECT)
     _watch_silence(connection)
-    link.send(key=offer["key"], **_introduction(rank))
-    return [link]
+    link = Link(peer.rank, peer.process, peer.host, socket=connection)
+    link.send(**introduction)
+    return link
 
 
-def _introduction(rank: int) -> dict[str, Any]:
-    return {"rank": rank, "process": os.getpid(), "host": socket.gethostname()}
+def listen(backlog: int) -> socket.socket:
+    """Return a server on a free port of all interfaces, of IPv6 too where the host has it.
 
-
-def _listen() -> socket.socket:
-    """Return a server on a free port of all interfaces, of IPv6 too where the host has it."""
+    Args:
+        backlog: Number of ranks that connect before one is accepted.
+    """
     if socket.has_dualstack_ipv6():
         with suppress(OSError):  # IPv6 may be compiled in but switched off
-            return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", 0))
+            family = socket.AF_INET6
+            return socket.create_server(
+                ("", 0), family=family, backlog=backlog, dualstack_ipv6=True
+            )
+    return socket.create_server(("", 0), backlog=backlog)
 
 
-def _accept_all(server: socket.socket, key: str, count: int) -> list[Link]:
+def accept_all(server: socket.socket, key: str, count: int) -> list[Link]:
     """Accept connections until ``count`` ranks have introduced themselves with the key.
 
     Other programs may connect too, such as one that scans ports. They delay no rank.
+
+    Args:
+        server: Result of :func:`listen`.
+        key: Known to the ranks alone.
+        count: Number of ranks that connect.
 
     Raises:
         OSError: If a rank has not introduced itself in time.
@@ -157,7 +185,7 @@ def _accept_all(server: socket.socket, key: str, count: int) -> list[Link]:
                 raise TimeoutError(f"{count - len(links)} ranks have not connected to rank 0")
             for event, _ in ready:
                 if event.data is None:
-                    arrived = Link(server.accept()[0])
+                    arrived = Link(socket=server.accept()[0])
                     selector.register(arrived.socket, selectors.EVENT_READ, arrived)
                 elif _is_settled(event.data, key):
                     selector.unregister(event.fileobj)

@@ -49,7 +49,7 @@ def test_what_a_rank_sends_together_with_its_introduction_is_kept(
 ) -> None:
     sent = lines(introduction(), FAILED, FAILED)
     with connect(server, sent[: len(sent) - cut]) as connection:
-        [link] = links._accept_all(server, KEY, 1)
+        [link] = links.accept_all(server, KEY, 1)
         connection.sendall(sent[len(sent) - cut :])
     assert received(link) == [FAILED, FAILED]
     assert link.name == "rank 1 (process 4 on node1)"
@@ -70,7 +70,7 @@ def test_an_introduction_may_arrive_in_parts(
 
     monkeypatch.setattr(links.Link, "introduce", first_part_only)
     with connect(server, sent[:5]) as connection:
-        [link] = links._accept_all(server, KEY, 1)
+        [link] = links.accept_all(server, KEY, 1)
     assert asked == [False, True]
     assert received(link) == [FAILED]
     link.close()
@@ -82,7 +82,7 @@ def test_an_introduction_may_arrive_in_parts(
 )
 def test_other_programs_that_connect_delay_no_rank(server: socket.socket, stranger: bytes) -> None:
     with connect(server, stranger) as other, connect(server, lines(introduction(), FAILED)) as rank:
-        [link] = links._accept_all(server, KEY, 1)
+        [link] = links.accept_all(server, KEY, 1)
         rank.shutdown(socket.SHUT_WR)
         assert received(link) == [FAILED]
         other.settimeout(5)
@@ -103,12 +103,12 @@ def test_a_rank_that_does_not_connect_is_an_error_in_time(
 ) -> None:
     monkeypatch.setattr(links, "_TIMEOUT", 0.1)
     with pytest.raises(OSError, match="1 ranks have not connected to rank 0"):
-        links._accept_all(server, KEY, 1)
+        links.accept_all(server, KEY, 1)
 
 
 def test_what_arrived_before_a_reset_is_read(server: socket.socket) -> None:
     rank = connect(server, lines(introduction()))
-    [link] = links._accept_all(server, KEY, 1)
+    [link] = links.accept_all(server, KEY, 1)
     link.send(ended=True)
     rank.recv(1)  # the rest stays unread, so closing resets the connection
     rank.sendall(lines(FAILED))
