@@ -89,6 +89,15 @@ class FakeTensor(torch.Tensor):
         out.inner = inner
         return out
 
+    @property
+    def data(self) -> torch.Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, value: FakeTensor) -> None:
+        torch.Tensor.data.__set__(self, value)
+        self.inner = value.inner
+
     def tolist(self) -> Any:
         _wait("tolist")
         return self.inner.tolist()

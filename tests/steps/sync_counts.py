@@ -19,7 +19,7 @@ from dmole.regularizers import Distillation, ElasticWeights, Regularizer
 from dmole.regularizers.base import training_parameters
 from dmole.regularizers.terms import Terms
 from experiments.gpu.common import Setting
-from experiments.gpu.routed import training_step
+from experiments.gpu.routed import forced_gates, training_step
 from experiments.gpu.syncs import answering, tiny_batch, tiny_module
 
 HOST = Setting("cpu", Path())
@@ -77,6 +77,31 @@ def term_copies(fake: ModuleType, term: Regularizer, state: list[str]) -> dict[s
     return {"state": elements(term.extra_tensors()), "waits": waits, "uploads": uploads}
 
 
+def past_copies(fake: ModuleType) -> dict[str, object]:
+    """Return what answers wait for and upload, where one of three past experts stays loaded."""
+    module = tiny_module(HOST, 4, past_experts_on_device=1)
+    module.eval()
+    prompts = tiny_batch(HOST, module, 2, train=False)
+    waits, uploads = [], []
+    with fake.OnDevice():
+        module.to(fake.DEVICE)
+        prompts = prompts.to(fake.DEVICE)
+        module.setup("test")
+        for name in ("task0", "task1", "task1", "task0"):
+            gates = forced_gates(module, prompts, [name])
+            fake.WAITED.clear(), fake.UPLOADED.clear()
+            module.library.past.trim()
+            with module.library.context.use(gates):
+                module.backbone.generate_tokens(prompts.inputs, 1, min_new_tokens=1)
+            waits.append(fake.WAITED.total())
+            uploads.append(fake.UPLOADED.total())
+    return {
+        "sizes": {name: module.library.count(name) for name in module.experts},
+        "waits": waits,
+        "uploads": uploads,
+    }
+
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -87,4 +112,6 @@ if __name__ == "__main__":
     found = {size: counts(module, fake_accelerator) for size, module in modules.items()}
     elastic = term_copies(fake_accelerator, ElasticWeights(), ["0/anchor/", "0/importance/"])
     teacher = term_copies(fake_accelerator, Distillation(), [""])
-    print(json.dumps({"steps": found, "terms": {"elastic": elastic, "teacher": teacher}}))
+    terms = {"elastic": elastic, "teacher": teacher}
+    past = past_copies(fake_accelerator)
+    print(json.dumps({"steps": found, "terms": terms, "past": past}))

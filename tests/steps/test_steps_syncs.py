@@ -45,3 +45,8 @@ def test_a_step_waits_twice_at_most_and_a_decoded_token_never_and_terms_upload_o
         first, *others = term["uploads"]
         assert first >= term["state"] > 10_000
         assert max(others) < 100  # the weights of the micro-batch
+    past = found["past"]
+    assert past["waits"] == [0, 0, 0, 0]
+    for name, uploaded in zip(("task0", "task1", None, "task0"), past["uploads"], strict=True):
+        expected = past["sizes"].get(name, 0)
+        assert 0 <= uploaded - expected < 100, past  # and the weights of the batch
