@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 
 import torch.distributed as dist
 from torch.utils.data import get_worker_info
 
 log = logging.getLogger("dmole")
 
-FOLDER = "/dev/shm"
 _PROCESSES = 16
 """Processes of a run that share a machine, at most."""
 _LITTLE = 2**30
 """Bytes of shared memory below which a lost worker may be due to it."""
-_warned: set[str] = set()
+_warned = threading.Event()
 
 
 def sizes() -> tuple[int, int]:
     """Return all and the free bytes of shared memory; without /dev/shm there is no limit."""
     try:
-        found = os.statvfs(FOLDER)
+        found = os.statvfs("/dev/shm")
     except OSError:  # another operating system
         return 2**63, 2**63
     return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
@@ -49,9 +49,9 @@ def warn_of_pipe(size: int) -> None:
     Args:
         size: Bytes of the batch.
     """
-    if FOLDER in _warned:
+    if _warned.is_set():
         return
-    _warned.add(FOLDER)
+    _warned.set()
     log.warning(
         "%s, too little for the batches of %s from data workers: they come through pipes, which "
         "is slower; %s",
@@ -68,7 +68,7 @@ ADVICE = "give the container more, as with docker run --shm-size=8g, or lower da
 def describe() -> str:
     """Return all and the free bytes of shared memory as a text."""
     total, free = sizes()
-    return f"{FOLDER} has {_megabytes(total)}, {_megabytes(free)} of it free"
+    return f"/dev/shm has {_megabytes(total)}, {_megabytes(free)} of it free"
 
 
 def is_little() -> bool:

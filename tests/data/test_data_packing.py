@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -69,7 +70,7 @@ def test_large_batches_come_through_the_pipe_where_shared_memory_is_short(
     free: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shared_memory, "sizes", lambda: (2**26, free))
-    monkeypatch.setattr(shared_memory, "_warned", set())
+    monkeypatch.setattr(shared_memory, "_warned", threading.Event())
     large = torch.arange(_SMALL, dtype=torch.int16)  # 1 MB
     loader = DataLoader(
         [Batch({"pixel_values": large + i}, None, {}, torch.ones(1), ["a"], ["t"]) for i in (0, 1)],
