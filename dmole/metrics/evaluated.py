@@ -24,9 +24,9 @@ PHRASES = {
     "last": "all tasks after the last stage alone",
 }
 
-_EARLIER = "it needs scores after earlier stages, which evaluate: last leaves out"
-_CHANGED = "it needs cells that were left empty before evaluate was changed"
-_UNSEEN = "it needs scores of tasks before they are learned, which evaluate: seen leaves out"
+_EARLIER = "needs scores after earlier stages, which evaluate: last leaves out"
+_CHANGED = "needs cells that were left empty before evaluate was changed"
+_UNSEEN = "needs scores of tasks before they are learned, which evaluate: seen leaves out"
 _AVERAGE = f"{_UNSEEN}; avg_scope: seen of EvaluationMatrix takes the stages that have seen a task"
 _LATER = "not all tasks are learned yet, and evaluate: seen leaves the others out"
 _REASONS = {"AVG": _AVERAGE, "Transfer": _UNSEEN, "unseen_accepted": _UNSEEN}
@@ -134,3 +134,16 @@ def statement(metrics: Mapping[str, Any]) -> str:
         return ""
     text = f"Evaluated: {PHRASES[tasks]} (evaluate: {tasks})."
     return f"{text} Missing: {', '.join(missing)}." if missing else text
+
+
+def reasons(metrics: Mapping[str, Any]) -> list[str]:
+    """Return a line for each reason why figures of a run are missing.
+
+    Example:
+        >>> reasons({"evaluated": {"missing": {"AVG": "needs more", "BWT": "needs more"}}})
+        ['AVG, BWT: needs more']
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in stated_missing(metrics).items():
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(each)}: {reason}" for reason, each in names.items()]

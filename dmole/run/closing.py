@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmole.metrics.evaluated import stated_missing, statement
+from dmole.metrics.evaluated import reasons, statement
 from dmole.run.clock import INNER_PHASES
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def missing_lines(metrics: Mapping[str, Any]) -> list[str]:
         metrics: Content of ``metrics.json``.
     """
     text = statement(metrics)
-    reasons = [f"{name}: {reason}" for name, reason in stated_missing(metrics).items()]
-    return [text, *reasons] if text else []
+    return [text, *reasons(metrics)] if text else []
 
 
 def cost_lines(clock: Clock) -> list[str]:

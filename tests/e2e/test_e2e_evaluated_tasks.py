@@ -102,7 +102,7 @@ def test_missing_figures_are_null_with_a_reason_and_the_others_have_their_value(
             None if "retention" in names else full["retention"]["change"]
         )
         assert f"(evaluate: {evaluate}). Missing: AVG, " in log
-        assert "AVG: it needs scores" in log
+        assert {"seen": "Transfer: needs", "last": "AVG, Learned, BWT"}[evaluate] in log
 
 
 def test_avg_over_the_stages_that_have_seen_a_task_does_not_need_the_others(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from dmole.metrics.evaluated import stated_missing, statement
+from dmole.metrics.evaluated import reasons, statement
 from dmole.metrics.summary import FIGURES, PER_TASK
 from dmole.report.page.markup import Cell, Row, html, join, label, note, number_cell, table
 from dmole.report.page.record import RunRecord
@@ -27,8 +27,7 @@ def _draw(record: RunRecord) -> Markup | None:
     if run.subsample is not None:
         parts.append(note(f"The scores are of {run.subsample}; all metrics are estimates."))
     if text := statement(run.metrics):
-        reasons = stated_missing(run.metrics).items()
-        parts.append(note(" ".join([text, *(f"{name}: {reason}." for name, reason in reasons)])))
+        parts.append(note(" ".join([text, *(f"{line}." for line in reasons(run.metrics))])))
     return join(parts)
 
 
