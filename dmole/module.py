@@ -85,6 +85,9 @@ class ContinualModule(StepModule):
         beams: Width of the beam search in generation; 1 is greedy.
         generation: Further settings of generation, such as ``repetition_penalty``; see
             `dmole.models.generation.SETTINGS`. Those of the base model's folder are not used.
+        past_experts_on_device: Number of past experts that stay on the device between batches. The
+            others are in host memory until a batch uses them, and results are the same. None keeps
+            all on the device.
         projector_experts: Whether the projector may hold experts; its linears count toward the
             budget of the language model.
         regularizers: Extra terms of the training loss.
@@ -119,6 +122,7 @@ class ContinualModule(StepModule):
         cache_vision_folder: str | None = None,
         beams: int = 1,
         generation: dict[str, Any] | None = None,
+        past_experts_on_device: int | None = None,
         projector_experts: bool = False,
         regularizers: list[Regularizer] | None = None,
         skip_nonfinite_steps: int = 0,
@@ -147,7 +151,7 @@ class ContinualModule(StepModule):
         self.stage = StageContext()
         self.evaluation = EvaluationPass()
         self.library = ExpertLibrary(
-            backbone.model, self._modality_of, dropout, seed, mixing=router.mixing
+            backbone.model, self._modality_of, dropout, seed, router.mixing, past_experts_on_device
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
@@ -267,6 +271,10 @@ class ContinualModule(StepModule):
 
     # -- steps -----------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Unload past experts, so that all ranks hold the same tensors when they are compared."""
+        self.library.hold_past()
+
     def base_loss(self, batch: Batch) -> Tensor:
         """Return the loss of the base model without experts, for scoring its units."""
         with self.library.context.use(None):
@@ -281,6 +289,7 @@ class ContinualModule(StepModule):
         """Return the loss of a batch with the same experts, if any, for all samples."""
         if not experts:
             return self.base_loss(batch)
+        self.library.past.trim()
         weights = torch.zeros(len(batch.task_names), len(self.experts))  # (B, E)
         weights[:, [self.experts.index(name) for name in experts]] = 1.0
         with self.library.context.use(self.make_gates(weights, batch)):
@@ -318,6 +327,7 @@ class ContinualModule(StepModule):
     def compute_step(self, batch: Batch) -> tuple[Tensor, Step]:
         """Return the loss of a batch under its routed experts, and the step it comes from."""
         labels, targets = labels_of(batch), batch.targets
+        self.library.past.trim()  # the graph of the micro-batch before is gone
         recording = self.regularizers.records
         gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
 
@@ -370,6 +380,7 @@ class ContinualModule(StepModule):
     def answer(self, batch: Batch) -> Answers:
         """Answer a batch with the experts planned for each sample, or else the router's choice."""
         keys = sample_keys(batch)
+        self.library.past.trim()
         with self.vision.shared():
             order = self.evaluation.order(keys)
             if order is None:

@@ -36,7 +36,7 @@ from dmole.run.embeddings import open_embeddings
 from dmole.run.filling import RowFiller, warn_of_empty_cells
 from dmole.run.identity import check_base_of_run
 from dmole.run.learned import inherit_fingerprints, load_experts_and_router, stages_to_evaluate
-from dmole.run.lightning_private import disable_signal_handlers
+from dmole.run.lightning_private import disable_signal_handlers, keep_module_in_place
 from dmole.run.limits import check_limits
 from dmole.run.remaining import forecast
 from dmole.run.restoring import Restorer, lacks_checkpoint, loss_error, resume_position
@@ -168,6 +168,7 @@ class ContinualTrainer(Trainer):
             **kwargs,
         )
         check_strategy(self.strategy)
+        keep_module_in_place(self.strategy)
         check_precision(self.precision_plugin)
         stream = stream or SequentialStream()
         self.sequence = SequenceState(self, board, stream, incremental_evaluation, accept_changes)
@@ -191,6 +192,8 @@ class ContinualTrainer(Trainer):
         ckpt_path: str | None = None,
     ) -> None:
         """Learn the sequence of tasks, from the start or from a checkpoint.
+
+        The module stays on the device of this process, from the first phase on.
 
         Args:
             model: The module.

@@ -1,4 +1,4 @@
-"""A device in Python whose tensors wrap tensors of the CPU; it counts waits of the host.
+"""A device in Python whose tensors wrap tensors of the CPU; it counts waits and uploads.
 
 An operator on device and host tensors together fails as with CUDA. Import it in a process of its
 own: it registers a device of torch and replaces ``torch.tensor``.
@@ -67,6 +67,8 @@ _setup_privateuseone_for_python_backend("fake", backend_module=_Module())
 DEVICE = torch.device("fake", 0)
 WAITED: collections.Counter[str] = collections.Counter()
 """Waits by kind and the innermost line of the package that causes them."""
+UPLOADED: collections.Counter[str] = collections.Counter()
+"""Elements copied from the host to the device, by the innermost line of the package."""
 
 
 class FakeTensor(torch.Tensor):
@@ -87,6 +89,15 @@ class FakeTensor(torch.Tensor):
         out.inner = inner
         return out
 
+    @property
+    def data(self) -> torch.Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, value: FakeTensor) -> None:
+        torch.Tensor.data.__set__(self, value)
+        self.inner = value.inner
+
     def tolist(self) -> Any:
         _wait("tolist")
         return self.inner.tolist()
@@ -94,6 +105,9 @@ class FakeTensor(torch.Tensor):
     def __repr__(self, **kwargs: Any) -> str:
         _wait("text")
         return repr(self.inner)
+
+    def data_ptr(self) -> int:
+        return self.inner.data_ptr()
 
     def numpy(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a tensor of a device has no numpy array")
@@ -112,13 +126,26 @@ class OnDevice(TorchDispatchMode):
 
 def _wait(kind: str) -> None:
     """Count a wait if the innermost line outside of torch is one of the package."""
+    if line := _line():
+        WAITED[f"{kind} at {line}"] += 1
+
+
+def _line() -> str:
+    """Return the innermost line outside of torch; empty if it is not one of the package."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(TORCH) or frame.f_globals is globals():
         if frame.f_back is None:
-            return
+            return ""
         frame = frame.f_back
-    if (file := frame.f_code.co_filename).startswith(ROOT):
-        WAITED[f"{kind} at {file.removeprefix(ROOT)}:{frame.f_lineno}"] += 1
+    file = frame.f_code.co_filename
+    return f"{file.removeprefix(ROOT)}:{frame.f_lineno}" if file.startswith(ROOT) else ""
+
+
+def _upload(value: torch.Tensor, *, waits: bool) -> None:
+    if waits:
+        _wait("copy to the device")
+    if line := _line():
+        UPLOADED[line] += value.numel()
 
 
 def _is_device(device: Any) -> bool:
@@ -141,8 +168,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if name == "copy_":
         if not isinstance(args[0], FakeTensor):
             _wait("copy to the host")
-        elif not isinstance(args[1], FakeTensor) and not (len(args) > 2 and args[2]):
-            _wait("copy to the device")
+        elif not isinstance(args[1], FakeTensor):
+            _upload(args[1], waits=not (len(args) > 2 and args[2]))
         func(_inner(args[0]), _inner(args[1]))
         return args[0]
     _refuse_mixing(func, name, args, tensors)
@@ -166,8 +193,8 @@ def _copied(func: Any, value: torch.Tensor, kwargs: dict[str, Any]) -> torch.Ten
     there = here if target is None else _is_device(target)
     if here and not there:
         _wait("copy to the host")
-    if there and not here and not kwargs.get("non_blocking"):
-        _wait("copy to the device")
+    if there and not here:
+        _upload(value, waits=not kwargs.get("non_blocking"))
     out = func(_inner(value), **{k: v for k, v in kwargs.items() if k != "device"})
     return FakeTensor(out.clone() if out is _inner(value) else out) if there else out
 

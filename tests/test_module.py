@@ -434,7 +434,7 @@ def test_the_parts_of_a_batch_weigh_by_their_answer_tokens(monkeypatch: pytest.M
     parts = [make_batch(module.backbone, part) for part in (samples[:1], samples[1:])]
     whole = gradients(module, joint)
     loss = module.logged["train/loss"]
-    sums = torch.zeros(6)
+    sums = torch.zeros(7)
     monkeypatch.setattr("dmole.steps.accumulation.is_distributed", lambda: True)
     monkeypatch.setattr("dmole.steps.accumulation.dist.get_world_size", lambda: 2)
 

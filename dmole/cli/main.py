@@ -62,12 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if status is not None:
             _print_error(one_line(str(error)))
             return int(status)
-        if not isinstance(error, (ValueError, OSError, ImportError)):
+        reported = _explained(error)
+        if not isinstance(reported, (ValueError, OSError, ImportError)):
             raise
         if os.environ.get("DMOLE_TRACEBACK"):
             raise
-        _print_error(one_line(error))
+        _print_error(one_line(reported))
         return 1
+
+
+def _explained(error: Exception) -> Exception:
+    """Return one line for the loss of a data worker, which torch reports anywhere."""
+    if not isinstance(error, RuntimeError):
+        return error
+    from dmole.data.workers import explain_lost_worker
+
+    return explain_lost_worker(error)
 
 
 def _print_error(message: str) -> None:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dmole.data.shared_memory import has_room, warn_of_pipe
+
 Buffer = Tensor | npt.NDArray[np.uint8]
 _ALIGNMENT = 64  # bytes: a cache line, and more than any dtype needs
 _SMALL = 2**19  # bytes; from about twice as many on, shared memory is faster than a pipe
@@ -37,7 +39,8 @@ def pack(tensors: Sequence[Tensor]) -> tuple[Buffer, list[Slot]]:
 
     Returns:
         Bytes of shape ``(n,)``, and a slot for each tensor. Few bytes are an array, which pickle
-        writes into the pipe; shared memory for a tensor takes a millisecond to pass on.
+        writes into the pipe; shared memory for a tensor takes a millisecond to pass on. Where
+        shared memory is short, many bytes are an array, too.
     """
     slots, size = [], 0
     for tensor in tensors:
@@ -46,8 +49,8 @@ def pack(tensors: Sequence[Tensor]) -> tuple[Buffer, list[Slot]]:
     buffer = torch.empty(size, dtype=torch.uint8, device=tensors[0].device)
     for tensor, place in zip(tensors, unpack(buffer, slots), strict=True):
         place.copy_(tensor)
-    small = size <= _SMALL and buffer.device.type == "cpu"
-    return buffer.numpy() if small else buffer, slots
+    piped = buffer.device.type == "cpu" and (size <= _SMALL or not has_room(size))
+    return buffer.numpy() if piped else buffer, slots
 
 
 def unpack(buffer: Buffer, slots: Sequence[Slot]) -> list[Tensor]:
@@ -61,6 +64,8 @@ def unpack(buffer: Buffer, slots: Sequence[Slot]) -> list[Tensor]:
         slots: Where each tensor lies.
     """
     memory = torch.as_tensor(buffer)  # without a copy
+    if len(memory) > _SMALL and not isinstance(buffer, Tensor):
+        warn_of_pipe(len(memory))
     storage = memory.untyped_storage()
     tensors = []
     for dtype, shape, start in slots:

@@ -23,12 +23,14 @@ class Counts(NamedTuple):
         samples: Samples.
         inputs: Tokens of the language model, padding excluded.
         batches: Micro-batches with at least one answer token.
+        steps: The first of these in each window, which stands for the whole optimizer step.
     """
 
     tokens: int
     samples: int
     inputs: int
     batches: int
+    steps: int
 
 
 class Window(NamedTuple):
@@ -46,14 +48,15 @@ class Window(NamedTuple):
 
 
 def counts_of(batch: Batch) -> Counts:
-    """Return the counts of a training batch."""
+    """Return the counts of a training batch that is a window of its own."""
     assert batch.labels is not None  # a training batch
     rows = answer_positions(batch.labels)  # (B, T - 1)
     answered = rows.any(dim=1)  # (B,)
     mask = batch.inputs.get("attention_mask")
     inputs = batch.labels.new_ones(batch.labels.shape) if mask is None else mask
     samples = int(answered.sum())
-    return Counts(int(rows.sum()), samples, int(inputs[answered].sum()), int(samples > 0))
+    present = int(samples > 0)
+    return Counts(int(rows.sum()), samples, int(inputs[answered].sum()), present, present)
 
 
 def windows(batches: Iterable[Batch], size: int, start: int, end: int) -> Iterator[Batch]:
@@ -75,9 +78,19 @@ def windows(batches: Iterable[Batch], size: int, start: int, end: int) -> Iterat
         window = list(itertools.islice(source, stop - start))
         if not window:
             return
-        counts = [counts_of(batch) for batch in window]
+        counts = _joined(counts_of(batch) for batch in window)
         total = Counts(*(sum(column) for column in zip(*counts, strict=True)))
         for index, own in enumerate(counts):
             batch, window[index] = window[index], None  # type: ignore[call-overload]
             yield replace(batch, window=Window(own, total, index == 0))
         start = stop
+
+
+def _joined(counts: Iterable[Counts]) -> list[Counts]:
+    """Return the counts of the micro-batches of a window, of which only one stands for the step."""
+    joined: list[Counts] = []
+    steps = 1
+    for own in counts:
+        joined.append(own._replace(steps=min(steps, own.steps)))
+        steps -= joined[-1].steps
+    return joined

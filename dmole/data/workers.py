@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -14,10 +15,44 @@ from weakref import WeakSet
 import torch
 from torch.utils.data import DataLoader
 
+from dmole.data import shared_memory
 from dmole.data.collate import TaskSample
 
 _WATCH_EVERY = 1.0
 """Seconds after which a worker looks again whether its parent is alive."""
+
+
+_LOST = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\) "
+    r"(?:is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly)"
+)
+"""What torch says where a worker is lost, in the main thread, whatever that is at."""
+
+
+class WorkerError(ValueError):
+    """A data worker is lost."""
+
+
+def explain_lost_worker(error: Exception) -> Exception:
+    """Return one line with cause and remedy if a data worker is lost, else the error itself.
+
+    Args:
+        error: Any error of this process.
+    """
+    # the signal is in the error that interrupted the wait for a batch
+    chain = [found for found in (error.__cause__, error) if isinstance(found, RuntimeError)]
+    found = next(filter(None, (_LOST.search(str(link)) for link in chain)), None)
+    if found is None:
+        return error
+    killed = f"was killed ({found['signal']})" if found["signal"] else "ended unexpectedly"
+    text = f"data worker (process {found['pids']}) {killed}"
+    if found["signal"] == "Killed":
+        return WorkerError(
+            f"{text}, as the system does when memory runs out: lower data.num_workers"
+        )
+    if found["signal"] == "Bus error" or shared_memory.is_little():
+        return WorkerError(f"{text}; {shared_memory.describe()}: {shared_memory.ADVICE}")
+    return WorkerError(f"{text}: data.num_workers 0 shows the cause")
 
 
 class Loader(DataLoader[TaskSample]):

@@ -19,7 +19,7 @@ from dmole.experts.products import RowChannels
 from dmole.transfer import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dmole.experts.lora import RoutedLinear
     from dmole.experts.plan import LayerPlan
@@ -261,14 +261,21 @@ def _merged(counts: Tensor, rows: int) -> Tensor:
 
 
 class GateContext:
-    """Holds the gates of the current forward; shared by all linears of a library."""
+    """Holds the gates of the current forward; shared by all linears of a library.
 
-    def __init__(self) -> None:
+    Args:
+        require: Loads the experts with the given names before a forward uses them.
+    """
+
+    def __init__(self, require: Callable[[Iterable[str]], None] | None = None) -> None:
         self.current: Gates | None = None
+        self._require = require
 
     @contextmanager
     def use(self, gates: Gates | None) -> Iterator[None]:
         """Set the gates for the body of a ``with`` statement and restore the previous ones."""
+        if gates is not None and self._require is not None:
+            self._require(gates.used)
         before, self.current = self.current, gates
         try:
             yield

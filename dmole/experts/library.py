@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dmole.experts.expert import LoRAExpert, expert_key
 from dmole.experts.gates import GateContext
 from dmole.experts.lora import RoutedLinear
+from dmole.experts.past import PastExperts
 from dmole.experts.shape import ExpertShape
 from dmole.storage.seeds import expert_seed
 from dmole.storage.tensors import DigestCache
@@ -34,6 +35,11 @@ class ExpertLibrary:
         dropout: Dropout on the experts' input while training.
         seed: Seed of the initial weights; combined with expert name and linear.
         mixing: Weighs the experts' channels token by token; None uses the gates alone.
+        past_on_device: Frozen experts that stay on the device between batches, see
+            :class:`~dmole.experts.past.PastExperts`; None keeps all there.
+
+    Attributes:
+        past: The frozen experts.
     """
 
     def __init__(
@@ -43,10 +49,12 @@ class ExpertLibrary:
         dropout: float = 0.0,
         seed: int = 0,
         mixing: ChannelMixing | None = None,
+        past_on_device: int | None = None,
     ) -> None:
         self.model = model
         self._mixing = mixing
-        self.context = GateContext()
+        self.past = PastExperts(self, past_on_device)
+        self.context = GateContext(None if past_on_device is None else self.past.require)
         self.dropout = dropout
         self.seed = seed
         self._modality_of = modality_of
@@ -113,6 +121,7 @@ class ExpertLibrary:
 
     def remove(self, name: str) -> None:
         """Delete an expert; a linear without experts is unwrapped."""
+        self.past.forget(name)
         self._digests.forget(name)
         self._let_learn(None)
         for path in self._architecture.pop(name):
@@ -165,13 +174,21 @@ class ExpertLibrary:
     def train_only(self, *names: str | None) -> None:
         """Enable gradients for the named experts only; None stands for no expert."""
         self.model.requires_grad_(False)
-        for name in names:
-            if name is None:
-                continue
+        training = tuple(name for name in names if name is not None)
+        self._hold_all_but(training)
+        for name in training:
             for _, expert in self.experts(name):
                 for parameter in expert.trainable():
                     parameter.requires_grad_(True)
-        self._let_learn(tuple(name for name in names if name is not None))
+        self._let_learn(training)
+
+    def hold_past(self) -> None:
+        """Let the frozen experts leave the device until a batch uses them, see :attr:`past`."""
+        self._hold_all_but(self._learners or ())
+
+    def _hold_all_but(self, training: tuple[str, ...]) -> None:
+        for name in self.past.hold(training):
+            self._digests.forget(name)  # it keeps the tensors
 
     def _let_learn(self, names: tuple[str, ...] | None) -> None:
         """Tell the linears which experts may train; None lets them ask all experts."""
@@ -183,7 +200,11 @@ class ExpertLibrary:
 
     def count(self, name: str) -> int:
         """Return the number of parameters of one expert."""
-        return sum(parameter.numel() for _, parameter in self.parameters(name))
+        linears = self._linears
+        return sum(
+            shape.count(linears[path].in_features, linears[path].out_features)
+            for path, shape in self._architecture[name].items()
+        )
 
     def architecture(self) -> dict[str, dict[str, list[float]]]:
         """Return ``{expert: {linear: numbers}}``, which suffices to rebuild the empty experts.
@@ -219,10 +240,11 @@ class ExpertLibrary:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return one expert's tensors without copies, keyed ``<linear>.lora_a`` and so on."""
+        held = self.past.held(name) or {}
         return {
-            f"{path}.{key}": tensor.detach()
+            key: held.get(key, tensor).detach()
             for path, expert in self.experts(name)
-            for key, tensor in expert.own_tensors()
+            for key, tensor in ((f"{path}.{part}", own) for part, own in expert.own_tensors())
         }
 
     def state_dict(self, name: str) -> dict[str, Tensor]:
@@ -247,6 +269,7 @@ class ExpertLibrary:
                 )
         for key, parameter in current.items():
             parameter.copy_(tensors[key])
+        self.past.unload(name)
 
     @contextmanager
     def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:

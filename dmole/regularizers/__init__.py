@@ -1,10 +1,11 @@
 """Loss terms of other methods against forgetting: the functions and the regularizers."""
 
 from dmole.regularizers.adversarial import AdversarialTask, reverse_gradient
+from dmole.regularizers.anchors import elastic_penalty, merge_anchors, merge_importance
 from dmole.regularizers.base import Regularizer, StageView, Step
 from dmole.regularizers.branches import BranchFreezing
 from dmole.regularizers.distillation import Distillation, distillation
-from dmole.regularizers.elastic import ElasticWeights, elastic_penalty, merge_importance
+from dmole.regularizers.elastic import ElasticWeights
 from dmole.regularizers.importance import (
     first_order_hypergradient,
     importance_weights,
@@ -35,6 +36,7 @@ __all__ = [
     "first_order_hypergradient",
     "importance_weights",
     "load_balance",
+    "merge_anchors",
     "merge_importance",
     "normalized_overlap",
     "overlap",

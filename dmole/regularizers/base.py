@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from dmole.transfer import to_device
+
 if TYPE_CHECKING:
     from dmole.data import Batch
     from dmole.data.labels import Targets
@@ -108,11 +110,12 @@ class Regularizer(nn.Module, ABC):
         {}
     """
 
-    mean_over: Literal["batches", "tokens", "samples", "inputs"] = "batches"
+    mean_over: Literal["batches", "tokens", "samples", "inputs", "steps"] = "batches"
     """What the term is a mean over. An optimizer step may have several micro-batches, on one or
     more ranks; they are weighed by their numbers of answer ``tokens``, ``samples``, or ``inputs``:
-    tokens of the language model without padding. ``batches`` weighs all alike: right for a term of
-    parameters alone, and the definition of a term that is no mean, such as a product of means."""
+    tokens of the language model without padding. ``batches`` weighs all alike: the definition of a
+    term that is no mean, such as a product of means. ``steps`` is for a term of parameters alone,
+    which all micro-batches share: each rank computes it once in an optimizer step."""
     per_token: bool = False
     """Short for ``mean_over = "tokens"``."""
     records: bool = False
@@ -174,6 +177,17 @@ class Regularizer(nn.Module, ABC):
 
     def build_parameters(self, saved: Mapping[str, Tensor]) -> None:
         """Create the parameters of a checkpoint, for regularizers that create them in a stage."""
+
+
+def on_their_devices(
+    tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return tensors on the devices of the parameters of the same names.
+
+    A term copies its state once in a stage: in a training step the copies would take longer than
+    what is computed with them.
+    """
+    return {name: to_device(value, parameters[name].device) for name, value in tensors.items()}
 
 
 def training_parameters(library: ExpertLibrary, experts: Sequence[str]) -> dict[str, nn.Parameter]:

@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dmole.experts.library import eval_mode
-from dmole.regularizers.base import Regularizer, StageView, Step
+from dmole.regularizers.base import (
+    Regularizer,
+    StageView,
+    Step,
+    on_their_devices,
+    training_parameters,
+)
 
 
 def distillation(
@@ -116,18 +122,27 @@ class Distillation(Regularizer):
         self.coefficient = coefficient
         self.temperature = temperature
         self._teacher: dict[str, Tensor] = {}
+        self._placed: dict[str, Tensor] = {}  # the teacher on the device, while a stage trains
 
     def before_stage(self, stage: StageView) -> None:
         """Store the current values of the experts."""
         named = stage.parameters() if stage.index > 1 else {}
         self._teacher = {name: value.detach().clone() for name, value in named.items()}
+        self._placed = {}
+
+    def after_stage(self, stage: StageView) -> None:
+        """Remove the teacher from the device."""
+        self._placed = {}
 
     def forward(self, step: Step) -> Tensor:
         """Return the weighted divergence; see :class:`Regularizer`."""
         if not self.coefficient or not self._teacher:
             return step.zero()
         library = step.library
-        with torch.no_grad(), library.replaced(self._teacher), eval_mode(library.model):
+        if not self._placed:
+            current = training_parameters(library, step.experts)
+            self._placed = on_their_devices(self._teacher, current)
+        with torch.no_grad(), library.replaced(self._placed), eval_mode(library.model):
             teacher = step.forward()  # (M, V)
         divergence = distillation(step.logits, teacher, self.temperature)
         return self.coefficient * divergence
@@ -139,3 +154,4 @@ class Distillation(Regularizer):
     def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore a saved teacher."""
         self._teacher = {name: value.clone() for name, value in tensors.items()}
+        self._placed = {}

@@ -8,93 +8,15 @@ import torch
 from torch import Tensor
 
 from dmole.distributed import sum_over_ranks
-from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
+from dmole.regularizers.anchors import elastic_penalty, merge_anchors, merge_importance
+from dmole.regularizers.base import (
+    Regularizer,
+    StageView,
+    Step,
+    on_their_devices,
+    training_parameters,
+)
 from dmole.steps.finite import NonFiniteError, describe
-
-
-def elastic_penalty(
-    parameters: Mapping[str, Tensor],
-    anchors: Mapping[str, Tensor],
-    importance: Mapping[str, Tensor],
-) -> Tensor:
-    r"""Return the squared distance to the anchors, weighted by importance.
-
-    .. math:: \frac{1}{2} \sum_p F_p \, (\theta_p - \theta^*_p)^2
-
-    Args:
-        parameters: The :math:`\theta` by name, any shapes.
-        anchors: The :math:`\theta^*` of the same names and shapes; no gradient.
-        importance: The :math:`F \ge 0` of the same names and shapes; no gradient.
-
-    Returns:
-        Scalar, at least float32; zero where there are no parameters.
-
-    Raises:
-        ValueError: If names or shapes differ.
-
-    Source:
-        Elastic weight consolidation, 2017, https://arxiv.org/abs/1612.00796.
-
-    Example:
-        >>> two = torch.tensor([2.0])
-        >>> elastic_penalty({"a": 3 * two}, {"a": two}, {"a": torch.tensor([0.5])})
-        tensor(4.)
-    """
-    if not parameters.keys() == anchors.keys() == importance.keys():
-        differing = (parameters.keys() ^ anchors.keys()) | (anchors.keys() ^ importance.keys())
-        raise ValueError(f"parameters, anchors and importance differ in {sorted(differing)}")
-    total = torch.zeros(())
-    for name, parameter in parameters.items():
-        _check_shape(name, parameter, anchors[name])
-        _check_shape(name, parameter, importance[name])
-        moved = _widened(parameter) - _widened(anchors[name].detach())
-        total = total.to(moved.device) + (_widened(importance[name].detach()) * moved**2).sum()
-    return total / 2
-
-
-def merge_importance(
-    old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: float = 1.0
-) -> dict[str, Tensor]:
-    r"""Return the importance after one further task, :math:`F \leftarrow \gamma F + F_t`.
-
-    Args:
-        old: The :math:`F` by name; empty before the first task.
-        new: The :math:`F_t` of the latest task. A name that one mapping lacks counts as zero.
-        decay: The :math:`\gamma` in ``[0, 1]``; 1 weighs all tasks equally, 0 uses the last one
-            alone.
-
-    Returns:
-        New tensors by name; the arguments are unchanged.
-
-    Raises:
-        ValueError: If ``decay`` is out of range or shapes differ.
-
-    Source:
-        Online EWC in Progress & Compress, 2018, https://arxiv.org/abs/1805.06370.
-
-    Example:
-        >>> merge_importance({"a": torch.ones(1)}, {"a": torch.ones(1)}, decay=0.5)
-        {'a': tensor([1.5000])}
-    """
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay must be in [0, 1], got {decay}")
-    merged = {name: decay * tensor.detach() for name, tensor in old.items()}
-    for name, tensor in new.items():
-        if name in merged:
-            _check_shape(name, merged[name], tensor)
-            merged[name] = merged[name] + tensor.detach()
-        else:
-            merged[name] = tensor.detach().clone()
-    return merged
-
-
-def _check_shape(name: str, one: Tensor, other: Tensor) -> None:
-    if one.shape != other.shape:
-        raise ValueError(f"{name} has shapes {tuple(one.shape)} and {tuple(other.shape)}")
-
-
-def _widened(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class ElasticWeights(Regularizer):
@@ -102,6 +24,10 @@ class ElasticWeights(Regularizer):
 
     .. math:: \frac{\lambda}{2} \sum_{k<t} \sum_p F_{k,p} (\theta_p - \theta^*_{k,p})^2, \qquad
         F_{k,p} = \mathbb{E}_x [(\partial \ell(x) / \partial \theta_p)^2]
+
+    The sum over the tasks is kept as one quadratic function of an anchor and an importance,
+    whatever the number of tasks (:func:`~dmole.regularizers.merge_anchors`). Both are on the
+    device of the parameters while a stage trains.
 
     Gradients are computed sample by sample: the gradient of a batch's mean would reduce the
     importance by about the batch size.
@@ -121,6 +47,8 @@ class ElasticWeights(Regularizer):
         D-MoLE's authors are not published.
     """
 
+    mean_over = "steps"
+
     def __init__(
         self,
         coefficient: float = 5000.0,
@@ -138,8 +66,10 @@ class ElasticWeights(Regularizer):
         self.samples = samples
         self.online = online
         self.decay = decay
-        self._anchors: list[dict[str, Tensor]] = []
-        self._importance: list[dict[str, Tensor]] = []
+        self._anchors: dict[str, Tensor] = {}
+        self._importance: dict[str, Tensor] = {}
+        self._rest = 0.0  # half of the weighted squared distances between the tasks' own anchors
+        self._placed: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
 
     def before_stage(self, stage: StageView) -> None:
         """Check that the stage trains the adapter with the anchors.
@@ -147,7 +77,7 @@ class ElasticWeights(Regularizer):
         Raises:
             ValueError: If the stage trains other parameters.
         """
-        if self._anchors and self._anchors[-1].keys() != stage.parameters().keys():
+        if self._anchors and self._anchors.keys() != stage.parameters().keys():
             raise ValueError(
                 "ElasticWeights needs one adapter that all stages train: give the stream "
                 "a shared_expert"
@@ -155,15 +85,14 @@ class ElasticWeights(Regularizer):
 
     def forward(self, step: Step) -> Tensor:
         """Return the weighted penalty over all earlier tasks; see :class:`Regularizer`."""
-        total = step.zero()
         if not self.coefficient or not self._anchors:
-            return total
+            return step.zero()
         current = training_parameters(step.library, step.experts)
-        for anchors, importance in zip(self._anchors, self._importance, strict=True):
-            total = total + elastic_penalty(
-                current, _to_device(anchors, current), _to_device(importance, current)
-            )
-        return self.coefficient * total
+        if self._placed is None:
+            anchors = on_their_devices(self._anchors, current)
+            self._placed = anchors, on_their_devices(self._importance, current)
+        penalty = elastic_penalty(current, *self._placed)
+        return self.coefficient * (penalty + self._rest)
 
     def after_stage(self, stage: StageView) -> None:
         """Measure the importance of the stage's parameters.
@@ -171,6 +100,7 @@ class ElasticWeights(Regularizer):
         Raises:
             NonFiniteError: If a gradient is not finite; names parameter and sample.
         """
+        self._placed = None
         if not self.coefficient:
             return
         current = stage.parameters()
@@ -192,33 +122,37 @@ class ElasticWeights(Regularizer):
         samples = sum_over_ranks(torch.tensor(float(count), device=device))
         mean = {name: (sum_over_ranks(value) / samples).cpu() for name, value in total.items()}
         anchors = {name: value.detach().clone().cpu() for name, value in current.items()}
-        if self.online:
-            previous = self._importance[0] if self._importance else {}
-            self._anchors = [anchors]
-            self._importance = [merge_importance(previous, mean, self.decay)]
-        else:
-            self._anchors.append(anchors)
-            self._importance.append(mean)
+        self._add(anchors, mean)
+
+    def _add(
+        self, anchors: dict[str, Tensor], importance: dict[str, Tensor], rest: float = 0.0
+    ) -> None:
+        """Add the anchors and the importance of a further task to the penalty."""
+        if self._anchors:
+            if not self.online:
+                old = self._anchors, self._importance
+                anchors, between = merge_anchors(*old, anchors, importance)
+                rest += self._rest + between
+            decay = self.decay if self.online else 1.0
+            importance = merge_importance(self._importance, importance, decay)
+        self._anchors, self._importance, self._rest = anchors, importance, rest
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """Return anchors and importance of all tasks."""
+        """Return anchor and importance."""
         kinds = (("anchor", self._anchors), ("importance", self._importance))
-        return {
-            f"{index}/{kind}/{name}": tensor
-            for kind, tables in kinds
-            for index, table in enumerate(tables)
-            for name, tensor in table.items()
+        tensors = {
+            f"0/{kind}/{name}": tensor for kind, table in kinds for name, tensor in table.items()
         }
+        rest = torch.tensor(self._rest, dtype=torch.float64)
+        return {**tensors, "0/rest/": rest} if self._rest else tensors
 
     def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore saved anchors and importance."""
-        tables: dict[str, dict[int, dict[str, Tensor]]] = {"anchor": {}, "importance": {}}
+        """Restore a saved state; that of an older checkpoint has a pair of tables for each task."""
+        tables: dict[tuple[int, str], dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
-            index, kind, name = key.split("/", 2)
-            tables[kind].setdefault(int(index), {})[name] = tensor.clone()
-        self._anchors = [tables["anchor"][i] for i in sorted(tables["anchor"])]
-        self._importance = [tables["importance"][i] for i in sorted(tables["importance"])]
-
-
-def _to_device(table: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(like[name].device) for name, tensor in table.items()}
+            number, kind, name = key.split("/", 2)
+            tables.setdefault((int(number), kind), {})[name] = tensor.clone()
+        self._anchors, self._importance, self._rest, self._placed = {}, {}, 0.0, None
+        for index in sorted({index for index, kind in tables if kind == "anchor"}):
+            rest = float(tables.get((index, "rest"), {}).get("", 0.0))
+            self._add(tables[index, "anchor"], tables[index, "importance"], rest)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dmole.regularizers.base import Regularizer, Step, training_parameters
+from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
+from dmole.transfer import to_device
 
 
 def overlap(current: Tensor, past: Tensor) -> Tensor:
@@ -106,6 +107,8 @@ class Orthogonality(Regularizer):
         the normalized form is ours.
     """
 
+    mean_over = "steps"
+
     def __init__(
         self,
         coefficient: float = 0.5,
@@ -120,6 +123,15 @@ class Orthogonality(Regularizer):
         self.coefficient = coefficient
         self.form = form
         self.l2 = l2
+        self._past: dict[str, list[Tensor]] | None = None  # by linear, on the device
+
+    def before_stage(self, stage: StageView) -> None:
+        """Read the earlier experts again in the first step of the stage."""
+        self._past = None
+
+    def after_stage(self, stage: StageView) -> None:
+        """Remove the earlier experts from the device."""
+        self._past = None
 
     def forward(self, step: Step) -> Tensor:
         """Return the weighted overlap; see :class:`Regularizer`."""
@@ -142,15 +154,24 @@ class Orthogonality(Regularizer):
 
     def _pairs(self, step: Step) -> list[tuple[Tensor, list[Tensor]]]:
         """Return the new and the earlier down-projections of each linear that has both."""
-        past: dict[str, list[Tensor]] = {}
-        own = {*step.experts, *step.continued}
-        for name in step.library.names:
-            for path, expert in step.library.experts(name) if name not in own else ():
-                if expert.rank:
-                    past.setdefault(path, []).append(expert.lora_a.detach())
+        if self._past is None:
+            self._past = _earlier(step)
+        past = self._past
         return [
             (expert.lora_a, past[path])
             for name in step.experts
             for path, expert in step.library.experts(name)
             if expert.rank and path in past
         ]
+
+
+def _earlier(step: Step) -> dict[str, list[Tensor]]:
+    """Return the down-projections of earlier experts, by linear, on the device of the batch."""
+    past: dict[str, list[Tensor]] = {}
+    own = {*step.experts, *step.continued}
+    for name in step.library.names:
+        for key, tensor in step.library.tensors(name).items() if name not in own else ():
+            path, _, part = key.rpartition(".")
+            if part == "lora_a":
+                past.setdefault(path, []).append(to_device(tensor, step.labels.device))
+    return past

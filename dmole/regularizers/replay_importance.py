@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize, pad, softplus
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
 
 from dmole.data.labels import Targets
-from dmole.distributed import gather_objects
+from dmole.distributed import is_distributed, max_over_ranks, sum_over_ranks
 from dmole.regularizers.base import Regularizer, StageView, Step, training_parameters
-from dmole.regularizers.importance import first_order_hypergradient, importance_weights
-from dmole.steps.finite import NonFiniteError, describe
+from dmole.regularizers.importance import first_order_hypergradient
+from dmole.regularizers.replay_learner import ReplayLearner
 from dmole.storage.seeds import derive_seed
 from dmole.transfer import to_device
-
-_EVEN = math.log(math.e - 1)  # softplus of it is 1: all weights start at 1
 
 
 class ReplayImportance(Regularizer):
@@ -77,14 +75,16 @@ class ReplayImportance(Regularizer):
         self.learning_rate = learning_rate
         self.seed = seed
         self._tasks: tuple[str, ...] = ()
-        self._learner: _Learner | None = None
+        self._learner: ReplayLearner | None = None
         self._saved: dict[str, Tensor] = {}
-        self._gradient: tuple[int, list[Tensor]] | None = None  # step, gradient of the learner
-        self._next_update = 0
+        self._gradient: list[Tensor] | None = None  # of the learner
+        self._wait = 0  # optimizer steps without an update that are left
+        self._trained: tuple[Tensor, ...] = ()
 
     def before_stage(self, stage: StageView) -> None:
         """Store the names of the tasks."""
         self._tasks = stage.all_tasks
+        self._trained = tuple(stage.parameters().values())[:1]  # in a tuple: it is not ours
 
     def forward(self, step: Step) -> Tensor:
         """Return the change of the mean loss by the weights; see :class:`Regularizer`."""
@@ -97,7 +97,7 @@ class ReplayImportance(Regularizer):
         if self.every and len(chosen):
             learned = self._weigh(step, chosen)  # (n,)
             weights[chosen] = learned.detach()
-            if step.number >= self._next_update and self._gradient is None:
+            if not self._wait and self._gradient is None:
                 outer = held if self.objective == "seen" else held & ~replayed
                 self._store_gradient(step, learned, losses, counts, chosen, outer)
         weights[held] = 0.0
@@ -116,10 +116,12 @@ class ReplayImportance(Regularizer):
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
             return learner.weights(embeddings, torch.tensor(tasks))
 
-    def _get_learner(self, width: int) -> _Learner:
+    def _get_learner(self, width: int) -> ReplayLearner:
         """Return the learner; create it for embeddings of this width on first use."""
         if self._learner is None:
-            self._learner = _Learner(self, width, len(self._tasks))
+            self._learner = ReplayLearner(
+                self.hidden, width, len(self._tasks), self.learning_rate, self.seed
+            )
             self._learner.load(self._saved)
         return self._learner
 
@@ -146,91 +148,47 @@ class ReplayImportance(Regularizer):
         validation = gradient(losses[outer].sum() / counts[outer].sum())
         samples = [gradient(losses[row] / counts.sum()) for row in chosen.tolist()]
         slope = first_order_hypergradient(validation, samples, step=1.0).cpu()  # (n,)
-        self._gradient = step.number, self._learner.gradient((slope * weights).sum())
+        self._gradient = self._learner.gradient((slope * weights).sum())
 
     def after_step(self) -> None:
-        """Update the learner on every rank by the mean gradient of all ranks that have one."""
-        gathered = [entry for entry in gather_objects(self._gradient) if entry is not None]
-        self._gradient = None
-        if not gathered:
+        """Update the learner on every rank by the mean gradient of all ranks that have one.
+
+        The ranks communicate only in steps that may make an update.
+        """
+        own, self._gradient = self._gradient, None
+        if self._wait or not self.every:
+            self._wait = max(0, self._wait - 1)
             return
-        gradients = [gradient for _, gradient in gathered]
-        self._get_learner(gradients[0][0].shape[1]).step(
-            [torch.stack(parts).mean(dim=0) for parts in zip(*gradients, strict=True)]
-        )
-        self._next_update = gathered[0][0] + self.every
+        gradients = self._mean_gradient(own) if is_distributed() else own
+        if gradients is None:
+            return
+        self._get_learner(gradients[0].shape[1]).step(gradients)
+        self._wait = self.every - 1
+
+    def _mean_gradient(self, own: list[Tensor] | None) -> list[Tensor] | None:
+        """Return the mean gradient over the ranks that have one; None if there are none."""
+        device = self._trained[0].device
+        width = max_over_ranks(0 if own is None else own[0].shape[1], device)
+        if not width:
+            return None
+        learner = self._get_learner(width)
+        parts = learner.zeros() if own is None else own
+        flat = torch.cat([torch.tensor([float(own is not None)]), *(p.flatten() for p in parts)])
+        total = sum_over_ranks(flat.to(device)).cpu()
+        mean = torch.split(total[1:] / total[0], [part.numel() for part in parts])
+        return [one.view_as(part) for one, part in zip(mean, parts, strict=True)]
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """Return the learner, its optimizer and the step of its next update."""
+        """Return the learner, its optimizer and the number of steps until its next update."""
         learner = self._saved if self._learner is None else self._learner.tensors()
-        return {**learner, "due": torch.tensor(self._next_update)} if learner else {}
+        return {**learner, "wait": torch.tensor(self._wait)} if learner else {}
 
     def load_extra_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore a saved learner; it is created with the first embedding, which has its width."""
         self._saved = {name: tensor.clone() for name, tensor in tensors.items()}
-        self._next_update = int(self._saved.pop("due", 0))
+        self._saved.pop("due", None)  # older checkpoints have the number of the step
+        self._wait = int(self._saved.pop("wait", 0))
         self._learner = None
-
-
-class _Learner:
-    """Network, strengths and optimizer. Not a module, because it trains separately."""
-
-    def __init__(self, settings: ReplayImportance, width: int, tasks: int) -> None:
-        generator = torch.Generator().manual_seed(settings.seed)
-        scale = 1 / math.sqrt(width)
-        first = torch.empty(settings.hidden, width).uniform_(-scale, scale, generator=generator)
-        self._named = {
-            "first": nn.Parameter(first),
-            "second": nn.Parameter(torch.zeros(settings.hidden)),  # all scores start equal
-            "strength": nn.Parameter(torch.full((tasks,), _EVEN)),
-        }
-        self._optimizer = torch.optim.Adam(self._named.values(), lr=settings.learning_rate)
-
-    def weights(self, rows: Tensor, tasks: Tensor) -> Tensor:
-        scores = (rows @ self._named["first"].T).relu() @ self._named["second"]  # (n, D) -> (n,)
-        return importance_weights(scores, softplus(self._named["strength"])[tasks])
-
-    def gradient(self, loss: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(loss, list(self._named.values())))
-
-    def step(self, gradients: list[Tensor]) -> None:
-        reason = describe(dict(zip(self._named, gradients, strict=True)))
-        if reason:
-            raise NonFiniteError(f"ReplayImportance: the gradient of {reason}")
-        for parameter, gradient in zip(self._named.values(), gradients, strict=True):
-            parameter.grad = gradient
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def tensors(self) -> dict[str, Tensor]:
-        state = self._optimizer.state_dict()["state"]
-        moments = {
-            f"{index}/{name}": torch.as_tensor(value)
-            for index, entry in state.items()
-            for name, value in entry.items()
-        }
-        return {name: p.detach() for name, p in self._named.items()} | moments
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load saved tensors; tasks that were added since keep their initial strength."""
-        if not tensors:
-            return
-        tasks, strengths = len(tensors["strength"]), len(self._named["strength"])
-        place = list(self._named).index("strength")
-        moments = (f"{place}/exp_avg", f"{place}/exp_avg_sq")
-        tensors = {
-            key: pad(value, (0, strengths - tasks)) if key in moments else value
-            for key, value in tensors.items()
-        }
-        for name, parameter in self._named.items():
-            parameter.data[: len(tensors[name])] = tensors[name]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key not in self._named:
-                index, _, name = key.partition("/")
-                state.setdefault(int(index), {})[name] = tensor.clone()
-        whole = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({**whole, "state": state})
 
 
 def sample_losses(logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:

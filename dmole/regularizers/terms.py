@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dmole.regularizers.base import Regularizer, Step
-from dmole.steps.accumulation import Share
+from dmole.steps.accumulation import Share, Unit
 
 
 class Terms(nn.ModuleList):
@@ -50,8 +50,11 @@ class Terms(nn.ModuleList):
         """
         total = torch.zeros((), device=device)
         for term in self:
-            value = total.new_zeros(()) if step is None else term(step)
-            value = share.weigh(value, "tokens" if term.per_token else term.mean_over)
+            unit: Unit = "tokens" if term.per_token else term.mean_over
+            value = total.new_zeros(())
+            if step is not None and share.has(unit):
+                value = term(step)
+            value = share.weigh(value, unit)
             name = type(term).__name__
             watch(name, value)
             log(name, value)

@@ -12,6 +12,7 @@ OF_A_REPEAT = (
     *("loggers", "report", "report_to", "case_images", "keep_embeddings"),
     *("cache_images", "cache_bytes", "cache_folder"),
     *("cache_vision", "cache_vision_bytes", "cache_vision_folder"),
+    "past_experts_on_device",
 )
 """Settings in which repeats of one method may differ: the seed, and what changes no result."""
 

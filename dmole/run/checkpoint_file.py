@@ -13,7 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from dmole.messages import first_line
 from dmole.run.frozen import join
-from dmole.storage.content import content_digest, not_finite
+from dmole.storage.content import content_digest, not_finite, on_host
 from dmole.storage.files import atomic_path
 
 FORMAT = 5
@@ -41,10 +41,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     """Write a checkpoint with its digest; the old file stays until the new one is complete.
 
+    The file does not depend on the devices of the tensors.
+
     Raises:
         ValueError: If a number in a tensor of experts, router or optimizer is not finite.
         OSError: If it cannot be written, for example because the disk is full; names the file.
     """
+    content = on_host(content)  # once, for digest and file
     _check_finite(content, f"{path} is not written")
     content = {**content, _DIGEST: content_digest(content)}
     with atomic_path(path) as temporary, temporary.open("wb") as file:

@@ -73,6 +73,33 @@ def start_processes(trainer: Trainer) -> list[subprocess.Popen[Any]]:
     return launcher.procs
 
 
+def keep_module_in_place(strategy: Strategy) -> None:
+    """Let the module stay on its device when a fit or a test ends.
+
+    Lightning moves it to the host after each of them, and back to the device for the next one: all
+    of the base model, three times a stage. The optimizers of a fit, which would stay on the host
+    until the next one, are dropped.
+
+    Args:
+        strategy: Any strategy; its own teardown still runs.
+    """
+    teardown = strategy.teardown
+
+    def teardown_in_place() -> None:
+        module = strategy.lightning_module
+        strategy.optimizers, strategy.lr_scheduler_configs = [], []
+        if module is None:
+            teardown()
+            return
+        module.__dict__["cpu"] = lambda: module
+        try:
+            teardown()
+        finally:
+            del module.__dict__["cpu"]
+
+    strategy.teardown = teardown_in_place  # type: ignore[method-assign]
+
+
 def signal_processes(trainer: Trainer, signum: int) -> None:
     """Send a signal to the processes that this process started."""
     launcher = trainer.strategy.launcher

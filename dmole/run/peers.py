@@ -9,7 +9,6 @@ others print a traceback of 70 lines about a closed connection below the cause.
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import subprocess
 import threading
@@ -17,14 +16,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from dmole.distributed import is_distributed
 from dmole.messages import one_line
-from dmole.run.links import Link, connect_ranks
+from dmole.run.channel import Channel, Message, Peer
+from dmole.run.connecting import connect_ranks
 
 _PERIOD = 1.0  # seconds between two checks
-_CONSEQUENCE = 3.0  # seconds in which the failure of another process explains a closed connection
 _EXIT_TIMEOUT = 20.0  # seconds after which a failed process exits even if it is blocked
 
 
@@ -36,8 +36,9 @@ class PeerWatch:
     """Reports a failure to the other processes, and ends this process when another one failed.
 
     A process that waits in a collective operation does not notice that another process has ended,
-    or notices it late, with a message that hides the cause. So each rank has a connection to rank
-    0 that a thread reads: a failure is a message, and a process that is killed closes it.
+    or notices it late, with a message that hides the cause. So each rank has a channel to rank 0
+    that a thread reads: a failure is a message, and a process that is killed closes the channel or
+    falls silent.
 
     Args:
         advice: Returns how to resume the run, for the message about a lost rank.
@@ -45,7 +46,7 @@ class PeerWatch:
 
     def __init__(self, advice: Callable[[], str] = str) -> None:
         self._advice = advice
-        self._links: list[Link] = []
+        self._channels: list[Channel] = []
         self._rank = 0
         self._stopped = threading.Event()
         self._cause = threading.Lock()  # held by the first who reports a failure
@@ -57,18 +58,22 @@ class PeerWatch:
         Args:
             children: Processes of the ranks 1, 2, ... if this one started them.
         """
-        if self._links or not is_distributed():
+        if self._channels or not is_distributed():
             return
         self._children = dict(enumerate(children, start=1))
-        self._links = connect_ranks()
+        self._channels = connect_ranks()
         self._rank = dist.get_rank()
-        threading.Thread(target=self._watch, name="dmole-peers", daemon=True).start()
+        for channel in self._channels:
+            watch = threading.Thread(target=self._watch, args=(channel,), name="dmole-peers")
+            watch.daemon = True
+            watch.start()
 
     def stop(self) -> None:
         """Stop watching, at the end of the run."""
         if not self._stopped.is_set():
             self._stopped.set()
             self._send_to_all(ended=True)
+            self._settle()
 
     def announce(self, error: BaseException) -> BaseException:
         """Report a failure to the other processes and return the error to raise.
@@ -79,10 +84,11 @@ class PeerWatch:
         Args:
             error: The error in this process.
         """
-        if not self._links:
+        if not self._channels:
             return error
-        if isinstance(error, RuntimeError):  # as collective operations raise
-            self._stopped.wait(_CONSEQUENCE)
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            # as collective operations raise once another process is gone
+            self._stopped.wait(max(channel.patience for channel in self._channels))
         if not self._cause.acquire(blocking=False):
             time.sleep(_EXIT_TIMEOUT)  # the thread that watches ends this process
             return error
@@ -93,33 +99,24 @@ class PeerWatch:
         self.stop()
         return error
 
-    def _watch(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for link in self._links:
-                selector.register(link.socket, selectors.EVENT_READ, link)
-            while selector.get_map() and not self._stopped.is_set():
-                for key, _ in selector.select(_PERIOD):
-                    if not self._read(key.data):
-                        selector.unregister(key.fileobj)
-        for link in self._links:
-            link.close()
+    def _watch(self, channel: Channel) -> None:
+        while channel.is_open and not self._stopped.is_set():
+            for peer, messages in channel.receive(_PERIOD):
+                self._handle(peer, messages)
+        channel.close()
 
-    def _read(self, link: Link) -> bool:
-        """Handle what another rank has sent; return whether it may send more."""
-        messages = link.receive()
-        if messages is None:
-            if not link.ended:
-                self._leave(self._loss_of(link))
-            return False
-        for message in messages:
-            link.ended = link.ended or "ended" in message
+    def _handle(self, peer: Peer, messages: Sequence[Message] | None) -> None:
+        """Handle what another rank has sent; None is its end."""
+        if messages is None and not peer.ended:
+            self._leave(self._loss_of(peer))
+        for message in messages or ():
+            peer.ended = peer.ended or "ended" in message
             if "failed" in message:
                 self._leave(message["failed"])
-        return True
 
-    def _loss_of(self, link: Link) -> str:
+    def _loss_of(self, peer: Peer) -> str:
         """Return a message about a rank that ended without one."""
-        text, child = f"{link.name} is lost", self._children.get(link.rank)
+        text, child = f"{peer.name} is lost", self._children.get(peer.rank)
         if child is not None:
             text += f": {describe_end(child)}"
         advice = self._advice()
@@ -131,11 +128,16 @@ class PeerWatch:
             return
         self._send_to_all(failed=cause)
         os.write(2, f"dmole: rank {self._rank} ends: {cause}\n".encode())
+        self._settle()
         os._exit(1)
 
     def _send_to_all(self, **content: Any) -> None:
-        for link in self._links:
-            link.send(**content)
+        for channel in self._channels:
+            channel.send(**content)
+
+    def _settle(self) -> None:
+        for channel in self._channels:
+            channel.settle()
 
 
 def describe_end(child: subprocess.Popen[Any], patience: float = 5.0) -> str:

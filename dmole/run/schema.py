@@ -17,7 +17,7 @@ from dmole.streams.stream import Stream
 
 TRAINING_ONLY = (
     *("allocator", "alpha", "dropout", "optimizer", "schedule", "warmup", "regularizers", "seed"),
-    *("activation_checkpointing", "projector_experts"),
+    *("activation_checkpointing", "past_experts_on_device", "projector_experts"),
     *("cache_vision", "cache_vision_bytes", "cache_vision_folder"),
 )
 """Arguments of `ContinualModule` without an effect on answers."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+from dmole.data.workers import explain_lost_worker
 from dmole.run.agreement import DisagreementError, check_start
 from dmole.run.arguments import check_launched
 from dmole.run.checkpoint_file import peek_checkpoint
@@ -85,7 +86,7 @@ class Session:
                 self._peers.stop()  # it is raised on all ranks
                 raise
             except Exception as error:
-                cause = self._peers.announce(error)
+                cause = self._peers.announce(explain_lost_worker(error))
                 signal_processes(trainer, signal.SIGKILL)  # they may hang, waiting for this one
                 raise cause from (None if cause is error else error)
             finally:

@@ -13,7 +13,7 @@ from dmole.data.window import Counts, Window
 from dmole.distributed import is_distributed, sum_over_ranks
 from dmole.transfer import to_device
 
-Unit = Literal["tokens", "samples", "inputs", "batches"]
+Unit = Literal["tokens", "samples", "inputs", "batches", "steps"]
 """What a term of the loss is a mean over: a field of :class:`~dmole.data.window.Counts`."""
 
 
@@ -33,7 +33,7 @@ class Share:
 
     Args:
         own: Counts of the micro-batch.
-        total: Counts of the window on all ranks, ``(4,)`` float32; None if the micro-batch is the
+        total: Counts of the window on all ranks, ``(5,)`` float32; None if the micro-batch is the
             whole step.
         parts: The product :math:`R\,M`.
     """
@@ -41,6 +41,10 @@ class Share:
     own: Counts
     total: Tensor | None = None
     parts: int = 1
+
+    def has(self, unit: Unit) -> bool:
+        """Return whether the micro-batch has a unit of a kind, so that a term over it counts."""
+        return bool(getattr(self.own, unit))
 
     def weigh(self, term: Tensor, unit: Unit) -> Tensor:
         """Return a term, a mean over a kind of unit, times its weight; unchanged if alone.
@@ -81,7 +85,7 @@ class Accumulation:
         numbers = torch.tensor([window.own.tokens, *window.total], dtype=torch.float32)
         counts = to_device(numbers, loss.device)
         weighted = loss.detach().float() * counts[0]
-        sums = sum_over_ranks(torch.cat((weighted[None], counts)))  # (6,)
+        sums = sum_over_ranks(torch.cat((weighted[None], counts)))  # (7,)
         # a window without any answer token has only zero terms
         total = sums[2:].clamp_min(1)
         self._add("weighted", sums[0])

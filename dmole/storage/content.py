@@ -52,6 +52,29 @@ def not_finite(content: Any, place: str) -> str | None:
     return next((inner for inner in found if inner is not None), None)
 
 
+def on_host(content: Any) -> Any:
+    """Return nested content with its tensors on the CPU; what is there already stays the same.
+
+    Args:
+        content: Nested content.
+
+    Example:
+        >>> content = {"a": [torch.ones(2)]}
+        >>> on_host(content) is content
+        True
+    """
+    if isinstance(content, Tensor):
+        return content if content.device.type == "cpu" else content.detach().cpu()
+    if isinstance(content, Mapping):
+        moved = {key: on_host(value) for key, value in content.items()}
+        return content if all(moved[key] is content[key] for key in moved) else moved
+    if type(content) in (list, tuple):
+        values = [on_host(value) for value in content]
+        same = all(new is old for new, old in zip(values, content, strict=True))
+        return content if same else type(content)(values)
+    return content
+
+
 def _parts(content: Any) -> Iterator[bytes]:
     """Yield bytes that determine the content; each part states its kind and its length."""
     if isinstance(content, Tensor):

@@ -41,7 +41,7 @@ def write_tensor_file(
     Raises:
         OSError: If the file cannot be written, for example because the disk is full; names it.
     """
-    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     metadata = {"format": "pt", _DIGEST: tensor_digest(contiguous)}
     if expert is not None:
         metadata[_EXPERT] = expert

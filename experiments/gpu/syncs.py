@@ -72,10 +72,10 @@ def tiny_times(
             yield f"{name}, ms", round(1000 * value, 2), note
 
 
-def tiny_module(setting: Setting, experts: int) -> ContinualModule:
+def tiny_module(setting: Setting, experts: int, **options: Any) -> ContinualModule:
     """Return the embedded model with experts and router entries; the last expert trains."""
-    backbone = PretrainedBackbone("tiny")
-    module = ContinualModule(backbone, UniformAllocator(rank=8), AutoencoderRouter(components=16))
+    backbone, allocator = PretrainedBackbone("tiny"), UniformAllocator(rank=8)
+    module = ContinualModule(backbone, allocator, AutoencoderRouter(components=16), **options)
     names = place_experts(module, [f"task{index}" for index in range(experts)], 8, 16.0)
     module.to(setting.device)
     embeddings = module.embed(tiny_batch(setting, module, 64, train=False), remember=False)

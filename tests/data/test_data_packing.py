@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 import torch
 from families import make_samples
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from dmole.data import shared_memory
 from dmole.data.batch import Batch
 from dmole.data.collate import Collator, TaskSample
 from dmole.data.loader import sequential_loader
@@ -45,7 +49,7 @@ def test_unpacked_tensors_are_the_packed_ones_and_do_not_affect_each_other(lengt
 
 
 def test_a_copied_batch_has_every_field() -> None:
-    counts = Counts(1, 1, 2, 1)
+    counts = Counts(1, 1, 2, 1, 1)
     batch = Batch(
         inputs={"input_ids": torch.ones(1, 2, dtype=torch.long)},
         labels=None,
@@ -59,6 +63,50 @@ def test_a_copied_batch_has_every_field() -> None:
     for one in (batch, labelled):
         for other in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
             assert_same(other, one)
+
+
+@pytest.mark.parametrize("free", [2**40, 2**20])
+def test_large_batches_come_through_the_pipe_where_shared_memory_is_short(
+    free: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shared_memory, "sizes", lambda: (2**26, free))
+    monkeypatch.setattr(shared_memory, "_warned", threading.Event())
+    large = torch.arange(_SMALL, dtype=torch.int16)  # 1 MB
+    loader = DataLoader(
+        [Batch({"pixel_values": large + i}, None, {}, torch.ones(1), ["a"], ["t"]) for i in (0, 1)],
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context="fork",
+    )
+    for i, batch in enumerate(loader):
+        assert torch.equal(batch.inputs["pixel_values"], large + i)
+        assert batch.image_counts.is_shared() == (free > 2**20)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert (
+        warnings == []
+        if free > 2**20
+        else [
+            "/dev/shm has 64 MB, 1 MB of it free, too little for the batches of 1 MB from data "
+            "workers: they come through pipes, which is slower; give the container more, as with "
+            "docker run --shm-size=8g, or lower data.num_workers"
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "room"), [(1, 1, True), (2, 1, False), (1, 2, False)]
+)
+def test_all_workers_of_a_machine_share_its_memory(
+    workers: int, processes: int, room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "sizes", lambda: (2**26, 200))
+    monkeypatch.setattr(shared_memory.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(shared_memory.dist, "get_world_size", lambda: processes)
+    worker = SimpleNamespace(num_workers=workers)
+    monkeypatch.setattr(shared_memory, "get_worker_info", lambda: worker)
+    assert shared_memory.has_room(100) == room
+    monkeypatch.setattr(shared_memory, "get_worker_info", lambda: None)
+    assert shared_memory.has_room(100)  # what the main process pickles stays in its memory
 
 
 @pytest.mark.parametrize("generation", [False, True])

@@ -59,6 +59,18 @@ LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"],
 }
 
+BLOCKED = """
+import socket
+
+
+def refuse(*address):
+    raise TimeoutError("timed out")
+
+
+socket.create_connection = refuse
+"""
+"""As between nodes with no other open port than MASTER_PORT."""
+
 
 def assert_loss_is_reported(said: str, rank: int, folder: Path, launcher: str) -> None:
     lines = [line for line in said.splitlines() if line.startswith("dmole: rank ")]
@@ -111,3 +123,30 @@ def test_all_processes_end_soon_after_one_has_failed(
         assert f"the disk of rank {rank} is gone" in said.read_text()
         if launcher == "lightning":  # torchrun prints a traceback of its own
             assert "Traceback" not in said.read_text()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_processes_without_other_ports_than_that_of_the_launcher_end_together(
+    fit_words: FitWords, tmp_path: Path, launcher: str, fails: bool
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY + BLOCKED, encoding="utf-8")
+    rank = 1 if fails else 2  # there is no rank 2
+    callback = {"rank": rank, "phase": "train", "killed": False, "note": str(tmp_path / "note")}
+    flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4"]
+    flags += [f"--trainer.callbacks+={{class_path: faulty.Fails, init_args: {callback}}}"]
+    flags += ["--trust_classes", "faulty"]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *LAUNCHERS[launcher], "dmole", *fit_words(tmp_path, *flags)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=300,
+    )
+    said = done.stdout + done.stderr
+    assert said.count("rank 1 cannot connect to port") == 1, said
+    assert (done.returncode != 0) == fails, said
+    assert ("dmole: rank 0 ends: rank 1 failed: the disk of rank 1 is gone" in said) == fails
+    assert ("is lost" in said) is False
+    assert not find_processes(tmp_path)

@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ["adversarial", "distillation", "elastic", "importance", "mixture", "orthogonality"]
+MODULES = ["adversarial", "anchors", "distillation", "importance", "mixture", "orthogonality"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from dmole.regularizers import elastic_penalty, merge_importance
+from dmole.regularizers import elastic_penalty, merge_anchors, merge_importance
 
 positive = st.floats(0.1, 5.0)
 place = st.floats(-3.0, 3.0)
@@ -81,3 +81,33 @@ def test_bad_merges_are_refused() -> None:
         merge_importance({}, {}, decay=1.5)
     with pytest.raises(ValueError, match="a has shapes"):
         merge_importance({"a": torch.ones(2)}, {"a": torch.ones(3)})
+
+
+@given(
+    tasks=st.lists(st.tuples(st.one_of(st.just(0.0), positive), place), min_size=2, max_size=8),
+    x=place,
+)
+def test_merged_penalties_are_the_sum_of_all(tasks: list[tuple[float, float]], x: float) -> None:
+    theta = torch.tensor([x], requires_grad=True)
+    pairs = [({"x": torch.tensor([a])}, {"x": torch.tensor([f])}) for f, a in tasks]
+    expected = torch.stack([elastic_penalty({"x": theta}, *pair) for pair in pairs]).sum()
+    (anchors, importance), rest = pairs[0], 0.0
+    for new in pairs[1:]:
+        anchors, between = merge_anchors(anchors, importance, *new)
+        importance = merge_importance(importance, new[1])
+        rest += between
+    found = elastic_penalty({"x": theta}, anchors, importance) + rest
+    size = sum(f for f, _ in tasks)  # an anchor of 3 has an error of 1e-7
+    assert_close(found, expected, rtol=1e-5, atol=1e-5 * size)
+    ours, theirs = (torch.autograd.grad(value, theta)[0] for value in (found, expected))
+    assert_close(ours, theirs, rtol=1e-5, atol=3e-6 * size)
+
+
+def test_equal_anchors_stay_as_they_are_and_entries_without_importance_follow_the_newest() -> None:
+    anchor, zero = {"x": torch.full((100,), 0.1) + torch.rand(100)}, {"x": torch.zeros(100)}
+    weights = [{"x": torch.rand(100)} for _ in range(2)]
+    merged, rest = merge_anchors(anchor, weights[0], anchor, weights[1])
+    assert torch.equal(merged["x"], anchor["x"])
+    assert rest == 0
+    newer = {"x": torch.rand(100)}
+    assert torch.equal(merge_anchors(anchor, zero, newer, zero)[0]["x"], newer["x"])

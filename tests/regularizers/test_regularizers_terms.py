@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from torch.testing import assert_close
 from dmole.allocation import UniformAllocator
 from dmole.data.batch import Batch
 from dmole.data.sample import Sample
+from dmole.data.window import windows
 from dmole.experts.gates import MixingRecord
 from dmole.module import ContinualModule
 from dmole.regularizers import (
@@ -37,6 +40,7 @@ from dmole.regularizers import (
     overlap,
 )
 from dmole.regularizers import replay_importance as learned_replay
+from dmole.regularizers.replay_learner import ReplayLearner
 from dmole.routing import (
     AllExpertsRouter,
     BranchMixing,
@@ -50,6 +54,7 @@ from dmole.routing import (
     normalized_entropy,
 )
 from dmole.run.context import StageContext
+from dmole.steps.accumulation import Share
 
 TASKS = ("a", "b")
 IMAGES = (1, 0, 2, 1)
@@ -212,23 +217,115 @@ def test_elastic_weights_cost_nothing_at_the_anchor_and_the_closed_form_away_fro
         assert_close(gradient, 2.0 * importance[name] * (own[name] - anchors[name]).detach())
 
 
-def test_two_tasks_have_two_anchors_or_online_the_last_ones() -> None:
-    for online, count in ((False, 2), (True, 1)):
-        term = ElasticWeights(online=online, decay=0.5)
-        module = make_module(SharedRouter(), term)
-        samples = make_samples(IMAGES)
-        term.after_stage(view(module, samples=samples))
-        first = {k: v.clone() for k, v in term.extra_tensors().items() if "importance" in k}
-        term.after_stage(view(module, index=2, samples=samples))
-        found = {k: v for k, v in term.extra_tensors().items() if "importance" in k}
-        assert len(found) == count * len(first)
-        if online:
-            for key, importance in found.items():
-                assert_close(importance, 1.5 * first[key])  # the same task again
-        other = ElasticWeights(online=online, decay=0.5)
-        other.load_tensors(term.tensors())
-        assert other.tensors().keys() == term.tensors().keys()
-        assert all(torch.equal(v, term.tensors()[k]) for k, v in other.tensors().items())
+def learn_twice(term: ElasticWeights) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Let a term learn two tasks; return the anchors and the importance of each alone."""
+    alone = []
+    module = make_module(SharedRouter(), term)
+    for index in (1, 2):
+        for parameter in parameters(module).values():
+            parameter.data.add_(0.01 * index)
+        single = ElasticWeights()
+        for one in (term, single):
+            one.after_stage(view(module, index, make_samples(IMAGES)))
+        found = single.extra_tensors()
+        anchors, importance = ({}, {})
+        for name in parameters(module):
+            anchors[name] = found[f"0/anchor/{name}"]
+            importance[name] = found[f"0/importance/{name}"]
+        alone.append((anchors, importance))
+    return alone
+
+
+def test_the_penalty_of_two_tasks_is_their_sum_and_needs_no_more_tensors_than_one() -> None:
+    term = ElasticWeights(coefficient=2.0)
+    alone = learn_twice(term)
+    module = make_module(SharedRouter(), term)
+    own = parameters(module)
+    for parameter in own.values():
+        parameter.data.add_(0.1)
+    _, step = module.compute_step(whole(module))
+    expected = 2.0 * torch.stack([elastic_penalty(own, *pair) for pair in alone]).sum()
+    assert_close(term(step), expected)
+    ours, theirs = gradients(term(step), own), gradients(expected, own)
+    for name, gradient in ours.items():
+        assert_close(gradient, theirs[name], rtol=1e-5, atol=1e-6)
+    state = term.extra_tensors()
+    assert sum(tensor.numel() for tensor in state.values()) == 1 + 2 * sum(
+        parameter.numel() for parameter in own.values()
+    )
+    pairs = {  # as older checkpoints have them
+        f"{index}/{kind}/{name}": tensor
+        for index, tables in enumerate(alone)
+        for kind, table in zip(("anchor", "importance"), tables, strict=True)
+        for name, tensor in table.items()
+    }
+    for saved in (state, pairs):
+        other = ElasticWeights(coefficient=2.0)
+        other.load_extra_tensors(saved)
+        assert other.extra_tensors().keys() == state.keys()
+        assert all(torch.equal(v, state[k]) for k, v in other.extra_tensors().items())
+
+
+def test_online_the_anchor_is_the_last_one_and_the_importance_fades() -> None:
+    term = ElasticWeights(online=True, decay=0.5)
+    (_, first), (anchors, second) = learn_twice(term)
+    found = term.extra_tensors()
+    assert len(found) == 2 * len(anchors)
+    for name, anchor in anchors.items():
+        assert torch.equal(found[f"0/anchor/{name}"], anchor)
+        assert_close(found[f"0/importance/{name}"], 0.5 * first[name] + second[name])
+    other = ElasticWeights(online=True, decay=0.5)
+    other.load_tensors(term.tensors())
+    assert all(torch.equal(v, found[k]) for k, v in other.extra_tensors().items())
+
+
+def micro_batches(module: ContinualModule, rank_tasks: Sequence[str]) -> list[list[Batch]]:
+    """Return the windows of the ranks; a sample of task ``-`` has no answer tokens."""
+    ranks = []
+    for tasks in rank_tasks:
+        batches = [
+            replace(batch, labels=torch.full_like(batch.labels, -100)) if task == "-" else batch
+            for batch, task in zip(one_by_one(module), tasks, strict=False)
+        ]
+        ranks.append(list(windows(batches, len(tasks), 0, len(tasks))))
+    return ranks
+
+
+@pytest.mark.parametrize("rank_tasks", [("aaa",), ("-aa",), ("aa", "aa"), ("-a", "--", "aa")])
+def test_a_term_of_parameters_is_computed_once_a_step_on_each_rank_and_counts_once(
+    rank_tasks: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_module(SharedRouter(), ElasticWeights(coefficient=2.0), Orthogonality(l2=0.1))
+    own = parameters(module)
+    ranks = micro_batches(module, rank_tasks)
+    for term in module.regularizers:
+        term.after_stage(view(module, samples=make_samples(IMAGES)))
+    for parameter in own.values():
+        parameter.data.add_(0.1)
+    _, whole_step = module.compute_step(whole(module))
+    expected = gradients(torch.stack([term(whole_step) for term in module.regularizers]).sum(), own)
+    total = torch.tensor([batches[0].window.total for batches in ranks]).sum(0)
+    parts = len(ranks) * len(rank_tasks[0])
+    found = {name: torch.zeros_like(parameter) for name, parameter in own.items()}
+    computed: list[str] = []
+    for term in module.regularizers:
+        forward = term.forward
+        monkeypatch.setattr(
+            term, "forward", lambda step, f=forward, t=term: computed.append(type(t)) or f(step)
+        )
+    for batch in itertools.chain(*ranks):
+        step = module.compute_step(batch)[1] if batch.window.own.tokens else None
+        share = Share(batch.window.own, total, parts)
+        watch = lambda *_: None  # noqa: E731
+        value = module.regularizers.total(step, share, batch.labels.device, watch, watch)
+        if value.requires_grad:
+            for name, gradient in gradients(value, own).items():
+                found[name] += gradient / parts  # as Lightning and distributed training do
+    assert Counter(computed) == dict.fromkeys(
+        (ElasticWeights, Orthogonality), sum("a" in tasks for tasks in rank_tasks)
+    )
+    for name, gradient in found.items():
+        assert_close(gradient, expected[name])
 
 
 # -- orthogonality ----------------------------------------------------------------------------
@@ -477,12 +574,12 @@ def test_branch_freezing_without_branches_is_refused() -> None:
 # -- replay -----------------------------------------------------------------------------------
 
 
-def learner_of(term: ReplayImportance, module: ContinualModule, steps: int, start: int = 0) -> None:
+def learner_of(term: ReplayImportance, module: ContinualModule, steps: int) -> None:
     """Let the weights follow some batches in which two samples are replayed."""
-    for number in range(start, start + steps):
+    for _ in range(steps):
         batch = whole(module, "abba")  # the stage learns a
         _, step = module.compute_step(batch)
-        term(replace(step, number=number))
+        term(step)
         term.after_step()
 
 
@@ -498,9 +595,10 @@ def seed_that_holds_out_a_current_sample() -> int:
     raise AssertionError
 
 
-def test_a_rank_without_replayed_samples_follows_the_others(
+def test_a_rank_without_replayed_samples_follows_the_others_and_asks_only_when_due(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Of two ranks only the first has a gradient; the second receives what that one sends."""
     seed = seed_that_holds_out_a_current_sample()
     term, idle = (ReplayImportance(every=3, heldout=0.4, seed=seed) for _ in range(2))
     module = make_module(SharedRouter(), term)
@@ -508,17 +606,28 @@ def test_a_rank_without_replayed_samples_follows_the_others(
         one.before_stage(view(module, index=2))
     _, step = module.compute_step(whole(module, "abba"))
     _, other = module.compute_step(whole(module, "aaaa"))
-    shared = []
-    monkeypatch.setattr(learned_replay, "gather_objects", lambda own: [own, *shared])
+    sent: list[Any] = []
+    monkeypatch.setattr(learned_replay, "is_distributed", lambda: True)
+
+    def first_rank(value: Any, *_: Any) -> Any:
+        sent.append(value)
+        return value
+
+    def second_rank(value: Any, *_: Any) -> Any:
+        assert not torch.as_tensor(value).any()
+        return sent.pop(0)
+
     for number in range(5):
-        term(replace(step, number=number))
-        idle(replace(other, number=number))
+        term(step)
+        idle(other)
         assert idle._gradient is None
-        shared[:] = [term._gradient]
-        idle.after_step()
-        shared.clear()
-        term.after_step()
-        assert term._next_update == idle._next_update == number - number % 3 + 3
+        for one, collective in ((term, first_rank), (idle, second_rank)):
+            monkeypatch.setattr(learned_replay, "max_over_ranks", collective)
+            monkeypatch.setattr(learned_replay, "sum_over_ranks", collective)
+            one.after_step()
+            if one is term:
+                assert len(sent) == (2 if number % 3 == 0 else 0)
+        assert not sent
     ours, theirs = term.tensors(), idle.tensors()
     assert ours["extra/second"].any()
     assert ours.keys() == theirs.keys()
@@ -526,7 +635,7 @@ def test_a_rank_without_replayed_samples_follows_the_others(
 
 
 def test_twenty_updates_weigh_samples_noticeably() -> None:
-    learner = learned_replay._Learner(ReplayImportance(), 64, 1)
+    learner = ReplayLearner(16, 64, 1, learning_rate=1e-2, seed=0)
     embeddings = 8 * torch.nn.functional.normalize(torch.randn(2, 64))
     signal, tasks = torch.tensor([1.0, -1.0]), torch.tensor([0, 0])
     for _ in range(20):
@@ -568,7 +677,7 @@ def test_learned_weights_resume_from_a_checkpoint_as_without_interruption() -> N
     other.load_tensors(saved)
     assert all(torch.equal(value, saved[key]) for key, value in other.tensors().items())
     for one in (term, other):
-        learner_of(one, module, 1, start=2)
+        learner_of(one, module, 1)
     assert other.tensors().keys() == term.tensors().keys()
     for key, value in term.tensors().items():
         assert torch.equal(value, other.tensors()[key]), key

@@ -8,7 +8,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import Trainer
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch import nn
+from torch.optim import SGD
 
 from dmole.run import lightning_private
 
@@ -117,3 +123,29 @@ def test_private_names_of_lightning_are_used_in_one_file_alone() -> None:
         names = {name for module, name in imports(path) if module.startswith("lightning")}
         assert not [name for name in names if name.startswith("_")], path
         assert not [name for name in attributes if name in path.read_text("utf-8")], path
+
+
+class Moved(LightningModule):
+    """Counts how often it is moved to the host."""
+
+    moves = 0
+
+    def cpu(self) -> Moved:
+        self.moves += 1
+        return self
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_the_end_of_a_fit_leaves_the_module_in_its_place(distributed: bool) -> None:
+    accelerator, module = CPUAccelerator(), Moved()
+    strategy: Strategy = SingleDeviceStrategy(accelerator=accelerator)
+    if distributed:
+        strategy = DDPStrategy(accelerator, cluster_environment=LightningEnvironment())
+    lightning_private.keep_module_in_place(strategy)
+    strategy.teardown()  # before a module is connected
+    strategy.connect(module)
+    strategy.optimizers = [SGD([nn.Parameter(torch.zeros(2))])]
+    strategy.teardown()
+    assert module.moves == 0
+    assert strategy.optimizers == strategy.lr_scheduler_configs == []
+    assert module.cpu().moves == 1  # as before, for whoever asks for it

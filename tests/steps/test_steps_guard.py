@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dmole.regularizers.replay_importance import ReplayImportance, _Learner
+from dmole.regularizers.replay_learner import ReplayLearner
 from dmole.steps import finite
 from dmole.steps.finite import NonFiniteError
 from dmole.steps.guard import StepGuard
@@ -160,7 +160,7 @@ def test_the_skips_of_a_loss_scaler_are_normal_until_its_scale_is_one() -> None:
 
 
 def test_a_learner_of_weights_refuses_a_gradient_that_is_not_finite() -> None:
-    learner = _Learner(ReplayImportance(), 4, 2)
+    learner = ReplayLearner(16, 4, 2, learning_rate=1e-2, seed=0)
     gradients = [torch.zeros_like(p) for p in learner._named.values()]
     gradients[1][0] = math.nan
     with pytest.raises(NonFiniteError, match="ReplayImportance: the gradient of second is nan"):
