@@ -483,7 +483,7 @@ class ContinualDataModule(LightningDataModule):
             seed: Seed of the choice.
 
         Returns:
-            The parts of each of this rank's batches; a rank may have none.
+            This rank's parts of each batch; of a small last batch it may have none.
 
         Raises:
             ValueError: If the fraction is out of range.
@@ -493,8 +493,7 @@ class ContinualDataModule(LightningDataModule):
         size = self.stage_batch_size(tasks)
         step = size * num_replicas * self._accumulated()
         chosen = random_batches(len(items), step, fraction, derive_seed(seed, *tasks))
-        chosen = chosen[rank::num_replicas]
-        parts = [split_batches(batch, size) for batch in chosen]
+        parts = [split_batches(batch, size)[rank::num_replicas] for batch in chosen]
         loader = sequential_loader(
             items,
             self.collator,

@@ -212,8 +212,7 @@ class ContinualTrainer(Trainer):
 
         Raises:
             ValueError: If the data has an error, the run folder exists or is in use, model or
-                trainer have been trained before, the allocator needs scores of a quantized base
-                model, or the checkpoint does not fit model and data.
+                trainer have been trained before, or the checkpoint does not fit model and data.
             Interrupted: If a signal requested the end of the run; it can be resumed.
             PeerError: If another process failed.
         """
@@ -221,8 +220,6 @@ class ContinualTrainer(Trainer):
             raise ValueError("fit needs a datamodule with the tasks")
         if model.library.names or self.sequence.clock.laps:
             raise ValueError("a sequence needs a new module and a new trainer; these have learned")
-        if model.allocator.needs_scores:
-            model.backbone.check_scorable()
 
         def prepare() -> None:
             self._begin(model, datamodule, ckpt_path)

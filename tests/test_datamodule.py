@@ -228,14 +228,15 @@ def test_ranks_share_the_proxy_batches_of_the_same_global_size(
     whole = [part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), ["a"], 1.0, 0)]
     assert [len(batch) for batch in whole] == [4, 4, 2]
     data = make(root, llava, batch_size=1)
-    shares = {}
+    shares = []
     for rank in range(4):
         pretend_ranks(monkeypatch, rank, 4)
-        shares[rank] = list(data.proxy_batches(stage(1, "a"), ["a"], 1.0, 0))
-    assert all(len(part) == 1 for share in shares.values() for batch in share for part in batch)
-    ids = [[part.sample_ids[0] for part in batch] for share in shares.values() for batch in share]
-    assert ids == whole
-    assert shares[3] == []
+        batches = data.proxy_batches(stage(1, "a"), ["a"], 1.0, 0)
+        shares.append([[part.sample_ids for part in batch] for batch in batches])
+    sizes = [[len(batch) for batch in share] for share in shares]
+    assert sizes == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]]
+    joint = [[ids for part in batch for (ids,) in part] for batch in zip(*shares, strict=True)]
+    assert joint == whole
 
 
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])

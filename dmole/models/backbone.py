@@ -121,30 +121,19 @@ class Backbone(nn.Module):
                 shapes[path] = (linear.in_features, linear.out_features)
         return shapes
 
-    def linear_parameters(self, path: str) -> list[nn.Parameter]:
-        """Return weight and bias of a linear of the base model by path, wrapped or not.
+    def gradient_sources(self, path: str) -> list[nn.Parameter | nn.Module]:
+        """Return what a linear is scored by, wrapped or not: its weight and bias.
 
-        Raises:
-            ValueError: If they are quantized, since such weights have no gradients for scores.
+        It is the linear itself if its weight is quantized, since autograd has no gradient for it.
+
+        Args:
+            path: Full path of the linear.
         """
-        linear: Any = self.model.get_submodule(path)
-        base = getattr(linear, "base", linear)
+        linear = self.model.get_submodule(path)
+        base: nn.Module = getattr(linear, "base", linear)
         parameters = list(base.parameters(recurse=False))
-        if not all(parameter.is_floating_point() for parameter in parameters):
-            raise ValueError(
-                f"the weight of {path} is quantized and has no gradient, so units cannot be "
-                "scored: use dmole.allocation.UniformAllocator"
-            )
-        return parameters
-
-    def check_scorable(self) -> None:
-        """Check that all linears have gradients for scores.
-
-        Raises:
-            ValueError: If a linear is quantized.
-        """
-        for path in self.linear_shapes():
-            self.linear_parameters(path)
+        quantized = not all(parameter.is_floating_point() for parameter in parameters)
+        return [base] if quantized else [*parameters]
 
     def checkpoint_activations(self, context_fn: Callable[[], Any]) -> None:
         """Recompute activations in the backward pass, within the contexts of the function."""

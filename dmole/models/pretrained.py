@@ -36,7 +36,7 @@ class PretrainedBackbone(Backbone):
         trust_remote_code: Run code from the model's folder. Off by default.
         patterns: Overrides of the discovery of modalities and blocks, for unknown families.
         quantization: Load the linears of the base model with ``8bit`` or ``4bit`` weights; needs
-            the extra ``quantized``. Units of such a model cannot be scored by gradients.
+            the extra ``quantized``.
         image_settings: Settings of the image processor to override, for instance ``max_pixels``.
         image_backend: Library that the image processor uses, ``pil`` or ``torchvision``; by default
             transformers chooses it by family and by what is installed, and numbers differ.

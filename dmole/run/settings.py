@@ -39,6 +39,8 @@ _OF_TASK = (
 )
 _OF_DATA = ("batch_size", "seed", "group_by_length", "max_length", "on_too_long")
 _OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+_EXACT = ("proxy_passes",)
+"""Arguments of which the results do not depend."""
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _WITHOUT_EFFECT = (
     *("ExpertInspector", "ReportPage", "RichStageProgressBar", "StageCheckpoint"),
@@ -157,6 +159,8 @@ def _parameters(kind: type) -> list[str]:
         if base is not object and "__init__" in vars(base):
             parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
             names |= dict.fromkeys(p.name for p in parameters if p.kind not in _VARIABLE)
+    for name in _EXACT:
+        names.pop(name, None)
     names.pop("self", None)
     return sorted(names)
 
