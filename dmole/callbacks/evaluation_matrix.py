@@ -414,8 +414,11 @@ class EvaluationMatrix(ContinualCallback):
             trained = [row for row in counts if row[0] < rows]  # a later stage may have trained
             content["routing"] = router_rates(state, module.router, self.routing, trained)
         if leaves_cells_empty(state):
+            wanted = [state.tasks_to_evaluate(row) for row in range(rows)]
+            left_out = np.array([[task not in tasks for task in names] for tasks in wanted])
+            left_out |= state.evaluates == "all"  # an earlier value has left cells empty
             content[EVALUATED] = evaluated_facts(
-                state.evaluates, content, learned, scope, tasks_of, names
+                state.evaluates, content, learned, left_out, scope, tasks_of, names
             )
         self._constants = self._constants or constant_answers(state)
         content["constant_answer"] = self._constants
