@@ -22,6 +22,7 @@ from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
 from dmole.callbacks.segments import check_segments, find_segments
 from dmole.messages import one_line, show
+from dmole.metrics.evaluated import PHRASES, Evaluated, check_evaluated
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
 from dmole.run.arguments import check_arguments
@@ -94,6 +95,9 @@ class ContinualTrainer(Trainer):
             learning rate, differs; each difference is logged with the stage or step from which it
             counts, and refused if it can no longer count. Base model, data and order of tasks must
             always be the same.
+        evaluate: Tasks whose test samples are answered: ``all`` after each stage and before
+            training, ``seen`` after each stage those learned so far, or all after the ``last``
+            stage alone. Figures that need the others are missing; see ``docs/metrics.md``.
         fill_rows: Evaluate the stages of a finished run that this run extends on the new tasks,
             too, so that the matrix has no empty cells. A row stays as it is if a later stage has
             trained its experts further.
@@ -134,6 +138,7 @@ class ContinualTrainer(Trainer):
         plugins: list[ClusterEnvironment] | None = None,
         checkpoint_every_n_steps: int = 100,
         accept_changes: bool = False,
+        evaluate: Evaluated = "all",
         fill_rows: bool = False,
         keep_embeddings: bool = True,
         case_images: int = 24,
@@ -145,6 +150,7 @@ class ContinualTrainer(Trainer):
             warnings.filterwarnings("ignore", message)
         known = {"name": name, "version": version, "log_every_n_steps": log_every_n_steps}
         check_arguments(known | kwargs)
+        check_evaluated(evaluate)
         self._tracking = Tracking(report_to)
         board = RunBoard(default_root_dir, name=name, version=version)
         boards = [board] if self._tracking.uses_tensorboard else []
@@ -174,6 +180,7 @@ class ContinualTrainer(Trainer):
         self.sequence = SequenceState(self, board, stream, incremental_evaluation, accept_changes)
         self._session = Session(self.sequence, name, version)
         self._stage_checkpoint: Path | None = None
+        self.sequence.evaluates = evaluate
         self.sequence.fills_rows = fill_rows
         self.sequence.keeps_embeddings = keep_embeddings
         disable_signal_handlers(self)
@@ -474,6 +481,10 @@ class ContinualTrainer(Trainer):
     def _evaluate(self, module: ContinualModule) -> None:
         """Answer the test samples with routed experts, then with those of their task (oracle)."""
         state, matrix = self.sequence, self.sequence.callback_of(EvaluationMatrix)
+        if not state.tasks_to_evaluate(state.stage.index) and state.evaluates != "all":
+            log.info("not evaluated: trainer.evaluate asks for %s", PHRASES[state.evaluates])
+            self._call_continual("on_evaluation_end", module)
+            return
         routed = matrix.plan(state, module)
         self._answer(module, routed)
         oracle = matrix.plan_oracle(state, module, routed)

@@ -29,7 +29,8 @@ RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_p
 
 ADDED = {"rank_factor": "1.0", "min_steps": "1", "std_floor": "0.001", "combine": "sum",
          "skip_nonfinite_steps": "0", "ranking": "loss", "start": "fresh",
-         "start_samples": "64", "start_ratio": "1.5", "covariance_components": "0"}  # fmt: skip
+         "start_samples": "64", "start_ratio": "1.5", "covariance_components": "0",
+         "evaluate": "all"}  # fmt: skip
 """Settings that older checkpoints lack, with the value that the code had then."""
 
 _OF_TASK = (
@@ -60,6 +61,7 @@ def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str
         "setting 'dropout'": str(module.library.dropout),
         "setting 'precision'": str(trainer.precision),
         "setting 'limit_train_batches'": str(trainer.limit_train_batches),
+        "setting 'trainer.evaluate'": state.evaluates,
     }
     if module.generation:  # a mapping; empty in checkpoints from before this setting
         settings["model setting 'generation'"] = str(sorted(module.generation.items()))
