@@ -45,9 +45,10 @@ from dmole.run.run_files import RunFile
 from dmole.run.run_folder import finished_folder
 from dmole.run.session import Session
 from dmole.run.state import BEFORE_TRAINING, PHASES, SequenceState
-from dmole.run.strategies import check_precision, check_strategy
+from dmole.run.strategies import check_precision, check_strategy, prepare_sharding
 from dmole.storage.files import remove_parts, write_json
 from dmole.store import SPLITS
+from dmole.strategies import ShardedBaseStrategy
 from dmole.streams.stream import SequentialStream, Stage, Stream
 from dmole.tracking import Tracking
 
@@ -333,6 +334,8 @@ class ContinualTrainer(Trainer):
                 accepted. ``output`` is then not made.
         """
         state = self.sequence
+        if isinstance(self.strategy, ShardedBaseStrategy):
+            self.strategy.leave_whole()
         self._bind(model, datamodule, ("test",))
         check_base_of_run(run, state.fingerprints(model), state.accept_changes)
         load_experts_and_router(model, run)
@@ -381,6 +384,7 @@ class ContinualTrainer(Trainer):
         state = self.sequence
         state.data = data
         state.make_plan(module)
+        prepare_sharding(self.strategy, self.world_size, module, data)
         state.inherited = self._session.inheritance(ckpt_path)
         self._bind(module, data, optional=state.inherited.tasks)
         if not state.stream.planned:

@@ -51,7 +51,6 @@ from dmole.module import Answers
 from dmole.routing import gate_set_name
 from dmole.run.changes import leaves_cells_empty
 from dmole.run.run_files import RunFile
-from dmole.run.state import sequence_of
 from dmole.storage.predictions import predictions_file, read_stage
 from dmole.storage.values import listed
 
@@ -174,7 +173,9 @@ class EvaluationMatrix(ContinualCallback):
         answers: Answers = outputs["answers"]
         self._new_answers.append(answers)
         self._journal.add(answers.keys, answers.texts, answers.gate_sets)
-        if sequence_of(trainer).interruption.requested:
+        state, module = parts(trainer, pl_module)
+        in_step = module.backbone.in_step  # then all ranks end after the same batch
+        if state.interruption.agreed(state.strategy) if in_step else state.interruption.requested:
             raise StopIteration  # ends Lightning's test loop; then the trainer ends the run
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

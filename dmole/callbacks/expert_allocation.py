@@ -210,6 +210,7 @@ def _scores(
             passes=allocator.proxy_passes,
             ranks=ranks,
         )
+    backbone.release()
     state.interruption.check(state.strategy)
     return scores
 

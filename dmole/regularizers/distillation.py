@@ -111,6 +111,7 @@ class Distillation(Regularizer):
     """
 
     per_token = True
+    passes = "alike"
 
     def __init__(self, coefficient: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from dmole.store import SPLITS
 from dmole.streams.stream import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
     from lightning.pytorch import Callback, Trainer
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dmole")
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 BEFORE_TRAINING = Stage(0, "zero-shot", (), "")
 """Stage 0: the base model without experts."""
@@ -214,6 +215,16 @@ class SequenceState:
     def world_size(self) -> int:
         """Number of processes."""
         return self.trainer.world_size
+
+    def until_requested(self, batches: Iterable[T], module: ContinualModule) -> Iterator[T]:
+        """Yield batches until a request to end; see `Interruption.until_requested`.
+
+        Args:
+            batches: The batches of this process.
+            module: Tells whether its ranks must make the same passes.
+        """
+        in_step = self.strategy if module.backbone.in_step else None
+        return self.interruption.until_requested(batches, in_step)
 
     # -- stages ----------------------------------------------------------------------------
 
