@@ -38,6 +38,7 @@ from dmole.callbacks.evaluation_results import (
     unparsable_answers,
 )
 from dmole.callbacks.extended_results import extended_results
+from dmole.callbacks.measuring import MeasuredSamples
 from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
@@ -107,6 +108,7 @@ class EvaluationMatrix(ContinualCallback):
         self.errors: npt.NDArray[np.float64] = np.empty((0, 0))
         self.routing: list[tuple[int, str, str, int]] = []
         self.answers = AnswerBook()
+        self._measured = MeasuredSamples()
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
         self.scores: dict[str, TaskScore] = {}
         self.examples: dict[str, list[dict[str, Any]]] = {}
@@ -126,7 +128,7 @@ class EvaluationMatrix(ContinualCallback):
             Interrupted: If a signal requested the end of the run.
         """
         answers = self.answers if state.incremental_evaluation else AnswerBook()
-        return plan_routed(state, module, answers)
+        return plan_routed(state, module, answers, self._measured)
 
     def plan_oracle(
         self, state: SequenceState, module: ContinualModule, routed: EvaluationPass
