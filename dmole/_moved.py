@@ -41,7 +41,6 @@ MOVED = {
     "dmole.routing.balance": "dmole.regularizers.mixture",
     "dmole.routing.placement": "dmole.routing.mixture_routers",
     "dmole.routing.task_keys": "dmole.routing.key_router",
-    "dmole.strategies": "dmole.run.strategies",
     "dmole.tensor_files": "dmole.storage.tensors",
 }
 """Old name of each moved module, with its new name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from dmole.data.batch import Batch
 from dmole.data.collate import Collator, TaskSample
 from dmole.data.decoding import AS_STORED, ImageOptions
 from dmole.data.evaluation_batches import evaluation_batches
+from dmole.data.filler import filler
 from dmole.data.formats import Split
 from dmole.data.image_state import image_state
 from dmole.data.image_store import ImageCache
@@ -36,6 +38,7 @@ from dmole.data.source import address_of
 from dmole.data.task import Task
 from dmole.data.templates import PromptSettings
 from dmole.data.token_batches import TokenBatchSampler, tokens_of
+from dmole.distributed import max_over_ranks
 from dmole.run.context import EvaluationPass
 from dmole.storage.seeds import derive_seed
 from dmole.store import SPLITS, SampleStore
@@ -149,6 +152,7 @@ class ContinualDataModule(LightningDataModule):
         self._stage: Stage | None = None
         self._pending: dict[str, list[int]] | None = None
         self._answered: frozenset[str] = frozenset()
+        self._in_step = self._evaluates_in_step = False
 
     @property
     def task_names(self) -> list[str]:
@@ -306,6 +310,15 @@ class ContinualDataModule(LightningDataModule):
             raise RuntimeError("the data module has no processor: call attach_processor first")
         return self._collator
 
+    def keep_in_step(self, *, training: bool, evaluation: bool) -> None:
+        """Give all ranks the same number of batches, and each batch an image, by fillers.
+
+        Args:
+            training: In training and scoring.
+            evaluation: In generation and embedding.
+        """
+        self._in_step, self._evaluates_in_step = training, evaluation
+
     def set_stage(self, stage: Stage) -> None:
         """Set the stage whose training data the next `train_dataloader` serves.
 
@@ -362,15 +375,16 @@ class ContinualDataModule(LightningDataModule):
         items = self.stage_items(self._stage)
         trainer = self.trainer
         sampler = self._sampler(self._stage, items)
+        options = {"in_step": self._in_step, **self._options}
         if trainer is None:
-            return train_loader(items, self.collator, sampler, **self._options)
+            return train_loader(items, self.collator, sampler, **options)
         # on resume, Lightning makes the iterator before it sets the epoch
         sampler.set_epoch(trainer.current_epoch)
 
         def limit() -> int:  # Lightning sets it once it has the loader
             return int(trainer.num_training_batches)
 
-        return train_loader(items, self.collator, sampler, limit, **self._options)
+        return train_loader(items, self.collator, sampler, limit, **options)
 
     def batch_after(self, stage: Stage, state: dict[str, Any]) -> tuple[int, int]:
         """Return where a resumed run continues within an epoch.
@@ -423,12 +437,36 @@ class ContinualDataModule(LightningDataModule):
                 for batch in self._evaluation_batches(name, items, indices)
                 if not self._answered or not self._all_answered(name, [samples[i] for i in batch])
             ]
-            loaders.append(
-                sequential_loader(
-                    items, self.collator, batches=batches, generation=True, **self._options
-                )
-            )
+            in_step = self._evaluates_in_step
+            loaders.append(self._loader(items, batches, generation=True, in_step=in_step))
         return loaders
+
+    def _loader(
+        self,
+        items: Sequence[TaskSample],
+        batches: Sequence[Sequence[int]],
+        *,
+        generation: bool,
+        in_step: bool,
+    ) -> DataLoader[TaskSample]:
+        """Return a loader of given batches; in step, of as many as the rank with most has."""
+        fill = filler(items[0][1], generation=generation) if in_step else None
+        if fill is not None:
+            missing = self._most(len(batches)) - len(batches)
+            batches = [*batches, *[[len(items)]] * missing]
+        return sequential_loader(
+            items,
+            self.collator,
+            batches=batches,
+            generation=generation,
+            filler=fill,
+            **self._options,
+        )
+
+    def _most(self, count: int) -> int:
+        """Return the largest count of all ranks."""
+        assert self.trainer is not None  # ranks have one
+        return max_over_ranks(count, self.trainer.strategy.root_device)
 
     def _evaluation_batches(
         self, name: str, items: TaskItems, indices: Sequence[int]
@@ -463,9 +501,8 @@ class ContinualDataModule(LightningDataModule):
         rank, num_replicas = _rank() if shard else (0, 1)
         size = batch_size or self.eval_batch_size
         batches = split_batches(range(len(samples)), size, rank, num_replicas)
-        return sequential_loader(
-            samples, self.collator, batches=batches, generation=generation, **self._options
-        )
+        in_step = shard and self._evaluates_in_step
+        return self._loader(samples, batches, generation=generation, in_step=in_step)
 
     def proxy_batches(
         self, stage: Stage, tasks: Sequence[str], fraction: float, seed: int
@@ -483,7 +520,8 @@ class ContinualDataModule(LightningDataModule):
             seed: Seed of the choice.
 
         Returns:
-            The parts of each of this rank's batches; a rank may have none.
+            This rank's parts of each batch; of a small last batch it may have none, or in step a
+            filler.
 
         Raises:
             ValueError: If the fraction is out of range.
@@ -493,15 +531,13 @@ class ContinualDataModule(LightningDataModule):
         size = self.stage_batch_size(tasks)
         step = size * num_replicas * self._accumulated()
         chosen = random_batches(len(items), step, fraction, derive_seed(seed, *tasks))
-        chosen = chosen[rank::num_replicas]
-        parts = [split_batches(batch, size) for batch in chosen]
-        loader = sequential_loader(
-            items,
-            self.collator,
-            batches=[part for batch in parts for part in batch],
-            generation=False,
-            **self._options,
-        )
+        ranks = [split_batches(batch, size) for batch in chosen]
+        parts = [batch[rank::num_replicas] for batch in ranks]
+        if self._in_step:
+            for own, batch in zip(parts, ranks, strict=True):
+                own += [[len(items)]] * (math.ceil(len(batch) / num_replicas) - len(own))
+        batches = [part for batch in parts for part in batch]
+        loader = self._loader(items, batches, generation=False, in_step=self._in_step)
         return _grouped(loader, [len(batch) for batch in parts])
 
     def _accumulated(self) -> int:

@@ -53,3 +53,47 @@ def broadcast(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+class Ranks:
+    """The processes of a run, for sums that are spread over them.
+
+    Args:
+        device: Device on which the ranks exchange flags.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    @property
+    def index(self) -> int:
+        """Rank of this process."""
+        return dist.get_rank()
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return dist.get_world_size()
+
+    def any(self, here: bool) -> bool:
+        """Return whether something holds on some rank."""
+        return bool(max_over_ranks(int(here), self._device))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks, on all of them."""
+        return sum_over_ranks(tensor)
+
+    def sum_at(self, owner: int, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks on the owner; others get an undefined one."""
+        tensor = tensor.contiguous()
+        dist.reduce(tensor, dst=owner)
+        return tensor
+
+
+def connected_ranks(device: torch.device) -> Ranks | None:
+    """Return the ranks of this run; None in a single process.
+
+    Args:
+        device: Device on which the ranks exchange flags.
+    """
+    return Ranks(device) if is_distributed() else None

@@ -309,11 +309,15 @@ class ContinualModule(StepModule):
         window, keys = self.window_of(batch), sample_keys(batch)
         self.guard.enter(keys, window.first)
         with self.vision.shared(keep=bool(self.regularizers)):  # their terms may run the model
-            loss, step = torch.zeros((), device=labels_of(batch).device), None
+            loss, step, idle = torch.zeros((), device=labels_of(batch).device), None, None
             if window.own.tokens:  # a rank whose only sample is a repetition has none
                 loss, step = self.compute_step(batch)
                 self.count_gate_sets(step)
+            elif self.backbone.in_step:
+                loss, idle = self.compute_step(batch)  # zero
             share = self.share_of(loss, window, keys)
+            if idle is not None:
+                self.regularizers.keep_in_step(idle)
             loss = share.weigh(loss, "tokens")
             loss = loss + self.regularizers.total(
                 step, share, loss.device, self.log_term, self.watch_term
@@ -382,14 +386,15 @@ class ContinualModule(StepModule):
         keys = sample_keys(batch)
         self.library.past.trim()
         with self.vision.shared():
-            order = self.evaluation.order(keys)
+            order = self.evaluation.order(keys[: batch.real])
             if order is None:
                 order = self.route(batch).order
+            order = order + [()] * (len(batch) - len(order))
             gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
             with self.library.context.use(gates):
                 length = self.evaluation.answer_length(batch.task_names)
                 texts = self.backbone.generate(batch.inputs, length, self.beams)
-        return Answers(keys, texts, order)
+        return Answers(keys[: batch.real], texts[: batch.real], order[: batch.real])
 
     # -- optimization ----------------------------------------------------------------------
 

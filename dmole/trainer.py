@@ -22,6 +22,7 @@ from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
 from dmole.callbacks.segments import check_segments, find_segments
 from dmole.messages import one_line, show
+from dmole.metrics.evaluated import PHRASES, Evaluated, check_evaluated
 from dmole.routing import AutoencoderRouter
 from dmole.run.agreement import check_learned
 from dmole.run.arguments import check_arguments
@@ -44,9 +45,10 @@ from dmole.run.run_files import RunFile
 from dmole.run.run_folder import finished_folder
 from dmole.run.session import Session
 from dmole.run.state import BEFORE_TRAINING, PHASES, SequenceState
-from dmole.run.strategies import check_precision, check_strategy
+from dmole.run.strategies import check_precision, check_strategy, prepare_sharding
 from dmole.storage.files import remove_parts, write_json
 from dmole.store import SPLITS
+from dmole.strategies import ShardedBaseStrategy
 from dmole.streams.stream import SequentialStream, Stage, Stream
 from dmole.tracking import Tracking
 
@@ -94,6 +96,9 @@ class ContinualTrainer(Trainer):
             learning rate, differs; each difference is logged with the stage or step from which it
             counts, and refused if it can no longer count. Base model, data and order of tasks must
             always be the same.
+        evaluate: Tasks whose test samples are answered: ``all`` after each stage and before
+            training, ``seen`` after each stage those learned so far, or all after the ``last``
+            stage alone. Figures that need the others are missing; see ``docs/metrics.md``.
         fill_rows: Evaluate the stages of a finished run that this run extends on the new tasks,
             too, so that the matrix has no empty cells. A row stays as it is if a later stage has
             trained its experts further.
@@ -134,6 +139,7 @@ class ContinualTrainer(Trainer):
         plugins: list[ClusterEnvironment] | None = None,
         checkpoint_every_n_steps: int = 100,
         accept_changes: bool = False,
+        evaluate: Evaluated = "all",
         fill_rows: bool = False,
         keep_embeddings: bool = True,
         case_images: int = 24,
@@ -145,6 +151,7 @@ class ContinualTrainer(Trainer):
             warnings.filterwarnings("ignore", message)
         known = {"name": name, "version": version, "log_every_n_steps": log_every_n_steps}
         check_arguments(known | kwargs)
+        check_evaluated(evaluate)
         self._tracking = Tracking(report_to)
         board = RunBoard(default_root_dir, name=name, version=version)
         boards = [board] if self._tracking.uses_tensorboard else []
@@ -174,6 +181,7 @@ class ContinualTrainer(Trainer):
         self.sequence = SequenceState(self, board, stream, incremental_evaluation, accept_changes)
         self._session = Session(self.sequence, name, version)
         self._stage_checkpoint: Path | None = None
+        self.sequence.evaluates = evaluate
         self.sequence.fills_rows = fill_rows
         self.sequence.keeps_embeddings = keep_embeddings
         disable_signal_handlers(self)
@@ -205,8 +213,7 @@ class ContinualTrainer(Trainer):
 
         Raises:
             ValueError: If the data has an error, the run folder exists or is in use, model or
-                trainer have been trained before, the allocator needs scores of a quantized base
-                model, or the checkpoint does not fit model and data.
+                trainer have been trained before, or the checkpoint does not fit model and data.
             Interrupted: If a signal requested the end of the run; it can be resumed.
             PeerError: If another process failed.
         """
@@ -214,8 +221,6 @@ class ContinualTrainer(Trainer):
             raise ValueError("fit needs a datamodule with the tasks")
         if model.library.names or self.sequence.clock.laps:
             raise ValueError("a sequence needs a new module and a new trainer; these have learned")
-        if model.allocator.needs_scores:
-            model.backbone.check_scorable()
 
         def prepare() -> None:
             self._begin(model, datamodule, ckpt_path)
@@ -329,6 +334,8 @@ class ContinualTrainer(Trainer):
                 accepted. ``output`` is then not made.
         """
         state = self.sequence
+        if isinstance(self.strategy, ShardedBaseStrategy):
+            self.strategy.leave_whole()
         self._bind(model, datamodule, ("test",))
         check_base_of_run(run, state.fingerprints(model), state.accept_changes)
         load_experts_and_router(model, run)
@@ -377,6 +384,7 @@ class ContinualTrainer(Trainer):
         state = self.sequence
         state.data = data
         state.make_plan(module)
+        prepare_sharding(self.strategy, self.world_size, module, data)
         state.inherited = self._session.inheritance(ckpt_path)
         self._bind(module, data, optional=state.inherited.tasks)
         if not state.stream.planned:
@@ -477,6 +485,10 @@ class ContinualTrainer(Trainer):
     def _evaluate(self, module: ContinualModule) -> None:
         """Answer the test samples with routed experts, then with those of their task (oracle)."""
         state, matrix = self.sequence, self.sequence.callback_of(EvaluationMatrix)
+        if not state.tasks_to_evaluate(state.stage.index) and state.evaluates != "all":
+            log.info("not evaluated: trainer.evaluate asks for %s", PHRASES[state.evaluates])
+            self._call_continual("on_evaluation_end", module)
+            return
         routed = matrix.plan(state, module)
         self._answer(module, routed)
         oracle = matrix.plan_oracle(state, module, routed)

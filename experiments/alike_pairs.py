@@ -90,7 +90,7 @@ def place(module: ContinualModule, data: ContinualDataModule, task: str) -> Allo
     """Return the allocation of a task by the gradients of one batch, as published."""
     units = module.units()
     parameters = {
-        unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
+        unit.name: [s for path in unit.linears for s in module.backbone.gradient_sources(path)]
         for unit in units
     }
     module.eval()

@@ -35,6 +35,7 @@ SECTIONS = (
     Section("determinism", "determinism.determinism"),
     Section("resume", "quickstart.resume"),
     Section("two_gpus", "several.two_gpus"),
+    Section("sharded", "several.sharded"),
     Section("four_bit", "several.four_bit"),
 )
 """The most valuable first; those that only compare results may run beside each other."""

@@ -228,14 +228,15 @@ def test_ranks_share_the_proxy_batches_of_the_same_global_size(
     whole = [part.sample_ids for (part,) in data.proxy_batches(stage(1, "a"), ["a"], 1.0, 0)]
     assert [len(batch) for batch in whole] == [4, 4, 2]
     data = make(root, llava, batch_size=1)
-    shares = {}
+    shares = []
     for rank in range(4):
         pretend_ranks(monkeypatch, rank, 4)
-        shares[rank] = list(data.proxy_batches(stage(1, "a"), ["a"], 1.0, 0))
-    assert all(len(part) == 1 for share in shares.values() for batch in share for part in batch)
-    ids = [[part.sample_ids[0] for part in batch] for share in shares.values() for batch in share]
-    assert ids == whole
-    assert shares[3] == []
+        batches = data.proxy_batches(stage(1, "a"), ["a"], 1.0, 0)
+        shares.append([[part.sample_ids for part in batch] for batch in batches])
+    sizes = [[len(batch) for batch in share] for share in shares]
+    assert sizes == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]]
+    joint = [[ids for part in batch for (ids,) in part] for batch in zip(*shares, strict=True)]
+    assert joint == whole
 
 
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])
@@ -384,3 +385,23 @@ def test_tasks_that_are_only_scored_are_not_learned(root: Path) -> None:
     assert data.training_task_names == ["a"]
     data.check()
     assert set(data.fingerprint()["kept"]) == {"test"}
+
+
+def test_in_step_a_rank_with_fewer_batches_gets_fillers(
+    root: Path, llava: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_ranks(monkeypatch, 1, 2)
+    monkeypatch.setattr(ContinualDataModule, "_most", lambda self, count: 3)  # of all ranks
+    data = make(root, llava, eval_batch_size=1)
+    data.keep_in_step(training=True, evaluation=True)
+    data.set_evaluation(EvaluationPass(pending={"a": [0, 1, 2, 3, 4]}))
+    (loader,) = data.test_dataloader()  # 5 samples on 2 ranks
+    assert [batch.real for batch in loader] == [1, 1, 0]
+    embedded = data.embedding_loader([(s, "a") for s in data.train_samples("a")[:3]], shard=True)
+    assert [batch.real for batch in embedded] == [1, 0, 0]
+    monkeypatch.setattr(ContinualDataModule, "_most", lambda self, count: count)
+    # of the 10 samples the second batch of 8 has 2, all on rank 0
+    parts = list(data.proxy_batches(stage(1, "a"), ["a"], 1.0, seed=0))
+    assert [[part.real for part in batch] for batch in parts] == [[4], [0]]
+    for batch in [*loader, *embedded, *parts[1]]:
+        assert batch.image_counts.any()

@@ -233,7 +233,7 @@ def test_a_vision_layer_whose_output_is_not_read_has_no_score_and_no_expert(fami
     module = make_module(family, vision_feature_layer=-2)
     units = module.units()
     parameters = {
-        unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
+        unit.name: [s for path in unit.linears for s in module.backbone.gradient_sources(path)]
         for unit in units
     }
     batches = [make_batch(module.backbone, make_samples((1, 0, 2)))]

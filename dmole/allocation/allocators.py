@@ -16,8 +16,8 @@ from dmole.allocation.budget import (
     spread_evenly,
     total_budget,
 )
+from dmole.allocation.meter import Combine, Reduction
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
-from dmole.allocation.proxy import Combine, Reduction
 
 Scores = Mapping[str, float | None]
 Start = Literal["fresh", "closest"]
@@ -57,6 +57,8 @@ class Allocator(ABC):
     """Reduction of the gradients of several batches to a score."""
     combine: Combine = "sum"
     """How the tensors of a unit are combined to its score."""
+    proxy_passes: int = 1
+    """Passes over the batches, each of which keeps the gradients of a group of units."""
 
     def __init__(
         self,

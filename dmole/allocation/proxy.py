@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dmole.transfer import to_device
+from dmole.allocation.gradients import (
+    GradientSource,
+    ParameterSource,
+    Scored,
+    attached,
+    make_source,
+    only_trainable,
+)
+from dmole.allocation.meter import Combine, GradientMeter, Reduction, Slot, slots_of
+from dmole.distributed import Ranks
 
-Reduction = Literal["sum", "mean", "mean_batch_norm", "fisher"]
-Combine = Literal["sum", "norm"]
-AllReduce = Callable[[Tensor], Tensor]
+T = TypeVar("T")
 
 
 def score_gradients(
     model: nn.Module,
-    parameters: Mapping[str, Sequence[nn.Parameter]],
+    parameters: Mapping[str, Sequence[Scored]],
     batches: Iterable[Any],
     loss_fn: Callable[[Any], Tensor | Iterable[Tensor]],
     *,
     reduction: Reduction = "sum",
     combine: Combine = "sum",
-    all_reduce: AllReduce | None = None,
+    passes: int = 1,
+    ranks: Ranks | None = None,
 ) -> dict[str, float | None]:
     r"""Return the proxy score of each unit from forward and backward passes, without a step.
 
@@ -35,28 +42,36 @@ def score_gradients(
     outside the units get no gradients. All flags and gradients are restored at the end, also on
     error. The caller sets the model's train/eval mode.
 
+    Several ranks score the same batches together: the gradients of a batch are those of the summed
+    losses of all ranks. Each gradient is summed over the ranks as it arrives, and each rank keeps
+    those of about ``1 / size`` of the entries.
+
     Args:
         model: The model; parameters outside the units are frozen during the pass.
-        parameters: Parameters by unit name; no parameter is in two units.
-        batches: Arguments of ``loss_fn``, one by one.
+        parameters: Parameters by unit name; none is in two units. A linear with a quantized
+            weight stands for its weight and bias: their gradients are computed from its input and
+            the gradient of its output.
+        batches: Arguments of ``loss_fn``, one by one; iterated once per pass. With several ranks,
+            each has its part of every batch.
         loss_fn: Returns the scalar loss of a batch; or, for a batch too large for one pass, its
-            summands. Each summand is differentiated before the next is computed.
+            summands, ``()`` for none. Each summand is differentiated before the next is computed.
         reduction: ``sum``: norm of the summed gradient (above); ``mean``: of the mean gradient;
             ``mean_batch_norm``: mean of the norms per batch; ``fisher``: mean of the squared
             norms per batch, the trace of the empirical Fisher matrix over batches.
         combine: ``sum`` adds the norms of a unit's tensors, as published, so a block scores lower
             if its query, key and value share one tensor. ``norm`` takes the norm over all tensors
             of the unit together, which does not depend on how they are split.
-        all_reduce: Returns the sum of a tensor over all ranks. Every rank calls it for the same
-            tensors in the same order. ``None`` on a single process.
+        passes: Number of passes over the batches. Each keeps the gradients of a group of
+            consecutive units, about ``1 / passes`` of the entries. The scores are the same.
+        ranks: The ranks; None in a single process.
 
     Returns:
         Score per unit; None (not 0) if no tensor of the unit received a gradient.
 
     Raises:
         ValueError: If a loss or gradient is not finite (names the batch), there is no batch or no
-            parameter, a parameter is in two units, or ``reduction`` or ``combine`` is unknown or
-            they do not fit together.
+            parameter, a parameter is in two units, the batches of several passes can be iterated
+            only once, or ``reduction``, ``combine`` or ``passes`` is invalid.
 
     Source:
         D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The release accumulates in the dtype of
@@ -65,18 +80,18 @@ def score_gradients(
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
     check_combine(combine, reduction)
-    meter = _GradientMeter(parameters, summed=reduction in ("sum", "mean"))
-    with _only_trainable(model, meter.tensors), meter.attached(), torch.enable_grad():
-        for index, batch in enumerate(batches):
-            losses = loss_fn(batch)
-            meter.split = not isinstance(losses, Tensor)
-            for loss in [losses] if isinstance(losses, Tensor) else losses:
-                meter.losses.append(loss.detach())
-                if loss.requires_grad:  # else it depends on no unit, and all scores stay None
-                    loss.backward()
-            del losses
-            meter.close_batch(index)
-    return meter.scores(reduction, combine, all_reduce)
+    if passes < 1 or (passes > 1 and isinstance(batches, Iterator)):
+        raise ValueError(f"passes must be at least 1, and 1 for an iterator, got {passes}")
+    sources = _make_sources(parameters)
+    scored = [
+        s.parameter for each in sources.values() for s in each if isinstance(s, ParameterSource)
+    ]
+    scores: dict[str, float | None] = {}
+    with only_trainable(model, scored), torch.enable_grad():
+        for group in group_units(sources, passes):
+            one = _Pass(sources, group, reduction, ranks)
+            scores |= one.run(batches, loss_fn, combine)
+    return {unit: scores.get(unit) for unit in parameters}
 
 
 def check_combine(combine: str, reduction: str) -> None:
@@ -87,151 +102,109 @@ def check_combine(combine: str, reduction: str) -> None:
         raise ValueError("combine 'norm' is not defined for reduction 'mean_batch_norm'")
 
 
-class _GradientMeter:
-    """Reads every gradient once, on arrival, and keeps only what the reduction needs."""
+def _make_sources(parameters: Mapping[str, Sequence[Scored]]) -> dict[str, list[GradientSource]]:
+    """Return the sources of the gradients by unit; refuse one that is in two units."""
+    unit_of: dict[int, str] = {}
+    for unit, several in parameters.items():
+        for scored in several:
+            if id(scored) in unit_of:
+                raise ValueError(f"units {unit_of[id(scored)]} and {unit} share a parameter")
+            unit_of[id(scored)] = unit
+    if not unit_of:
+        raise ValueError("proxy score: there is no parameter to score")
+    return {unit: [make_source(s) for s in several] for unit, several in parameters.items()}
 
-    def __init__(self, parameters: Mapping[str, Sequence[nn.Parameter]], summed: bool) -> None:
-        self.units = list(parameters)
-        self.tensors = [tensor for unit in self.units for tensor in parameters[unit]]
-        self.owners = [unit for unit in self.units for _ in parameters[unit]]
-        self.summed = summed
-        self.split = False  # whether the current batch comes in parts
-        self.batches = 0
-        self.counts = [0] * len(self.tensors)
-        self.kept: list[Tensor | None] = [None] * len(self.tensors)  # sum or (norms, squares)
-        self.losses: list[Tensor] = []  # of the current batch
-        self.fresh: dict[int, Tensor] = {}  # norms of the current batch
-        self.parts: dict[int, Tensor] = {}  # sums of its gradients, if their norm is needed
-        unit_of: dict[int, str] = {}
-        for tensor, unit in zip(self.tensors, self.owners, strict=True):
-            if id(tensor) in unit_of:
-                raise ValueError(f"units {unit_of[id(tensor)]} and {unit} share a parameter")
-            unit_of[id(tensor)] = unit
-        if not self.tensors:
-            raise ValueError("proxy score: there is no parameter to score")
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook the parameters for the body of a ``with`` statement."""
-        handles = []
-        try:
-            for index, tensor in enumerate(self.tensors):
-                hook = self._reader(index)
-                handle = tensor.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-                handles.append(handle)
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+def group_units(sources: Mapping[str, Sequence[GradientSource]], count: int) -> Iterator[list[str]]:
+    """Yield consecutive units in at most ``count`` groups of about as many entries."""
+    sizes = {
+        unit: sum(shape.numel() for source in several for shape in source.shapes)
+        for unit, several in sources.items()
+    }
+    total, before = sum(sizes.values()), 0
+    groups: dict[int, list[str]] = {}
+    for unit, size in sizes.items():
+        middle = before + size / 2  # a unit belongs to the group that holds most of it
+        groups.setdefault(min(int(middle * count / total), count - 1), []).append(unit)
+        before += size
+    yield from (group for group in groups.values() if any(sizes[unit] for unit in group))
 
-    def _reader(self, index: int) -> Callable[[Tensor], None]:
-        def read(parameter: Tensor) -> None:
-            assert parameter.grad is not None  # the hook runs right after accumulation
-            gradient = parameter.grad.detach().float()
-            parameter.grad = None
-            if self.split and not self.summed:
-                part = self.parts.get(index)
-                self.parts[index] = gradient.clone() if part is None else part.add_(gradient)
-            else:
-                self._keep(index, gradient)
 
-        return read
+class _Pass:
+    """One pass over the batches, which keeps the gradients of some units.
 
-    def _keep(self, index: int, gradient: Tensor) -> None:
-        """Add a gradient, or its norms, to the sums of a tensor."""
-        norm = torch.linalg.vector_norm(gradient)  # scalar
-        previous = self.fresh.get(index)
-        # the sum is finite if all norms are
-        self.fresh[index] = norm if previous is None else previous + norm
-        self.counts[index] += 1
-        new = gradient if self.summed else torch.stack((norm, norm.square()))
-        kept = self.kept[index]
-        if kept is None:
-            self.kept[index] = new.clone()
-        else:
-            kept.add_(new)
+    The gradients of the others are computed, too, and dropped, so that the kernels and thus the
+    scores do not depend on the number of passes.
+    """
 
-    def close_batch(self, batch: int) -> None:
-        """Count the batch; raise if its loss or one of its gradients is not finite.
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[GradientSource]],
+        group: Collection[str],
+        reduction: Reduction,
+        ranks: Ranks | None,
+    ) -> None:
+        self._sources = [source for several in sources.values() for source in several]
+        self._firsts: list[int | None] = []  # positions of the sources in the slots
+        slots: list[Slot] = []
+        for unit, several in sources.items():
+            for source in several:
+                self._firsts.append(len(slots) if unit in group else None)
+                slots += slots_of(unit, source) if unit in group else []
+        self._ranks = ranks
+        self._meter = GradientMeter(slots, reduction, ranks)
 
-        The host waits for the device once.
-        """
-        self.batches += 1
-        for index, gradient in self.parts.items():
-            self._keep(index, gradient)
-        self.parts.clear()
-        device = self.tensors[0].device
-        values = [to_device(v.float(), device) for v in (*self.losses, *self.fresh.values())]
-        if values and not bool(torch.isfinite(torch.stack(values)).all()):
-            self._refuse(batch)
-        self.losses.clear()
-        self.fresh.clear()
-
-    def _refuse(self, batch: int) -> None:
-        """Raise for the first loss of a batch, or else the first gradient, that is not finite."""
-        for loss in self.losses:
-            if not torch.isfinite(loss):
-                raise ValueError(f"proxy score: loss of batch {batch} is {loss.item()}")
-        for index, norm in self.fresh.items():
-            if not torch.isfinite(norm):
-                raise ValueError(
-                    f"proxy score: gradient of unit {self.owners[index]} in batch {batch} "
-                    "is not finite"
-                )
-
-    def scores(
-        self, reduction: Reduction, combine: Combine, all_reduce: AllReduce | None
+    def run(
+        self,
+        batches: Iterable[Any],
+        loss_fn: Callable[[Any], Tensor | Iterable[Tensor]],
+        combine: Combine,
     ) -> dict[str, float | None]:
-        """Reduce over ranks and combine the tensors of each unit."""
-        counts = torch.tensor([*self.counts, self.batches], dtype=torch.int64)  # (tensors + 1,)
-        if all_reduce is not None:
-            counts = all_reduce(counts.to(self.tensors[0].device)).cpu()
-        *arrived, batches = counts.tolist()
-        if batches == 0:
-            raise ValueError("proxy score: there is no batch")
-        result: dict[str, float | None] = dict.fromkeys(self.units)
-        for index, unit in enumerate(self.owners):
-            if arrived[index] == 0:
-                continue
-            kept = self._kept_or_zeros(index)
-            kept = kept if all_reduce is None else all_reduce(kept)
-            score, total = _reduce(kept, reduction, batches), result[unit] or 0.0
-            # a squared norm, as in `fisher`, is a sum over tensors however they are split
-            joint = combine == "norm" and reduction != "fisher"
-            result[unit] = math.hypot(total, score) if joint else total + score
-        return result
+        """Return the scores of the units, and free the gradients."""
+        meter = self._meter
+        receivers = [None if f is None else partial(_receive, meter, f) for f in self._firsts]
+        with attached(zip(self._sources, receivers, strict=True)):
+            for index, batch in enumerate(in_step(batches, self._ranks)):
+                losses = () if batch is None else loss_fn(batch)
+                several = not isinstance(losses, Tensor) and losses != ()
+                meter.split = several if self._ranks is None else self._ranks.any(several)
+                losses = [losses] if isinstance(losses, Tensor) else losses
+                for loss in in_step(losses, self._ranks):
+                    self._differentiate(loss)
+                meter.close_batch(index)
+        scores = meter.scores(combine)
+        meter.kept.clear()  # the next pass begins before the garbage collector runs
+        return scores
 
-    def _kept_or_zeros(self, index: int) -> Tensor:
-        kept = self.kept[index]
-        if kept is not None:
-            return kept
-        tensor = self.tensors[index]  # another rank has a gradient for it, this one does not
-        shape = tensor.shape if self.summed else torch.Size([2])
-        return torch.zeros(shape, dtype=torch.float32, device=tensor.device)
-
-
-def _reduce(kept: Tensor, reduction: Reduction, batches: int) -> float:
-    if reduction == "sum":
-        return float(torch.linalg.vector_norm(kept))
-    if reduction == "mean":
-        return float(torch.linalg.vector_norm(kept)) / batches
-    return float(kept[0 if reduction == "mean_batch_norm" else 1]) / batches
+    def _differentiate(self, loss: Tensor | None) -> None:
+        if loss is not None:
+            self._meter.losses.append(loss.detach())
+            if loss.requires_grad:  # else it depends on no unit, and all scores stay None
+                for source in self._sources:
+                    source.begin_backward()
+                loss.backward()  # type: ignore[no-untyped-call]
+                for source in self._sources:
+                    source.end_backward()
+        self._meter.close_backward()
 
 
-@contextmanager
-def _only_trainable(model: nn.Module, tensors: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Enable gradients for exactly these tensors; restore flags and gradients on exit."""
-    everything = {id(tensor): tensor for tensor in (*model.parameters(), *tensors)}
-    flags = {key: tensor.requires_grad for key, tensor in everything.items()}
-    gradients = {id(tensor): tensor.grad for tensor in tensors}
-    try:
-        for tensor in everything.values():
-            tensor.requires_grad_(id(tensor) in gradients)
-        for tensor in tensors:
-            tensor.grad = None
-        yield
-    finally:
-        for key, tensor in everything.items():
-            tensor.requires_grad_(flags[key])
-            if key in gradients:
-                tensor.grad = gradients[key]
+def _receive(meter: GradientMeter, first: int, position: int, gradient: Tensor) -> None:
+    meter.read(first + position, gradient)
+
+
+def in_step(items: Iterable[T], ranks: Ranks | None) -> Iterator[T | None]:
+    """Yield the items of this rank, then None for as long as another rank has some.
+
+    Args:
+        items: The items of this rank; none of them is None.
+        ranks: The ranks; None in a single process.
+    """
+    if ranks is None:
+        yield from items
+        return
+    own = iter(items)
+    while True:
+        item = next(own, None)
+        if not ranks.any(item is not None):
+            return
+        yield item

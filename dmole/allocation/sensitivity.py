@@ -17,8 +17,9 @@ from dmole.allocation.budget import (
     select_top_k,
     split_budget,
 )
+from dmole.allocation.meter import Combine, Reduction
 from dmole.allocation.plan import Allocation, Unit, UnitKind
-from dmole.allocation.proxy import Combine, Reduction, check_combine
+from dmole.allocation.proxy import check_combine
 
 
 class SensitivityAllocator(Allocator):
@@ -45,6 +46,8 @@ class SensitivityAllocator(Allocator):
         combine: ``sum`` of the norms of a unit's tensors (published) or one ``norm`` over all of
             them, which does not change where query, key and value are fused; see
             :func:`~dmole.allocation.proxy.score_gradients`.
+        proxy_passes: Passes over the scored batches. Each keeps the float32 gradients of about
+            ``1 / proxy_passes`` of the weights; the scores are the same, the time is a multiple.
         start: Initial values of a new expert, see :class:`Allocator`.
         start_samples: Training samples on which the past experts are compared.
         start_ratio: Largest loss of an expert to start from, relative to the entropy of the
@@ -85,6 +88,7 @@ class SensitivityAllocator(Allocator):
         targets: str = "",
         rank_factor: float = 1.0,
         combine: Combine = "sum",
+        proxy_passes: int = 1,
         start: Start = "fresh",
         start_samples: int = 64,
         start_ratio: float = 1.5,
@@ -102,6 +106,8 @@ class SensitivityAllocator(Allocator):
         )
         if not 0 < proxy_fraction <= 1:
             raise ValueError(f"proxy_fraction must be in (0, 1], got {proxy_fraction}")
+        if proxy_passes < 1:
+            raise ValueError(f"proxy_passes must be at least 1, got {proxy_passes}")
         if not 0 <= vision_floor <= 1:
             raise ValueError(f"vision_floor must be in [0, 1], got {vision_floor}")
         if reduction not in get_args(Reduction):
@@ -113,6 +119,7 @@ class SensitivityAllocator(Allocator):
             raise ValueError(f"max_parameters must be at least 1, got {max_parameters}")
         self.vision_floor = vision_floor
         self.proxy_fraction = proxy_fraction
+        self.proxy_passes = proxy_passes
         self.reduction = reduction
         self.combine = combine
         self.normalize: Normalize = normalize

@@ -94,9 +94,10 @@ def _compute(
     module.to(state.device)
     rows: dict[str, Tensor] = {}
     loader = state.data.embedding_loader(samples, generation=split == "test", shard=True)
-    for batch in state.interruption.until_requested(loader):
-        computed = module.compute_embeddings(move_data_to_device(batch, state.device))  # (B, D)
-        rows |= dict(zip(sample_keys(batch), computed, strict=True))
+    with module.backbone.evaluating():
+        for batch in state.until_requested(loader, module):
+            computed = module.compute_embeddings(move_data_to_device(batch, state.device))  # (B, D)
+            rows |= dict(zip(sample_keys(batch)[: batch.real], computed, strict=False))
     state.interruption.check(state.strategy)
     found = {key: row for of_rank in gather_objects(rows) for key, row in of_rank.items()}
     for key, row in found.items():

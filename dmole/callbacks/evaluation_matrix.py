@@ -43,13 +43,15 @@ from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize
+from dmole.metrics.evaluated import KEY as EVALUATED
+from dmole.metrics.evaluated import evaluated_facts
 from dmole.metrics.subsample import KEY as SUBSAMPLE
 from dmole.metrics.subsample import standard_error
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.module import Answers
 from dmole.routing import gate_set_name
+from dmole.run.changes import leaves_cells_empty
 from dmole.run.run_files import RunFile
-from dmole.run.state import sequence_of
 from dmole.storage.predictions import predictions_file, read_stage
 from dmole.storage.values import listed
 
@@ -120,15 +122,19 @@ class EvaluationMatrix(ContinualCallback):
     # -- the two passes --------------------------------------------------------------------
 
     def plan(self, state: SequenceState, module: ContinualModule) -> EvaluationPass:
-        """Return the pass that answers all test samples with the router's experts.
+        """Return the pass that answers the test samples of a stage with the router's experts.
 
-        It does not change the state. All ranks must call it.
+        These are the samples of the tasks to evaluate, and of tasks whose cells in the row of the
+        stage are not empty. It does not change the state. All ranks must call it.
 
         Raises:
             Interrupted: If a signal requested the end of the run.
         """
         answers = self.answers if state.incremental_evaluation else AnswerBook()
-        return plan_routed(state, module, answers, self._measured)
+        known = self.evaluated_tasks(state, state.stage.index)
+        wanted = {*state.tasks_to_evaluate(state.stage.index), *known}
+        tasks = [task for task in state.data.tested_task_names if task in wanted]
+        return plan_routed(state, module, answers, tasks, self._measured)
 
     def plan_oracle(
         self, state: SequenceState, module: ContinualModule, routed: EvaluationPass
@@ -169,7 +175,9 @@ class EvaluationMatrix(ContinualCallback):
         answers: Answers = outputs["answers"]
         self._new_answers.append(answers)
         self._journal.add(answers.keys, answers.texts, answers.gate_sets)
-        if sequence_of(trainer).interruption.requested:
+        state, module = parts(trainer, pl_module)
+        in_step = module.backbone.in_step  # then all ranks end after the same batch
+        if state.interruption.agreed(state.strategy) if in_step else state.interruption.requested:
             raise StopIteration  # ends Lightning's test loop; then the trainer ends the run
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -197,7 +205,7 @@ class EvaluationMatrix(ContinualCallback):
         stage = state.stage.index
         self._grow(state)
         self.losses = routed.losses
-        tested = state.data.tested_task_names
+        tested = state.tasks_to_evaluate(state.stage.index)
         lines: dict[str, Iterator[dict[str, Any]]] = {}
         for column, task in enumerate(state.data.column_names):
             if task not in tested:
@@ -247,15 +255,15 @@ class EvaluationMatrix(ContinualCallback):
             state.put(*(file for file in self._tables(state) if file.name == METRICS))
 
     def empty_tasks(self, state: SequenceState, stage: int) -> list[str]:
-        """Return the tasks with test samples whose cells in the row of a stage are empty.
+        """Return the tasks to evaluate whose cells in the row of a stage are empty.
 
         There are none before the stage was evaluated.
         """
-        if stage not in self.evaluated:
+        if (stage, "evaluate") not in state.done or not self.matrix.size:
             return []
         row = zip(state.data.column_names, self.matrix[stage], strict=True)
-        tested = state.data.tested_task_names
-        return [task for task, value in row if np.isnan(value) and task in tested]
+        tasks = state.tasks_to_evaluate(stage)
+        return [task for task, value in row if np.isnan(value) and task in tasks]
 
     def fill_row(
         self,
@@ -407,6 +415,13 @@ class EvaluationMatrix(ContinualCallback):
             counts = state.callback_of(TrainingRouting).rows()
             trained = [row for row in counts if row[0] < rows]  # a later stage may have trained
             content["routing"] = router_rates(state, module.router, self.routing, trained)
+        if leaves_cells_empty(state):
+            wanted = [state.tasks_to_evaluate(row) for row in range(rows)]
+            left_out = np.array([[task not in tasks for task in names] for tasks in wanted])
+            left_out |= state.evaluates == "all"  # an earlier value has left cells empty
+            content[EVALUATED] = evaluated_facts(
+                state.evaluates, content, learned, left_out, scope, tasks_of, names
+            )
         self._constants = self._constants or constant_answers(state)
         content["constant_answer"] = self._constants
         content["sizes"] = run_sizes(state, module)

@@ -27,14 +27,19 @@ Losses = dict[str, dict[str, list[float]]]
 
 
 def plan_routed(
-    state: SequenceState, module: ContinualModule, answers: AnswerBook, measured: MeasuredSamples
+    state: SequenceState,
+    module: ContinualModule,
+    answers: AnswerBook,
+    tasks: Sequence[str],
+    measured: MeasuredSamples,
 ) -> EvaluationPass:
-    """Route the test samples of all tasks among the experts of the stages so far.
+    """Route the test samples of some tasks among the experts of the stages so far.
 
     Args:
         state: Has data and stages; its stage is evaluated.
         module: Has experts and router.
         answers: Answers that need not be generated again.
+        tasks: The tasks.
         measured: Losses of the samples that need not be computed again.
 
     Raises:
@@ -44,7 +49,7 @@ def plan_routed(
     experts = tuple(name for name in module.library.names if name in trained)
     gate_sets: dict[str, GateSet] = {}
     losses: Losses = {}
-    for task in state.data.tested_task_names:
+    for task in tasks:
         gate_sets |= _route(state, module, experts, task, losses, measured)
     evaluation = EvaluationPass(
         name="routed",
@@ -57,7 +62,7 @@ def plan_routed(
         answer_lengths={task.name: task.max_new_tokens for task in state.data.tasks},
         losses=losses,
     )
-    return _with_pending(state, evaluation, state.data.tested_task_names, answers)
+    return _with_pending(state, evaluation, tasks, answers)
 
 
 def plan_oracle(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,9 @@ from dmole.allocation.start import closest_expert
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.warm_start import compare_starts
 from dmole.data.labels import answer_tokens
-from dmole.distributed import broadcast, gather_objects, sum_over_ranks
+from dmole.distributed import Ranks, broadcast, connected_ranks, gather_objects
 from dmole.experts.library import eval_mode
+from dmole.models.recomputation import recomputed_in_evaluation
 from dmole.module import labels_of
 from dmole.run.context import StageContext
 from dmole.run.run_files import RunFile
@@ -27,7 +27,7 @@ from dmole.storage.files import write_csv
 from dmole.storage.versions import newest_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from dmole.allocation import AllocationEntry, Unit
     from dmole.allocation.allocators import Scores
@@ -192,46 +192,70 @@ def _scores(
     state: SequenceState, module: ContinualModule, stage: Stage, units: Sequence[Unit]
 ) -> Scores:
     """Return the proxy score of each unit, over the batches of all ranks."""
-    allocator = module.allocator
+    allocator, backbone = module.allocator, module.backbone
     module.to(state.device)
     parameters = {
-        unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
+        unit.name: [source for path in unit.linears for source in backbone.gradient_sources(path)]
         for unit in units
     }
-    batches = itertools.chain.from_iterable(
-        state.data.proxy_batches(stage, tasks, allocator.proxy_fraction, module.seed)
-        for tasks in stage.draw.scored(stage.tasks)
-    )
-    with eval_mode(module.backbone):
+    ranks = connected_ranks(state.device)
+    with eval_mode(backbone), recomputed_in_evaluation(backbone.model):
         scores = score_gradients(
-            module.backbone.model,
+            backbone.model,
             parameters,
-            state.interruption.until_requested(batches),
-            functools.partial(_proxy_losses, module, state.device),
+            _ProxyBatches(state, module, stage),
+            functools.partial(_proxy_losses, module, state.device, ranks),
             reduction=allocator.reduction,
             combine=allocator.combine,
-            all_reduce=sum_over_ranks,
+            passes=allocator.proxy_passes,
+            ranks=ranks,
         )
+    backbone.release()
     state.interruption.check(state.strategy)
     return scores
 
 
+class _ProxyBatches:
+    """This rank's parts of the batches that the scores of a stage come from; the same each time.
+
+    A request to end the run ends the batches on all ranks alike.
+    """
+
+    def __init__(self, state: SequenceState, module: ContinualModule, stage: Stage) -> None:
+        self._state = state
+        self._stage = stage
+        self._fraction = module.allocator.proxy_fraction
+        self._seed = module.seed
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        state, stage = self._state, self._stage
+        for tasks in stage.draw.scored(stage.tasks):
+            batches = state.data.proxy_batches(stage, tasks, self._fraction, self._seed)
+            for batch in batches:
+                yield batch
+                if state.interruption.agreed(state.strategy):
+                    return
+
+
 def _proxy_losses(
-    module: ContinualModule, device: torch.device, parts: Sequence[Batch]
-) -> Tensor | Iterator[Tensor]:
-    """Return the loss of a proxy batch; its summands if the batch has several parts.
+    module: ContinualModule, device: torch.device, ranks: Ranks | None, parts: Sequence[Batch]
+) -> Tensor | Iterable[Tensor]:
+    """Return the loss of a proxy batch; its summands if this rank has several parts of it.
 
     Each part is weighted by its answer tokens, so the sum is the mean over the tokens of all
-    parts. Only one part at a time is on the device.
+    parts on all ranks. Only one part at a time is on the device.
     """
-    if len(parts) == 1:
+    if ranks is None and len(parts) == 1:
         return module.base_loss(move_data_to_device(parts[0], device))
     tokens = [int(answer_tokens(labels_of(part))) for part in parts]
     total = sum(tokens)
-    return (
+    if ranks is not None:
+        total = int(ranks.sum(torch.tensor(total, device=device)))
+    losses = (
         module.base_loss(move_data_to_device(part, device)) * (count / total)
         for part, count in zip(parts, tokens, strict=True)
     )
+    return losses if len(parts) > 1 else next(losses, ())
 
 
 def _agreed(plan: Allocation) -> Allocation:

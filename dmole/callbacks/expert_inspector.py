@@ -82,6 +82,8 @@ class ExpertInspector(ContinualCallback):
         if not state.is_global_zero:
             return
         stage, table = state.stage.index, state.callback_of(EvaluationMatrix)
+        if stage not in table.evaluated:
+            return
         row = zip(state.data.column_names, table.matrix[stage], strict=True)
         values = {f"score/{name}": float(value) for name, value in row if not np.isnan(value)}
         values |= activation_scalars(state, module)

@@ -58,7 +58,7 @@ class Regularization(ContinualCallback):
         if not len(module.regularizers):
             return
         module.to(state.device)
-        with eval_mode(module.backbone):
+        with eval_mode(module.backbone), module.backbone.evaluating():
             for term in module.regularizers:
                 term.after_stage(_view(state, module))
         state.interruption.check(state.strategy)
@@ -74,7 +74,7 @@ def _view(state: SequenceState, module: ContinualModule) -> StageView:
         loader = data.embedding_loader(
             [items[index] for index in chosen], shard=True, batch_size=batch_size
         )
-        for batch in state.interruption.until_requested(loader):
+        for batch in state.until_requested(loader, module):
             yield move_data_to_device(batch, state.device)
 
     return StageView(

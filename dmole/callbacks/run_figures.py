@@ -50,6 +50,7 @@ def stage_drawings(state: SequenceState) -> Iterator[Drawing]:
     limit = state.data.eval_limit
     title = "Score after each stage: a column that fades is a task forgotten"
     title += f" (eval_limit {limit})" if limit else ""
+    title += f" (evaluate: {state.evaluates})" if state.evaluates != "all" else ""
     yield (
         "evaluation_matrix",
         lambda: figures.matrix_heatmap(matrix, names, title, tasks_of),

@@ -70,15 +70,15 @@ def compare_starts(
         shard=True,
         batch_size=state.data.stage_batch_size(stage.tasks),  # a test batch with loss may not fit
     )
-    with eval_mode(module.backbone), torch.no_grad():
-        for batch in state.interruption.until_requested(loader):
+    with eval_mode(module.backbone), torch.no_grad(), module.backbone.evaluating():
+        for batch in state.until_requested(loader, module):
             batch = move_data_to_device(batch, state.device)
             labels = labels_of(batch)
             tokens = int(answer_tokens(labels))
             with module.vision.shared(keep=True):
                 losses = [float(module.loss_with(batch, *used)) * tokens for used in active]
             sums += torch.tensor([*losses, tokens], dtype=torch.float64)
-            answers += [row[row != IGNORED].tolist() for row in labels[:, 1:]]
+            answers += [row[row != IGNORED].tolist() for row in labels[: batch.real, 1:]]
     state.interruption.check(state.strategy)
     # float32 on the device, as some accelerators have no float64
     *totals, count = sum_over_ranks(sums.float().to(state.device)).tolist()

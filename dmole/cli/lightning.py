@@ -31,7 +31,9 @@ from dmole.cli.trust import (
 )
 from dmole.datamodule import ContinualDataModule
 from dmole.messages import one_line, visible
+from dmole.models.placement import loading_on
 from dmole.module import ContinualModule
+from dmole.run.device import device_of_process
 from dmole.run.lightning_private import NoCheckpointArguments
 from dmole.run.model_file import CONFIG_FILE, MODEL_FILE, write_model_file
 from dmole.run.run_files import RunFile
@@ -147,14 +149,16 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
             parser.link_arguments("seed_everything", target, compute_fn=int)
 
     def instantiate_classes(self) -> None:
-        """Build trainer, module and data.
+        """Build trainer, module and data; the base model is loaded on the device of the process.
 
         Raises:
             ValueError: If a class refuses its arguments; without the list of the other types
                 that a setting may have.
         """
+        settings = self._get(self.config, "trainer", default={})
         try:
-            super().instantiate_classes()
+            with loading_on(device_of_process(settings)):
+                super().instantiate_classes()
         except ValueError as error:
             text = explain(str(error), ()).text
             if text == one_line(error):

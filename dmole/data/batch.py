@@ -33,6 +33,8 @@ class Batch:
         task_names: Task of each sample.
         window: Place of a training batch among those of an optimizer step; None if it is the only
             one.
+        fillers: Number of samples at the end that only keep ranks in step, without labels; see
+            `dmole.data.filler`.
     """
 
     inputs: dict[str, Tensor]
@@ -42,12 +44,18 @@ class Batch:
     sample_ids: list[str]
     task_names: list[str]
     window: Window | None = None
+    fillers: int = 0
     _host: Batch | None = field(default=None, init=False, repr=False, compare=False)
     _positions: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.sample_ids)
+
+    @property
+    def real(self) -> int:
+        """Number of samples that are no fillers; they come first."""
+        return len(self) - self.fillers
 
     @property
     def host(self) -> Batch:
@@ -97,7 +105,7 @@ class Batch:
         if self.labels is not None:
             tensors.append(self.labels)
         names = (list(self.inputs), list(self.question))
-        facts = (self.sample_ids, self.task_names, self.window)
+        facts = (self.sample_ids, self.task_names, self.window, self.fillers)
         return _unpacked, (*pack(tensors), *names, *facts)
 
 
@@ -109,6 +117,7 @@ def _unpacked(
     sample_ids: list[str],
     task_names: list[str],
     window: Window | None,
+    fillers: int,
 ) -> Batch:
     tensors = iter(unpack(buffer, slots))
     return Batch(
@@ -119,4 +128,5 @@ def _unpacked(
         sample_ids=sample_ids,
         task_names=task_names,
         window=window,
+        fillers=fillers,
     )

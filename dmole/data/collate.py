@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dmole.data.batch import Batch
+from dmole.data.filler import count_fillers, with_filler
 from dmole.data.image_store import ImageStore
 from dmole.data.labels import IGNORED, answer_labels
 from dmole.data.processing import Processing, lacks_bos
@@ -83,18 +84,22 @@ class Collator:
         """Number of samples cut so far."""
         return int(self._truncated)
 
-    def __call__(self, items: Sequence[TaskSample], *, generation: bool) -> Batch:
+    def __call__(
+        self, items: Sequence[TaskSample], *, generation: bool, in_step: bool = False
+    ) -> Batch:
         """Return the batch of samples.
 
         Args:
             items: Samples, each with the name of its task.
             generation: Whether the answers are generated rather than learned.
+            in_step: Whether a batch without images gets a filler that has one.
 
         Raises:
             SampleError: If a sample is longer than allowed, has an answer without tokens, has an
                 image that cannot be read, or is refused by the chat template or the processor. The
                 message names its origin, its id and its images.
         """
+        items = with_filler(items, generation=generation) if in_step else items
         try:
             return self._collate(items, generation)
         except Exception as error:  # templates and processors raise any type
@@ -171,6 +176,7 @@ class Collator:
             labels = answer_labels(inputs, offsets, rendered, self._tokenizer)
             _check_answers(labels, samples)
             self._renderer.style.mark(inputs, labels, IGNORED)
+            labels[len(samples) - count_fillers(samples) :] = IGNORED
         inputs, labels = self._limit(inputs, labels, samples)
         return Batch(
             inputs=inputs,
@@ -179,6 +185,7 @@ class Collator:
             image_counts=torch.tensor([len(sample.images) for sample in samples]),
             sample_ids=[sample.id for sample in samples],
             task_names=[name for _, name in items],
+            fillers=count_fillers(samples),
         )
 
     def _limit(

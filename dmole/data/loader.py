@@ -23,15 +23,19 @@ class Items(Dataset[TaskSample]):
 
     Args:
         items: The samples, in order.
+        filler: A further sample, after the last one; None for none.
     """
 
-    def __init__(self, items: Sequence[TaskSample]) -> None:
+    def __init__(self, items: Sequence[TaskSample], filler: TaskSample | None = None) -> None:
         self._items = items
+        self._filler = filler
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> TaskSample:
+        if self._filler is not None and index == len(self._items):
+            return self._filler
         return self._items[index]
 
 
@@ -162,7 +166,7 @@ def _without_last_answer(batch: Batch) -> Batch:
     """Return a batch whose last sample is left out of the loss."""
     assert batch.labels is not None  # a training batch
     labels = batch.labels.clone()
-    labels[-1] = IGNORED
+    labels[batch.real - 1] = IGNORED
     return replace(batch, labels=labels)
 
 
@@ -171,6 +175,8 @@ def train_loader(
     collator: Collator,
     sampler: TrainBatchSampler,
     limit: Callable[[], int] | None = None,
+    *,
+    in_step: bool = False,
     **options: Any,
 ) -> ResumableLoader:
     """Return the loader of a stage's training batches.
@@ -180,9 +186,10 @@ def train_loader(
         collator: Makes the tensors.
         sampler: Order of the samples.
         limit: See :class:`ResumableLoader`.
+        in_step: Whether every batch has an image, that of a filler if need be.
         options: ``num_workers`` and further arguments of the torch data loader.
     """
-    collate = partial(collator, generation=False)
+    collate = partial(collator, generation=False, in_step=in_step)
     options = worker_options(options)
     return ResumableLoader(Items(items), sampler, limit, collate_fn=collate, **options)
 
@@ -193,6 +200,7 @@ def sequential_loader(
     *,
     batches: Sequence[Sequence[int]],
     generation: bool,
+    filler: TaskSample | None = None,
     **options: Any,
 ) -> DataLoader[TaskSample]:
     """Return a loader of given batches in their order.
@@ -202,9 +210,10 @@ def sequential_loader(
         collator: Makes the tensors.
         batches: Indices of the samples in each batch.
         generation: Whether the batches are prompts for generation.
+        filler: The sample after the last one, with which every batch gets an image; None for none.
         options: ``num_workers`` and further arguments of the torch data loader.
     """
-    collate = partial(collator, generation=generation)
+    collate = partial(collator, generation=generation, in_step=filler is not None)
     sampler = [list(batch) for batch in batches]
     options = worker_options(options)
-    return Loader(Items(items), batch_sampler=sampler, collate_fn=collate, **options)
+    return Loader(Items(items, filler), batch_sampler=sampler, collate_fn=collate, **options)

@@ -49,12 +49,16 @@ class AnswerOutput:
         return self._first
 
     def loss(self) -> Tensor:
-        """Return the mean cross-entropy over the answer tokens, a scalar; NaN if there are none.
+        """Return the mean cross-entropy over the answer tokens, a scalar.
+
+        Without answer tokens it is zero, with a graph whose gradients are zero.
 
         The logits of all chunks but the first are computed again in the backward pass, so those
         of two chunks at most are in memory.
         """
         size, tokens = len(self._first), self._tokens
+        if not len(tokens):
+            return self._first.float().sum()
         if size == len(self._states):
             return cross_entropy(self._first.float(), tokens)
         total = cross_entropy(self._first.float(), tokens[:size], reduction="sum")

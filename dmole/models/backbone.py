@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,8 @@ from dmole.models.rows import rows_per_sample
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from dmole.models.sharding import BaseShards
+
 log = logging.getLogger("dmole")
 
 _EXPERT_INFIX = f".experts.{expert_key('')}"  # part of the name of an expert's parameter
@@ -49,6 +52,7 @@ class Backbone(nn.Module):
         prompt_style: Name of the style that prompts are written in; None for a chat template.
         template: The chat template; None for a style.
         generation: Settings of generation that are not default.
+        shards: How the weights are split over the ranks; None if they are whole.
 
     Raises:
         ValueError: If a modality is not found in the model, or its prompts cannot be written, see
@@ -82,6 +86,22 @@ class Backbone(nn.Module):
         self._family = family_of(model.config)
         self._family.prepare(model)
         self.name_or_path = str(getattr(model.config, "name_or_path", ""))
+        self.shards: BaseShards | None = None
+        self._whole: tuple[str, int] | None = None
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all ranks must make the same passes: the base model is split over them."""
+        return self.shards is not None and self.shards.in_step
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Return the context of an evaluation, in which a split base model may be gathered."""
+        return nullcontext() if self.shards is None else self.shards.evaluating()
+
+    def release(self) -> None:
+        """Free what a pass has gathered of a split base model."""
+        if self.shards is not None:
+            self.shards.release()
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -109,6 +129,8 @@ class Backbone(nn.Module):
 
     def parameter_count(self) -> int:
         """Return the number of parameters of the base model, without experts."""
+        if self._whole is not None:
+            return self._whole[1]
         named = self.model.named_parameters()
         return sum(entries(p) for name, p in named if _EXPERT_INFIX not in name)
 
@@ -121,30 +143,20 @@ class Backbone(nn.Module):
                 shapes[path] = (linear.in_features, linear.out_features)
         return shapes
 
-    def linear_parameters(self, path: str) -> list[nn.Parameter]:
-        """Return weight and bias of a linear of the base model by path, wrapped or not.
+    def gradient_sources(self, path: str) -> list[nn.Parameter | nn.Module]:
+        """Return what a linear is scored by, wrapped or not: its weight and bias.
 
-        Raises:
-            ValueError: If they are quantized, since such weights have no gradients for scores.
+        It is the linear itself if its weight is quantized or split over the ranks, since autograd
+        has no gradient for it.
+
+        Args:
+            path: Full path of the linear.
         """
-        linear: Any = self.model.get_submodule(path)
-        base = getattr(linear, "base", linear)
+        linear = self.model.get_submodule(path)
+        base: nn.Module = getattr(linear, "base", linear)
         parameters = list(base.parameters(recurse=False))
-        if not all(parameter.is_floating_point() for parameter in parameters):
-            raise ValueError(
-                f"the weight of {path} is quantized and has no gradient, so units cannot be "
-                "scored: use dmole.allocation.UniformAllocator"
-            )
-        return parameters
-
-    def check_scorable(self) -> None:
-        """Check that all linears have gradients for scores.
-
-        Raises:
-            ValueError: If a linear is quantized.
-        """
-        for path in self.linear_shapes():
-            self.linear_parameters(path)
+        quantized = not all(parameter.is_floating_point() for parameter in parameters)
+        return [base] if quantized or self.shards is not None else [*parameters]
 
     def checkpoint_activations(self, context_fn: Callable[[], Any]) -> None:
         """Recompute activations in the backward pass, within the contexts of the function."""
@@ -223,6 +235,8 @@ class Backbone(nn.Module):
             beams: Width of the beam search; 1 is greedy.
             options: Further arguments of ``generate`` of transformers.
         """
+        if self.in_step:  # until the last rank has its answers
+            options = {"synced_gpus": True, **options}
         tokens: Tensor = self.model.generate(  # type: ignore[operator]
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=beams, **options
         )
@@ -260,8 +274,14 @@ class Backbone(nn.Module):
         hidden: Tensor = out.last_hidden_state
         return hidden
 
+    def remember_whole(self) -> None:
+        """Compute what describes the whole weights, before they are split."""
+        self._whole = self.fingerprint(), self.parameter_count()
+
     def fingerprint(self) -> str:
         """Return the sha256 of names and values of the base model's weights."""
+        if self._whole is not None:
+            return self._whole[0]
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             if _EXPERT_INFIX in name:

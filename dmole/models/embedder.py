@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dmole.distributed import max_over_ranks
 from dmole.experts.library import eval_mode
 from dmole.models.selection import select_samples
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
@@ -51,7 +52,12 @@ class Embedder:
         """
         keys = sample_keys(batch)
         known = self.cache.found(keys)
-        chosen = [i for i, key in enumerate(keys) if key not in known and key not in keys[:i]]
+        real = range(batch.real)
+        chosen = [i for i in real if keys[i] not in known and keys[i] not in keys[:i]]
+        if self._backbone.in_step:
+            known |= self._in_step(batch, chosen, remember=remember)
+            empty = torch.zeros(self._backbone.embedding_width)
+            return torch.stack([known.get(key, empty) for key in keys])
         if chosen:
             counts = self._vision_rows(batch)  # (B,)
             selected = self._selected(batch, chosen, counts)
@@ -61,6 +67,16 @@ class Embedder:
                 self.cache.add(names, rows)
             known |= dict(zip(names, rows, strict=True))
         return torch.stack([known[key] for key in keys])
+
+    def _in_step(self, batch: Batch, chosen: Sequence[int], *, remember: bool) -> dict[str, Tensor]:
+        """Return the embeddings of some samples; all ranks embed their batches if any has one."""
+        if not max_over_ranks(len(chosen), _device(batch)):
+            return {}
+        rows, keys = self.compute(batch), sample_keys(batch)  # (B, D)
+        found = {keys[i]: rows[i] for i in chosen}
+        if remember and found:
+            self.cache.add(list(found), torch.stack(list(found.values())))
+        return found
 
     def compute(self, batch: Batch) -> Tensor:
         """Return the embeddings of a batch, ``(B, D)`` fp32 on the CPU, known or not."""

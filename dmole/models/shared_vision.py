@@ -29,7 +29,8 @@ class SharedVision:
     it drops entries at random. Reuse is exact: arguments are compared by value, and precision must
     be the same. In a mixed precision the embedding is computed in full precision, so that a step
     does not reuse it. Where neither experts nor gradients are in the encoder it runs without
-    autograd, so that activation checkpointing keeps none of its inputs.
+    autograd, so that activation checkpointing keeps none of its inputs. Where the base model is
+    split over ranks the encoder always runs, since all ranks must run it equally often.
 
     With a store, outputs are also kept by image for later batches, see
     `dmole.models.vision_cache`.
@@ -43,6 +44,7 @@ class SharedVision:
     def __init__(
         self, backbone: Backbone, library: ExpertLibrary, store: ImageStore | None = None
     ) -> None:
+        self._backbone = backbone
         self._root = backbone.parts.vision
         self._encoder: Any = backbone.model.get_submodule(self._root)
         self._library = library
@@ -53,6 +55,11 @@ class SharedVision:
         self._recording = False
         self._keep = False
         self._known: tuple[_Call, Any] | None = None
+
+    @property
+    def has_store(self) -> bool:
+        """Whether outputs are kept by image for later batches."""
+        return self._cache is not None
 
     @contextmanager
     def shared(self, *, keep: bool = False) -> Iterator[None]:
@@ -109,7 +116,11 @@ class SharedVision:
 
     def _forward(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the output of the encoder, by its own ``forward`` unless it is known."""
-        call, known, frozen = _Call.of(args, kwargs), self._known, self._is_frozen()
+        frozen = self._is_frozen()
+        if self._backbone.in_step:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                return plain(*args, **kwargs)
+        call, known = _Call.of(args, kwargs), self._known
         fixed = frozen and not (self._drops and self._encoder.training)
         if not self._keep:
             self._known = None

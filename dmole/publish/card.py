@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmole._version import __version__
 from dmole.messages import visible
+from dmole.metrics.evaluated import statement
 from dmole.run.bundle import is_hub_name
 from dmole.run.parts import Part, kind_of
 
@@ -100,13 +101,18 @@ def _body(source: Source, title: str, licence: str | None, texts: Mapping[str, s
         version=__version__,
         last=figures["Last"],
         bwt=figures["BWT"],
-        drawn="" if drawn is None else f" Scored on a part of the test samples: {drawn}.",
+        drawn=("" if drawn is None else f" Scored on a part of the test samples: {drawn}.")
+        + _padded(statement(source.run.metrics)),
         rows="\n".join(_row(source, task, text) for task, text in texts.items()),
         licence=licence or "not stated",
         argument="" if base.name else ', base="FOLDER_OF_THE_BASE_MODEL"',
         place=base.name if base.name and is_hub_name(base.name) else "FOLDER_OF_THE_BASE_MODEL",
         expert=_plain_expert(source),
     )
+
+
+def _padded(text: str) -> str:
+    return f" {text}" if text else ""
 
 
 def _row(source: Source, task: str, text: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmole._version import __version__
+from dmole.metrics.evaluated import KEY as EVALUATED
 from dmole.metrics.subsample import KEY as SUBSAMPLE
 from dmole.metrics.summary import PER_TASK, RUN_FORMAT
 from dmole.report.runs import Run, load_run
@@ -189,7 +190,7 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "per_task": per_task,
         "definitions": definitions,
         "fingerprints": fingerprints,
-        **_chosen(metrics, (SUBSAMPLE,)),
+        **_chosen(metrics, (SUBSAMPLE, EVALUATED)),
     }
 
 

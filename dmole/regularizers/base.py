@@ -76,7 +76,8 @@ class StageView:
         tasks: Tasks of the stage.
         all_tasks: Tasks of the whole sequence, in order.
         samples: Returns batches of a random subset of the stage's training samples, given its
-            size and the batch size; the subset is split over the ranks.
+            size and the batch size; the subset is split over the ranks. Where all ranks must make
+            the same passes, batches without a real sample follow, whose gradients are zero.
         step: Returns loss and step of a batch, with the current values of the experts.
     """
 
@@ -118,6 +119,9 @@ class Regularizer(nn.Module, ABC):
     which all micro-batches share: each rank computes it once in an optimizer step."""
     per_token: bool = False
     """Short for ``mean_over = "tokens"``."""
+    passes: Literal["none", "alike", "own"] = "none"
+    """Passes through the base model that the term makes in a step: ``none``, the same on all ranks
+    (``alike``), or each rank its ``own``, which excludes a base model that is split over ranks."""
     records: bool = False
     """Whether the regularizer reads the records of mixing linears."""
 

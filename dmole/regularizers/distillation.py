@@ -111,6 +111,7 @@ class Distillation(Regularizer):
     """
 
     per_token = True
+    passes = "alike"
 
     def __init__(self, coefficient: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__()
@@ -131,8 +132,9 @@ class Distillation(Regularizer):
         self._placed = {}
 
     def after_stage(self, stage: StageView) -> None:
-        """Remove the teacher from the device."""
+        """Move the teacher to host memory."""
         self._placed = {}
+        self._teacher = {name: value.cpu() for name, value in self._teacher.items()}
 
     def forward(self, step: Step) -> Tensor:
         """Return the weighted divergence; see :class:`Regularizer`."""

@@ -110,7 +110,7 @@ class ElasticWeights(Regularizer):
         count = 0
         for batch in stage.samples(self.samples, 1):
             loss, _ = stage.step(batch)
-            count += 1
+            count += batch.real
             gradients = torch.autograd.grad(loss, list(current.values()), allow_unused=True)
             if reason := describe(dict(zip(current, gradients, strict=True))):
                 sample = f"{batch.task_names[0]}/{batch.sample_ids[0]}"

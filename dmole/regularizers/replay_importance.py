@@ -50,6 +50,7 @@ class ReplayImportance(Regularizer):
     """
 
     per_token = True
+    passes = "own"
 
     def __init__(
         self,

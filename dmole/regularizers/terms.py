@@ -61,6 +61,16 @@ class Terms(nn.ModuleList):
             total = total + value
         return total
 
+    def keep_in_step(self, step: Step) -> None:
+        """Make the passes through the base model that :meth:`total` makes on other ranks.
+
+        Args:
+            step: The training step of a rank whose batch has no answer tokens.
+        """
+        for term in self:
+            if term.passes == "alike":
+                term(step)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return parameters and state of all terms, without copies, by index and name."""
         return {

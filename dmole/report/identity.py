@@ -87,6 +87,15 @@ def _eval_limit(one: Run, other: Run) -> str | None:
     return f"the test samples that were scored (eval_limit): {_pair(*texts)}"
 
 
+def _evaluated(one: Run, other: Run) -> str | None:
+    """Compare the tasks that were evaluated, by which figures are defined or missing."""
+    if one.evaluated == other.evaluated or 1 in (len(one.matrix), len(other.matrix)):
+        return None
+    return (
+        f"the tasks that were evaluated (trainer.evaluate): {_pair(one.evaluated, other.evaluated)}"
+    )
+
+
 def _base(one: Run, other: Run) -> str | None:
     """Compare the digests of the base models if both runs have them, else the settings."""
     left, right = one.fingerprint("base"), other.fingerprint("base")
@@ -145,6 +154,7 @@ CHECKS: dict[str, Callable[[Sequence[Run]], Iterator[str]]] = {
     "unfinished": _unfinished,
     "data": _pairwise(_data),
     "eval_limit": _pairwise(_eval_limit),
+    "evaluate": _pairwise(_evaluated),
     "base": _pairwise(_base),
     "profile": _pairwise(_profile),
     "epochs": _pairwise(_epochs),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import shorten
 
+from dmole.metrics.evaluated import statement
 from dmole.report.columns import COLUMNS, Group, learning_columns
 from dmole.report.grids import Grid, shown, spread_of_tasks
 from dmole.report.identity import MARKS
@@ -26,6 +27,7 @@ class Notes:
         scoring: Metric of each task.
         constant: Most frequent reference of each task; empty if a run does not state it.
         subsample: What is said of scores on a part of the test samples; empty if all were scored.
+        evaluated: What is said of methods that were not evaluated on all tasks; empty if none is.
         spreads: Standard deviation of Last within a task, by method with several runs.
     """
 
@@ -36,6 +38,7 @@ class Notes:
     scoring: str
     constant: str = ""
     subsample: str = ""
+    evaluated: str = ""
     spreads: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -69,8 +72,17 @@ def make_notes(
     constant = _constant_answers(first) if any(grid.references for grid in grids) else ""
     spreads = {method: spread_of_tasks(runs) for method, runs in groups.items()}
     spreads = {method: spread for method, spread in spreads.items() if not math.isnan(spread)}
-    drawn = _subsample(groups)
-    return Notes(counts, given, mixed, definitions, scoring, constant, drawn, spreads)
+    return Notes(
+        counts,
+        given,
+        mixed,
+        definitions,
+        scoring,
+        constant,
+        _subsample(groups),
+        _evaluated(groups),
+        spreads,
+    )
 
 
 def _subsample(groups: Group) -> str:
@@ -83,6 +95,12 @@ def _subsample(groups: Group) -> str:
             known = "unknown" if math.isnan(error) else shown(error)
             texts.append(f"{method} ({drawn.limit} a task; {known})")
     return ", ".join(texts)
+
+
+def _evaluated(groups: Group) -> str:
+    """Return which methods were not evaluated on all tasks, and their missing figures."""
+    texts = {method: statement(runs[0].metrics) for method, runs in groups.items()}
+    return " ".join(f"{method}: {text}" for method, text in texts.items() if text)
 
 
 def _definitions(group: Group, grid: Grid) -> Iterator[tuple[str, dict[str, list[str]]]]:
@@ -122,6 +140,8 @@ def statements(notes: Notes, *, bold: bool) -> list[str]:
             "Scored on a part of the test samples, drawn at random (eval_limit; the standard error "
             f"of Last from that draw): {notes.subsample}."
         )
+    if notes.evaluated:
+        lines.append(notes.evaluated)
     if bold:
         without = f", methods marked {signs} excluded" if signs else ""
         lines.append(

@@ -8,6 +8,8 @@ from typing import Any
 
 from dmole._moved import current_path
 from dmole.messages import excerpt
+from dmole.metrics.evaluated import KEY as EVALUATED
+from dmole.metrics.evaluated import PHRASES
 from dmole.metrics.subsample import KEY as SUBSAMPLE
 from dmole.metrics.summary import FIGURES, RUN_FORMAT
 from dmole.storage.files import read_json, read_yaml
@@ -43,6 +45,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
     for task in digests:
         _section(path, digests, task, "fingerprints.data.")
     _check_subsample(path, _section(path, metrics, SUBSAMPLE))
+    _check_evaluated(path, _section(path, metrics, EVALUATED))
     constant = _section(path, metrics, "constant_answer")
     for task in constant:
         stated = _section(path, constant, task, "constant_answer.")
@@ -65,6 +68,25 @@ def _check_subsample(path: Path, stated: Mapping[str, Any]) -> None:
         _check_numbers(
             path, {str(stage): error for stage, error in enumerate(column)}, None, f"{where}."
         )
+
+
+def _check_evaluated(path: Path, stated: Mapping[str, Any]) -> None:
+    """Check what is said of cells that were left out."""
+    if not stated:
+        return
+    if stated.get("tasks") not in PHRASES:
+        raise ValueError(
+            f"{path}: {EVALUATED}.tasks must be one of {', '.join(PHRASES)}, "
+            f"got {excerpt(stated.get('tasks'))}"
+        )
+    missing = _section(path, stated, "missing", f"{EVALUATED}.")
+    _check_texts(path, missing, missing, f"{EVALUATED}.missing.")
+    learned = stated.get("learned")
+    if not isinstance(learned, list) or not all(
+        isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)
+        for tasks in learned
+    ):
+        raise ValueError(f"{path}: {EVALUATED}.learned must be lists of names of tasks")
 
 
 def read_timing(path: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dmole.metrics.evaluated import KEY as EVALUATED
+from dmole.metrics.evaluated import Evaluated, stated_tasks
 from dmole.metrics.matrix_file import read_matrix
 from dmole.metrics.subsample import Subsample
 from dmole.report.older_runs import complete_metrics
@@ -64,11 +66,21 @@ class Run:
         return Subsample.of(self.metrics)
 
     @property
+    def evaluated(self) -> Evaluated:
+        """Which tasks were evaluated after which stage."""
+        return stated_tasks(self.metrics)
+
+    @property
     def task_of_stage(self) -> list[list[int]] | None:
         """Tasks that each stage learned, derived from the oracle matrix, which has only seen tasks.
 
-        None without an oracle matrix: stage ``t`` then learns the ``t``-th task.
+        None without an oracle matrix: stage ``t`` then learns the ``t``-th task. A run that leaves
+        cells empty states the tasks in ``metrics.json``.
         """
+        stated = (self.metrics.get(EVALUATED) or {}).get("learned")
+        if stated is not None:
+            columns = {name: index for index, name in enumerate(self.task_names)}
+            return [[columns[task] for task in tasks] for tasks in stated]
         if self.oracle_matrix is None:
             return None
         seen = ~np.isnan(self.oracle_matrix)

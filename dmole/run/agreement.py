@@ -200,6 +200,7 @@ def _trainer_values(state: SequenceState) -> dict[str, str]:
         "data.eval_tokens_per_batch": str(data.eval_tokens_per_batch),
         "trainer.incremental_evaluation": str(state.incremental_evaluation),
         "trainer.accept_changes": str(state.accept_changes),
+        "trainer.evaluate": state.evaluates,
         "trainer.fill_rows": str(state.fills_rows),
         "trainer.keep_embeddings": str(state.keeps_embeddings),
         "trainer.log_every_n_steps": str(trainer.log_every_n_steps),  # type: ignore[attr-defined]

@@ -33,6 +33,7 @@ _FIXED = re.compile(
 """Part of what the run has learned so far."""
 _ANSWERED = re.compile(
     r"model setting '(beams|generation)'|EvaluationMatrix setting|router setting"
+    r"|setting 'trainer\.evaluate'"
     r"|(format|prompt|prompt_suffix|test_image_root|max_new_tokens|side_files) of task"
 )
 """Read in evaluation; some of them in training too."""
@@ -140,6 +141,12 @@ def later_change(state: SequenceState, stage: int) -> dict[str, Any] | None:
     """
     later = (record for record in state.changes if record["from_stage"] > stage)
     return next((record for record in later if _changes_row(record["setting"])), None)
+
+
+def leaves_cells_empty(state: SequenceState) -> bool:
+    """Return whether ``trainer.evaluate`` leaves cells empty, or did so before a resume."""
+    changed = (record["setting"] == "setting 'trainer.evaluate'" for record in state.changes)
+    return state.evaluates != "all" or any(changed)
 
 
 def part_changes(saved: Any, current: Parts, remaining: Remaining, stages: int) -> Records:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmole.metrics.evaluated import reasons, statement
 from dmole.run.clock import INNER_PHASES
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ def log_results(state: SequenceState, metrics: Mapping[str, Any]) -> None:
         metrics: Content of its ``metrics.json``.
     """
     if state.is_global_zero:
-        lines = [*figure_lines(metrics), *cost_lines(state.clock), *next_lines(state.run_dir)]
+        lines = [
+            *figure_lines(metrics),
+            *missing_lines(metrics),
+            *cost_lines(state.clock),
+            *next_lines(state.run_dir),
+        ]
         for line in lines:
             log.info("%s", line)
 
@@ -53,6 +59,16 @@ def figure_lines(metrics: Mapping[str, Any]) -> list[str]:
         _row("", FIGURES),
         *(_row(name, [_figure(row.get(key)) for key in FIGURES]) for name, row in rows.items()),
     ]
+
+
+def missing_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return which tasks were evaluated and why figures are missing; none if these are all tasks.
+
+    Args:
+        metrics: Content of ``metrics.json``.
+    """
+    text = statement(metrics)
+    return [text, *reasons(metrics)] if text else []
 
 
 def cost_lines(clock: Clock) -> list[str]:

@@ -1,4 +1,4 @@
-"""Wrappers of all undocumented Lightning names that this package uses.
+"""Wrappers of all undocumented names of Lightning, and of torch's DDP, that this package uses.
 
 Lightning may rename them in any minor release, which is why `pyproject.toml` has an upper bound.
 `tests/run/test_run_lightning_private.py` fails with the name that is missing.
@@ -16,10 +16,14 @@ from lightning.pytorch.strategies.launchers import (
     _SubprocessScriptLauncher,
 )
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning.pytorch import Trainer
     from lightning.pytorch.strategies import Strategy
+    from torch import nn
 
 
 class NoCheckpointArguments:
@@ -52,6 +56,17 @@ def cluster_environment(trainer: Trainer) -> Any:
 def starts_processes_for_each_fit(strategy: Strategy) -> bool:
     """Return whether a strategy starts new processes for each fit, like ``ddp_spawn``."""
     return isinstance(strategy.launcher, _MultiProcessingLauncher)
+
+
+def ignore_in_ddp(module: nn.Module, names: Sequence[str]) -> None:
+    """Leave parameters out of what DDP sends and reduces once it wraps a module.
+
+    Args:
+        module: The module that is wrapped next.
+        names: Full names of the parameters.
+    """
+    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(module, names)  # type: ignore[no-untyped-call]
 
 
 def start_processes(trainer: Trainer) -> list[subprocess.Popen[Any]]:

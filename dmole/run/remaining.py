@@ -131,7 +131,7 @@ class Forecast:
                 total += running.seconds / running.done * running.left
             elif phase[1] in rates:
                 total += rates[phase[1]] * self.amounts[phase]
-            elif phase[1] != _SHORT:
+            elif phase[1] != _SHORT and self.amounts[phase]:
                 return None
         return total if phases else None
 
@@ -179,13 +179,13 @@ class Pace:
 def forecast(state: SequenceState) -> Forecast:
     """Return the forecast at the start of the current phase. It reads no file of samples anew."""
     data, amounts = state.data, dict[Phase, int]()
-    tested = sum(len(data.test_samples(task)) for task in data.tested_task_names)
-    amounts[0, "evaluate"] = tested
+    tested = {task: len(data.test_samples(task)) for task in data.tested_task_names}
+    for index in range(len(state.plan) + 1):
+        amounts[index, "evaluate"] = sum(tested[task] for task in state.tasks_to_evaluate(index))
     for stage in state.plan:
         if "train" in state.splits and stage.index > state.inherited.stages:
             amounts[stage.index, "train"] = len(data.stage_items(stage)) * data.epochs(stage.tasks)
             amounts[stage.index, "router"] = len(data.arriving_items(stage))
-        amounts[stage.index, "evaluate"] = tested
     current = state.stage.index, state.phase
     return Forecast(amounts, frozenset(state.done), tuple(state.clock.laps), current)
 

@@ -56,6 +56,7 @@ TRAINER: dict[str, Any] = {
     "name": str,
     "stream": Stream | None,
     "incremental_evaluation": bool,
+    "evaluate": Literal["all", "seen", "last"],
     "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"],
     "precision": Literal["32-true", "32", 32, "bf16-mixed", "bf16", "16-mixed", "16", 16] | None,
     "deterministic": bool | Literal["warn"] | None,

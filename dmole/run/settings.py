@@ -29,7 +29,8 @@ RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_p
 
 ADDED = {"rank_factor": "1.0", "min_steps": "1", "std_floor": "0.001", "combine": "sum",
          "skip_nonfinite_steps": "0", "ranking": "loss", "start": "fresh",
-         "start_samples": "64", "start_ratio": "1.5", "covariance_components": "0"}  # fmt: skip
+         "start_samples": "64", "start_ratio": "1.5", "covariance_components": "0",
+         "evaluate": "all"}  # fmt: skip
 """Settings that older checkpoints lack, with the value that the code had then."""
 
 _OF_TASK = (
@@ -38,6 +39,8 @@ _OF_TASK = (
 )
 _OF_DATA = ("batch_size", "seed", "group_by_length", "max_length", "on_too_long")
 _OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+_EXACT = ("proxy_passes",)
+"""Arguments of which the results do not depend."""
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _WITHOUT_EFFECT = (
     *("ExpertInspector", "ReportPage", "RichStageProgressBar", "StageCheckpoint"),
@@ -58,6 +61,7 @@ def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str
         "setting 'dropout'": str(module.library.dropout),
         "setting 'precision'": str(trainer.precision),
         "setting 'limit_train_batches'": str(trainer.limit_train_batches),
+        "setting 'trainer.evaluate'": state.evaluates,
     }
     if module.generation:  # a mapping; empty in checkpoints from before this setting
         settings["model setting 'generation'"] = str(sorted(module.generation.items()))
@@ -155,6 +159,8 @@ def _parameters(kind: type) -> list[str]:
         if base is not object and "__init__" in vars(base):
             parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
             names |= dict.fromkeys(p.name for p in parameters if p.kind not in _VARIABLE)
+    for name in _EXACT:
+        names.pop(name, None)
     names.pop("self", None)
     return sorted(names)
 

@@ -157,14 +157,18 @@ class Interruption:
         os.write(2, f"dmole: {text}\n".encode())
         os._exit(128 + signum)
 
-    def until_requested(self, batches: Iterable[T]) -> Iterator[T]:
+    def until_requested(self, batches: Iterable[T], in_step: Strategy | None = None) -> Iterator[T]:
         """Yield batches, at least one, until this process receives a request to end.
 
         Call :meth:`check` after the loop, so that no incomplete result is used.
+
+        Args:
+            batches: The batches; in step, all ranks have as many.
+            in_step: The strategy if all ranks must end after the same batch; None otherwise.
         """
         for batch in batches:
             yield batch
-            if self.requested:
+            if self.requested if in_step is None else self.agreed(in_step):
                 return
 
     def check(self, strategy: Strategy) -> None:

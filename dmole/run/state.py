@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dmole.metrics.evaluated import Evaluated, evaluated_tasks
 from dmole.models.identity import base_parts
 from dmole.run.board import RunBoard
 from dmole.run.clock import Clock
@@ -20,7 +21,7 @@ from dmole.store import SPLITS
 from dmole.streams.stream import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
     from lightning.pytorch import Callback, Trainer
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dmole")
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 BEFORE_TRAINING = Stage(0, "zero-shot", (), "")
 """Stage 0: the base model without experts."""
@@ -69,6 +71,7 @@ class SequenceState:
         settings: All settings as they were before training; empty until the first checkpoint.
         run_id: Random identifier of the run in its checkpoints.
         fills_rows: Whether earlier stages are evaluated on tasks that were added after them.
+        evaluates: Which tasks are evaluated after which stage.
         keeps_embeddings: Whether embeddings are read from the run folder and kept there.
         parent: The finished run that this one extends; None for none.
         inherited: Stages and tasks of the parent, known before the run folder is open.
@@ -104,6 +107,7 @@ class SequenceState:
         self.saved_settings: dict[str, str] = {}
         self.run_id = secrets.token_hex(8)
         self.fills_rows = False
+        self.evaluates: Evaluated = "all"
         self.keeps_embeddings = True
         self.parent: Parent | None = None
         self.inherited = Inheritance()
@@ -212,6 +216,16 @@ class SequenceState:
         """Number of processes."""
         return self.trainer.world_size
 
+    def until_requested(self, batches: Iterable[T], module: ContinualModule) -> Iterator[T]:
+        """Yield batches until a request to end; see `Interruption.until_requested`.
+
+        Args:
+            batches: The batches of this process.
+            module: Tells whether its ranks must make the same passes.
+        """
+        in_step = self.strategy if module.backbone.in_step else None
+        return self.interruption.until_requested(batches, in_step)
+
     # -- stages ----------------------------------------------------------------------------
 
     def learned(self) -> tuple[Stage, ...]:
@@ -221,6 +235,15 @@ class SequenceState:
     def seen_tasks(self) -> tuple[str, ...]:
         """Return the tasks of the stages up to and including the current one, in order."""
         return tuple(dict.fromkeys(task for stage in self.learned() for task in stage.tasks))
+
+    def tasks_to_evaluate(self, stage: int) -> list[str]:
+        """Return the tasks whose test samples are answered after a stage, in order.
+
+        Args:
+            stage: Index of the stage; 0 is before training.
+        """
+        learned = [stage.tasks for stage in self.plan]
+        return evaluated_tasks(self.evaluates, stage, learned, self.data.tested_task_names)
 
     def updated_expert(self, stage: Stage) -> str | None:
         """Return the expert whose next version a stage trains; None for any other stage.

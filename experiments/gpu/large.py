@@ -62,7 +62,7 @@ def proxy(setting: Setting, batches: Sequence[int] = (14, 4)) -> Iterator[Row]:
 
 def _scores(module: ContinualModule, batch: Batch) -> dict[str, float | None]:
     parameters = {
-        unit.name: [p for path in unit.linears for p in module.backbone.linear_parameters(path)]
+        unit.name: [s for path in unit.linears for s in module.backbone.gradient_sources(path)]
         for unit in module.units()
     }
     with eval_mode(module.backbone):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -18,6 +20,12 @@ from experiments.gpu.runs import compare, tasks
 TASKS = ("paint", "count")
 
 
+_DECODES_SPLIT = {
+    "class_path": "dmole.strategies.ShardedBaseStrategy",
+    "init_args": {"gather_for_evaluation": False},
+}
+
+
 def two_gpus(setting: Setting) -> Iterator[Row]:
     """Yield how a run on two GPUs differs from one on one GPU."""
     need(torch.cuda.device_count() >= 2, "there is no second GPU")
@@ -25,6 +33,24 @@ def two_gpus(setting: Setting) -> Iterator[Row]:
     two = _fit(setting, "two_gpus", "--trainer.devices", "2", "--trainer.strategy", "ddp", batch=4)
     for what, value in compare(two, one):
         yield f"two GPUs and one: {what}", value, "nccl, fp32"
+
+
+def sharded(setting: Setting) -> Iterator[Row]:
+    """Yield how two ranks with a base model in shards differ from two that hold all of it."""
+    if setting.accelerator == "cuda":
+        need(torch.cuda.device_count() >= 2, "there is no second GPU")
+    strategies = {"ddp": "ddp", "sharded": "sharded_base", "sharded_decode": _DECODES_SPLIT}
+    runs = {
+        name: _fit(setting, name, batch=4, trainer={"devices": 2, "strategy": strategy})
+        for name, strategy in strategies.items()
+    }
+    for name in ("sharded", "sharded_decode"):
+        how = "split base" if name == "sharded" else "split base, split in evaluation too"
+        for what, value in compare(runs[name], runs["ddp"]):
+            yield f"{how}, and ddp: {what}", value, "2 ranks, fp32"
+    for name, run in runs.items():
+        timing = json.loads((run / "timing.json").read_text(encoding="utf-8"))
+        yield f"{name}: peak memory of rank 0, MiB", timing["peak_memory_bytes"] // 2**20, ""
 
 
 def four_bit(setting: Setting) -> Iterator[Row]:
@@ -43,7 +69,9 @@ def four_bit(setting: Setting) -> Iterator[Row]:
     yield f"4-bit base on {ranks} ranks: Last, percent", last(run), ""
 
 
-def _fit(setting: Setting, name: str, *flags: str, batch: int) -> Path:
+def _fit(
+    setting: Setting, name: str, *flags: str, batch: int, trainer: Mapping[str, Any] | None = None
+) -> Path:
     """Run the command line in processes of its own and return the run folder.
 
     Raises:
@@ -55,6 +83,7 @@ def _fit(setting: Setting, name: str, *flags: str, batch: int) -> Path:
             "default_root_dir": str(setting.folder),
             "accelerator": setting.accelerator,
             "enable_progress_bar": False,
+            **(trainer or {}),
         },
         "data": {"tasks": tasks(TASKS, 64, 16), "batch_size": batch, "eval_batch_size": 8},
     }

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dmole.allocation import score_gradients
+from dmole.allocation import SensitivityAllocator, proxy, score_gradients
+from dmole.allocation.meter import GradientMeter
 
 
 class Line(nn.Module):
@@ -171,42 +173,54 @@ def test_a_loss_without_any_unit_leaves_all_scores_none() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean", "mean_batch_norm", "fisher"])
-def test_two_ranks_score_like_one_process(reduction: str) -> None:
-    sent: list[list[Tensor]] = []
+def test_passes_over_groups_of_units_give_the_same_scores_and_keep_a_part_of_the_gradients(
+    reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)))
+    units: dict[str, list[nn.Parameter]] = {
+        str(i): list(layer.parameters()) for i, layer in enumerate(layers)
+    }
+    units["idle"] = [nn.Parameter(torch.ones(2))]
+    batches = [torch.randn(3, 6) for _ in range(3)]
+    meters: list[GradientMeter] = []
 
-    def recorder(log: list[Tensor]) -> Callable[[Tensor], Tensor]:
-        def reduce(tensor: Tensor) -> Tensor:
-            log.append(tensor.clone())
-            return tensor
+    class Recorded(GradientMeter):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            meters.append(self)
 
-        return reduce
+    monkeypatch.setattr(proxy, "GradientMeter", Recorded)
 
-    # first record what either rank would send, then hand out the sums
-    parts = [BATCHES[:1], BATCHES[1:]]
-    for part in parts:
-        log: list[Tensor] = []
-        score(Line(), batches=part, reduction=reduction, all_reduce=recorder(log))
-        sent.append(log)
-    sums = iter([one + two for one, two in zip(*sent, strict=True)])
-    both = score(
-        Line(), batches=parts[0], reduction=reduction, all_reduce=lambda tensor: next(sums)
-    )
-    single = score(Line(), reduction=reduction)
-    assert both["idle"] is None
-    assert both["line"] == pytest.approx(single["line"], rel=1e-6)
+    def found(passes: int) -> dict[str, float | None]:
+        meters.clear()
+        return score_gradients(
+            layers,
+            units,
+            batches,
+            lambda x: layers(x).square().sum(),
+            reduction=reduction,  # type: ignore[arg-type]
+            passes=passes,
+        )
+
+    whole = found(1)
+    assert list(whole) == ["0", "1", "2", "3", "idle"]
+    assert whole["idle"] is None
+    assert found(2) == whole
+    groups = [list(dict.fromkeys(slot.unit for slot in meter.slots)) for meter in meters]
+    assert groups == [["0", "1"], ["2", "3", "idle"]]
+    assert all(parameter.grad is None for parameter in layers.parameters())
+    assert all(not meter.kept for meter in meters)  # freed before the next pass
+    assert found(9) == whole  # more passes than units
 
 
-def test_a_rank_without_gradient_still_takes_part_in_the_reduction() -> None:
-    model = Line()
-    seen: list[tuple[int, ...]] = []
-
-    def reduce(tensor: Tensor) -> Tensor:
-        seen.append(tuple(tensor.shape))
-        return tensor + 1  # another rank saw one gradient of 1 everywhere
-
-    scores = score(model, loss_fn=lambda batch: torch.tensor(1.0), all_reduce=reduce)
-    assert scores == {"line": 2.0, "idle": 1.0}
-    assert seen == [(4,), (1,), (1,), (1,)]
+def test_passes_over_batches_that_are_gone_after_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 for an iterator, got 2"):
+        score(Line(), batches=iter(BATCHES), passes=2)
+    with pytest.raises(ValueError, match="passes must be at least 1"):
+        score(Line(), passes=0)
+    with pytest.raises(ValueError, match="proxy_passes must be at least 1, got 0"):
+        SensitivityAllocator(proxy_passes=0)
 
 
 class Attention(nn.Module):

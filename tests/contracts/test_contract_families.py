@@ -172,7 +172,7 @@ def test_layers_have_a_proxy_score_or_get_no_expert(
 
     def score() -> dict[str, float | None]:
         parameters = {
-            unit.name: [p for path in unit.linears for p in fresh.backbone.linear_parameters(path)]
+            unit.name: [s for path in unit.linears for s in fresh.backbone.gradient_sources(path)]
             for unit in units
         }
         return score_gradients(fresh.backbone.model, parameters, batches, fresh.base_loss)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from dmole.data.batch import Batch
 from dmole.data.collate import Collator
+from dmole.data.filler import FILLER_ID
 from dmole.data.labels import IGNORED
 from dmole.data.rendering import ChatRenderer
 from dmole.data.sample import ArrayImage, Sample, Turn
@@ -166,6 +168,29 @@ def test_batch_tells_images_ids_and_tasks(processor: Any, samples: list[Sample])
 def test_batch_without_images_has_no_pixels(processor: Any, samples: list[Sample]) -> None:
     batch = Collator(processor)(items(samples[2:3]), generation=False)
     assert set(batch.inputs) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize("generation", [False, True])
+def test_in_step_a_batch_without_images_gets_a_filler_that_nothing_is_learned_from(
+    processor: Any, samples: list[Sample], generation: bool
+) -> None:
+    collator = Collator(processor)
+    chosen = [as_test(sample) for sample in samples] if generation else samples
+    texts = [item for item in items(chosen) if not item[0].images]
+    plain = collator(texts, generation=generation)
+    batch = collator(texts, generation=generation, in_step=True)
+    assert (plain.fillers, batch.fillers, batch.real) == (0, 1, len(texts))
+    assert batch.sample_ids == [*plain.sample_ids, FILLER_ID]
+    assert batch.image_counts.tolist() == [0] * len(texts) + [1]
+    assert "pixel_values" in batch.inputs
+    if not generation:
+        assert (batch.labels[-1] == IGNORED).all()
+        assert [int((row != IGNORED).sum()) for row in batch.labels[:-1]] == [
+            int((row != IGNORED).sum()) for row in plain.labels
+        ]
+    assert copy.deepcopy(batch).fillers == 1
+    pictured = [item for item in items(chosen) if item[0].images]
+    assert collator(pictured, generation=generation, in_step=True).fillers == 0
 
 
 def test_question_is_the_first_user_turn_without_image_or_template(

@@ -96,10 +96,30 @@ def assert_loss_is_reported(said: str, rank: int, folder: Path, launcher: str) -
 def test_all_processes_end_soon_after_one_has_failed(
     fit_words: FitWords, tmp_path: Path, launcher: str, rank: int, phase: str, killed: bool
 ) -> None:
+    check_end(fit_words, tmp_path, launcher, rank, phase, killed)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(("rank", "phase"), [(1, "allocate"), (0, "train"), (1, "evaluate")])
+def test_all_processes_of_a_split_base_end_soon_after_one_has_failed(
+    fit_words: FitWords, tmp_path: Path, rank: int, phase: str, killed: bool
+) -> None:
+    check_end(fit_words, tmp_path, "lightning", rank, phase, killed, "sharded_base")
+
+
+def check_end(
+    fit_words: FitWords,
+    tmp_path: Path,
+    launcher: str,
+    rank: int,
+    phase: str,
+    killed: bool,
+    strategy: str = "ddp",
+) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY, encoding="utf-8")
     note, said = tmp_path / "note", tmp_path / "said"
     callback = {"rank": rank, "phase": phase, "killed": killed, "note": str(note)}
-    flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4"]
+    flags = ["--trainer.devices", "2", "--trainer.strategy", strategy, "--data.batch_size", "4"]
     flags += [f"--trainer.callbacks+={{class_path: faulty.Fails, init_args: {callback}}}"]
     flags += ["--trust_classes", "faulty"]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

@@ -73,7 +73,7 @@ class Setting:
     def score(self, reduction: str) -> None:
         backbone = self.module.backbone
         parameters = {
-            unit.name: [p for path in unit.linears for p in backbone.linear_parameters(path)]
+            unit.name: [s for path in unit.linears for s in backbone.gradient_sources(path)]
             for unit in self.module.units()
         }
         batches = [self.batch, self.batch]

@@ -131,3 +131,13 @@ def test_a_model_that_does_not_name_its_head_computes_all_logits() -> None:
     assert_close(found, cross_entropy(model.head(x)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
     with pytest.raises(ValueError, match=r"head of Shifted reads states of shape \(2, 2, 3\), but"):
         answer_output(Shifted(), {"x": x}, Targets.of(labels))
+
+
+def test_without_answer_tokens_loss_and_gradients_are_zero() -> None:
+    world = World("llava")
+    labels = torch.full_like(world.batch.labels, -100)
+    with world.library.context.use(world.gates):
+        loss = world.backbone.answer_output(world.batch.inputs, Targets.of(labels)).loss()
+    assert loss.item() == 0
+    gradients = torch.autograd.grad(loss, [p for _, p in world.library.parameters("a")])
+    assert not any(gradient.any() for gradient in gradients)

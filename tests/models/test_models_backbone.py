@@ -105,7 +105,7 @@ def test_experts_change_neither_fingerprint_nor_counts_nor_shapes_nor_base_param
             backbone.fingerprint(),
             backbone.parameter_count(),
             backbone.linear_shapes(),
-            [id(p) for p in backbone.linear_parameters(path)],
+            [id(source) for source in backbone.gradient_sources(path)],
         )
 
     before = facts()
@@ -119,11 +119,11 @@ def test_experts_change_neither_fingerprint_nor_counts_nor_shapes_nor_base_param
     assert backbone.fingerprint() != before[0]
 
 
-def test_linear_parameters_are_weight_and_bias() -> None:
+def test_a_linear_is_scored_by_its_weight_and_bias() -> None:
     backbone = make_backbone("llava")
     vision, language = backbone.blocks[0].linears[0], backbone.blocks[-1].linears[0]
-    assert [p.ndim for p in backbone.linear_parameters(vision)] == [2, 1]
-    assert [p.ndim for p in backbone.linear_parameters(language)] == [2]
+    assert [p.ndim for p in backbone.gradient_sources(vision)] == [2, 1]
+    assert [p.ndim for p in backbone.gradient_sources(language)] == [2]
 
 
 def test_a_fingerprint_reads_every_dtype_and_scalars() -> None:

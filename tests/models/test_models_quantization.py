@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from families.saved import save_family
 from torch import nn
 from torch.testing import assert_close
 
-from dmole.allocation import SensitivityAllocator
+from dmole.allocation import AllocationEntry, SensitivityAllocator, score_gradients
 from dmole.data import Task
 from dmole.datamodule import ContinualDataModule
 from dmole.experts import ExpertLibrary, Gates
+from dmole.experts.library import eval_mode
 from dmole.models import Backbone, PretrainedBackbone
 from dmole.models import quantization as module
+from dmole.models.recomputation import recomputed_in_evaluation
 from dmole.module import ContinualModule
 from dmole.routing import OracleRouter
 from dmole.trainer import ContinualTrainer
@@ -72,22 +75,49 @@ def test_experts_take_their_shape_from_the_features_not_the_packed_weight(packed
     assert_close(expert_loss(packed), expert_loss(plain))
 
 
-def test_scoring_a_quantized_layer_is_refused_with_what_to_use_instead(packed: Backbone) -> None:
-    path = all_linears(packed)[0]
-    with pytest.raises(ValueError, match=r"weight of model\.vision.* is quantized.*Uniform"):
-        packed.linear_parameters(path)
+def scores(backbone: Backbone, reduction: Any = "sum", **options: Any) -> dict[str, Any]:
+    module = ContinualModule(backbone, SensitivityAllocator(), OracleRouter(), **options)
+    units = {
+        unit.name: [s for path in unit.linears for s in backbone.gradient_sources(path)]
+        for unit in module.units()
+    }
+    batches = [make_batch(backbone, make_samples(images)) for images in ((1, 0, 2), (0, 1, 1))]
+    with eval_mode(backbone), recomputed_in_evaluation(backbone.model):
+        return score_gradients(
+            backbone.model, units, batches, module.base_loss, reduction=reduction
+        )
 
 
-def test_a_fit_that_needs_scores_stops_before_anything_is_computed(
+@pytest.mark.parametrize("reduction", ["sum", "mean", "mean_batch_norm", "fisher"])
+def test_a_quantized_model_scores_like_a_plain_one_with_its_weights(
+    packed: Backbone, reduction: str
+) -> None:
+    plain = scores(make_backbone("llava"), reduction)
+    assert all(plain.values())
+    assert scores(packed, reduction) == pytest.approx(plain, rel=1e-6)
+    # outputs that are kept of the vision encoder would have no gradient
+    assert scores(packed, reduction, cache_vision="ram") == pytest.approx(plain, rel=1e-6)
+
+
+def test_a_sequence_on_a_quantized_model_allocates_by_scores(
     packed: Backbone, tmp_path: Path
 ) -> None:
-    learner = ContinualModule(packed, SensitivityAllocator(), OracleRouter())
-    trainer = ContinualTrainer(default_root_dir=str(tmp_path), accelerator="cpu")
-    data = ContinualDataModule([Task("paint", "synthetic://paint/train", "synthetic://paint/test")])
-    with pytest.raises(ValueError, match="is quantized"):
-        trainer.fit(learner, datamodule=data)
-    assert list(tmp_path.iterdir()) == []
-    make_backbone("llava").check_scorable()
+    task = Task("paint", "synthetic://paint/train?size=4", "synthetic://paint/test?size=1")
+
+    def allocated(backbone: Backbone, **options: Any) -> list[AllocationEntry]:
+        allocator = SensitivityAllocator(rank=2, **options)
+        learner = ContinualModule(
+            backbone, allocator, OracleRouter(), activation_checkpointing=bool(options)
+        )
+        trainer = ContinualTrainer(default_root_dir=str(tmp_path), accelerator="cpu")
+        data = ContinualDataModule([task], batch_size=2)
+        return list(trainer.allocate(learner, data)["paint"].entries)
+
+    plain = allocated(make_backbone("llava"))
+    found = allocated(packed)
+    assert [e.expert for e in found] == [e.expert for e in plain]
+    assert [e.score for e in found] == pytest.approx([e.score for e in plain], rel=1e-6)
+    assert found == allocated(packed, proxy_passes=2)  # and recomputed
 
 
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +129,12 @@ def test_without_bitsandbytes_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of bitsandbytes, about precision on the CPU
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_experts_train_on_a_quantized_model(tmp_path: Path, quantization: str, dtype: str) -> None:
-    pytest.importorskip("bitsandbytes")
+def test_experts_train_on_a_quantized_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str, dtype: str
+) -> None:
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    # its products for CPUs with AVX512-BF16 do not take linears that are narrower than a block
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)
     folder = str(save_family("llava", tmp_path))
     plain = PretrainedBackbone(folder)
     backbone = PretrainedBackbone(folder, dtype=dtype, quantization=quantization)
@@ -114,3 +148,26 @@ def test_experts_train_on_a_quantized_model(tmp_path: Path, quantization: str, d
     assert_close(expert_loss(backbone).float(), expert_loss(plain), rtol=0.1, atol=0.0)
     prompts = make_batch(backbone, make_samples((1, 0, 2), answers=False))
     assert len(backbone.generate(prompts.inputs, 3)) == 3
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("quantization", "rounding"), [("8bit", 0.1), ("4bit", 1e-5)])
+def test_the_scores_of_a_quantized_model_are_those_of_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: Any, rounding: float
+) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
+    folder = str(save_family("llava", tmp_path))
+    backbone = PretrainedBackbone(folder, quantization=quantization)
+    plain = PretrainedBackbone(folder)
+    for path in all_linears(backbone):
+        weight = backbone.model.get_submodule(path).weight
+        restored = (
+            bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+            if quantization == "4bit"
+            else weight.CB * weight.SCB[:, None] / 127  # its products round the input, too
+        )
+        plain.model.get_submodule(path).weight.data.copy_(restored)
+    exact = scores(plain)
+    assert scores(backbone) == pytest.approx(exact, rel=rounding)
+    assert scores(backbone, activation_checkpointing=True) == pytest.approx(exact, rel=rounding)

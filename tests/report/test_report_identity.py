@@ -230,5 +230,5 @@ def test_an_unknown_difference_is_named(
     assert main(["compare", str(runs[0]), "--output", str(tmp_path), "--allow", "colour"]) == 1
     assert capsys.readouterr().err == (
         "dmole: unknown difference 'colour' to allow; choose from unfinished, data, eval_limit, "
-        "base, profile, epochs, definitions\n"
+        "evaluate, base, profile, epochs, definitions\n"
     )

@@ -30,6 +30,8 @@ PRIVATE = [
      "_SignalConnector.register_signal_handlers"),
     ("lightning.pytorch.trainer.connectors.signal_connector", "_SignalConnector.teardown"),
     ("lightning.pytorch.cli", "LightningCLI._parse_ckpt_path"),
+    ("torch.nn.parallel",
+     "DistributedDataParallel._set_params_and_buffers_to_ignore_for_model"),
 ]  # fmt: skip
 
 
@@ -116,6 +118,7 @@ def test_private_names_of_lightning_are_used_in_one_file_alone() -> None:
     attributes = (
         *("_signal_connector", "_accelerator_connector", "_batches_that_stepped"),
         "_parse_ckpt_path",
+        "_set_params_and_buffers_to_ignore_for_model",
     )
     for path in PACKAGE.rglob("*.py"):
         if path == here:

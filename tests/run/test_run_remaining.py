@@ -53,6 +53,12 @@ def test_a_pass_before_training_does_not_slow_down_the_estimate_of_later_ones() 
     assert at(laps, (2, "evaluate")).remaining().stage == pytest.approx(8)
 
 
+def test_an_evaluation_without_tasks_takes_no_time() -> None:
+    running = Running(seconds=10.0, done=0.5, left=0.5)
+    amounts = {(1, "train"): 10, (1, "evaluate"): 0}
+    assert Forecast(amounts, (), (), (1, "train")).remaining(running) == Remaining(10.0, 10.0)
+
+
 def test_a_run_without_stages_to_train_ends_with_its_evaluation() -> None:
     running = Running(seconds=3.0, done=0.75, left=0.25)
     forecast = Forecast({(0, "evaluate"): 8}, (), (), (0, "evaluate"))

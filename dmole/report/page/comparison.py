@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
+from dmole.metrics.evaluated import statement
 from dmole.report.columns import COLUMNS, Column
 from dmole.report.grids import best_of
 from dmole.report.identity import advantages
@@ -70,3 +71,6 @@ def _remarks(runs: _Runs) -> Iterator[str]:
         yield "The runs have different tasks, so their metrics cannot be compared."
     if len({str(run.subsample) for run in known.values()}) > 1:
         yield "The runs are scored on different parts of the test samples (eval_limit)."
+    for name, run in known.items():
+        if text := statement(run.metrics):
+            yield f"{name}: {text}"

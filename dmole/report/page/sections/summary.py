@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
+from dmole.metrics.evaluated import reasons, statement
 from dmole.metrics.summary import FIGURES, PER_TASK
 from dmole.report.page.markup import Cell, Row, html, join, label, note, number_cell, table
 from dmole.report.page.record import RunRecord
@@ -24,6 +26,8 @@ def _draw(record: RunRecord) -> Markup | None:
     parts = [_facts(record, run), _figures(run), _by_task(record, run)]
     if run.subsample is not None:
         parts.append(note(f"The scores are of {run.subsample}; all metrics are estimates."))
+    if text := statement(run.metrics):
+        parts.append(note(" ".join([text, *(f"{line}." for line in reasons(run.metrics))])))
     return join(parts)
 
 
@@ -38,7 +42,7 @@ def _facts_of(record: RunRecord, run: Run) -> Iterator[tuple[str, str]]:
     yield "Run", label(run.method)
     yield "Folder", record.name
     yield "Tasks learned", f"{learned if len(run.matrix) > 1 else 0} of {planned}"
-    yield "Stages evaluated", f"{len(run.matrix) - 1}, and once before training"
+    yield "Stages evaluated", _stages(run)
     if run.seed is not None:
         yield "Seed", label(run.seed)
     backbone = (run.section("model").get("backbone") or {}).get("init_args")
@@ -48,6 +52,11 @@ def _facts_of(record: RunRecord, run: Run) -> Iterator[tuple[str, str]]:
     parent = run.metrics.get("parent")
     if isinstance(parent, dict) and parent.get("run") is not None:
         yield "Extends", label(parent["run"])
+
+
+def _stages(run: Run) -> str:
+    first, *later = (not np.isnan(row).all() for row in run.matrix)
+    return f"{sum(later)}" + (", and once before training" if first else "")
 
 
 def _figures(run: Run) -> Markup:
