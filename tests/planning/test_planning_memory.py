@@ -166,10 +166,17 @@ def test_the_cache_of_a_generation_is_counted_exactly() -> None:
 # -- measured: activations, proxy pass ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", [0.5, 1.0])
-@pytest.mark.parametrize("dropout", [0.0, 0.05])
 @pytest.mark.parametrize(
-    ("dtype", "mixed"), [("float32", False), ("bfloat16", True), ("bfloat16", False)]
+    ("dtype", "mixed", "dropout", "share"),
+    [
+        ("float32", False, 0.0, 0.5),
+        ("float32", False, 0.05, 1.0),
+        ("bfloat16", True, 0.0, 1.0),
+        ("bfloat16", True, 0.05, 0.5),
+        ("bfloat16", True, 0.05, 1.0),
+        ("bfloat16", False, 0.0, 0.5),
+        ("bfloat16", False, 0.05, 1.0),
+    ],
 )
 def test_saved_activations_are_as_estimated_within_six_percent(
     dtype: str, mixed: bool, dropout: float, share: float
