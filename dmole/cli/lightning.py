@@ -31,7 +31,9 @@ from dmole.cli.trust import (
 )
 from dmole.datamodule import ContinualDataModule
 from dmole.messages import one_line, visible
+from dmole.models.placement import loading_on
 from dmole.module import ContinualModule
+from dmole.run.device import device_of_process
 from dmole.run.lightning_private import NoCheckpointArguments
 from dmole.run.model_file import CONFIG_FILE, MODEL_FILE, write_model_file
 from dmole.run.run_files import RunFile
@@ -147,14 +149,16 @@ class ContinualCLI(NoCheckpointArguments, LightningCLI):
             parser.link_arguments("seed_everything", target, compute_fn=int)
 
     def instantiate_classes(self) -> None:
-        """Build trainer, module and data.
+        """Build trainer, module and data; the base model is loaded on the device of the process.
 
         Raises:
             ValueError: If a class refuses its arguments; without the list of the other types
                 that a setting may have.
         """
+        settings = self._get(self.config, "trainer", default={})
         try:
-            super().instantiate_classes()
+            with loading_on(device_of_process(settings)):
+                super().instantiate_classes()
         except ValueError as error:
             text = explain(str(error), ()).text
             if text == one_line(error):
@@ -233,10 +237,16 @@ def setting_names() -> list[str]:
     raise AssertionError("the parser was not made")
 
 
-def build(arguments: list[str], trusted: Sequence[str], *, run: bool = True) -> ContinualCLI:
-    """Build the CLI and, if ``run``, run its verb."""
+def build(
+    arguments: list[str],
+    trusted: Sequence[str],
+    *,
+    run: bool = True,
+    kind: type[ContinualCLI] = ContinualCLI,
+) -> ContinualCLI:
+    """Build the CLI, or a ``kind`` of it, and, if ``run``, run its verb."""
     try:
-        return ContinualCLI(arguments, run=run, trusted=trusted)
+        return kind(arguments, run=run, trusted=trusted)
     except MisconfigurationException as error:  # from Lightning: devices, precision, strategy
         raise ValueError(str(error)) from error
 

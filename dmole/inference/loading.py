@@ -16,6 +16,7 @@ from dmole.inference.joining import base_digest, keep_stage
 from dmole.inference.model import RoutedModel
 from dmole.inference.route_only import RouteOnly
 from dmole.models.identity import base_parts
+from dmole.models.placement import loading_on
 from dmole.models.vision_cache import vision_store
 from dmole.run.bundle import is_bundle, read_bundle
 from dmole.run.export_file import Export
@@ -85,7 +86,8 @@ def load(
             "nothing to compare its weights with"
         )
     settings = _settings(folder, base, trusted, trust_remote_code)
-    parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
+    with loading_on(device):
+        parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
     try:
         model = RoutedModel(
             **_arguments(parts, settings), images=image_options(settings), store=store
@@ -127,7 +129,8 @@ def load_router(
         ValueError: If a part does not fit, or the base model differs; names file and key.
     """
     settings = _settings(folder, base, trusted, trust_remote_code)
-    parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
+    with loading_on(device):
+        parts = build_model_parts(settings, trusted, trust_remote_code=trust_remote_code)
     try:
         model = RouteOnly(
             export.experts, **_arguments(parts, settings), images=image_options(settings)

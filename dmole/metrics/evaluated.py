@@ -73,6 +73,7 @@ def evaluated_facts(
     evaluated: Evaluated,
     content: Mapping[str, Any],
     matrix: npt.NDArray[np.float64],
+    left_out: npt.NDArray[np.bool_],
     scope: Scope,
     task_of_stage: Sequence[Sequence[int]],
     task_names: Sequence[str],
@@ -83,6 +84,8 @@ def evaluated_facts(
         evaluated: Which tasks are evaluated.
         content: Figures of ``metrics.json``, rates and retention included.
         matrix: Scores of the tasks to learn, ``(stages + 1, tasks)``.
+        left_out: Cells that are not to be evaluated, of the same shape; others may be empty too,
+            as where an expert trained further before a run was evaluated again.
         scope: Scope of AVG.
         task_of_stage: Columns that each stage learns.
         task_names: One name per column.
@@ -91,7 +94,8 @@ def evaluated_facts(
         ``tasks``: the value. ``learned``: the tasks of each stage. ``missing``: why a figure is
         null that would have a value if all tasks were evaluated.
     """
-    full = summarize(np.nan_to_num(matrix, nan=0.0), task_names, scope, task_of_stage)
+    filled = np.where(np.isnan(matrix) & left_out, 0.0, matrix)
+    full = summarize(filled, task_names, scope, task_of_stage)
     missing = [name for name in FIGURES if content[name] is None and full[name] is not None]
     rates = content.get("routing") or {}
     if rates.get("unseen_accepted", 0) is None and len(task_names) > 1:

@@ -11,6 +11,7 @@ from dmole.data.templates import PromptSettings
 from dmole.messages import first_line
 from dmole.models.backbone import Backbone
 from dmole.models.discovery import Patterns
+from dmole.models.placement import loading_device
 from dmole.models.processors import load_processor, set_image_settings
 from dmole.models.quantization import Quantization, quantization_config
 from dmole.storage.files import check_folder
@@ -27,6 +28,8 @@ BY_HASH = "sha256:"
 
 class PretrainedBackbone(Backbone):
     """A base model loaded from a folder or a model hub.
+
+    The weights are loaded into host memory, or on the device of `dmole.models.placement`.
 
     Args:
         name_or_path: Folder, hub name, or ``tiny`` for the model that ships with the package.
@@ -81,11 +84,7 @@ class PretrainedBackbone(Backbone):
             log.warning("trust_remote_code is on: code of %s runs on this machine", name_or_path)
         if revision is not None:
             options["revision"] = revision
-        model_options: dict[str, Any] = {"dtype": dtype}
-        if attn_implementation is not None:
-            model_options["attn_implementation"] = attn_implementation
-        if quantization is not None:
-            model_options["quantization_config"] = quantization_config(quantization, dtype)
+        model_options = _model_options(dtype, attn_implementation, quantization)
         prompts = PromptSettings(prompt_style, template_variables or {}, template_date)
         try:
             _check_adapter(source)
@@ -109,6 +108,21 @@ class PretrainedBackbone(Backbone):
             super().__init__(model, processor, patterns, prompts)
         except ValueError as error:
             raise ValueError(f"cannot use the base model {name_or_path!r}: {error}") from error
+
+
+def _model_options(
+    dtype: Dtype, attention: Attention | None, quantization: Quantization | None
+) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` that concern the weights."""
+    options: dict[str, Any] = {"dtype": dtype}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, dtype)
+    device = loading_device(quantized=quantization is not None)
+    if device is not None:
+        options["device_map"] = {"": device}
+    return options
 
 
 def _check_adapter(source: str) -> None:

@@ -132,8 +132,9 @@ class Distillation(Regularizer):
         self._placed = {}
 
     def after_stage(self, stage: StageView) -> None:
-        """Remove the teacher from the device."""
+        """Move the teacher to host memory."""
         self._placed = {}
+        self._teacher = {name: value.cpu() for name, value in self._teacher.items()}
 
     def forward(self, step: Step) -> Tensor:
         """Return the weighted divergence; see :class:`Regularizer`."""

@@ -357,7 +357,8 @@ EMBEDDING = 32 + 32
 
 REMEMBERED: dict[str, Callable[[Linears], int]] = {
     "lwf_lora": _adapter,  # the teacher
-    "ewc_lora": lambda linears: 2 * len(TASKS) * _adapter(linears),  # anchors and importance
+    # anchor and importance of all tasks, and what is left of their penalties at the anchor
+    "ewc_lora": lambda linears: 2 * _adapter(linears) + 1,
     "ewc_lora_online": lambda linears: 2 * _adapter(linears),
     "moe_cl": _classifiers,
     "moe_cl_routed": _classifiers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from cuts import CutAt, CutError
 from run_digests import run_digests
 from small_runs import Recipe, small_task
 
+from dmole.allocation import UniformAllocator
 from dmole.callbacks import EvaluationMatrix
 from dmole.cli.main import main
 from dmole.data import Task
 from dmole.metrics import read_matrix
 from dmole.report.page import write_report
 from dmole.report.runs import load_run
+from dmole.routing import SharedRouter
 from dmole.storage.predictions import predicted_stages, read_stage
+from dmole.streams.stream import SequentialStream
 
 SCORED = Task("find", test="synthetic://find/test?size=4", max_new_tokens=3, eval_only=True)
 TASKS = ("paint", "count", SCORED)
@@ -105,6 +109,7 @@ def test_missing_figures_are_null_with_a_reason_and_the_others_have_their_value(
         assert {"seen": "Transfer: needs", "last": "AVG, Learned, BWT"}[evaluate] in log
 
 
+@pytest.mark.slow
 def test_avg_over_the_stages_that_have_seen_a_task_does_not_need_the_others(tmp_path: Path) -> None:
     matrix = EvaluationMatrix(avg_scope="seen")
     built = Recipe(trainer={"evaluate": "seen"}, callbacks=[matrix]).build(tmp_path)
@@ -166,6 +171,18 @@ def test_a_run_is_evaluated_again_on_the_same_cells_or_on_all(
         expected = runs[evaluate][0]
         for name in ("evaluation_matrix.csv", "oracle_matrix.csv"):
             assert (output / name).read_bytes() == (expected / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_cells_that_cannot_be_evaluated_again_are_no_matter_of_the_setting(tmp_path: Path) -> None:
+    shared = {"stream": SequentialStream(shared_expert="shared"), "router": SharedRouter}
+    shared["allocator"] = UniformAllocator
+    run = replace(recipe("seen"), **shared).build(tmp_path).fit()
+    built, output = replace(recipe("seen"), **shared).build(tmp_path / "none"), tmp_path / "again"
+    built.trainer.evaluate(built.module, built.data, run=run, output=output)
+    metrics = metrics_of(output)
+    assert metrics["BWT"] is metrics["Learned"] is None  # the adapter of stage 1 is gone
+    assert list(metrics["evaluated"]["missing"]) == ["Transfer"]
 
 
 @pytest.mark.slow
