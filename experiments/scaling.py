@@ -1,62 +1,40 @@
-"""Memory and GPU hours for large base models, estimated from their shapes without a run.
+"""Memory and GPU hours for large base models, reckoned from their shapes without a run.
 
-Prints the tables of docs/scaling.md. The formulas are in `experiments.costs.scaling` and
-`experiments.costs.workload`; tests compare them with measurements of tiny models.
+Prints the tables of docs/scaling.md. The formulas are those of ``dmole plan`` (`dmole.planning`);
+tests compare them with measurements of tiny models.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dmole.benchmarks.cmit import BENCHMARK
-from experiments.costs.base_models import LARGE
-from experiments.costs.scaling import (
-    FP32,
-    Load,
-    ModelSizes,
-    base_parameters,
-    cache_bytes,
-    loss_bytes,
-    proxy_activation_bytes,
-    proxy_gradient_bytes,
-    router_bytes,
-    task_parameters,
-    training_activation_bytes,
-    training_state_bytes,
-)
-from experiments.costs.workload import Workload, gpu_hours, sequence_flops
+from dmole.cli.plan import RESERVED, read_config
+from dmole.planning import activations, memory
+from dmole.planning.advice import advise
+from dmole.planning.config import read_setup
+from dmole.planning.hardware import GPUS, UTILIZATION, Gpu
+from dmole.planning.hours import hours
+from dmole.planning.reckoning import GIB, Reckoning
+from dmole.planning.setup import Lengths, Setup
+from dmole.planning.shape import model_shape
 
-GIB, MIB = 2**30, 2**20
-A100 = 312e12
-"""Operations per second in bfloat16, from NVIDIA's data sheet of the A100."""
-UTILIZATION = 0.35
-GENERATED = 32
-"""Batch size and tokens of an answer in the column of generation."""
-SIZES = {name: sizes["train"].items for name, sizes in BENCHMARK.sizes.items()}
-# SK-VG and VizWiz are trained for 5 epochs, IconQA is repeated 5 times
-SEEN = sum(n * (5 if name in ("SK-VG", "VizWiz", "IconQA") else 1) for name, n in SIZES.items())
-WORKLOADS = (
-    Workload(
-        name="the nine tasks of D-MoLE",
-        tasks=9,
-        seen=SEEN,
-        distinct=sum(SIZES.values()),
-        tested=9 * 5000,
-        answer_tokens=16,
-        source="train sizes and epochs of the released code; 5,000 test samples a task assumed",
-    ),
-    Workload(
-        name="eight tasks of CoIN's size",
-        tasks=8,
-        seen=8 * 70_000,
-        distinct=8 * 70_000,
-        tested=8 * 5000,
-        answer_tokens=16,
-        source="assumed: 70,000 training and 5,000 test samples a task",
-    ),
-)
+MODELS = {
+    "LLaVA-1.5-7B": "llava-hf/llava-1.5-7b-hf",
+    "LLaVA-1.5-13B": "llava-hf/llava-1.5-13b-hf",
+    "Qwen2.5-VL-32B": "Qwen/Qwen2.5-VL-32B-Instruct",
+    "Qwen2.5-VL-72B": "Qwen/Qwen2.5-VL-72B-Instruct",
+}
+PIXELS = {"max_pixels": 448 * 448}
+"""Images of the Qwen models: 256 tokens each."""
+MACHINES = {
+    "1x24gb": "l4-24gb",
+    "8x24gb": "l4-24gb",
+    "8x80gb": "a100-80gb",
+    "64x80gb": "h100-80gb",
+}
+PHASES = ("proxy pass", "training step", "evaluation", "embedding")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -69,102 +47,120 @@ def gib(count: float) -> str:
     return f"{count / GIB:.1f}"
 
 
-def training_row(model: ModelSizes, load: Load) -> list[str]:
-    weights = base_parameters(model) * load.base_bytes
-    experts = task_parameters(model, load)
-    state = training_state_bytes(experts)
-    loss = loss_bytes(model, load.batch * load.answer_tokens, load.base_bytes)
-    full = training_activation_bytes(model, load)
-    less = training_activation_bytes(model, load, recompute=True)
+def on_model(setup: Setup, name: str) -> Reckoning:
+    """Return the reckoning of a setup with another base model."""
+    settings = PIXELS if name.startswith("Qwen") else {}
+    changed = replace(setup, name_or_path=MODELS[name], image_settings=settings, patterns=None)
+    return Reckoning(model_shape(MODELS[name]), changed, Lengths())
+
+
+def totals(reckoning: Reckoning) -> dict[str, float]:
+    return {phase.name: phase.total for phase in reckoning.phases()}
+
+
+def proxy_before(reckoning: Reckoning) -> float:
+    """Return the bytes of a proxy pass at commit 21c6ae4: nothing recomputed, gradients whole."""
+    load = reckoning.load(reckoning.setup.batch_size)
+    return (
+        reckoning.whole_base
+        + memory.FP32 * reckoning.experts.past
+        + activations.proxy_activation_bytes(reckoning.shape, load)
+        + memory.loss_bytes(reckoning.shape, load)
+        + memory.proxy_gradient_bytes(reckoning.shape)
+        + memory.largest_gradient_bytes(reckoning.shape)
+    )
+
+
+def phase_rows(setup: Setup, name: str) -> list[list[str]]:
+    """Return the rows of a model: at commit 21c6ae4, and today on one GPU and on eight."""
+    old = replace(setup, devices=8, batch_size=14, eval_batch_size=16, eval_tokens_per_batch=None)
+    old = replace(old, past_experts_on_device=None)
+    before = totals(on_model(old, name)) | {"proxy pass": proxy_before(on_model(old, name))}
+    found = {
+        "21c6ae4": before,
+        "one GPU": totals(on_model(replace(setup, devices=1), name)),
+        "8, `ddp`": totals(on_model(replace(setup, devices=8), name)),
+        "8, `sharded_base`": totals(
+            on_model(replace(setup, devices=8, sharded=True, gathers=False), name)
+        ),
+    }
     return [
-        model.name,
-        f"{base_parameters(model) / 1e9:.2f}",
-        gib(weights),
-        f"{experts / 1e6:.1f}",
-        f"{state / GIB:.2f}",
-        f"{loss / GIB:.2f}",
-        gib(full),
-        gib(less),
-        gib(weights + state + loss + full),
-        gib(weights + state + loss + less),
+        [f"{name}, {how}", *(gib(row[phase]) for phase in PHASES)] for how, row in found.items()
     ]
 
 
-def other_row(model: ModelSizes, load: Load) -> list[str]:
-    weights = base_parameters(model) * load.base_bytes
-    tokens = model.image_tokens + load.text_tokens
-    running = proxy_activation_bytes(model, load)
-    running += loss_bytes(model, load.batch * load.answer_tokens, load.base_bytes)
-    summed, norms = (proxy_gradient_bytes(model, summed=value) for value in (True, False))
-    cache = cache_bytes(model, GENERATED, tokens + GENERATED, load.base_bytes)
-    return [
-        model.name,
-        gib(running),
-        gib(summed),
-        gib(weights + running + summed),
-        gib(weights + running + norms),
-        gib(cache),
-        gib(weights + cache),
-        f"{FP32 * task_parameters(model, load) / MIB:.0f}",
-        f"{router_bytes(model) / MIB:.1f}",
-    ]
+def changes(reckoning: Reckoning, limit: float) -> str:
+    """Return the first change that suffices for each phase that does not fit."""
+    found: dict[str, str] = {}
+    for advice in advise(reckoning, limit):
+        if advice.fits:
+            found.setdefault(advice.phase, advice.change)
+    lacking = [p.name for p in reckoning.phases() if p.total > limit and p.name not in found]
+    texts = [f"`{change}`" for change in dict.fromkeys(found.values())]
+    return "; ".join([*texts, *(f"{name}: too large" for name in lacking)]) or "fits"
 
 
-def hours_row(model: ModelSizes, load: Load, workload: Workload) -> list[str]:
-    work = sequence_flops(model, load, workload)
-    again = sequence_flops(model, load, workload, recompute=True)["train"] - work["train"]
-    cells = [f"{gpu_hours(work[phase], A100, UTILIZATION):,.1f}" for phase in work]
-    total, more = (gpu_hours(w, A100, UTILIZATION) for w in (sum(work.values()), again))
-    return [model.name, *cells, f"{total:,.0f}", f"{total + more:,.0f}"]
+def machine_rows(configs: Mapping[str, Setup], machine: str) -> list[list[str]]:
+    gpu = GPUS[MACHINES[machine]]
+    limit = (1 - RESERVED) * gpu.gib * GIB
+    rows = []
+    for name in ("LLaVA-1.5-7B", "LLaVA-1.5-13B", "Qwen2.5-VL-72B"):
+        reckoning = on_model(configs[machine], name)
+        found = totals(reckoning)
+        cells = [gib(found[phase]) for phase in PHASES]
+        rows.append([f"{machine}, {name}", *cells, changes(reckoning, limit)])
+    return rows
 
 
-def report(load: Load) -> str:
+def hours_row(setup: Setup, name: str, gpu: Gpu) -> list[str]:
+    found = hours(on_model(replace(setup, devices=1), name), gpu, UTILIZATION)
+    return [name, *(f"{value:,.1f}" for value in found.values()), f"{sum(found.values()):,.0f}"]
+
+
+def report() -> str:
     """Return all tables as Markdown."""
+    coin = read_setup(read_config(["--config", "coin.yaml"]))
+    nine = read_setup(read_config(["--config", "cmit.yaml"]))
+    machines = {
+        name: read_setup(
+            read_config(["--config", "coin.yaml", "--config", f"hardware/{name}.yaml"])
+        )
+        for name in MACHINES
+    }
+    gpu = GPUS["a100-80gb"]
     parts = [
-        f"Training, GiB on each GPU ({load.batch} samples a step, one picture and "
-        f"{load.text_tokens} tokens of text each, {load.answer_tokens} of them the answer; rank "
-        f"{load.rank} on {load.share:.0%} of the blocks; base in bfloat16):",
+        "`coin.yaml` with larger base models, GiB of a GPU at the last of eight tasks (rank 128, "
+        "one picture and 128 tokens of text a sample):",
         table(
-            (
-                *("base model", "parameters, 10^9", "weights", "trained, 10^6", "their state"),
-                *("loss", "activations", "recomputed", "step", "step, recomputed"),
-            ),
-            [training_row(model, load) for model in LARGE],
+            ("base model, GPUs", *PHASES),
+            [row for name in MODELS for row in phase_rows(coin, name)],
         ),
-        f"Proxy pass with the same batch, and generation for {GENERATED} samples of {GENERATED} "
-        "new tokens, GiB; files of a task, MiB:",
+        "`coin.yaml` with the files of `configs/hardware`, GiB of a GPU, and what `dmole plan` "
+        "advises for each phase that does not fit:",
         table(
-            (
-                *("base model", "activations and loss", "kept gradients", "proxy pass, `sum`"),
-                *("proxy pass, `fisher`", "cache", "generation", "expert file", "router file"),
-            ),
-            [other_row(model, load) for model in LARGE],
+            ("machine, base model", *PHASES, "to change"),
+            [row for machine in MACHINES for row in machine_rows(machines, machine)],
         ),
     ]
-    for workload in WORKLOADS:
+    for title, setup in (("CoIN", coin), ("the nine tasks of D-MoLE", nine)):
+        seen = sum(task.train * task.passes for task in setup.tasks)
+        tested = sum(task.test for task in setup.tasks)
+        phases = hours(on_model(setup, "LLaVA-1.5-7B"), gpu, UTILIZATION)
         parts += [
-            f"GPU hours for {workload.name}, {workload.seen:,} samples trained on "
-            f"({workload.source}), on A100s at {UTILIZATION:.0%} of {A100 / 1e12:.0f} TFLOP/s:",
-            table(
-                (
-                    *("base model", "train", "allocate", "embed", "evaluate", "all"),
-                    "all, activations recomputed",
-                ),
-                [hours_row(model, load, workload) for model in LARGE],
-            ),
+            f"GPU hours for {title}, {seen:,} samples trained on and {tested:,} test samples, on "
+            f"A100s at {UTILIZATION:.0%} of {gpu.teraflops:g} TFLOP/s:",
+            table(("base model", *phases, "all"), [hours_row(setup, name, gpu) for name in MODELS]),
         ]
-    parts.append("\n".join(f"- {model.name}: {model.source}" for model in LARGE))
+    parts.append(
+        "Of tasks without a published size, 70,000 training and 5,000 test samples are assumed, of "
+        "those of CoIN 61,000 test samples."
+    )
     return "\n\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    defaults = Load()
-    for name in ("batch", "text_tokens", "answer_tokens", "rank"):
-        value = getattr(defaults, name)
-        parser.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
-    parser.add_argument("--share", type=float, default=defaults.share, help="default: %(default)s")
-    print(report(replace(defaults, **vars(parser.parse_args(arguments)))))
+    argparse.ArgumentParser(description=str(__doc__).splitlines()[0]).parse_args(arguments)
+    print(report())
 
 
 if __name__ == "__main__":

@@ -18,5 +18,4 @@ exec torchrun --nnodes "${NNODES}" --nproc-per-node "${NPROC}" \
   -m dmole fit "$@" \
   --trainer.num_nodes "${NNODES}" \
   --trainer.devices "${NPROC}" \
-  --trainer.strategy ddp \
   --ckpt_path auto

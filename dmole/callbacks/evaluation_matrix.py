@@ -38,6 +38,7 @@ from dmole.callbacks.evaluation_results import (
     unparsable_answers,
 )
 from dmole.callbacks.extended_results import extended_results
+from dmole.callbacks.measuring import MeasuredSamples
 from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
@@ -109,6 +110,7 @@ class EvaluationMatrix(ContinualCallback):
         self.errors: npt.NDArray[np.float64] = np.empty((0, 0))
         self.routing: list[tuple[int, str, str, int]] = []
         self.answers = AnswerBook()
+        self._measured = MeasuredSamples()
         self.losses: Mapping[str, Mapping[str, Sequence[float]]] = {}
         self.scores: dict[str, TaskScore] = {}
         self.examples: dict[str, list[dict[str, Any]]] = {}
@@ -132,7 +134,7 @@ class EvaluationMatrix(ContinualCallback):
         known = self.evaluated_tasks(state, state.stage.index)
         wanted = {*state.tasks_to_evaluate(state.stage.index), *known}
         tasks = [task for task in state.data.tested_task_names if task in wanted]
-        return plan_routed(state, module, answers, tasks)
+        return plan_routed(state, module, answers, tasks, self._measured)
 
     def plan_oracle(
         self, state: SequenceState, module: ContinualModule, routed: EvaluationPass

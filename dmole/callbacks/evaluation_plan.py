@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dmole.callbacks.answers import DECODING, AnswerBook, GateSet, read_journal
 from dmole.callbacks.embedding import embed_samples
+from dmole.callbacks.measuring import MeasuredSamples
 from dmole.models.identity import NUMERICS
 from dmole.routing import RouteQuery
 from dmole.run.context import EvaluationPass
@@ -26,7 +27,11 @@ Losses = dict[str, dict[str, list[float]]]
 
 
 def plan_routed(
-    state: SequenceState, module: ContinualModule, answers: AnswerBook, tasks: Sequence[str]
+    state: SequenceState,
+    module: ContinualModule,
+    answers: AnswerBook,
+    tasks: Sequence[str],
+    measured: MeasuredSamples,
 ) -> EvaluationPass:
     """Route the test samples of some tasks among the experts of the stages so far.
 
@@ -35,6 +40,7 @@ def plan_routed(
         module: Has experts and router.
         answers: Answers that need not be generated again.
         tasks: The tasks.
+        measured: Losses of the samples that need not be computed again.
 
     Raises:
         Interrupted: If a signal requested the end of the run.
@@ -44,7 +50,7 @@ def plan_routed(
     gate_sets: dict[str, GateSet] = {}
     losses: Losses = {}
     for task in tasks:
-        gate_sets |= _route(state, module, experts, task, losses)
+        gate_sets |= _route(state, module, experts, task, losses, measured)
     evaluation = EvaluationPass(
         name="routed",
         experts=experts,
@@ -138,21 +144,28 @@ def _route(
     experts: Sequence[str],
     task: str,
     losses: Losses,
+    measured: MeasuredSamples,
 ) -> dict[str, GateSet]:
     """Return the router's gate sets for a task's test samples; add their losses to ``losses``."""
     keys = sample_names(state, task)
-    embeddings = None  # (N, D)
+    embeddings = measures = None  # (N, D), (N, C)
     query = RouteQuery(None, (), "test", None, experts)
-    if module.router.needs(query):
+    if (meter := module.router.meter(query)) is not None:
+        measures = measured.of(state, module, meter, task)
+    elif module.router.needs(query):
         pairs = [(sample, task) for sample in state.data.test_samples(task)]
         embeddings = embed_samples(state, module, pairs, "test")
     plan: dict[str, GateSet] = {}
     size = state.data.eval_batch_size
     for start in range(0, len(keys), size):  # the batch matters to routers with a batch vote
         part = slice(start, start + size)
-        rows = None if embeddings is None else embeddings[part]  # (B, D)
-        names = [task] * len(keys[part])
-        routing = module.router.route(replace(query, embeddings=rows, task_names=names))
+        of_batch = replace(
+            query,
+            task_names=[task] * len(keys[part]),
+            embeddings=None if embeddings is None else embeddings[part],  # (B, D)
+            measures=None if measures is None else measures.rows(part),
+        )
+        routing = module.router.route(of_batch)
         plan |= dict(zip(keys[part], routing.order, strict=True))
         if routing.losses is not None:  # (B, E)
             for expert, column in zip(experts, routing.losses.T, strict=True):

@@ -237,10 +237,16 @@ def setting_names() -> list[str]:
     raise AssertionError("the parser was not made")
 
 
-def build(arguments: list[str], trusted: Sequence[str], *, run: bool = True) -> ContinualCLI:
-    """Build the CLI and, if ``run``, run its verb."""
+def build(
+    arguments: list[str],
+    trusted: Sequence[str],
+    *,
+    run: bool = True,
+    kind: type[ContinualCLI] = ContinualCLI,
+) -> ContinualCLI:
+    """Build the CLI, or a ``kind`` of it, and, if ``run``, run its verb."""
     try:
-        return ContinualCLI(arguments, run=run, trusted=trusted)
+        return kind(arguments, run=run, trusted=trusted)
     except MisconfigurationException as error:  # from Lightning: devices, precision, strategy
         raise ValueError(str(error)) from error
 

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs: dict[str, Callable[[list[str]], int | None]] = {
         "fit": _sequence,
         "add": _add,
+        "plan": _later("plan"),
         "allocate": _sequence,
         "evaluate": _evaluate,
         "predict": _predict,
@@ -108,10 +109,17 @@ def _completion(words: list[str], verbs: list[str]) -> None:
     run_completion(words[1:], verbs)
 
 
-def _sequence(words: list[str]) -> None:
+def _sequence(words: list[str]) -> int | None:
     from dmole.cli.lightning import run_sequence
 
+    if words[0] == "fit" and any(word.startswith("--dry_memory") for word in words):
+        from dmole.cli.plan import run_plan, split_dry_memory
+
+        dry, words = split_dry_memory(words)
+        if dry:
+            return run_plan(words[1:])
     run_sequence(words)
+    return None
 
 
 def _add(words: list[str]) -> None:

@@ -11,6 +11,9 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             RUN --update TASK --train FILE [--test FILE] [--key value]
             one more task after those of a finished run, or new data of one of them, learned in a
             new run folder beside it
+  plan      --config FILE ... [--gpu NAME] [--devices N] [--memory_gib X] [--json FILE]
+            memory of each phase, disk and hours of fit on a GPU, before it is started, and what to
+            change where it does not fit; fit --dry_memory does the same
   allocate  --config FILE ...
             dry run: proxy scores, budgets and where experts would go
   evaluate  RUN [--split test|train] [--threshold_scale X] [--output DIR] [--key value ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -115,12 +115,13 @@ class ReconstructorStack:
 
     Args:
         weights: One per task, same ``D``; hidden widths are padded with zeros to the largest.
+        device: Where the products are computed; it must have float64.
 
     Raises:
         ValueError: If there are no weights, or their kinds or widths differ.
     """
 
-    def __init__(self, weights: Sequence[Weights]) -> None:
+    def __init__(self, weights: Sequence[Weights], device: torch.device | str = "cpu") -> None:
         if not weights:
             raise ValueError("there is no reconstructor to stack")
         kinds = {(one.relu, one.sigmoid, one.w_enc.shape[1]) for one in weights}
@@ -139,29 +140,31 @@ class ReconstructorStack:
             [pad(w.w_dec.double(), (0, gap)).T for w, gap in zip(weights, gaps, strict=True)]
         )  # (E, H, D)
         self.b_dec = torch.stack([w.b_dec.double() for w in weights])[:, None]  # (E, 1, D)
+        self._device = torch.device(device)
+        for name in ("w_enc", "b_enc", "w_dec", "b_dec"):
+            setattr(self, name, getattr(self, name).to(self._device))
 
     @torch.no_grad()
     def losses(self, rows: Tensor) -> Tensor:
         """Return each reconstructor's mean squared error over dimensions.
 
-        The losses are computed in float64 on the CPU, also under autocast, and rounded to
-        float32. A loss therefore does not depend on the device, on its reduced-precision modes
-        or, through the order of a sum, on the other rows.
+        The losses are computed in float64, also under autocast, and rounded to float32. A loss
+        therefore does not depend on the device, on its reduced-precision modes or, through the
+        order of a sum, on the other rows.
 
         Args:
             rows: Preprocessed embeddings of shape ``(N, D)``.
 
         Returns:
-            Shape ``(N, E)``, float32.
+            Shape ``(N, E)``, float32 on the CPU.
 
         Raises:
             ValueError: If the rows and the reconstructors differ in width.
         """
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise ValueError(f"expected embeddings (N, {self.width}), got {tuple(rows.shape)}")
-        rows = rows.detach().to(device="cpu", dtype=torch.float64)
-        with torch.autocast("cpu", enabled=False):
-            return torch.cat([self._losses(chunk) for chunk in torch.split(rows, CHUNK)])
+        with torch.autocast(self._device.type, enabled=False):
+            return torch.cat([self._losses(chunk) for chunk in self._chunks(rows)]).cpu()
 
     @torch.no_grad()
     def reconstruct(self, rows: Tensor) -> Tensor:
@@ -171,11 +174,15 @@ class ReconstructorStack:
             rows: Preprocessed embeddings of shape ``(N, D)``.
 
         Returns:
-            Shape ``(E, N, D)``, float32.
+            Shape ``(E, N, D)``, float32 on the CPU.
         """
-        chunks = torch.split(rows.detach().to(device="cpu", dtype=torch.float64), CHUNK)
-        with torch.autocast("cpu", enabled=False):
-            return torch.cat([self._output(chunk).float() for chunk in chunks], dim=1)
+        with torch.autocast(self._device.type, enabled=False):
+            outputs = [self._output(chunk).float() for chunk in self._chunks(rows)]
+            return torch.cat(outputs, dim=1).cpu()
+
+    def _chunks(self, rows: Tensor) -> Iterator[Tensor]:
+        for chunk in torch.split(rows.detach(), CHUNK):
+            yield chunk.to(device=self._device, dtype=torch.float64)
 
     def _losses(self, rows: Tensor) -> Tensor:
         return (self._output(rows) - rows).square().mean(dim=-1).T.float().contiguous()  # (N, E)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dmole.routing.bank import AutoencoderBank
 from dmole.routing.gates import batch_vote, choose_partner, select_experts
+from dmole.routing.meter import BankMeter
 from dmole.routing.preprocessing import quantile_table
-from dmole.routing.query import RouteQuery
+from dmole.routing.query import Measures, Meter, RouteQuery
 from dmole.routing.routers import LearningRouter, RouterFit, Routing, route_by_name
 from dmole.routing.trained import BiasInit, Kind, build_reconstructor
 from dmole.storage.seeds import router_seed
@@ -185,7 +186,14 @@ class AutoencoderRouter(LearningRouter):
 
     def needs(self, query: RouteQuery) -> bool:
         """Return whether an autoencoder is evaluated."""
-        return bool(self._candidates(query))
+        return bool(self._candidates(query)) and query.measures is None
+
+    def meter(self, query: RouteQuery) -> Meter | None:
+        """Return what computes losses by sample and expert; see :meth:`Router.meter`."""
+        experts = self._candidates(query)
+        return (
+            BankMeter(self._bank, experts, ranks=self.ranking == "likelihood") if experts else None
+        )
 
     def losses(self, embeddings: Tensor, experts: Sequence[str]) -> Tensor:
         """Return the loss of raw embeddings ``(N, D)`` under each named expert, ``(N, E)``."""
@@ -214,9 +222,9 @@ class AutoencoderRouter(LearningRouter):
         candidates = self._candidates(query)
         if not candidates:
             return [route_by_name([lead] * samples, experts)] * len(scales)
-        embeddings = query.require_embeddings()
-        errors = self.losses(embeddings, candidates)  # (B, C)
-        ranks = self._ranks(embeddings, candidates, errors)  # (B, C)
+        measures = query.measures or self._measure(query.require_embeddings(), candidates)
+        errors = measures.losses  # (B, C)
+        ranks = self._ranks(measures, candidates)  # (B, C)
         newest = newest_versions(experts, self.updates)
         columns = [experts.index(newest[name]) for name in candidates]
         losses = torch.full((samples, len(experts)), math.inf)  # (B, E)
@@ -238,14 +246,18 @@ class AutoencoderRouter(LearningRouter):
         own = versions_of(str(query.current), self.updates)
         return [name for name in fitted if name not in own] if self.partner else []
 
-    def _ranks(self, embeddings: Tensor, experts: Sequence[str], losses: Tensor) -> Tensor:
+    def _measure(self, embeddings: Tensor, experts: Sequence[str]) -> Measures:
+        ranks = BankMeter(self._bank, experts, ranks=self.ranking == "likelihood").ranks(embeddings)
+        return Measures(self.losses(embeddings, experts), ranks)
+
+    def _ranks(self, measures: Measures, experts: Sequence[str]) -> Tensor:
         """Return the values ``(B, C)`` whose smallest is the first of the accepting experts."""
-        if self.ranking == "likelihood":
-            return self._bank.distances(embeddings, experts)
+        if measures.ranks is not None:
+            return measures.ranks
         if self.ranking == "relative":  # at scale 1: the scale is the same for all experts
             taus = [self._bank.threshold(name, self.quantile) for name in experts]
-            return losses / torch.tensor(taus, dtype=losses.dtype)
-        return losses
+            return measures.losses / torch.tensor(taus, dtype=measures.losses.dtype)
+        return measures.losses
 
     def _choose(
         self,

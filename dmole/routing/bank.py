@@ -12,6 +12,9 @@ from dmole.routing.autoencoder import Reconstructor, ReconstructorStack, Weights
 from dmole.routing.pooled import PooledGaussian, TaskMoments
 from dmole.routing.preprocessing import Preprocessor, quantile
 
+_AT_ONCE = 128
+"""Rows whose products stay in the caches of a CPU."""
+
 
 class AutoencoderBank:
     """One fitted reconstructor per expert and the preprocessing that they share.
@@ -106,6 +109,27 @@ class AutoencoderBank:
                 ReconstructorStack([self._weights[name] for name in experts]),
             )
         return self._stack[1].losses(self._preprocessor(embeddings.detach().cpu()))
+
+    def stack(self, expert: str, device: torch.device) -> ReconstructorStack:
+        """Return the reconstructor of one expert on a device, which must have float64."""
+        return ReconstructorStack([self._weights[expert]], device)
+
+    def columns(self, embeddings: Tensor, stacks: Sequence[ReconstructorStack]) -> Tensor:
+        """Return the losses of raw embeddings ``(N, D)`` under some experts, ``(N, n)``.
+
+        Args:
+            embeddings: On the CPU.
+            stacks: Results of :meth:`stack`, one for each of the ``n`` experts.
+        """
+        found = []
+        for part in torch.split(embeddings, _AT_ONCE):
+            rows = self._preprocessor(part)
+            found.append(torch.cat([stack.losses(rows) for stack in stacks], dim=1))
+        return torch.cat(found)
+
+    def version(self, expert: str) -> object:
+        """Return an object that is another one after the expert was fitted or loaded again."""
+        return self._weights[expert]
 
     def reconstruct(self, embeddings: Tensor, expert: str) -> tuple[Tensor, Tensor]:
         """Return raw embeddings ``(N, D)`` as an expert's reconstructor reads and returns them."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from dmole._moved import moved_name
 from dmole.experts.shape import ExpertShape
 from dmole.routing.mixing import Mixing, TokenMixing
-from dmole.routing.query import RouteQuery
+from dmole.routing.query import Meter, RouteQuery
 from dmole.routing.routers import (
     Router,
     RouterFit,
@@ -90,6 +90,10 @@ class CommonExpertRouter(Router):
     def needs(self, query: RouteQuery) -> bool:
         """Return whether the other router reads the embeddings."""
         return self.router.needs(self._without_common(query))
+
+    def meter(self, query: RouteQuery) -> Meter | None:
+        """Return the meter of the other router."""
+        return self.router.meter(self._without_common(query))
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""

@@ -4,11 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 Phase = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a router has computed from the embeddings of ``B`` samples.
+
+    Args:
+        losses: Losses under the ``C`` experts of a :class:`Meter`, ``(B, C)``.
+        ranks: Values whose smallest is the first of the accepting experts, ``(B, C)``; None where
+            they follow from the losses.
+    """
+
+    losses: Tensor
+    ranks: Tensor | None = None
+
+    def rows(self, part: slice) -> Measures:
+        """Return the measures of some samples."""
+        return Measures(self.losses[part], None if self.ranks is None else self.ranks[part])
+
+
+class Meter(Protocol):
+    """Computes the measures of a router in parts: by sample and by expert."""
+
+    @property
+    def experts(self) -> Sequence[str]:
+        """The ``C`` measured experts."""
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether the measures have ranks, which need embeddings and all experts together."""
+
+    def version(self, expert: str) -> object:
+        """Return an object that is another one after the expert was fitted again."""
+
+    def losses(self, embeddings: Tensor, experts: Sequence[str], device: torch.device) -> Tensor:
+        """Return the losses of raw embeddings ``(N, D)`` under some of the experts.
+
+        Args:
+            embeddings: On the CPU.
+            experts: Names of ``n`` experts, at least one.
+            device: Where to compute; it has float64.
+
+        Returns:
+            Shape ``(N, n)``, on the CPU.
+        """
+
+    def ranks(self, embeddings: Tensor) -> Tensor | None:
+        """Return the ranks of raw embeddings ``(N, D)``, ``(N, C)``; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +75,7 @@ class RouteQuery:
         phase: ``train`` keeps the current expert on and first; ``test`` treats all experts equally.
         current: Name of the expert in training, None in the test phase.
         experts: Names of the experts in the library, oldest first: the columns of the gates.
+        measures: What the router's :class:`Meter` returned for the samples, in place of embeddings.
 
     Example:
         >>> from dmole.routing import RouteQuery
@@ -39,6 +89,7 @@ class RouteQuery:
     phase: Phase
     current: str | None
     experts: Sequence[str]
+    measures: Measures | None = None
 
     @property
     def training(self) -> bool:

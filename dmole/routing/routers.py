@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dmole.routing.gates import gate_set_name, gates_from_order
-from dmole.routing.query import RouteQuery
+from dmole.routing.query import Meter, RouteQuery
 from dmole.routing.storage import read_index, read_tensors, write_index, write_tensors
 from dmole.storage.versions import UPDATES, checked_updates, newest_versions
 
@@ -129,6 +129,14 @@ class Router(ABC):
     def needs(self, query: RouteQuery) -> bool:
         """Return whether :meth:`route` needs embeddings for this query, which holds none yet."""
         return self.needs_embeddings
+
+    def meter(self, query: RouteQuery) -> Meter | None:
+        """Return what computes the measures of a query in parts; None where nothing is measured.
+
+        The measures of a sample under an expert stay the same until the expert is fitted again,
+        so they are computed once, by one of the ranks.
+        """
+        return None
 
     def trained_with(self, expert: str, experts: Sequence[str]) -> tuple[str, ...]:
         """Return the experts that were active when an expert was trained: the oracle's gate set.

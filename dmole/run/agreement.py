@@ -158,11 +158,24 @@ def start_values(state: SequenceState, module: ContinualModule) -> Values:
 
 
 def learned_values(state: SequenceState, module: ContinualModule) -> Values:
-    """Return the finished phases and digests of all trained tensors and of the router's state."""
+    """Return the finished phases and digests of all trained tensors and of the router's state.
+
+    Tensors of experts that no longer train, and of their router entries, are digested once.
+    """
+    frozen = [name for name in module.library.names if name not in state.stage.experts]
+    prefixes = tuple(start for name in frozen for start in (f"{name}/", f"router experts.{name}."))
+
+    def digest(key: str, tensor: Tensor) -> str:
+        kept = key.startswith(prefixes)
+        return state.digests.of(key, {"": tensor}) if kept else _digest_of(tensor)
+
     return {
         "phases": {"list of finished phases": _text(sorted(state.done))},
-        "tensors": {key: _digest_of(tensor) for key, tensor in module.state_dict().items()},
-        "router": {f"router {k}": v for k, v in _flat("", module.router.state_dict())},
+        "tensors": {key: digest(key, tensor) for key, tensor in module.state_dict().items()},
+        "router": {
+            key: digest(key, value) if isinstance(value, Tensor) else _text(value)
+            for key, value in _leaves("router ", module.router.state_dict())
+        },
     }
 
 
@@ -225,14 +238,23 @@ def _contrast(name: str, here: str | None, there: str | None) -> str:
 
 
 def _flat(prefix: str, content: Any) -> list[tuple[str, str]]:
-    """Return the leaves of nested settings or states as pairs of key and text."""
+    """Return the leaves of nested settings as pairs of key and text."""
+    return [(key, _text(value)) for key, value in _leaves(prefix, content)]
+
+
+def _leaves(prefix: str, content: Any) -> list[tuple[str, Any]]:
+    """Return the leaves of nested settings or states as pairs of key and value."""
     if isinstance(content, Mapping) and content:
-        pairs = [(f"{prefix}.{key}".lstrip("."), value) for key, value in content.items()]
+        pairs = [(_below(prefix, key), value) for key, value in content.items()]
     elif isinstance(content, (list, tuple)) and content:
-        pairs = [(f"{prefix}.{index}", value) for index, value in enumerate(content)]
+        pairs = [(_below(prefix, index), value) for index, value in enumerate(content)]
     else:
-        return [(prefix, _digest_of(content) if isinstance(content, Tensor) else _text(content))]
-    return [leaf for key, value in pairs for leaf in _flat(key, value)]
+        return [(prefix, content)]
+    return [leaf for key, value in pairs for leaf in _leaves(key, value)]
+
+
+def _below(prefix: str, key: object) -> str:
+    return f"{prefix}{key}" if not prefix or prefix.endswith(" ") else f"{prefix}.{key}"
 
 
 def _text(value: Any) -> str:

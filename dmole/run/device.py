@@ -9,6 +9,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from dmole.strategies import ShardedBaseStrategy
+
 _QUIET: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
@@ -26,7 +28,7 @@ def device_of_process(settings: Mapping[str, Any]) -> torch.device | None:
 
     Returns:
         The device; None where the base model is loaded into host memory first: without an
-        accelerator, with a strategy of its own class, which may divide the model among devices,
+        accelerator, with a strategy that divides the model among devices or of its own class,
         or with an own cluster environment.
     """
     chosen = {key: settings[key] for key in _OF_DEVICE if settings.get(key) is not None}
@@ -38,5 +40,7 @@ def device_of_process(settings: Mapping[str, Any]) -> torch.device | None:
         strategy = Trainer(**chosen, **_QUIET).strategy
     except (MisconfigurationException, ValueError, TypeError):
         return None  # the trainer of the run refuses them in the same words
+    if isinstance(strategy, ShardedBaseStrategy):
+        return None  # blocks go to the devices one by one
     device: torch.device = strategy.root_device
     return device

@@ -17,6 +17,7 @@ from dmole.run.extending import Inheritance
 from dmole.run.frozen import FrozenExperts
 from dmole.run.run_files import RunFile, RunFiles
 from dmole.run.signals import Interruption
+from dmole.storage.tensors import DigestCache, tensor_digest
 from dmole.store import SPLITS
 from dmole.streams.stream import Stage
 
@@ -113,6 +114,7 @@ class SequenceState:
         self.inherited = Inheritance()
         self.files = RunFiles()
         self.frozen = FrozenExperts()
+        self.digests = DigestCache(tensor_digest)  # of tensors that no longer change
         self._board = board
         self._data: ContinualDataModule | None = None
         self.splits: tuple[Split, ...] = SPLITS

@@ -11,15 +11,10 @@ from dmole.data import Batch
 from dmole.models import Backbone
 from dmole.models.discovery import Patterns
 from dmole.module import ContinualModule
+from dmole.planning.activations import proxy_activation_bytes, training_activation_bytes
+from dmole.planning.memory import Load, expert_size, loss_bytes, proxy_gradient_bytes
+from dmole.planning.shape import model_shape
 from dmole.routing import AutoencoderRouter
-from experiments.costs.base_models import LLAVA_7B
-from experiments.costs.scaling import (
-    Load,
-    loss_bytes,
-    proxy_activation_bytes,
-    proxy_gradient_bytes,
-    training_activation_bytes,
-)
 from experiments.gpu.common import GIB, Setting
 
 BLOCKS = r"vision_tower.*\.layers\.(\d|1\d|2[0-2])$|language_model\.layers\.\d+$"
@@ -194,10 +189,15 @@ def reckoned(setting: Setting, size: int, *, proxy: bool = False, recomputed: bo
     rank, text, _ = SIZES[setting.base]
     if setting.base != "7b":
         return ""
-    load = Load(batch=size, text_tokens=text, rank=rank)
-    count: float = loss_bytes(LLAVA_7B, size * (text // 2), load.base_bytes)
+    shape = model_shape("llava-hf/llava-1.5-7b-hf")
+    tokens = image_tokens(setting)
+    load = Load(
+        samples=size, patches=tokens + 1, tiles=1, tokens=tokens + text, answer_tokens=text // 2
+    )
+    count: float = loss_bytes(shape, load)
     if proxy:
-        count += proxy_activation_bytes(LLAVA_7B, load) + proxy_gradient_bytes(LLAVA_7B)
+        count += proxy_activation_bytes(shape, load) + proxy_gradient_bytes(shape)
     else:
-        count += training_activation_bytes(LLAVA_7B, load, recompute=recomputed)
+        expert = expert_size(shape, rank, 0.5)
+        count += training_activation_bytes(shape, load, expert, recompute=recomputed)
     return f"formula: {count / GIB:.1f}"

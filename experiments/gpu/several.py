@@ -62,7 +62,6 @@ def four_bit(setting: Setting) -> Iterator[Row]:
         setting,
         "four_bit",
         *("--model.backbone.init_args.quantization", "4bit"),
-        *("--model.allocator", "dmole.allocation.UniformAllocator"),
         *("--trainer.devices", str(ranks), "--trainer.strategy", "ddp"),
         batch=8 // ranks,
     )

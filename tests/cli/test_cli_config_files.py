@@ -25,6 +25,7 @@ BENCHMARKS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("benchmar
 METHODS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("methods/*.yaml"))
 STREAMS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("streams/*.yaml"))
 MODELS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("models/*.yaml"))
+HARDWARE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("hardware/*.yaml"))
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_name_cannot_leave_the_shipped_folder(elsewhere: Path) -> None:
 
 def test_every_config_of_the_checkout_is_listed() -> None:
     assert shipped_configs() == sorted(
-        str(path) for path in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS]
+        str(path) for path in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS, *HARDWARE]
     )
 
 
@@ -145,7 +146,7 @@ def test_a_method_replaces_no_size_of_a_benchmark(benchmark: str, method: Path) 
 
 
 def test_every_yaml_of_the_checkout_is_a_mapping() -> None:
-    for name in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS]:
+    for name in [*WHOLE, *BENCHMARKS, *METHODS, *STREAMS, *MODELS, *HARDWARE]:
         assert read_settings(SHIPPED / name)
 
 
@@ -153,7 +154,7 @@ def test_every_yaml_of_the_checkout_is_a_mapping() -> None:
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in [*METHODS, *BENCHMARKS]]
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *SLOW, *STREAMS], ids=str)
+@pytest.mark.parametrize("name", [*WHOLE, *SLOW, *STREAMS, *HARDWARE], ids=str)
 def test_every_config_builds_a_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,10 +162,10 @@ def test_every_config_builds_a_run(
 
     monkeypatch.chdir(tmp_path)
     own = ["--config", str(SHIPPED / name)]
-    part = name in [*METHODS, *STREAMS, *OVERLAYS]
+    part = name in [*METHODS, *STREAMS, *OVERLAYS, *HARDWARE]
     base = ["--config", str(SHIPPED / "quickstart.yaml")] if part else []
     # the base models of the benchmarks would be downloaded
-    flags = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    flags = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
     flags += ["--model.backbone.init_args.name_or_path", "tiny"]
     cli = ContinualCLI([*base, *own, *flags], run=False)
     assert cli.datamodule.task_names
@@ -199,3 +200,18 @@ def test_a_stream_replaces_that_of_any_method_and_keeps_its_expert(
     stream = ContinualCLI(words, run=False).trainer.sequence.stream
     assert isinstance(stream, BlurredStream)
     assert (stream.beta, stream.shared_expert) == (0.2, shared)
+
+
+@pytest.mark.parametrize("machine", HARDWARE, ids=str)
+def test_a_machine_goes_on_top_of_a_method_and_leaves_it_as_it_is(machine: Path) -> None:
+    from dmole.cli.plan import read_config
+
+    words = ["--config", "coin.yaml", "--config", "methods/seq_ft.yaml"]
+    before, after = read_config(words), read_config([*words, "--config", str(machine)])
+    changed = {key for key in before["model"] if before["model"][key] != after["model"][key]}
+    assert changed == {"backbone"}  # coin.yaml recomputes activations already
+    base = before["model"]["backbone"]["init_args"] | {"attn_implementation": "sdpa"}
+    assert after["model"]["backbone"]["init_args"] == base
+    assert after["data"]["tasks"] == before["data"]["tasks"]
+    assert after["data"]["max_tokens_per_batch"] >= 2048
+    assert after["trainer"]["precision"] == "bf16-mixed"

@@ -15,7 +15,7 @@ import yaml
 from small_runs import FitWords, Recipe, find_processes
 
 from dmole.callbacks import ContinualCallback
-from dmole.run.agreement import difference, learned_values, start_values
+from dmole.run.agreement import _digest_of, difference, learned_values, start_values
 from dmole.streams import ReplayStream
 
 Texts = dict[str, dict[str, str]]
@@ -124,6 +124,35 @@ def test_a_changed_tensor_or_router_is_found(tmp_path: Path) -> None:
     module.router.fit("paint", torch.randn(8, 400, generator=torch.Generator().manual_seed(0)))
     message = difference([(middle, ""), (learned_values(state, module), "")])
     assert message.startswith("rank 1 has another router ")
+
+
+def test_tensors_of_frozen_experts_are_digested_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = Recipe().build(tmp_path)
+    module, state = built.module, built.trainer.sequence
+    built.trainer._begin(module, built.data)
+    scores = dict.fromkeys((u.name for u in module.units()), 1.0)
+    for name in ("paint", "count"):
+        plan = module.allocator.allocate(name, module.units(), scores, first=name == "paint")
+        module.add_expert(plan)
+        module.router.fit(name, torch.randn(8, 400, generator=torch.Generator().manual_seed(0)))
+    state.stage = next(stage for stage in state.plan if stage.expert == "count")
+    before = learned_values(state, module)
+    digested: list[str] = []
+
+    def count(tensor: torch.Tensor) -> str:
+        digested.append("tensor")
+        return _digest_of(tensor)
+
+    monkeypatch.setattr("dmole.run.agreement._digest_of", count)
+    assert learned_values(state, module) == before
+    training = [key for key in module.state_dict() if key.startswith("count/")]
+    assert len(digested) == len(training) + len(module.router.state_dict()["experts"]["count"])
+    with torch.no_grad():  # a change of a frozen expert is found as before
+        key = next(key for key in before["tensors"] if key.startswith("paint/"))
+        module.state_dict()[key].add_(1)
+    assert learned_values(state, module)["tensors"][key] != before["tensors"][key]
 
 
 PER_RANK = """

@@ -109,6 +109,7 @@ def test_missing_figures_are_null_with_a_reason_and_the_others_have_their_value(
         assert {"seen": "Transfer: needs", "last": "AVG, Learned, BWT"}[evaluate] in log
 
 
+@pytest.mark.slow
 def test_avg_over_the_stages_that_have_seen_a_task_does_not_need_the_others(tmp_path: Path) -> None:
     matrix = EvaluationMatrix(avg_scope="seen")
     built = Recipe(trainer={"evaluate": "seen"}, callbacks=[matrix]).build(tmp_path)

@@ -36,18 +36,16 @@ def recipe(method: dict[str, Any], limit: int | None, **parts: Any) -> Recipe:
 @pytest.mark.parametrize(
     "method", [PARTNERS, pytest.param(O_LORA, marks=pytest.mark.slow)], ids=["partners", "o_lora"]
 )
-def test_a_run_and_a_resumed_run_are_equal_to_the_bit(
+def test_a_run_that_is_cut_and_resumed_is_equal_to_the_bit(
     method: dict[str, Any], tmp_path: Path
 ) -> None:
     expected = run_digests(recipe(method, None).build(tmp_path / "device").fit())
-    whole = recipe(method, 0).build(tmp_path / "host")
-    assert run_digests(whole.fit()) == expected
-    assert whole.module.library.past.loads > 2
-    cut = replace(recipe(method, 1), callbacks=[CutAt(3, "train")])
+    cut = replace(recipe(method, 0), callbacks=[CutAt(3, "train")]).build(tmp_path / "host")
     with pytest.raises(CutError):
-        cut.build(tmp_path / "cut").fit()
-    resumed = recipe(method, 1).build(tmp_path / "cut")
+        cut.fit()
+    resumed = recipe(method, 1).build(tmp_path / "host")
     assert run_digests(resumed.fit(Path("auto"))) == expected
+    assert min(run.module.library.past.loads for run in (cut, resumed)) > 0
 
 
 @pytest.mark.slow

@@ -74,6 +74,7 @@ def test_weights_are_loaded_where_asked_and_quantized_ones_on_the_accelerator_of
         ({"accelerator": "gpu", "devices": [3]}, CUDA[3]),
         ({"accelerator": "cpu", "devices": 1}, torch.device("cpu")),
         ({"accelerator": "gpu", "devices": 4, "strategy": object()}, None),
+        ({"accelerator": "gpu", "devices": 4, "strategy": "sharded_base"}, None),
         ({"accelerator": "gpu", "devices": 4, "plugins": [object()]}, None),
         ({"accelerator": "gpu", "devices": 9}, None),  # which the trainer refuses
     ],

@@ -24,8 +24,7 @@ from dmole.data.collate import Collator
 from dmole.data.sample import Sample, Turn
 from dmole.demo.world.scenes import random_scene
 from dmole.models import Backbone, PretrainedBackbone
-from experiments.costs import scaling
-from experiments.costs.base_models import SMOLLM2
+from dmole.planning.shape import model_shape
 from recipes.smollm2 import __main__ as script
 from recipes.smollm2 import assembly
 from recipes.smollm2.alignment import (
@@ -192,7 +191,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_assembled_model_still_answers_and_has_the_shape_of_the_estimates(folder: Path) -> None:
     _, tokenizer = assembly.load_language_model(assembly.weights_file())
     backbone = PretrainedBackbone(str(folder))
-    assert backbone.parameter_count() == scaling.base_parameters(SMOLLM2)
+    assert backbone.parameter_count() == model_shape("smollm2").parameters
     question = [{"role": "user", "content": "What is the capital of France?"}]
     more = [*question, {"role": "assistant", "content": "Paris."}, *question]
     for chat in (question, more, [{"role": "system", "content": "Be brief."}, *more]):

@@ -209,3 +209,17 @@ def test_a_single_loss_has_no_deviation() -> None:
     assert "std" not in table
     with pytest.raises(ValueError, match="no loss"):
         quantile_table(torch.empty(0))
+
+
+@pytest.mark.parametrize("block", [1, 3, 32])
+def test_a_loss_depends_neither_on_the_other_rows_nor_on_the_other_experts(block: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 288, generator=generator)
+    fitted = [
+        PCAReconstructor(128).fit(torch.randn(number, 288, generator=generator), generator)
+        for number in (200, 20)  # the second is padded beside the first
+    ]
+    together = ReconstructorStack(fitted).losses(rows)
+    for column, weights in enumerate(fitted):
+        alone = torch.cat([weights.losses(part) for part in torch.split(rows, block)])
+        assert torch.equal(alone, together[:, column])

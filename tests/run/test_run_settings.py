@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmole.allocation import UniformAllocator
+from dmole.allocation import SensitivityAllocator, UniformAllocator
 from dmole.callbacks import Curriculum
 from dmole.data import Task
 from dmole.datamodule import ContinualDataModule
@@ -79,6 +79,14 @@ def test_settings_are_the_arguments_of_all_parts(tmp_path: Path) -> None:
     assert found["Curriculum setting 'mode'"] == "off"
     assert found["max_new_tokens of task paint"] == "32"
     assert found["setting 'optimizer'"].startswith("AdamW [")
+
+
+def test_settings_that_change_no_result_are_none_of_the_run(tmp_path: Path) -> None:
+    trainer: Any = build(tmp_path)
+    trainer.built.allocator = SensitivityAllocator(proxy_fraction=0.5, proxy_passes=4)
+    found = settings(trainer)
+    assert found["allocator setting 'proxy_fraction'"] == "0.5"
+    assert "allocator setting 'proxy_passes'" not in found
 
 
 def test_settings_of_generation_are_settings_of_the_run(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""Hours of each phase of a sequence on a number of GPUs."""
+
+from __future__ import annotations
+
+from dmole.planning import work
+from dmole.planning.hardware import GATHER_BYTES_PER_SECOND, HOST_SECONDS_PER_BLOCK, Gpu
+from dmole.planning.reckoning import Reckoning
+
+TESTED = {"all": 3, "seen": 2, "last": 1}
+"""How often a test sample is answered if experts are chosen by sample, by ``trainer.evaluate``.
+
+Before training, after its task, and on average once more for changed routes.
+"""
+
+
+def hours(reckoning: Reckoning, gpu: Gpu, utilization: float) -> dict[str, float]:
+    """Return the hours of each phase; loading of images, padding and waiting come on top.
+
+    Args:
+        reckoning: The run.
+        gpu: The GPU.
+        utilization: Fraction of its peak rate in all but decoding.
+
+    Raises:
+        ValueError: If the utilization is out of range.
+    """
+    flops = phase_flops(reckoning)
+    found = {
+        phase: work.gpu_hours(count, gpu.teraflops * 1e12, utilization) / reckoning.setup.ranks
+        for phase, count in flops.items()
+    }
+    found["decode"] = _decoding(reckoning, gpu)
+    if reckoning.setup.sharded and reckoning.setup.ranks > 1:
+        found["gather"] = _gathering(reckoning)
+    return found
+
+
+def phase_flops(reckoning: Reckoning) -> dict[str, float]:
+    """Return the operations of each phase, without decoding."""
+    setup, shape = reckoning.setup, reckoning.shape
+    one = reckoning.load(1)
+    recompute = setup.activation_checkpointing
+    step = work.pass_flops(shape, one, backward=True, recompute=recompute)
+    step += work.expert_flops(shape, one, reckoning.experts.size)
+    seen = sum(task.train * task.passes for task in setup.tasks) if setup.stages else 0
+    found: dict[str, float] = {"train": seen * step}
+    distinct = sum(task.train for task in setup.tasks)
+    tested = sum(task.test for task in setup.tasks)
+    if setup.allocator.needs_scores and setup.stages:
+        scored = work.pass_flops(shape, one, backward=True, weights=True, recompute=recompute)
+        share = setup.allocator.proxy_fraction * reckoning.proxy_passes
+        found["proxy"] = share * distinct * scored
+    if setup.router.needs_embeddings:
+        # partners are chosen by the embeddings of all samples, else only a subset is embedded
+        embedded = distinct if reckoning.experts.partners else _fitted(reckoning)
+        embedding = work.embedding_flops(shape, one, reckoning.lengths.text)
+        found["embed"] = (embedded + tested) * embedding
+    prompt = work.pass_flops(shape, one, backward=False)
+    found["prompts"] = tested * answers_per_sample(reckoning) * prompt
+    return found
+
+
+def _fitted(reckoning: Reckoning) -> int:
+    limit = reckoning.setup.embedding_samples
+    return sum(min(task.train, limit) for task in reckoning.setup.tasks)
+
+
+def answers_per_sample(reckoning: Reckoning) -> float:
+    """Return how often a test sample is answered in a sequence."""
+    stages, which = len(reckoning.setup.stages), reckoning.setup.evaluate
+    if reckoning.experts.count > 1:
+        return min(TESTED[which], stages + 1)
+    # the one expert changes at every stage
+    return {"all": stages + 1, "seen": (stages + 1) / 2, "last": 1}[which]
+
+
+def _gathering(reckoning: Reckoning) -> float:
+    """Return the hours of gathers of a base model in shards, in training and in decoding."""
+    setup = reckoning.setup
+    seen = sum(task.train * task.passes for task in setup.tasks) if setup.stages else 0
+    scored = 0.0
+    if setup.allocator.needs_scores and setup.stages:
+        distinct = sum(task.train for task in setup.tasks)
+        scored = setup.allocator.proxy_fraction * distinct * reckoning.proxy_passes
+    # a forward and a backward pass, which gathers a block once, also where it is recomputed
+    gathers = 2 * (seen / reckoning.batch + scored / setup.batch_size)
+    if not setup.gathers:
+        gathers += _tokens(reckoning)
+    return gathers / setup.ranks * reckoning.whole_base / GATHER_BYTES_PER_SECOND / 3600
+
+
+def _decoding(reckoning: Reckoning, gpu: Gpu) -> float:
+    """Return the hours of decoding: the host launches each token, or the weights are read."""
+    blocks = reckoning.shape.language.blocks
+    launch = blocks * HOST_SECONDS_PER_BLOCK
+    token = max(launch, reckoning.whole_base / (gpu.bandwidth * 1e12))
+    return _tokens(reckoning) * token / reckoning.setup.ranks / 3600
+
+
+def _tokens(reckoning: Reckoning) -> float:
+    """Return how often a batch is decoded by one token."""
+    tokens = 0.0
+    for task in reckoning.setup.tasks:
+        batches = task.test / reckoning.eval_batch(task.new_tokens)
+        # the longest answer of a batch
+        tokens += batches * min(task.new_tokens, 2 * reckoning.lengths.answer)
+    return tokens * answers_per_sample(reckoning)

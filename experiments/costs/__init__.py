@@ -1,1 +1,0 @@
-"""Formulas for the memory and compute that a run needs on a large base model."""

@@ -1,0 +1,235 @@
+"""Phases, experts and advice of a run that is not started."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dmole.cli.plan import read_config
+from dmole.models import PretrainedBackbone
+from dmole.module import ContinualModule
+from dmole.planning.advice import advise
+from dmole.planning.config import read_setup
+from dmole.planning.experts import plan_experts
+from dmole.planning.hardware import GPUS
+from dmole.planning.hours import answers_per_sample, hours
+from dmole.planning.reckoning import GIB, Reckoning
+from dmole.planning.setup import Lengths, Setup
+from dmole.planning.shape import model_shape
+
+LLAVA = "llava-hf/llava-1.5-7b-hf"
+
+
+def config_of(*names: str) -> dict[str, Any]:
+    return read_config([word for name in names for word in ("--config", name)])
+
+
+@pytest.fixture(scope="module")
+def coin() -> dict[str, Any]:
+    return config_of("coin.yaml")
+
+
+@pytest.fixture(scope="module")
+def setup(coin: dict[str, Any]) -> Setup:
+    return read_setup(coin)
+
+
+def phases(setup: Setup, name: str = LLAVA) -> dict[str, Any]:
+    found = Reckoning(model_shape(name), setup, Lengths()).phases()
+    return {phase.name: phase for phase in found}
+
+
+def test_settings_and_sizes_are_read_from_the_config(setup: Setup) -> None:
+    assert (setup.precision, setup.moments, setup.ranks, setup.sharded) == (
+        *("bf16-mixed", 2, 1, False),
+    )
+    sizes = {task.name: task for task in setup.tasks}
+    assert (sizes["ScienceQA"].test, sizes["ScienceQA"].assumed) == (4241, ("train",))
+    assert sum(task.test for task in setup.tasks) == pytest.approx(270_000, rel=0.01)
+    assert sizes["ScienceQA"].new_tokens == 1024
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "past"),
+    [("dmole", 5, 4), ("seq_ft", 1, 0), ("moe_cl", 6, 4), ("zero_shot", 0, 0)],
+)
+def test_the_experts_are_those_that_allocator_and_router_make(
+    method: str, count: int, past: int
+) -> None:
+    setup = read_setup(config_of("quickstart.yaml", f"methods/{method}.yaml"))
+    planned = plan_experts(model_shape("tiny"), setup)
+    assert planned.count == count
+    assert planned.past == past * planned.largest if method != "moe_cl" else planned.past > 0
+    assert planned.past <= planned.parameters
+
+
+def test_the_parameters_of_an_expert_are_those_of_the_module() -> None:
+    setup = read_setup(config_of("comparison.yaml", "methods/mola.yaml"))
+    module = ContinualModule(PretrainedBackbone("tiny"), setup.allocator, setup.router)
+    plan = setup.allocator.allocate("shared", module.units(), None, first=True)
+    planned = plan_experts(model_shape("tiny"), setup)
+    assert planned.size.parameters == module.count_parameters(plan)
+
+
+def test_ranks_and_passes_share_the_gradients_of_the_proxy_pass(setup: Setup) -> None:
+    def kept(changed: Setup) -> float:
+        parts = phases(changed)["proxy pass"].parts
+        return float(parts["gradients"])
+
+    largest = 4 * 4096 * 11008
+    whole = 4 * 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    one = replace(setup, allocator=_with_passes(setup, 1))
+    assert kept(one) - largest == pytest.approx(whole, rel=0.06)  # the vision encoder is the rest
+    sums = kept(one) - largest
+    assert kept(_passes(setup, 4)) - largest == pytest.approx(sums / 4)
+    assert kept(replace(one, devices=8)) - 2 * largest == pytest.approx(sums / 8)  # and a copy
+
+
+def _passes(setup: Setup, count: int) -> Setup:
+    return replace(setup, allocator=_with_passes(setup, count))
+
+
+def _with_passes(setup: Setup, count: int) -> Any:
+    allocator = copy.copy(setup.allocator)
+    allocator.proxy_passes = count
+    return allocator
+
+
+def test_a_sharded_base_keeps_its_part_and_what_is_gathered(setup: Setup) -> None:
+    split = replace(setup, devices=8, sharded=True, gathers=True)
+    base = phases(setup)["training step"].parts["base model"]
+    parts = phases(split)["training step"].parts
+    assert base / 8 < parts["base model"] < base / 8 + 0.1 * GIB
+    answering = phases(split)["evaluation"].parts
+    assert answering["gathered"] == pytest.approx(base, rel=0.01)  # all but projector and norms
+    assert answering["base model"] == parts["base model"]  # beside its shard
+    decoded = phases(replace(split, gathers=False))["evaluation"].parts
+    assert decoded["base model"] == parts["base model"]
+
+
+def test_past_experts_leave_the_gpu_but_those_that_a_batch_uses(setup: Setup) -> None:
+    kept = {limit: phases(replace(setup, past_experts_on_device=limit)) for limit in (None, 0, 3)}
+    one = 4 * plan_experts(model_shape(LLAVA), setup).largest
+    found = {limit: found["training step"].parts["experts"] / one for limit, found in kept.items()}
+    assert found == {None: 7, 0: 2, 3: 3}
+    assert kept[0]["proxy pass"].parts["experts"] == 0
+
+
+def test_a_quantized_base_is_a_quarter_but_its_embeddings(setup: Setup) -> None:
+    shape = model_shape(LLAVA)
+    packed = phases(replace(setup, quantization="4bit"))["evaluation"].parts["base model"]
+    rest = 2 * (shape.parameters - shape.linear_parameters)
+    assert packed - rest == pytest.approx(0.516 * shape.linear_parameters)
+    with pytest.raises(ValueError, match="4bit cannot be split over GPUs"):
+        phases(replace(setup, quantization="4bit", sharded=True))
+
+
+def test_regularizers_keep_what_they_compare_with() -> None:
+    method = read_setup(config_of("quickstart.yaml", "methods/ewc_lora.yaml"))
+    found = phases(method, "tiny")["training step"].parts
+    trained = plan_experts(model_shape("tiny"), method).size.parameters
+    assert found["regularizers"] == 2 * 4 * trained  # a quadratic function of all past tasks
+
+
+def test_the_first_advice_suffices_and_keeps_the_batch(setup: Setup) -> None:
+    large = replace(_passes(setup, 1), batch_size=16, activation_checkpointing=False)
+    reckoning = Reckoning(model_shape(LLAVA), large, Lengths())
+    limit = 0.99 * phases(replace(large, activation_checkpointing=True))["proxy pass"].total
+    found = [advice for advice in advise(reckoning, limit) if advice.phase == "proxy pass"]
+    assert found[0].fits
+    assert found[0].after <= limit < found[0].before
+    changes = {advice.change for advice in found}
+    assert "model.allocator.init_args.proxy_passes 2" not in changes  # not enough alone
+    assert not any("sharded" in change for change in changes)  # there is one GPU
+    batch = next((change for change in changes if "batch_size" in change), None)
+    if batch is not None:
+        words = batch.split()
+        assert int(words[1]) * int(words[4]) == 16 * large.accumulate_grad_batches
+
+
+def test_several_changes_are_joined_where_none_suffices(setup: Setup) -> None:
+    greedy = replace(_passes(setup, 1), past_experts_on_device=None)
+    reckoning = Reckoning(model_shape(LLAVA), greedy, Lengths())
+    needed = {phase.name: phase.total for phase in reckoning.phases()}
+    base = reckoning.whole_base + 4 * reckoning.experts.past
+    limit = base + 0.1 * (needed["proxy pass"] - base)
+    last = [advice for advice in advise(reckoning, limit) if advice.phase == "proxy pass"][-1]
+    assert last.change.startswith("model.past_experts_on_device 0, ")
+    assert "proxy_passes" in last.change
+    assert last.fits
+    assert last.after <= limit
+
+
+def test_hours_are_work_over_rate_and_a_term_a_token(setup: Setup) -> None:
+    reckoning = Reckoning(model_shape(LLAVA), setup, Lengths())
+    gpu = GPUS["a100-80gb"]
+    one, eight = hours(reckoning, gpu, 0.35), hours(_on_eight(setup), gpu, 0.35)
+    assert all(one[phase] == pytest.approx(8 * eight[phase]) for phase in one)
+    assert hours(reckoning, gpu, 0.7)["train"] == pytest.approx(one["train"] / 2)
+    assert hours(reckoning, gpu, 0.7)["decode"] == one["decode"]  # the host is the limit
+    shorter = replace(setup, eval_batch_size=2 * setup.eval_batch_size, eval_tokens_per_batch=None)
+    fixed = replace(setup, eval_tokens_per_batch=None)
+    half = Reckoning(model_shape(LLAVA), shorter, Lengths())
+    whole = Reckoning(model_shape(LLAVA), fixed, Lengths())
+    ratio = hours(half, gpu, 0.35)["decode"] / hours(whole, gpu, 0.35)["decode"]
+    assert ratio == pytest.approx(0.5)
+
+
+def test_a_base_in_shards_is_gathered_in_every_pass(setup: Setup) -> None:
+    gpu = GPUS["h100-80gb"]
+    eight = replace(setup, devices=8, max_tokens_per_batch=None)
+    split = replace(eight, sharded=True, gathers=True)
+    found = [
+        hours(Reckoning(model_shape(LLAVA), changed, Lengths()), gpu, 0.35)
+        for changed in (split, replace(split, gathers=False), eight)
+    ]
+    assert "gather" not in found[2]
+    seen = sum(task.train * task.passes for task in setup.tasks)
+    scored = seen / 100 * setup.allocator.proxy_passes
+    seconds = 2 * (seen + scored) / setup.batch_size / 8 * 2 * 7_063_427_072 / 25e9
+    assert found[0]["gather"] == pytest.approx(seconds / 3600)
+    assert found[1]["gather"] > found[0]["gather"] + found[1]["decode"]  # once a token
+
+
+def _on_eight(setup: Setup) -> Reckoning:
+    return Reckoning(model_shape(LLAVA), replace(setup, devices=8), Lengths())
+
+
+def test_one_adapter_is_evaluated_on_all_tasks_at_every_stage() -> None:
+    shared = read_setup(config_of("quickstart.yaml", "methods/seq_ft.yaml"))
+    routed = read_setup(config_of("quickstart.yaml"))
+    counts = [
+        answers_per_sample(Reckoning(model_shape("tiny"), setup, Lengths()))
+        for setup in (shared, routed)
+    ]
+    assert counts == [6, 3]
+    seen = replace(shared, evaluate="seen")
+    assert answers_per_sample(Reckoning(model_shape("tiny"), seen, Lengths())) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("trainer", "strategy"), "fsdp", "trainer.strategy fsdp cannot be reckoned"),
+        (
+            ("model", "optimizer"),
+            {"class_path": "torch.optim.LBFGS"},
+            "the state of model.optimizer LBFGS cannot be reckoned",
+        ),
+        (
+            ("model", "backbone"),
+            {"class_path": "mine.Base"},
+            "a base model of class mine.Base cannot be reckoned",
+        ),
+    ],
+)
+def test_what_cannot_be_reckoned_is_refused(
+    coin: dict[str, Any], path: tuple[str, str], value: Any, message: str
+) -> None:
+    part, key = path
+    changed = {**coin, part: {**coin[part], key: value}}
+    with pytest.raises(ValueError, match=message):
+        read_setup(changed)
