@@ -131,10 +131,8 @@ def saved(folder: Path, split: str, colors: list[str]) -> str:
     rows = [{"images": [Image.open(io.BytesIO(png(color)))], **talk(color)} for color in colors]
     features = datasets.Features(
         {
-            "images": datasets.List(datasets.Image()),
-            "messages": datasets.List(
-                {"role": datasets.Value("string"), "content": datasets.Value("string")}
-            ),
+            "images": [datasets.Image()],
+            "messages": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
         }
     )
     datasets.Dataset.from_list(rows, features=features).save_to_disk(folder / f"saved-{split}")

@@ -163,13 +163,14 @@ class Backbone(nn.Module):
 
     def checkpoint_activations(self, context_fn: Callable[[], Any]) -> None:
         """Recompute activations in the backward pass, within the contexts of the function."""
+        model: Any = self.model
+        kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
         options = {"use_reentrant": False, "context_fn": context_fn}
-        self.model.activation_checkpointing_enable(  # type: ignore[operator]
-            activation_checkpointing_kwargs=options
-        )
+        # transformers names both after gradients before 5.23
+        getattr(model, f"{kind}_checkpointing_enable")(**{f"{kind}_checkpointing_kwargs": options})
         # it makes the inputs of all parts require gradients, which only reentrant checkpoints need:
         # a frozen vision encoder would keep its activations and run again in the backward pass
-        self.model.disable_input_require_grads()  # type: ignore[operator]
+        model.disable_input_require_grads()
 
     def loss(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Return the mean cross-entropy over the answer tokens of the batch.

@@ -50,7 +50,8 @@ def loading_device(*, quantized: bool) -> torch.device | None:
 
 def _accelerator_of_process() -> torch.device | None:
     """Return the accelerator of this process by its rank on the machine; None without one."""
-    kind = torch.accelerator.current_accelerator(check_available=True)
+    available = torch.accelerator.is_available()
+    kind = torch.accelerator.current_accelerator() if available else None
     if kind is None:
         return None
     rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)

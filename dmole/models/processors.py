@@ -114,6 +114,9 @@ def set_image_settings(processor: Any, settings: Mapping[str, Any]) -> None:
     # defaults of the processor class would override those of its image processor
     fixed = getattr(processor, "images_kwargs", {})
     processor.images_kwargs = {key: settings.get(key, value) for key, value in fixed.items()}
+    # before transformers 5.23 a type holds them, and only the tokenizer's defaults override them
+    typed = getattr(processor.valid_processor_kwargs, "_defaults", {}).get("images_kwargs", {})
+    processor.tokenizer.init_kwargs |= {key: settings[key] for key in typed if key in settings}
 
 
 def _video_class(source: str, options: dict[str, Any]) -> type | None:

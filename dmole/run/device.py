@@ -32,7 +32,7 @@ def device_of_process(settings: Mapping[str, Any]) -> torch.device | None:
         or with an own cluster environment.
     """
     chosen = {key: settings[key] for key in _OF_DEVICE if settings.get(key) is not None}
-    if torch.accelerator.current_accelerator(check_available=True) is None:
+    if not torch.accelerator.is_available():
         return None
     if settings.get("plugins") or not isinstance(chosen.get("strategy", "auto"), str):
         return None

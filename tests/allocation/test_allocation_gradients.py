@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, make_backbone, make_batch, make_samples
+from families import FAMILIES, MLLAMA_IMAGES, make_backbone, make_batch, make_samples
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,7 +18,7 @@ from dmole.models.recomputation import recomputed_in_evaluation
 from dmole.module import ContinualModule
 from dmole.routing import OracleRouter
 
-IMAGES = {"paligemma": (1, 1, 1), "mllama": (1, 0, 1)}
+IMAGES = {"paligemma": (1, 1, 1), "mllama": MLLAMA_IMAGES}
 """Images of three samples; (1, 0, 2) in the other families."""
 Scores = dict[str, float | None]
 

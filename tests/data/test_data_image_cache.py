@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, make_image, make_processor, make_samples
+from families import FAMILIES, MLLAMA_IMAGES, make_image, make_processor, make_samples
 from PIL import Image
 
 from dmole import ContinualDataModule, Task
@@ -21,7 +21,7 @@ from dmole.data.image_store import FolderStore, ImageCache, MemoryStore
 from dmole.data.loader import sequential_loader
 from dmole.data.sample import FileImage, Sample
 
-MIXES = {"paligemma": (1, 2, 1), "mllama": (1, 0, 1)}
+MIXES = {"paligemma": (1, 2, 1), "mllama": MLLAMA_IMAGES}
 
 
 def collate(collator: Collator, samples: list[Sample]) -> Batch:

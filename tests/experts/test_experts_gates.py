@@ -324,7 +324,9 @@ def gradients(
         loss = backbone.loss(batch.inputs, batch.labels)
     with library.context.use(Gates(["a", "b"], 1 - MIXED, rows)):  # must not reach the backward
         loss.backward()
-    backbone.model.activation_checkpointing_disable()
+    model: Any = backbone.model
+    name = "activation" if hasattr(model, "activation_checkpointing_disable") else "gradient"
+    getattr(model, f"{name}_checkpointing_disable")()
     backbone.eval()
     found = [parameter.grad.clone() for _, parameter in library.parameters("b")]
     backbone.zero_grad()

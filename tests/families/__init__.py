@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from packaging.version import Version
 
 from dmole.data.batch import Batch
 from dmole.data.collate import Collator
@@ -17,6 +19,8 @@ from families.processors import make_processor
 __all__ = [
     "ANSWERS",
     "FAMILIES",
+    "MLLAMA_IMAGES",
+    "MLLAMA_TAKES_TEXT",
     "MODEL_FAMILIES",
     "QUESTIONS",
     "WIDTH",
@@ -32,6 +36,12 @@ __all__ = [
 
 MODEL_FAMILIES = ["llava", "llava_next", "idefics3"]
 """One vision row an image; one a tile; one a tile with padding. All see images at random init."""
+
+MLLAMA_TAKES_TEXT = Version(transformers.__version__) >= Version("5.23")
+"""Whether its processor takes samples without an image in a batch with images."""
+
+MLLAMA_IMAGES = (1, 0, 1) if MLLAMA_TAKES_TEXT else (1, 1, 1)
+"""Images of three samples of a batch: all samples with images need equally many."""
 
 
 def make_backbone(family: str, vision_feature_layer: int | None = None) -> Backbone:

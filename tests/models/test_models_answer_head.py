@@ -7,7 +7,15 @@ from typing import Any
 import families.models as tiny
 import pytest
 import torch
-from families import FAMILIES, all_linears, make_backbone, make_batch, make_samples, randomize
+from families import (
+    FAMILIES,
+    MLLAMA_IMAGES,
+    all_linears,
+    make_backbone,
+    make_batch,
+    make_samples,
+    randomize,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -23,7 +31,7 @@ SOFT_CAP = {
     "query_pre_attn_scalar": 16,
     "final_logit_softcapping": 2.0,
 }
-MIXES = {"paligemma": (1, 1, 1), "mllama": (1, 0, 1)}
+MIXES = {"paligemma": (1, 1, 1), "mllama": MLLAMA_IMAGES}
 CHUNK = 3
 """Answer tokens of a chunk."""
 

@@ -22,7 +22,8 @@ CUDA = [torch.device("cuda", index) for index in range(4)]
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Pretend that this machine has four GPUs, and that this is the third process on it."""
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(cuda, "_get_all_visible_cuda_devices", lambda: [0, 1, 2, 3])
@@ -62,7 +63,7 @@ def test_weights_are_loaded_where_asked_and_quantized_ones_on_the_accelerator_of
     ]
     four_gpus.setenv("LOCAL_RANK", "6")  # each process sees its own GPUs alone
     assert loading_device(quantized=True) == CUDA[2]
-    four_gpus.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    four_gpus.setattr(torch.accelerator, "is_available", lambda: False)
     assert loading_device(quantized=True) is None
 
 

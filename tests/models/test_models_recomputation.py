@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from families import FAMILIES, make_backbone, make_batch, make_samples
+from families import FAMILIES, MLLAMA_IMAGES, make_backbone, make_batch, make_samples
 from memory_meter import saved_bytes
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -70,7 +70,7 @@ def test_blocks_in_training_and_without_checkpointing_are_left_alone() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_keeps_fewer_activations_in_evaluation_mode(family: str) -> None:
     backbone = make_backbone(family)
-    images = (1, 0, 1) if family == "mllama" else (1, 1, 1)
+    images = MLLAMA_IMAGES if family == "mllama" else (1, 1, 1)
     batch = make_batch(backbone, make_samples(images))
     backbone.checkpoint_activations(lambda: (nullcontext(), nullcontext()))
     backbone.model.requires_grad_(True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, make_backbone, make_batch, make_samples, randomize
+from families import FAMILIES, MLLAMA_IMAGES, make_backbone, make_batch, make_samples, randomize
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -18,7 +18,7 @@ from dmole.models.backbone import Backbone
 from dmole.models.shared_vision import SharedVision
 from dmole.models.vision_cache import vision_store
 
-MIXES = {"paligemma": (1, 2, 1), "mllama": (1, 0, 1)}
+MIXES = {"paligemma": (1, 2, 1), "mllama": MLLAMA_IMAGES}
 CLOSE = {"rtol": 1e-3, "atol": 5e-3}
 
 

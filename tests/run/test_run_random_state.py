@@ -12,7 +12,7 @@ from dmole.run.random_state import random_state, restore_random_state
 
 
 def draws() -> list[float]:
-    return [random.random(), random.gauss(), float(np.random.normal()), float(torch.rand(()))]
+    return [random.random(), random.gauss(0, 1), float(np.random.normal()), float(torch.rand(()))]
 
 
 def test_all_generators_repeat_their_draws_after_a_trip_through_a_file(tmp_path: Path) -> None:
