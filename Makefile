@@ -9,7 +9,7 @@ CASES ?= ../shared/cases
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 DEMO := $(BIN)/dmole fit --config configs/quickstart.yaml --trainer.default_root_dir $(RUNS)
 
-.PHONY: setup smollm2 demo docs results search cases test test-all lint type bench bench-large clean
+.PHONY: setup smollm2 demo docs results search cases test test-all test-oldest test-newest lint type bench bench-large clean
 
 setup: $(READY)
 
@@ -56,6 +56,11 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PYTEST) -m ''
+
+# with the oldest and the newest releases that pyproject.toml allows; each installs 6 GB:
+# make test-oldest PYTHON=python3.10 PATHS=tests/models
+test-oldest test-newest:
+	.ci/versions $(@:test-%=%) $(PYTHON) $(PATHS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -30,8 +30,7 @@ class ShardedBaseStrategy(DDPStrategy):
 
     Args:
         gather_for_evaluation: Gather the whole base model while answers are generated and samples
-            embedded, which needs the memory of ``ddp``. Otherwise the base model is gathered block
-            by block for each token.
+            embedded, beside its shards. Otherwise it is gathered block by block for each token.
         kwargs: Arguments of :class:`lightning.pytorch.strategies.DDPStrategy`.
 
     Example:

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 
-RUNS = ("contracts", "e2e")
+RUNS = ("accelerator", "contracts", "e2e")
 """Folders of tests that make whole runs."""
 
 

@@ -1,4 +1,4 @@
-"""A device in Python whose tensors wrap tensors of the CPU; it counts waits and uploads.
+"""A device in Python whose tensors wrap tensors of the CPU; it tells waits and copies of the host.
 
 An operator on device and host tensors together fails as with CUDA. Import it in a process of its
 own: it registers a device of torch and replaces ``torch.tensor``.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils.backend_registration import (
     _DummyBackendModule,
@@ -71,6 +74,21 @@ UPLOADED: collections.Counter[str] = collections.Counter()
 """Elements copied from the host to the device, by the innermost line of the package."""
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A tensor that goes from the host to the device or back."""
+
+    upload: bool
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+COPIED: list[Callable[[Copy], None]] = []
+"""Functions that are told each copy."""
+COLLECTIVES: collections.Counter[str] = collections.Counter()
+"""Collective operations by name, kind of what they get (device, host, objects) and line."""
+
+
 class FakeTensor(torch.Tensor):
     """A tensor on the device."""
 
@@ -102,6 +120,11 @@ class FakeTensor(torch.Tensor):
         _wait("tolist")
         return self.inner.tolist()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:  # `torch.save` copies what it writes
+        _wait("copy to the host")
+        _tell(self.inner, upload=False)
+        return self.inner.detach().clone().__reduce_ex__(protocol)
+
     def __repr__(self, **kwargs: Any) -> str:
         _wait("text")
         return repr(self.inner)
@@ -132,20 +155,26 @@ def _wait(kind: str) -> None:
 
 def _line() -> str:
     """Return the innermost line outside of torch; empty if it is not one of the package."""
+    line = _caller()
+    return line.removeprefix(ROOT) if line.startswith(ROOT) else ""
+
+
+def _caller() -> str:
+    """Return file and number of the innermost line outside of torch."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(TORCH) or frame.f_globals is globals():
         if frame.f_back is None:
             return ""
         frame = frame.f_back
-    file = frame.f_code.co_filename
-    return f"{file.removeprefix(ROOT)}:{frame.f_lineno}" if file.startswith(ROOT) else ""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def _upload(value: torch.Tensor, *, waits: bool) -> None:
-    if waits:
-        _wait("copy to the device")
-    if line := _line():
-        UPLOADED[line] += value.numel()
+def _tell(tensor: torch.Tensor, *, upload: bool) -> None:
+    if upload and (line := _line()):
+        UPLOADED[line] += tensor.numel()
+    copy = Copy(upload, tuple(tensor.shape), tensor.numel() * tensor.element_size())
+    for told in COPIED:
+        told(copy)
 
 
 def _is_device(device: Any) -> bool:
@@ -158,6 +187,8 @@ def _inner(value: Any) -> Any:
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     name = func._schema.name.removeprefix("aten::")
+    if name.startswith("c10d::"):
+        return _collective(func, name.removeprefix("c10d::"), args)
     tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     ours = [t for t in tensors if isinstance(t, FakeTensor)]
     target = kwargs.get("device")
@@ -166,12 +197,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if name == "_to_copy":
         return _copied(func, args[0], kwargs)
     if name == "copy_":
-        if not isinstance(args[0], FakeTensor):
-            _wait("copy to the host")
-        elif not isinstance(args[1], FakeTensor):
-            _upload(args[1], waits=not (len(args) > 2 and args[2]))
-        func(_inner(args[0]), _inner(args[1]))
-        return args[0]
+        return _copied_into(func, args)
     _refuse_mixing(func, name, args, tensors)
     if name in WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         _wait(name)
@@ -187,16 +213,45 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if ours else wrapped
 
 
+def _collective(func: Any, name: str, args: Any) -> Any:
+    """Run an operation of several ranks, which a backend of devices takes device tensors for."""
+    tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+    frame, functions = sys._getframe(1), []
+    while frame is not None and frame.f_code.co_filename.startswith((__file__, TORCH)):
+        functions.append(frame.f_code.co_name)
+        frame = frame.f_back
+    kind = "device" if all(isinstance(t, FakeTensor) for t in tensors) else "host"
+    if any("_object" in function for function in functions):
+        kind = "objects"  # bytes, which torch puts on the device of the backend
+    if name != "barrier":  # it has a tensor of torch's own
+        COLLECTIVES[f"{name} of {kind} at {_caller().removeprefix(ROOT)}"] += 1
+    return func(*pytree.tree_map(_inner, args))
+
+
 def _copied(func: Any, value: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
     here = isinstance(value, FakeTensor)
     target = kwargs.get("device")
     there = here if target is None else _is_device(target)
     if here and not there:
         _wait("copy to the host")
-    if there and not here:
-        _upload(value, waits=not kwargs.get("non_blocking"))
+    if there and not here and not kwargs.get("non_blocking"):
+        _wait("copy to the device")
+    if here != there:
+        _tell(value, upload=there)
     out = func(_inner(value), **{k: v for k, v in kwargs.items() if k != "device"})
     return FakeTensor(out.clone() if out is _inner(value) else out) if there else out
+
+
+def _copied_into(func: Any, args: Any) -> Any:
+    ours, theirs = (isinstance(arg, FakeTensor) for arg in args[:2])
+    if not ours:
+        _wait("copy to the host")
+    elif not theirs and not (len(args) > 2 and args[2]):
+        _wait("copy to the device")
+    if ours != theirs:
+        _tell(args[1], upload=ours)
+    func(_inner(args[0]), _inner(args[1]))
+    return args[0]
 
 
 def _refuse_mixing(func: Any, name: str, args: Any, tensors: list[torch.Tensor]) -> None:
@@ -216,11 +271,14 @@ def _making(make: Any) -> Any:
             out: torch.Tensor = make(data, *args, **kwargs)
             return out
         _wait("tensor from the host")
-        return FakeTensor(make(data, *args, **{**kwargs, "device": "cpu"}))
+        inner = make(data, *args, **{**kwargs, "device": "cpu"})
+        _tell(inner, upload=True)
+        return FakeTensor(inner)
 
     return made
 
 
+_device_constructors()  # keeps the functions that follow ``with torch.device("meta")``
 torch.tensor, torch.as_tensor = _making(torch.tensor), _making(torch.as_tensor)
 
 

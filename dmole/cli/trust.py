@@ -48,6 +48,9 @@ Left out are those that call a function named by the config (``LambdaCallback``)
 of its choice (loggers, profilers, checkpoints) or send data away (loggers of services).
 """
 
+STRATEGIES = ("dmole.strategies.ShardedBaseStrategy",)
+"""Strategies of this package; their settings are those of ``DDPStrategy``."""
+
 DEFAULTS = ("dmole.module._adamw",)
 """Functions that are defaults of settings, which the parser reads like those of a config."""
 
@@ -74,7 +77,7 @@ def classes_allowed(trusted: Sequence[str] = ()) -> Iterator[None]:
 def _known_paths() -> Iterator[str]:
     yield from part_paths()
     yield from DEFAULTS
-    for path in LIGHTNING:
+    for path in (*LIGHTNING, *STRATEGIES):
         yield from (path, defined_at(import_class(path)))
     for module, base in (
         (torch.optim, torch.optim.Optimizer),

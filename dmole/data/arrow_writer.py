@@ -93,7 +93,8 @@ def _batches(rows: Iterable[Row], content: Any, hashes: array[int]) -> Iterator[
     characters = 0
     for index, sample, names in rows:
         content.update(content_bytes(sample))
-        hashes.append(int.from_bytes(hashlib.blake2b(sample.id.encode(), digest_size=8).digest()))
+        digest = hashlib.blake2b(sample.id.encode(), digest_size=8).digest()
+        hashes.append(int.from_bytes(digest, "big"))
         system = sample.turns[0].text if sample.turns[0].role == "system" else None
         turns = [turn.text for turn in sample.turns if turn.role != "system"]
         facts = metadata_text(sample)

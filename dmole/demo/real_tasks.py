@@ -197,8 +197,9 @@ def _in_color(index: int) -> tuple[Color, Color]:
 
 
 def _open(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    with Image.open(path) as file:
+        image: Image.Image = file.convert("RGB")
+    return image
 
 
 def _draw(

@@ -46,7 +46,6 @@ def hub_reason(error: Exception) -> str:
     Raises:
         Exception: The error itself, if it is none of the hub, of the network or of a file.
     """
-    import httpx2
     from huggingface_hub.errors import (
         HfHubHTTPError,
         LocalEntryNotFoundError,
@@ -65,7 +64,8 @@ def hub_reason(error: Exception) -> str:
         if isinstance(error.__cause__, HfHubHTTPError):  # reached, but it refused
             return first_line(error.__cause__)
         return "the hub is unreachable, and the local cache does not have it"
-    if isinstance(error, httpx2.TransportError):
+    # of httpx2, or of httpx with releases of huggingface_hub below 2
+    if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
         return "the hub is unreachable"
     if isinstance(error, (HfHubHTTPError, OSError, ValueError)):
         return first_line(error)

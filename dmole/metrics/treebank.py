@@ -10,7 +10,7 @@ import re
 
 # marks that combine with the letter before them
 _MARKS = "\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0903\u093a-\u094f\u0e31\u0e34-\u0e3a"
-_WORD = rf"(?:[^\W_¹²³¼½¾⅓⅔]|[{_MARKS}])++"
+_WORD = rf"(?:[^\W_¹²³¼½¾⅓⅔]|[{_MARKS}])+"
 _LETTER = r"[^\W\d_¹²³¼½¾⅓⅔]"
 
 _ABBREVIATIONS = """
@@ -28,7 +28,7 @@ _TOKEN = re.compile(
     "|".join(
         (
             r"(?:https?://|www\.)\S*[^\s.,!?;:'\")\]]",
-            r"(?<!\w)\w[\w.+-]*+@\w[\w-]*(?:\.\w+)*",
+            r"(?<!\w)\w[\w.+-]*@\w[\w-]*(?:\.\w+)*",
             r"[@#][^\W\d_]\w*",
             r"</?[A-Za-z][A-Za-z0-9]*/?>",
             r"(?<!\S)[:;=]-?(?:[()]|[DP](?!\w))",
@@ -38,13 +38,13 @@ _TOKEN = re.compile(
             rf"(?i:{'|'.join(_ABBREVIATIONS.split())}|ph\.d)\.(?!{_LETTER})",
             rf"(?:{_CAPITAL_ABBREVIATIONS})\.(?!{_LETTER})",
             r"(?i:nos?|figs?|pp)\.(?=\s?\d)",
-            rf"(?:{_LETTER}\.)++(?!{_LETTER})|(?:{_LETTER}\.)+{_LETTER}(?!\w)",
-            rf"[-+]?\d*+(?:[.,:]\d++)+(?:-{_LETTER}\w*+(?:-\w++)*)?",
-            r"[-+]\d++",
+            rf"(?:{_LETTER}\.)+(?!{_LETTER})|(?:{_LETTER}\.)+{_LETTER}(?!\w)",
+            rf"[-+]?\d*(?:[.,:]\d+)+(?:-{_LETTER}\w*(?:-\w+)*)?",
+            r"[-+]\d+",
             r"[A-Z]+(?:&[A-Z]+)+(?![^\W_])",
             r"(?:US|A)\$",
-            rf"{_WORD}(?:[-_/]{_WORD}|(?<!\d)\.(?=[^\W\d_]){_WORD})*+"
-            rf"(?:['\u2019](?![nN]['\u2019]){_WORD})*+",
+            rf"{_WORD}(?:[-_/]{_WORD}|(?<!\d)\.(?=[^\W\d_]){_WORD})*"
+            rf"(?:['\u2019](?![nN]['\u2019]){_WORD})*",
             r"[!?]{2,}|-{2,}|\*{2,}|\#{2,}|_+",
             r"[¹²³¼½¾⅓⅔]",
             r"[^\w\s'\"`.,?!:;\u2026\u2013\u2014\u00ab\u00bb\u2039\u203a\u201c\u201d\u2018\u2019\-"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from dmole._moved import moved_name
 from dmole.data.labels import Targets
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
+# older releases of transformers repeat the images for each beam before the vision encoder
+_BEAMS_FIRST = not hasattr(GenerationMixin, "_prepare_multimodal_encoder_kwargs_for_generation")
 _EXPERT_INFIX = f".experts.{expert_key('')}"  # part of the name of an expert's parameter
 
 
@@ -257,7 +260,7 @@ class Backbone(nn.Module):
             beams: Width of the beam search.
         """
         rows = rows_per_sample(self.model.config, inputs, image_counts)
-        return rows * beams if self._family.beams_reach_vision else rows
+        return rows * beams if _BEAMS_FIRST or self._family.beams_reach_vision else rows
 
     @torch.no_grad()
     def vision_hidden(self, inputs: dict[str, Tensor]) -> Tensor:

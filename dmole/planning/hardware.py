@@ -14,6 +14,12 @@ Decoding one token runs a few dozen kernels a block, and each waits for Python, 
 about 26 ms a token for the 32 blocks of a 7B model. An assumption, not a measurement.
 """
 
+GATHER_BYTES_PER_SECOND = 25e9
+"""Rate at which a GPU receives the shards of others: PCIe 4.0 x16, or a network of 200 Gbit/s.
+
+An assumption. NVLink is ten times as fast. Gathers overlap with computation, which is not counted.
+"""
+
 
 @dataclass(frozen=True)
 class Gpu:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmole.planning import work
-from dmole.planning.hardware import HOST_SECONDS_PER_BLOCK, Gpu
+from dmole.planning.hardware import GATHER_BYTES_PER_SECOND, HOST_SECONDS_PER_BLOCK, Gpu
 from dmole.planning.reckoning import Reckoning
 from dmole.planning.setup import Setup
 from dmole.streams.replay import Replay
@@ -31,7 +31,10 @@ def hours(reckoning: Reckoning, gpu: Gpu, utilization: float) -> dict[str, float
         phase: work.gpu_hours(count, gpu.teraflops * 1e12, utilization) / reckoning.setup.ranks
         for phase, count in flops.items()
     }
-    return found | {"decode": _decoding(reckoning, gpu)}
+    found["decode"] = _decoding(reckoning, gpu)
+    if reckoning.setup.sharded and reckoning.setup.ranks > 1:
+        found["gather"] = _gathering(reckoning)
+    return found
 
 
 def phase_flops(reckoning: Reckoning) -> dict[str, float]:
@@ -90,14 +93,34 @@ def answers_per_sample(reckoning: Reckoning) -> float:
     return {"all": stages + 1, "seen": (stages + 1) / 2, "last": 1}[which]
 
 
+def _gathering(reckoning: Reckoning) -> float:
+    """Return the hours of gathers of a base model in shards, in training and in decoding."""
+    setup = reckoning.setup
+    seen = sum(task.train * task.passes for task in setup.tasks) if setup.stages else 0
+    scored = 0.0
+    if setup.allocator.needs_scores and setup.stages:
+        distinct = sum(task.train for task in setup.tasks)
+        scored = setup.allocator.proxy_fraction * distinct * reckoning.proxy_passes
+    # a forward and a backward pass, which gathers a block once, also where it is recomputed
+    gathers = 2 * (seen / reckoning.batch + scored / setup.batch_size)
+    if not setup.gathers:
+        gathers += _tokens(reckoning)
+    return gathers / setup.ranks * reckoning.whole_base / GATHER_BYTES_PER_SECOND / 3600
+
+
 def _decoding(reckoning: Reckoning, gpu: Gpu) -> float:
     """Return the hours of decoding: the host launches each token, or the weights are read."""
     blocks = reckoning.shape.language.blocks
     launch = blocks * HOST_SECONDS_PER_BLOCK
     token = max(launch, reckoning.whole_base / (gpu.bandwidth * 1e12))
-    seconds = 0.0
+    return _tokens(reckoning) * token / reckoning.setup.ranks / 3600
+
+
+def _tokens(reckoning: Reckoning) -> float:
+    """Return how often a batch is decoded by one token."""
+    tokens = 0.0
     for task in reckoning.setup.tasks:
         batches = task.test / reckoning.eval_batch(task.new_tokens)
-        generated = min(task.new_tokens, 2 * reckoning.lengths.answer)  # the longest of a batch
-        seconds += batches * generated * token
-    return seconds * answers_per_sample(reckoning) / reckoning.setup.ranks / 3600
+        # the longest answer of a batch
+        tokens += batches * min(task.new_tokens, 2 * reckoning.lengths.answer)
+    return tokens * answers_per_sample(reckoning)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dmole.regularizers.base import Regularizer, StageView, Step
+from dmole.transfer import to_device
 
 
 def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
@@ -143,14 +144,17 @@ class AdversarialTask(Regularizer):
         if not self.coefficient:  # else the classifiers' gradients would affect gradient clipping
             return sum((p.sum() * 0.0 for p in self.parameters()), step.zero())
         names = step.batch.task_names
-        truth = torch.tensor([self._tasks.index(name) for name in names], device=step.labels.device)
+        truth = to_device(
+            torch.tensor([self._tasks.index(name) for name in names]), step.labels.device
+        )
         answered = (step.labels[:, 1:] != -100).any(dim=1)  # a repeated sample has no labels
+        truth = truth.masked_fill(~answered, -100)  # the host would wait for a selection of rows
         losses = []
         for record in step.gates.records if step.gates is not None else ():
             if record.path in self._indices and record.output is not None:
                 features = reverse_gradient(record.output.float(), self.coefficient)  # (B, out)
                 logits = self.classifiers[self._indices[record.path]](features)  # (B, tasks)
-                losses.append(cross_entropy(logits[answered], truth[answered]))
+                losses.append(cross_entropy(logits, truth))
         return torch.stack(losses).mean() if losses else step.zero()
 
 

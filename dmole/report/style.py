@@ -121,7 +121,8 @@ def figure_to_array(figure: Figure, dpi: float | None = None) -> npt.NDArray[np.
     canvas = FigureCanvasAgg(figure)
     with drawing(figure):
         canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+    rgba = np.asarray(canvas.buffer_rgba(), dtype=np.uint8)
+    return np.ascontiguousarray(rgba[..., :3])  # a copy
 
 
 def preview(figure: Figure) -> tuple[bytes, tuple[int, int]]:

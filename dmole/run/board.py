@@ -14,7 +14,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -25,6 +25,8 @@ from dmole.storage.files import errors_naming
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from typing_extensions import Self
 
     from dmole.run.events import ContinuedWriter
 

@@ -89,6 +89,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.callbacks.StageProgressLines",
         "dmole.callbacks.TrainingRouting",
     ),
+    "Strategy": ("dmole.strategies.ShardedBaseStrategy",),
     "settings": ("dmole.data.Task", "dmole.models.Patterns"),
 }
 """Public path of each class, by the name of its base class."""

@@ -5,13 +5,13 @@ A plain ASGI middleware, since it must decide before the body of a request is re
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dmole.serving.errors import ApiError
@@ -81,7 +81,7 @@ class Guard:
         if length.isdigit() and int(length[:20]) > most:
             raise _too_large(most)
         try:
-            async with asyncio.timeout(self._limits.read_seconds):
+            with anyio.fail_after(self._limits.read_seconds):
                 body = bytearray()
                 while True:
                     message = await receive()
@@ -100,7 +100,7 @@ class Guard:
         """Read some of what a refused client still sends; else it sees a reset, not the error."""
         left = self._limits.max_body_bytes * _DISCARD_FACTOR
         try:
-            async with asyncio.timeout(min(2.0, self._limits.read_seconds)):
+            with anyio.fail_after(min(2.0, self._limits.read_seconds)):
                 while left > 0:
                     message = await receive()
                     left -= len(message.get("body", b""))

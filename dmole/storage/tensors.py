@@ -49,7 +49,7 @@ def write_tensor_file(
         try:
             save_file(contiguous, temporary, metadata=metadata)
         except SafetensorError as error:
-            if (number := re.search(r"os error (\d+)", str(error))) is None:
+            if (number := re.search(r"(?:os error|code:) (\d+)", str(error))) is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         _sort_metadata(temporary)

@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.run.hparams import final_figures
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+    from typing_extensions import Self
 
     from dmole.run.hparams import Value
     from dmole.run.state import SequenceState

@@ -44,6 +44,21 @@ def test_fit_with_dry_memory_is_the_plan(folder: Path, capsys: pytest.CaptureFix
     assert list(folder.iterdir()) == []
 
 
+def test_a_config_may_name_the_strategy_that_also_decodes_in_shards(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strategy = "{class_path: dmole.strategies.ShardedBaseStrategy, init_args: {%s}}"
+    found = []
+    for arguments in ("gather_for_evaluation: false", ""):
+        (folder / "own.yaml").write_text(f"trainer: {{strategy: {strategy % arguments}}}\n")
+        words = ["--config", "quickstart.yaml", "--config", "own.yaml", "--devices", "4"]
+        assert main(["plan", *words, "--json", "plan.json"]) == 0
+        memory = json.loads((folder / "plan.json").read_text())["gpu_memory"]
+        found.append(memory["evaluation"]["gathered"] / (4 * 2_269_184))
+    assert found[0] < 0.4  # two blocks and the head of a tiny model
+    assert found[1] > 0.9
+
+
 def test_the_flag_takes_a_value_or_none() -> None:
     assert split_dry_memory(["fit", "--dry_memory", "--seed", "1"]) == (
         True,

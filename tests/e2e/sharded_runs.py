@@ -128,6 +128,7 @@ class Fit:
     model: dict[str, Any] = field(default_factory=dict)
     stream: Callable[[], Stream] = SequentialStream
     tied: bool = False
+    batch_size: int = 2
     ends: bool = False
 
     def backbone(self) -> Backbone:
@@ -152,7 +153,9 @@ class Fit:
                 **self.model,
             },
         )
-        data = ContinualDataModule(tasks_in(self.data), batch_size=2, eval_batch_size=2)
+        data = ContinualDataModule(
+            tasks_in(self.data), batch_size=self.batch_size, eval_batch_size=2
+        )
         strategy = self.strategy() if callable(self.strategy) else self.strategy
         resident = Resident()
         trainer = ContinualTrainer(

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,7 @@ def test_predictions_for_vlmevalkit_are_the_answers_of_the_run(
 
 
 def test_the_entry_point_names_the_manifest() -> None:
+    tomllib = pytest.importorskip("tomllib")  # since Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     points = project["entry-points"]["lmms_eval.models"]
     assert points == {"dmole": "dmole.harness.manifest:manifest"}

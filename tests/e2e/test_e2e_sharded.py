@@ -97,7 +97,7 @@ def assert_split(ranks: Sequence[dict[str, Any]], *, answers_whole: bool) -> str
 def test_two_ranks_learn_on_a_split_base_as_with_ddp(tmp_path: Path) -> None:
     """Ranks have batches without an image, without an answer token and without a sample."""
     write_tasks(tmp_path / "data", train=(3, 5), test=(3, 1))
-    fit = partial(Fit, data=tmp_path / "data", family="llava")
+    fit = partial(Fit, data=tmp_path / "data", family="llava", batch_size=1)
     ours = fit(root=tmp_path / "ours", strategy=ShardedBaseStrategy).on(2)
     theirs = fit(root=tmp_path / "theirs").on(2)
     assert_equal(ours, theirs)

@@ -117,10 +117,10 @@ def test_the_parameters_of_the_tiny_model_are_counted_exactly() -> None:
         ("Qwen/Qwen2.5-VL-72B-Instruct", 73_410_777_344),
     ],
 )
-def test_the_parameters_of_named_models_are_those_of_their_weights(
+def test_the_parameters_of_named_models_follow_from_their_configs(
     name: str, parameters: int
 ) -> None:
-    assert model_shape(name).parameters == parameters  # as the hub counts the tensors
+    assert model_shape(name).parameters == parameters
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])

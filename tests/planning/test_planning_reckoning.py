@@ -188,6 +188,22 @@ def test_hours_are_work_over_rate_and_a_term_a_token(setup: Setup) -> None:
     assert ratio == pytest.approx(0.5)
 
 
+def test_a_base_in_shards_is_gathered_in_every_pass(setup: Setup) -> None:
+    gpu = GPUS["h100-80gb"]
+    eight = replace(setup, devices=8, max_tokens_per_batch=None)
+    split = replace(eight, sharded=True, gathers=True)
+    found = [
+        hours(Reckoning(model_shape(LLAVA), changed, Lengths()), gpu, 0.35)
+        for changed in (split, replace(split, gathers=False), eight)
+    ]
+    assert "gather" not in found[2]
+    seen = sum(task.train * task.passes for task in setup.tasks)
+    scored = seen / 100 * setup.allocator.proxy_passes
+    seconds = 2 * (seen + scored) / setup.batch_size / 8 * 2 * 7_063_427_072 / 25e9
+    assert found[0]["gather"] == pytest.approx(seconds / 3600)
+    assert found[1]["gather"] > found[0]["gather"] + found[1]["decode"]  # once a token
+
+
 def _on_eight(setup: Setup) -> Reckoning:
     return Reckoning(model_shape(LLAVA), replace(setup, devices=8), Lengths())
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 import pytest
+from lightning.pytorch.strategies import Strategy
 
 import dmole
 from dmole._moved import NAMES
@@ -30,6 +31,7 @@ BASES = {
     "Stream": Stream,
     "TaskMetric": TaskMetric,
     "Callback": ContinualCallback,
+    "Strategy": Strategy,
 }
 
 

@@ -19,7 +19,8 @@ from dmole.benchmarks.shared.rule import Rule
 from dmole.metrics.base import ScoringItem
 from dmole.metrics.boxes import Box, BoxReader, in_image, intersection_over_union
 
-_FIRST_BRACKET = re.compile(r"\[++([^,\n]*+),([^,\n]*+),([^,\n]*+),([^\]\n]*+)\]")
+# the lookarounds keep it from trying each bracket of a long run
+_FIRST_BRACKET = re.compile(r"(?<!\[)\[+(?!\[)([^,\n]*),([^,\n]*),([^,\n]*),([^\]\n]*)\]")
 _ANY_UNIT = BoxReader(box_format="auto", parser="bracket")
 
 

@@ -20,7 +20,7 @@ from dmole.benchmarks.shared.rule import Rule
 from dmole.metrics.base import ScoringItem
 from dmole.metrics.boxes import Box, intersection_over_union
 
-_POSITIVE_DECIMAL = re.compile(r"[1-9]\d*+\.\d*|0\.\d*[1-9]\d*")
+_POSITIVE_DECIMAL = re.compile(r"[1-9]\d*\.\d*|0\.\d*[1-9]\d*")
 
 
 def sliced_box(text: str) -> Box | None:

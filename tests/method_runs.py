@@ -20,7 +20,7 @@ from dmole.datamodule import ContinualDataModule
 from dmole.module import ContinualModule
 from dmole.trainer import ContinualTrainer
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
 TASKS = ("paint", "count")
 STEPS = 2
@@ -131,6 +131,11 @@ class Builder:
             self._parsed[key] = self._cli.parser.parse_args(words)
         return self._parsed[key].clone()
 
+    def place(self, trainer: Any, ranks: int) -> None:
+        """Choose the devices in the settings of a trainer."""
+        if ranks > 1:
+            trainer.devices, trainer.strategy = ranks, "ddp"
+
     def build(
         self,
         root: Path,
@@ -157,9 +162,8 @@ class Builder:
         cli.config = config = self.parse(method, changes, tasks)
         config.trainer.default_root_dir = str(root)
         config.model.backbone.init_args.name_or_path = str(base_model)
-        if ranks > 1:
-            config.trainer.devices, config.trainer.strategy = ranks, "ddp"
-            config.data.batch_size //= ranks
+        config.data.batch_size //= ranks
+        self.place(config.trainer, ranks)
         config.trainer.checkpoint_every_n_steps = int(save_steps)
         cli.save_config_callback = None  # takes a third of a short run's time
         cli.instantiate_classes()
