@@ -131,11 +131,11 @@ class Reckoning:
         return found
 
     def _past(self, used: int) -> float:
-        """Return the bytes of past experts on a GPU if a batch uses so many of them."""
+        """Return the bytes of past experts on a GPU if a batch uses so many others of them."""
         limit, experts = self.setup.past_experts_on_device, self.experts
         kept = experts.past
         if limit is not None:
-            kept = min(kept, max(limit, used) * experts.largest)
+            kept = min(kept, (limit + used) * experts.largest)
         return FP32 * kept
 
     def _proxy(self) -> Phase:

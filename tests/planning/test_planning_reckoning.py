@@ -15,7 +15,7 @@ from dmole.planning.advice import advise
 from dmole.planning.config import read_setup
 from dmole.planning.experts import plan_experts
 from dmole.planning.hardware import GPUS
-from dmole.planning.hours import answers_per_sample, hours
+from dmole.planning.hours import answers_per_sample, hours, phase_flops
 from dmole.planning.reckoning import GIB, Reckoning
 from dmole.planning.setup import Lengths, Setup
 from dmole.planning.shape import model_shape
@@ -111,11 +111,21 @@ def test_a_sharded_base_keeps_its_part_and_what_is_gathered(setup: Setup) -> Non
 
 
 def test_past_experts_leave_the_gpu_but_those_that_a_batch_uses(setup: Setup) -> None:
-    kept = {limit: phases(replace(setup, past_experts_on_device=limit)) for limit in (None, 0, 3)}
+    kept = {n: phases(replace(setup, past_experts_on_device=n)) for n in (None, 0, 3, 6)}
     one = 4 * plan_experts(model_shape(LLAVA), setup).largest
     found = {limit: found["training step"].parts["experts"] / one for limit, found in kept.items()}
-    assert found == {None: 7, 0: 2, 3: 3}
+    # those of the batches before stay while a batch loads its own
+    assert found == {None: 7, 0: 2, 3: 3 + 2, 6: 7}
     assert kept[0]["proxy pass"].parts["experts"] == 0
+
+
+def test_a_base_is_not_split_where_a_regularizer_excludes_it(setup: Setup) -> None:
+    eight = replace(setup, devices=8)
+    replay = replace(eight, regularizers=(("ReplayImportance", {}),))
+    for changed, splits in ((eight, True), (replay, False)):
+        reckoning = Reckoning(model_shape(LLAVA), changed, Lengths())
+        changes = [advice.change for advice in advise(reckoning, 12 * GIB)]
+        assert any("sharded_base" in change for change in changes) == splits
 
 
 def test_a_quantized_base_is_a_quarter_but_its_embeddings(setup: Setup) -> None:
@@ -208,6 +218,40 @@ def test_one_adapter_is_evaluated_on_all_tasks_at_every_stage() -> None:
     assert counts == [6, 3]
     seen = replace(shared, evaluate="seen")
     assert answers_per_sample(Reckoning(model_shape("tiny"), seen, Lengths())) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "all_tasks", "seen"),
+    [("o_lora", 6, 3), ("moe_cl_routed", 6, 3), ("zero_shot", 1, 1)],
+)
+def test_answers_change_with_an_expert_that_all_samples_use(
+    method: str, all_tasks: int, seen: int
+) -> None:
+    setup = read_setup(config_of("quickstart.yaml", f"methods/{method}.yaml"))
+    for which, expected in (("all", all_tasks), ("seen", seen)):
+        changed = replace(setup, evaluate=which)
+        assert answers_per_sample(Reckoning(model_shape("tiny"), changed, Lengths())) == expected
+
+
+def test_replayed_samples_take_time(coin: dict[str, Any]) -> None:
+    def trained(**arguments: Any) -> float:
+        stream = {"class_path": "dmole.streams.ReplayStream", "init_args": arguments}
+        setup = read_setup({**coin, "trainer": {**coin["trainer"], "stream": stream}})
+        return phase_flops(Reckoning(model_shape(LLAVA), setup, Lengths()))["train"]
+
+    setup = read_setup(coin)
+    plain = phase_flops(Reckoning(model_shape(LLAVA), setup, Lengths()))["train"]
+    samples = [task.train * task.passes for task in setup.tasks]
+    half = plain * (1 + sum(samples[1:]) / sum(samples))  # as many in all stages but the first
+    assert trained(buffer_size=9, share=0.5) == pytest.approx(half)
+    few = plain * (1 + 7 * 1000 / sum(samples))
+    assert trained(buffer_size=1000, share=None) == pytest.approx(few)
+
+
+def test_only_so_many_test_samples_as_eval_limit_says_are_answered(coin: dict[str, Any]) -> None:
+    limited = read_setup({**coin, "data": {**coin["data"], "eval_limit": 500}})
+    assert {task.test for task in limited.tasks} == {500}
+    assert [task.train for task in limited.tasks] == [task.train for task in read_setup(coin).tasks]
 
 
 @pytest.mark.parametrize(
