@@ -234,11 +234,12 @@ class ContinualModule(StepModule):
         phase: Phase = "test" if batch.labels is None else "train"
         current = self.stage.expert if phase == "train" else None
         repeated = phase == "test" or self.stage.epochs > 1  # else a sample occurs only once
-        query = RouteQuery(None, batch.task_names, phase, current, self.experts)
+        real = batch.real or len(batch)  # fillers take part in no vote
+        query = RouteQuery(None, batch.task_names[:real], phase, current, self.experts)
         if self.router.needs(query):
-            query = replace(query, embeddings=self.embed(batch, remember=repeated))
+            query = replace(query, embeddings=self.embed(batch, remember=repeated)[:real])
         with torch.autocast(self.device.type, enabled=False):  # same result at any precision
-            return self.router.route(query)
+            return self.router.route(query).padded(len(batch))
 
     def embed(self, batch: Batch, *, remember: bool = True) -> Tensor:
         """Return the router embeddings of the samples, ``(B, D)`` fp32 on the CPU.

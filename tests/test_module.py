@@ -26,7 +26,7 @@ from dmole.data.window import windows
 from dmole.experts import Gates
 from dmole.module import ContinualModule
 from dmole.regularizers import Orthogonality
-from dmole.routing import AllExpertsRouter, OracleRouter, Router
+from dmole.routing import AllExpertsRouter, AutoencoderRouter, OracleRouter, Router
 from dmole.run.context import EvaluationPass, StageContext
 
 LIGHTNING_WARNINGS = [
@@ -198,6 +198,26 @@ def test_answers_follow_the_plan_or_the_router(images: list[Sample]) -> None:
         module.evaluation = EvaluationPass(gate_sets=plan, answer_lengths=lengths)
         assert module.answer(alone).texts == [planned.texts[i]]
     assert module.library.context.current is None
+
+
+def test_a_filler_takes_part_in_no_vote(
+    images: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = AutoencoderRouter(vote="batch", components=2, vote_support=0.6)
+    module = make_module(router=router)
+    for name in "abc":
+        add(module, name)
+    rows = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0))
+    rows += torch.tensor([[9.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0]])[:, None]
+    for name, of_task in zip("ab", rows, strict=True):
+        router.fit(name, of_task)
+    embeddings = torch.stack([rows[0, 0], rows[1, 0], rows[1, 1]])  # one of task a
+    monkeypatch.setattr(module, "embed", lambda batch, **_: embeddings[: len(batch)])
+    batch = make_batch(module.backbone, images)
+    assert module.route(batch).order == [("c", "b")] * 3
+    filled = module.route(replace(batch, fillers=2))
+    assert filled.order == [("c", "a")] * 3
+    assert filled.gates.tolist() == [[1.0, 0.0, 1.0]] * 3
 
 
 def test_the_longest_answer_of_the_batchs_tasks_counts() -> None:
