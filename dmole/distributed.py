@@ -13,7 +13,12 @@ T = TypeVar("T")
 
 def is_distributed() -> bool:
     """Return whether several processes work on this run."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return in_process_group() and dist.get_world_size() > 1
+
+
+def in_process_group() -> bool:
+    """Return whether this process is in a group, with others or, as under ``ddp``, alone."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def gather_objects(value: T) -> list[T]:

@@ -36,6 +36,7 @@ from dmole.run.context import EvaluationPass, StageContext
 from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
 from dmole.storage.versions import versions_of
+from dmole.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -234,11 +235,12 @@ class ContinualModule(StepModule):
         phase: Phase = "test" if batch.labels is None else "train"
         current = self.stage.expert if phase == "train" else None
         repeated = phase == "test" or self.stage.epochs > 1  # else a sample occurs only once
-        query = RouteQuery(None, batch.task_names, phase, current, self.experts)
+        real = batch.real or len(batch)  # fillers take part in no vote
+        query = RouteQuery(None, batch.task_names[:real], phase, current, self.experts)
         if self.router.needs(query):
-            query = replace(query, embeddings=self.embed(batch, remember=repeated))
+            query = replace(query, embeddings=self.embed(batch, remember=repeated)[:real])
         with torch.autocast(self.device.type, enabled=False):  # same result at any precision
-            return self.router.route(query)
+            return self.router.route(query).padded(len(batch))
 
     def embed(self, batch: Batch, *, remember: bool = True) -> Tensor:
         """Return the router embeddings of the samples, ``(B, D)`` fp32 on the CPU.
@@ -263,11 +265,12 @@ class ContinualModule(StepModule):
             return None
         host = batch.host
         rows = self.backbone.vision_rows(host.inputs, host.image_counts, beams)
-        mask = batch.inputs.get("attention_mask")
-        if recording and mask is not None and batch.labels is not None:
-            answered = answer_positions(batch.labels).any(dim=1, keepdim=True)  # (B, 1)
-            mask = mask * answered  # a repeated sample leaves no record
-        return Gates(self.experts, gates, rows, mask, recording)
+        mask, answered = batch.inputs.get("attention_mask"), None
+        if recording and mask is not None and host.labels is not None:
+            answered = answer_positions(host.labels).any(dim=1)  # (B,)
+            # a repeated sample leaves no record
+            mask = mask * to_device(answered, mask.device)[:, None]
+        return Gates(self.experts, gates, rows, mask, recording, answered)
 
     # -- steps -----------------------------------------------------------------------------
 

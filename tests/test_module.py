@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from families import MODEL_FAMILIES, make_backbone, make_batch, make_samples, randomize
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
@@ -25,7 +26,7 @@ from dmole.data.window import windows
 from dmole.experts import Gates
 from dmole.module import ContinualModule
 from dmole.regularizers import Orthogonality
-from dmole.routing import AllExpertsRouter, OracleRouter, Router
+from dmole.routing import AllExpertsRouter, AutoencoderRouter, OracleRouter, Router
 from dmole.run.context import EvaluationPass, StageContext
 
 LIGHTNING_WARNINGS = [
@@ -68,17 +69,30 @@ def images() -> list[Sample]:
     return make_samples((1, 0, 2))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
 @pytest.mark.parametrize("family", MODEL_FAMILIES)
-def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(
-    family: str, ranks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_trainable_parameter_has_a_gradient_on_a_batch_without_images(family: str) -> None:
+    assert_gradients(family, within_backward=False)
+
+
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.parametrize("family", MODEL_FAMILIES)
+def test_ddp_gets_these_gradients_within_the_backward_pass_also_of_one_process(family: str) -> None:
+    assert_gradients(family, within_backward=True)
+
+
+def assert_gradients(family: str, *, within_backward: bool) -> None:
     module = detached(make_module(family))
     add(module, "colors")
     batch = make_batch(module.backbone, make_samples((0, 0)))
-    monkeypatch.setattr("dmole.steps.module.is_distributed", lambda: ranks > 1)
     module.training_step(batch, 0).backward()
-    if ranks == 1:  # other ranks wait for the gradients within the backward pass
+    if not within_backward:
         module.on_after_backward()
     trainable = [p for p in module.parameters() if p.requires_grad]
     assert trainable
@@ -184,6 +198,26 @@ def test_answers_follow_the_plan_or_the_router(images: list[Sample]) -> None:
         module.evaluation = EvaluationPass(gate_sets=plan, answer_lengths=lengths)
         assert module.answer(alone).texts == [planned.texts[i]]
     assert module.library.context.current is None
+
+
+def test_a_filler_takes_part_in_no_vote(
+    images: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = AutoencoderRouter(vote="batch", components=2, vote_support=0.6)
+    module = make_module(router=router)
+    for name in "abc":
+        add(module, name)
+    rows = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0))
+    rows += torch.tensor([[9.0, 0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0, 0]])[:, None]
+    for name, of_task in zip("ab", rows, strict=True):
+        router.fit(name, of_task)
+    embeddings = torch.stack([rows[0, 0], rows[1, 0], rows[1, 1]])  # one of task a
+    monkeypatch.setattr(module, "embed", lambda batch, **_: embeddings[: len(batch)])
+    batch = make_batch(module.backbone, images)
+    assert module.route(batch).order == [("c", "b")] * 3
+    filled = module.route(replace(batch, fillers=2))
+    assert filled.order == [("c", "a")] * 3
+    assert filled.gates.tolist() == [[1.0, 0.0, 1.0]] * 3
 
 
 def test_the_longest_answer_of_the_batchs_tasks_counts() -> None:

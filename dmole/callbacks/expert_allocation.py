@@ -193,6 +193,7 @@ def _scores(
 ) -> Scores:
     """Return the proxy score of each unit, over the batches of all ranks."""
     allocator, backbone = module.allocator, module.backbone
+    module.library.train_only()  # so that the expert of the stage before may leave the device, too
     module.to(state.device)
     parameters = {
         unit.name: [source for path in unit.linears for source in backbone.gradient_sources(path)]

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.experts.library import eval_mode
+from dmole.models.recomputation import recomputed_in_evaluation
 from dmole.regularizers.base import StageView
 from dmole.storage.seeds import derive_seed
 
@@ -58,7 +59,9 @@ class Regularization(ContinualCallback):
         if not len(module.regularizers):
             return
         module.to(state.device)
-        with eval_mode(module.backbone), module.backbone.evaluating():
+        backbone = module.backbone
+        recomputed = recomputed_in_evaluation(backbone.model)  # a term may differentiate
+        with eval_mode(backbone), recomputed, backbone.evaluating():
             for term in module.regularizers:
                 term.after_stage(_view(state, module))
         state.interruption.check(state.strategy)

@@ -47,6 +47,7 @@ class BaseShards:
         self._model = backbone.model
         self._evaluates_whole = evaluates_whole
         self._gathers = 0
+        self._computed: set[FSDPModule] = set()
         backbone.remember_whole()
         head = _untied_head(self._model)
         modules = [*_blocks(backbone), self._model.get_input_embeddings()]  # type: ignore[operator]
@@ -54,6 +55,8 @@ class BaseShards:
         # reductions of gradients run between the gathers, so they need a group of their own
         mesh = DeviceMesh.from_group(dist.new_group(), device.type)
         self._units = [_split(module, mesh) for module in modules]
+        for module in modules:
+            module.register_forward_pre_hook(lambda unit, _: self._computed.add(unit))
         if head is not None:
             self._units[-1].set_reshard_after_forward(False, recurse=False)
             self._units[-1].set_reshard_after_backward(False, recurse=False)
@@ -113,8 +116,10 @@ class BaseShards:
             return
         for unit in self._units:
             unit.reshard()
-            if hasattr(unit, "reset_iter_state"):  # its record of passes would grow forever
+            # its record of passes would grow forever; a rank without samples has none to reset
+            if unit in self._computed and hasattr(unit, "reset_iter_state"):
                 unit.reset_iter_state()
+        self._computed.clear()
 
     def resident_bytes(self) -> int:
         """Return the bytes of the base model's weights that this process holds now."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from dmole.planning.reckoning import Reckoning
 from dmole.planning.setup import Setup
+from dmole.planning.terms import has_own_passes
 
 Change = tuple[str, Setup]
 """What to write into the config, and the setup with it."""
@@ -140,7 +141,8 @@ def _batch(setup: Setup) -> Iterator[Change]:
     size, steps = setup.batch_size, setup.accumulate_grad_batches
     while size > 1 and size % 2 == 0:
         size, steps = size // 2, 2 * steps
-        text = f"data.batch_size {size} and trainer.accumulate_grad_batches {steps}"
+        of_tasks = f", {size} at most in each task," if setup.tasks_set_batches else ""
+        text = f"data.batch_size {size}{of_tasks} and trainer.accumulate_grad_batches {steps}"
         yield text, replace(setup, batch_size=size, accumulate_grad_batches=steps)
 
 
@@ -167,9 +169,11 @@ def _eval_tokens(setup: Setup) -> Iterator[Change]:
 
 
 def _sharding(setup: Setup) -> Iterator[Change]:
-    if setup.ranks > 1 and not setup.quantization and not setup.sharded:
+    if setup.ranks == 1 or setup.quantization or has_own_passes(setup):
+        return
+    if not setup.sharded:
         yield "trainer.strategy sharded_base", replace(setup, sharded=True)
-    if setup.ranks > 1 and not setup.quantization and (not setup.sharded or setup.gathers):
+    if not setup.sharded or setup.gathers:
         text = "trainer.strategy sharded_base with gather_for_evaluation false"
         yield text, replace(setup, sharded=True, gathers=False)
 

@@ -53,7 +53,7 @@ def read_setup(
     base = backbone["init_args"]
     stream: Stream = build(trainer["stream"])
     router: Router = build(model["router"])
-    tasks = tuple(_task_size(task, sizes or {}) for task in data["tasks"])
+    tasks = tuple(_task_size(task, sizes or {}, data["eval_limit"]) for task in data["tasks"])
     learned = [task["name"] for task in data["tasks"] if not task.get("eval_only")]
     return Setup(
         name_or_path=base["name_or_path"],
@@ -82,6 +82,7 @@ def read_setup(
         ),
         moments=_moments(model["optimizer"]),
         batch_size=_batch_size(data),
+        tasks_set_batches=any(task.get("batch_size") for task in data["tasks"]),
         max_tokens_per_batch=data["max_tokens_per_batch"],
         eval_batch_size=data["eval_batch_size"],
         eval_tokens_per_batch=data["eval_tokens_per_batch"],
@@ -161,7 +162,9 @@ def _embedding_samples(callbacks: Any) -> int:
     return EMBEDDING_SAMPLES
 
 
-def _task_size(task: Mapping[str, Any], sizes: Mapping[Split, int | None]) -> TaskSize:
+def _task_size(
+    task: Mapping[str, Any], sizes: Mapping[Split, int | None], eval_limit: int | None
+) -> TaskSize:
     assumed = []
     counts: dict[Split, int] = {}
     published = published_sizes(task["name"], task.get("benchmark"))
@@ -182,7 +185,7 @@ def _task_size(task: Mapping[str, Any], sizes: Mapping[Split, int | None]) -> Ta
         name=task["name"],
         train=counts["train"],
         passes=int(task.get("epochs") or 1) * int(task.get("repeat") or 1),
-        test=counts["test"],
+        test=counts["test"] if eval_limit is None else min(counts["test"], eval_limit),
         new_tokens=int(task.get("max_new_tokens") or 32),
         assumed=tuple(assumed),
     )

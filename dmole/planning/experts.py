@@ -25,6 +25,7 @@ class PlannedExperts:
         past: Those of the experts that the last stage does not train.
         largest: Those of the largest expert.
         count: Number of experts at the end.
+        by_sample: Whether a sample may use no expert that the latest stage has trained.
         partners: Whether a step computes past experts beside the one in training.
         in_step: Past experts that a batch is assumed to use in training.
         in_answer: Experts that a batch is assumed to use in evaluation.
@@ -35,6 +36,7 @@ class PlannedExperts:
     past: int
     largest: int
     count: int
+    by_sample: bool
     partners: bool
     in_step: int
     in_answer: int
@@ -65,6 +67,7 @@ def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
         past=past,
         largest=max((size.parameters for size in sizes.values()), default=0),
         count=len(sizes),
+        by_sample=len(sizes) > 1 and not setup.router.common and not _uses_all(router),
         partners=past > 0 and _uses_past(router),
         in_step=_in_step(setup, router, len(sizes) - len(last)),
         in_answer=_in_answer(router, len(sizes)) + (len(last) > 1),
@@ -110,19 +113,23 @@ def _joined(sizes: list[ExpertSize]) -> ExpertSize:
 
 
 def _uses_past(router: object) -> bool:
-    return bool(getattr(router, "partner", False)) or type(router).__name__ == "AllExpertsRouter"
+    return bool(getattr(router, "partner", False)) or _uses_all(router)
+
+
+def _uses_all(router: object) -> bool:
+    return type(router).__name__ == "AllExpertsRouter"
 
 
 def _in_step(setup: Setup, router: object, past: int) -> int:
     """Return how many past experts a batch uses in training: few, where samples choose partners."""
     every = any(name == "Orthogonality" for name, _ in setup.regularizers)
-    if every or type(router).__name__ == "AllExpertsRouter":
+    if every or _uses_all(router):
         return past
     return min(past, FEW) if _uses_past(router) else 0
 
 
 def _in_answer(router: object, count: int) -> int:
     """Return how many experts a batch uses in evaluation: all samples are of one task."""
-    if type(router).__name__ == "AllExpertsRouter":
+    if _uses_all(router):
         return count
     return min(count, int(getattr(router, "max_experts", 1)))

@@ -46,7 +46,8 @@ def disk(run: Reckoning) -> dict[str, float]:
     setup, experts = run.setup, run.experts
     width = run.shape.embedding_width
     tested = sum(task.test for task in setup.tasks)
-    answers = tested * ANSWER_BYTES * (len(setup.stages) + 1)
+    rows = {"all": len(setup.stages) + 1, "seen": (len(setup.stages) + 1) / 2, "last": 1}
+    answers = tested * ANSWER_BYTES * rows[setup.evaluate]
     embedded = (
         sum(min(task.train, setup.embedding_samples) for task in setup.tasks) + tested
         if setup.router.needs_embeddings

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dmole.planning import work
 from dmole.planning.hardware import GATHER_BYTES_PER_SECOND, HOST_SECONDS_PER_BLOCK, Gpu
 from dmole.planning.reckoning import Reckoning
+from dmole.planning.setup import Setup
+from dmole.streams.replay import Replay
 
 TESTED = {"all": 3, "seen": 2, "last": 1}
 """How often a test sample is answered if experts are chosen by sample, by ``trainer.evaluate``.
@@ -42,8 +44,7 @@ def phase_flops(reckoning: Reckoning) -> dict[str, float]:
     recompute = setup.activation_checkpointing
     step = work.pass_flops(shape, one, backward=True, recompute=recompute)
     step += work.expert_flops(shape, one, reckoning.experts.size)
-    seen = sum(task.train * task.passes for task in setup.tasks) if setup.stages else 0
-    found: dict[str, float] = {"train": seen * step}
+    found: dict[str, float] = {"train": _trained(setup) * step}
     distinct = sum(task.train for task in setup.tasks)
     tested = sum(task.test for task in setup.tasks)
     if setup.allocator.needs_scores and setup.stages:
@@ -60,6 +61,22 @@ def phase_flops(reckoning: Reckoning) -> dict[str, float]:
     return found
 
 
+def _trained(setup: Setup) -> float:
+    """Return the samples of all training steps, replayed ones included."""
+    sizes, total = {task.name: task for task in setup.tasks}, 0.0
+    for stage in setup.stages:
+        tasks, draw = [sizes[name] for name in stage.tasks], stage.draw
+        total += (new := sum(task.train * task.passes for task in tasks))
+        if not isinstance(draw, Replay) or not draw.past:
+            continue
+        if draw.share is not None:
+            total += new * draw.share / (1 - draw.share)
+        elif draw.buffer_size is not None:
+            past = sum(sizes[name].train for name in draw.past)
+            total += min(draw.buffer_size, past) * max(task.passes for task in tasks)
+    return total
+
+
 def _fitted(reckoning: Reckoning) -> int:
     limit = reckoning.setup.embedding_samples
     return sum(min(task.train, limit) for task in reckoning.setup.tasks)
@@ -68,9 +85,11 @@ def _fitted(reckoning: Reckoning) -> int:
 def answers_per_sample(reckoning: Reckoning) -> float:
     """Return how often a test sample is answered in a sequence."""
     stages, which = len(reckoning.setup.stages), reckoning.setup.evaluate
-    if reckoning.experts.count > 1:
+    if not stages:
+        return 1
+    if reckoning.experts.by_sample:
         return min(TESTED[which], stages + 1)
-    # the one expert changes at every stage
+    # each stage changes an expert that all samples use
     return {"all": stages + 1, "seen": (stages + 1) / 2, "last": 1}[which]
 
 

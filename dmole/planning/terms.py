@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dmole import regularizers
 from dmole.planning.memory import FP32
 from dmole.planning.setup import Setup
 from dmole.run.parts import PARTS
@@ -17,6 +18,11 @@ def check_terms(setup: Setup) -> None:
     for name, _ in setup.regularizers:
         if name not in known:
             raise ValueError(f"the memory of the regularizer {name} cannot be reckoned")
+
+
+def has_own_passes(setup: Setup) -> bool:
+    """Return whether a regularizer excludes a base model that is split over the GPUs."""
+    return any(getattr(regularizers, name).passes == "own" for name, _ in setup.regularizers)
 
 
 def losses_together(setup: Setup) -> int:

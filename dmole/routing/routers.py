@@ -58,6 +58,21 @@ class Routing:
         """Return the name of each sample's gate set in reports."""
         return [gate_set_name(names) for names in self.order]
 
+    def padded(self, samples: int) -> Routing:
+        """Return the routing of a batch in which samples without meaning follow.
+
+        Args:
+            samples: Samples of the batch. Those that follow use the experts of the last one.
+        """
+        if samples == len(self.order):
+            return self
+        rows = torch.arange(samples).clamp_max(len(self.order) - 1)  # (samples,)
+        return Routing(
+            self.gates[rows],
+            [self.order[row] for row in rows.tolist()],
+            None if self.losses is None else self.losses[rows],
+        )
+
 
 def too_few(samples: int, router: str, least: int) -> str:
     """Return why a router cannot be fitted to so few training samples; empty if it can.

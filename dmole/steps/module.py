@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from dmole.data.window import Window, counts_of
-from dmole.distributed import is_distributed
+from dmole.distributed import in_process_group
 from dmole.steps.accumulation import Accumulation, Share
 from dmole.steps.guard import StepGuard
 from dmole.steps.restored import RestoredState
@@ -105,12 +105,12 @@ class StepModule(LightningModule):
         )
 
     def anchored(self, loss: Tensor) -> Tensor:
-        """Return a loss that has a gradient, on several ranks for every trainable parameter.
+        """Return a loss that has a gradient, in a process group for every trainable parameter.
 
-        A batch without images leaves vision experts out of the graph, and distributed training
-        would wait for their gradients forever.
+        A batch without images leaves vision experts out of the graph, and DDP, also that of a
+        single process, would wait for their gradients forever.
         """
-        if loss.requires_grad and not is_distributed():
+        if loss.requires_grad and not in_process_group():
             return loss
         return loss + 0.0 * torch.stack([p.sum() for p in self.trained_parameters().values()]).sum()
 

@@ -113,6 +113,23 @@ def test_scores_are_of_the_base_model_and_the_stage_that_comes(world: MakeWorld)
     assert not any(p.grad is not None for p in built.module.parameters())
 
 
+def test_the_expert_of_the_stage_before_is_in_host_memory_while_the_next_is_scored(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = world(allocator=SensitivityAllocator(rank=2), past_experts_on_device=0)
+    start(built, ExpertAllocation(), 1)
+    library, loss, loaded = built.module.library, built.module.base_loss, []
+
+    def watched(batch: Any) -> Any:
+        loaded.append(sum(parameter.numel() for _, parameter in library.parameters("paint")))
+        return loss(batch)
+
+    monkeypatch.setattr(built.module, "base_loss", watched)
+    plan_allocation(built.state, built.module, built.state.plan[1], "count")
+    assert loaded
+    assert set(loaded) == {0}
+
+
 def test_a_request_to_end_stops_the_scoring(world: MakeWorld) -> None:
     built = world(allocator=SensitivityAllocator(rank=2))
     built.state.interruption.signum = 15

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from memory_meter import saved_bytes
 from torch import Tensor
 
 from dmole.callbacks import Regularization
+from dmole.regularizers import ElasticWeights
 from dmole.regularizers.base import Regularizer, StageView, Step
 from dmole.routing import CommonExpertRouter, CommonMixing, OracleRouter
 from dmole.run import Interrupted
@@ -111,6 +113,33 @@ def test_looking_back_is_without_dropout_and_leaves_the_modes_as_they_were(
     again = Diary(samples=6)
     run(world(regularizers=[again], dropout=0.5))
     assert again.losses == term.losses
+
+
+class WeighedElasticWeights(ElasticWeights):
+    """Notes the bytes of activations that autograd keeps."""
+
+    kept = 0
+
+    def after_stage(self, stage: StageView) -> None:
+        with saved_bytes(stage.library.model.parameters()) as kept:
+            super().after_stage(stage)
+            self.kept = kept()
+
+
+def test_the_importance_of_parameters_is_measured_with_recomputed_activations(
+    world: MakeWorld,
+) -> None:
+    terms = []
+    for recomputed in (False, True):
+        term = WeighedElasticWeights(samples=2)
+        run(world(regularizers=[term], dropout=0.5, activation_checkpointing=recomputed))
+        terms.append(term)
+    kept, recomputed_term = terms
+    assert 0 < recomputed_term.kept < 0.5 * kept.kept
+    importance = kept.extra_tensors()
+    assert any(value.any() for name, value in importance.items() if "importance" in name)
+    for name, value in recomputed_term.extra_tensors().items():
+        assert torch.equal(value, importance[name]), name
 
 
 def test_a_request_to_end_cuts_the_look_back_short_and_ends(world: MakeWorld) -> None:

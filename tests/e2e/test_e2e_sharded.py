@@ -95,8 +95,8 @@ def assert_split(ranks: Sequence[dict[str, Any]], *, answers_whole: bool) -> str
 
 
 def test_two_ranks_learn_on_a_split_base_as_with_ddp(tmp_path: Path) -> None:
-    """Ranks have batches without an image, without an answer token and without a sample."""
-    write_tasks(tmp_path / "data", train=(3, 5), test=(3, 1))
+    """Ranks have batches without an image or an answer token, and one has no test sample."""
+    write_tasks(tmp_path / "data", train=(3, 5), test=(1, 1))
     fit = partial(Fit, data=tmp_path / "data", family="llava", batch_size=1)
     ours = fit(root=tmp_path / "ours", strategy=ShardedBaseStrategy).on(2)
     theirs = fit(root=tmp_path / "theirs").on(2)
@@ -168,9 +168,13 @@ def test_a_run_on_a_split_base_is_resumed_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_one_process_learns_as_without_the_strategy(data: Path, tmp_path: Path) -> None:
-    fit = partial(Fit, data=data, family="tiny")
-    ours = fit(root=tmp_path / "ours", strategy=ShardedBaseStrategy).on(1)[0]
+@pytest.mark.parametrize("strategy", [ShardedBaseStrategy, "ddp"])
+def test_one_process_learns_as_without_the_strategy(
+    data: Path, tmp_path: Path, strategy: Any
+) -> None:
+    """Some batches have no image."""
+    fit = partial(Fit, data=data, family="tiny", batch_size=1)
+    ours = fit(root=tmp_path / "ours", strategy=strategy).on(1)[0]
     theirs = fit(root=tmp_path / "theirs", strategy="auto").on(1)[0]
     assert ours["held"] == theirs["held"]
     assert run_digests(ours["run"]) == run_digests(theirs["run"])

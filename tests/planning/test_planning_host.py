@@ -42,3 +42,5 @@ def test_the_run_folder_has_experts_checkpoint_and_embeddings(setup: Setup) -> N
     assert found["checkpoint"] == 4 * (4 * size + 3 * size)  # past ones; values and two moments
     samples = 1600 + 1000 + 1000 + 1200 + 1200 + 5 * 200  # at most 2000 of a task, and all tests
     assert found["embeddings"] == 4 * 288 * samples
+    for evaluate, rows in (("all", 6), ("seen", 3), ("last", 1)):
+        assert disk(reckon(replace(setup, evaluate=evaluate)))["predictions"] == 250 * 1000 * rows

@@ -15,7 +15,7 @@ from dmole.planning.advice import advise
 from dmole.planning.config import read_setup
 from dmole.planning.experts import plan_experts
 from dmole.planning.hardware import GPUS
-from dmole.planning.hours import answers_per_sample, hours
+from dmole.planning.hours import answers_per_sample, hours, phase_flops
 from dmole.planning.reckoning import GIB, Reckoning
 from dmole.planning.setup import Lengths, Setup
 from dmole.planning.shape import model_shape
@@ -88,6 +88,17 @@ def test_ranks_and_passes_share_the_gradients_of_the_proxy_pass(setup: Setup) ->
     assert kept(replace(one, devices=8)) - 2 * largest == pytest.approx(sums / 8)  # and a copy
 
 
+def test_norms_of_batches_in_parts_need_their_gradients(setup: Setup) -> None:
+    assert setup.accumulate_grad_batches > 1
+    fisher = copy.copy(setup.allocator)
+    fisher.reduction = "fisher"
+    parts = replace(setup, allocator=fisher)
+    whole = replace(parts, accumulate_grad_batches=1)
+    kept = [phases(s)["proxy pass"].parts["gradients"] / GIB for s in (setup, parts, whole)]
+    assert kept[0] == kept[1] > 6
+    assert kept[2] < 0.2
+
+
 def _passes(setup: Setup, count: int) -> Setup:
     return replace(setup, allocator=_with_passes(setup, count))
 
@@ -108,14 +119,27 @@ def test_a_sharded_base_keeps_its_part_and_what_is_gathered(setup: Setup) -> Non
     assert answering["base model"] == parts["base model"]  # beside its shard
     decoded = phases(replace(split, gathers=False))["evaluation"].parts
     assert decoded["base model"] == parts["base model"]
+    block, head = 2 * 202_383_360, 2 * 32_064 * 4096
+    assert parts["gathered"] == 2 * block + head
+    assert "gathered" not in phases(split)["router fit"].parts
 
 
 def test_past_experts_leave_the_gpu_but_those_that_a_batch_uses(setup: Setup) -> None:
-    kept = {limit: phases(replace(setup, past_experts_on_device=limit)) for limit in (None, 0, 3)}
+    kept = {n: phases(replace(setup, past_experts_on_device=n)) for n in (None, 0, 3, 6)}
     one = 4 * plan_experts(model_shape(LLAVA), setup).largest
     found = {limit: found["training step"].parts["experts"] / one for limit, found in kept.items()}
-    assert found == {None: 7, 0: 2, 3: 3}
+    # those of the batches before stay while a batch loads its own
+    assert found == {None: 7, 0: 2, 3: 3 + 2, 6: 7}
     assert kept[0]["proxy pass"].parts["experts"] == 0
+
+
+def test_a_base_is_not_split_where_a_regularizer_excludes_it(setup: Setup) -> None:
+    eight = replace(setup, devices=8)
+    replay = replace(eight, regularizers=(("ReplayImportance", {}),))
+    for changed, splits in ((eight, True), (replay, False)):
+        reckoning = Reckoning(model_shape(LLAVA), changed, Lengths())
+        changes = [advice.change for advice in advise(reckoning, 12 * GIB)]
+        assert any("sharded_base" in change for change in changes) == splits
 
 
 def test_a_quantized_base_is_a_quarter_but_its_embeddings(setup: Setup) -> None:
@@ -148,6 +172,20 @@ def test_the_first_advice_suffices_and_keeps_the_batch(setup: Setup) -> None:
     if batch is not None:
         words = batch.split()
         assert int(words[1]) * int(words[4]) == 16 * large.accumulate_grad_batches
+
+
+def test_an_advice_on_batches_names_the_tasks_that_set_their_own(setup: Setup) -> None:
+    own = read_setup(config_of("cmit.yaml"))
+    found = []
+    for changed in (setup, own):
+        large = replace(changed, batch_size=64)
+        reckoning = Reckoning(model_shape(LLAVA), large, Lengths())
+        changes = [advice.change for advice in advise(reckoning, 22 * GIB)]
+        found.append([c for c in changes if "batch_size" in c and "eval" not in c])
+    assert found[0]
+    assert not any("task" in change for change in found[0])
+    assert found[1]
+    assert all("at most in each task" in change for change in found[1])
 
 
 def test_several_changes_are_joined_where_none_suffices(setup: Setup) -> None:
@@ -208,6 +246,40 @@ def test_one_adapter_is_evaluated_on_all_tasks_at_every_stage() -> None:
     assert counts == [6, 3]
     seen = replace(shared, evaluate="seen")
     assert answers_per_sample(Reckoning(model_shape("tiny"), seen, Lengths())) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "all_tasks", "seen"),
+    [("o_lora", 6, 3), ("moe_cl_routed", 6, 3), ("zero_shot", 1, 1)],
+)
+def test_answers_change_with_an_expert_that_all_samples_use(
+    method: str, all_tasks: int, seen: int
+) -> None:
+    setup = read_setup(config_of("quickstart.yaml", f"methods/{method}.yaml"))
+    for which, expected in (("all", all_tasks), ("seen", seen)):
+        changed = replace(setup, evaluate=which)
+        assert answers_per_sample(Reckoning(model_shape("tiny"), changed, Lengths())) == expected
+
+
+def test_replayed_samples_take_time(coin: dict[str, Any]) -> None:
+    def trained(**arguments: Any) -> float:
+        stream = {"class_path": "dmole.streams.ReplayStream", "init_args": arguments}
+        setup = read_setup({**coin, "trainer": {**coin["trainer"], "stream": stream}})
+        return phase_flops(Reckoning(model_shape(LLAVA), setup, Lengths()))["train"]
+
+    setup = read_setup(coin)
+    plain = phase_flops(Reckoning(model_shape(LLAVA), setup, Lengths()))["train"]
+    samples = [task.train * task.passes for task in setup.tasks]
+    half = plain * (1 + sum(samples[1:]) / sum(samples))  # as many in all stages but the first
+    assert trained(buffer_size=9, share=0.5) == pytest.approx(half)
+    few = plain * (1 + 7 * 1000 / sum(samples))
+    assert trained(buffer_size=1000, share=None) == pytest.approx(few)
+
+
+def test_only_so_many_test_samples_as_eval_limit_says_are_answered(coin: dict[str, Any]) -> None:
+    limited = read_setup({**coin, "data": {**coin["data"], "eval_limit": 500}})
+    assert {task.test for task in limited.tasks} == {500}
+    assert [task.train for task in limited.tasks] == [task.train for task in read_setup(coin).tasks]
 
 
 @pytest.mark.parametrize(
