@@ -177,7 +177,9 @@ def test_an_svg_holds_texts_of_one_font_whatever_the_settings(name: str, tmp_pat
     save_figure(figure, second)
     assert first.read_bytes() == second.read_bytes()
     styles = {text.get("style", "") for text in ElementTree.parse(first).iter() if text.text}
-    families = {found for style in styles for found in re.findall("font-family: ([^;]+)", style)}
+    # matplotlib 3.8 writes one property, as in "font: 9px 'DejaVu Sans'"
+    pattern = r"font(?:-family|: (?:bold )?[\d.]+px):? ([^;]+)"
+    families = {found for style in styles for found in re.findall(pattern, style)}
     assert len(families) == 1
     assert "DejaVu Sans" in families.pop()
 
