@@ -36,6 +36,7 @@ from dmole.run.context import EvaluationPass, StageContext
 from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
 from dmole.storage.versions import versions_of
+from dmole.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -264,11 +265,12 @@ class ContinualModule(StepModule):
             return None
         host = batch.host
         rows = self.backbone.vision_rows(host.inputs, host.image_counts, beams)
-        mask = batch.inputs.get("attention_mask")
-        if recording and mask is not None and batch.labels is not None:
-            answered = answer_positions(batch.labels).any(dim=1, keepdim=True)  # (B, 1)
-            mask = mask * answered  # a repeated sample leaves no record
-        return Gates(self.experts, gates, rows, mask, recording)
+        mask, answered = batch.inputs.get("attention_mask"), None
+        if recording and mask is not None and host.labels is not None:
+            answered = answer_positions(host.labels).any(dim=1)  # (B,)
+            # a repeated sample leaves no record
+            mask = mask * to_device(answered, mask.device)[:, None]
+        return Gates(self.experts, gates, rows, mask, recording, answered)
 
     # -- steps -----------------------------------------------------------------------------
 

@@ -56,6 +56,8 @@ class Gates:
             or packed patches). ``None`` means one row per sample.
         token_mask: ``(B, S)`` 1 for a token of the language model, 0 for padding.
         recording: Whether linears that mix experts by token append to ``records``.
+        answered: ``(B,)`` False for a sample whose tokens of images leave no record; None records
+            all. Those of text are left out by ``token_mask``.
 
     Attributes:
         used: Experts with a weight other than 0, in the order of the columns.
@@ -77,6 +79,7 @@ class Gates:
         vision_rows: Tensor | None = None,
         token_mask: Tensor | None = None,
         recording: bool = False,
+        answered: Tensor | None = None,
     ) -> None:
         if weights.ndim not in (2, 3) or weights.shape[-1] != len(experts):
             raise ValueError(
@@ -92,6 +95,9 @@ class Gates:
         self.vision_rows = vision_rows
         self.token_mask = token_mask
         self.recording = recording
+        if answered is not None:
+            answered = None if bool(answered.all()) else to_device(answered, weights.device)
+        self._answered = answered
         self.records: list[MixingRecord] = []
         self.decisions: dict[str, Tensor] = {}
         self.plans: dict[tuple[RoutedLinear, bool], LayerPlan] = {}
@@ -104,7 +110,7 @@ class Gates:
         self._all_ones = frozenset(itertools.compress(self.experts, all_ones))
         self._rows: dict[tuple[str, int], Tensor] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
-        self._positions: dict[tuple[int, torch.device], Tensor] = {}
+        self._positions: dict[tuple[object, ...], Tensor] = {}
         self._row_channels: dict[tuple[object, ...], RowChannels] = {}
 
     def rank_mask(
@@ -190,14 +196,17 @@ class Gates:
         return mask.bool().repeat_interleave(x.shape[0] // mask.shape[0], dim=0).to(x.device)
 
     def valid_positions(self, modality: Modality, x: Tensor) -> Tensor | None:
-        """Return the positions of valid tokens in ``(rows, tokens)``, flattened; None if all are.
+        """Return the positions of recorded tokens in ``(rows, ...)``, flattened; None if all are.
 
         They are found once for all linears, since the host waits for the mask.
         """
         valid = self.valid_tokens(modality, x)
+        if modality != "language" and self._answered is not None:
+            rows = self._repeat(self._answered, modality, len(x))  # (rows,)
+            valid = rows.repeat_interleave(x[..., 0].numel() // len(rows)).to(x.device)
         if valid is None:
             return None
-        key = (x.shape[0], x.device)
+        key = (modality, x.shape[:-1], x.device)
         if key not in self._positions:
             self._positions[key] = valid.reshape(-1).nonzero().flatten()
         return self._positions[key]

@@ -84,6 +84,7 @@ def read_setup(
         ),
         moments=_moments(model["optimizer"]),
         batch_size=_batch_size(data),
+        tasks_set_batches=any(task.get("batch_size") for task in data["tasks"]),
         max_tokens_per_batch=data["max_tokens_per_batch"],
         eval_batch_size=data["eval_batch_size"],
         eval_tokens_per_batch=data["eval_tokens_per_batch"],

@@ -141,7 +141,8 @@ class Reckoning:
     def _proxy(self) -> Phase:
         setup, allocator = self.setup, self.setup.allocator
         load = self.load(setup.batch_size)
-        summed = allocator.reduction in ("sum", "mean")
+        # the norm of a batch in parts is that of the sum over its parts
+        summed = allocator.reduction in ("sum", "mean") or setup.accumulate_grad_batches > 1
         kept = memory.proxy_gradient_bytes(
             self.shape, summed=summed, passes=self.proxy_passes, ranks=setup.ranks
         )

@@ -60,7 +60,8 @@ class Setup:
         router: The router.
         regularizers: Classes of the regularizers with their arguments.
         moments: Numbers that the optimizer keeps for each parameter.
-        batch_size: Samples of a training batch on a GPU.
+        batch_size: Samples of a training batch on a GPU, in the task with most.
+        tasks_set_batches: Whether a task has a batch size of its own.
         max_tokens_per_batch: Most tokens of it, in place of ``batch_size``.
         eval_batch_size: Samples of a batch in generation and embedding.
         eval_tokens_per_batch: Most tokens of a batch in generation, in place of it.
@@ -94,6 +95,7 @@ class Setup:
     regularizers: tuple[tuple[str, Mapping[str, Any]], ...]
     moments: int
     batch_size: int
+    tasks_set_batches: bool
     max_tokens_per_batch: int | None
     eval_batch_size: int
     eval_tokens_per_batch: int | None

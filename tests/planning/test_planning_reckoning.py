@@ -101,6 +101,17 @@ def test_ranks_and_passes_share_the_gradients_of_the_proxy_pass(setup: Setup) ->
     assert kept(replace(one, devices=8)) - 2 * largest == pytest.approx(sums / 8)  # and a copy
 
 
+def test_norms_of_batches_in_parts_need_their_gradients(setup: Setup) -> None:
+    assert setup.accumulate_grad_batches > 1
+    fisher = copy.copy(setup.allocator)
+    fisher.reduction = "fisher"
+    parts = replace(setup, allocator=fisher)
+    whole = replace(parts, accumulate_grad_batches=1)
+    kept = [phases(s)["proxy pass"].parts["gradients"] / GIB for s in (setup, parts, whole)]
+    assert kept[0] == kept[1] > 6
+    assert kept[2] < 0.2
+
+
 def _passes(setup: Setup, count: int) -> Setup:
     return replace(setup, allocator=_with_passes(setup, count))
 
@@ -171,6 +182,20 @@ def test_the_first_advice_suffices_and_keeps_the_batch(setup: Setup) -> None:
     if batch is not None:
         words = batch.split()
         assert int(words[1]) * int(words[4]) == 16 * large.accumulate_grad_batches
+
+
+def test_an_advice_on_batches_names_the_tasks_that_set_their_own(setup: Setup) -> None:
+    own = read_setup(config_of("cmit.yaml"))
+    found = []
+    for changed in (setup, own):
+        large = replace(changed, batch_size=64)
+        reckoning = Reckoning(model_shape(LLAVA), large, Lengths())
+        changes = [advice.change for advice in advise(reckoning, 22 * GIB)]
+        found.append([c for c in changes if "batch_size" in c and "eval" not in c])
+    assert found[0]
+    assert not any("task" in change for change in found[0])
+    assert found[1]
+    assert all("at most in each task" in change for change in found[1])
 
 
 def test_several_changes_are_joined_where_none_suffices(setup: Setup) -> None:

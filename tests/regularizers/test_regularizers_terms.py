@@ -66,10 +66,11 @@ def make_module(
     experts: int = 1,
     dropout: float = 0.0,
     names: Sequence[str] = ("a",),
+    family: str = "llava",
 ) -> ContinualModule:
     allocator = UniformAllocator(rank=2, experts=experts)
     module = ContinualModule(
-        make_backbone("llava"), allocator, router, dropout=dropout, regularizers=list(terms)
+        make_backbone(family), allocator, router, dropout=dropout, regularizers=list(terms)
     )
     for name in (*filter(None, [router.common]), *names):
         place(module, name)
@@ -400,6 +401,23 @@ def test_terms_of_routers_do_not_count_padding(term: Regularizer) -> None:
     values = [term(module.compute_step(each)[1]) for each in (batch, left_padded(module, batch, 7))]
     assert values[0] > 0
     assert_close(*values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+def test_terms_of_routers_do_not_count_the_images_of_a_sample_without_labels(family: str) -> None:
+    term = LoadBalance(0.5)
+    module = make_module(
+        TokenRouter(TopKGate(2)), term, experts=3, names=("shared",), family=family
+    )
+    samples = make_samples((2, 1, 1))
+    batch = batch_of(module, samples, ("shared",) * 3)
+    labels = batch.labels.clone()
+    labels[1:] = -100  # as of a sample that only fills the batch
+    alone = batch_of(module, samples[:1], ("shared",))
+    filled = replace(batch, labels=labels)
+    values = [term(module.compute_step(each)[1]) for each in (alone, filled)]
+    assert_close(*values, rtol=1e-4, atol=1e-5)
+    assert abs(term(module.compute_step(batch)[1]) - values[0]) > 1e-3
 
 
 @pytest.mark.parametrize("over", ["mean", "sum"])
