@@ -116,23 +116,27 @@ def base_bytes(model: ModelShape, dtype: str, quantization: str | None = None) -
 
 
 def sharded_bytes(
-    model: ModelShape, dtype: str, ranks: int, *, whole: bool = False
+    model: ModelShape, dtype: str, ranks: int, *, whole: bool = False, repeated: bool = False
 ) -> tuple[float, float]:
     """Return the bytes of a base model in shards, and of what is gathered at a time.
+
+    A part is received in a buffer, from which it is copied, so that it takes twice its bytes. The
+    output linear stays whole, for the backward pass of the step and for passes that follow.
 
     Args:
         model: The base model.
         dtype: Precision of its weights.
         ranks: Processes that blocks, embeddings and output linear are split over.
         whole: Whether all of it is gathered, beside the shard.
+        repeated: Whether a pass begins while the output linear is whole since the last one.
     """
     head = model.head_parameters or model.embedding_parameters  # a shared one is split twice
     blocks = sum(stack.parameters for stack in model.stacks)
     split = blocks + model.embedding_parameters + head
     rest = model.parameters - blocks - model.embedding_parameters - model.head_parameters
-    # a block while the next one arrives, and the output linear for the whole step
     block = max(stack.parameters / stack.blocks for stack in model.stacks)
-    gathered = split if whole else 2 * block + head
+    embeddings = 2 * model.embedding_parameters + head * repeated
+    gathered = split if whole else max(embeddings, 2 * head, 2 * block + head)
     return (split / ranks + rest) * DTYPE_BYTES[dtype], gathered * DTYPE_BYTES[dtype]
 
 

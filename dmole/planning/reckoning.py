@@ -108,13 +108,13 @@ class Reckoning:
         """Bytes of the whole base model."""
         return memory.base_bytes(self.shape, self.setup.dtype, self.setup.quantization)
 
-    def base(self, *, evaluating: bool = False) -> dict[str, float]:
-        """Return the bytes of the base model on a GPU, with what is gathered for a while."""
-        setup = self.setup
+    def base(self, *, evaluating: bool = False, repeated: bool = True) -> dict[str, float]:
+        """Return the bytes of the base model on a GPU, with those gathered for a while."""
+        setup, whole = self.setup, evaluating and self.setup.gathers
         if not setup.sharded or setup.ranks == 1:
             return {"base model": self.whole_base}
         shard, gathered = memory.sharded_bytes(
-            self.shape, setup.dtype, setup.ranks, whole=evaluating and setup.gathers
+            self.shape, setup.dtype, setup.ranks, whole=whole, repeated=repeated
         )
         return {"base model": shard, "gathered": gathered}
 
@@ -181,14 +181,15 @@ class Reckoning:
         state = memory.training_state_bytes(size.parameters, setup.moments)
         state += FP32 * size.parameters * (setup.ranks > 1)  # buckets of the all-reduce
         state += 2 * size.parameters * setup.mixed  # copies that autocast keeps
+        losses = losses_together(setup)
         return Phase(
             TRAINING,
             {
-                **self.base(),
+                **self.base(repeated=losses > 1),
                 "experts": self._past(self.experts.in_step),
                 "expert in training": state,
                 "activations": kept + self._cast_weights,
-                "loss": memory.loss_bytes(self.shape, load) * losses_together(setup),
+                "loss": memory.loss_bytes(self.shape, load) * losses,
                 "regularizers": term_bytes(setup, size.parameters),
             },
         )
@@ -234,7 +235,7 @@ class Reckoning:
         return Phase(
             "router fit",
             {
-                **self.base(),
+                "base model": self.base()["base model"],
                 "experts": FP32 * self.experts.size.parameters + self._past(0),
                 "embeddings": 2 * rows * width * 8,  # and a standardized copy, in float64
                 "router": self.experts.count * self.autoencoder(8),

@@ -18,6 +18,7 @@ import torch
 from dmole.allocation import Allocation, score_gradients
 from dmole.data import Batch
 from dmole.experts.library import eval_mode
+from dmole.models.recomputation import recomputed_in_evaluation
 from dmole.module import ContinualModule
 from experiments.gpu.common import (
     GIB,
@@ -29,7 +30,16 @@ from experiments.gpu.common import (
     need,
     peak_gib,
 )
-from experiments.gpu.llava import SIZES, build_model, build_module, make_batch, reckoned, recompute
+from experiments.gpu.llava import (
+    SIZES,
+    build_model,
+    build_module,
+    coin_setup,
+    make_batch,
+    planned,
+    reckon,
+    recompute,
+)
 from experiments.gpu.routed import (
     fit_router,
     forced_gates,
@@ -39,24 +49,36 @@ from experiments.gpu.routed import (
     without_labels,
 )
 
+STATE_BYTES = 18
+"""Bytes of a parameter in a training step: value, gradient, two moments, copy of autocast."""
 
-def proxy(setting: Setting, batches: Sequence[int] = (14, 4)) -> Iterator[Row]:
-    """Yield peak memory and time of the proxy pass, for falling batch sizes until one fits."""
+STEP_BYTES = 6
+"""Those that are in memory within the step alone: gradient and copy."""
+
+
+def proxy(setting: Setting, batches: Sequence[int] | None = None) -> Iterator[Row]:
+    """Yield peak memory and time of the proxy pass, for falling batch sizes until one fits.
+
+    Activations are recomputed and gradients kept in several passes, as with ``coin.yaml``, whose
+    batch size is the first one by default.
+    """
     module = build_module(setting)
+    passes = module.allocator.proxy_passes
     held = held_gib(setting.device)
     yield "base model on the device, GiB", round(held, 1), "bfloat16"
-    for size in batches:
+    for size in batches or (coin_setup().batch_size, 4):
         work = functools.partial(_scores, module, make_batch(setting, size))
         name = f"proxy pass, batch {size}"
+        note = planned(reckon(setting, size)["proxy pass"])
         try:
-            extra = peak_gib(work, setting.device) - held
+            peak = peak_gib(work, setting.device)
         except torch.OutOfMemoryError:
-            yield name, "out of memory", reckoned(setting, size, proxy=True)
+            yield name, "out of memory", note
             continue
-        note = reckoned(setting, size, proxy=True)
-        yield f"{name}, GiB beyond the base model", round(extra, 1), note
+        yield f"{name}, GiB in all", round(peak, 1), note
         times = medians({name: work}, setting.device, setting.repeats)
-        yield f"{name}, s", round(times[name], 2), "gradients summed in fp32"
+        note = f"recomputed activations, {passes} passes, gradients summed in fp32"
+        yield f"{name}, s", round(times[name], 2), note
         return
 
 
@@ -65,8 +87,17 @@ def _scores(module: ContinualModule, batch: Batch) -> dict[str, float | None]:
         unit.name: [s for path in unit.linears for s in module.backbone.gradient_sources(path)]
         for unit in module.units()
     }
-    with eval_mode(module.backbone):
-        return score_gradients(module.backbone.model, parameters, [batch], module.base_loss)
+    model, allocator = module.backbone.model, module.allocator
+    with eval_mode(module.backbone), recomputed_in_evaluation(model):
+        return score_gradients(
+            model,
+            parameters,
+            [batch],
+            module.base_loss,
+            reduction=allocator.reduction,
+            combine=allocator.combine,
+            passes=allocator.proxy_passes,
+        )
 
 
 def _scored_expert(setting: Setting, module: ContinualModule, name: str) -> Allocation:
@@ -77,8 +108,12 @@ def _scored_expert(setting: Setting, module: ContinualModule, name: str) -> Allo
     return plan
 
 
-def training(setting: Setting, size: int = 4) -> Iterator[Row]:
-    """Yield time and peak memory of a training step, with and without recomputed activations."""
+def training(setting: Setting, size: int | None = None) -> Iterator[Row]:
+    """Yield time and peak memory of a training step, with and without recomputed activations.
+
+    The batch size is that of ``coin.yaml`` by default.
+    """
+    size = size or coin_setup().batch_size
     module, batch = build_module(setting), make_batch(setting, size)
     plan = _scored_expert(setting, module, "task")
     count = module.count_parameters(plan)
@@ -110,8 +145,17 @@ def training(setting: Setting, size: int = 4) -> Iterator[Row]:
         yield f"dmole / PEFT, {name}", round(times["dmole"] / times["PEFT"], 3), ""
         for work in ("dmole", "PEFT"):
             extra = peak_gib(works[work], setting.device) - held_gib(setting.device)
-            note = reckoned(setting, size, recomputed=recomputed) if work == "dmole" else ""
+            note = _step_note(setting, size, recomputed) if work == "dmole" else ""
             yield f"{work}, {name}, GiB beyond weights and states", round(extra, 1), note
+
+
+def _step_note(setting: Setting, size: int, recomputed: bool) -> str:
+    """Return what ``dmole plan`` reckons for a step, beyond weights and optimizer states."""
+    step = reckon(setting, size, recompute=recomputed)["training step"]
+    state = "expert in training"
+    # gradients, and the copies in half precision, come with the step
+    parts = {**step.parts, state: step.parts[state] * STEP_BYTES / STATE_BYTES}
+    return planned(replace(step, parts=parts), "base model")
 
 
 def _peft(
@@ -203,6 +247,10 @@ def generation(setting: Setting, size: int = 16, experts: int = 8) -> Iterator[R
     yield from milliseconds(times, note)
     for name, value in list(times.items())[1:]:
         yield f"{name} / bare", round(value / times["bare"], 3), ""
+    evaluation = reckon(setting, size)["evaluation"]
+    extra = peak_gib(works["one expert"], setting.device) - held_gib(setting.device)
+    note = planned(evaluation, "base model", "experts")
+    yield "one expert, GiB beyond weights and experts", round(extra, 1), note
     yield from _routing(setting, module, names, batch)
 
 
@@ -237,3 +285,6 @@ def _routing(
             round(1000 * value / len(batch), 2),
             (f"batch {len(batch)}, {len(names)} experts"),
         )
+    extra = peak_gib(works["embedding"], setting.device) - held_gib(setting.device)
+    note = planned(reckon(setting, len(batch))["embedding"], "base model", "experts")
+    yield "embedding, GiB beyond weights and experts", round(extra, 1), note

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dmole.allocation import SensitivityAllocator
+from dmole.cli.plan import read_config
 from dmole.data import Batch
 from dmole.models import Backbone
 from dmole.models.discovery import Patterns
 from dmole.module import ContinualModule
-from dmole.planning.activations import proxy_activation_bytes, training_activation_bytes
-from dmole.planning.memory import Load, expert_size, loss_bytes, proxy_gradient_bytes
+from dmole.planning.config import read_setup
+from dmole.planning.images import ImageTokens
+from dmole.planning.reckoning import Phase, Reckoning
+from dmole.planning.setup import Lengths, Setup
 from dmole.planning.shape import model_shape
 from dmole.routing import AutoencoderRouter
+from dmole.storage.files import write_json
 from experiments.gpu.common import GIB, Setting
 
 BLOCKS = r"vision_tower.*\.layers\.(\d|1\d|2[0-2])$|language_model\.layers\.\d+$"
@@ -94,44 +100,55 @@ SIZES = {"7b": (128, 64, 32), "medium": (8, 64, 32), "wide": (8, 64, 32), "tiny"
 """Rank of an expert (``coin.yaml``), tokens of text in a sample, tokens of an answer."""
 
 
-def build_model(setting: Setting, attention: str = "sdpa") -> Any:
-    """Return the model with random weights on the device."""
-    from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
+def model_config(setting: Setting) -> Any:
+    """Return the config of the model."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     shape = SHAPES[setting.base]
-    vocabulary = shape["text"]["vocab_size"]
-    config = LlavaConfig(
+    return LlavaConfig(
         vision_config=CLIPVisionConfig(**shape["vision"]),
         text_config=LlamaConfig(max_position_embeddings=4096, **shape["text"]),
-        image_token_index=vocabulary - 1,
+        image_token_index=shape["text"]["vocab_size"] - 1,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )
+
+
+def build_model(setting: Setting, attention: str = "sdpa") -> Any:
+    """Return the model with random weights on the device."""
+    from transformers import LlavaForConditionalGeneration
+
     torch.manual_seed(0)
     with torch.device(setting.device):
         model: Any = LlavaForConditionalGeneration._from_config(
-            config, dtype=setting.dtype, attn_implementation=attention
+            model_config(setting), dtype=setting.dtype, attn_implementation=attention
         )
     model.generation_config.eos_token_id = None  # all answers are equally long
     model.generation_config.pad_token_id = 0
     return model
 
 
+def coin_allocator(setting: Setting) -> SensitivityAllocator:
+    """Return the allocator of ``coin.yaml``, with the rank of the model."""
+    coin = coin_setup().allocator
+    assert isinstance(coin, SensitivityAllocator)
+    return SensitivityAllocator(
+        rank=SIZES[setting.base][0],
+        budget_fraction=coin.budget_fraction,
+        proxy_passes=coin.proxy_passes,
+    )
+
+
 def build_module(setting: Setting, attention: str = "sdpa") -> ContinualModule:
     """Return the model with allocator and router as in ``coin.yaml``, without experts."""
-    rank = SIZES[setting.base][0]
+    rank, coin = SIZES[setting.base][0], coin_setup()
     module = ContinualModule(
         Backbone(build_model(setting, attention), None, Patterns(layers=BLOCKS)),
-        SensitivityAllocator(rank=rank, budget_fraction=0.5),
-        AutoencoderRouter(components=SIZES[setting.base][0]),
+        coin_allocator(setting),
+        AutoencoderRouter(components=rank),
         alpha=2.0 * rank,
-        dropout=0.05,
-        activation_checkpointing=True,
+        dropout=coin.dropout,
+        activation_checkpointing=coin.activation_checkpointing,
     )
     return module.to(setting.device)
 
@@ -177,27 +194,45 @@ def make_batch(setting: Setting, size: int) -> Batch:
     )
 
 
-def reckoned(setting: Setting, size: int, *, proxy: bool = False, recomputed: bool = False) -> str:
-    """Return what the formulas of docs/scaling.md say, as a note.
+@functools.lru_cache
+def coin_setup() -> Setup:
+    """Return what a plan reads of ``coin.yaml``, with one stage on one GPU."""
+    setup = read_setup(read_config(["--config", "coin.yaml"]), devices=1)
+    return replace(setup, stages=setup.stages[:1], tasks=setup.tasks[:1])
+
+
+def reckon(setting: Setting, size: int, *, recompute: bool = True) -> dict[str, Phase]:
+    """Return what ``dmole plan`` reckons for ``coin.yaml`` with the random model, by phase.
 
     Args:
         setting: Has the model.
-        size: Samples in the batch.
-        proxy: Activations, loss and gradients of the proxy pass, in place of a training step.
-        recomputed: Whether the training step recomputes activations.
+        size: Samples in a batch.
+        recompute: Whether the training step recomputes activations.
     """
-    rank, text, _ = SIZES[setting.base]
-    if setting.base != "7b":
-        return ""
-    shape = model_shape("llava-hf/llava-1.5-7b-hf")
-    tokens = image_tokens(setting)
-    load = Load(
-        samples=size, patches=tokens + 1, tiles=1, tokens=tokens + text, answer_tokens=text // 2
+    rank, text, answer = SIZES[setting.base]
+    coin, tokens = coin_setup(), image_tokens(setting)
+    setup = replace(
+        coin,
+        patterns=Patterns(layers=BLOCKS),
+        dtype=str(setting.dtype).removeprefix("torch."),
+        allocator=coin_allocator(setting),
+        router=AutoencoderRouter(components=rank),
+        activation_checkpointing=recompute,
+        batch_size=size,
+        eval_batch_size=size,
+        eval_tokens_per_batch=None,
+        max_length=None,
+        tasks=(replace(coin.tasks[0], new_tokens=answer),),
     )
-    count: float = loss_bytes(shape, load)
-    if proxy:
-        count += proxy_activation_bytes(shape, load) + proxy_gradient_bytes(shape)
-    else:
-        expert = expert_size(shape, rank, 0.5)
-        count += training_activation_bytes(shape, load, expert, recompute=recomputed)
-    return f"formula: {count / GIB:.1f}"
+    config = setting.folder / f"{setting.base}.json"
+    write_json(config, model_config(setting).to_dict())
+    shape = model_shape(str(config), setup.patterns)
+    lengths = Lengths(text=text, answer=text // 2, images=1)
+    found = Reckoning(shape, setup, lengths, ImageTokens(tokens + 1, 1, tokens)).phases()
+    return {phase.name: phase for phase in found}
+
+
+def planned(phase: Phase, *held: str) -> str:
+    """Return the bytes of a phase as a note, without the parts that the memory held before."""
+    left = phase.total - sum(phase.parts[name] for name in held)
+    return f"dmole plan: {left / GIB:.1f}"

@@ -21,7 +21,8 @@ from experiments.gpu import (
     serve,
     syncs,
 )
-from experiments.gpu.common import NotRunError, Row, Setting
+from experiments.gpu.common import GIB, NotRunError, Row, Setting
+from experiments.gpu.llava import coin_allocator, coin_setup, planned, reckon
 from experiments.gpu.report import Report
 from experiments.gpu.runs import compare, unequal
 from experiments.gpu_first_half_hour import SECTIONS, main
@@ -44,8 +45,22 @@ def test_the_page_names_every_section() -> None:
     assert [s.name for s in SECTIONS if f"`{s.name}`" not in table] == []
 
 
+def test_the_memory_of_the_7b_model_is_reckoned_as_for_coin(tmp_path: Path) -> None:
+    setting = Setting("cpu", tmp_path)
+    size = coin_setup().batch_size
+    assert (size, coin_allocator(setting).proxy_passes) == (7, 4)
+    found = reckon(setting, size)
+    # 7 x 640 tokens in 32 blocks of width 4096, and a quarter of 25.3 GiB of gradients
+    assert found["proxy pass"].total / GIB == pytest.approx(21.9, abs=0.1)
+    note = planned(found["training step"], "base model", "expert in training")
+    kept = reckon(setting, size, recompute=False)
+    assert note != planned(kept["training step"], "base model", "expert in training")
+
+
 def test_a_large_model_is_scored_trained_and_asked(setting: Setting) -> None:
-    assert "proxy pass, batch 2, s" in values(large.proxy(setting, batches=(2,)))
+    scored = {what: note for what, _, note in large.proxy(setting)}
+    assert scored["proxy pass, batch 7, s"].startswith("recomputed activations, 4 passes")
+    assert scored["proxy pass, batch 7, GiB in all"] == "dmole plan: 0.0"
     trained = values(large.training(setting, size=2))
     # 4 of every linear of half of the blocks against 3 of every linear of all: 8320 parameters
     assert trained["parameters of an expert"] == 8320

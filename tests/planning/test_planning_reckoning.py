@@ -132,6 +132,9 @@ def test_a_sharded_base_keeps_its_part_and_what_is_gathered(setup: Setup) -> Non
     assert answering["base model"] == parts["base model"]  # beside its shard
     decoded = phases(replace(split, gathers=False))["evaluation"].parts
     assert decoded["base model"] == parts["base model"]
+    block, head = 2 * 202_383_360, 2 * 32_064 * 4096
+    assert parts["gathered"] == 2 * block + head
+    assert "gathered" not in phases(split)["router fit"].parts
 
 
 def test_past_experts_leave_the_gpu_but_those_that_a_batch_uses(setup: Setup) -> None:
