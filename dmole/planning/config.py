@@ -42,7 +42,7 @@ def read_setup(
     Args:
         config: The config, with all defaults.
         devices: GPUs of a node in place of ``trainer.devices``.
-        sizes: Samples of the splits of a task without a known size; by default :data:`ASSUMED`.
+        sizes: Samples of the splits of a task without a known size; by default ``ASSUMED``.
 
     Raises:
         ValueError: If a setting cannot be reckoned with; names it.
