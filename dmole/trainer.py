@@ -486,7 +486,8 @@ class ContinualTrainer(Trainer):
         """Answer the test samples with routed experts, then with those of their task (oracle)."""
         state, matrix = self.sequence, self.sequence.callback_of(EvaluationMatrix)
         if not state.tasks_to_evaluate(state.stage.index) and state.evaluates != "all":
-            log.info("not evaluated: trainer.evaluate asks for %s", PHRASES[state.evaluates])
+            which = state.evaluates
+            log.info("not evaluated (trainer.evaluate %s: %s)", which, PHRASES[which])
             self._call_continual("on_evaluation_end", module)
             return
         routed = matrix.plan(state, module)

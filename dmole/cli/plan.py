@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from dmole.planning.table import Plan
 from dmole.storage.files import write_json
 
 DRY_MEMORY = "--dry_memory"
+GPU = "a100-80gb"
 RESERVED = 0.1
 """Share of a GPU that is left to kernels, the allocator and communication."""
 
@@ -136,25 +138,37 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--gpu", default="a100-80gb", help=f"name of the GPU: {', '.join(GPUS)}")
-    add("--memory_gib", type=float, help="memory that may be used, in GiB; default 0.9 x the GPU's")
-    add("--devices", type=_positive, help="GPUs of a node, in place of trainer.devices")
+    add("--gpu", default=GPU, help=f"name of the GPU, by default {GPU}: {', '.join(GPUS)}")
+    text = "memory that may be used, in GiB; by default 0.9 of the GPU's"
+    add("--memory_gib", type=_positive_float, help=text)
+    text = "GPUs of a node in place of trainer.devices, of which auto counts as 1"
+    add("--devices", type=_positive, help=text)
     add("--model_config", help="config.json of the base model, its folder, or a known name")
-    add("--text_tokens", type=_positive, default=128, help="tokens of question and answer")
-    add("--answer_tokens", type=_positive, default=16, help="tokens of the answer alone")
-    add("--images", type=_positive, default=1, help="images of a sample")
+    add("--text_tokens", type=_positive, default=128, help="tokens of question and answer (128)")
+    add("--answer_tokens", type=_positive, default=16, help="tokens of the answer alone (16)")
+    add("--images", type=_positive, default=1, help="images of a sample (1)")
     add("--patches", type=_positive, help="tokens of an image in the vision encoder")
     add("--image_tokens", type=_positive, help="tokens of an image in the language model")
     for split, size in ASSUMED.items():
         text = f"{split} samples of a task whose size is not known; default {size}"
         add(f"--{split}_samples", type=_positive, help=text)
-    add("--utilization", type=float, default=UTILIZATION, help="share of the peak rate reached")
+    text = f"share of the peak rate that is reached ({UTILIZATION})"
+    add("--utilization", type=_positive_float, default=UTILIZATION, help=text)
     add("--json", type=Path, help="file to write the plan to")
     return parser
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _positive_float(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
     return number

@@ -183,7 +183,7 @@ class ExpertLibrary:
         self._let_learn(training)
 
     def hold_past(self) -> None:
-        """Let the frozen experts leave the device until a batch uses them, see :attr:`past`."""
+        """Let the frozen experts leave the device until a batch uses them, see ``past``."""
         self._hold_all_but(self._learners or ())
 
     def _hold_all_but(self, training: tuple[str, ...]) -> None:

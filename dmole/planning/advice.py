@@ -139,8 +139,9 @@ def _passes(setup: Setup) -> Iterator[Change]:
 
 def _batch(setup: Setup) -> Iterator[Change]:
     size, steps = setup.batch_size, setup.accumulate_grad_batches
-    while size > 1 and size % 2 == 0:
-        size, steps = size // 2, 2 * steps
+    while size > 1:
+        factor = next(number for number in range(2, size + 1) if size % number == 0)
+        size, steps = size // factor, factor * steps
         of_tasks = f", {size} at most in each task," if setup.tasks_set_batches else ""
         text = f"data.batch_size {size}{of_tasks} and trainer.accumulate_grad_batches {steps}"
         yield text, replace(setup, batch_size=size, accumulate_grad_batches=steps)

@@ -10,6 +10,7 @@ from typing import Any
 from dmole.benchmarks.sizes import published_sizes
 from dmole.callbacks.router_fitting import EMBEDDING_SAMPLES
 from dmole.data.formats import Split
+from dmole.data.ranges import RANGES, check_numbers
 from dmole.models.discovery import Patterns
 from dmole.planning.setup import Setup, TaskSize
 from dmole.routing import Router
@@ -41,12 +42,13 @@ def read_setup(
     Args:
         config: The config, with all defaults.
         devices: GPUs of a node in place of ``trainer.devices``.
-        sizes: Samples of the splits of a task without a known size; by default :data:`ASSUMED`.
+        sizes: Samples of the splits of a task without a known size; by default ``ASSUMED``.
 
     Raises:
         ValueError: If a setting cannot be reckoned with; names it.
     """
     trainer, model, data = config["trainer"], config["model"], config["data"]
+    _check_numbers(model, data)
     backbone = model["backbone"]
     if backbone["class_path"] != _BACKBONE:
         raise ValueError(f"a base model of class {backbone['class_path']} cannot be reckoned")
@@ -104,6 +106,14 @@ def build(node: Any) -> Any:
         kind = import_class(node["class_path"])
         return kind(**{key: build(value) for key, value in (node.get("init_args") or {}).items()})
     return node
+
+
+def _check_numbers(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse the numbers that `fit` refuses; the workers depend on the machine of the run."""
+    check_numbers(**{key: data[key] for key in RANGES if key != "num_workers"})
+    kept = model["past_experts_on_device"]
+    if kept is not None and kept < 0:
+        raise ValueError(f"model.past_experts_on_device must not be negative, got {kept}")
 
 
 def _precision(value: Any) -> str:

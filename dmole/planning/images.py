@@ -36,7 +36,7 @@ def image_tokens(config: Any, settings: Mapping[str, Any] | None = None) -> Imag
     family = str(config.model_type)
     if family not in _RULES:
         raise ValueError(
-            f"the tokens of an image of a {family} model are not known: set --patches and "
+            f"model_type {family}: the tokens of an image are not known: set --patches and "
             "--image_tokens"
         )
     return _RULES[family](config, settings or {})
@@ -106,7 +106,10 @@ def _packed(default: int) -> Callable[[Any, Mapping[str, Any]], ImageTokens]:
 
     def rule(config: Any, settings: Mapping[str, Any]) -> ImageTokens:
         vision = config.vision_config
-        patches = int(settings.get("max_pixels") or default) // int(vision.patch_size) ** 2
+        pixels = settings.get("max_pixels") or default
+        if not isinstance(pixels, int) or pixels < 1:
+            raise ValueError(f"image_settings: max_pixels must be at least 1, got {pixels!r}")
+        patches = pixels // int(vision.patch_size) ** 2
         return ImageTokens(patches, 1, patches // int(vision.spatial_merge_size) ** 2)
 
     return rule

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dmole.messages import one_line
 from dmole.modality import Modality
 from dmole.models.discovery import Block, Parts, Patterns, discover
 from dmole.models.families import family_of
@@ -120,6 +121,8 @@ def model_shape(
     Raises:
         ValueError: If there is no config, or the class of the model is not known.
     """
+    if config is not None and config not in named_models() and not Path(config).exists():
+        raise ValueError(f"--model_config {config}: there is no such file, folder or known name")
     content = json.dumps(_config_of(config or name_or_path), sort_keys=True)
     return _shape(name_or_path, content, patterns)
 
@@ -135,6 +138,8 @@ def _config_of(name: str) -> dict[str, Any]:
         if not isinstance(content, dict) or "model_type" not in content:
             raise ValueError(f"{file} is no config of a transformers model: it has no model_type")
         return content
+    if path.is_dir():
+        raise ValueError(f"{name} has no config.json")
     models = named_models()
     if name not in models:
         raise ValueError(
@@ -153,6 +158,8 @@ def _shape(name: str, text: str, patterns: Patterns | None) -> ModelShape:
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
     text_config = config.get_text_config()
+    if getattr(text_config, "cross_attention_layers", None):
+        raise ValueError(f"{config.model_type}: cross-attention cannot be reckoned")
     family = family_of(config)
     return ModelShape(
         name=name,
@@ -172,6 +179,7 @@ def _shape(name: str, text: str, patterns: Patterns | None) -> ModelShape:
 
 def _meta_model(name: str, content: dict[str, Any]) -> Any:
     """Return the model on the meta device, which has shapes and no values."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     family = content.pop("model_type")
@@ -179,10 +187,11 @@ def _meta_model(name: str, content: dict[str, Any]) -> Any:
         config = AutoConfig.for_model(family, **content)
         with torch.device("meta"):
             return AutoModelForImageTextToText.from_config(config)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ValueError(
             f"the shape of {name} cannot be read from its config: model_type {family!r} is no "
-            f"image-text-to-text model of this transformers, or a value is wrong ({error})"
+            "image-text-to-text model of this transformers, or a value is wrong "
+            f"({one_line(error)[:200]})"
         ) from error
 
 

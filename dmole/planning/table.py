@@ -81,10 +81,10 @@ class Plan:
         shape, experts = reckoning.shape, reckoning.experts
         kind = setup.quantization or setup.dtype
         return [
-            f"base model  {shape.name}: {shape.parameters / 1e9:.2f} * 10^9 parameters, "
+            f"base model  {shape.name}: {_count(shape.parameters)} parameters, "
             f"{gib(reckoning.whole_base)} GiB in {kind}",
-            f"experts     {experts.count} at the end, {experts.size.parameters / 1e6:.1f} * 10^6 "
-            "parameters in training",
+            f"experts     {experts.count} at the end, "
+            f"{_count(experts.size.parameters)} parameters in training",
             f"GPUs        {setup.ranks} x {self.gpu.name}, {gib(self.usable)} GiB usable",
             f"sample      {reckoning.tokens} tokens, {reckoning.lengths.answer} of the answer, "
             f"{reckoning.load(1).patches} patches; batch {reckoning.batch} x "
@@ -133,6 +133,10 @@ class Plan:
 def _line(name: str, values: Mapping[str, float], unit: float) -> str:
     parts = ", ".join(f"{what} {value / unit:,.1f}" for what, value in values.items())
     return f"{name}: {sum(values.values()) / unit:,.1f} ({parts})"
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
 
 
 def gib(size: float) -> str:

@@ -120,8 +120,8 @@ class Regularizer(nn.Module, ABC):
     per_token: bool = False
     """Short for ``mean_over = "tokens"``."""
     passes: Literal["none", "alike", "own"] = "none"
-    """Passes through the base model that the term makes in a step: ``none``, the same on all ranks
-    (``alike``), or each rank its ``own``, which excludes a base model that is split over ranks."""
+    """Passes through the base model that the term makes in a step. ``alike`` are the same on all
+    ranks. With ``own`` each rank decides, which excludes a base model that is split over ranks."""
     records: bool = False
     """Whether the regularizer reads the records of mixing linears."""
 

@@ -78,6 +78,13 @@ def test_the_flag_takes_a_value_or_none() -> None:
         (["--config", "quickstart.yaml", "--patches", "9"], "--patches and --image_tokens go"),
         (["--config", "smollm2.yaml"], "the shape of ./data/smollm2 is not known here"),
         (["--config", "quickstart.yaml", "--data.batchsize", "4"], "batchsize"),
+        (["--config", "quickstart.yaml", "--data.batch_size", "0"], "data.batch_size must be at"),
+        (
+            ["--config", "quickstart.yaml", "--model.past_experts_on_device", "-1"],
+            "model.past_experts_on_device must not be negative, got -1",
+        ),
+        (["--config", "a.yaml", "--memory_gib", "nan"], "--memory_gib: must be a positive number"),
+        (["--config", "a.yaml", "--devices", "auto"], "--devices: must be an integer of at least"),
     ],
 )
 def test_errors_are_one_line(

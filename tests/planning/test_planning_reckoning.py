@@ -16,6 +16,7 @@ from dmole.planning.config import read_setup
 from dmole.planning.experts import plan_experts
 from dmole.planning.hardware import GPUS
 from dmole.planning.hours import answers_per_sample, hours, phase_flops
+from dmole.planning.images import image_tokens
 from dmole.planning.reckoning import GIB, Reckoning
 from dmole.planning.setup import Lengths, Setup
 from dmole.planning.shape import model_shape
@@ -72,6 +73,18 @@ def test_the_parameters_of_an_expert_are_those_of_the_module() -> None:
     plan = setup.allocator.allocate("shared", module.units(), None, first=True)
     planned = plan_experts(model_shape("tiny"), setup)
     assert planned.size.parameters == module.count_parameters(plan)
+
+
+def test_a_batch_of_an_odd_size_is_divided_too(setup: Setup) -> None:
+    reckoning = Reckoning(model_shape(LLAVA), setup, Lengths())
+    changes = [advice.change for advice in advise(reckoning, 21 * GIB)]
+    assert "data.batch_size 1 and trainer.accumulate_grad_batches 112" in changes
+
+
+def test_the_most_pixels_of_an_image_are_a_number() -> None:
+    config = model_shape("Qwen/Qwen2.5-VL-7B-Instruct").config
+    with pytest.raises(ValueError, match="max_pixels must be at least 1, got 'many'"):
+        image_tokens(config, {"max_pixels": "many"})
 
 
 def test_ranks_and_passes_share_the_gradients_of_the_proxy_pass(setup: Setup) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,32 @@ def test_the_tokens_of_an_image_follow_family_and_settings(
     name: str, settings: dict[str, object], expected: ImageTokens
 ) -> None:
     assert image_tokens(model_shape(name).config, settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "folder has no config.json"),
+        ({"model_type": "bert"}, "'bert' is no image-text-to-text model"),
+        (
+            {"model_type": "llava", "vision_config": {"hidden_size": "big"}},
+            "Field 'hidden_size' expected int, got str",
+        ),
+        ({"model_type": "mllama"}, "mllama: cross-attention cannot be reckoned"),
+    ],
+)
+def test_a_config_without_a_shape_is_refused_in_one_line(
+    tmp_path: Path, content: dict[str, Any] | None, message: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if content is not None:
+        (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as caught:
+        model_shape(str(folder))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_missing_model_config_is_named() -> None:
+    with pytest.raises(ValueError, match=r"--model_config nofile\.json: there is no such file"):
+        model_shape("tiny", config="nofile.json")
