@@ -24,9 +24,9 @@ PHRASES = {
     "last": "all tasks after the last stage alone",
 }
 
-_EARLIER = "needs scores after earlier stages, which evaluate: last leaves out"
-_CHANGED = "needs cells that were left empty before evaluate was changed"
-_UNSEEN = "needs scores of tasks before they are learned, which evaluate: seen leaves out"
+_EARLIER = "evaluate: last leaves out the scores after earlier stages"
+_CHANGED = "some cells were left empty before evaluate was changed"
+_UNSEEN = "evaluate: seen leaves out the scores of tasks before they are learned"
 _AVERAGE = f"{_UNSEEN}; avg_scope: seen of EvaluationMatrix takes the stages that have seen a task"
 _LATER = "not all tasks are learned yet, and evaluate: seen leaves the others out"
 _REASONS = {"AVG": _AVERAGE, "Transfer": _UNSEEN, "unseen_accepted": _UNSEEN}
@@ -144,8 +144,8 @@ def reasons(metrics: Mapping[str, Any]) -> list[str]:
     """Return a line for each reason why figures of a run are missing.
 
     Example:
-        >>> reasons({"evaluated": {"missing": {"AVG": "needs more", "BWT": "needs more"}}})
-        ['AVG, BWT: needs more']
+        >>> reasons({"evaluated": {"missing": {"AVG": "no scores", "BWT": "no scores"}}})
+        ['AVG, BWT: no scores']
     """
     names: dict[str, list[str]] = {}
     for name, reason in stated_missing(metrics).items():
