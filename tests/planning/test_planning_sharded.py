@@ -33,6 +33,7 @@ def test_a_shared_table_is_split_twice_and_the_widest_part_is_gathered_beside_th
     assert sum(whole) == pytest.approx(both, rel=0.02)  # but for what is not split
 
 
+@pytest.mark.slow  # two processes
 def test_ranks_hold_and_gather_what_is_reckoned(tmp_path: Path) -> None:
     """One row of a weight may be left over. The input and output embeddings are one tensor."""
     backbone = make_backbone("llava")
