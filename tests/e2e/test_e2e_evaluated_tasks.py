@@ -106,7 +106,8 @@ def test_missing_figures_are_null_with_a_reason_and_the_others_have_their_value(
             None if "retention" in names else full["retention"]["change"]
         )
         assert f"(evaluate: {evaluate}). Missing: AVG, " in log
-        assert {"seen": "Transfer: evaluate: seen leaves out", "last": "AVG, Learned, BWT"}[evaluate] in log
+        named = {"seen": "Transfer: evaluate: seen leaves out", "last": "AVG, Learned, BWT"}
+        assert named[evaluate] in log
 
 
 @pytest.mark.slow
