@@ -139,8 +139,8 @@ def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor
     texts = tensors["text_router"].shape[-1] if "text_router" in rows else 0
     usage = tensors["usage"].numel() if "usage" in tensors else 0
     sizes = (*(rows.get(key, 0) for key in ("lora_a", "router", "fusion")), ups, texts, usage)
-    described = (shape.rank, shape.heads, shape.fused, shape.branches)
-    described += (shape.text_width, shape.usage)
+    counts = (shape.rank, shape.heads, shape.fused, shape.branches)
+    described = (*counts, shape.text_width, shape.usage)
     return math.isfinite(shape.alpha) and numbers == shape.to_list() and sizes == described
 
 
