@@ -21,6 +21,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.routing.AllExpertsRouter",
         "dmole.routing.AutoencoderRouter",
         "dmole.routing.CommonExpertRouter",
+        "dmole.routing.GenerativeRouter",
         "dmole.routing.KeyRouter",
         "dmole.routing.OracleRouter",
         "dmole.routing.SeparableRouter",
