@@ -73,6 +73,7 @@ class AnsweringModel:
             backbone.model, backbone.parts.modality_of, mixing=router.mixing
         )
         router.set_vision_width(backbone.vision_width)
+        router.set_text_width(backbone.text_width)
         self.embedder = Embedder(backbone)
         self.vision = SharedVision(backbone, self.library, store)
         self.residency: ExpertResidency | None = None
@@ -219,7 +220,11 @@ class AnsweringModel:
         weights = route_by_name(order, self.experts).gates
         host = batch.host
         rows = self.backbone.vision_rows(host.inputs, host.image_counts, self.beams)
-        return Gates(self.experts, weights, rows, batch.inputs.get("attention_mask"))
+        texts = None
+        if self.router.mixing is not None and self.router.mixing.needs_texts:
+            texts = self.embedder.texts(batch)  # (B, D)
+        mask = batch.inputs.get("attention_mask")
+        return Gates(self.experts, weights, rows, mask, texts=texts)
 
     def _generate(
         self, batch: Batch, limits: Sequence[int], on_text: OnText | None

@@ -33,9 +33,11 @@ from dmole.routing.routers import (
     Routing,
     SharedRouter,
 )
+from dmole.routing.separable import SeparableMixing, SeparableRouter
 from dmole.routing.token_gates import (
     DenseGate,
     EntropyGate,
+    OneHotGate,
     TokenGate,
     TokenWeights,
     TopKGate,
@@ -56,6 +58,7 @@ __all__ = [
     "LearningRouter",
     "MLPReconstructor",
     "Mixing",
+    "OneHotGate",
     "OracleRouter",
     "PCAReconstructor",
     "Phase",
@@ -66,6 +69,8 @@ __all__ = [
     "Router",
     "RouterFit",
     "Routing",
+    "SeparableMixing",
+    "SeparableRouter",
     "SharedRouter",
     "TokenGate",
     "TokenMixing",

@@ -23,17 +23,20 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.routing.CommonExpertRouter",
         "dmole.routing.KeyRouter",
         "dmole.routing.OracleRouter",
+        "dmole.routing.SeparableRouter",
         "dmole.routing.SharedRouter",
         "dmole.routing.TokenRouter",
     ),
     "TokenGate": (
         "dmole.routing.DenseGate",
         "dmole.routing.EntropyGate",
+        "dmole.routing.OneHotGate",
         "dmole.routing.TopKGate",
     ),
     "Mixing": (
         "dmole.routing.BranchMixing",
         "dmole.routing.CommonMixing",
+        "dmole.routing.SeparableMixing",
         "dmole.routing.TokenMixing",
     ),
     "Regularizer": (
