@@ -44,6 +44,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.regularizers.BranchFreezing",
         "dmole.regularizers.Distillation",
         "dmole.regularizers.ElasticWeights",
+        "dmole.regularizers.KeyElements",
         "dmole.regularizers.LoadBalance",
         "dmole.regularizers.Orthogonality",
         "dmole.regularizers.ReplayImportance",

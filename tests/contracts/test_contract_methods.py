@@ -62,8 +62,13 @@ ON_BOTH = ("dmole", "moe_cl")
 """Methods that are also run on the second family by default."""
 KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values())
 """One method of those that differ in numbers alone."""
-STATEFUL = ("branchlora", "dmole", "moe_cl", "ewc_lora", "lwf_lora", "replay_importance")
-"""One method for each thing that is kept between steps: experts, anchors, a teacher, importance."""
+STATEFUL = (
+    *("branchlora", "dmole", "moe_cl", "ewc_lora", "lwf_lora", "reg_lora", "replay_importance"),
+)
+"""One method for each thing that is kept between steps.
+
+That is experts, anchors, a teacher, key elements, importance.
+"""
 
 
 def cases(llava: Collection[str], idefics3: Collection[str] = ()) -> pytest.MarkDecorator:
@@ -307,7 +312,7 @@ def test_a_task_that_is_added_to_a_finished_run_is_learned_as_if_it_had_been_pla
     assert np.isnan(matrix).tolist() == [[False, True], [False, True], [False, False]]
 
 
-SUMMED = ("o_lora", "o_lora_normalized", "seq_ft_merge")
+SUMMED = ("o_lora", "o_lora_normalized", "reg_lora", "seq_ft_merge")
 """Methods whose experts all answer together, so that none can be replaced by a new version."""
 UPDATED = ("branchlora", "dmole_o_lora", "moe_cl", "o_lora")
 
@@ -352,6 +357,11 @@ def _classifiers(linears: Linears) -> int:
     return _sum(down, lambda _, o: o * len(TASKS))
 
 
+def _packed(linears: Linears) -> int:
+    """RegLoRA: a bit for each element of a weight, in bytes."""
+    return _sum(linears, lambda i, o: -(-i * o // 8))
+
+
 EMBEDDING = 32 + 32
 """Width of vision encoder and language model."""
 
@@ -362,6 +372,7 @@ REMEMBERED: dict[str, Callable[[Linears], int]] = {
     "ewc_lora_online": lambda linears: 2 * _adapter(linears),
     "moe_cl": _classifiers,
     "moe_cl_routed": _classifiers,
+    "reg_lora": _packed,
     # a layer of 16 without bias, its read-out, a strength a task, when to learn next; no step yet
     "replay_importance": lambda _: 16 * EMBEDDING + 16 + len(TASKS) + 1,
 }
@@ -418,7 +429,7 @@ def _mlp(linears: Linears) -> Linears:
 
 ONE_ADAPTER = (
     *("seq_ft", "seq_ft_merge", "finetune", "joint", "lwf_lora", "ewc_lora", "ewc_lora_online"),
-    *("o_lora", "o_lora_normalized", "replay", "replay_importance"),
+    *("o_lora", "o_lora_normalized", "reg_lora", "replay", "replay_importance"),
 )
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
@@ -644,6 +655,7 @@ def trained(
             marks=pytest.mark.slow,
         ),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
+        ("reg_lora", {COEFFICIENT: 0.0}, "seq_ft_merge", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
         ("dmole_paper", {}, "dmole", {}),
         (
@@ -741,6 +753,7 @@ SHARED = {"trainer.stream.init_args.shared_expert": "paint"}
         ("seq_ft_merge", {"model.dropout": 0.1}),
         ("o_lora", {}),
         pytest.param("o_lora_normalized", {}, marks=pytest.mark.slow),
+        pytest.param("reg_lora", {"model.dropout": 0.1}, marks=pytest.mark.slow),
         ("lwf_lora", SHARED),
         pytest.param("ewc_lora", SHARED, marks=pytest.mark.slow),
         ("ewc_lora_online", SHARED),
