@@ -156,6 +156,7 @@ class ContinualModule(StepModule):
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
+        router.set_text_width(backbone.text_width)
         self.embedder = Embedder(backbone)
         store = vision_store(cache_vision, cache_vision_bytes, cache_vision_folder)
         self.vision = SharedVision(backbone, self.library, store)
@@ -270,7 +271,11 @@ class ContinualModule(StepModule):
             answered = answer_positions(host.labels).any(dim=1)  # (B,)
             # a repeated sample leaves no record
             mask = mask * to_device(answered, mask.device)[:, None]
-        made = Gates(self.experts, gates, rows, mask, recording, answered)
+        texts = None
+        if self.router.mixing is not None and self.router.mixing.needs_texts:
+            with self.library.context.use(None):
+                texts = self.embedder.texts(batch)  # (B, D)
+        made = Gates(self.experts, gates, rows, mask, recording, answered, texts)
         if self.router.averages:
             made.average_outside(self.backbone.last_linears)
         return made

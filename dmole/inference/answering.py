@@ -73,6 +73,7 @@ class AnsweringModel:
             backbone.model, backbone.parts.modality_of, mixing=router.mixing
         )
         router.set_vision_width(backbone.vision_width)
+        router.set_text_width(backbone.text_width)
         self.embedder = Embedder(backbone)
         self.vision = SharedVision(backbone, self.library, store)
         self.residency: ExpertResidency | None = None
@@ -225,7 +226,11 @@ class AnsweringModel:
         routing = route_by_name(order, self.experts, weights=weights)
         host = batch.host
         rows = self.backbone.vision_rows(host.inputs, host.image_counts, self.beams)
-        gates = Gates(self.experts, routing.gates, rows, batch.inputs.get("attention_mask"))
+        texts = None
+        if self.router.mixing is not None and self.router.mixing.needs_texts:
+            texts = self.embedder.texts(batch)  # (B, D)
+        mask = batch.inputs.get("attention_mask")
+        gates = Gates(self.experts, routing.gates, rows, mask, texts=texts)
         if self.router.averages:
             gates.average_outside(self.backbone.last_linears)
         return gates

@@ -123,10 +123,15 @@ class Backbone(nn.Module):
         return self._family.vision_width(config.vision_config)
 
     @property
+    def text_width(self) -> int:
+        """Width of the language model's hidden states."""
+        config: Any = self.model.config
+        return int(config.get_text_config().hidden_size)
+
+    @property
     def embedding_width(self) -> int:
         """Width of a router embedding: of the vision encoder and of the language model."""
-        config: Any = self.model.config
-        return self.vision_width + int(config.get_text_config().hidden_size)
+        return self.vision_width + self.text_width
 
     @property
     def context_length(self) -> int | None:

@@ -35,9 +35,11 @@ from dmole.routing.routers import (
     Routing,
     SharedRouter,
 )
+from dmole.routing.separable import SeparableMixing, SeparableRouter
 from dmole.routing.token_gates import (
     DenseGate,
     EntropyGate,
+    OneHotGate,
     TokenGate,
     TokenWeights,
     TopKGate,
@@ -59,6 +61,7 @@ __all__ = [
     "LearningRouter",
     "MLPReconstructor",
     "Mixing",
+    "OneHotGate",
     "OracleRouter",
     "PCAReconstructor",
     "Phase",
@@ -70,6 +73,8 @@ __all__ = [
     "Router",
     "RouterFit",
     "Routing",
+    "SeparableMixing",
+    "SeparableRouter",
     "SharedRouter",
     "TextPrototypeRouter",
     "TokenGate",

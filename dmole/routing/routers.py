@@ -198,6 +198,11 @@ class Router(ABC):
         """Set the vision width of the base model's embeddings; called once."""
         self.vision_width = width
 
+    def set_text_width(self, width: int) -> None:
+        """Set the width of the base model's embeddings of instructions; called once."""
+        if self.mixing is not None:
+            self.mixing.text_width = width
+
     def fit(
         self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
     ) -> RouterFit | None:

@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.routing.KeyRouter",
         "dmole.routing.OracleRouter",
         "dmole.routing.RidgeRouter",
+        "dmole.routing.SeparableRouter",
         "dmole.routing.SharedRouter",
         "dmole.routing.TextPrototypeRouter",
         "dmole.routing.TokenRouter",
@@ -32,11 +33,13 @@ PARTS: dict[str, tuple[str, ...]] = {
     "TokenGate": (
         "dmole.routing.DenseGate",
         "dmole.routing.EntropyGate",
+        "dmole.routing.OneHotGate",
         "dmole.routing.TopKGate",
     ),
     "Mixing": (
         "dmole.routing.BranchMixing",
         "dmole.routing.CommonMixing",
+        "dmole.routing.SeparableMixing",
         "dmole.routing.TokenMixing",
     ),
     "Regularizer": (

@@ -192,6 +192,8 @@ def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[st
         for path, numbers in layers.items():
             shape = ExpertShape.from_list(numbers)
             parts = ["lora_a"] * bool(shape.rank) + ["router"] * bool(shape.heads)
+            parts += ["text_router"] * bool(shape.heads and shape.text_width)
+            parts += ["fusion"] * bool(shape.fused) + ["usage"] * bool(shape.usage)
             if shape.branches == 1:
                 parts.append("lora_b")
             elif shape.branches:
@@ -362,7 +364,9 @@ def _packed(linears: Linears) -> int:
     return _sum(linears, lambda i, o: -(-i * o // 8))
 
 
-EMBEDDING = 32 + 32
+TEXT = 32
+"""Width of the language model."""
+EMBEDDING = 32 + TEXT
 """Width of vision encoder and language model."""
 
 REMEMBERED: dict[str, Callable[[Linears], int]] = {
@@ -423,6 +427,16 @@ def _common(linears: Linears, stage: int) -> int:
     return _sum(_mlp(linears), lambda i, o: 2 * 3 * (i + o) + 2 * i) + _classifiers(linears)
 
 
+def _separable(linears: Linears, stage: int) -> int:
+    """SMoLoRA: eight experts of rank 1 on the MLP, two routers of four rows, a score a bank."""
+    return _separable_release(linears, stage) + _sum(_mlp(linears), lambda i, _: 4 * (i + TEXT))
+
+
+def _separable_release(linears: Linears, stage: int) -> int:
+    """The same without the routers, which keep their initial values."""
+    return _sum(_mlp(linears), lambda i, o: 8 * (i + o) + 2 * o)
+
+
 def _mlp(linears: Linears) -> Linears:
     return {path: size for path, size in linears.items() if ".mlp." in path}
 
@@ -442,6 +456,8 @@ TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     "mola": (_by_depth, 4),
     "dynmole": (_six, 4),
     "branchlora": (_branches, 4),
+    "smolora": (_separable, 2),
+    "smolora_release": (_separable_release, 2),
     "moe_cl": (_common, 4),
     "moe_cl_routed": (_common, 4),
 }
@@ -716,6 +732,15 @@ def test_the_likeliest_of_all_experts_renormalized_are_all_experts(trained: Trai
     assert ours.keys() == theirs.keys()
     for key, tensor in ours.items():  # a sum of three probabilities is 1 but for its rounding
         assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+def test_one_expert_a_bank_without_fusion_is_one_adapter_of_twice_the_rank(
+    trained: Trained,
+) -> None:
+    same = {f"{ALLOCATOR}.modules": ["language"], f"{ALLOCATOR}.targets": "mlp"}
+    one = {f"{ALLOCATOR}.experts": 2, f"{ROUTER}.fusion": False}
+    plain = {f"{ALLOCATOR}.rank_factor": 0.25}
+    assert_equal(trained("smolora", one), trained("seq_ft", same | plain))
 
 
 def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Trained) -> None:
