@@ -19,12 +19,15 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "Router": (
         "dmole.routing.AllExpertsRouter",
+        "dmole.routing.AnchorRouter",
         "dmole.routing.AutoencoderRouter",
         "dmole.routing.CommonExpertRouter",
         "dmole.routing.KeyRouter",
         "dmole.routing.OracleRouter",
+        "dmole.routing.RidgeRouter",
         "dmole.routing.SeparableRouter",
         "dmole.routing.SharedRouter",
+        "dmole.routing.TextPrototypeRouter",
         "dmole.routing.TokenRouter",
     ),
     "TokenGate": (
