@@ -19,7 +19,7 @@ from dmole.experts.products import RowChannels
 from dmole.transfer import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from dmole.experts.lora import RoutedLinear
     from dmole.experts.plan import LayerPlan
@@ -115,6 +115,34 @@ class Gates:
         self._masks: dict[tuple[object, ...], Tensor] = {}
         self._positions: dict[tuple[object, ...], Tensor] = {}
         self._row_channels: dict[tuple[object, ...], RowChannels] = {}
+        self._average: Gates | None = None
+        self._weighed: frozenset[str] = frozenset()
+
+    def average_outside(self, paths: Collection[str]) -> None:
+        """Give each expert that a sample uses the same weight in all linears but some.
+
+        The mean of the sample's weights takes their place, so that an expert alone keeps its own.
+
+        Args:
+            paths: Full paths of the linears that weigh the experts.
+        """
+        on = self.weights != 0  # (B, E)
+        mean = self.weights.sum(-1, keepdim=True) / on.sum(-1, keepdim=True).clamp_min(1)
+        self._average = Gates(
+            self.experts, on * mean, self.vision_rows, self.token_mask, self.recording
+        )
+        self._weighed = frozenset(paths)
+
+    def of(self, path: str) -> Gates:
+        """Return the gates of a linear."""
+        return self if self._average is None or path in self._weighed else self._average
+
+    def forget(self) -> None:
+        """Drop what linears have prepared, since the experts may change from now on."""
+        self.plans.clear()
+        self.products.clear()
+        if self._average is not None:
+            self._average.forget()
 
     def rank_mask(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], x: Tensor
@@ -323,8 +351,7 @@ class GateContext:
         finally:
             self.current = before
             if gates is not None and gates is not before:
-                gates.plans.clear()  # the experts may change from now on
-                gates.products.clear()
+                gates.forget()
 
     def for_checkpointing(
         self,

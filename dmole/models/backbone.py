@@ -112,6 +112,11 @@ class Backbone(nn.Module):
         return self.parts.blocks
 
     @property
+    def last_linears(self) -> tuple[str, ...]:
+        """Full paths of the linears of the last block of the language model."""
+        return next(b.linears for b in reversed(self.blocks) if b.modality == "language")
+
+    @property
     def vision_width(self) -> int:
         """Width of the vision encoder's hidden states."""
         config: Any = self.model.config

@@ -24,7 +24,9 @@ from dmole.routing.key_router import KeyRouter, fit_key, key_scores
 from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
 from dmole.routing.mixture_routers import CommonExpertRouter, TokenRouter
 from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_table
+from dmole.routing.prototype_routers import AnchorRouter, TextPrototypeRouter
 from dmole.routing.query import Phase, RouteQuery
+from dmole.routing.ridge_router import RidgeRouter
 from dmole.routing.routers import (
     AllExpertsRouter,
     LearningRouter,
@@ -48,6 +50,7 @@ from dmole.routing.trained import MLPReconstructor
 
 __all__ = [
     "AllExpertsRouter",
+    "AnchorRouter",
     "AutoencoderRouter",
     "BranchMixing",
     "CommonExpertRouter",
@@ -68,6 +71,7 @@ __all__ = [
     "Preprocessor",
     "Reconstructor",
     "ReconstructorStack",
+    "RidgeRouter",
     "RouteQuery",
     "Router",
     "RouterFit",
@@ -75,6 +79,7 @@ __all__ = [
     "SeparableMixing",
     "SeparableRouter",
     "SharedRouter",
+    "TextPrototypeRouter",
     "TokenGate",
     "TokenMixing",
     "TokenRouter",

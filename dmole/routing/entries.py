@@ -17,7 +17,7 @@ from dmole.routing.generative import SHARED_PREFIX, GenerativeRouter
 from dmole.routing.routers import LearningRouter, Router
 from dmole.storage.versions import without
 
-SHARED = ("mean", "std")
+SHARED = ("mean", "std", "gram")
 """Tensors in the entry of the first expert that belong to all experts, beside the prefixed ones."""
 
 Entry = dict[str, Tensor]
@@ -90,8 +90,8 @@ def add_entry(router: Router, name: str, source: Router, saved_as: str) -> None:
         raise ValueError("its router has another adapter, which knows the names of its experts")
     if entries and not _equal(shared, statistics):
         raise ValueError(
-            "its router standardizes embeddings by other statistics (those of its first task), so "
-            "the losses of the two routers cannot be compared"
+            "its router has other statistics that all its experts share (those of its own tasks), "
+            "so the two routers cannot be compared"
         )
     _restore(mine, statistics, {**entries, name: others[saved_as]})
 

@@ -19,13 +19,16 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "Router": (
         "dmole.routing.AllExpertsRouter",
+        "dmole.routing.AnchorRouter",
         "dmole.routing.AutoencoderRouter",
         "dmole.routing.CommonExpertRouter",
         "dmole.routing.GenerativeRouter",
         "dmole.routing.KeyRouter",
         "dmole.routing.OracleRouter",
+        "dmole.routing.RidgeRouter",
         "dmole.routing.SeparableRouter",
         "dmole.routing.SharedRouter",
+        "dmole.routing.TextPrototypeRouter",
         "dmole.routing.TokenRouter",
     ),
     "TokenGate": (
@@ -52,8 +55,10 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.regularizers.RouterEntropy",
     ),
     "Stream": (
+        "dmole.streams.AnswerStyleStream",
         "dmole.streams.AutoStream",
         "dmole.streams.BlurredStream",
+        "dmole.streams.GenericStream",
         "dmole.streams.JointStream",
         "dmole.streams.ReplayStream",
         "dmole.streams.SequentialStream",
