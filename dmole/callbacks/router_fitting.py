@@ -99,7 +99,7 @@ class RouterFitting(ContinualCallback):
             module.router.load_state_dict(broadcast(module.router.state_dict()))
         if isinstance(module.router, GenerativeRouter):
             with state.timed("naming"):
-                fit_names(state, module, module.router)
+                fit_names(state, module, module.router, state.data.arriving_items)
             module.router.load_state_dict(broadcast(module.router.state_dict()))
         save_embeddings(state, module)  # regularizers embed samples too
         # all tasks, since a stage may draw samples of any task
@@ -134,7 +134,7 @@ class RouterFitting(ContinualCallback):
             s for s in state.learned() if s.expert in router.labels and s.index not in self._kept
         ]
         for stage in new:
-            items = stored_samples(state, router, stage)
+            items = stored_samples(router, stage, state.data.arriving_items(stage))
             self._kept[stage.index] = [
                 {"expert": stage.expert, "task": task, "id": sample.id} for sample, task in items
             ]

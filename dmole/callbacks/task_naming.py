@@ -19,7 +19,9 @@ from dmole.module import labels_of
 from dmole.storage.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from lightning.pytorch.cli import OptimizerCallable
 
     from dmole.data import Sample
     from dmole.data.batch import Batch
@@ -31,46 +33,47 @@ if TYPE_CHECKING:
     TaskSample = tuple[Sample, str]
 
 
-def exemplars(state: SequenceState, router: GenerativeRouter) -> dict[str, list[TaskSample]]:
-    """Return the stored samples of each learned expert.
-
-    Where several stages train an expert, the last one counts.
-
-    Args:
-        state: Has the stages so far and the training data.
-        router: Has number and seed.
-    """
-    last = {stage.expert: stage for stage in state.learned()}
-    return {name: stored_samples(state, router, stage) for name, stage in last.items()}
-
-
 def stored_samples(
-    state: SequenceState, router: GenerativeRouter, stage: Stage
+    router: GenerativeRouter, stage: Stage, items: Sequence[TaskSample]
 ) -> list[TaskSample]:
     """Return a uniform draw of a stage's samples, which does not depend on other stages.
 
     Args:
-        state: Has the training data.
         router: Has number and seed.
         stage: The stage.
+        items: Its training samples, without replayed ones.
     """
-    items = state.data.arriving_items(stage)
     seed = derive_seed(router.seed, "exemplars", stage.expert)
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))
     return [items[index] for index in sorted(order[: router.exemplars].tolist())]
 
 
-def fit_names(state: SequenceState, module: ContinualModule, router: GenerativeRouter) -> None:
+def fit_names(
+    state: SequenceState,
+    module: ContinualModule,
+    router: GenerativeRouter,
+    samples: Callable[[Stage], Sequence[TaskSample]],
+    optimizer: OptimizerCallable | None = None,
+) -> None:
     """Train the adapter of a router on the stored samples of all experts so far, from the start.
 
-    All ranks make the same steps. It has the form of the newest expert, the experts' optimizer and
-    schedule, full precision and no dropout. A run that ends in it begins it again.
+    All ranks make the same steps. It has the form of the newest expert, the experts' schedule, full
+    precision and no dropout. A run that ends in it begins it again. Where several stages train an
+    expert, the samples of the last one are stored.
+
+    Args:
+        state: Has the stages so far and the data.
+        module: Has experts, optimizer and schedule.
+        router: Receives names and adapter.
+        samples: Returns the training samples of a stage.
+        optimizer: Optimizer of the adapter; None takes that of the experts.
 
     Raises:
         Interrupted: If a signal requested the end of the run.
         ValueError: If two names have the same tokens, or a loss is not finite.
     """
-    kept = exemplars(state, router)
+    last = {stage.expert: stage for stage in state.learned()}
+    kept = {name: stored_samples(router, s, samples(s)) for name, s in last.items()}
     router.labels = {name: _label(state, router, items[0], name) for name, items in kept.items()}
     if len(kept) < 2:
         return
@@ -83,7 +86,7 @@ def fit_names(state: SequenceState, module: ContinualModule, router: GenerativeR
     shapes = {path: ExpertShape.from_list(shape) for path, shape in numbers.items()}
     with placed_adapter(module.library, shapes), eval_mode(module.backbone):
         module.library.train_only(ADAPTER)
-        _train(state, module, router, asked)
+        _train(state, module, router, asked, optimizer or module.make_optimizer)
         router.adapter = {k: v.cpu() for k, v in module.library.state_dict(ADAPTER).items()}
         router.alpha = next(iter(shapes.values())).alpha
     module.focus(module.stage)
@@ -104,11 +107,12 @@ def _train(
     module: ContinualModule,
     router: GenerativeRouter,
     items: Sequence[TaskSample],
+    make_optimizer: OptimizerCallable,
 ) -> None:
     """Train the placed adapter on samples that ask for the task."""
-    steps = math.ceil(router.epochs * len(items) / router.batch_size)
+    steps = math.ceil(router.passes * len(items) / router.step_samples)
     parameters = list(module.library.parameters(ADAPTER))
-    optimizer = module.make_optimizer(
+    optimizer = make_optimizer(
         parameter_groups((module.library.modality(path), p) for path, p in parameters)
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -119,7 +123,7 @@ def _train(
         optimizer.zero_grad()
         with module.library.context.use(adapter_gates(module.backbone, batch)):
             loss = module.backbone.answer_output(batch.inputs, batch.targets).loss()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         if not math.isfinite(float(loss.detach())):
             raise ValueError(f"stage {state.stage.name}: the loss of the router is not finite")
         if clip := state.trainer.gradient_clip_val:
@@ -134,11 +138,11 @@ def _batches(
 ) -> Iterator[Batch]:
     """Return the batches of all epochs, each epoch in another order."""
     order: list[int] = []
-    for epoch in range(router.epochs):
+    for epoch in range(router.passes):
         seed = derive_seed(router.seed, "naming", state.stage.index, epoch)
         generator = torch.Generator().manual_seed(seed)
         order += torch.randperm(len(items), generator=generator).tolist()
-    loader = state.data.embedding_loader([items[i] for i in order], batch_size=router.batch_size)
+    loader = state.data.embedding_loader([items[i] for i in order], batch_size=router.step_samples)
     return iter(loader)
 
 

@@ -88,8 +88,8 @@ class GenerativeRouter(LearningRouter):
 
     Args:
         exemplars: Stored training samples of each expert's stage.
-        epochs: Passes of the adapter's training over them.
-        batch_size: Samples of its optimizer steps.
+        passes: Passes of the adapter's training over them.
+        step_samples: Samples of its optimizer steps.
         question: Text that is added to a sample's first user turn.
         seed: Seed of the choice of the samples and of their order.
 
@@ -107,19 +107,19 @@ class GenerativeRouter(LearningRouter):
     def __init__(
         self,
         exemplars: int = 20,
-        epochs: int = 20,
-        batch_size: int = 16,
+        passes: int = 20,
+        step_samples: int = 16,
         question: str = "Which task is this?",
         seed: int = 0,
     ) -> None:
-        if exemplars < 1 or epochs < 1 or batch_size < 1:
+        if exemplars < 1 or passes < 1 or step_samples < 1:
             raise ValueError(
-                "exemplars, epochs and batch_size must be at least 1, got "
-                f"{exemplars}, {epochs} and {batch_size}"
+                "exemplars, passes and step_samples must be at least 1, got "
+                f"{exemplars}, {passes} and {step_samples}"
             )
         self.exemplars = exemplars
-        self.epochs = epochs
-        self.batch_size = batch_size
+        self.passes = passes
+        self.step_samples = step_samples
         self.question = question
         self.seed = seed
         self.labels: dict[str, tuple[int, ...]] = {}
@@ -197,7 +197,8 @@ class GenerativeRouter(LearningRouter):
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Restore the result of :meth:`tensors`; see :meth:`LearningRouter.restore`."""
-        labels, shared = {}, {}
+        labels: dict[str, tuple[int, ...]] = {}
+        shared: dict[str, Tensor] = {}
         for name, entry in tensors.items():
             own = dict(entry)
             label = own.pop(_LABEL, None)

@@ -16,9 +16,17 @@ from dmole.cli.main import main
 from dmole.experts import Gates
 from dmole.inference.requests import Request
 from dmole.publish.adapters import export_adapters
-from dmole.routing import AnchorRouter, SharedRouter
+from dmole.routing import AnchorRouter, GenerativeRouter, SharedRouter
 from dmole.routing.comparison import ROUTERS
 from dmole.storage.predictions import read_stage
+
+
+@pytest.fixture(autouse=True)
+def quick_naming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the adapter that names tasks for two steps."""
+    router = GenerativeRouter(exemplars=4, passes=2, step_samples=8)
+    monkeypatch.setitem(ROUTERS, "mr_lora", lambda run: run.fit_names(router))
+
 
 TASKS = [small_task(name, 32, 8) for name in ("paint", "count")]
 
@@ -48,6 +56,8 @@ def test_all_routers_are_fitted_to_kept_embeddings_and_no_expert_changes(
     assert by_name["oracle"].last == by_name["oracle"].oracle_last
     assert {row.oracle_last for row in rows} == {rows[0].oracle_last}
     assert by_name["oracle"].stored_numbers == by_name["oracle"].multiply_adds == 0
+    assert by_name["mr_lora"].experts_a_sample == 1
+    assert by_name["mr_lora"].stored_numbers > 1000
     assert by_name["disco"].experts_a_sample == by_name["hide"].experts_a_sample == 2
     table = read_csv(tmp_path / "out" / "routers.csv")
     assert [row["router"] for row in table] == list(by_name)

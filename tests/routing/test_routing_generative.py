@@ -136,5 +136,7 @@ def test_a_router_is_saved_and_edited_and_damage_is_refused(tmp_path: Path) -> N
 def test_what_cannot_ask_is_refused() -> None:
     with pytest.raises(ValueError, match="does not take a GenerativeRouter"):
         CommonExpertRouter(GenerativeRouter(), CommonMixing())
-    with pytest.raises(ValueError, match="must be at least 1, got 0, 20 and 16"):
+    with pytest.raises(
+        ValueError, match="exemplars, passes and step_samples must be at least 1, got 0, 20"
+    ):
         GenerativeRouter(exemplars=0)
