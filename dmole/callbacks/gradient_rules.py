@@ -169,5 +169,5 @@ def _sum_over_ranks(tensors: list[Tensor]) -> None:
         return
     flat = sum_over_ranks(torch.cat([tensor.reshape(-1) for tensor in tensors]))
     sizes = [tensor.numel() for tensor in tensors]
-    for tensor, part in zip(tensors, flat.split(sizes), strict=True):
+    for tensor, part in zip(tensors, torch.split(flat, sizes), strict=True):
         tensor.copy_(part.view_as(tensor))

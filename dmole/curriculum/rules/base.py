@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from dmole.experts import ExpertLibrary, LoRAExpert
+    from dmole.experts import ExpertLibrary, LoRAExpert, RoutedLinear
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,15 @@ class Training:
     def paths(self) -> list[str]:
         """Return the paths of the linears with a trainable parameter, each once."""
         return list(dict.fromkeys(path for path, _ in self.updates()))
+
+    def linear(self, path: str) -> RoutedLinear:
+        """Return a linear with experts by its full path."""
+        return cast("RoutedLinear", self.library.model.get_submodule(path))
+
+    def widths(self) -> dict[str, tuple[int, torch.device]]:
+        """Return inputs and device of each linear with a trainable parameter, by path."""
+        linears = {path: self.linear(path) for path in self.paths()}
+        return {path: (each.in_features, each.weight.device) for path, each in linears.items()}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the trainable parameters, by ``<expert>/<linear>.<tensor>``."""

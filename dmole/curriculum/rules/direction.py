@@ -94,4 +94,6 @@ class PastDirection(GradientRule):
 def _norm(tensors: list[Tensor]) -> Tensor:
     """Return the norm of all entries of some tensors, a scalar on the device of the first."""
     norms = [torch.linalg.vector_norm(tensor.float()) for tensor in tensors]
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    joined = torch.stack([norm.to(norms[0].device) for norm in norms])
+    total: Tensor = torch.linalg.vector_norm(joined)
+    return total

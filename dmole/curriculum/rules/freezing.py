@@ -10,7 +10,7 @@ from torch import Tensor
 from dmole.curriculum.rules.base import GradientRule, Training
 from dmole.experts import LoRAExpert
 
-_START = "utilization", "importance"
+_AVERAGES = "utilization", "importance"
 
 
 class UtilityFreezing(GradientRule):
@@ -97,7 +97,8 @@ class UtilityFreezing(GradientRule):
             trains = self.trains(path, training.stage).float()  # (N,)
             rank = update.shape.rank // update.shape.heads
             channels = trains.repeat_interleave(rank)  # (N r,)
-            for parameter, mask in ((update.lora_a, channels[:, None]), (update.lora_b, channels)):
+            low, up = update.get_parameter("lora_a"), update.get_parameter("lora_b")
+            for parameter, mask in ((low, channels[:, None]), (up, channels)):
                 if parameter.grad is not None:
                     parameter.grad *= mask  # a product keeps what is not finite
                     self._before.append((parameter, parameter.detach().clone(), mask))
@@ -122,8 +123,8 @@ class UtilityFreezing(GradientRule):
         for path, sums in self._sums.items():
             heads = len(sums) // 2
             usable = torch.isfinite(sums).all() & (sums[-1] > 0)
-            means = sums[:-1] / sums[-1].clamp_min(1)  # (2 N,)
-            for name, mean in zip(_START, means.split(heads), strict=True):
+            means = (sums[:-1] / sums[-1].clamp_min(1)).view(2, heads)
+            for name, mean in zip(_AVERAGES, means, strict=True):
                 old = self._averages[path][name]
                 new = self.momentum * old + (1 - self.momentum) * mean
                 self._averages[path][name] = torch.where(usable, new, old)
@@ -147,7 +148,7 @@ class UtilityFreezing(GradientRule):
         found: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             path, _, name = key.rpartition("/")
-            if name not in _START or tensor.ndim != 1:
+            if name not in _AVERAGES or tensor.ndim != 1:
                 raise ValueError(f"the state {key!r:.80} is unknown or of another shape")
             sums = self._sums.get(path)
             if sums is not None and len(sums) != 2 * len(tensor) + 1:

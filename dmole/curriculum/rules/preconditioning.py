@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dmole.curriculum.rules.base import GradientRule, Training
 from dmole.curriculum.rules.moments import InputMoments, leading, spectrum
-from dmole.curriculum.rules.widths import widths_of
 
 
 class InputPreconditioning(GradientRule):
@@ -86,7 +85,7 @@ class InputPreconditioning(GradientRule):
         self._bases, self._experts, self._routers = {}, {}, {}
         if not self.observes:
             return
-        widths = widths_of(training)
+        widths = training.widths()
         self._moments.begin(widths, training.seed)
         for path, (_, device) in widths.items():
             past = self._moments.past.get(path)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dmole.curriculum.rules.base import GradientRule, Training, input_parameters
 from dmole.curriculum.rules.moments import InputMoments, Moments, leading, spectrum
-from dmole.curriculum.rules.widths import widths_of
 
 
 class InputProjection(GradientRule):
@@ -58,7 +57,7 @@ class InputProjection(GradientRule):
         """Place the subspaces beside the parameters."""
         if not self.observes:
             return
-        widths = widths_of(training)
+        widths = training.widths()
         self._moments.begin(widths, training.seed)
         for path in self._kept.keys() & widths.keys():
             self._kept[path] = self._kept[path].to(widths[path][1])
@@ -74,8 +73,10 @@ class InputProjection(GradientRule):
     def apply(self, training: Training) -> None:
         """Remove the kept directions from the gradients."""
         for path, update in training.updates():
-            basis = self._kept.get(path)
-            for parameter in input_parameters(update) if basis is not None else ():
+            if path not in self._kept:
+                continue
+            basis = self._kept[path]
+            for parameter in input_parameters(update):
                 if parameter.grad is not None:
                     parameter.grad -= (parameter.grad @ basis) @ basis.t()
 
@@ -111,7 +112,8 @@ class InputProjection(GradientRule):
             return basis
         count = leading(roots.square(), min(1.0, missing / float(roots.square().sum())))
         joined = torch.cat((basis, found[:, :count]), dim=1)
-        return torch.linalg.qr(joined).Q  # rounding must not pile up over the tasks
+        extended: Tensor = torch.linalg.qr(joined).Q  # rounding must not pile up over the tasks
+        return extended
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the kept subspaces and the moments of the stage."""

@@ -72,7 +72,7 @@ class WeightSubspace(GradientRule):
             self._inputs[path] = right[:kept].t().contiguous()
         for path, update in training.updates():
             if update.shape.rank and not update.up.any():
-                update.lora_a -= (update.lora_a @ self._inputs[path]) @ self._inputs[path].t()
+                _remove_inputs(update.get_parameter("lora_a"), self._inputs[path])
 
     def derived(self) -> list[Tensor]:
         """Return the singular directions."""
@@ -117,7 +117,7 @@ def _weight(training: Training, path: str, held: Mapping[str, Mapping[str, Tenso
         path: Full path of the linear.
         held: Tensors of the experts that do not train, by name.
     """
-    linear = training.library.model.get_submodule(path)
+    linear = training.linear(path)
     weight = linear.weight
     size = (linear.out_features, linear.in_features)
     if isinstance(weight, DTensor) or not weight.is_floating_point() or weight.shape != size:
