@@ -444,6 +444,7 @@ def _mlp(linears: Linears) -> Linears:
 ONE_ADAPTER = (
     *("seq_ft", "seq_ft_merge", "finetune", "joint", "lwf_lora", "ewc_lora", "ewc_lora_online"),
     *("o_lora", "o_lora_normalized", "reg_lora", "replay", "replay_importance"),
+    *("disco", "hide", "arrow"),
 )
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
@@ -672,6 +673,9 @@ def trained(
         ),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
         ("reg_lora", {COEFFICIENT: 0.0}, "seq_ft_merge", {}),
+        ("disco", {}, "finetune", {}),
+        ("hide", {}, "finetune", {}),
+        ("arrow", {}, "finetune", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
         ("dmole_paper", {}, "dmole", {}),
         (
