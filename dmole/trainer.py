@@ -433,6 +433,7 @@ class ContinualTrainer(Trainer):
         data.trainer = self  # Lightning sets it in the first fit or test only
         base = module.backbone
         data.attach_processor(base.processor, base.context_length, base.prompts)
+        data.add_general(state.stream.general)
         data.check(splits, optional)
         for task in data.tasks:
             _check_metric(task)

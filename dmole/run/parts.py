@@ -56,8 +56,10 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.regularizers.RouterEntropy",
     ),
     "Stream": (
+        "dmole.streams.AnswerStyleStream",
         "dmole.streams.AutoStream",
         "dmole.streams.BlurredStream",
+        "dmole.streams.GenericStream",
         "dmole.streams.JointStream",
         "dmole.streams.ReplayStream",
         "dmole.streams.SequentialStream",

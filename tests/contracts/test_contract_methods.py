@@ -203,6 +203,10 @@ def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[st
     return keys
 
 
+CUT_AFTER = {"generic_mix": 5}
+"""Steps to the second one of the last stage, for methods with more samples in the first."""
+
+
 @cases(STATEFUL)
 def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     run: Run, builder: Builder, folders: Folders, tmp_path: Path
@@ -211,7 +215,7 @@ def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     last = stages_of(run.method)
     if last:
         cut = builder.build(tmp_path, folders(run.family), run.method, save_steps=True)
-        cut.trainer.callbacks.insert(0, CutAfter(2 * STEPS))
+        cut.trainer.callbacks.insert(0, CutAfter(CUT_AFTER.get(run.method, 2 * STEPS)))
         with pytest.raises(CutError):
             cut.fit()
         content = read_checkpoint(cut.trainer.run_dir / "checkpoints" / "stage.ckpt")
@@ -314,7 +318,7 @@ def test_a_task_that_is_added_to_a_finished_run_is_learned_as_if_it_had_been_pla
     assert np.isnan(matrix).tolist() == [[False, True], [False, True], [False, False]]
 
 
-SUMMED = ("o_lora", "o_lora_normalized", "reg_lora", "seq_ft_merge")
+SUMMED = ("o_lora", "o_lora_normalized", "reg_lora", "sefe", "seq_ft_merge")
 """Methods whose experts all answer together, so that none can be replaced by a new version."""
 UPDATED = ("branchlora", "dmole_o_lora", "moe_cl", "o_lora")
 
@@ -377,6 +381,7 @@ REMEMBERED: dict[str, Callable[[Linears], int]] = {
     "moe_cl": _classifiers,
     "moe_cl_routed": _classifiers,
     "reg_lora": _packed,
+    "sefe": _packed,
     # a layer of 16 without bias, its read-out, a strength a task, when to learn next; no step yet
     "replay_importance": lambda _: 16 * EMBEDDING + 16 + len(TASKS) + 1,
 }
@@ -443,8 +448,8 @@ def _mlp(linears: Linears) -> Linears:
 
 ONE_ADAPTER = (
     *("seq_ft", "seq_ft_merge", "finetune", "joint", "lwf_lora", "ewc_lora", "ewc_lora_online"),
-    *("o_lora", "o_lora_normalized", "reg_lora", "replay", "replay_importance"),
-    *("disco", "hide", "arrow"),
+    *("o_lora", "o_lora_normalized", "reg_lora", "sefe", "replay", "replay_importance"),
+    *("generic_mix", "disco", "hide", "arrow"),
 )
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
@@ -637,6 +642,7 @@ OTHER_COEFFICIENT = "model.regularizers.1.init_args.coefficient"
 ALLOCATOR, ROUTER = "model.allocator.init_args", "model.router.init_args"
 GATE = f"{ROUTER}.gate.init_args"
 NO_DROPOUT = {"model.dropout": 0.0}
+NO_SHARE = {"trainer.stream.init_args.share": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -673,9 +679,11 @@ def trained(
         ),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
         ("reg_lora", {COEFFICIENT: 0.0}, "seq_ft_merge", {}),
-        ("disco", {}, "finetune", {}),
-        ("hide", {}, "finetune", {}),
-        ("arrow", {}, "finetune", {}),
+        pytest.param("disco", {}, "finetune", {}, marks=pytest.mark.slow),
+        pytest.param("hide", {}, "finetune", {}, marks=pytest.mark.slow),
+        pytest.param("arrow", {}, "finetune", {}, marks=pytest.mark.slow),
+        ("sefe", NO_SHARE, "reg_lora", {}),
+        ("generic_mix", NO_SHARE, "seq_ft", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
         ("dmole_paper", {}, "dmole", {}),
         (
@@ -783,6 +791,8 @@ SHARED = {"trainer.stream.init_args.shared_expert": "paint"}
         ("o_lora", {}),
         pytest.param("o_lora_normalized", {}, marks=pytest.mark.slow),
         pytest.param("reg_lora", {"model.dropout": 0.1}, marks=pytest.mark.slow),
+        pytest.param("sefe", {"model.dropout": 0.1, **NO_SHARE}, marks=pytest.mark.slow),
+        pytest.param("generic_mix", {**SHARED, **NO_SHARE}, marks=pytest.mark.slow),
         ("lwf_lora", SHARED),
         pytest.param("ewc_lora", SHARED, marks=pytest.mark.slow),
         ("ewc_lora_online", SHARED),
