@@ -48,7 +48,8 @@ def arrow_prototype(down: Tensor, up: Tensor) -> Tensor:
     lower, upper = (each.detach().cpu().double() for each in (down, up))
     basis, rest = torch.linalg.qr(lower.T)  # (in, k), (k, r)
     core = rest @ (upper.T @ upper) @ rest.T  # (k, k)
-    return (basis @ torch.linalg.eigh(core).eigenvectors[:, -1]).float()
+    first: Tensor = torch.linalg.eigh(core).eigenvectors[:, -1]  # (k,)
+    return (basis @ first).float()
 
 
 class ArrowMixing(Mixing):
