@@ -48,8 +48,8 @@ def arrow_prototype(down: Tensor, up: Tensor) -> Tensor:
     lower, upper = (each.detach().cpu().double() for each in (down, up))
     basis, rest = torch.linalg.qr(lower.T)  # (in, k), (k, r)
     core = rest @ (upper.T @ upper) @ rest.T  # (k, k)
-    first: Tensor = torch.linalg.eigh(core).eigenvectors[:, -1]  # (k,)
-    return (basis @ first).float()
+    first: Tensor = basis @ torch.linalg.eigh(core).eigenvectors[:, -1]  # (in,)
+    return first.float()
 
 
 class ArrowMixing(Mixing):
