@@ -39,7 +39,7 @@ from dmole.storage.versions import versions_of
 from dmole.transfer import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dmole.data import Batch
     from dmole.experts.shape import ExpertShape
@@ -156,6 +156,7 @@ class ContinualModule(StepModule):
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
+        router.set_text_width(backbone.text_width)
         self.embedder = Embedder(backbone)
         store = vision_store(cache_vision, cache_vision_bytes, cache_vision_folder)
         self.vision = SharedVision(backbone, self.library, store)
@@ -270,7 +271,14 @@ class ContinualModule(StepModule):
             answered = answer_positions(host.labels).any(dim=1)  # (B,)
             # a repeated sample leaves no record
             mask = mask * to_device(answered, mask.device)[:, None]
-        return Gates(self.experts, gates, rows, mask, recording, answered)
+        texts = None
+        if self.router.mixing is not None and self.router.mixing.needs_texts:
+            with self.library.context.use(None):
+                texts = self.embedder.texts(batch)  # (B, D)
+        made = Gates(self.experts, gates, rows, mask, recording, answered, texts)
+        if self.router.averages:
+            made.average_outside(self.backbone.last_linears)
+        return made
 
     # -- steps -----------------------------------------------------------------------------
 
@@ -389,15 +397,21 @@ class ContinualModule(StepModule):
         keys = sample_keys(batch)
         self.library.past.trim()
         with self.vision.shared():
-            order = self.evaluation.order(keys[: batch.real])
-            if order is None:
-                order = self.route(batch).order
-            order = order + [()] * (len(batch) - len(order))
-            gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
+            routing = self._planned(keys[: batch.real], len(batch)) or self.route(batch)
+            order = routing.order
+            gates = self.make_gates(routing.gates, batch, self.beams)
             with self.library.context.use(gates):
                 length = self.evaluation.answer_length(batch.task_names)
                 texts = self.backbone.generate(batch.inputs, length, self.beams)
         return Answers(keys[: batch.real], texts[: batch.real], order[: batch.real])
+
+    def _planned(self, keys: Sequence[str], samples: int) -> Routing | None:
+        """Return the planned experts of samples, and none for those that fill the batch."""
+        order = self.evaluation.order(keys)
+        if order is None:
+            return None
+        order = order + [()] * (samples - len(order))
+        return route_by_name(order, self.experts, weights=self.evaluation.weights_of(keys))
 
     # -- optimization ----------------------------------------------------------------------
 

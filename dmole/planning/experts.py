@@ -51,6 +51,7 @@ def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
     Raises:
         ValueError: If no unit can hold an expert.
     """
+    setup.router.set_text_width(shape.language.width)
     units = _units(shape, setup)
     names = list(dict.fromkeys(name for stage in setup.stages for name in stage.experts))
     sizes = {}

@@ -23,7 +23,9 @@ from dmole.routing.key_router import KeyRouter, fit_key, key_scores
 from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
 from dmole.routing.mixture_routers import CommonExpertRouter, TokenRouter
 from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_table
+from dmole.routing.prototype_routers import AnchorRouter, TextPrototypeRouter
 from dmole.routing.query import Phase, RouteQuery
+from dmole.routing.ridge_router import RidgeRouter
 from dmole.routing.routers import (
     AllExpertsRouter,
     LearningRouter,
@@ -33,9 +35,11 @@ from dmole.routing.routers import (
     Routing,
     SharedRouter,
 )
+from dmole.routing.separable import SeparableMixing, SeparableRouter
 from dmole.routing.token_gates import (
     DenseGate,
     EntropyGate,
+    OneHotGate,
     TokenGate,
     TokenWeights,
     TopKGate,
@@ -45,6 +49,7 @@ from dmole.routing.trained import MLPReconstructor
 
 __all__ = [
     "AllExpertsRouter",
+    "AnchorRouter",
     "AutoencoderRouter",
     "BranchMixing",
     "CommonExpertRouter",
@@ -56,17 +61,22 @@ __all__ = [
     "LearningRouter",
     "MLPReconstructor",
     "Mixing",
+    "OneHotGate",
     "OracleRouter",
     "PCAReconstructor",
     "Phase",
     "Preprocessor",
     "Reconstructor",
     "ReconstructorStack",
+    "RidgeRouter",
     "RouteQuery",
     "Router",
     "RouterFit",
     "Routing",
+    "SeparableMixing",
+    "SeparableRouter",
     "SharedRouter",
+    "TextPrototypeRouter",
     "TokenGate",
     "TokenMixing",
     "TokenRouter",
