@@ -95,8 +95,9 @@ def _chosen_letter(item: ScoringItem) -> str | None:
 def _close(numbers: list[float], gold: list[float], metadata: Mapping[str, Any]) -> float:
     """Return whether numbers are equal after rounding to the stated number of decimals."""
     precision = metadata.get("precision")
-    stated = isinstance(precision, int | float) and not isinstance(precision, bool)
-    tolerance = 0.5 * 10.0 ** -min(max(float(precision), 0.0), 12.0) if stated else 0.0
+    tolerance = 0.0
+    if isinstance(precision, int | float) and not isinstance(precision, bool):
+        tolerance = 0.5 * 10.0 ** -min(max(float(precision), 0.0), 12.0)
     same = len(numbers) == len(gold) and bool(gold)
     pairs = zip(numbers, gold, strict=False)
     return float(same and all(abs(one - two) <= tolerance + _SAME for one, two in pairs))
