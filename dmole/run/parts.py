@@ -20,6 +20,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Router": (
         "dmole.routing.AllExpertsRouter",
         "dmole.routing.AnchorRouter",
+        "dmole.routing.ArrowRouter",
         "dmole.routing.AutoencoderRouter",
         "dmole.routing.CommonExpertRouter",
         "dmole.routing.KeyRouter",
@@ -37,6 +38,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.routing.TopKGate",
     ),
     "Mixing": (
+        "dmole.routing.ArrowMixing",
         "dmole.routing.BranchMixing",
         "dmole.routing.CommonMixing",
         "dmole.routing.SeparableMixing",

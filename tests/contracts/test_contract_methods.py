@@ -449,7 +449,7 @@ def _mlp(linears: Linears) -> Linears:
 ONE_ADAPTER = (
     *("seq_ft", "seq_ft_merge", "finetune", "joint", "lwf_lora", "ewc_lora", "ewc_lora_online"),
     *("o_lora", "o_lora_normalized", "reg_lora", "sefe", "replay", "replay_importance"),
-    "generic_mix",
+    *("generic_mix", "disco", "hide", "arrow"),
 )
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
@@ -679,6 +679,9 @@ def trained(
         ),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
         ("reg_lora", {COEFFICIENT: 0.0}, "seq_ft_merge", {}),
+        pytest.param("disco", {}, "finetune", {}, marks=pytest.mark.slow),
+        pytest.param("hide", {}, "finetune", {}, marks=pytest.mark.slow),
+        pytest.param("arrow", {}, "finetune", {}, marks=pytest.mark.slow),
         ("sefe", NO_SHARE, "reg_lora", {}),
         ("generic_mix", NO_SHARE, "seq_ft", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
