@@ -144,8 +144,13 @@ class RunRefit:
         optimizer is AdamW with the learning rate of the run.
 
         Raises:
-            ValueError: If two names have the same tokens, or a loss is not finite.
+            ValueError: If all tasks share an expert, two names have the same tokens, or a loss is
+                not finite.
         """
+        if (common := self.module.router.common) is not None:
+            raise ValueError(
+                f"--router mr_lora: the tasks of {self.run} share the expert {common!r}"
+            )
         make = functools.partial(torch.optim.AdamW, lr=_learning_rate(self.run), weight_decay=0.01)
         fit_names(self.state, self.module, router, self.samples, make)
         router.load_state_dict(broadcast(router.state_dict()))
