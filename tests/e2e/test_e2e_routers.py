@@ -14,6 +14,7 @@ from small_runs import NO_FIGURES, FitWords, Recipe, embedded, read_csv, small_t
 import dmole
 from dmole.allocation import UniformAllocator
 from dmole.callbacks.router_comparison import RouterRow
+from dmole.cli.finished import predictor_of_run
 from dmole.cli.main import main
 from dmole.experts import Gates
 from dmole.inference.requests import Request
@@ -148,6 +149,8 @@ def test_soft_gates_are_those_of_the_run_in_its_evaluation_and_when_it_is_loaded
     samples = [sample for task in TASKS for sample in store.test_samples(task.name)]
     found = model.answer([Request(sample.turns, sample.images, 4) for sample in samples])
     assert [answer.text for answer in found] == answers(run)
+    predicted = predictor_of_run(run, []).answer(samples, 4)
+    assert [text for text, _ in predicted] == answers(run)
     with pytest.raises(ValueError, match="weighs experts by sample, which no adapter of vLLM"):
         export_adapters(run, tmp_path / "export")
     assert not (tmp_path / "export").exists()
