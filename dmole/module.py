@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from dmole.allocation import Allocation, Allocator, Unit, build_units
+from dmole.allocation import INPUT, Allocation, Allocator, Unit, build_units
 from dmole.curriculum.optimization import (
     Schedule,
     learning_rate_factor,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dmole.data import Batch
-    from dmole.experts.shape import ExpertShape
+    from dmole.experts.soft_prompts import Shape
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
@@ -175,7 +175,14 @@ class ContinualModule(StepModule):
     # -- experts ---------------------------------------------------------------------------
 
     def units(self) -> list[Unit]:
-        """Return the units that may get an expert, in the order of the model."""
+        """Return the units that may get an expert, in the order of the model.
+
+        Raises:
+            ValueError: If the allocator gives soft prompts, which the model family cannot have.
+        """
+        if self.allocator.unit == "input":
+            path, width = self.backbone.input_unit()
+            return [Unit(INPUT, "language", (path,), width)]
         blocks = [
             block
             for block in self.backbone.blocks
@@ -185,12 +192,15 @@ class ContinualModule(StepModule):
             blocks, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
         )
 
-    def _shapes(self, allocation: Allocation) -> dict[str, ExpertShape]:
+    def _shapes(self, allocation: Allocation) -> dict[str, Shape]:
         return expert_shapes(allocation, self.router, self.allocator.expert_alpha(self.alpha))
 
     def count_parameters(self, allocation: Allocation) -> int:
         """Return the number of parameters of an allocation's expert."""
         sizes = self.backbone.linear_shapes()
+        if self.allocator.unit == "input":
+            path, width = self.backbone.input_unit()
+            sizes[path] = (width, width)
         shapes = self._shapes(allocation)
         return sum(shape.count(*sizes[path]) for path, shape in shapes.items())
 
@@ -224,7 +234,7 @@ class ContinualModule(StepModule):
         present = {
             self.backbone.parts.modality_of(path)
             for name in self.training_experts
-            for path, _ in self.library.experts(name)
+            for path, _ in self.library.parts(name)
         }
         return tuple(modality for modality in MODALITIES if modality in present)
 
@@ -433,7 +443,7 @@ class ContinualModule(StepModule):
         experts: dict[str, Tensor] = {
             f"expert {name!r} at {path} ({key})": parameter
             for name in self.training_experts
-            for path, expert in self.library.experts(name)
+            for path, expert in self.library.parts(name)
             for key, parameter in expert.named_parameters()
             if parameter.requires_grad
         }

@@ -13,20 +13,24 @@ from dmole.allocation.budget import (
     total_budget,
 )
 from dmole.allocation.plan import (
+    INPUT,
     Allocation,
     AllocationEntry,
     Unit,
     build_units,
     expert_parameters,
 )
+from dmole.allocation.prompts import PromptAllocator
 from dmole.allocation.proxy import score_gradients
 from dmole.allocation.sensitivity import SensitivityAllocator
 
 __all__ = [
+    "INPUT",
     "Allocation",
     "AllocationEntry",
     "Allocator",
     "DepthAllocator",
+    "PromptAllocator",
     "SensitivityAllocator",
     "UniformAllocator",
     "Unit",

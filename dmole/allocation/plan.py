@@ -10,7 +10,10 @@ from typing import Any, Literal, Protocol
 
 from dmole.modality import Modality
 
-UnitKind = Literal["block", "linear"]
+UnitKind = Literal["block", "linear", "input"]
+
+INPUT = "language.input"
+"""Name of the unit of soft prompts: the input embedding of the language model."""
 
 
 class Block(Protocol):

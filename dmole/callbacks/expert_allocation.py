@@ -12,7 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from dmole.allocation import Allocation, score_gradients
+from dmole.allocation import INPUT, Allocation, score_gradients
 from dmole.allocation.start import closest_expert
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.warm_start import compare_starts
@@ -146,7 +146,12 @@ class ExpertAllocation(ContinualCallback):
 
 
 def describe_rank(entry: AllocationEntry) -> str:
-    """Return the size of a unit's expert: its rank, and the number of parallel experts."""
+    """Return the size of a unit's expert: its rank, and the number of parallel experts.
+
+    That of a soft prompt is its number of tokens.
+    """
+    if entry.unit == INPUT:
+        return f"{entry.rank} tokens"
     mixture = f"{entry.mixture} x " if entry.mixture > 1 else ""
     return f"{mixture}rank {entry.rank}"
 

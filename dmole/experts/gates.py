@@ -67,6 +67,8 @@ class Gates:
         plans: What each linear computes under these gates, by linear and by whether its weights
             are fixed; empty unless the gates are in use.
         products: How a linear adds its experts to inputs of a shape, for the same time.
+        placed: ``(B, T)`` soft prompt token at each place of the batch, see
+            `dmole.experts.soft_prompts`; None before a batch got places for them.
 
     Raises:
         ValueError: If the shapes do not match.
@@ -102,6 +104,7 @@ class Gates:
         self.decisions: dict[str, Tensor] = {}
         self.plans: dict[tuple[RoutedLinear, bool], LayerPlan] = {}
         self.products: dict[tuple[RoutedLinear, torch.Size], Product] = {}
+        self.placed: Tensor | None = None
         columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
         used, all_ones = columns.any(dim=0).tolist(), (columns == 1).all(dim=0).tolist()

@@ -14,6 +14,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Backbone": ("dmole.models.PretrainedBackbone",),
     "Allocator": (
         "dmole.allocation.DepthAllocator",
+        "dmole.allocation.PromptAllocator",
         "dmole.allocation.SensitivityAllocator",
         "dmole.allocation.UniformAllocator",
     ),
@@ -23,6 +24,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.routing.CommonExpertRouter",
         "dmole.routing.KeyRouter",
         "dmole.routing.OracleRouter",
+        "dmole.routing.PromptRouter",
         "dmole.routing.SharedRouter",
         "dmole.routing.TokenRouter",
     ),
