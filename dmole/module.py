@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from dmole.allocation import INPUT, Allocation, Allocator, Unit, build_units
+from dmole.allocation import Allocation, Allocator, Unit, build_units
 from dmole.curriculum.optimization import (
     Schedule,
     learning_rate_factor,
@@ -21,7 +21,7 @@ from dmole.curriculum.optimization import (
 )
 from dmole.data.labels import IGNORED, answer_positions
 from dmole.experts import ExpertLibrary, Gates
-from dmole.modality import MODALITIES, Modality
+from dmole.modality import INPUT, MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.models.generation import check_generation

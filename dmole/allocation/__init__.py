@@ -13,7 +13,6 @@ from dmole.allocation.budget import (
     total_budget,
 )
 from dmole.allocation.plan import (
-    INPUT,
     Allocation,
     AllocationEntry,
     Unit,
@@ -25,7 +24,6 @@ from dmole.allocation.proxy import score_gradients
 from dmole.allocation.sensitivity import SensitivityAllocator
 
 __all__ = [
-    "INPUT",
     "Allocation",
     "AllocationEntry",
     "Allocator",

@@ -12,9 +12,6 @@ from dmole.modality import Modality
 
 UnitKind = Literal["block", "linear", "input"]
 
-INPUT = "language.input"
-"""Name of the unit of soft prompts: the input embedding of the language model."""
-
 
 class Block(Protocol):
     """The attributes of a backbone's block that allocation reads."""

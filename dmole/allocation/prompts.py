@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dmole.allocation.allocators import Allocator, Scores
-from dmole.allocation.plan import INPUT, Allocation, Unit
+from dmole.allocation.plan import Allocation, Unit
+from dmole.modality import INPUT
 
 
 class PromptAllocator(Allocator):

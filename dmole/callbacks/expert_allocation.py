@@ -12,13 +12,14 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from dmole.allocation import INPUT, Allocation, score_gradients
+from dmole.allocation import Allocation, score_gradients
 from dmole.allocation.start import closest_expert
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.warm_start import compare_starts
 from dmole.data.labels import answer_tokens
 from dmole.distributed import Ranks, broadcast, connected_ranks, gather_objects
 from dmole.experts.library import eval_mode
+from dmole.modality import INPUT
 from dmole.models.recomputation import recomputed_in_evaluation
 from dmole.module import labels_of
 from dmole.run.context import StageContext

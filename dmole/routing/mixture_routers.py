@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dmole._moved import moved_name
-from dmole.allocation.plan import INPUT
 from dmole.experts.shape import ExpertShape
 from dmole.experts.soft_prompts import PromptShape, Shape
+from dmole.modality import INPUT
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.query import Meter, RouteQuery
 from dmole.routing.routers import (

@@ -70,9 +70,9 @@ class PromptRouter(KeyRouter):
         self.image_weight = image_weight
 
     def needs(self, query: RouteQuery) -> bool:
-        """Return whether prototypes are compared: where some are to be chosen."""
-        candidates = self._candidates(query)
-        return len(candidates) > self._free(query) > 0
+        """Return whether prototypes are compared: to choose experts, or to order them at test."""
+        candidates = len(self._candidates(query))
+        return candidates > self._free(query) > 0 if query.training else candidates > 1
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""

@@ -37,11 +37,11 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
-from dmole.allocation import INPUT
 from dmole.cli.config_files import read_settings
 from dmole.experts import LoRAExpert
 from dmole.experts.soft_prompts import PromptShape, SoftPrompt, shape_from_list
 from dmole.metrics import read_matrix
+from dmole.modality import INPUT
 from dmole.module import ContinualModule
 from dmole.regularizers.base import StageView
 from dmole.run.checkpoint_file import read_checkpoint
