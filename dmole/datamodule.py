@@ -193,6 +193,15 @@ class ContinualDataModule(LightningDataModule):
         """Return the number of a task's test samples, also where ``eval_limit`` leaves some out."""
         return self._store.test_size(name)
 
+    def add_general(self, general: Sequence[Task]) -> None:
+        """Set the data that stages train on in addition to their tasks; see `Stream.general`."""
+        self._store.add_general(general)
+
+    @property
+    def general_names(self) -> list[str]:
+        """Names of the data that stages train on in addition to their tasks."""
+        return self._store.general_names
+
     def stage_items(self, stage: Stage) -> TaskItems:
         """Return the samples of one epoch of a stage: those that arrive, then replayed ones.
 

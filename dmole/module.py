@@ -39,7 +39,7 @@ from dmole.storage.versions import versions_of
 from dmole.transfer import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dmole.data import Batch
     from dmole.experts.soft_prompts import Shape
@@ -156,6 +156,7 @@ class ContinualModule(StepModule):
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
+        router.set_text_width(backbone.text_width)
         self.embedder = Embedder(backbone)
         store = vision_store(cache_vision, cache_vision_bytes, cache_vision_folder)
         self.vision = SharedVision(backbone, self.library, store)
@@ -268,9 +269,24 @@ class ContinualModule(StepModule):
             return self.embedder.compute(batch)
 
     def make_gates(
-        self, gates: Tensor, batch: Batch, beams: int = 1, *, recording: bool = False
+        self,
+        gates: Tensor,
+        batch: Batch,
+        beams: int = 1,
+        *,
+        recording: bool = False,
+        order: Sequence[tuple[str, ...]] | None = None,
     ) -> Gates | None:
-        """Bind gate weights ``(B, E)`` to a batch; None if there is no expert yet."""
+        """Bind gate weights ``(B, E)`` to a batch; None if there is no expert yet.
+
+        Args:
+            gates: The weights.
+            batch: The batch of ``B`` samples.
+            beams: Width of the beam search.
+            recording: Whether linears that mix experts by token record their decisions.
+            order: Experts of each sample, best first; the best soft prompt is next to the question.
+                None takes the newest for the best.
+        """
         if not self.experts:
             return None
         host = batch.host
@@ -280,7 +296,15 @@ class ContinualModule(StepModule):
             answered = answer_positions(host.labels).any(dim=1)  # (B,)
             # a repeated sample leaves no record
             mask = mask * to_device(answered, mask.device)[:, None]
-        return Gates(self.experts, gates, rows, mask, recording, answered)
+        texts = None
+        if self.router.mixing is not None and self.router.mixing.needs_texts:
+            with self.library.context.use(None):
+                texts = self.embedder.texts(batch)  # (B, D)
+        made = Gates(self.experts, gates, rows, mask, recording, answered, texts)
+        made.order = order
+        if self.router.averages:
+            made.average_outside(self.backbone.last_linears)
+        return made
 
     # -- steps -----------------------------------------------------------------------------
 
@@ -346,11 +370,14 @@ class ContinualModule(StepModule):
         labels, targets = labels_of(batch), batch.targets
         self.library.past.trim()  # the graph of the micro-batch before is gone
         recording = self.regularizers.records
-        gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
+        routing = self.route(batch)
+        gates = self.make_gates(routing.gates, batch, recording=recording, order=routing.order)
 
         def forward() -> Tensor:
             # without recording, unlike `gates`
-            repeated = self.make_gates(gates.weights, batch) if gates is not None else None
+            repeated = None
+            if gates is not None:
+                repeated = self.make_gates(gates.weights, batch, order=gates.order)
             with self.library.context.use(repeated):
                 return self.backbone.answer_output(batch.inputs, targets).logits
 
@@ -399,15 +426,21 @@ class ContinualModule(StepModule):
         keys = sample_keys(batch)
         self.library.past.trim()
         with self.vision.shared():
-            order = self.evaluation.order(keys[: batch.real])
-            if order is None:
-                order = self.route(batch).order
-            order = order + [()] * (len(batch) - len(order))
-            gates = self.make_gates(route_by_name(order, self.experts).gates, batch, self.beams)
+            routing = self._planned(keys[: batch.real], len(batch)) or self.route(batch)
+            order = routing.order
+            gates = self.make_gates(routing.gates, batch, self.beams, order=order)
             with self.library.context.use(gates):
                 length = self.evaluation.answer_length(batch.task_names)
                 texts = self.backbone.generate(batch.inputs, length, self.beams)
         return Answers(keys[: batch.real], texts[: batch.real], order[: batch.real])
+
+    def _planned(self, keys: Sequence[str], samples: int) -> Routing | None:
+        """Return the planned experts of samples, and none for those that fill the batch."""
+        order = self.evaluation.order(keys)
+        if order is None:
+            return None
+        order = order + [()] * (samples - len(order))
+        return route_by_name(order, self.experts, weights=self.evaluation.weights_of(keys))
 
     # -- optimization ----------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from dmole.data.answer_styles import RewordedSamples
 from dmole.data.decoding import AS_STORED
 from dmole.data.formats import Split
 from dmole.data.sequences import (
@@ -65,6 +66,7 @@ class SampleStore:
         for task in tasks:
             layout_of(task)  # refuses a format without its side files
         self._tasks = {task.name: task for task in tasks}
+        self._general: dict[str, Task] = {}
         self.predecessors = predecessors(tasks)
         self._root = data_root.expanduser()
         self._eval_limit = eval_limit
@@ -84,6 +86,29 @@ class SampleStore:
         return [name for name, task in self._tasks.items() if not task.eval_only]
 
     @property
+    def general_names(self) -> list[str]:
+        """Names of the data that stages train on in addition to their tasks."""
+        return list(self._general)
+
+    def add_general(self, general: Sequence[Task]) -> None:
+        """Set the data that stages train on in addition to their tasks.
+
+        Args:
+            general: Their names, which no task has, and their training samples.
+
+        Raises:
+            ValueError: If a task has the name.
+        """
+        named = {task.name: task for task in general}
+        taken = {name.casefold() for name in self._tasks}
+        for name in named:
+            if name.casefold() in taken:
+                raise ValueError(f"general data and a task have the same name {name!r}")
+        for name in self._general:
+            self._samples.pop((name, "train"), None)
+        self._general = named
+
+    @property
     def column_names(self) -> list[str]:
         """Names of the tasks with a column in the matrix: those with test samples."""
         return [name for name, task in self._tasks.items() if "test" in splits_of(task)]
@@ -94,9 +119,10 @@ class SampleStore:
         Raises:
             ValueError: If there is none.
         """
-        if name not in self._tasks:
+        found = self._tasks.get(name) or self._general.get(name)
+        if found is None:
             raise ValueError(f"there is no task {name!r}, only {', '.join(self._tasks)}")
-        return self._tasks[name]
+        return found
 
     def samples(self, name: str, split: Split) -> Samples:
         """Return the samples of a task; the file is read once.
@@ -143,6 +169,8 @@ class SampleStore:
         chosen: list[tuple[str, Samples | Selection]] = []
         for part in parts:
             samples = self.samples(part.task, "train")
+            if (other := part.rewording) is not None:
+                samples = RewordedSamples(samples, other.styles, other.seed)
             selection = None if part.indices is None else Selection(samples, part.indices)
             chosen.append((part.task, samples if selection is None else selection))
         return TaskItems(chosen)
@@ -166,7 +194,7 @@ class SampleStore:
             ValueError: If a file is malformed or empty, ids repeat, or an image cannot be read.
         """
         self.missing = {}
-        for name, task in self._tasks.items():
+        for name, task in (self._tasks | self._general).items():
             for split in _chosen(task, splits):
                 try:
                     samples = self.samples(name, split)
@@ -181,8 +209,9 @@ class SampleStore:
     def fingerprint(self, splits: Sequence[Split] = SPLITS) -> dict[str, dict[str, str]]:
         """Return a SHA-256 of the content of the samples, for each task and split.
 
-        An image file enters with its size in bytes, which detects most changes of a picture, and
-        so does a treatment of images other than the default.
+        General data are among the tasks where training samples are read. An image file enters
+        with its size in bytes, which detects most changes of a picture, and so does a treatment
+        of images other than the default.
 
         Args:
             splits: Splits to read; those that are `missing` are left out.
@@ -193,7 +222,8 @@ class SampleStore:
                 for split in _chosen(task, splits)
                 if (name, split) not in self.missing
             }
-            for name, task in self._tasks.items()
+            for name, task in (self._tasks | self._general).items()
+            if name in self._tasks or "train" in splits
         }
 
     def _fingerprint(self, task: Task, split: Split) -> str:

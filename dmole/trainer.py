@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,17 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
+from dmole.callbacks.router_comparison import (
+    RouterRow,
+    RunRefit,
+    check_comparable,
+    compare_routers,
+)
 from dmole.callbacks.segments import check_segments, find_segments
 from dmole.messages import one_line, show
 from dmole.metrics.evaluated import PHRASES, Evaluated, check_evaluated
 from dmole.routing import AutoencoderRouter
+from dmole.routing.comparison import router_names
 from dmole.run.agreement import check_learned
 from dmole.run.arguments import check_arguments
 from dmole.run.board import RunBoard
@@ -334,14 +342,7 @@ class ContinualTrainer(Trainer):
                 accepted. ``output`` is then not made.
         """
         state = self.sequence
-        if isinstance(self.strategy, ShardedBaseStrategy):
-            self.strategy.leave_whole()
-        self._bind(model, datamodule, ("test",))
-        check_base_of_run(run, state.fingerprints(model), state.accept_changes)
-        load_experts_and_router(model, run)
-        state.plan = stages_to_evaluate(state, model, run)
-        inherit_fingerprints(state, model, run)
-        open_embeddings(state, model, run, grows=False)
+        self._open_finished(model, datamodule, run, ("test",))
         if threshold_scale is not None:
             router = getattr(model.router, "router", model.router)  # inside CommonExpertRouter
             if not isinstance(router, AutoencoderRouter):
@@ -360,6 +361,65 @@ class ContinualTrainer(Trainer):
                 state.board.finalize("ended")
             state.strategy.barrier()  # other processes write their answers there
 
+    def compare_routers(
+        self,
+        model: ContinualModule,
+        datamodule: ContinualDataModule,
+        run: Path,
+        output: Path,
+        names: Sequence[str],
+    ) -> list[RouterRow]:
+        """Fit routers to the experts of a finished run, and compare their routing of test samples.
+
+        No expert is trained. Embeddings that the run has kept are read, others are computed.
+
+        Args:
+            model: A module without experts.
+            datamodule: The tasks of the run, with their training and test files.
+            run: Folder of the finished run.
+            output: Folder for the tables; must not exist.
+            names: Names of :data:`dmole.routing.comparison.ROUTERS`, or ``all``.
+
+        Returns:
+            One row for each router, that of the run as it was saved first.
+
+        Raises:
+            ValueError: As for :meth:`evaluate`, or if a name is unknown, or the run has no experts
+                of tasks. ``output`` is then not made.
+        """
+        state, chosen = self.sequence, router_names(names)
+        own = deepcopy(model.router)
+        self._open_finished(model, datamodule, run, SPLITS)
+        check_comparable(state, model, run)
+        state.stage = state.plan[-1]
+        with finished_folder(output, writes=self.is_global_zero) as folder:
+            state.write_to(folder)
+            try:
+                refit = RunRefit(state, model, own, run)
+                rows = compare_routers(state, model, refit, chosen, self._answer)
+            finally:
+                state.board.finalize("ended")
+            state.strategy.barrier()  # other processes write their answers there
+        return rows
+
+    def _open_finished(
+        self,
+        model: ContinualModule,
+        datamodule: ContinualDataModule,
+        run: Path,
+        splits: tuple[Split, ...],
+    ) -> None:
+        """Load the experts, the router and the stages of a finished run."""
+        state = self.sequence
+        if isinstance(self.strategy, ShardedBaseStrategy):
+            self.strategy.leave_whole()
+        self._bind(model, datamodule, splits)
+        check_base_of_run(run, state.fingerprints(model), state.accept_changes)
+        load_experts_and_router(model, run)
+        state.plan = stages_to_evaluate(state, model, run)
+        inherit_fingerprints(state, model, run)
+        open_embeddings(state, model, run, grows=False)
+
     def _bind(
         self,
         module: ContinualModule,
@@ -373,6 +433,7 @@ class ContinualTrainer(Trainer):
         data.trainer = self  # Lightning sets it in the first fit or test only
         base = module.backbone
         data.attach_processor(base.processor, base.context_length, base.prompts)
+        data.add_general(state.stream.general)
         data.check(splits, optional)
         for task in data.tasks:
             _check_metric(task)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, and by child processes
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import settings
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 RUNS = ("accelerator", "contracts", "e2e")
 """Folders of tests that make whole runs."""
@@ -60,6 +64,29 @@ def _without_waiting_for_the_disk(request: pytest.FixtureRequest) -> Iterator[No
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_process_as_it_was() -> Iterator[None]:
+    """Fail a test that changes what later tests of the same process depend on."""
+    before = _process_state()
+    yield
+    after = _process_state()
+    rank_zero_only.rank = before["rank"]
+    assert after == before
+
+
+def _process_state() -> dict[str, Any]:
+    return {
+        "rank": rank_zero_only.rank,  # a Trainer sets it from the variables of a launcher
+        "directory": Path.cwd(),
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "process group": torch.distributed.is_initialized(),
+        "signals": {name: signal.getsignal(name) for name in SIGNALS},
+    }
 
 
 @pytest.fixture(scope="session")

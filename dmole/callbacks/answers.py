@@ -18,6 +18,10 @@ GateSet = tuple[str, ...]
 
 DECODING = "@decoding"  # no name of an expert begins with @
 """Key of the digest of what answers depend on besides samples and experts."""
+WEIGHTS = "@weights"
+"""Key of the digest of the weights of all samples' experts, where some are not 1."""
+ORDERED = "@ordered"
+"""Key of a digest that is there where answers depend on the order of a sample's experts."""
 
 
 class AnswerBook:
@@ -25,8 +29,9 @@ class AnswerBook:
 
     The digest of its tensors identifies an expert. If an expert continues training, or changes
     although it should not, its digest differs and its samples are answered again. The same holds
-    for the settings of decoding, whose digest has the key `DECODING`. The order of the experts in
-    a gate set does not matter.
+    for the settings of decoding, whose digest has the key `DECODING`, and for the weights of the
+    experts, whose digest has the key `WEIGHTS`. The order of the experts in a gate set matters
+    where there is a digest with the key `ORDERED`.
 
     Example:
         >>> from dmole.callbacks.answers import AnswerBook
@@ -59,17 +64,21 @@ class AnswerBook:
             if (key, _identified(plan[key], digests)) not in self._texts
         ]
 
-    def keep_only(self, plans: Iterable[Mapping[str, GateSet]], digests: Mapping[str, str]) -> None:
+    def keep_only(self, plans: Iterable[tuple[Mapping[str, GateSet], Mapping[str, str]]]) -> None:
         """Delete all answers except those under the gate sets that are in use now.
 
         Otherwise their number would grow with the square of the number of tasks. A sample that
         returns to an earlier gate set is answered again, with the same result.
 
         Args:
-            plans: Gate sets of samples, for example those of the router and of the oracle.
-            digests: Digest of each expert's tensors.
+            plans: Gate sets of samples, for example those of the router and of the oracle, each
+                with the digests that identify them.
         """
-        used = {(key, _identified(gates, digests)) for plan in plans for key, gates in plan.items()}
+        used = {
+            (key, _identified(gates, digests))
+            for plan, digests in plans
+            for key, gates in plan.items()
+        }
         self._texts = {key: text for key, text in self._texts.items() if key in used}
 
     def clear(self) -> None:
@@ -92,8 +101,9 @@ class AnswerBook:
 
 
 def _identified(gate_set: GateSet, digests: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    names = (*gate_set, DECODING) if DECODING in digests else gate_set
-    return frozenset((name, digests[name]) for name in names)
+    places = {name: f"@{place}" for place, name in enumerate(gate_set) if ORDERED in digests}
+    names = (*gate_set, *(key for key in (DECODING, WEIGHTS, ORDERED) if key in digests))
+    return frozenset((name, digests[name] + places.get(name, "")) for name in names)
 
 
 class AnswerJournal:

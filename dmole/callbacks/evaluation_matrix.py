@@ -210,11 +210,11 @@ class EvaluationMatrix(ContinualCallback):
         for column, task in enumerate(state.data.column_names):
             if task not in tested:
                 continue  # the cell stays empty
-            score = self._score(state, task, routed)
+            score = self.score(state, task, routed)
             self._enter(state, task, score)
             self.scores[task] = score
             if task in state.seen_tasks():
-                self.oracle[stage, column] = self._score(state, task, oracle).value
+                self.oracle[stage, column] = self.score(state, task, oracle).value
             self._count(state, task, routed)
             lines[task] = self._lines(state, task, routed, score)
             self.examples[task] = list(islice(self._lines(state, task, routed, score), EXAMPLES))
@@ -224,7 +224,7 @@ class EvaluationMatrix(ContinualCallback):
         if unread := unparsable_answers(self.scores):
             log.info("answers that are blank or that the metric cannot read: %s", unread)
         state.put(predictions(stage, lines), *self._tables(state))
-        self.answers.keep_only([routed.gate_sets, oracle.gate_sets], routed.digests)
+        self.answers.keep_only([(each.gate_sets, each.digests) for each in (routed, oracle)])
 
     def recover(
         self,
@@ -244,7 +244,7 @@ class EvaluationMatrix(ContinualCallback):
         stage, lines = state.stage.index, {}
         tested = state.data.tested_task_names
         for task in (name for name in self.evaluated_tasks(state, stage) if name in tested):
-            score = self._score(state, task, routed)
+            score = self.score(state, task, routed)
             if stage == self.evaluated[-1]:
                 self.scores[task] = score
             lines[task] = self._lines(state, task, routed, score)
@@ -278,10 +278,10 @@ class EvaluationMatrix(ContinualCallback):
         if state.is_global_zero:
             lines |= read_stage(state.run_dir, stage)
         for task in tasks:
-            score = self._score(state, task, routed)
+            score = self.score(state, task, routed)
             self._enter(state, task, score)
             if task in state.seen_tasks():
-                self.oracle[stage, columns.index(task)] = self._score(state, task, oracle).value
+                self.oracle[stage, columns.index(task)] = self.score(state, task, oracle).value
             self._count(state, task, routed)
             lines[task] = self._lines(state, task, routed, score)
         self.routing.sort(key=lambda row: (row[0], columns.index(row[1]), row[2]))
@@ -341,7 +341,8 @@ class EvaluationMatrix(ContinualCallback):
         if self.errors.shape != shape:
             self.errors = np.full(shape, np.nan)
 
-    def _score(self, state: SequenceState, task: str, evaluation: EvaluationPass) -> TaskScore:
+    def score(self, state: SequenceState, task: str, evaluation: EvaluationPass) -> TaskScore:
+        """Return the score of a task's answers under the plan of a pass."""
         samples = state.data.test_samples(task)
         texts = self._texts(state, task, evaluation)
         metric = build_metric(state.data.task(task).metric)

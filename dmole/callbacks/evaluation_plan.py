@@ -7,7 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from dmole.callbacks.answers import DECODING, AnswerBook, GateSet, read_journal
+from dmole.callbacks.answers import DECODING, ORDERED, WEIGHTS, AnswerBook, GateSet, read_journal
 from dmole.callbacks.embedding import embed_samples
 from dmole.callbacks.measuring import MeasuredSamples
 from dmole.models.identity import NUMERICS
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Losses = dict[str, dict[str, list[float]]]
 """Reconstruction losses by expert and true task."""
+Weights = dict[str, tuple[float, ...]]
+"""Weights of the experts of a sample, by its name, where they are not all 1."""
 
 
 def plan_routed(
@@ -32,6 +34,7 @@ def plan_routed(
     answers: AnswerBook,
     tasks: Sequence[str],
     measured: MeasuredSamples,
+    name: str = "routed",
 ) -> EvaluationPass:
     """Route the test samples of some tasks among the experts of the stages so far.
 
@@ -41,6 +44,7 @@ def plan_routed(
         answers: Answers that need not be generated again.
         tasks: The tasks.
         measured: Losses of the samples that need not be computed again.
+        name: Name of the pass.
 
     Raises:
         Interrupted: If a signal requested the end of the run.
@@ -48,17 +52,24 @@ def plan_routed(
     trained = {name for stage in state.learned() for name in stage.experts}
     experts = tuple(name for name in module.library.names if name in trained)
     gate_sets: dict[str, GateSet] = {}
+    weights: Weights = {}
     losses: Losses = {}
     for task in tasks:
-        gate_sets |= _route(state, module, experts, task, losses, measured)
+        gate_sets |= _route(state, module, experts, task, weights, losses, measured)
+    digests = {
+        DECODING: decoding_digest(state, module),
+        **{name: module.library.digest(name) for name in experts},
+    }
+    if any(map(module.library.has_prompt, experts)):
+        digests[ORDERED] = "soft prompts"
+    if weights:
+        digests[WEIGHTS] = _weights_digest(module, weights)
     evaluation = EvaluationPass(
-        name="routed",
+        name=name,
         experts=experts,
         gate_sets=gate_sets,
-        digests={
-            DECODING: decoding_digest(state, module),
-            **{name: module.library.digest(name) for name in experts},
-        },
+        weights=weights,
+        digests=digests,
         answer_lengths={task.name: task.max_new_tokens for task in state.data.tasks},
         losses=losses,
     )
@@ -87,7 +98,10 @@ def plan_oracle(
         newest = newest_versions(experts, module.router.updates)[expert]
         trained_with = module.router.trained_with(newest, experts)
         gate_sets |= dict.fromkeys(sample_names(state, task), trained_with)
-    evaluation = replace(routed, name="oracle", gate_sets=gate_sets, losses={})
+    digests = {key: value for key, value in routed.digests.items() if key != WEIGHTS}
+    evaluation = replace(
+        routed, name="oracle", gate_sets=gate_sets, weights={}, digests=digests, losses={}
+    )
     return _with_pending(state, evaluation, seen, answers)
 
 
@@ -138,15 +152,22 @@ def _with_pending(
     )
 
 
+def _weights_digest(module: ContinualModule, weights: Weights) -> str:
+    """Return a SHA-256 of the weights of all samples, and of where they count."""
+    content = [module.router.averages, weights]
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _route(
     state: SequenceState,
     module: ContinualModule,
     experts: Sequence[str],
     task: str,
+    weights: Weights,
     losses: Losses,
     measured: MeasuredSamples,
 ) -> dict[str, GateSet]:
-    """Return the router's gate sets for a task's test samples; add their losses to ``losses``."""
+    """Return the router's gate sets for a task's test samples; add their weights and losses."""
     keys = sample_names(state, task)
     embeddings = measures = None  # (N, D), (N, C)
     query = RouteQuery(None, (), "test", None, experts)
@@ -167,6 +188,8 @@ def _route(
         )
         routing = module.router.route(of_batch)
         plan |= dict(zip(keys[part], routing.order, strict=True))
+        of_sample = zip(keys[part], routing.weights(experts), strict=True)
+        weights |= {key: values for key, values in of_sample if values}
         if routing.losses is not None:  # (B, E)
             for expert, column in zip(experts, routing.losses.T, strict=True):
                 losses.setdefault(expert, {}).setdefault(task, []).extend(column.tolist())

@@ -21,7 +21,7 @@ HEADER = ("stage", "task", "id")
 
 
 class ReplayRecord(ContinualCallback):
-    """Writes ``replay.csv``: each replayed sample, once for each time it occurs in an epoch.
+    """Writes ``replay.csv``: each replayed or general sample, as often as an epoch has it.
 
     There is no such file if the stream does not replay samples. The stages determine the replayed
     samples, so a resumed run writes the same file.

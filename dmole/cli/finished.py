@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import yaml
 
+from dmole.callbacks.router_comparison import markdown
 from dmole.cli.arguments import ArgumentParser
 from dmole.cli.bundle import load_bundle, predict_with_bundle
 from dmole.cli.lightning import ContinualCLI, build, configure_logging
@@ -20,6 +21,7 @@ from dmole.inference.prompts import read_prompts
 from dmole.inference.requests import Request
 from dmole.messages import json_text, show
 from dmole.predictor import Predictor
+from dmole.routing.comparison import ALL, ROUTERS, router_names
 from dmole.run.bundle import is_bundle
 from dmole.run.loading import as_config
 from dmole.run.model_file import CONFIG_FILE, read_run_settings
@@ -42,8 +44,18 @@ def run_evaluate(words: list[str]) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split", default="test", choices=("test", "train"), help="which samples")
     parser.add_argument("--threshold_scale", type=float, help="factor on the router's thresholds")
+    parser.add_argument(
+        "--router",
+        nargs="+",
+        metavar="NAME",
+        help=f"compare routers on the experts of the run: {', '.join((*ROUTERS, ALL))}",
+    )
     parser.add_argument("--output", type=Path, help="folder for the results; must not exist")
     options, overrides = parser.parse_known_args(words)
+    if options.router is not None:
+        router_names(options.router)  # refuses unknown names before the base model is loaded
+        if options.threshold_scale is not None:
+            raise ValueError("--threshold_scale does not go with --router")
     overrides, trusted = take_trusted(overrides)
     settings = read_run_settings(options.run, trusted)
     config = as_config(settings)
@@ -57,6 +69,15 @@ def run_evaluate(words: list[str]) -> None:
     name = f"evaluation_{options.split}" + (f"_x{scale:g}" if scale is not None else "")
     cli = cli_of_run(settings, config, overrides, trusted)
     trainer = cast("ContinualTrainer", cli.trainer)
+    if options.router is not None:
+        output = options.output or options.run / f"routers_{options.split}"
+        rows = trainer.compare_routers(
+            cli.model, cli.datamodule, options.run, output, options.router
+        )
+        if trainer.is_global_zero:
+            show(markdown(rows))
+        log.info("results are in %s", output)
+        return
     output = options.output or options.run / name
     trainer.evaluate(
         cli.model, cli.datamodule, run=options.run, output=output, threshold_scale=scale

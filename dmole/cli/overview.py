@@ -18,6 +18,8 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
             dry run: proxy scores, budgets and where experts would go
   evaluate  RUN [--split test|train] [--threshold_scale X] [--output DIR] [--key value ...]
             the matrix of a finished run again, on other data or with other thresholds
+            RUN --router NAME [NAME ...]
+            routers side by side on the experts of the run, none of which is trained
   predict   RUN --image FILE --prompt TEXT  |  RUN --input FILE.json
             answers, with the experts that gave them
             RUN --input BENCHMARK.tsv --vlmevalkit DIR [--model_name NAME] [--xlsx]

@@ -76,6 +76,12 @@ class LoRAExpert(ExpertPart):
             self.register_parameter(name, nn.Parameter(zeros))
         if shape.heads:
             self.router = _drawn(shape.heads, base.in_features, generator, device)  # (heads, in)
+        if shape.heads and shape.text_width:
+            self.text_router = _drawn(shape.heads, shape.text_width, generator, device)
+        if shape.fused:
+            self.fusion = _drawn(shape.fused, base.out_features, generator, device)  # (banks, out)
+        if shape.usage:
+            self.usage = nn.Buffer(torch.zeros(shape.usage, device=device))  # shares of use
         if shape.branches > 1:
             self.frozen = nn.Buffer(torch.zeros(shape.branches, device=device))
             self.trunk_frozen = nn.Buffer(torch.zeros(1, device=device))
@@ -92,12 +98,12 @@ class LoRAExpert(ExpertPart):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # (out, rank * branches)
 
     def trainable(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that may train: all but the frozen trunk and branches."""
-        fixed = set()
+        """Yield the parameters that may train: all but frozen trunk, branches and routers."""
+        fixed = {"router", "text_router"} if self.shape.fixed_routers else set()
         if self.shape.branches > 1:
             flags = [*self.trunk_frozen.tolist(), *self.frozen.tolist()]
             names = ["lora_a", *self._up_names()]
-            fixed = {name for name, off in zip(names, flags, strict=True) if off}
+            fixed |= {name for name, off in zip(names, flags, strict=True) if off}
         yield from (p for name, p in self.named_parameters() if name not in fixed)
 
 

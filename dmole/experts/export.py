@@ -139,8 +139,11 @@ def _describes(numbers: object, shape: Shape, tensors: Mapping[str, Tensor]) -> 
         return numbers == [len(prompt)] and prompt.is_floating_point()
     rows = {key: len(tensor) for key, tensor in tensors.items() if tensor.ndim == 2}
     ups = sum(key.startswith("lora_b") for key in rows)
-    sizes = (rows.get("lora_a", 0), ups, rows.get("router", 0))
-    described = (shape.rank, shape.branches, shape.heads)
+    texts = tensors["text_router"].shape[-1] if "text_router" in rows else 0
+    usage = tensors["usage"].numel() if "usage" in tensors else 0
+    sizes = (*(rows.get(key, 0) for key in ("lora_a", "router", "fusion")), ups, texts, usage)
+    counts = (shape.rank, shape.heads, shape.fused, shape.branches)
+    described = (*counts, shape.text_width, shape.usage)
     return math.isfinite(shape.alpha) and numbers == shape.to_list() and sizes == described
 
 

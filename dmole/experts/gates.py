@@ -19,7 +19,7 @@ from dmole.experts.products import RowChannels
 from dmole.transfer import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from dmole.experts.lora import RoutedLinear
     from dmole.experts.plan import LayerPlan
@@ -58,6 +58,7 @@ class Gates:
         recording: Whether linears that mix experts by token append to ``records``.
         answered: ``(B,)`` False for a sample whose tokens of images leave no record; None records
             all. Those of text are left out by ``token_mask``.
+        texts: ``(B, D)`` embeddings of the samples' instructions; None where no linear reads them.
 
     Attributes:
         used: Experts with a weight other than 0, in the order of the columns.
@@ -67,6 +68,7 @@ class Gates:
         plans: What each linear computes under these gates, by linear and by whether its weights
             are fixed; empty unless the gates are in use.
         products: How a linear adds its experts to inputs of a shape, for the same time.
+        order: Experts of each sample, best first; None if it is that of the columns.
         placed: ``(B, T)`` soft prompt token at each place of the batch, see
             `dmole.experts.soft_prompts`; None before a batch got places for them.
 
@@ -82,6 +84,7 @@ class Gates:
         token_mask: Tensor | None = None,
         recording: bool = False,
         answered: Tensor | None = None,
+        texts: Tensor | None = None,
     ) -> None:
         if weights.ndim not in (2, 3) or weights.shape[-1] != len(experts):
             raise ValueError(
@@ -97,6 +100,7 @@ class Gates:
         self.vision_rows = vision_rows
         self.token_mask = token_mask
         self.recording = recording
+        self.texts = texts
         if answered is not None:
             answered = None if bool(answered.all()) else to_device(answered, weights.device)
         self._answered = answered
@@ -104,6 +108,7 @@ class Gates:
         self.decisions: dict[str, Tensor] = {}
         self.plans: dict[tuple[RoutedLinear, bool], LayerPlan] = {}
         self.products: dict[tuple[RoutedLinear, torch.Size], Product] = {}
+        self.order: Sequence[tuple[str, ...]] | None = None
         self.placed: Tensor | None = None
         columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
@@ -115,6 +120,34 @@ class Gates:
         self._masks: dict[tuple[object, ...], Tensor] = {}
         self._positions: dict[tuple[object, ...], Tensor] = {}
         self._row_channels: dict[tuple[object, ...], RowChannels] = {}
+        self._average: Gates | None = None
+        self._weighed: frozenset[str] = frozenset()
+
+    def average_outside(self, paths: Collection[str]) -> None:
+        """Give each expert that a sample uses the same weight in all linears but some.
+
+        The mean of the sample's weights takes their place, so that an expert alone keeps its own.
+
+        Args:
+            paths: Full paths of the linears that weigh the experts.
+        """
+        on = self.weights != 0  # (B, E)
+        mean = self.weights.sum(-1, keepdim=True) / on.sum(-1, keepdim=True).clamp_min(1)
+        self._average = Gates(
+            self.experts, on * mean, self.vision_rows, self.token_mask, self.recording
+        )
+        self._weighed = frozenset(paths)
+
+    def of(self, path: str) -> Gates:
+        """Return the gates of a linear."""
+        return self if self._average is None or path in self._weighed else self._average
+
+    def forget(self) -> None:
+        """Drop what linears have prepared, since the experts may change from now on."""
+        self.plans.clear()
+        self.products.clear()
+        if self._average is not None:
+            self._average.forget()
 
     def rank_mask(
         self, modality: Modality, names: Sequence[str], ranks: Sequence[int], x: Tensor
@@ -229,6 +262,35 @@ class Gates:
             self._rows[key] = self._repeat(weights, modality, rows)
         return self._rows[key]
 
+    def row_texts(self, modality: Modality, x: Tensor) -> Tensor:
+        """Return the embedding of the instruction for each row of a linear's input, ``(rows, D)``.
+
+        Raises:
+            ValueError: If the gates have no embeddings of instructions.
+        """
+        if self.texts is None:
+            raise ValueError(f"the {modality} needs embeddings of the samples' instructions")
+        texts = self.texts.to(self.weights.device)
+        return to_device(self._repeat(texts, modality, x.shape[0]), x.device)
+
+    def mean_tokens(self, modality: Modality, x: Tensor) -> Tensor:
+        """Return the mean of each row's valid tokens, ``(rows, width)``.
+
+        Where a vision encoder packs the patches of all samples into one axis, this is the mean
+        over the patches of the same sample.
+        """
+        if x.ndim == 2:
+            samples = torch.arange(self.weights.shape[0], device=self.weights.device)
+            owner = to_device(self._repeat(samples, modality, x.shape[0]), x.device)  # (rows,)
+            sums = x.new_zeros(len(samples), x.shape[1]).index_add(0, owner, x)
+            counts = torch.bincount(owner, minlength=len(samples)).clamp_min(1)
+            return (sums / counts[:, None])[owner]
+        valid = self.valid_tokens(modality, x)
+        if valid is None:
+            return x.mean(dim=1)  # (rows, tokens, width) -> (rows, width)
+        weight = valid.to(x.dtype)[..., None]  # (rows, tokens, 1)
+        return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)  # a row may have none
+
     def first_tokens(self, modality: Modality, x: Tensor) -> Tensor:
         """Return the first valid token of each row, ``(rows, width)``.
 
@@ -294,8 +356,7 @@ class GateContext:
         finally:
             self.current = before
             if gates is not None and gates is not before:
-                gates.plans.clear()  # the experts may change from now on
-                gates.products.clear()
+                gates.forget()
 
     def for_checkpointing(
         self,

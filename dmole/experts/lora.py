@@ -122,6 +122,7 @@ class RoutedLinear(nn.Module):
         gates = self._context.current
         if gates is None:
             return out
+        gates = gates.of(self.path)
         if not (torch.is_grad_enabled() or (self._drops_out and self.dropout.training)):
             product = gates.products.get((self, x.shape))
             if product is not None and product.fits(out, x):

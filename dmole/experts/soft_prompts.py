@@ -97,8 +97,8 @@ class SoftPrompt(ExpertPart):
 class PromptedEmbedding(nn.Module):
     """The input embedding of the base model and the soft prompts of the experts.
 
-    The soft prompts of a sample are put in the order in which their experts were added, so the
-    newest one is next to the question and the result depends on the set of experts alone.
+    Of the soft prompts of a sample, that of the best expert by the gates' order is the last one,
+    next to the question. Without an order it is that of the newest expert.
 
     Args:
         base: The input embedding of the base model; wrapped, never changed.
@@ -171,16 +171,11 @@ class PromptedEmbedding(nn.Module):
             return None
         if gates.weights.ndim == 3:
             raise ValueError("soft prompts are chosen by sample, the gates differ by token")
-        columns = [gates.experts.index(name) for name in used]
-        weights = gates.weights[:, columns].tolist()  # (B, U)
-        starts = list(itertools.accumulate((self._size(name) for name in used), initial=0))
-        samples: list[list[int]] = []
-        for sample in weights:
-            for name, weight in zip(used, sample, strict=True):
-                if weight not in (0.0, 1.0):
-                    raise ValueError(f"soft prompt {name!r} has weight {weight}, expected 0 or 1")
-            chosen = [range(a, b) for a, b, w in zip(starts, starts[1:], sample, strict=False) if w]
-            samples.append(list(itertools.chain(*chosen)))
+        ends = list(itertools.accumulate(self._size(name) for name in used))
+        rows = {
+            name: range(end - self._size(name), end) for name, end in zip(used, ends, strict=True)
+        }
+        samples = [list(itertools.chain(*map(rows.__getitem__, n))) for n in _chosen(gates, used)]
         width = max(map(len, samples))
         return torch.tensor([row + [NONE] * (width - len(row)) for row in samples])
 
@@ -227,6 +222,22 @@ class PromptedEmbedding(nn.Module):
 
     def _size(self, name: str) -> int:
         return self.expert(name).shape.tokens
+
+
+def _chosen(gates: Gates, used: Sequence[str]) -> list[list[str]]:
+    """Return the experts with a soft prompt that each sample uses, the best one last."""
+    columns = [gates.experts.index(name) for name in used]
+    found = []
+    for sample, weights in enumerate(gates.weights[:, columns].tolist()):  # (B, U)
+        for name, weight in zip(used, weights, strict=True):
+            if weight not in (0.0, 1.0):
+                raise ValueError(f"soft prompt {name!r} has weight {weight}, expected 0 or 1")
+        on = list(itertools.compress(used, weights))
+        if gates.order is not None:
+            best = {name: place for place, name in enumerate(gates.order[sample])}
+            on.sort(key=best.__getitem__, reverse=True)
+        found.append(on)
+    return found
 
 
 def holder_of(model: Any) -> PromptedEmbedding | None:

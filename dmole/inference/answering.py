@@ -73,6 +73,7 @@ class AnsweringModel:
             backbone.model, backbone.parts.modality_of, mixing=router.mixing
         )
         router.set_vision_width(backbone.vision_width)
+        router.set_text_width(backbone.text_width)
         self.embedder = Embedder(backbone)
         self.vision = SharedVision(backbone, self.library, store)
         self.residency: ExpertResidency | None = None
@@ -119,7 +120,7 @@ class AnsweringModel:
             order = [route.experts for route in routes]
             if self.residency is not None:
                 self.residency.require(itertools.chain(*order))
-            gates = self._gates(order, batch)
+            gates = self._gates(order, batch, [route.weights for route in routes])
             with autocast(self.precision, self.device), self.library.context.use(gates):
                 progress = self._generate(
                     batch, [request.max_new_tokens for request in requests], on_text
@@ -191,9 +192,10 @@ class AnsweringModel:
             return [Route(names or ()) for names in named]
         routing = self._routing(batch)
         losses, thresholds = self._measures(routing)
+        chosen = zip(routing.order, losses, routing.weights(self.experts), strict=True)
         return [
-            Route(order, loss, thresholds) if names is None else Route(names)
-            for names, order, loss in zip(named, routing.order, losses, strict=True)
+            Route(order, loss, thresholds, weights) if names is None else Route(names)
+            for names, (order, loss, weights) in zip(named, chosen, strict=True)
         ]
 
     def _routing(self, batch: Batch) -> Routing:
@@ -213,13 +215,26 @@ class AnsweringModel:
         rows = [dict(zip(names, row, strict=True)) for row in routing.losses[:, columns].tolist()]
         return rows, {name: router.threshold(name) for name in names}
 
-    def _gates(self, order: Sequence[tuple[str, ...]], batch: Batch) -> Gates | None:
+    def _gates(
+        self,
+        order: Sequence[tuple[str, ...]],
+        batch: Batch,
+        weights: Sequence[tuple[float, ...]] | None = None,
+    ) -> Gates | None:
         if not self.experts:
             return None
-        weights = route_by_name(order, self.experts).gates
+        routing = route_by_name(order, self.experts, weights=weights)
         host = batch.host
         rows = self.backbone.vision_rows(host.inputs, host.image_counts, self.beams)
-        return Gates(self.experts, weights, rows, batch.inputs.get("attention_mask"))
+        texts = None
+        if self.router.mixing is not None and self.router.mixing.needs_texts:
+            texts = self.embedder.texts(batch)  # (B, D)
+        mask = batch.inputs.get("attention_mask")
+        gates = Gates(self.experts, routing.gates, rows, mask, texts=texts)
+        gates.order = order
+        if self.router.averages:
+            gates.average_outside(self.backbone.last_linears)
+        return gates
 
     def _generate(
         self, batch: Batch, limits: Sequence[int], on_text: OnText | None

@@ -101,11 +101,13 @@ class Route:
         experts: Chosen experts, best first; none is the base model alone.
         losses: Loss of the request under each expert; empty if the router compares no losses.
         thresholds: The loss below which each of these experts accepts a request.
+        weights: Weight of each chosen expert; empty if all are 1.
     """
 
     experts: tuple[str, ...]
     losses: Mapping[str, float] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
 
 
 def with_common(experts: Sequence[str], common: str | None) -> tuple[str, ...]:

@@ -114,16 +114,26 @@ class Backbone(nn.Module):
         return self.parts.blocks
 
     @property
+    def last_linears(self) -> tuple[str, ...]:
+        """Full paths of the linears of the last block of the language model."""
+        return next(b.linears for b in reversed(self.blocks) if b.modality == "language")
+
+    @property
     def vision_width(self) -> int:
         """Width of the vision encoder's hidden states."""
         config: Any = self.model.config
         return self._family.vision_width(config.vision_config)
 
     @property
+    def text_width(self) -> int:
+        """Width of the language model's hidden states."""
+        config: Any = self.model.config
+        return int(config.get_text_config().hidden_size)
+
+    @property
     def embedding_width(self) -> int:
         """Width of a router embedding: of the vision encoder and of the language model."""
-        config: Any = self.model.config
-        return self.vision_width + int(config.get_text_config().hidden_size)
+        return self.vision_width + self.text_width
 
     @property
     def context_length(self) -> int | None:

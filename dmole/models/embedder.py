@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from dmole.distributed import max_over_ranks
@@ -67,6 +68,18 @@ class Embedder:
                 self.cache.add(names, rows)
             known |= dict(zip(names, rows, strict=True))
         return torch.stack([known[key] for key in keys])
+
+    @torch.no_grad()
+    def texts(self, batch: Batch) -> Tensor:
+        """Return embeddings of the instructions, ``(B, D)`` fp32 of length 1 on the device.
+
+        They are mean hidden states of the language model over the first user turn alone; zero for
+        a turn without text.
+        """
+        with eval_mode(self._backbone), torch.autocast(_device(batch).type, enabled=False):
+            hidden = self._backbone.text_hidden(**batch.question).float()  # (B, Q, D)
+            weights = batch.question["attention_mask"][..., None].to(hidden.dtype)  # (B, Q, 1)
+            return F.normalize((hidden * weights).sum(dim=1), dim=-1)
 
     def _in_step(self, batch: Batch, chosen: Sequence[int], *, remember: bool) -> dict[str, Tensor]:
         """Return the embeddings of some samples; all ranks embed their batches if any has one."""

@@ -55,6 +55,7 @@ def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
         raise ValueError(
             f"dmole plan does not reckon soft prompts, which {type(setup.allocator).__name__} gives"
         )
+    setup.router.set_text_width(shape.language.width)
     units = _units(shape, setup)
     names = list(dict.fromkeys(name for stage in setup.stages for name in stage.experts))
     sizes = {}

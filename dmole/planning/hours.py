@@ -6,6 +6,7 @@ from dmole.planning import work
 from dmole.planning.hardware import GATHER_BYTES_PER_SECOND, HOST_SECONDS_PER_BLOCK, Gpu
 from dmole.planning.reckoning import Reckoning
 from dmole.planning.setup import Setup
+from dmole.streams.generic import GenericMix
 from dmole.streams.replay import Replay
 
 TESTED = {"all": 3, "seen": 2, "last": 1}
@@ -62,11 +63,13 @@ def phase_flops(reckoning: Reckoning) -> dict[str, float]:
 
 
 def _trained(setup: Setup) -> float:
-    """Return the samples of all training steps, replayed ones included."""
+    """Return the samples of all training steps, replayed and general ones included."""
     sizes, total = {task.name: task for task in setup.tasks}, 0.0
     for stage in setup.stages:
         tasks, draw = [sizes[name] for name in stage.tasks], stage.draw
         total += (new := sum(task.train * task.passes for task in tasks))
+        if isinstance(draw, GenericMix):
+            total += new * draw.share / (1 - draw.share)
         if not isinstance(draw, Replay) or not draw.past:
             continue
         if draw.share is not None:

@@ -190,7 +190,7 @@ class Reckoning:
                 "expert in training": state,
                 "activations": kept + self._cast_weights,
                 "loss": memory.loss_bytes(self.shape, load) * losses,
-                "regularizers": term_bytes(setup, size.parameters),
+                "regularizers": term_bytes(setup, size.parameters, self.shape),
             },
         )
 

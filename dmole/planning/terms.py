@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from dmole import regularizers
 from dmole.planning.memory import FP32
 from dmole.planning.setup import Setup
+from dmole.planning.shape import ModelShape
 from dmole.run.parts import PARTS
+
+INT32 = 4
 
 
 def check_terms(setup: Setup) -> None:
@@ -30,19 +36,32 @@ def losses_together(setup: Setup) -> int:
     return 1 + sum(name == "Distillation" for name, _ in setup.regularizers)
 
 
-def term_bytes(setup: Setup, trained: int) -> int:
+def term_bytes(setup: Setup, trained: int, shape: ModelShape) -> int:
     """Return the bytes that the regularizers keep on a GPU in the last stage.
 
     Args:
         setup: Settings of the run.
         trained: Parameters in training.
+        shape: The base model.
     """
     total = 0
-    for name, _ in setup.regularizers:
+    for name, arguments in setup.regularizers:
         if name == "ElasticWeights":  # one quadratic function of all past tasks
             total += 2 * FP32 * trained
         elif name == "Distillation":  # the teacher's values
             total += FP32 * trained
         elif name == "ReplayImportance":  # gradients of held-out samples and of one sample
             total += 2 * FP32 * trained
+        elif name == "KeyElements":
+            total += _key_element_bytes(setup, arguments, shape)
     return total
+
+
+def _key_element_bytes(setup: Setup, arguments: Mapping[str, Any], shape: ModelShape) -> int:
+    """Return the bytes of the key elements of all past tasks, and of the largest update."""
+    weights = [inputs * outputs for inputs, outputs in shape.sizes.values()]
+    share = min(1.0, arguments.get("fraction", 0.02) * (len(setup.stages) - 1))
+    positions = INT32 + FP32 * (arguments.get("counting") == "each")
+    # the sizes of the chosen elements are kept for the backward pass, an update has a gradient
+    kept = int(share * sum(weights)) * (positions + FP32)
+    return kept + 2 * FP32 * max(weights) if share > 0 else 0

@@ -20,6 +20,7 @@ from dmole.publish.parts import made_of, open_source, seal, write_parts
 from dmole.publish.serving_text import serving_text
 from dmole.routing import gate_set_name
 from dmole.run.export_file import ADAPTERS, FORMAT, ROUTERS, Export
+from dmole.run.loading import build_router
 from dmole.storage.digests import verify_files
 from dmole.storage.files import read_text, write_json
 from dmole.storage.folders import new_folder
@@ -48,10 +49,15 @@ def export_adapters(
         trusted: Modules outside dmole whose classes the run may name.
 
     Raises:
-        ValueError: If the run is unfinished or damaged, the output exists, an expert is weighted by
-            token, or an adapter has a larger rank than vLLM takes.
+        ValueError: If the run is unfinished or damaged, the output exists, experts are weighed by
+            token or by sample, or an adapter has a larger rank than vLLM takes.
     """
     source = open_source(run, None, trusted)
+    if (router := build_router(source.settings, trusted)).soft:
+        raise ValueError(
+            f"the router of {run} ({type(router).__name__}) weighs experts by sample, which no "
+            "adapter of vLLM does: use dmole serve"
+        )
     plain = {name: read_plain(run / "experts" / name, name) for name in source.experts}
     served = base or _place(source)
     sets = [(name,) for name in source.experts] + _occurring(source)

@@ -10,6 +10,7 @@ from dmole.regularizers.importance import (
     first_order_hypergradient,
     importance_weights,
 )
+from dmole.regularizers.key_elements import KeyElements, key_element_size, key_elements
 from dmole.regularizers.mixture import (
     LoadBalance,
     RouterEntropy,
@@ -24,6 +25,7 @@ __all__ = [
     "BranchFreezing",
     "Distillation",
     "ElasticWeights",
+    "KeyElements",
     "LoadBalance",
     "Orthogonality",
     "Regularizer",
@@ -35,6 +37,8 @@ __all__ = [
     "elastic_penalty",
     "first_order_hypergradient",
     "importance_weights",
+    "key_element_size",
+    "key_elements",
     "load_balance",
     "merge_anchors",
     "merge_importance",

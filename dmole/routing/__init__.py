@@ -24,7 +24,9 @@ from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
 from dmole.routing.mixture_routers import CommonExpertRouter, TokenRouter
 from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_table
 from dmole.routing.prompt_router import PromptRouter, guidance
+from dmole.routing.prototype_routers import AnchorRouter, TextPrototypeRouter
 from dmole.routing.query import Phase, RouteQuery
+from dmole.routing.ridge_router import RidgeRouter
 from dmole.routing.routers import (
     AllExpertsRouter,
     LearningRouter,
@@ -34,9 +36,11 @@ from dmole.routing.routers import (
     Routing,
     SharedRouter,
 )
+from dmole.routing.separable import SeparableMixing, SeparableRouter
 from dmole.routing.token_gates import (
     DenseGate,
     EntropyGate,
+    OneHotGate,
     TokenGate,
     TokenWeights,
     TopKGate,
@@ -46,6 +50,7 @@ from dmole.routing.trained import MLPReconstructor
 
 __all__ = [
     "AllExpertsRouter",
+    "AnchorRouter",
     "AutoencoderRouter",
     "BranchMixing",
     "CommonExpertRouter",
@@ -57,6 +62,7 @@ __all__ = [
     "LearningRouter",
     "MLPReconstructor",
     "Mixing",
+    "OneHotGate",
     "OracleRouter",
     "PCAReconstructor",
     "Phase",
@@ -64,11 +70,15 @@ __all__ = [
     "PromptRouter",
     "Reconstructor",
     "ReconstructorStack",
+    "RidgeRouter",
     "RouteQuery",
     "Router",
     "RouterFit",
     "Routing",
+    "SeparableMixing",
+    "SeparableRouter",
     "SharedRouter",
+    "TextPrototypeRouter",
     "TokenGate",
     "TokenMixing",
     "TokenRouter",

@@ -300,6 +300,11 @@ class AutoencoderRouter(LearningRouter):
         sigmoid = self.reconstructor == "mlp_sigmoid"
         self._bank.load(tensors, relu=self.reconstructor != "pca", sigmoid=sigmoid)
 
+    def multiply_adds(self, width: int) -> int:
+        """Return the multiplications of a sample: those of the matrices of all autoencoders."""
+        entries = self.tensors().values()
+        return sum(each.numel() for entry in entries for each in entry.values() if each.ndim == 2)
+
     def kind(self) -> dict[str, Any]:
         """Return the kind of the reconstructors."""
         return {"reconstructor": self.reconstructor, "standardize": self.standardize}

@@ -16,7 +16,7 @@ from torch import Tensor
 from dmole.routing.routers import LearningRouter, Router
 from dmole.storage.versions import without
 
-SHARED = ("mean", "std")
+SHARED = ("mean", "std", "gram")
 """Tensors in the entry of the first expert that belong to all experts."""
 
 Entry = dict[str, Tensor]
@@ -87,8 +87,8 @@ def add_entry(router: Router, name: str, source: Router, saved_as: str) -> None:
         raise ValueError(f"the router has an entry for {name!r} already")
     if entries and not _equal(shared, statistics):
         raise ValueError(
-            "its router standardizes embeddings by other statistics (those of its first task), so "
-            "the losses of the two routers cannot be compared"
+            "its router has other statistics that all its experts share (those of its own tasks), "
+            "so the two routers cannot be compared"
         )
     _restore(mine, statistics, {**entries, name: others[saved_as]})
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 class Mixing(ABC):
     """Weighs the channels of a linear's experts."""
 
+    needs_texts: bool = False
+    """Whether it reads embeddings of the samples' instructions."""
+    text_width: int | None = None
+    """Width of these embeddings."""
+
     @abstractmethod
     def shape(self, rank: int, alpha: float, experts: int, *, common: bool) -> ExpertShape:
         """Return the shape of an expert in one linear.

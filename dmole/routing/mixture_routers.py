@@ -56,6 +56,11 @@ class CommonExpertRouter(Router):
     """
 
     def __init__(self, router: Router, mixing: Mixing, common: str = "common") -> None:
+        if router.soft:
+            raise ValueError(
+                f"a {type(router).__name__} weighs all experts, so it selects none that joins the "
+                f"shared expert {common!r}"
+            )
         self.router = router
         self.mixing = mixing
         self.common = check_name(common, "common")
@@ -137,6 +142,14 @@ class CommonExpertRouter(Router):
     ) -> RouterFit | None:
         """Fit the other router; see :meth:`Router.fit`."""
         return self.router.fit(expert, embeddings, generator)
+
+    def stored_numbers(self) -> int:
+        """Return how many numbers the other router has learned."""
+        return self.router.stored_numbers()
+
+    def multiply_adds(self, width: int) -> int:
+        """Return the multiplications of the other router."""
+        return self.router.multiply_adds(width)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the other router."""

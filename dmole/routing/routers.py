@@ -44,7 +44,9 @@ class Routing:
     """The experts of each sample of a batch.
 
     Args:
-        gates: Float32 ``(B, E)``, columns in the order of the query's experts.
+        gates: Float32 ``(B, E)``, columns in the order of the query's experts; 0 for experts that
+            are not in ``order``. A router with other weights than 0 and 1 sets
+            :attr:`Router.soft`.
         order: Names of each sample's experts, best (or current) first; empty for the base model.
         losses: Reconstruction losses ``(B, E)``, infinite where an expert has no autoencoder;
             None where no loss was computed.
@@ -57,6 +59,17 @@ class Routing:
     def gate_sets(self) -> list[str]:
         """Return the name of each sample's gate set in reports."""
         return [gate_set_name(names) for names in self.order]
+
+    def weights(self, experts: Sequence[str]) -> list[tuple[float, ...]]:
+        """Return the weights of each sample's experts, in their order; empty if all are 1.
+
+        Args:
+            experts: Experts of the query.
+        """
+        column = {name: index for index, name in enumerate(experts)}
+        rows = zip(self.gates.tolist(), self.order, strict=True)
+        found = [tuple(row[column[name]] for name in names) for row, names in rows]
+        return [() if all(weight == 1 for weight in row) else row for row in found]
 
     def padded(self, samples: int) -> Routing:
         """Return the routing of a batch in which samples without meaning follow.
@@ -98,6 +111,11 @@ class Router(ABC):
     """Weights of the experts within linears; None sums the experts, weighed by the gates alone."""
     vision_width: int | None = None
     """Number of leading dimensions of an embedding that come from the vision encoder."""
+    soft: bool = False
+    """Whether gates have other weights than 0 and 1."""
+    averages: bool = False
+    """Whether only the last block of the language model weighs a sample's experts; all other
+    linears average them."""
     common: str | None = None
     """Name of an expert that trains in every stage in addition to the stage's expert."""
     selects_experts: bool = False
@@ -162,9 +180,28 @@ class Router(ABC):
         """
         return (expert,)
 
+    def stored_numbers(self) -> int:
+        """Return how many numbers the router has learned."""
+        return 0
+
+    def multiply_adds(self, width: int) -> int:
+        """Return the multiplications that route a sample in the test phase.
+
+        The encoders that make embeddings are left out.
+
+        Args:
+            width: Length of an embedding.
+        """
+        return 0
+
     def set_vision_width(self, width: int) -> None:
         """Set the vision width of the base model's embeddings; called once."""
         self.vision_width = width
+
+    def set_text_width(self, width: int) -> None:
+        """Set the width of the base model's embeddings of instructions; called once."""
+        if self.mixing is not None:
+            self.mixing.text_width = width
 
     def fit(
         self, expert: str, embeddings: Tensor, generator: torch.Generator | None = None
@@ -234,6 +271,15 @@ class LearningRouter(Router):
             ValueError: If the tensors belong to another kind of router.
         """
 
+    def stored_numbers(self) -> int:
+        """Return how many numbers the router has learned."""
+        entries = self.tensors().values()
+        return sum(tensor.numel() for entry in entries for tensor in entry.values())
+
+    def multiply_adds(self, width: int) -> int:
+        """Return the multiplications of a sample: one for each number, as for a mean or a key."""
+        return self.stored_numbers()
+
     def kind(self) -> dict[str, Any]:
         """Return the settings that a saved router must share with this one."""
         return {}
@@ -288,6 +334,8 @@ class OracleRouter(Router):
     """
 
     selects_experts = True
+    owner: Mapping[str, str] = MappingProxyType({})
+    """Expert of each task whose expert has another name than the task."""
 
     def route(self, query: RouteQuery) -> Routing:
         """Return the experts of each sample; see :meth:`Router.route`."""
@@ -295,7 +343,8 @@ class OracleRouter(Router):
             name = query.experts[query.current_column()]
             return route_by_name([(name,)] * len(query.task_names), query.experts)
         newest = newest_versions(query.experts, self.updates)
-        order = [(newest[name],) if name in newest else () for name in query.task_names]
+        names = (self.owner.get(task, task) for task in query.task_names)
+        order = [(newest[name],) if name in newest else () for name in names]
         return route_by_name(order, query.experts)
 
 
@@ -341,9 +390,24 @@ class AllExpertsRouter(Router):
 
 
 def route_by_name(
-    order: Sequence[tuple[str, ...]], experts: Sequence[str], losses: Tensor | None = None
+    order: Sequence[tuple[str, ...]],
+    experts: Sequence[str],
+    losses: Tensor | None = None,
+    weights: Sequence[tuple[float, ...]] | None = None,
 ) -> Routing:
-    """Return the routing for the named experts of each sample."""
+    """Return the routing for the named experts of each sample.
+
+    Args:
+        order: Experts of each sample, best first.
+        experts: Experts of the query.
+        losses: See :class:`Routing`.
+        weights: Weights of each sample's experts, in their order; an empty tuple, and None for all
+            samples, is a weight of 1 for each expert.
+    """
     column = {name: index for index, name in enumerate(experts)}
-    gates = gates_from_order([[column[name] for name in names] for names in order], len(experts))
+    columns = [[column[name] for name in names] for names in order]
+    gates = gates_from_order(columns, len(experts))  # (B, E)
+    for row, (chosen, values) in enumerate(zip(columns, weights or (), strict=False)):
+        if values:
+            gates[row, chosen] = torch.tensor(values)
     return Routing(gates, list(order), losses)

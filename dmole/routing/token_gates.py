@@ -15,6 +15,7 @@ __all__ = [
     "DenseGate",
     "EntropyGate",
     "EntropyKind",
+    "OneHotGate",
     "TokenGate",
     "TokenWeights",
     "TopKGate",
@@ -94,6 +95,21 @@ class TopKGate(TokenGate):
         keep = torch.zeros_like(probabilities).scatter(-1, order[..., : self.top_k], 1.0)
         weights = probabilities * keep
         return weights / weights.sum(dim=-1, keepdim=True) if self.renormalize else weights
+
+
+class OneHotGate(TokenGate):
+    r"""The most probable expert is on with weight 1, :math:`w = e_{\arg\max p}`.
+
+    The weights are constants: no gradient reaches the router. Ties go to the lower column.
+
+    Source:
+        SMoLoRA, 2025, https://arxiv.org/abs/2411.13949 (authors' code, not the paper's form).
+    """
+
+    def weigh(self, probabilities: Tensor) -> Tensor:
+        """Return ones for the most probable experts, zero elsewhere."""
+        best = probabilities.detach().argmax(dim=-1, keepdim=True)  # (..., 1)
+        return torch.zeros_like(probabilities).scatter(-1, best, 1.0)
 
 
 class EntropyGate(TokenGate):

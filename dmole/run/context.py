@@ -63,7 +63,9 @@ class EvaluationPass:
         experts: Experts that may be used; None for all.
         gate_sets: Experts of each sample, best first, by ``task/split/id``; the router chooses
             the experts of samples that are not listed.
-        digests: SHA-256 of each expert's tensors, and of the settings of decoding.
+        weights: Weights of a sample's experts, in their order; samples that are not listed have a
+            weight of 1 for each.
+        digests: SHA-256 of each expert's tensors, of the settings of decoding, and of the weights.
         pending: Indices of the test samples that need an answer, by task; None for all.
         earlier_answers: Answers to pending samples from an earlier process, by sample.
         answer_lengths: Maximum number of tokens of an answer, by task.
@@ -73,6 +75,7 @@ class EvaluationPass:
     name: str = "routed"
     experts: tuple[str, ...] | None = None
     gate_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     pending: Mapping[str, Sequence[int]] | None = None
     earlier_answers: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +87,10 @@ class EvaluationPass:
         if not all(key in self.gate_sets for key in keys):
             return None
         return [self.gate_sets[key] for key in keys]
+
+    def weights_of(self, keys: Sequence[str]) -> list[tuple[float, ...]]:
+        """Return the weights of the planned experts of samples; empty where all are 1."""
+        return [self.weights.get(key, ()) for key in keys]
 
     def answer_length(self, tasks: Sequence[str]) -> int:
         """Return the maximum number of tokens of any answer to samples of these tasks."""

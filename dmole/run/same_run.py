@@ -117,6 +117,7 @@ def fingerprints_of(state: SequenceState, module: ContinualModule) -> dict[str, 
         **stream_settings(state.stream),
         **({} if state.data.eval_limit is None else {"eval_limit": _draw(state)}),
         **{f"data of {name}": value for name, value in digests["data"].items()},
+        **{f"general data {name}": value for name, value in digests.get("general", {}).items()},
     }
 
 

@@ -166,6 +166,7 @@ class SequenceState:
         """Return the SHA-256 of the base model's weights and, by split, of each task's samples.
 
         ``base_parts`` is the rest of the base model's identity, see `dmole.models.identity`.
+        ``general`` are the digests of general data, where stages train on some.
         """
         if self._fingerprints is None:
             of_task = self._data_fingerprints()
@@ -174,6 +175,8 @@ class SequenceState:
                 "base_parts": self.base_parts(module),
                 "data": {name: of_task[name] for name in self.data.task_names},
             }
+            if general := {n: of_task[n] for n in self.data.general_names if n in of_task}:
+                self._fingerprints["general"] = general
         return self._fingerprints
 
     def _data_fingerprints(self) -> dict[str, dict[str, str]]:

@@ -1,6 +1,7 @@
 """Streams: the training samples of each stage of a sequence."""
 
 from dmole.streams.auto import AutoStream
+from dmole.streams.generic import GenericStream
 from dmole.streams.stream import (
     BlurredStream,
     JointStream,
@@ -10,10 +11,13 @@ from dmole.streams.stream import (
     Stream,
     ZeroShotStream,
 )
+from dmole.streams.styles import AnswerStyleStream
 
 __all__ = [
+    "AnswerStyleStream",
     "AutoStream",
     "BlurredStream",
+    "GenericStream",
     "JointStream",
     "ReplayStream",
     "SequentialStream",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,19 @@ class Inventory(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Rewording:
+    """Samples in another style of answer; see `dmole.data.answer_styles`.
+
+    Args:
+        styles: Style of each sample that is reworded, by index.
+        seed: Seed of the wording.
+    """
+
+    styles: Mapping[int, str]
+    seed: int
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """Training samples of one task.
@@ -39,10 +52,12 @@ class Part:
         task: Name of the task.
         indices: Indices into its training data, in the order drawn, with repeats. ``None`` stands
             for all samples, once each.
+        rewording: Which of the task's samples are in another style of answer.
     """
 
     task: str
     indices: Indices | None = None
+    rewording: Rewording | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,7 @@ class Draw:
         return [(name,) for name in tasks]
 
     def replayed(self, tasks: Sequence[str], data: Inventory, seed: int) -> list[Part]:
-        """Return samples of earlier stages that the stage trains on again.
+        """Return samples of other data: of earlier stages, again, or general ones.
 
         Args:
             tasks: Tasks of the stage.

@@ -14,6 +14,8 @@ from dmole.streams.replay import Replay
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from dmole.data.task import Task
+
 _STAGE_TASKS = Draw()
 
 
@@ -54,6 +56,11 @@ class Stream(ABC):
     def planned(self) -> bool:
         """Whether the stages are known; a stream may have to find them in the samples first."""
         return True
+
+    @property
+    def general(self) -> tuple[Task, ...]:
+        """Data that stages train on in addition to their tasks; they have no stage of their own."""
+        return ()
 
     @abstractmethod
     def stages(self, task_names: Sequence[str]) -> list[Stage]:

@@ -38,7 +38,7 @@ def test_only_answers_under_gate_sets_in_use_are_kept(book: AnswerBook) -> None:
     book.put("x", ("b",), BEFORE, "pink")
     now = {"a": "1", "b": "other"}  # b went on training
     routed, oracle = {"x": ("a",), "y": ("b",)}, {"x": ("a", "b"), "y": ()}
-    book.keep_only([routed, oracle], now)
+    book.keep_only([(routed, now), (oracle, now)])
     assert len(book.state_dict()) == 2
     assert book.get("x", ("a",), now) == "green"
     assert book.get("y", (), now) == "blue"

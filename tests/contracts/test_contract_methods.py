@@ -67,10 +67,13 @@ ON_BOTH = ("dmole", "modal_prompt", "moe_cl")
 KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values())
 """One method of those that differ in numbers alone."""
 STATEFUL = (
-    *("branchlora", "dmole", "modal_prompt", "moe_cl"),
-    *("ewc_lora", "lwf_lora", "replay_importance"),
+    *("branchlora", "dmole", "modal_prompt", "moe_cl", "ewc_lora", "lwf_lora", "reg_lora"),
+    "replay_importance",
 )
-"""One method for each thing that is kept between steps: experts, anchors, a teacher, importance."""
+"""One method for each thing that is kept between steps.
+
+That is experts, soft prompts, anchors, a teacher, key elements, importance.
+"""
 
 
 def cases(llava: Collection[str], idefics3: Collection[str] = ()) -> pytest.MarkDecorator:
@@ -209,6 +212,8 @@ def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[st
                 keys.add(f"{name}/{path}.tokens")
                 continue
             parts = ["lora_a"] * bool(shape.rank) + ["router"] * bool(shape.heads)
+            parts += ["text_router"] * bool(shape.heads and shape.text_width)
+            parts += ["fusion"] * bool(shape.fused) + ["usage"] * bool(shape.usage)
             if shape.branches == 1:
                 parts.append("lora_b")
             elif shape.branches:
@@ -216,6 +221,10 @@ def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[st
                 parts += ["frozen", "trunk_frozen"]
             keys |= {f"{name}/{path}.{part}" for part in parts}
     return keys
+
+
+CUT_AFTER = {"generic_mix": 5}
+"""Steps to the second one of the last stage, for methods with more samples in the first."""
 
 
 @cases(STATEFUL)
@@ -226,7 +235,7 @@ def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     last = stages_of(run.method)
     if last:
         cut = builder.build(tmp_path, folders(run.family), run.method, save_steps=True)
-        cut.trainer.callbacks.insert(0, CutAfter(2 * STEPS))
+        cut.trainer.callbacks.insert(0, CutAfter(CUT_AFTER.get(run.method, 2 * STEPS)))
         with pytest.raises(CutError):
             cut.fit()
         content = read_checkpoint(cut.trainer.run_dir / "checkpoints" / "stage.ckpt")
@@ -329,7 +338,7 @@ def test_a_task_that_is_added_to_a_finished_run_is_learned_as_if_it_had_been_pla
     assert np.isnan(matrix).tolist() == [[False, True], [False, True], [False, False]]
 
 
-SUMMED = ("o_lora", "o_lora_normalized", "seq_ft_merge")
+SUMMED = ("o_lora", "o_lora_normalized", "reg_lora", "sefe", "seq_ft_merge")
 """Methods whose experts all answer together, so that none can be replaced by a new version."""
 UPDATED = ("branchlora", "dmole_o_lora", "moe_cl", "o_lora")
 
@@ -374,7 +383,14 @@ def _classifiers(linears: Linears) -> int:
     return _sum(down, lambda _, o: o * len(TASKS))
 
 
-EMBEDDING = 32 + 32
+def _packed(linears: Linears) -> int:
+    """RegLoRA: a bit for each element of a weight, in bytes."""
+    return _sum(linears, lambda i, o: -(-i * o // 8))
+
+
+TEXT = 32
+"""Width of the language model."""
+EMBEDDING = 32 + TEXT
 """Width of vision encoder and language model."""
 
 REMEMBERED: dict[str, Callable[[Linears], int]] = {
@@ -384,6 +400,8 @@ REMEMBERED: dict[str, Callable[[Linears], int]] = {
     "ewc_lora_online": lambda linears: 2 * _adapter(linears),
     "moe_cl": _classifiers,
     "moe_cl_routed": _classifiers,
+    "reg_lora": _packed,
+    "sefe": _packed,
     # a layer of 16 without bias, its read-out, a strength a task, when to learn next; no step yet
     "replay_importance": lambda _: 16 * EMBEDDING + 16 + len(TASKS) + 1,
 }
@@ -439,13 +457,24 @@ def _tokens(linears: Linears, stage: int) -> int:
     return _sum(linears, lambda _, width: 10 * width)
 
 
+def _separable(linears: Linears, stage: int) -> int:
+    """SMoLoRA: eight experts of rank 1 on the MLP, two routers of four rows, a score a bank."""
+    return _separable_release(linears, stage) + _sum(_mlp(linears), lambda i, _: 4 * (i + TEXT))
+
+
+def _separable_release(linears: Linears, stage: int) -> int:
+    """The same without the routers, which keep their initial values."""
+    return _sum(_mlp(linears), lambda i, o: 8 * (i + o) + 2 * o)
+
+
 def _mlp(linears: Linears) -> Linears:
     return {path: size for path, size in linears.items() if ".mlp." in path}
 
 
 ONE_ADAPTER = (
     *("seq_ft", "seq_ft_merge", "finetune", "joint", "lwf_lora", "ewc_lora", "ewc_lora_online"),
-    *("o_lora", "o_lora_normalized", "replay", "replay_importance"),
+    *("o_lora", "o_lora_normalized", "reg_lora", "sefe", "replay", "replay_importance"),
+    "generic_mix",
 )
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
@@ -458,6 +487,8 @@ TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     "mola": (_by_depth, 4),
     "dynmole": (_six, 4),
     "branchlora": (_branches, 4),
+    "smolora": (_separable, 2),
+    "smolora_release": (_separable_release, 2),
     "moe_cl": (_common, 4),
     "moe_cl_routed": (_common, 4),
     "modal_prompt": (_tokens, 1),
@@ -637,6 +668,7 @@ OTHER_COEFFICIENT = "model.regularizers.1.init_args.coefficient"
 ALLOCATOR, ROUTER = "model.allocator.init_args", "model.router.init_args"
 GATE = f"{ROUTER}.gate.init_args"
 NO_DROPOUT = {"model.dropout": 0.0}
+NO_SHARE = {"trainer.stream.init_args.share": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -672,6 +704,9 @@ def trained(
             marks=pytest.mark.slow,
         ),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
+        ("reg_lora", {COEFFICIENT: 0.0}, "seq_ft_merge", {}),
+        ("sefe", NO_SHARE, "reg_lora", {}),
+        ("generic_mix", NO_SHARE, "seq_ft", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
         ("dmole_paper", {}, "dmole", {}),
         (
@@ -734,6 +769,15 @@ def test_the_likeliest_of_all_experts_renormalized_are_all_experts(trained: Trai
         assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-5, msg=key)
 
 
+def test_one_expert_a_bank_without_fusion_is_one_adapter_of_twice_the_rank(
+    trained: Trained,
+) -> None:
+    same = {f"{ALLOCATOR}.modules": ["language"], f"{ALLOCATOR}.targets": "mlp"}
+    one = {f"{ALLOCATOR}.experts": 2, f"{ROUTER}.fusion": False}
+    plain = {f"{ALLOCATOR}.rank_factor": 0.25}
+    assert_equal(trained("smolora", one), trained("seq_ft", same | plain))
+
+
 def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Trained) -> None:
     unchanged = {
         **NO_DROPOUT,  # its draws depend on the name of the stage's expert
@@ -769,6 +813,9 @@ SHARED = {"trainer.stream.init_args.shared_expert": "paint"}
         ("seq_ft_merge", {"model.dropout": 0.1}),
         ("o_lora", {}),
         pytest.param("o_lora_normalized", {}, marks=pytest.mark.slow),
+        pytest.param("reg_lora", {"model.dropout": 0.1}, marks=pytest.mark.slow),
+        pytest.param("sefe", {"model.dropout": 0.1, **NO_SHARE}, marks=pytest.mark.slow),
+        pytest.param("generic_mix", {**SHARED, **NO_SHARE}, marks=pytest.mark.slow),
         ("lwf_lora", SHARED),
         pytest.param("ewc_lora", SHARED, marks=pytest.mark.slow),
         ("ewc_lora_online", SHARED),

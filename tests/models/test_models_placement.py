@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from lightning.fabric.accelerators import cuda
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from dmole.cli.lightning import build
 from dmole.inference import loading
@@ -29,6 +30,7 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(cuda, "_get_all_visible_cuda_devices", lambda: [0, 1, 2, 3])
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setenv("NODE_RANK", "0")
+    monkeypatch.setattr(rank_zero_only, "rank", 2)  # a trainer sets it, for good
     return monkeypatch
 
 

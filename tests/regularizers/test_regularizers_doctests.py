@@ -5,7 +5,10 @@ import importlib
 
 import pytest
 
-MODULES = ["adversarial", "anchors", "distillation", "importance", "mixture", "orthogonality"]
+MODULES = [
+    *("adversarial", "anchors", "distillation", "element_counts", "importance"),
+    *("key_elements", "mixture", "orthogonality"),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

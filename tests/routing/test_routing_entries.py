@@ -134,7 +134,7 @@ def test_an_entry_that_was_taken_out_comes_back_bit_for_bit(kind: str) -> None:
 def test_an_entry_of_other_statistics_is_refused_and_changes_nothing() -> None:
     before, router = fitted(ROUTERS["pca"], NAMES[:2]), fitted(ROUTERS["pca"], NAMES[:2])
     other = fitted(ROUTERS["pca"], ("third", "first"))
-    with pytest.raises(ValueError, match="standardizes embeddings by other statistics"):
+    with pytest.raises(ValueError, match="has other statistics that all its experts share"):
         add_entry(router, "third", other, "third")
     check_equal(before, router, NAMES[:2])
 

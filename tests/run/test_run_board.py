@@ -61,15 +61,18 @@ def test_all_fits_of_a_run_share_one_file_and_nothing_is_empty(
 
 def test_a_run_killed_with_signal_9_is_continued_without_doubled_steps(tmp_path: Path) -> None:
     if not (child := os.fork()):
-        board = logged(tmp_path, 1, 2, close=False)
-        position = board.position()
-        assert position is not None
-        (tmp_path / "size").write_text(str(position.size))
-        board.log_metrics({"a": 1.0}, step=3)
-        board.save()
-        board.experiment.file_writer.event_writer._file.write(b"\x99\0\0\0\0\0\0\0torn")
-        board.save()
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            board = logged(tmp_path, 1, 2, close=False)
+            position = board.position()
+            assert position is not None
+            (tmp_path / "size").write_text(str(position.size))
+            board.log_metrics({"a": 1.0}, step=3)
+            board.save()
+            board.experiment.file_writer.event_writer._file.write(b"\x99\0\0\0\0\0\0\0torn")
+            board.save()
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)  # a child that fails must not go on with the tests of its parent
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     (file,) = tmp_path.glob("events*")
     board = board_of(tmp_path)

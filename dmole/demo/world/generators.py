@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from dmole.demo.world.questions import (
     WORDINGS,
     alone_in_shape,
+    ask_all,
     left_to_right,
     refer_to,
     region,
 )
-from dmole.demo.world.scenes import FILLS, letters_scene, shape_scene, text_scene
+from dmole.demo.world.scenes import FILLS, letters_scene, random_scene, shape_scene, text_scene
 from dmole.demo.world.world import COLOR_NAMES, SHAPES, Pixels, Scene, Thing
 
 PAINTS = {
@@ -179,12 +180,20 @@ def corner(rng: random.Random) -> Example:
     return Example(scene.pixels, wording.format(refer_to(rng, scene, thing)), (answer,))
 
 
+def general(rng: random.Random) -> Example:
+    """Any question of the pretraining about any of its pictures: general data."""
+    scene = random_scene(rng)
+    question = rng.choice(ask_all(rng, scene))
+    return Example(scene.pixels, question.text, (question.answer,))
+
+
 GENERATORS: dict[str, Generator] = {
     "caption": caption,
     "compass": compass,
     "corner": corner,
     "count": count,
     "find": find,
+    "general": general,
     "hollow": hollow,
     "letters": letters,
     "night": night,
