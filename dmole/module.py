@@ -467,8 +467,11 @@ class ContinualModule(StepModule):
         }
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
-        """Step with the learning rate of each modality scaled by the curriculum."""
-        with scaled_learning_rates(optimizer, self.stage.update_scale):
+        """Step with the learning rate of each modality scaled by curriculum and allocator."""
+        scale, factor = self.stage.update_scale, self.allocator.lr_factor
+        if factor != 1.0:
+            scale = {modality: factor * scale.get(modality, 1.0) for modality in MODALITIES}
+        with scaled_learning_rates(optimizer, scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
     def collect_trained(self) -> dict[str, Tensor]:

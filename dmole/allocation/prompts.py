@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from dmole.allocation.allocators import Allocator, Scores
@@ -16,12 +17,15 @@ class PromptAllocator(Allocator):
 
     Args:
         tokens: Number of tokens of an expert's soft prompt.
+        lr_factor: Factor on the learning rate. Entries of a soft prompt are as large as embeddings,
+            so that a rate for LoRA hardly changes them.
 
     Raises:
-        ValueError: If there are no tokens.
+        ValueError: If there are no tokens, or the factor is not a positive number.
 
     Source:
-        ModalPrompt, 2025, https://arxiv.org/abs/2410.05849 (10 tokens in the authors' scripts).
+        ModalPrompt, 2025, https://arxiv.org/abs/2410.05849 (10 tokens in the authors' scripts). The
+        factor is ours.
 
     Example:
         >>> from dmole.allocation import PromptAllocator, Unit
@@ -31,10 +35,13 @@ class PromptAllocator(Allocator):
         [('language.input', 10, 64)]
     """
 
-    def __init__(self, tokens: int = 10) -> None:
+    def __init__(self, tokens: int = 10, lr_factor: float = 1.0) -> None:
         super().__init__(modules=("language",), budget_fraction=1.0)
         if tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {tokens}")
+        if not 0 < lr_factor < math.inf:
+            raise ValueError(f"lr_factor must be a positive number, got {lr_factor}")
+        self.lr_factor = lr_factor
         self.unit = "input"
         self.tokens = tokens
 

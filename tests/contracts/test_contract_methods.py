@@ -668,6 +668,7 @@ OTHER_COEFFICIENT = "model.regularizers.1.init_args.coefficient"
 ALLOCATOR, ROUTER = "model.allocator.init_args", "model.router.init_args"
 GATE = f"{ROUTER}.gate.init_args"
 NO_DROPOUT = {"model.dropout": 0.0}
+RATE: float = read_settings(CONFIGS / "quickstart.yaml")["model"]["optimizer"]["init_args"]["lr"]
 NO_SHARE = {"trainer.stream.init_args.share": 0.0}
 
 
@@ -719,6 +720,14 @@ def trained(
             },
             "dmole",
             {},
+        ),
+        (
+            *("modal_prompt", {f"{ROUTER}.top_k": 1}, "finetune"),
+            {"model.allocator": settings_of("modal_prompt")["model"]["allocator"]},
+        ),
+        (
+            *("modal_prompt", {}, "modal_prompt"),
+            {f"{ALLOCATOR}.lr_factor": 1.0, "model.optimizer.init_args.lr": 16 * RATE},
         ),
         ("mola", {f"{ALLOCATOR}.counts": [3, 3, 3, 3]}, "sparse_mole", {}),
         (

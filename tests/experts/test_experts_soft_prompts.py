@@ -65,7 +65,7 @@ def test_a_new_soft_prompt_holds_embeddings_of_the_vocabulary_that_depend_on_its
     assert type(library.model.embed) is nn.Embedding
 
 
-def test_each_sample_has_the_rows_of_its_soft_prompts_oldest_first() -> None:
+def test_each_sample_has_the_rows_of_its_soft_prompts_the_best_or_newest_last() -> None:
     library = make_library()
     for name, size in (("a", 2), ("b", 1), ("c", 3)):
         library.add_shapes(name, {"embed": PromptShape(size)})
@@ -74,6 +74,11 @@ def test_each_sample_has_the_rows_of_its_soft_prompts_oldest_first() -> None:
         rows = holder(library).rows()
     assert rows is not None  # the tokens of a and c, of a, none
     assert rows.tolist() == [[0, 1, 2, 3, 4], [0, 1, *[NONE] * 3], [NONE] * 5]
+    gates.order = [("a", "c"), ("a",), ()]
+    with library.context.use(gates):
+        rows = holder(library).rows()
+    assert rows is not None
+    assert rows.tolist() == [[2, 3, 4, 0, 1], [0, 1, *[NONE] * 3], [NONE] * 5]
     with library.context.use(Gates("cba", torch.zeros(2, 3))):
         assert holder(library).rows() is None
 
