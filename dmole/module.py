@@ -369,7 +369,7 @@ class ContinualModule(StepModule):
         """Return the loss of a batch under its routed experts, and the step it comes from."""
         labels, targets = labels_of(batch), batch.targets
         self.library.past.trim()  # the graph of the micro-batch before is gone
-        recording = self.regularizers.records
+        recording = self.regularizers.records or self.stage.observed
         routing = self.route(batch)
         gates = self.make_gates(routing.gates, batch, recording=recording, order=routing.order)
 

@@ -150,6 +150,11 @@ def check_comparable(state: SequenceState, module: ContinualModule, run: Path) -
             f"--router needs a run with an expert for each task that answers alone: the "
             f"{kind} of {run} selects none"
         )
+    if router.mixing is not None and router.common is None:
+        raise ValueError(
+            f"--router: the {type(router).__name__} of {run} weighs experts by token, which no "
+            "other router can be compared with"
+        )
     if not state.plan:
         raise ValueError(f"--router: {run} has learned no task")
     for stage in state.plan:

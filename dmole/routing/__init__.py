@@ -3,6 +3,7 @@
 from typing import Any
 
 from dmole._moved import moved_name
+from dmole.routing.arrow import ArrowMixing, ArrowRouter, arrow_prototype
 from dmole.routing.autoencoder import (
     PCAReconstructor,
     Reconstructor,
@@ -51,6 +52,8 @@ from dmole.routing.trained import MLPReconstructor
 __all__ = [
     "AllExpertsRouter",
     "AnchorRouter",
+    "ArrowMixing",
+    "ArrowRouter",
     "AutoencoderRouter",
     "BranchMixing",
     "CommonExpertRouter",
@@ -85,6 +88,7 @@ __all__ = [
     "TokenWeights",
     "TopKGate",
     "Weights",
+    "arrow_prototype",
     "batch_vote",
     "choose_partner",
     "combine",

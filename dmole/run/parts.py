@@ -21,6 +21,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Router": (
         "dmole.routing.AllExpertsRouter",
         "dmole.routing.AnchorRouter",
+        "dmole.routing.ArrowRouter",
         "dmole.routing.AutoencoderRouter",
         "dmole.routing.CommonExpertRouter",
         "dmole.routing.KeyRouter",
@@ -39,6 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.routing.TopKGate",
     ),
     "Mixing": (
+        "dmole.routing.ArrowMixing",
         "dmole.routing.BranchMixing",
         "dmole.routing.CommonMixing",
         "dmole.routing.SeparableMixing",
@@ -88,6 +90,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.callbacks.ExpertAllocation",
         "dmole.callbacks.ExpertFiles",
         "dmole.callbacks.ExpertInspector",
+        "dmole.callbacks.GradientRules",
         "dmole.callbacks.Regularization",
         "dmole.callbacks.ReplayRecord",
         "dmole.callbacks.ReportPage",
@@ -99,6 +102,13 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.callbacks.StageProgressBar",
         "dmole.callbacks.StageProgressLines",
         "dmole.callbacks.TrainingRouting",
+    ),
+    "GradientRule": (
+        "dmole.curriculum.rules.InputPreconditioning",
+        "dmole.curriculum.rules.InputProjection",
+        "dmole.curriculum.rules.PastDirection",
+        "dmole.curriculum.rules.UtilityFreezing",
+        "dmole.curriculum.rules.WeightSubspace",
     ),
     "Strategy": ("dmole.strategies.ShardedBaseStrategy",),
     "settings": ("dmole.data.Task", "dmole.models.Patterns"),

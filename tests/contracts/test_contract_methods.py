@@ -68,11 +68,11 @@ KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values(
 """One method of those that differ in numbers alone."""
 STATEFUL = (
     *("branchlora", "dmole", "modal_prompt", "moe_cl", "ewc_lora", "lwf_lora", "reg_lora"),
-    "replay_importance",
+    *("replay_importance", "same"),
 )
 """One method for each thing that is kept between steps.
 
-That is experts, soft prompts, anchors, a teacher, key elements, importance.
+That is experts, soft prompts, anchors, a teacher, key elements, importance, moments of inputs.
 """
 
 
@@ -338,7 +338,7 @@ def test_a_task_that_is_added_to_a_finished_run_is_learned_as_if_it_had_been_pla
     assert np.isnan(matrix).tolist() == [[False, True], [False, True], [False, False]]
 
 
-SUMMED = ("o_lora", "o_lora_normalized", "reg_lora", "sefe", "seq_ft_merge")
+SUMMED = ("o_lora", "o_lora_normalized", "osf", "reg_lora", "sefe", "seq_ft_merge")
 """Methods whose experts all answer together, so that none can be replaced by a new version."""
 UPDATED = ("branchlora", "dmole_o_lora", "moe_cl", "o_lora")
 
@@ -408,6 +408,19 @@ REMEMBERED: dict[str, Callable[[Linears], int]] = {
 """Numbers that the regularizers of a method keep; none where it is not named."""
 
 
+def _moments(linears: Linears) -> int:
+    """SAME: moments of the inputs of the MLP, and two averages of each of six experts."""
+    mlp = _mlp(linears)
+    return sum(inputs * min(64, inputs) + inputs + 1 for inputs, _ in mlp.values()) + 12 * len(mlp)
+
+
+REMEMBERED_BY_RULES: dict[str, Callable[[Linears], int]] = {
+    "dgg": _adapter,  # the parameters after the last stage
+    "same": _moments,
+}
+"""Numbers that the gradient rules of a method keep; none where it is not named."""
+
+
 @cases(METHODS, ON_BOTH)
 def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_of_the_base(
     run: Run,
@@ -418,6 +431,9 @@ def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_o
     assert state.keys() - extra == expert_keys(content["architecture"])
     numbers = sum(state[key].numel() for key in extra)
     assert numbers == REMEMBERED.get(run.method, lambda _: 0)(run.linears)
+    kept = content["callbacks"].get("GradientRules", {"tensors": {}})["tensors"].values()
+    by_rules = REMEMBERED_BY_RULES.get(run.method, lambda _: 0)(run.linears)
+    assert sum(tensor.numel() for tensor in kept) == by_rules
 
 
 def _dmole(linears: Linears, stage: int) -> int:
@@ -474,7 +490,7 @@ def _mlp(linears: Linears) -> Linears:
 ONE_ADAPTER = (
     *("seq_ft", "seq_ft_merge", "finetune", "joint", "lwf_lora", "ewc_lora", "ewc_lora_online"),
     *("o_lora", "o_lora_normalized", "reg_lora", "sefe", "replay", "replay_importance"),
-    "generic_mix",
+    *("generic_mix", "disco", "hide", "arrow", "dgg", "osf"),
 )
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
@@ -486,6 +502,7 @@ TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     "sparse_mole": (_three, 4),
     "mola": (_by_depth, 4),
     "dynmole": (_six, 4),
+    "same": (_six, 4),
     "branchlora": (_branches, 4),
     "smolora": (_separable, 2),
     "smolora_release": (_separable_release, 2),
@@ -669,6 +686,8 @@ ALLOCATOR, ROUTER = "model.allocator.init_args", "model.router.init_args"
 GATE = f"{ROUTER}.gate.init_args"
 NO_DROPOUT = {"model.dropout": 0.0}
 RATE: float = read_settings(CONFIGS / "quickstart.yaml")["model"]["optimizer"]["init_args"]["lr"]
+RULE = "trainer.callbacks.0.init_args.rules.0.init_args"
+OTHER_RULE = "trainer.callbacks.0.init_args.rules.1.init_args"
 NO_SHARE = {"trainer.stream.init_args.share": 0.0}
 
 
@@ -706,6 +725,9 @@ def trained(
         ),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
         ("reg_lora", {COEFFICIENT: 0.0}, "seq_ft_merge", {}),
+        pytest.param("disco", {}, "finetune", {}, marks=pytest.mark.slow),
+        pytest.param("hide", {}, "finetune", {}, marks=pytest.mark.slow),
+        pytest.param("arrow", {}, "finetune", {}, marks=pytest.mark.slow),
         ("sefe", NO_SHARE, "reg_lora", {}),
         ("generic_mix", NO_SHARE, "seq_ft", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
@@ -747,6 +769,14 @@ def trained(
             {f"{ALLOCATOR}.experts": 1, f"{ALLOCATOR}.rank_factor": 0.625},
             "seq_ft",
             {},
+        ),
+        ("dgg", {f"{RULE}.probability": 0.0}, "replay", {}),
+        ("osf", {f"{RULE}.preserved": 0.0}, "seq_ft_merge", {}),
+        (
+            "same",
+            {f"{RULE}.mu": None, f"{RULE}.damping": 0.0, f"{OTHER_RULE}.threshold": None},
+            "sparse_mole",
+            {f"{ALLOCATOR}.experts": 6, f"{ALLOCATOR}.targets": "mlp", COEFFICIENT: 0.0},
         ),
         (
             "replay_importance",
@@ -829,6 +859,8 @@ SHARED = {"trainer.stream.init_args.shared_expert": "paint"}
         pytest.param("ewc_lora", SHARED, marks=pytest.mark.slow),
         ("ewc_lora_online", SHARED),
         ("replay", SHARED),
+        ("dgg", SHARED),
+        ("osf", {f"{RULE}.preserved": 0.0, "model.dropout": 0.1}),
         ("replay_importance", {**SHARED, "model.regularizers.0.init_args.heldout": 0.0}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,14 @@ from dmole.cli.main import main
 from dmole.experts import Gates
 from dmole.inference.requests import Request
 from dmole.publish.adapters import export_adapters
-from dmole.routing import AnchorRouter, SharedRouter
+from dmole.routing import (
+    AnchorRouter,
+    ArrowRouter,
+    CommonExpertRouter,
+    CommonMixing,
+    KeyRouter,
+    SharedRouter,
+)
 from dmole.routing.comparison import ROUTERS
 from dmole.storage.predictions import read_stage
 
@@ -140,3 +149,39 @@ def test_only_the_last_block_weighs_the_experts_of_an_anchor_router() -> None:
     gates.average_outside(last)
     assert gates.of(last[0]) is gates
     assert gates.of("vision").weights.tolist() == [[0.5, 0.5], [1.0, 0.0], [1.0, 1.0]]
+
+
+@pytest.mark.slow
+def test_a_shared_expert_joins_those_that_hard_routers_choose_and_soft_ones_are_refused(
+    tmp_path: Path,
+) -> None:
+    def router() -> CommonExpertRouter:
+        return CommonExpertRouter(KeyRouter(), CommonMixing())
+
+    recipe = Recipe(allocator=partial(UniformAllocator, targets="mlp"), router=router)
+    run = recipe.build(tmp_path / "runs").fit()
+    saved, ridge, keys = compare(run, tmp_path / "out", "ridge", "task_keys", recipe=recipe)
+    assert vars(keys) == vars(saved) | {"router": "task_keys"}
+    assert ridge.experts_a_sample == keys.experts_a_sample == 2
+    with pytest.raises(ValueError, match="selects none that joins the shared expert 'common'"):
+        compare(run, tmp_path / "soft", "disco", recipe=recipe)
+    assert not (tmp_path / "soft").exists()
+
+
+@pytest.mark.slow
+def test_the_newest_version_of_an_expert_answers_for_all_of_them(tmp_path: Path) -> None:
+    update = replace(small_task("paint"), name="paint-v2", test=None, update=True)
+    recipe = Recipe(tasks=["paint", "count", update], allocator=UniformAllocator)
+    run = recipe.build(tmp_path / "runs").fit()
+    rows = compare(run, tmp_path / "out", "disco", "task_keys", "oracle", recipe=recipe)
+    assert rows[-1].own_expert == 100
+    used = {row["gate_set"] for row in read_csv(tmp_path / "out" / "routing.csv")}
+    assert not {"paint", "paint+count", "count+paint"} & used
+
+
+@pytest.mark.slow
+def test_a_router_that_weighs_by_token_is_not_compared(tmp_path: Path) -> None:
+    recipe = Recipe(allocator=UniformAllocator, router=ArrowRouter)
+    run = recipe.build(tmp_path / "runs").fit()
+    with pytest.raises(ValueError, match=r"the ArrowRouter of .* weighs experts by token"):
+        compare(run, tmp_path / "out", "disco", recipe=recipe)
