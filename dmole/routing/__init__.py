@@ -20,6 +20,7 @@ from dmole.routing.gates import (
     gates_from_order,
     select_experts,
 )
+from dmole.routing.generative import GenerativeRouter, NameTree
 from dmole.routing.key_router import KeyRouter, fit_key, key_scores
 from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
 from dmole.routing.mixture_routers import CommonExpertRouter, TokenRouter
@@ -61,10 +62,12 @@ __all__ = [
     "DenseGate",
     "EmbeddingCache",
     "EntropyGate",
+    "GenerativeRouter",
     "KeyRouter",
     "LearningRouter",
     "MLPReconstructor",
     "Mixing",
+    "NameTree",
     "OneHotGate",
     "OracleRouter",
     "PCAReconstructor",

@@ -14,6 +14,7 @@ from dmole._moved import moved_name
 from dmole.experts.shape import ExpertShape
 from dmole.experts.soft_prompts import PromptShape, Shape
 from dmole.modality import INPUT
+from dmole.routing.generative import GenerativeRouter
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.query import Meter, RouteQuery
 from dmole.routing.routers import (
@@ -56,6 +57,8 @@ class CommonExpertRouter(Router):
     """
 
     def __init__(self, router: Router, mixing: Mixing, common: str = "common") -> None:
+        if isinstance(router, GenerativeRouter):
+            raise ValueError("CommonExpertRouter does not take a GenerativeRouter, which is asked")
         if router.soft:
             raise ValueError(
                 f"a {type(router).__name__} weighs all experts, so it selects none that joins the "

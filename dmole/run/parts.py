@@ -24,6 +24,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.routing.ArrowRouter",
         "dmole.routing.AutoencoderRouter",
         "dmole.routing.CommonExpertRouter",
+        "dmole.routing.GenerativeRouter",
         "dmole.routing.KeyRouter",
         "dmole.routing.OracleRouter",
         "dmole.routing.PromptRouter",

@@ -6,11 +6,12 @@ A new method gets these tests for free; what it trains and remembers it has to w
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import multiprocessing
 import queue
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
+from dmole.callbacks import task_naming
 from dmole.cli.config_files import read_settings
 from dmole.experts import LoRAExpert
 from dmole.experts.soft_prompts import PromptShape, SoftPrompt, shape_from_list
@@ -247,6 +249,37 @@ def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     resumed = builder.build(tmp_path, folders(run.family), run.method).fit("auto")
     assert [path.name for path in resumed.parent.iterdir()] == ["version_0"]
     assert run_digests(resumed) == run_digests(run.folder)
+
+
+def test_a_run_cut_while_the_adapter_of_its_router_trains_begins_that_again(
+    runs: Runs,
+    builder: Builder,
+    folders: Folders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = runs("mr_lora")
+    with (whole.folder / "exemplars.csv").open(newline="") as file:
+        kept = [(row["expert"], row["task"], row["id"]) for row in csv.DictReader(file)]
+    assert len(set(kept)) == len(kept) == 8 * len(TASKS)  # a task has 8 samples, less than 20
+    batches = task_naming._batches
+
+    def cut_short(*args: Any) -> Iterator[Any]:
+        yield from itertools.islice(batches(*args), 3)
+        raise CutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task_naming, "_batches", cut_short)
+        with pytest.raises(CutError):
+            builder.build(tmp_path, folders("llava"), "mr_lora").fit()
+    torch.manual_seed(99)  # a new process has drawn other numbers
+    resumed = builder.build(tmp_path, folders("llava"), "mr_lora").fit("auto")
+    assert run_digests(resumed) == run_digests(whole.folder)
+    first, second = (load_file(resumed / "router" / f"{name}.safetensors") for name in TASKS)
+    assert second.keys() == {"label"}
+    trained = [value for key, value in first.items() if key.endswith("lora_b")]
+    assert len(trained) == len(whole.linears)
+    assert all(bool(value.any()) for value in trained)
 
 
 COMMON = [method for method in METHODS if "CommonExpertRouter" in " ".join(_classes(method))]
@@ -502,6 +535,7 @@ TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     "sparse_mole": (_three, 4),
     "mola": (_by_depth, 4),
     "dynmole": (_six, 4),
+    "mr_lora": (lambda linears, _: _sum(linears, lambda i, o: 2 * (i + o)), 4),
     "same": (_six, 4),
     "branchlora": (_branches, 4),
     "smolora": (_separable, 2),
@@ -731,6 +765,7 @@ def trained(
         ("sefe", NO_SHARE, "reg_lora", {}),
         ("generic_mix", NO_SHARE, "seq_ft", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
+        ("mr_lora", {f"{ALLOCATOR}.rank_factor": 0.625}, "finetune", {}),
         ("dmole_paper", {}, "dmole", {}),
         (
             "dmole_alike",

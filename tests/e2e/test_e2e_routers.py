@@ -14,6 +14,7 @@ from small_runs import NO_FIGURES, FitWords, Recipe, embedded, read_csv, small_t
 import dmole
 from dmole.allocation import UniformAllocator
 from dmole.callbacks.router_comparison import RouterRow
+from dmole.cli.finished import predictor_of_run
 from dmole.cli.main import main
 from dmole.experts import Gates
 from dmole.inference.requests import Request
@@ -23,11 +24,20 @@ from dmole.routing import (
     ArrowRouter,
     CommonExpertRouter,
     CommonMixing,
+    GenerativeRouter,
     KeyRouter,
     SharedRouter,
 )
 from dmole.routing.comparison import ROUTERS
 from dmole.storage.predictions import read_stage
+
+
+@pytest.fixture(autouse=True)
+def quick_naming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the adapter that names tasks for two steps."""
+    router = GenerativeRouter(exemplars=4, passes=2, step_samples=8)
+    monkeypatch.setitem(ROUTERS, "mr_lora", lambda run: run.fit_names(router))
+
 
 TASKS = [small_task(name, 32, 8) for name in ("paint", "count")]
 
@@ -57,6 +67,8 @@ def test_all_routers_are_fitted_to_kept_embeddings_and_no_expert_changes(
     assert by_name["oracle"].last == by_name["oracle"].oracle_last
     assert {row.oracle_last for row in rows} == {rows[0].oracle_last}
     assert by_name["oracle"].stored_numbers == by_name["oracle"].multiply_adds == 0
+    assert by_name["mr_lora"].experts_a_sample == 1
+    assert by_name["mr_lora"].stored_numbers > 1000
     assert by_name["disco"].experts_a_sample == by_name["hide"].experts_a_sample == 2
     table = read_csv(tmp_path / "out" / "routers.csv")
     assert [row["router"] for row in table] == list(by_name)
@@ -137,6 +149,8 @@ def test_soft_gates_are_those_of_the_run_in_its_evaluation_and_when_it_is_loaded
     samples = [sample for task in TASKS for sample in store.test_samples(task.name)]
     found = model.answer([Request(sample.turns, sample.images, 4) for sample in samples])
     assert [answer.text for answer in found] == answers(run)
+    predicted = predictor_of_run(run, []).answer(samples, 4)
+    assert [text for text, _ in predicted] == answers(run)
     with pytest.raises(ValueError, match="weighs experts by sample, which no adapter of vLLM"):
         export_adapters(run, tmp_path / "export")
     assert not (tmp_path / "export").exists()
