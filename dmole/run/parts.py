@@ -14,6 +14,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Backbone": ("dmole.models.PretrainedBackbone",),
     "Allocator": (
         "dmole.allocation.DepthAllocator",
+        "dmole.allocation.PromptAllocator",
         "dmole.allocation.SensitivityAllocator",
         "dmole.allocation.UniformAllocator",
     ),
@@ -26,6 +27,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.routing.GenerativeRouter",
         "dmole.routing.KeyRouter",
         "dmole.routing.OracleRouter",
+        "dmole.routing.PromptRouter",
         "dmole.routing.RidgeRouter",
         "dmole.routing.SeparableRouter",
         "dmole.routing.SharedRouter",

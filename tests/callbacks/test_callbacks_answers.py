@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dmole.callbacks.answers import AnswerBook
+from dmole.callbacks.answers import ORDERED, AnswerBook
 
 PLAN = {"x": ("a", "b"), "y": ()}
 BEFORE = {"a": "1", "b": "2"}
@@ -19,6 +19,15 @@ def book() -> AnswerBook:
 def test_an_answer_is_found_whatever_the_order_of_its_experts(book: AnswerBook) -> None:
     assert book.get("x", ("a", "b"), BEFORE) == "red"
     assert book.missing(["x", "y"], PLAN, BEFORE) == []
+
+
+def test_where_the_order_of_experts_matters_an_answer_is_found_under_its_own_alone() -> None:
+    book, ordered = AnswerBook(), {**BEFORE, ORDERED: "yes"}
+    book.put("x", ("b", "a"), ordered, "red")
+    assert book.missing(["x"], {"x": ("a", "b")}, ordered) == [0]
+    other = AnswerBook()
+    other.load_state_dict(book.state_dict())
+    assert other.get("x", ("b", "a"), ordered) == "red"
 
 
 def test_samples_of_an_expert_that_changed_are_answered_again(book: AnswerBook) -> None:
