@@ -270,8 +270,15 @@ class Gates:
         """
         if self.texts is None:
             raise ValueError(f"the {modality} needs embeddings of the samples' instructions")
-        texts = self.texts.to(self.weights.device)
-        return to_device(self._repeat(texts, modality, x.shape[0]), x.device)
+        return self.texts.to(x.device)[self._owners(modality, x)]
+
+    def _owners(self, modality: Modality, x: Tensor) -> Tensor:
+        """Return the sample of each row of a linear's input, ``(rows,)`` on its device."""
+        key = ("owners", modality, x.shape[0], x.device)
+        if key not in self._positions:
+            samples = torch.arange(self.weights.shape[0], device=self.weights.device)
+            self._positions[key] = to_device(self._repeat(samples, modality, x.shape[0]), x.device)
+        return self._positions[key]
 
     def mean_tokens(self, modality: Modality, x: Tensor) -> Tensor:
         """Return the mean of each row's valid tokens, ``(rows, width)``.
@@ -280,11 +287,10 @@ class Gates:
         over the patches of the same sample.
         """
         if x.ndim == 2:
-            samples = torch.arange(self.weights.shape[0], device=self.weights.device)
-            owner = to_device(self._repeat(samples, modality, x.shape[0]), x.device)  # (rows,)
-            sums = x.new_zeros(len(samples), x.shape[1]).index_add(0, owner, x)
-            counts = torch.bincount(owner, minlength=len(samples)).clamp_min(1)
-            return (sums / counts[:, None])[owner]
+            owner = self._owners(modality, x)  # (rows,)
+            sums = x.new_zeros(len(self.weights), x.shape[1]).index_add(0, owner, x)
+            ones = x.new_zeros(len(self.weights)).index_add(0, owner, x.new_ones(len(x)))
+            return (sums / ones.clamp_min(1)[:, None])[owner]
         valid = self.valid_tokens(modality, x)
         if valid is None:
             return x.mean(dim=1)  # (rows, tokens, width) -> (rows, width)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dmole.experts import Gates
 from dmole.experts.library import eval_mode
+from dmole.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -100,11 +101,15 @@ def _generated(model: HoldsModel, batch: Batch, tree: NameTree) -> Tensor:
     """Return the tokens that tell the names of a batch apart, ``(B, depth)``."""
     start = batch.inputs["input_ids"].shape[1]
 
-    def allowed(_: int, tokens: Tensor) -> list[int]:
-        return tree.allowed(tokens[start:].tolist())
+    def follow(tokens: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores ``(B, V)`` of tokens that continue a name, -inf elsewhere."""
+        known = tokens.shape[1] > start  # reading them makes the host wait
+        rows: list[list[int]] = tokens[:, start:].tolist() if known else [[]] * len(tokens)
+        refused = torch.ones(scores.shape, dtype=torch.bool)
+        for row, own in zip(refused, rows, strict=True):
+            row[tree.allowed(own)] = False
+        return scores.masked_fill(to_device(refused, scores.device), float("-inf"))
 
     gates, kind = adapter_gates(model.backbone, batch), batch.image_counts.device.type
     with model.library.context.use(gates), torch.autocast(kind, enabled=False):
-        return model.backbone.generate_tokens(
-            batch.inputs, tree.depth, prefix_allowed_tokens_fn=allowed
-        )
+        return model.backbone.generate_tokens(batch.inputs, tree.depth, logits_processor=[follow])
