@@ -27,8 +27,10 @@ from run_digests import run_digests
 from two_ranks import become_rank, free_port
 
 from dmole.callbacks import ContinualCallback
+from dmole.models.embedder import sample_keys
 from dmole.module import ContinualModule
 from dmole.predictor import Predictor
+from dmole.routing import GenerativeRouter
 from dmole.run.context import EvaluationPass
 from dmole.run.signals import Interrupted
 from experiments.gpu.common import Setting
@@ -151,8 +153,12 @@ class Simulation:
         module.eval().to(self._fake.DEVICE)
         prompts = tiny_batch(Setting("cpu", Path()), module, 2, train=False).to(self._fake.DEVICE)
 
+        # a router that asks the model is asked before, as in an evaluation
+        asks = isinstance(module.router, GenerativeRouter)
+        plan = dict.fromkeys(sample_keys(prompts), module.experts[:1]) if asks else {}
+
         def waits(tokens: int) -> Counter[str]:
-            module.evaluation = EvaluationPass(answer_lengths={"count": tokens})
+            module.evaluation = EvaluationPass(gate_sets=plan, answer_lengths={"count": tokens})
             self._fake.WAITED.clear()
             with torch.no_grad():
                 module.answer(prompts)
