@@ -12,6 +12,7 @@ from dmole.routing.autoencoder import (
     parameter_count,
 )
 from dmole.routing.autoencoder_router import AutoencoderRouter
+from dmole.routing.dual import DualMixing
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 from dmole.routing.gates import (
     batch_vote,
@@ -60,6 +61,7 @@ __all__ = [
     "CommonExpertRouter",
     "CommonMixing",
     "DenseGate",
+    "DualMixing",
     "EmbeddingCache",
     "EntropyGate",
     "GenerativeRouter",

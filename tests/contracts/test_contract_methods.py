@@ -70,11 +70,12 @@ KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values(
 """One method of those that differ in numbers alone."""
 STATEFUL = (
     *("branchlora", "dmole", "modal_prompt", "moe_cl", "ewc_lora", "lwf_lora", "reg_lora"),
-    *("replay_importance", "same"),
+    *("replay_importance", "cl_moe", "same"),
 )
 """One method for each thing that is kept between steps.
 
-That is experts, soft prompts, anchors, a teacher, key elements, importance, moments of inputs.
+That is experts, soft prompts, anchors, a teacher, key elements, importance, values
+before a stage, moments of inputs.
 """
 
 
@@ -538,6 +539,7 @@ TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     "mr_lora": (lambda linears, _: _sum(linears, lambda i, o: 2 * (i + o)), 4),
     "same": (_six, 4),
     "branchlora": (_branches, 4),
+    "cl_moe": (_three, 4),
     "smolora": (_separable, 2),
     "smolora_release": (_separable_release, 2),
     "moe_cl": (_common, 4),
@@ -850,6 +852,16 @@ def test_one_expert_a_bank_without_fusion_is_one_adapter_of_twice_the_rank(
     one = {f"{ALLOCATOR}.experts": 2, f"{ROUTER}.fusion": False}
     plain = {f"{ALLOCATOR}.rank_factor": 0.25}
     assert_equal(trained("smolora", one), trained("seq_ft", same | plain))
+
+
+def test_without_momentum_the_shared_experts_are_a_dense_mixture(trained: Trained) -> None:
+    neutral = {"model.regularizers.0.init_args.momentum": 0.0, **NO_DROPOUT}
+    neutral["model.regularizers.0.init_args.past_momentum"] = 0.0
+    ours = trained("cl_moe", neutral)
+    common = {key: tensor for key, tensor in ours.items() if key.startswith("common/")}
+    assert all(key.endswith(".usage") for key in ours.keys() - common.keys())
+    plain = {"trainer.stream.init_args.shared_expert": "common", **NO_DROPOUT}
+    assert_equal(common, trained("dense_mole", plain))
 
 
 def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Trained) -> None:
