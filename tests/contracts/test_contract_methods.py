@@ -38,7 +38,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
-from dmole.callbacks import task_naming
+from dmole.callbacks import initialization, task_naming
 from dmole.cli.config_files import read_settings
 from dmole.experts import LoRAExpert
 from dmole.experts.soft_prompts import PromptShape, SoftPrompt, shape_from_list
@@ -281,6 +281,30 @@ def test_a_run_cut_while_the_adapter_of_its_router_trains_begins_that_again(
     trained = [value for key, value in first.items() if key.endswith("lora_b")]
     assert len(trained) == len(whole.linears)
     assert all(bool(value.any()) for value in trained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["keep_lora", "eva"])
+@pytest.mark.parametrize("family", ["llava"])
+def test_a_run_cut_while_an_expert_is_initialized_ends_in_the_same_bytes(
+    run: Run, builder: Builder, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = builder.build(tmp_path, folders(run.family), run.method)
+    start, measured = initialization._start, []
+
+    def interrupted(starts: Any, linear: Any, found: Any) -> Any:
+        measured.append(linear.path)
+        if len(measured) > 30:  # of 26 linears a stage
+            raise CutError
+        return start(starts, linear, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(initialization, "_start", interrupted)
+        with pytest.raises(CutError):
+            cut.fit()
+    torch.manual_seed(99)  # a new process has drawn other numbers
+    resumed = builder.build(tmp_path, folders(run.family), run.method).fit("auto")
+    assert run_digests(resumed) == run_digests(run.folder)
 
 
 COMMON = [method for method in METHODS if "CommonExpertRouter" in " ".join(_classes(method))]
