@@ -64,7 +64,7 @@ def _classes(method: str) -> tuple[str, ...]:
     return tuple(re.findall(r"(?:class_path|start|ranking): ([\w.]+)", text))
 
 
-ON_BOTH = ("dmole", "modal_prompt", "moe_cl")
+ON_BOTH = ("dmole", "moe_cl")
 """Methods that are also run on the second family by default."""
 KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values())
 """One method of those that differ in numbers alone."""
@@ -844,9 +844,10 @@ def trained(
             *("modal_prompt", {f"{ROUTER}.top_k": 1}, "finetune"),
             {"model.allocator": settings_of("modal_prompt")["model"]["allocator"]},
         ),
-        (
+        pytest.param(
             *("modal_prompt", {}, "modal_prompt"),
             {f"{ALLOCATOR}.lr_factor": 1.0, "model.optimizer.init_args.lr": 16 * RATE},
+            marks=pytest.mark.slow,
         ),
         ("mola", {f"{ALLOCATOR}.counts": [3, 3, 3, 3]}, "sparse_mole", {}),
         (
