@@ -31,7 +31,7 @@ from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
 from dmole.routing.mixture_routers import expert_shapes
-from dmole.routing.routers import route_by_name
+from dmole.routing.routers import refuse_weights, route_by_name
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
@@ -151,8 +151,15 @@ class ContinualModule(StepModule):
         self.projector_experts = projector_experts
         self.stage = StageContext()
         self.evaluation = EvaluationPass()
+        starts = allocator.initializer
         self.library = ExpertLibrary(
-            backbone.model, self._modality_of, dropout, seed, router.mixing, past_experts_on_device
+            backbone.model,
+            self._modality_of,
+            dropout,
+            seed,
+            router.mixing,
+            past_experts_on_device,
+            fixed_down=starts is not None and starts.fixes_down,
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
@@ -179,9 +186,11 @@ class ContinualModule(StepModule):
         """Return the units that may get an expert, in the order of the model.
 
         Raises:
-            ValueError: If the allocator gives soft prompts, which the model family cannot have.
+            ValueError: If the allocator gives soft prompts, which the model family cannot have, or
+                which the router would weigh.
         """
         if self.allocator.unit == "input":
+            refuse_weights(self.router, "the tasks")
             path, width = self.backbone.input_unit()
             return [Unit(INPUT, "language", (path,), width)]
         blocks = [

@@ -15,6 +15,7 @@ from dmole.callbacks.measuring import MeasuredSamples
 from dmole.callbacks.router_refit import RunRefit
 from dmole.routing import CommonExpertRouter, Router, gate_set_name
 from dmole.routing.comparison import ROUTERS
+from dmole.routing.routers import refuse_weights
 from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def compare_routers(
         for name in (AS_SAVED, *names):
             log.info("router %s", name)
             module.router = saved if name == AS_SAVED else _joined(saved, ROUTERS[name](refit))
+            if any(map(module.library.has_prompt, module.library.names)):
+                refuse_weights(module.router, str(refit.run))
             measured, label = MeasuredSamples(), f"router_{name}"
             routed = plan_routed(state, module, matrix.answers, tasks, measured, label)
             if oracle_last is None:

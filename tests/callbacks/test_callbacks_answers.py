@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dmole.callbacks.answers import ORDERED, AnswerBook
+from dmole.callbacks.answers import ORDERED, WEIGHTS, AnswerBook
 
 PLAN = {"x": ("a", "b"), "y": ()}
 BEFORE = {"a": "1", "b": "2"}
@@ -52,3 +52,13 @@ def test_only_answers_under_gate_sets_in_use_are_kept(book: AnswerBook) -> None:
     assert book.get("x", ("a",), now) == "green"
     assert book.get("y", (), now) == "blue"
     assert book.missing(["x", "y"], PLAN, BEFORE) == [0]
+
+
+def test_answers_under_other_weights_are_others() -> None:
+    book, plan = AnswerBook(), {"x": ("a", "b")}
+    warm, cold = ({"a": "1", "b": "2", WEIGHTS: digest} for digest in ("warm", "cold"))
+    book.put("x", ("a", "b"), warm, "green")
+    assert book.missing(["x"], plan, warm) == []
+    assert book.missing(["x"], plan, cold) == book.missing(["x"], plan, {"a": "1", "b": "2"}) == [0]
+    book.keep_only([(plan, warm), (plan, cold)])
+    assert book.get("x", ("b", "a"), warm) == "green"
