@@ -343,7 +343,7 @@ class ContinualModule(StepModule):
         """Return the loss of a batch under its routed experts, and the step it comes from."""
         labels, targets = labels_of(batch), batch.targets
         self.library.past.trim()  # the graph of the micro-batch before is gone
-        recording = self.regularizers.records
+        recording = self.regularizers.records or self.stage.observed
         gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
 
         def forward() -> Tensor:

@@ -3,25 +3,27 @@
     python -m experiments.results                # the table of docs/results.md (`make results`)
     python -m experiments.results search         # its hyperparameter search (`make search`)
     python -m experiments.results rank_budget    # another table; or `blurred`, `again`
-    python -m experiments.results write          # the table of the finished runs, without new runs
+    python -m experiments.results write          # the table of the kept results, without new runs
 
-Each run is a separate process with one thread; two processes run at a time. Finished runs are
-skipped and interrupted runs resume, so the command can be stopped and restarted at any time. The
-runs are ordered by seed, and the table is written after every seed.
+Each run is a separate process with one thread; two processes run at a time. The results of each
+finished run are kept in docs/results/kept, and runs with kept results are skipped; interrupted
+runs resume, so the command can be stopped and restarted at any time. The runs are ordered by seed,
+and the table is written after every seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dmole.metrics import read_matrix
 from dmole.report.compare import compare
 from dmole.storage.files import atomic_path, write_csv
+from experiments.kept_results import KEPT, is_kept, keep, kept_folder
 from experiments.results_jobs import (
     OUTPUT,
     PLAN,
@@ -29,6 +31,7 @@ from experiments.results_jobs import (
     SEARCH,
     Job,
     final_jobs,
+    is_searched,
     read_rows,
     run_all,
     search_jobs,
@@ -88,39 +91,43 @@ def fill(part: str, text: str, page_file: Path | None = None) -> None:
         temporary.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}", encoding="utf-8")
 
 
-def write_tables(runs: Path) -> None:
-    """Compare all finished runs; write tables, all matrices and one config per method.
+def write_tables() -> None:
+    """Compare all kept results; write tables, all matrices and one config per method.
 
     Raises:
-        SystemExit: If no run is finished.
+        SystemExit: If no results are kept.
     """
-    jobs = final_jobs(list(PLAN["rows"]), PLAN["seeds"])
-    done = [job for job in jobs if job.finished(runs)]
-    if not done:
-        raise SystemExit(f"no run in {runs} is finished")
-    rows = sorted(done, key=lambda job: list(PLAN["rows"]).index(job.name))
-    text = compare([job.folder(runs) for job in rows], OUTPUT)
+    rows = [row for row in PLAN["rows"] if is_searched(row)]
+    jobs = [job for row in rows for job in final_jobs([row], PLAN["seeds"]) if is_kept(job)]
+    if not jobs:
+        raise SystemExit(f"{KEPT} holds no results of these settings")
+    text = compare([kept_folder(job) for job in jobs], OUTPUT)
     pictures = "\n".join(f"![{what}](results/{name}.png)" for name, what in PICTURES.items())
     fill("table", f"{text.strip()}\n\n{pictures}")
+    fill("missing", missing_rows(jobs))
     scores = []
-    for job in rows:
-        matrix, tasks = read_matrix(job.folder(runs) / "evaluation_matrix.csv")
+    for job in jobs:
+        matrix, tasks = read_matrix(kept_folder(job) / "evaluation_matrix.csv")
         for stage, line in enumerate(matrix):
             cells = {task: f"{score:g}" for task, score in zip(tasks, line, strict=True)}
             scores.append({"row": job.name, "seed": job.seed, "stage": stage} | cells)
     write_csv(OUTPUT / "matrices.csv", tuple(scores[0]), scores)
-    for job in rows:
-        write_config(job, runs)
+    for job in jobs:
+        with atomic_path(OUTPUT / "configs" / f"{job.name}.yaml") as temporary:
+            shutil.copyfile(kept_folder(job) / "config.yaml", temporary)
 
 
-def write_config(job: Job, runs: Path) -> None:
-    """Write the resolved config of a run, without settings of this run and machine."""
-    text = (job.folder(runs) / "config.yaml").read_text(encoding="utf-8")
-    config = yaml.safe_load(text)
-    config["ckpt_path"] = None
-    config["trainer"] |= {"default_root_dir": "runs", "version": None}
-    with atomic_path(OUTPUT / "configs" / f"{job.name}.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+def missing_rows(jobs: Sequence[Job]) -> str:
+    """Return a sentence that names the methods without a run of every seed.
+
+    Args:
+        jobs: Runs whose results are kept.
+    """
+    runs = Counter(job.name for job in jobs)
+    missing = [f"`{row}`" for row in PLAN["rows"] if runs[row] < len(PLAN["seeds"])]
+    if not missing:
+        return "Every method was run with every seed."
+    return f"Not yet run with every seed: {', '.join(missing)}."
 
 
 def main() -> None:
@@ -142,12 +149,14 @@ def main() -> None:
         refuse_failed(run_all(jobs, runs, options.processes), runs)
         fill(options.what, compare([job.folder(runs) for job in jobs], OUTPUT / options.what))
         return
-    failed = []
-    for seed in options.seeds if options.what == "table" else ():
-        failed += run_all(final_jobs(options.rows, [seed]), runs, options.processes)
-        write_tables(runs)
     if options.what == "write":
-        write_tables(runs)
+        write_tables()
+        return
+    failed = []
+    for seed in options.seeds:
+        jobs = [job for job in final_jobs(options.rows, [seed]) if not is_kept(job)]
+        failed += run_all(jobs, runs, options.processes, then=lambda job: keep(job, runs))
+        write_tables()
     refuse_failed(failed, runs)
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +45,8 @@ class Job:
     @property
     def digest(self) -> str:
         """Return the digest of all settings: those of the benchmark and those of this job."""
-        texts = [path.read_text(encoding="utf-8") for path in self.configs]
-        text = "".join(texts) + yaml.safe_dump(self.settings)
-        return hashlib.sha256(text.encode()).hexdigest()
+        contents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in self.configs]
+        return hashlib.sha256(yaml.safe_dump([*contents, self.settings]).encode()).hexdigest()
 
     def finished(self, runs: Path) -> bool:
         """Return whether the run is finished, by this or an earlier process.
@@ -142,6 +141,13 @@ def candidates(row: str) -> Iterator[tuple[Any, dict[str, Any]]]:
         yield value, replaced(method_settings(row), spec["vary"], value)
 
 
+def is_searched(row: str) -> bool:
+    """Return whether all candidates of a method have a score, or there are none."""
+    of = PLAN["rows"][row].get("like", row)
+    scored = {r["value"] for r in read_rows(SEARCH) if r["row"] == of}
+    return scored.issuperset(str(value) for value, _ in candidates(row))
+
+
 def chosen(row: str) -> dict[str, Any]:
     """Return the settings of the best candidate; the first of a tie.
 
@@ -214,10 +220,29 @@ def sweep_jobs(name: str) -> list[Job]:
     return [Job(row, "dmole", seed, rows[row]) for seed in spec["seeds"] for row in rows]
 
 
-def run_all(jobs: Sequence[Job], runs: Path, processes: int) -> list[Job]:
-    """Run all unfinished jobs, `processes` at a time; return those that failed."""
+def run_all(
+    jobs: Sequence[Job],
+    runs: Path,
+    processes: int,
+    then: Callable[[Job], None] = lambda job: None,
+) -> list[Job]:
+    """Run all unfinished jobs, `processes` at a time; return those that failed.
+
+    Args:
+        jobs: The jobs.
+        runs: Folder of the runs.
+        processes: Runs at a time.
+        then: Called with each finished job, also of an earlier process.
+    """
     todo = [job for job in jobs if not job.finished(runs)]
     print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are already finished", flush=True)
+
+    def run(job: Job) -> bool:
+        well = job.run(runs)
+        if well:
+            then(job)
+        return well
+
     with ThreadPoolExecutor(processes) as pool:
-        results = list(pool.map(lambda job: job.run(runs), todo))
-    return [job for job, well in zip(todo, results, strict=True) if not well]
+        results = list(pool.map(run, jobs))
+    return [job for job, well in zip(jobs, results, strict=True) if not well]

@@ -61,7 +61,26 @@ ROWS = (
         # the published rule drops the last character of an answer
         right_answers={"Grounding": lambda sample: "[0.10, 0.20, 0.60, 0.80]"},
     ),
+    Row(
+        name="cvit",
+        tasks=6,
+        metrics=names("cvit_caption cvit_gqa cvit_imagenet cvit_scienceqa cvit_textvqa cvit_vqav2"),
+    ),
     Row(name="ucit", tasks=6, metrics=names("ucit_caption ucit_exact"), needs_java=True),
+    Row(
+        name="coin_asd",
+        tasks=8,
+        formats=names("coin_asd_scienceqa"),
+        metrics=names("coin_asd_scienceqa"),
+        # the published rule drops the last character of an answer
+        right_answers={"Grounding": lambda sample: "[0.10, 0.20, 0.60, 0.80]"},
+    ),
+    Row(
+        name="mllm_acl",
+        tasks=4,
+        formats=names("mathvista mmt_gui"),
+        metrics=names("mllm_acl_app mllm_acl_math mllm_acl_ocr mllm_acl_vp"),
+    ),
     Row(
         name="mllm_dcl",
         tasks=5,
@@ -76,6 +95,7 @@ ROWS = (
         ),
         right_answers={"SK-VG": box_in_thousandths},
     ),
+    Row(name="trigap", tasks=10, metrics=names("trigap_anls")),
     Row(
         name="retention",
         tasks=5,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from dmole._moved import moved_name
+from dmole.benchmarks.shared.forms import obedience
 from dmole.benchmarks.shared.rule import Judge, Rule
 from dmole.metrics.base import PROFILES, Profile, ProfileScore, ScoringItem, TaskMetric, TaskScore
 
@@ -77,7 +78,9 @@ class RuleMetric(ProfiledMetric):
 
     Its details hold the number of samples without an answer (``missing``) and the number of
     answers that are blank or that each profile could not read (``unparsable_published``,
-    ``unparsable_corrected``, and ``unparsable`` for the reported one).
+    ``unparsable_corrected``, and ``unparsable`` for the reported one). If the rule knows the form
+    that the questions ask for, they also hold the share of the answers that have it, in percent
+    (``obedient_published``, ``obedient_corrected``, ``obedient``).
 
     Args:
         rule: Name of a rule, see `dmole.benchmarks.registry.RULES`.
@@ -117,6 +120,9 @@ class RuleMetric(ProfiledMetric):
             count = len(answered) if skips else len(items)
             profiles[profile] = ProfileScore(sum(percent) / count if count else 0.0, percent)
             details[f"unparsable_{profile}"] = count_unparsable(items, scores)
+        if rule.form is not None:
+            skips = rule.missing == "skipped"
+            details |= obedience(items, rule.form, self.profile, skips=skips)
         return profiles, details
 
 

@@ -13,7 +13,10 @@ from dmole.data.streaming import kind_of
 from dmole.storage.predictions import TASK
 from dmole.storage.records import Records, read_records
 
-_METADATA = ("question_id", "image", "size", "width", "height", "choices", "answer_index")
+_METADATA = (
+    *("question_id", "image", "size", "width", "height", "choices", "answer_index"),
+    *("question_type", "answer_type", "precision"),
+)
 _ENTRY_KEYS = (
     *("id", "question_id", "prediction", "text", "question", "conversations"),
     *("answer", "answers", "answer_bbox", "bbox"),

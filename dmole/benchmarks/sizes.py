@@ -27,7 +27,7 @@ def published_sizes(
         ValueError: If ``benchmark`` is given and no benchmark has this task.
 
     Example:
-        >>> published_sizes("pmc_vqa")
+        >>> published_sizes("pmc_vqa", "cmit/PMC-VQA")
         {'cmit/PMC-VQA': {'train': 176948, 'test': 2000}}
     """
     key = _plain(benchmark or task)

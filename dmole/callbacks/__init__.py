@@ -10,6 +10,7 @@ from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.expert_allocation import ExpertAllocation
 from dmole.callbacks.expert_files import ExpertFiles
 from dmole.callbacks.expert_inspector import ExpertInspector
+from dmole.callbacks.gradient_rules import GradientRules
 from dmole.callbacks.progress_displays import (
     RichStageProgressBar,
     StageProgressBar,
@@ -33,6 +34,7 @@ __all__ = [
     "ExpertAllocation",
     "ExpertFiles",
     "ExpertInspector",
+    "GradientRules",
     "Regularization",
     "ReplayRecord",
     "ReportPage",

@@ -43,6 +43,8 @@ from dmole.callbacks.skipped_steps import SkippedSteps
 from dmole.callbacks.training_routing import TrainingRouting
 from dmole.distributed import gather_objects
 from dmole.metrics import retention, scoring_facts, summarize
+from dmole.metrics.counterparts import KEY as COUNTERPARTS
+from dmole.metrics.counterparts import counterparts_of_run
 from dmole.metrics.evaluated import KEY as EVALUATED
 from dmole.metrics.evaluated import evaluated_facts
 from dmole.metrics.subsample import KEY as SUBSAMPLE
@@ -405,6 +407,8 @@ class EvaluationMatrix(ContinualCallback):
         learned, oracle = self.matrix[:rows, : len(names)], self.oracle[:rows, : len(names)]
         content: dict[str, Any] = {"format": RUN_FORMAT}
         content |= summarize(learned, names, scope, task_of_stage=tasks_of)
+        sizes = {task: state.data.test_size(task) for task in state.data.tested_task_names}
+        content[COUNTERPARTS] = counterparts_of_run(learned, names, tasks_of, sizes, self.scores)
         content |= scoring_facts(self.scores)
         if state.data.eval_limit is not None:
             content[SUBSAMPLE] = subsample_facts(state, self.errors[:rows])

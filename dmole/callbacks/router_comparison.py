@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from torch import Tensor
 
 from dmole.callbacks.embedding import embed_samples
@@ -17,8 +19,10 @@ from dmole.callbacks.evaluation_plan import plan_oracle, plan_routed, sample_nam
 from dmole.callbacks.evaluation_results import task_experts
 from dmole.callbacks.measuring import MeasuredSamples
 from dmole.callbacks.router_fitting import RouterFitting, choose_samples
+from dmole.callbacks.task_naming import fit_names
 from dmole.distributed import broadcast
-from dmole.routing import CommonExpertRouter, Router, gate_set_name
+from dmole.report.run_files import read_config
+from dmole.routing import CommonExpertRouter, GenerativeRouter, Router, gate_set_name
 from dmole.routing.comparison import ROUTERS
 from dmole.routing.routers import too_few
 from dmole.storage.files import write_csv
@@ -36,6 +40,8 @@ log = logging.getLogger("dmole")
 R = TypeVar("R", bound=Router)
 Answer = Callable[["ContinualModule", "EvaluationPass"], None]
 
+LR = 1e-3
+"""Learning rate of the adapter of a router where the run states none."""
 AS_SAVED = "run"
 """Name of the run's own router, as the run has saved it."""
 TABLE, TEXT, GATE_SETS = "routers.csv", "routers.md", "routing.csv"
@@ -131,6 +137,37 @@ class RunRefit:
         router.updates = self.updates
         return router
 
+    def fit_names(self, router: GenerativeRouter) -> GenerativeRouter:
+        """Train the adapter of a router on samples of all stages, and return the router.
+
+        The samples are drawn from the training data as after the last stage of a run. The
+        optimizer is AdamW with the learning rate of the run.
+
+        Raises:
+            ValueError: If all tasks share an expert, two names have the same tokens, or a loss is
+                not finite.
+        """
+        if (common := self.module.router.common) is not None:
+            raise ValueError(
+                f"--router mr_lora: the tasks of {self.run} share the expert {common!r}"
+            )
+        make = functools.partial(torch.optim.AdamW, lr=_learning_rate(self.run), weight_decay=0.01)
+        fit_names(self.state, self.module, router, self.samples, make)
+        router.load_state_dict(broadcast(router.state_dict()))
+        router.updates = self.updates
+        return router
+
+
+def _learning_rate(run: Path) -> float:
+    """Return the learning rate of a run's experts."""
+    path = run / "config.yaml"
+    model = read_config(path)["model"] if path.is_file() else {}
+    try:
+        return float(model["optimizer"]["init_args"]["lr"])
+    except (KeyError, TypeError, ValueError):
+        log.info("%s states no learning rate: the router's adapter trains at %g", run, LR)
+        return LR
+
 
 def check_comparable(state: SequenceState, module: ContinualModule, run: Path) -> None:
     """Raise unless the run has an expert for each task, and samples to fit routers to.
@@ -149,6 +186,11 @@ def check_comparable(state: SequenceState, module: ContinualModule, run: Path) -
         raise ValueError(
             f"--router needs a run with an expert for each task that answers alone: the "
             f"{kind} of {run} selects none"
+        )
+    if router.mixing is not None and router.common is None:
+        raise ValueError(
+            f"--router: the {type(router).__name__} of {run} weighs experts by token, which no "
+            "other router can be compared with"
         )
     if not state.plan:
         raise ValueError(f"--router: {run} has learned no task")

@@ -158,8 +158,13 @@ def _compare(words: list[str]) -> None:
         metavar="WHAT[,WHAT]",
         help=f"compare runs although they differ in: {', '.join(CHECKS)}",
     )
+    parser.add_argument(
+        "--counterparts",
+        action="store_true",
+        help="add a table of the figures that other libraries print: MFN, FAA, BWT/T, MAP, MIF",
+    )
     options = parser.parse_args(words[1:])
-    compare(options.runs, options.output, options.allow)
+    compare(options.runs, options.output, options.allow, counterparts=options.counterparts)
 
 
 def _score(words: list[str]) -> None:

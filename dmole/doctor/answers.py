@@ -8,6 +8,11 @@ from collections.abc import Sequence
 _LONGEST = 200  # characters kept of an answer: labels are shorter, captions differ earlier
 
 
+def most_frequent(answers: Sequence[str]) -> str:
+    """Return the most frequent of the accepted answers of an item, the first of several."""
+    return answers[0] if len(answers) == 1 else Counter(answers).most_common(1)[0][0]
+
+
 class AnswerCounter:
     """Counts how often each answer occurs; rare answers are dropped when there are too many.
 
@@ -30,8 +35,7 @@ class AnswerCounter:
 
     def add(self, answers: Sequence[str]) -> None:
         """Count the answer of an item; if it has several, the most frequent one."""
-        answer = answers[0] if len(answers) == 1 else Counter(answers).most_common(1)[0][0]
-        self._counts[answer.strip()[:_LONGEST]] += 1
+        self._counts[most_frequent(answers).strip()[:_LONGEST]] += 1
         self.total += 1
         if len(self._counts) > 2 * self._capacity:
             self._drop_rare()

@@ -14,10 +14,11 @@ from dmole.data.formats import Split
 from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task
 from dmole.doctor.base_model import BaseModel, context_length, find_prompt_error
-from dmole.doctor.compare import compare_images, compare_texts
-from dmole.doctor.findings import Finding, Findings, count_level
+from dmole.doctor.compare import compare_answers, compare_images, compare_texts
+from dmole.doctor.findings import Finding, Findings, Level, count_level
 from dmole.doctor.images import ImageReport, examine_images
 from dmole.doctor.inputs import InputOptions
+from dmole.doctor.overlap import AnswerOverlap
 from dmole.doctor.pool import run_jobs
 from dmole.doctor.references import ReferenceReport, examine_references
 from dmole.doctor.source import CheckedSource
@@ -27,6 +28,9 @@ from dmole.routing.routers import too_few
 from dmole.store import splits_of
 
 _ONE_ANSWER = 0.9  # largest share of the most frequent answer without a warning
+
+
+_LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class DataReport:
         generated: Number of samples by task and split, for generated splits.
         options: Options of the check.
         general: Findings that belong to no file.
+        overlap: Shares of test answers that are training answers of other tasks.
     """
 
     tasks: Sequence[Task]
@@ -101,17 +106,18 @@ class DataReport:
     generated: dict[tuple[str, Split], int]
     options: CheckOptions
     general: Findings
+    overlap: AnswerOverlap
 
     def findings(self) -> list[Finding]:
-        """Return the stored findings, errors first."""
+        """Return the stored findings: errors, then warnings, then notes."""
         findings = [
             *self.general,
             *(finding for split in self.splits.values() for finding in split.findings),
         ]
-        return sorted(findings, key=lambda finding: finding.level)
+        return sorted(findings, key=lambda finding: _LEVELS.index(finding.level))
 
-    def count(self, level: Any) -> int:
-        """Return the number of errors or warnings, including those not stored."""
+    def count(self, level: Level) -> int:
+        """Return the number of findings of a level, including those not stored."""
         counts = [split.findings.counts for split in self.splits.values()]
         return count_level([self.general.counts, *counts], level)
 
@@ -153,7 +159,8 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
                 train.findings.add(train.source.finding("too_few_samples", message))
         if "test" in texts:
             _check_balance(texts["test"])
-    return DataReport(tasks, splits, generated, options, general)
+    overlap = compare_answers({key: split.texts for key, split in splits.items()})
+    return DataReport(tasks, splits, generated, options, general, overlap)
 
 
 def _published(task: Task) -> dict[str, Any]:

@@ -1,17 +1,22 @@
-"""Finds overlaps between the training and the test samples of a task."""
+"""Finds overlaps between training and test samples, of one task and of several."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from dmole.data.formats import Split
 from dmole.doctor.findings import Findings
 from dmole.doctor.images import ImageReport
+from dmole.doctor.overlap import AnswerOverlap, measure_overlap
 from dmole.doctor.source import CheckedSource
 from dmole.doctor.texts import TextReport, item_ids
+
+_NOTED = 0.1  # least share of test answers that other tasks train, for a note
 
 Numbers = npt.NDArray[np.uint64]
 
@@ -83,6 +88,32 @@ def compare_images(train: ImageReport, test: ImageReport) -> None:
     _report(findings, source, "shared_question", message, questions)
     message = "has an image of train item {} with another question"
     _report(findings, source, "shared_image", message, pictures.without(questions.items))
+
+
+def compare_answers(texts: Mapping[tuple[str, Split], TextReport]) -> AnswerOverlap:
+    """Return how many test answers of a task other tasks train, and note large shares.
+
+    Args:
+        texts: Reports by task and split; files that were not read to their end are left out.
+    """
+    whole = {key: report for key, report in texts.items() if report.complete}
+    train, test = (
+        {task: report.compared for (task, of), report in whole.items() if of == split}
+        for split in ("train", "test")
+    )
+    overlap = measure_overlap(train, test)
+    for task, share in overlap.of_task.items():
+        if share < _NOTED:
+            continue
+        other, largest = overlap.nearest(task)
+        message = (
+            f"{share:.1%} of the test answers are training answers of other tasks (of {other}: "
+            f"{largest:.1%}); training those tasks keeps them likely, so the scores may hide "
+            "forgetting"
+        )
+        report = whole[task, "test"]
+        report.findings.add(report.source.finding("shared_answers", message))
+    return overlap
 
 
 def _report(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dmole.data.formats import Split
 
-Level = Literal["error", "warning"]
+Level = Literal["error", "warning", "note"]
 
 LEVELS: dict[str, Level] = {
     "prompts": "error",
@@ -42,13 +42,17 @@ LEVELS: dict[str, Level] = {
     "one_answer": "warning",
     "split_size": "warning",
     "no_tokens": "warning",
+    "shared_answers": "note",
 }
-"""The kinds of findings, in the order of the report. An error makes ``fit`` fail."""
+"""The kinds of findings, in the order of the report. An error makes ``fit`` fail.
+
+A note is no fault of the data, but needed to read the figures of a run.
+"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One error or warning.
+    """One error, warning or note.
 
     Args:
         kind: A key of `LEVELS`.
@@ -70,7 +74,7 @@ class Finding:
 
     @property
     def level(self) -> Level:
-        """Level of the finding, error or warning."""
+        """Level of the finding."""
         return LEVELS[self.kind]
 
 

@@ -11,6 +11,7 @@ from dmole.data.source import address_of
 from dmole.data.task import Task
 from dmole.doctor.check import DataReport, SplitReport
 from dmole.doctor.findings import LEVELS, Finding
+from dmole.doctor.overlap import AnswerOverlap
 from dmole.messages import one_line
 from dmole.store import splits_of
 
@@ -37,7 +38,23 @@ def as_json(report: DataReport) -> dict[str, Any]:
             }
             for task in report.tasks
         ],
+        "answer_overlap": _overlap_json(report.overlap),
         "findings": [{"level": f.level} | vars(f) for f in report.findings()],
+    }
+
+
+def _overlap_json(overlap: AnswerOverlap) -> dict[str, Any]:
+    """Return the shares by task, and by task and other task; None where nothing was compared."""
+    return {
+        "of_task": {task: overlap.of_task.get(task) for task in overlap.tasks},
+        "by_pair": {
+            task: {
+                other: overlap.by_pair.get((task, other))
+                for other in overlap.tasks
+                if other != task
+            }
+            for task in overlap.tasks
+        },
     }
 
 
@@ -125,7 +142,7 @@ def as_text(report: DataReport) -> str:
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
         for row in rows
     ]
-    lines += ["", *_histograms(report)]
+    lines += ["", *_histograms(report), *_overlaps(report.overlap)]
     lines += [_line(finding) for finding in report.findings()]
     lines += _not_listed(report)
     errors, warnings = report.count("error"), report.count("warning")
@@ -173,6 +190,22 @@ def _histograms(report: DataReport) -> Iterator[str]:
         assert tokens is not None
         bins = [f"<={high}: {n}" for _, high, n in histogram(tokens.lengths, limit) if n]
         yield f"  {task} {split}  {', '.join(bins)}"
+    yield ""
+
+
+def _overlaps(overlap: AnswerOverlap) -> Iterator[str]:
+    """Yield one line per task: how many of its test answers the other tasks train."""
+    if not overlap.of_task:
+        return
+    yield "test answers that are training answers of other tasks (columns: the other tasks):"
+    width = max(map(len, overlap.tasks))
+    numbers = "".join(f"{number:>7}" for number in range(1, len(overlap.tasks) + 1))
+    yield f"  {'':>2} {'':{width}}{numbers}    any"
+    for number, task in enumerate(overlap.tasks, start=1):
+        if task in overlap.of_task:
+            shares = [overlap.by_pair.get((task, other)) for other in overlap.tasks]
+            cells = "".join("      -" if share is None else f"{share:7.1%}" for share in shares)
+            yield f"  {number:>2} {task:{width}}{cells}{overlap.of_task[task]:7.1%}"
     yield ""
 
 

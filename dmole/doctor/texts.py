@@ -18,8 +18,9 @@ from dmole.data.leakage import stable_hash
 from dmole.data.prompts import prompt_keys
 from dmole.data.sample import Sample
 from dmole.data.streaming import kind_of
-from dmole.doctor.answers import AnswerCounter
+from dmole.doctor.answers import AnswerCounter, most_frequent
 from dmole.doctor.findings import Findings
+from dmole.doctor.overlap import AnswerHashes
 from dmole.doctor.source import CheckedSource, Tick, TolerantReader
 
 _KEYS = 12  # keys in a message
@@ -38,6 +39,8 @@ class TextReport:
         complete: Whether the file could be read to its end.
         images: Number of references to images.
         answers: Counts of the answers.
+        compared: The answers as they are compared with those of other tasks: of a training item
+            those of all turns, of a test item the most frequent one.
         unread: Number of items by key that no reader uses.
         ids: A hash of each item's id, by position; odd if the id may identify the content, even
             if it is only a position.
@@ -50,6 +53,7 @@ class TextReport:
     complete: bool = False
     images: int = 0
     answers: AnswerCounter = field(default_factory=AnswerCounter)
+    compared: AnswerHashes = field(default_factory=AnswerHashes)
     unread: Counter[str] = field(default_factory=Counter)
     ids: array[int] = field(default_factory=lambda: array("Q"))
 
@@ -119,6 +123,7 @@ def _examine_item(report: TextReport, reader: TolerantReader, item: Any, index: 
     if examined.sample is not None:
         report.unread.update(set(examined.unread))
         report.answers.add(_answers(examined.sample))
+        report.compared.add(_compared(examined.sample))
         return
     error = str(examined.error)
     kind = "empty_answer" if error.endswith("the answer is empty") else "malformed"
@@ -127,6 +132,12 @@ def _examine_item(report: TextReport, reader: TolerantReader, item: Any, index: 
 
 def _answers(sample: Sample) -> tuple[str, ...]:
     return sample.references or (sample.turns[-1].text,)
+
+
+def _compared(sample: Sample) -> tuple[str, ...]:
+    if sample.references:
+        return (most_frequent(sample.references),)
+    return tuple(turn.text for turn in sample.turns if turn.role == "assistant")
 
 
 def id_hash(id: str) -> int:

@@ -82,6 +82,7 @@ def read_setup(
             (term["class_path"].rpartition(".")[2], _arguments(term))
             for term in model["regularizers"] or ()
         ),
+        rules=_rules(trainer["callbacks"]),
         moments=_moments(model["optimizer"]),
         batch_size=_batch_size(data),
         tasks_set_batches=any(task.get("batch_size") for task in data["tasks"]),
@@ -170,6 +171,15 @@ def _embedding_samples(callbacks: Any) -> int:
         if callback["class_path"].endswith("RouterFitting"):
             return int(_arguments(callback).get("embedding_samples", EMBEDDING_SAMPLES))
     return EMBEDDING_SAMPLES
+
+
+def _rules(callbacks: Any) -> tuple[object, ...]:
+    return tuple(
+        build(rule)
+        for callback in callbacks or ()
+        if callback["class_path"].endswith(".GradientRules")
+        for rule in _arguments(callback)["rules"]
+    )
 
 
 def _task_size(

@@ -98,6 +98,7 @@ def _size(shape: ModelShape, setup: Setup, plan: Allocation) -> ExpertSize:
         parameters=sum(of.count(*shape.sizes[path]) for path, of in shapes.items()),
         mask=MASK if setup.dropout else 0,
         copies=not half,
+        linears=tuple(shape.sizes[path] for path in shapes),
     )
 
 
@@ -110,6 +111,7 @@ def _joined(sizes: list[ExpertSize]) -> ExpertSize:
         blocks=(max(s.blocks[0] for s in sizes), max(s.blocks[1] for s in sizes)),
         channels=sum(size.channels for size in sizes),
         parameters=sum(size.parameters for size in sizes),
+        linears=max((size.linears for size in sizes), key=len),
     )
 
 

@@ -61,6 +61,7 @@ class ExpertSize:
             keeps its own copy of its input, besides the mask.
         copies: Whether inputs are copied to float32, without mixed precision over a base model of
             another dtype.
+        linears: Inputs and outputs of the linears that hold the expert.
     """
 
     blocks: tuple[int, int]
@@ -68,6 +69,7 @@ class ExpertSize:
     parameters: int
     mask: int = 0
     copies: bool = False
+    linears: tuple[tuple[int, int], ...] = ()
 
 
 def expert_size(

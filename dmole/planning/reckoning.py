@@ -12,7 +12,7 @@ from dmole.planning.images import ImageTokens, image_tokens
 from dmole.planning.memory import FP32, Load
 from dmole.planning.setup import Lengths, Setup
 from dmole.planning.shape import ModelShape
-from dmole.planning.terms import check_terms, losses_together, term_bytes
+from dmole.planning.terms import check_terms, kept_bytes, losses_together
 
 GIB = 2**30
 TRAINING = "training step"
@@ -190,7 +190,7 @@ class Reckoning:
                 "expert in training": state,
                 "activations": kept + self._cast_weights,
                 "loss": memory.loss_bytes(self.shape, load) * losses,
-                "regularizers": term_bytes(setup, size.parameters, self.shape),
+                **kept_bytes(setup, size, self.shape),
             },
         )
 

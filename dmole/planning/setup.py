@@ -59,6 +59,7 @@ class Setup:
         allocator: The allocator.
         router: The router.
         regularizers: Classes of the regularizers with their arguments.
+        rules: The gradient rules.
         moments: Numbers that the optimizer keeps for each parameter.
         batch_size: Samples of a training batch on a GPU, in the task with most.
         tasks_set_batches: Whether a task has a batch size of its own.
@@ -93,6 +94,7 @@ class Setup:
     allocator: Allocator
     router: Router
     regularizers: tuple[tuple[str, Mapping[str, Any]], ...]
+    rules: tuple[object, ...]
     moments: int
     batch_size: int
     tasks_set_batches: bool

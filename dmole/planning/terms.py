@@ -1,4 +1,4 @@
-"""Memory of the regularizers of a run."""
+"""Memory of the regularizers and gradient rules of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmole import regularizers
-from dmole.planning.memory import FP32
+from dmole.planning.memory import FP32, ExpertSize
+from dmole.planning.rules import rule_bytes
 from dmole.planning.setup import Setup
 from dmole.planning.shape import ModelShape
 from dmole.run.parts import PARTS
@@ -34,6 +35,20 @@ def has_own_passes(setup: Setup) -> bool:
 def losses_together(setup: Setup) -> int:
     """Return the number of losses of a step whose logits are in memory together."""
     return 1 + sum(name == "Distillation" for name, _ in setup.regularizers)
+
+
+def kept_bytes(setup: Setup, size: ExpertSize, shape: ModelShape) -> dict[str, float]:
+    """Return the bytes that regularizers and gradient rules keep on a GPU in the last stage.
+
+    Args:
+        setup: Settings of the run.
+        size: The expert in training.
+        shape: The base model.
+    """
+    kept: dict[str, float] = {"regularizers": term_bytes(setup, size.parameters, shape)}
+    if setup.rules:
+        kept["gradient rules"] = rule_bytes(setup.rules, size, len(setup.stages))
+    return kept
 
 
 def term_bytes(setup: Setup, trained: int, shape: ModelShape) -> int:

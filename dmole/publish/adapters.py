@@ -53,12 +53,14 @@ def export_adapters(
             token or by sample, or an adapter has a larger rank than vLLM takes.
     """
     source = open_source(run, None, trusted)
-    if (router := build_router(source.settings, trusted)).soft:
+    plain = {name: read_plain(run / "experts" / name, name) for name in source.experts}
+    router = build_router(source.settings, trusted)
+    if router.soft or router.mixing is not None:
+        how = "sample" if router.soft else "token"
         raise ValueError(
-            f"the router of {run} ({type(router).__name__}) weighs experts by sample, which no "
+            f"the router of {run} ({type(router).__name__}) weighs experts by {how}, which no "
             "adapter of vLLM does: use dmole serve"
         )
-    plain = {name: read_plain(run / "experts" / name, name) for name in source.experts}
     served = base or _place(source)
     sets = [(name,) for name in source.experts] + _occurring(source)
     made = {gate_set_name(names): names for names in sets}

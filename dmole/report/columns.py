@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from dmole.metrics.counterparts import COUNTERPARTS, KEY
 from dmole.report.runs import Run
 
 Group = Mapping[str, Sequence[Run]]
@@ -33,6 +34,7 @@ class Column:
             rates, and for figures that need the task identity.
         whole: Whether the figure is written as a whole number.
         optional: Whether the column is left out if no run has the figure.
+        explained: Whether the definition is printed where the figure is missing, with the reason.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Column:
     better: Literal["high", "low"] | None = None
     whole: bool = False
     optional: bool = False
+    explained: bool = False
 
 
 def _figure(name: str, better: Literal["high", "low"] = "high") -> Column:
@@ -126,6 +129,21 @@ RATES = {
     "own_first": f"{_OF_TEST_SAMPLES} whose first expert is that of their task",
 }
 """Definitions of the routing rates of ``metrics.json`` that are shown, by key, in this order."""
+
+
+def counterpart_columns() -> tuple[Column, ...]:
+    """Return the figures under the definitions of other libraries, in this order."""
+    return tuple(map(_counterpart, COUNTERPARTS))
+
+
+def _counterpart(name: str) -> Column:
+    def define(run: Run) -> str | None:
+        stated: dict[str, Any] = run.metrics.get(KEY) or {}
+        reason = (stated.get("missing") or {}).get(name)
+        text = (stated.get("definitions") or {}).get(name)
+        return f"{text}; n/a: {reason}" if text and reason else text
+
+    return Column(name, lambda run: run.counterpart(name), define, "high", explained=True)
 
 
 def learning_columns(groups: Group) -> tuple[Column, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dmole.messages import show
 from dmole.report.figures import save_figure
-from dmole.report.grids import learning_grid, summary_grid, task_grids
+from dmole.report.grids import counterpart_grid, learning_grid, summary_grid, task_grids
 from dmole.report.identity import advantages, check_comparable, check_repeat, same_tasks
 from dmole.report.method_figures import method_figures
 from dmole.report.notes import make_notes
@@ -22,7 +22,13 @@ from dmole.report.tables import (
 from dmole.storage.files import atomic_path
 
 
-def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[str] = ()) -> str:
+def compare(
+    run_dirs: Sequence[str | Path],
+    output: str | Path,
+    allow: Sequence[str] = (),
+    *,
+    counterparts: bool = False,
+) -> str:
     """Compare runs, grouped by method; runs of one method count as repeats with different seeds.
 
     Writes ``comparison.md``, ``.csv``, ``.tex`` and ``.png``, ``learning.csv``, ``per_task.csv``
@@ -32,6 +38,8 @@ def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[
         run_dirs: Run folders.
         output: Folder to write to; created if missing.
         allow: Names of differences to allow, keys of `dmole.report.identity.CHECKS`.
+        counterparts: Whether to add a table of the figures under the definitions of other
+            libraries, with its file ``counterparts.csv``.
 
     Returns:
         The Markdown.
@@ -47,11 +55,13 @@ def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[
     given = {method: advantages(group[0]) for method, group in groups.items()}
     apart = [method for method, texts in given.items() if texts]
     grid, learning = summary_grid(groups, apart), learning_grid(groups, apart)
-    by_task = task_grids(groups, apart)
-    notes = make_notes(groups, [grid, learning], given, mixed)
-    text = to_markdown(grid, learning, by_task.values(), notes)
-    output = Path(output)
     labels = {"tab:comparison": grid, "tab:learning": learning}
+    if counterparts:
+        labels["tab:counterparts"] = counterpart_grid(groups, apart)
+    by_task = task_grids(groups, apart)
+    notes = make_notes(groups, [*labels.values()], given, mixed)
+    text = to_markdown(grid, [*labels.values()][1:], by_task.values(), notes)
+    output = Path(output)
     figures = [figures_latex(each, label, notes) for label, each in labels.items()]
     tables = [task_latex(name, each, notes) for name, each in by_task.items()]
     _write(output / "comparison.md", text)
@@ -59,6 +69,9 @@ def compare(run_dirs: Sequence[str | Path], output: str | Path, allow: Sequence[
     _write(output / "per_task.tex", "\n".join(tables))
     write_summary_csv(output / "comparison.csv", grid, notes)
     write_summary_csv(output / "learning.csv", learning, notes)
+    (output / "counterparts.csv").unlink(missing_ok=True)  # left by an earlier comparison
+    if counterparts:
+        write_summary_csv(output / "counterparts.csv", labels["tab:counterparts"], notes)
     write_task_csv(output / "per_task.csv", by_task, notes)
     for name, figure in method_figures(groups, grid, notes).items():
         (output / name).unlink(missing_ok=True)  # left by an earlier comparison

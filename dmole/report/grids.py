@@ -9,7 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from dmole.report.columns import COLUMNS, PER_TASK, Column, Group, learning_columns
+from dmole.report.columns import (
+    COLUMNS,
+    PER_TASK,
+    Column,
+    Group,
+    counterpart_columns,
+    learning_columns,
+)
 from dmole.report.runs import Run
 
 Pair = tuple[float, float]
@@ -125,6 +132,16 @@ def learning_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
         apart: Methods that cannot be best.
     """
     return _grid("Learning and routing", learning_columns(groups), groups, apart)
+
+
+def counterpart_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
+    """Return the figures of the methods under the definitions of other libraries.
+
+    Args:
+        groups: Runs by method.
+        apart: Methods that cannot be best.
+    """
+    return _grid("Under the definitions of others", counterpart_columns(), groups, apart)
 
 
 def _grid(title: str, given: Sequence[Column], groups: Group, apart: Iterable[str]) -> Grid:

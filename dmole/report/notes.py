@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from textwrap import shorten
 
 from dmole.metrics.evaluated import statement
-from dmole.report.columns import COLUMNS, Group, learning_columns
+from dmole.report.columns import COLUMNS, Group, counterpart_columns, learning_columns
 from dmole.report.grids import Grid, shown, spread_of_tasks
 from dmole.report.identity import MARKS
 from dmole.report.runs import Run
@@ -105,11 +105,12 @@ def _evaluated(groups: Group) -> str:
 
 def _definitions(group: Group, grid: Grid) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Yield the name and the definitions of each column for which a run states one."""
-    for column in (*COLUMNS, *learning_columns(group)):
+    for column in (*COLUMNS, *learning_columns(group), *counterpart_columns()):
         texts: dict[str, list[str]] = {}
         for method, runs in group.items() if column.name in grid.columns else ():
             text = column.define(runs[0])
-            if text and not math.isnan(grid.rows[method][column.name][0]):
+            missing = math.isnan(grid.rows[method][column.name][0])
+            if text and (column.explained or not missing):
                 texts.setdefault(str(text), []).append(method)
         ordered = sorted(texts, key=lambda text: -len(texts[text]))
         if ordered:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dmole.messages import excerpt
+from dmole.metrics.counterparts import KEY as COUNTERPARTS
+from dmole.metrics.counterparts import counterparts
 from dmole.metrics.routing_rates import second_expert_rate
 from dmole.metrics.summary import summarize
 from dmole.storage.digests import FILE, Digests, verify_files
@@ -35,6 +37,8 @@ def complete_metrics(run: Run, digests: Digests | None) -> dict[str, Any]:
         stated = {"Learned": figures["definitions"]["Learned"]}
         metrics["Learned"] = figures["Learned"]
         metrics["definitions"] = (metrics.get("definitions") or {}) | stated
+    if COUNTERPARTS not in metrics and len(run.matrix) > 1 and _stages_known(run):
+        metrics[COUNTERPARTS] = counterparts(run.matrix, run.task_of_stage)
     routing = metrics.get("routing")
     if routing and "second_expert" not in routing and digests and ROUTING in digests.files:
         metrics["routing"] = routing | {"second_expert": _second_expert(run, digests)}

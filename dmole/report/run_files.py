@@ -8,6 +8,8 @@ from typing import Any
 
 from dmole._moved import current_path
 from dmole.messages import excerpt
+from dmole.metrics.counterparts import COUNTERPARTS
+from dmole.metrics.counterparts import KEY as OF_OTHERS
 from dmole.metrics.evaluated import KEY as EVALUATED
 from dmole.metrics.evaluated import PHRASES
 from dmole.metrics.subsample import KEY as SUBSAMPLE
@@ -33,6 +35,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: unknown format {excerpt(version)}, the newest is {RUN_FORMAT}")
     _check_figures(path, metrics, "")
     _check_figures(path, _section(path, metrics, "oracle"), "oracle.")
+    _check_counterparts(path, _section(path, metrics, OF_OTHERS))
     _check_numbers(path, _section(path, metrics, "routing"), None, "routing.")
     retention = _section(path, metrics, "retention")
     _check_numbers(path, retention, ["change"], "retention.")
@@ -51,6 +54,14 @@ def read_metrics(path: Path) -> dict[str, Any]:
         stated = _section(path, constant, task, "constant_answer.")
         _check_numbers(path, stated, ["score"], f"constant_answer.{task}.")
     return metrics
+
+
+def _check_counterparts(path: Path, stated: Mapping[str, Any]) -> None:
+    """Check the figures under the definitions of others."""
+    _check_numbers(path, stated, COUNTERPARTS, f"{OF_OTHERS}.")
+    for key in ("definitions", "missing"):
+        texts = _section(path, stated, key, f"{OF_OTHERS}.")
+        _check_texts(path, texts, texts, f"{OF_OTHERS}.{key}.")
 
 
 def _check_subsample(path: Path, stated: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dmole.metrics.counterparts import KEY as COUNTERPARTS
 from dmole.metrics.evaluated import KEY as EVALUATED
 from dmole.metrics.evaluated import Evaluated, stated_tasks
 from dmole.metrics.matrix_file import read_matrix
@@ -94,6 +95,10 @@ class Run:
     def oracle(self, name: str) -> float:
         """Return a figure with oracle gates, NaN if it is missing."""
         return _number((self.metrics.get("oracle") or {}).get(name))
+
+    def counterpart(self, name: str) -> float:
+        """Return a figure under the definition of others (percent), NaN if it is missing."""
+        return _number((self.metrics.get(COUNTERPARTS) or {}).get(name))
 
     def routing_rate(self, name: str) -> float:
         """Return a routing rate (percent), NaN if it is missing or the run has no such router."""

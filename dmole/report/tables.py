@@ -48,21 +48,35 @@ def markdown_grid(grid: Grid, notes: Notes) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def to_markdown(grid: Grid, learning: Grid, task_grids: Iterable[Grid], notes: Notes) -> str:
-    """Return all tables, with notes below the first and each definition where it is first used."""
-    grids = [learning, *task_grids]
-    lines = statements(notes, bold=any(each.best for each in (grid, *grids)))
-    further = [name for name in learning.columns if name not in grid.columns]
-    titled = [f"### {each.title}\n\n{markdown_grid(each, notes)}" for each in grids]
+def to_markdown(
+    grid: Grid, further: Iterable[Grid], task_grids: Iterable[Grid], notes: Notes
+) -> str:
+    """Return all tables, with notes below the first and each definition where it is first used.
+
+    Args:
+        grid: The first table.
+        further: Tables whose columns are figures.
+        task_grids: Tables whose columns are tasks.
+        notes: The text around the numbers.
+    """
+    figures, by_task = list(further), list(task_grids)
+    lines = statements(notes, bold=any(each.best for each in (grid, *figures, *by_task)))
     parts = [
         markdown_grid(grid, notes),
         "".join(f"{escape_markdown(line)}  \n" for line in lines),
         _markdown_list(definition_lines(notes, grid.columns)),
-        titled[0],
-        _markdown_list(definition_lines(notes, further)),
-        *titled[1:],
     ]
+    defined = set(grid.columns)
+    for each in figures:
+        names = [name for name in each.columns if name not in defined]
+        parts += [_titled(each, notes), _markdown_list(definition_lines(notes, names))]
+        defined.update(names)
+    parts += [_titled(each, notes) for each in by_task]
     return "\n".join([*(part for part in parts if part), OF_A_TASK + "\n"])
+
+
+def _titled(grid: Grid, notes: Notes) -> str:
+    return f"### {grid.title}\n\n{markdown_grid(grid, notes)}"
 
 
 def _markdown_list(lines: Iterable[str]) -> str:

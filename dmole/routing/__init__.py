@@ -3,6 +3,7 @@
 from typing import Any
 
 from dmole._moved import moved_name
+from dmole.routing.arrow import ArrowMixing, ArrowRouter, arrow_prototype
 from dmole.routing.autoencoder import (
     PCAReconstructor,
     Reconstructor,
@@ -19,6 +20,7 @@ from dmole.routing.gates import (
     gates_from_order,
     select_experts,
 )
+from dmole.routing.generative import GenerativeRouter, NameTree
 from dmole.routing.key_router import KeyRouter, fit_key, key_scores
 from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
 from dmole.routing.mixture_routers import CommonExpertRouter, TokenRouter
@@ -50,6 +52,8 @@ from dmole.routing.trained import MLPReconstructor
 __all__ = [
     "AllExpertsRouter",
     "AnchorRouter",
+    "ArrowMixing",
+    "ArrowRouter",
     "AutoencoderRouter",
     "BranchMixing",
     "CommonExpertRouter",
@@ -57,10 +61,12 @@ __all__ = [
     "DenseGate",
     "EmbeddingCache",
     "EntropyGate",
+    "GenerativeRouter",
     "KeyRouter",
     "LearningRouter",
     "MLPReconstructor",
     "Mixing",
+    "NameTree",
     "OneHotGate",
     "OracleRouter",
     "PCAReconstructor",
@@ -83,6 +89,7 @@ __all__ = [
     "TokenWeights",
     "TopKGate",
     "Weights",
+    "arrow_prototype",
     "batch_vote",
     "choose_partner",
     "combine",

@@ -106,7 +106,7 @@ class CommonMixing(Mixing):
 
     def shape(self, rank: int, alpha: float, experts: int, *, common: bool) -> ExpertShape:
         """Return one update; the common expert also holds the router. See :meth:`Mixing.shape`."""
-        _refuse_several(self, experts)
+        refuse_several(self, experts)
         return ExpertShape(rank, alpha, heads=2 if common else 0)
 
     def __call__(
@@ -227,7 +227,8 @@ def _pooled(linear: RoutedLinear, x: Tensor, gates: Gates) -> Tensor:
     return (x * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)  # a row may have none
 
 
-def _refuse_several(mixing: Mixing, experts: int) -> None:
+def refuse_several(mixing: Mixing, experts: int) -> None:
+    """Raise if the allocator gives a linear several experts of a task."""
     if experts != 1:
         raise ValueError(
             f"{type(mixing).__name__} takes one expert per linear and task, the allocator gives "

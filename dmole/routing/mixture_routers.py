@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmole._moved import moved_name
 from dmole.experts.shape import ExpertShape
+from dmole.routing.generative import GenerativeRouter
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.query import Meter, RouteQuery
 from dmole.routing.routers import (
@@ -54,6 +55,8 @@ class CommonExpertRouter(Router):
     """
 
     def __init__(self, router: Router, mixing: Mixing, common: str = "common") -> None:
+        if isinstance(router, GenerativeRouter):
+            raise ValueError("CommonExpertRouter does not take a GenerativeRouter, which is asked")
         if router.soft:
             raise ValueError(
                 f"a {type(router).__name__} weighs all experts, so it selects none that joins the "

@@ -163,6 +163,10 @@ class Router(ABC):
         """Return whether :meth:`route` needs embeddings for this query, which holds none yet."""
         return self.needs_embeddings
 
+    def asks(self, query: RouteQuery) -> bool:
+        """Return whether :meth:`route` needs the experts that the base model names."""
+        return False
+
     def meter(self, query: RouteQuery) -> Meter | None:
         """Return what computes the measures of a query in parts; None where nothing is measured.
 

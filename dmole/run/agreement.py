@@ -48,6 +48,14 @@ class DisagreementError(ValueError):
 
 
 @runtime_checkable
+class LearnsTensors(Protocol):
+    """A callback with tensors that later stages depend on."""
+
+    def learned_tensors(self) -> Mapping[str, Tensor]:
+        """Return the tensors by name."""
+
+
+@runtime_checkable
 class KnowsConfig(Protocol):
     """A callback that knows the config of the run."""
 
@@ -158,9 +166,10 @@ def start_values(state: SequenceState, module: ContinualModule) -> Values:
 
 
 def learned_values(state: SequenceState, module: ContinualModule) -> Values:
-    """Return the finished phases and digests of all trained tensors and of the router's state.
+    """Return the finished phases and digests of all learned tensors and of the router's state.
 
-    Tensors of experts that no longer train, and of their router entries, are digested once.
+    Tensors of experts that no longer train, and of their router
+    entries, are digested once.
     """
     frozen = [name for name in module.library.names if name not in state.stage.experts]
     prefixes = tuple(start for name in frozen for start in (f"{name}/", f"router experts.{name}."))
@@ -169,9 +178,15 @@ def learned_values(state: SequenceState, module: ContinualModule) -> Values:
         kept = key.startswith(prefixes)
         return state.digests.of(key, {"": tensor}) if kept else _digest_of(tensor)
 
+    learned = [cb.learned_tensors() for cb in state.callbacks if isinstance(cb, LearnsTensors)]
     return {
         "phases": {"list of finished phases": _text(sorted(state.done))},
         "tensors": {key: digest(key, tensor) for key, tensor in module.state_dict().items()},
+        "rules": {
+            f"gradient rule's {key}": _digest_of(value)
+            for tensors in learned
+            for key, value in tensors.items()
+        },
         "router": {
             key: digest(key, value) if isinstance(value, Tensor) else _text(value)
             for key, value in _leaves("router ", module.router.state_dict())

@@ -24,7 +24,7 @@ Version 2 is converted on reading.
 """
 
 _DIGEST = "sha256"
-_LEARNED = ("state_dict", "router", "optimizer_states")
+_LEARNED = ("state_dict", "router", "optimizer_states", "callbacks")
 """Parts whose tensors hold finite numbers only."""
 
 
@@ -44,7 +44,8 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     The file does not depend on the devices of the tensors.
 
     Raises:
-        ValueError: If a number in a tensor of experts, router or optimizer is not finite.
+        ValueError: If a number in a tensor of experts, router, optimizer or callbacks is not
+            finite.
         OSError: If it cannot be written, for example because the disk is full; names the file.
     """
     content = on_host(content)  # once, for digest and file
@@ -66,7 +67,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: If the file is missing, damaged, changed since it was written, or no checkpoint
-            of a sequence, or a number in a tensor of experts, router or optimizer is not finite.
+            of a sequence, or a number in a tensor of experts, router, optimizer or callbacks is
+            not finite.
     """
     if not file.is_file():
         raise ValueError(f"there is no checkpoint {file}")

@@ -31,6 +31,7 @@ class StageContext:
         steps: Optimizer steps of the stage; 0 until the optimizer is made.
         update_scale: Factor on the learning rate, by modality; the default is 1.
         gate_sets: Samples that this process has trained on, by true task and gate set.
+        observed: Whether a gradient rule reads the inputs of the linears in training.
     """
 
     index: int = 0
@@ -41,6 +42,7 @@ class StageContext:
     steps: int = 0
     update_scale: dict[str, float] = field(default_factory=dict)
     gate_sets: Counter[tuple[str, str]] = field(default_factory=Counter)
+    observed: bool = False
 
     @classmethod
     def of(cls, stage: Stage, epochs: int, allocation: Allocation | None = None) -> Self:

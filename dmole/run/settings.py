@@ -81,7 +81,16 @@ def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str
         kind = type(callback)
         if kind.__module__.startswith("dmole.callbacks.") and kind.__name__ not in _WITHOUT_EFFECT:
             settings |= {f"{kind.__name__} setting {n!r}": v for n, v in _arguments(callback)}
+    for rule in _rules(state):
+        settings |= {f"{type(rule).__name__} setting {n!r}": v for n, v in _arguments(rule)}
     return settings
+
+
+def _rules(state: SequenceState) -> Iterator[object]:
+    """Yield the gradient rules of a run."""
+    for callback in state.callbacks:
+        if type(callback).__name__ == "GradientRules":
+            yield from getattr(callback, "rules", ())
 
 
 def stream_settings(stream: Stream) -> dict[str, str]:

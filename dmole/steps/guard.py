@@ -56,6 +56,7 @@ class StepGuard:
         skipped: Steps of the stage that were left out so far.
         scaler_skips: Steps of the stage that the loss scaler of ``16-mixed`` left out in this
             process, which is part of its search for a scale.
+        admitted: Whether the last step was made.
 
     Raises:
         ValueError: If ``allowed`` is negative.
@@ -71,6 +72,7 @@ class StepGuard:
         """Begin a stage, or resume one in which steps were left out before."""
         self.skipped = skipped
         self.scaler_skips = 0
+        self.admitted = False
         self._records: list[dict[str, str]] = []
         self._keys: list[str] = []
         self._watched: list[tuple[Tensor, Callable[[], str]]] = []
@@ -116,10 +118,12 @@ class StepGuard:
         loss = any_not_finite(value for value, _ in self._watched)
         result, self._result = self._result, None
         before = torch.zeros(()) if result is None else result.flag
+        self.admitted = False
         in_result, in_loss, in_gradients = on_any_rank([before, loss, overflows(present)], device)
         if in_result:
             raise _result_error(result)
         if not in_loss and not in_gradients:
+            self.admitted = True
             return True
         scaled = not in_loss and scaler is not None and scaler.get_scale() > 1
         if scaled and on_any_rank([not_finite(present)], device)[0]:

@@ -180,7 +180,7 @@ def test_init_leaves_a_folder_alone_unless_forced(
 @pytest.mark.parametrize(
     ("words", "culprit"),
     [
-        (["coi", "x"], "no benchmark 'coi', there are cmit, coin, mllm_dcl, ucit"),
+        (["coi", "x"], "no benchmark 'coi', there are cmit, coin, coin_asd, cvit, mllm_acl"),
         (["coin", "x", "--miniature", "--force"], "--miniature without --force"),
         (["coin", "file"], "file exists and is not an empty folder"),
         (["coin"], "output"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from benchmark_table import LEARNED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
@@ -18,6 +19,11 @@ from dmole.metrics.base import TaskMetric
 GALLERY = {"choices": ["a cat", "a dog", "dark red"]}
 MAP = {"image": "d/MapQA_1.png", "question": "Which states are red?"}
 SQUARE = {"width": 100, "height": 100}
+FORMULA = {"answer_type": "Handwritten Mathematical Expression Recognition"}
+OPTION = {"question_type": "multi_choice", "answer_type": "text", **GALLERY}
+FREE = {"question_type": "free_form", "precision": None}
+INTEGER, LIST = {**FREE, "answer_type": "integer"}, {**FREE, "answer_type": "list"}
+ONE_DECIMAL = {**FREE, "answer_type": "float", "precision": 1.0}
 TEN = [*["yes"] * 4, *["no"] * 6]
 
 
@@ -78,6 +84,46 @@ TEN = [*["yes"] * 4, *["no"] * 6]
         ("relaxed_accuracy", "$1,040", "1000", {}, 0, 100),
         ("relaxed_accuracy", "50%", "50", {}, 0, 100),
         ("relaxed_accuracy", "Yes.", "yes", {}, 0, 100),
+        # MLLM-ACL
+        ("mllm_acl_ocr", "The sign says STOP.", "stop", {}, 100, 100),
+        ("mllm_acl_ocr", "north", "no", {}, 100, 0),
+        ("mllm_acl_ocr", "red\ncar", "redcar", {}, 100, 0),
+        ("mllm_acl_ocr", "x ^ 2 + 1", "x^2", FORMULA, 100, 100),
+        ("mllm_acl_ocr", "X^2", "x^2", FORMULA, 0, 0),
+        ("mllm_acl_ocr", "x\t^2", "x^2", FORMULA, 0, 100),
+        ("mllm_acl_ocr", "anything", "", {}, 100, 0),
+        ("mllm_acl_vp", "There are 13.", "3", {}, 100, 0),
+        ("mllm_acl_vp", "35", "3.5", {}, 100, 0),
+        ("mllm_acl_vp", "(A) two", "(a)", {}, 100, 100),
+        ("mllm_acl_app", " b ", "B", {}, 100, 100),
+        ("mllm_acl_app", "The answer is (B).", "B", {}, 0, 100),
+        ("mllm_acl_math", "(B) a dog", "a dog", OPTION, 100, 100),
+        ("mllm_acl_math", "It is a DOG", "a dog", OPTION, 100, 100),
+        ("mllm_acl_math", "Not A, but B", "a dog", OPTION, 0, 100),
+        ("mllm_acl_math", "A or B", "a cat", OPTION, 0, 100),
+        ("mllm_acl_math", "Cannot determine the answer: B", "a dog", OPTION, 0, 100),
+        ("mllm_acl_math", " 14 ", "14", INTEGER, 100, 100),
+        ("mllm_acl_math", "0", "0", INTEGER, 0, 100),
+        ("mllm_acl_math", "2 + 12 is 14.", "14", INTEGER, 0, 100),
+        ("mllm_acl_math", "1,400", "1400", INTEGER, 0, 100),
+        ("mllm_acl_math", "1.44", "1.4", ONE_DECIMAL, 0, 100),
+        ("mllm_acl_math", "1.5", "1.4", ONE_DECIMAL, 0, 0),
+        ("mllm_acl_math", "so [2007, 2008]", "[2007, 2008]", LIST, 0, 100),
+        ("mllm_acl_math", "[2007]", "[2007, 2008]", LIST, 0, 0),
+        # TriGap
+        ("trigap_anls", " Cats", "dogs", {}, 25, 25),
+        ("trigap_anls", "ab  cd", "ab cd", {}, 100 * 5 / 6, 100),
+        ("trigap_anls", "", " ", {}, 100, 0),
+        # CoIN-ASD
+        ("coin_asd_scienceqa", "The answer is C.", "C", {}, 100, 100),
+        ("coin_asd_scienceqa", "The answer is C", "C", {}, 0, 100),
+        ("coin_asd_scienceqa", "It is a rock", "A", {}, 0, 0),
+        ("coin_asd_scienceqa", "The answer is A. The answer is B.", "A", {}, 0, 100),
+        # CVIT
+        ("cvit_imagenet", "", "tench", {}, 100, 0),
+        ("cvit_imagenet", "A Tench", "tench", {}, 100, 100),
+        ("cvit_imagenet", "e", "tench", {}, 100, 0),
+        ("cvit_scienceqa", "It is a rock", "A", {}, 100, 0),
     ],
 )
 def test_a_quirk_is_in_one_profile_and_not_in_the_other(
@@ -190,10 +236,16 @@ def test_batches_of_multiple_choice_use_the_first_samples_options() -> None:
 
 def test_every_task_of_a_benchmark_has_a_metric_there_is() -> None:
     assert set(benchmark_tasks().values()) <= set(GENERAL) | set(PROFILED)
-    assert len(benchmark_tasks()) == 8 + 6 + 5 + 9
+    assert len(benchmark_tasks()) == sum(row.tasks for row in LEARNED)
 
 
-METADATA = {**MAP, **SQUARE, "choices": ["a cat", "(", ""]}
+METADATA = {
+    **MAP,
+    **SQUARE,
+    "choices": ["a cat", "(", ""],
+    "question_type": "free_form",
+    "answer_type": "list",
+}
 
 
 def rule_metrics() -> dict[str, ProfiledMetric]:

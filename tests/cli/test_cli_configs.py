@@ -41,7 +41,7 @@ def test_the_settings_of_fit_have_their_names() -> None:
         (["dmole", "fit", "--config", "methods/seq"],
          ["methods/seq_ft.yaml", "methods/seq_ft_merge.yaml"]),
         (["dmole", "fit", "--model.al"], ["--model.alpha"]),
-        (["dmole", "configs", "coin"], ["coin.yaml"]),
+        (["dmole", "configs", "coin"], ["coin.yaml", "coin_asd.yaml"]),
     ],
 )  # fmt: skip
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -6,11 +6,12 @@ A new method gets these tests for free; what it trains and remembers it has to w
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import multiprocessing
 import queue
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from two_ranks import become_rank, free_port
 
+from dmole.callbacks import task_naming
 from dmole.cli.config_files import read_settings
 from dmole.experts import ExpertShape, LoRAExpert
 from dmole.metrics import read_matrix
@@ -64,10 +66,11 @@ KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values(
 """One method of those that differ in numbers alone."""
 STATEFUL = (
     *("branchlora", "dmole", "moe_cl", "ewc_lora", "lwf_lora", "reg_lora", "replay_importance"),
+    "same",
 )
 """One method for each thing that is kept between steps.
 
-That is experts, anchors, a teacher, key elements, importance.
+That is experts, anchors, a teacher, key elements, importance, moments of inputs.
 """
 
 
@@ -229,6 +232,37 @@ def test_a_run_cut_in_its_last_stage_and_resumed_ends_in_the_same_bytes(
     assert run_digests(resumed) == run_digests(run.folder)
 
 
+def test_a_run_cut_while_the_adapter_of_its_router_trains_begins_that_again(
+    runs: Runs,
+    builder: Builder,
+    folders: Folders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = runs("mr_lora")
+    with (whole.folder / "exemplars.csv").open(newline="") as file:
+        kept = [(row["expert"], row["task"], row["id"]) for row in csv.DictReader(file)]
+    assert len(set(kept)) == len(kept) == 8 * len(TASKS)  # a task has 8 samples, less than 20
+    batches = task_naming._batches
+
+    def cut_short(*args: Any) -> Iterator[Any]:
+        yield from itertools.islice(batches(*args), 3)
+        raise CutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task_naming, "_batches", cut_short)
+        with pytest.raises(CutError):
+            builder.build(tmp_path, folders("llava"), "mr_lora").fit()
+    torch.manual_seed(99)  # a new process has drawn other numbers
+    resumed = builder.build(tmp_path, folders("llava"), "mr_lora").fit("auto")
+    assert run_digests(resumed) == run_digests(whole.folder)
+    first, second = (load_file(resumed / "router" / f"{name}.safetensors") for name in TASKS)
+    assert second.keys() == {"label"}
+    trained = [value for key, value in first.items() if key.endswith("lora_b")]
+    assert len(trained) == len(whole.linears)
+    assert all(bool(value.any()) for value in trained)
+
+
 COMMON = [method for method in METHODS if "CommonExpertRouter" in " ".join(_classes(method))]
 """Methods with an expert that every stage trains in addition to that of its task."""
 
@@ -318,7 +352,7 @@ def test_a_task_that_is_added_to_a_finished_run_is_learned_as_if_it_had_been_pla
     assert np.isnan(matrix).tolist() == [[False, True], [False, True], [False, False]]
 
 
-SUMMED = ("o_lora", "o_lora_normalized", "reg_lora", "sefe", "seq_ft_merge")
+SUMMED = ("o_lora", "o_lora_normalized", "osf", "reg_lora", "sefe", "seq_ft_merge")
 """Methods whose experts all answer together, so that none can be replaced by a new version."""
 UPDATED = ("branchlora", "dmole_o_lora", "moe_cl", "o_lora")
 
@@ -388,6 +422,19 @@ REMEMBERED: dict[str, Callable[[Linears], int]] = {
 """Numbers that the regularizers of a method keep; none where it is not named."""
 
 
+def _moments(linears: Linears) -> int:
+    """SAME: moments of the inputs of the MLP, and two averages of each of six experts."""
+    mlp = _mlp(linears)
+    return sum(inputs * min(64, inputs) + inputs + 1 for inputs, _ in mlp.values()) + 12 * len(mlp)
+
+
+REMEMBERED_BY_RULES: dict[str, Callable[[Linears], int]] = {
+    "dgg": _adapter,  # the parameters after the last stage
+    "same": _moments,
+}
+"""Numbers that the gradient rules of a method keep; none where it is not named."""
+
+
 @cases(METHODS, ON_BOTH)
 def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_of_the_base(
     run: Run,
@@ -398,6 +445,9 @@ def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_o
     assert state.keys() - extra == expert_keys(content["architecture"])
     numbers = sum(state[key].numel() for key in extra)
     assert numbers == REMEMBERED.get(run.method, lambda _: 0)(run.linears)
+    kept = content["callbacks"].get("GradientRules", {"tensors": {}})["tensors"].values()
+    by_rules = REMEMBERED_BY_RULES.get(run.method, lambda _: 0)(run.linears)
+    assert sum(tensor.numel() for tensor in kept) == by_rules
 
 
 def _dmole(linears: Linears, stage: int) -> int:
@@ -449,7 +499,7 @@ def _mlp(linears: Linears) -> Linears:
 ONE_ADAPTER = (
     *("seq_ft", "seq_ft_merge", "finetune", "joint", "lwf_lora", "ewc_lora", "ewc_lora_online"),
     *("o_lora", "o_lora_normalized", "reg_lora", "sefe", "replay", "replay_importance"),
-    "generic_mix",
+    *("generic_mix", "disco", "hide", "arrow", "dgg", "osf"),
 )
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
@@ -461,6 +511,8 @@ TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     "sparse_mole": (_three, 4),
     "mola": (_by_depth, 4),
     "dynmole": (_six, 4),
+    "mr_lora": (lambda linears, _: _sum(linears, lambda i, o: 2 * (i + o)), 4),
+    "same": (_six, 4),
     "branchlora": (_branches, 4),
     "smolora": (_separable, 2),
     "smolora_release": (_separable_release, 2),
@@ -642,6 +694,8 @@ OTHER_COEFFICIENT = "model.regularizers.1.init_args.coefficient"
 ALLOCATOR, ROUTER = "model.allocator.init_args", "model.router.init_args"
 GATE = f"{ROUTER}.gate.init_args"
 NO_DROPOUT = {"model.dropout": 0.0}
+RULE = "trainer.callbacks.0.init_args.rules.0.init_args"
+OTHER_RULE = "trainer.callbacks.0.init_args.rules.1.init_args"
 NO_SHARE = {"trainer.stream.init_args.share": 0.0}
 
 
@@ -679,9 +733,13 @@ def trained(
         ),
         ("o_lora_normalized", {COEFFICIENT: 0.0, **NO_DROPOUT}, "seq_ft_merge", {}),
         ("reg_lora", {COEFFICIENT: 0.0}, "seq_ft_merge", {}),
+        pytest.param("disco", {}, "finetune", {}, marks=pytest.mark.slow),
+        pytest.param("hide", {}, "finetune", {}, marks=pytest.mark.slow),
+        pytest.param("arrow", {}, "finetune", {}, marks=pytest.mark.slow),
         ("sefe", NO_SHARE, "reg_lora", {}),
         ("generic_mix", NO_SHARE, "seq_ft", {}),
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
+        ("mr_lora", {f"{ALLOCATOR}.rank_factor": 0.625}, "finetune", {}),
         ("dmole_paper", {}, "dmole", {}),
         (
             "dmole_alike",
@@ -712,6 +770,14 @@ def trained(
             {f"{ALLOCATOR}.experts": 1, f"{ALLOCATOR}.rank_factor": 0.625},
             "seq_ft",
             {},
+        ),
+        ("dgg", {f"{RULE}.probability": 0.0}, "replay", {}),
+        ("osf", {f"{RULE}.preserved": 0.0}, "seq_ft_merge", {}),
+        (
+            "same",
+            {f"{RULE}.mu": None, f"{RULE}.damping": 0.0, f"{OTHER_RULE}.threshold": None},
+            "sparse_mole",
+            {f"{ALLOCATOR}.experts": 6, f"{ALLOCATOR}.targets": "mlp", COEFFICIENT: 0.0},
         ),
         (
             "replay_importance",
@@ -794,6 +860,8 @@ SHARED = {"trainer.stream.init_args.shared_expert": "paint"}
         pytest.param("ewc_lora", SHARED, marks=pytest.mark.slow),
         ("ewc_lora_online", SHARED),
         ("replay", SHARED),
+        ("dgg", SHARED),
+        ("osf", {f"{RULE}.preserved": 0.0, "model.dropout": 0.1}),
         ("replay_importance", {**SHARED, "model.regularizers.0.init_args.heldout": 0.0}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -58,9 +58,9 @@ def test_findings_keep_the_first_items_of_all_passes() -> None:
     assert ours.counts == {"malformed": 5}
 
 
-def test_errors_come_before_warnings_in_the_order_of_kinds() -> None:
+def test_errors_come_before_warnings_and_these_before_notes_in_the_order_of_kinds() -> None:
     levels = list(LEVELS.values())
-    assert levels == sorted(levels)
+    assert levels == sorted(levels, key=["error", "warning", "note"].index)
 
 
 def test_shared_items_are_named_once_with_the_first_partner() -> None:

@@ -92,6 +92,7 @@ def test_json_is_the_whole_report(
         "token_limit",
         "token_lengths_include_images",
         "tasks",
+        "answer_overlap",
         "findings",
     ]
     assert report["findings"] == [

@@ -115,3 +115,5 @@ def test_a_whole_benchmark_is_learned_with_retention(fit: Fit, rows: Rows, row: 
     matrix = rows(run / "evaluation_matrix.csv")
     assert list(matrix[0])[1:] == [task["name"] for task in expected]
     assert all(value for row in matrix for value in row.values())
+    others = json.loads((run / "metrics.json").read_text())["counterparts"]
+    assert set(others["missing"]) == (set() if row.name == "cvit" else {"MIF"})

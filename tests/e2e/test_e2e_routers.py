@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,30 @@ from small_runs import NO_FIGURES, FitWords, Recipe, embedded, read_csv, small_t
 import dmole
 from dmole.allocation import UniformAllocator
 from dmole.callbacks.router_comparison import RouterRow
+from dmole.cli.finished import predictor_of_run
 from dmole.cli.main import main
 from dmole.experts import Gates
 from dmole.inference.requests import Request
 from dmole.publish.adapters import export_adapters
-from dmole.routing import AnchorRouter, SharedRouter
+from dmole.routing import (
+    AnchorRouter,
+    ArrowRouter,
+    CommonExpertRouter,
+    CommonMixing,
+    GenerativeRouter,
+    KeyRouter,
+    SharedRouter,
+)
 from dmole.routing.comparison import ROUTERS
 from dmole.storage.predictions import read_stage
+
+
+@pytest.fixture(autouse=True)
+def quick_naming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the adapter that names tasks for two steps."""
+    router = GenerativeRouter(exemplars=4, passes=2, step_samples=8)
+    monkeypatch.setitem(ROUTERS, "mr_lora", lambda run: run.fit_names(router))
+
 
 TASKS = [small_task(name, 32, 8) for name in ("paint", "count")]
 
@@ -48,6 +67,8 @@ def test_all_routers_are_fitted_to_kept_embeddings_and_no_expert_changes(
     assert by_name["oracle"].last == by_name["oracle"].oracle_last
     assert {row.oracle_last for row in rows} == {rows[0].oracle_last}
     assert by_name["oracle"].stored_numbers == by_name["oracle"].multiply_adds == 0
+    assert by_name["mr_lora"].experts_a_sample == 1
+    assert by_name["mr_lora"].stored_numbers > 1000
     assert by_name["disco"].experts_a_sample == by_name["hide"].experts_a_sample == 2
     table = read_csv(tmp_path / "out" / "routers.csv")
     assert [row["router"] for row in table] == list(by_name)
@@ -128,6 +149,8 @@ def test_soft_gates_are_those_of_the_run_in_its_evaluation_and_when_it_is_loaded
     samples = [sample for task in TASKS for sample in store.test_samples(task.name)]
     found = model.answer([Request(sample.turns, sample.images, 4) for sample in samples])
     assert [answer.text for answer in found] == answers(run)
+    predicted = predictor_of_run(run, []).answer(samples, 4)
+    assert [text for text, _ in predicted] == answers(run)
     with pytest.raises(ValueError, match="weighs experts by sample, which no adapter of vLLM"):
         export_adapters(run, tmp_path / "export")
     assert not (tmp_path / "export").exists()
@@ -140,3 +163,39 @@ def test_only_the_last_block_weighs_the_experts_of_an_anchor_router() -> None:
     gates.average_outside(last)
     assert gates.of(last[0]) is gates
     assert gates.of("vision").weights.tolist() == [[0.5, 0.5], [1.0, 0.0], [1.0, 1.0]]
+
+
+@pytest.mark.slow
+def test_a_shared_expert_joins_those_that_hard_routers_choose_and_soft_ones_are_refused(
+    tmp_path: Path,
+) -> None:
+    def router() -> CommonExpertRouter:
+        return CommonExpertRouter(KeyRouter(), CommonMixing())
+
+    recipe = Recipe(allocator=partial(UniformAllocator, targets="mlp"), router=router)
+    run = recipe.build(tmp_path / "runs").fit()
+    saved, ridge, keys = compare(run, tmp_path / "out", "ridge", "task_keys", recipe=recipe)
+    assert vars(keys) == vars(saved) | {"router": "task_keys"}
+    assert ridge.experts_a_sample == keys.experts_a_sample == 2
+    with pytest.raises(ValueError, match="selects none that joins the shared expert 'common'"):
+        compare(run, tmp_path / "soft", "disco", recipe=recipe)
+    assert not (tmp_path / "soft").exists()
+
+
+@pytest.mark.slow
+def test_the_newest_version_of_an_expert_answers_for_all_of_them(tmp_path: Path) -> None:
+    update = replace(small_task("paint"), name="paint-v2", test=None, update=True)
+    recipe = Recipe(tasks=["paint", "count", update], allocator=UniformAllocator)
+    run = recipe.build(tmp_path / "runs").fit()
+    rows = compare(run, tmp_path / "out", "disco", "task_keys", "oracle", recipe=recipe)
+    assert rows[-1].own_expert == 100
+    used = {row["gate_set"] for row in read_csv(tmp_path / "out" / "routing.csv")}
+    assert not {"paint", "paint+count", "count+paint"} & used
+
+
+@pytest.mark.slow
+def test_a_router_that_weighs_by_token_is_not_compared(tmp_path: Path) -> None:
+    recipe = Recipe(allocator=UniformAllocator, router=ArrowRouter)
+    run = recipe.build(tmp_path / "runs").fit()
+    with pytest.raises(ValueError, match=r"the ArrowRouter of .* weighs experts by token"):
+        compare(run, tmp_path / "out", "disco", recipe=recipe)

@@ -23,6 +23,7 @@ from dmole.allocation import UniformAllocator
 from dmole.callbacks import ContinualCallback
 from dmole.data.batch import Batch
 from dmole.metrics import read_matrix, summarize
+from dmole.metrics.counterparts import counterparts
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
@@ -175,6 +176,9 @@ def test_the_metrics_follow_from_the_matrices(quick_run: Path) -> None:
     test_rates = {"own_first", "rejected", "foreign_too", "second_expert", "unseen_accepted"}
     assert set(rates) == {*test_rates, "trained_with_partner"}
     order = [[0], [1]]
+    matrix, names = read_matrix(quick_run / "evaluation_matrix.csv")
+    tests = [len(predictions(quick_run, 2, task)) for task in names]
+    assert metrics.pop("counterparts") == counterparts(matrix, order, tests)
     for content, file in ((metrics, "evaluation_matrix.csv"), (oracle, "oracle_matrix.csv")):
         matrix, names = read_matrix(quick_run / file)
         assert content == summarize(matrix, names, task_of_stage=order)

@@ -171,6 +171,30 @@ def test_regularizers_keep_what_they_compare_with() -> None:
     assert found["regularizers"] == 2 * 4 * trained  # a quadratic function of all past tasks
 
 
+@pytest.mark.parametrize(
+    ("method", "numbers"),
+    [
+        ("dgg", lambda linears, trained: 2 * trained),
+        ("osf", lambda linears, trained: sum(0.5 * min(pair) * sum(pair) for pair in linears)),
+        (
+            "same",
+            lambda linears, trained: trained + 5 * sum(i * min(i, 64) for i, _ in linears),
+        ),
+    ],
+)
+def test_gradient_rules_keep_their_state_beside_the_experts(method: str, numbers: Any) -> None:
+    setup = read_setup(config_of("quickstart.yaml", f"methods/{method}.yaml"))
+    size = plan_experts(model_shape("tiny"), setup).size
+    assert size.linears
+    found = phases(setup, "tiny")["training step"].parts["gradient rules"]
+    assert found == pytest.approx(4 * numbers(size.linears, size.parameters))
+
+
+def test_a_gradient_rule_of_another_package_is_refused(setup: Setup) -> None:
+    with pytest.raises(ValueError, match="the memory of the gradient rule object cannot be"):
+        phases(replace(setup, rules=(object(),)))
+
+
 def test_the_first_advice_suffices_and_keeps_the_batch(setup: Setup) -> None:
     large = replace(_passes(setup, 1), batch_size=16, activation_checkpointing=False)
     reckoning = Reckoning(model_shape(LLAVA), large, Lengths())

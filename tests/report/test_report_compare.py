@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dmole.metrics import summarize, write_matrix
+from dmole.metrics.counterparts import counterparts
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.report import compare, load_run
 from dmole.report.compare import group_runs
@@ -433,3 +434,33 @@ def test_seeds_of_two_versions_agree_unless_a_new_setting_changes_the_run(
     else:
         with pytest.raises(ValueError, match=rf"differ in data\.{next(iter(later))}"):
             compare([before, after], tmp_path / "out")
+
+
+def test_figures_of_other_libraries_have_a_table_where_it_is_wanted(
+    runs: list[Path], make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    stated = counterparts([[0, 0], [90, 5], [50, 60]], sizes=[300, 100], obedience=[80.0])
+    matrix = [[0.0, 0.0], [90.0, 5.0], [50.0, 60.0]]
+    newer = make_run(tmp_path / "n", "newer", matrix, metrics={"counterparts": stated})
+    output = tmp_path / "out"
+    text = compare([*runs, newer], output, counterparts=True)
+    assert "### Under the definitions of others" in text
+    assert "| newer | 1 | 55.00 | 52.50 | -20.00 | 72.50 | 80.00 |" in text
+    assert "last stage; n/a: the numbers of test samples are unknown" in text
+    with (output / "counterparts.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert float(rows["dmole"]["MFN"]) == pytest.approx((79 + 82) / 2)
+    assert rows["dmole"]["FAA"] == rows["dmole"]["MIF"] == ""
+    assert float(rows["newer"]["BWT/T"]) == -20.0
+    plain = compare([*runs, newer], output)
+    assert "MIF" not in plain
+    assert not (output / "counterparts.csv").exists()
+
+
+def test_a_broken_figure_of_other_libraries_is_named(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    broken = {"counterparts": {"MFN": "many"}}
+    run = make_run(tmp_path / "b", "b", [[0.0, 0.0], [90.0, 5.0], [50.0, 60.0]], metrics=broken)
+    with pytest.raises(ValueError, match=r"metrics\.json: counterparts\.MFN must be null"):
+        load_run(run)

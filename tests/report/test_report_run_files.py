@@ -51,7 +51,7 @@ def tabulate(folder: Path, other: Path) -> str:
     given = {name: advantages(group[0]) for name, group in groups.items()}
     grid, learning, by_task = summary_grid(groups), learning_grid(groups), task_grids(groups)
     notes = make_notes(groups, [grid, learning], given, mixed)
-    text = to_markdown(grid, learning, by_task.values(), notes)
+    text = to_markdown(grid, [learning], by_task.values(), notes)
     return text + "".join(figures_latex(each, "tab", notes) for each in (grid, learning))
 
 

@@ -32,19 +32,32 @@ def write_coin(miniature: Miniature) -> None:
         test_name = "val" if task in ("TextVQA", "VizWiz", "VQAv2") else "test"
         for split in ("train", "test"):
             items = [
-                _coin_item(miniature, task, folder, split, n) for n in miniature.numbers(split)
+                coin_item(miniature, task, f"./{folder}", split, n)
+                for n in miniature.numbers(split)
             ]
             name = "train" if split == "train" else test_name
             miniature.json(f"playground/Instructions_Original/{task}/{name}.json", items)
-    _coin_side_files(miniature)
+    coin_side_files(miniature, "cl_dataset")
 
 
-def _coin_item(miniature: Miniature, task: str, folder: str, split: str, n: int) -> dict[str, Any]:
-    image: str | None = f"./{folder}/{task}_{split}_{n}.jpg"
+def coin_item(
+    miniature: Miniature, task: str, folder: str, split: str, n: int, root: str = "cl_dataset"
+) -> dict[str, Any]:
+    """Write the picture of an item of CoIN and return the item.
+
+    Args:
+        miniature: The data folder.
+        task: Name of the task, as in `write_coin`.
+        folder: Folder of the picture below the image root.
+        split: The split.
+        n: Number of the item.
+        root: The image root.
+    """
+    image: str | None = f"{folder}/{task}_{split}_{n}.jpg"
     if task == "ScienceQA" and n % 4 == 1:
         image = None  # half of ScienceQA is text alone
     else:
-        miniature.picture("cl_dataset", str(image), n)
+        miniature.picture(root, str(image), n)
     if task == "Grounding":
         box = [0.1, 0.2, 0.6, 0.8]
         text = "Give the box of the color."
@@ -61,19 +74,20 @@ def _coin_item(miniature: Miniature, task: str, folder: str, split: str, n: int)
     return question(str(n), image, text, answer=answer)
 
 
-def _coin_side_files(miniature: Miniature) -> None:
+def coin_side_files(miniature: Miniature, root: str) -> None:
+    """Write the side files of ScienceQA, TextVQA and GQA below a folder."""
     tests = miniature.numbers("test")
     problems = {
         str(n): {"question": QUESTION, "choices": list(COLORS), "answer": n % 4, "split": "test"}
         for n in tests
     }
-    miniature.json("cl_dataset/ScienceQA/problems.json", problems)
+    miniature.json(f"{root}/ScienceQA/problems.json", problems)
     splits = {"train": [], "val": [], "test": [str(n) for n in tests]}
-    miniature.json("cl_dataset/ScienceQA/pid_splits.json", splits)
+    miniature.json(f"{root}/ScienceQA/pid_splits.json", splits)
     answers = [
         {"question_id": n, "question": QUESTION, "answers": [color(n)] * 8 + ["gray", ""]}
         for n in tests
     ]
-    miniature.json("cl_dataset/TextVQA/TextVQA_0.5.1_val.json", {"data": answers})
+    miniature.json(f"{root}/TextVQA/TextVQA_0.5.1_val.json", {"data": answers})
     balanced = {str(n): {"answer": color(n), "isBalanced": True} for n in tests}
-    miniature.json("cl_dataset/GQA/testdev_balanced_questions.json", balanced)
+    miniature.json(f"{root}/GQA/testdev_balanced_questions.json", balanced)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from dmole.benchmarks.shared.forms import AnswerForm
 from dmole.metrics.base import ScoringItem
 
 Judge = Callable[[ScoringItem], float | None]
@@ -27,6 +28,7 @@ class Rule:
         pairing: Whether the authors pair answers and references by id or by position in the
             file. The corrected profile always pairs by id.
         needs: Keys of the metadata that the rule reads if a sample has them.
+        form: The form that the questions ask answers to have; None if they ask for none.
     """
 
     published: Judge
@@ -37,6 +39,7 @@ class Rule:
     missing: Literal["wrong", "skipped"] = "skipped"
     pairing: Literal["id", "position"] = "id"
     needs: tuple[str, ...] = ()
+    form: AnswerForm | None = None
 
 
 def any_reference(judge: Callable[[str, str], bool | float | None]) -> Judge:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from dmole.metrics.counterparts import COUNTERPARTS, KEY
 from dmole.metrics.evaluated import reasons, statement
 from dmole.metrics.summary import FIGURES, PER_TASK
 from dmole.report.page.markup import Cell, Row, html, join, label, note, number_cell, table
@@ -23,7 +24,7 @@ def _draw(record: RunRecord) -> Markup | None:
     run = record.run
     if run is None:
         return None
-    parts = [_facts(record, run), _figures(run), _by_task(record, run)]
+    parts = [_facts(record, run), _figures(run), _counterparts(run), _by_task(record, run)]
     if run.subsample is not None:
         parts.append(note(f"The scores are of {run.subsample}; all metrics are estimates."))
     if text := statement(run.metrics):
@@ -70,6 +71,19 @@ def _figures(run: Run) -> Markup:
         rows.append(Row([Cell(name), number_cell(run.figure(name)), *oracle, definition]))
     words = f"R[t,i]: score of task i after stage t. Oracle: {ORACLE}."
     return table("Metrics of the run", header, rows) + note(words)
+
+
+def _counterparts(run: Run) -> Markup:
+    """Return the table of the figures under the definitions of other libraries."""
+    stated = run.metrics.get(KEY) or {}
+    definitions, missing = stated.get("definitions") or {}, stated.get("missing") or {}
+    rows = []
+    for name in COUNTERPARTS if stated else ():
+        texts = [str(part[name]) for part in (definitions, missing) if part.get(name)]
+        definition = Cell("; missing: ".join(texts), kind="text")
+        rows.append(Row([Cell(name), number_cell(run.counterpart(name)), definition]))
+    header = ["Metric", "Value (%)", "Definition"]
+    return table("Metrics as other libraries define them", header, rows) if rows else join([])
 
 
 def _by_task(record: RunRecord, run: Run) -> Markup:

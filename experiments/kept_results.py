@@ -1,0 +1,48 @@
+"""The results of finished runs, kept under docs/results/kept without experts and checkpoints.
+
+A kept folder holds what `dmole compare` reads, so tables can be made again and extended on another
+machine: `dmole compare docs/results/kept/*/version_*`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from dmole.storage.files import atomic_path
+from experiments.results_jobs import MARK, OUTPUT, Job
+
+KEPT = OUTPUT / "kept"
+FILES = (
+    *("evaluation_matrix.csv", "oracle_matrix.csv"),
+    *("metrics.json", "timing.json", "digests.json"),
+)
+
+
+def kept_folder(job: Job, kept: Path = KEPT) -> Path:
+    """Return the folder with the results of a run."""
+    return kept / job.name / f"version_{job.seed}"
+
+
+def is_kept(job: Job, kept: Path = KEPT) -> bool:
+    """Return whether results of a run with the settings of the job are kept."""
+    mark = kept_folder(job, kept) / MARK
+    return mark.is_file() and mark.read_text(encoding="utf-8") == job.digest
+
+
+def keep(job: Job, runs: Path, kept: Path = KEPT) -> None:
+    """Copy the results of a finished run, without settings of this run and machine."""
+    source, folder = job.folder(runs), kept_folder(job, kept)
+    shutil.rmtree(folder, ignore_errors=True)  # of other settings
+    folder.mkdir(parents=True)
+    for name in FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    config = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
+    config["ckpt_path"] = None
+    config["trainer"] |= {"default_root_dir": "runs", "version": None}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    with atomic_path(folder / MARK) as temporary:  # last, as it states that all are there
+        temporary.write_text(job.digest, encoding="utf-8")
