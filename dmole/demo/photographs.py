@@ -175,7 +175,7 @@ def photo_scene(rng: random.Random, sign: str, photos: Mapping[str, Sequence[Pat
 def _cut_out(path: Path, side: int) -> Image.Image:
     """Return a photograph without its transparent rim, as large as a square allows."""
     with Image.open(path) as file:
-        image = file.convert("RGBA")
+        image: Image.Image = file.convert("RGBA")
     image = image.crop(image.getchannel("A").getbbox())
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
