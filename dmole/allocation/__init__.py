@@ -19,6 +19,7 @@ from dmole.allocation.plan import (
     build_units,
     expert_parameters,
 )
+from dmole.allocation.prompts import PromptAllocator
 from dmole.allocation.proxy import score_gradients
 from dmole.allocation.sensitivity import SensitivityAllocator
 
@@ -27,6 +28,7 @@ __all__ = [
     "AllocationEntry",
     "Allocator",
     "DepthAllocator",
+    "PromptAllocator",
     "SensitivityAllocator",
     "UniformAllocator",
     "Unit",

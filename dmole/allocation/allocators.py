@@ -60,6 +60,9 @@ class Allocator(ABC):
     proxy_passes: int = 1
     """Passes over the batches, each of which keeps the gradients of a group of units."""
 
+    lr_factor: float = 1.0
+    """Factor on the learning rate of the experts."""
+
     def __init__(
         self,
         *,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from dmole.callbacks.answers import DECODING, WEIGHTS, AnswerBook, GateSet, read_journal
+from dmole.callbacks.answers import DECODING, ORDERED, WEIGHTS, AnswerBook, GateSet, read_journal
 from dmole.callbacks.embedding import embed_samples
 from dmole.callbacks.measuring import MeasuredSamples
 from dmole.callbacks.task_naming import name_samples
@@ -61,6 +61,8 @@ def plan_routed(
         DECODING: decoding_digest(state, module),
         **{name: module.library.digest(name) for name in experts},
     }
+    if any(map(module.library.has_prompt, experts)):
+        digests[ORDERED] = "soft prompts"
     if weights:
         digests[WEIGHTS] = _weights_digest(module, weights)
     evaluation = EvaluationPass(

@@ -19,6 +19,7 @@ from dmole.callbacks.warm_start import compare_starts
 from dmole.data.labels import answer_tokens
 from dmole.distributed import Ranks, broadcast, connected_ranks, gather_objects
 from dmole.experts.library import eval_mode
+from dmole.modality import INPUT
 from dmole.models.recomputation import recomputed_in_evaluation
 from dmole.module import labels_of
 from dmole.run.context import StageContext
@@ -146,7 +147,12 @@ class ExpertAllocation(ContinualCallback):
 
 
 def describe_rank(entry: AllocationEntry) -> str:
-    """Return the size of a unit's expert: its rank, and the number of parallel experts."""
+    """Return the size of a unit's expert: its rank, and the number of parallel experts.
+
+    That of a soft prompt is its number of tokens.
+    """
+    if entry.unit == INPUT:
+        return f"{entry.rank} tokens"
     mixture = f"{entry.mixture} x " if entry.mixture > 1 else ""
     return f"{mixture}rank {entry.rank}"
 

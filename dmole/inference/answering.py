@@ -245,6 +245,7 @@ class AnsweringModel:
             texts = self.embedder.texts(batch)  # (B, D)
         mask = batch.inputs.get("attention_mask")
         gates = Gates(self.experts, routing.gates, rows, mask, texts=texts)
+        gates.order = order
         if self.router.averages:
             gates.average_outside(self.backbone.last_linears)
         return gates

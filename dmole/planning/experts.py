@@ -51,6 +51,10 @@ def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
     Raises:
         ValueError: If no unit can hold an expert.
     """
+    if setup.allocator.unit == "input":
+        raise ValueError(
+            f"dmole plan does not reckon soft prompts, which {type(setup.allocator).__name__} gives"
+        )
     setup.router.set_text_width(shape.language.width)
     units = _units(shape, setup)
     names = list(dict.fromkeys(name for stage in setup.stages for name in stage.experts))

@@ -17,6 +17,7 @@ from dmole.regularizers.mixture import (
     load_balance,
     soft_load_balance,
 )
+from dmole.regularizers.momentum import MomentumMerge
 from dmole.regularizers.orthogonality import Orthogonality, normalized_overlap, overlap
 from dmole.regularizers.replay_importance import ReplayImportance
 
@@ -27,6 +28,7 @@ __all__ = [
     "ElasticWeights",
     "KeyElements",
     "LoadBalance",
+    "MomentumMerge",
     "Orthogonality",
     "Regularizer",
     "ReplayImportance",

@@ -26,7 +26,7 @@ ALL = "all"
 class Refit(Protocol):
     """A finished run whose router is fitted again.
 
-    The implementation is `dmole.callbacks.router_comparison.RunRefit`, which also has the state,
+    The implementation is `dmole.callbacks.router_refit.RunRefit`, which also has the state,
     the module and the training samples of each stage.
     """
 

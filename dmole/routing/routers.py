@@ -393,6 +393,20 @@ class AllExpertsRouter(Router):
         return route_by_name([tuple(names)] * len(query.task_names), query.experts)
 
 
+def refuse_weights(router: Router, owner: str) -> None:
+    """Raise if a router weighs experts, since a soft prompt is used or not.
+
+    Args:
+        router: The router.
+        owner: What has the soft prompts, for the message.
+    """
+    if router.soft:
+        raise ValueError(
+            f"a {type(router).__name__} weighs experts, but a soft prompt has no weight: use a "
+            f"router that selects the experts of {owner}"
+        )
+
+
 def route_by_name(
     order: Sequence[tuple[str, ...]],
     experts: Sequence[str],

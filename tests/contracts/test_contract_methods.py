@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from cuts import CutAfter, CutError
+from families import WIDTH
 from families.saved import Folders
 from method_runs import (
     CONFIGS,
@@ -39,8 +40,11 @@ from two_ranks import become_rank, free_port
 
 from dmole.callbacks import task_naming
 from dmole.cli.config_files import read_settings
-from dmole.experts import ExpertShape, LoRAExpert
+from dmole.experts import LoRAExpert
+from dmole.experts.soft_prompts import PromptShape, SoftPrompt, shape_from_list
 from dmole.metrics import read_matrix
+from dmole.modality import INPUT
+from dmole.module import ContinualModule
 from dmole.regularizers.base import StageView
 from dmole.run.checkpoint_file import read_checkpoint
 from dmole.run.context import StageContext
@@ -60,17 +64,18 @@ def _classes(method: str) -> tuple[str, ...]:
     return tuple(re.findall(r"(?:class_path|start|ranking): ([\w.]+)", text))
 
 
-ON_BOTH = ("dmole", "moe_cl")
+ON_BOTH = ("dmole", "modal_prompt", "moe_cl")
 """Methods that are also run on the second family by default."""
 KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values())
 """One method of those that differ in numbers alone."""
 STATEFUL = (
-    *("branchlora", "dmole", "moe_cl", "ewc_lora", "lwf_lora", "reg_lora", "replay_importance"),
-    "same",
+    *("branchlora", "dmole", "modal_prompt", "moe_cl", "ewc_lora", "lwf_lora", "reg_lora"),
+    *("replay_importance", "cl_moe", "same"),
 )
 """One method for each thing that is kept between steps.
 
-That is experts, anchors, a teacher, key elements, importance, moments of inputs.
+That is experts, soft prompts, anchors, a teacher, key elements, importance, values
+before a stage, moments of inputs.
 """
 
 
@@ -94,6 +99,7 @@ class Run:
     folder: Path
     experts: dict[str, torch.Tensor]
     layers: dict[str, Linears]
+    embedding: torch.nn.Embedding
 
     @property
     def linears(self) -> Linears:
@@ -106,9 +112,12 @@ class Run:
         """Return an expert's tensors as its stage found them."""
         found = {}
         for path, numbers in self.checkpoint()["architecture"][name].items():
-            base = torch.nn.Linear(*self.linears[path])
+            shape = shape_from_list(numbers)
             generator = torch.Generator().manual_seed(expert_seed(0, name, path))
-            expert = LoRAExpert(base, ExpertShape.from_list(numbers), generator)
+            if isinstance(shape, PromptShape):
+                expert: torch.nn.Module = SoftPrompt(self.embedding, shape, generator)
+            else:
+                expert = LoRAExpert(torch.nn.Linear(*self.linears[path]), shape, generator)
             found |= {f"{name}/{path}.{key}": value for key, value in expert.state_dict().items()}
         return found
 
@@ -122,9 +131,16 @@ class Run:
         return found
 
     def linears_of(self, units: list[str]) -> Linears:
-        single = {path: {path: size} for path, size in self.linears.items()}
+        single: dict[str, Linears] = {path: {path: size} for path, size in self.linears.items()}
+        single[INPUT] = {INPUT: (WIDTH, WIDTH)}
         joined = {**self.layers, **single}
         return {path: size for unit in units for path, size in joined[unit].items()}
+
+
+def _input_of(module: ContinualModule) -> torch.nn.Embedding:
+    """Return the input embedding of the base model."""
+    embedding: Any = module.backbone.model.get_input_embeddings()
+    return getattr(embedding, "base", embedding)
 
 
 Runs = Callable[..., Run]
@@ -151,7 +167,8 @@ def runs(builder: Builder, folders: Folders, tmp_path_factory: pytest.TempPathFa
             built = builder.build(root, folders(family), method)
             folder = built.fit()
             made[method, family] = Run(
-                method, family, folder, built.experts(), layers_of(built.module)
+                *(method, family, folder, built.experts(), layers_of(built.module)),
+                _input_of(built.module),
             )
         return made[method, family]
 
@@ -193,7 +210,10 @@ def expert_keys(architecture: Mapping[str, Mapping[str, list[float]]]) -> set[st
     keys = set()
     for name, layers in architecture.items():
         for path, numbers in layers.items():
-            shape = ExpertShape.from_list(numbers)
+            shape = shape_from_list(numbers)
+            if isinstance(shape, PromptShape):
+                keys.add(f"{name}/{path}.tokens")
+                continue
             parts = ["lora_a"] * bool(shape.rank) + ["router"] * bool(shape.heads)
             parts += ["text_router"] * bool(shape.heads and shape.text_width)
             parts += ["fusion"] * bool(shape.fused) + ["usage"] * bool(shape.usage)
@@ -482,6 +502,11 @@ def _common(linears: Linears, stage: int) -> int:
     return _sum(_mlp(linears), lambda i, o: 2 * 3 * (i + o) + 2 * i) + _classifiers(linears)
 
 
+def _tokens(linears: Linears, stage: int) -> int:
+    """ModalPrompt: ten tokens of the width of the language model."""
+    return _sum(linears, lambda _, width: 10 * width)
+
+
 def _separable(linears: Linears, stage: int) -> int:
     """SMoLoRA: eight experts of rank 1 on the MLP, two routers of four rows, a score a bank."""
     return _separable_release(linears, stage) + _sum(_mlp(linears), lambda i, _: 4 * (i + TEXT))
@@ -514,10 +539,12 @@ TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     "mr_lora": (lambda linears, _: _sum(linears, lambda i, o: 2 * (i + o)), 4),
     "same": (_six, 4),
     "branchlora": (_branches, 4),
+    "cl_moe": (_three, 4),
     "smolora": (_separable, 2),
     "smolora_release": (_separable_release, 2),
     "moe_cl": (_common, 4),
     "moe_cl_routed": (_common, 4),
+    "modal_prompt": (_tokens, 1),
 }
 """Parameters that a stage trains on the linears of its units, and how many units have an expert.
 
@@ -681,7 +708,7 @@ def test_two_processes_end_with_the_same_experts_where_one_plan_put_them(
     assert state.keys() == other_state.keys()
     for key, tensor in state.items():
         assert (tensor == other_state[key]).all(), key
-    trained = [tensor for key, tensor in state.items() if "lora_b" in key]
+    trained = [tensor for key, tensor in state.items() if "lora_b" in key or ".tokens" in key]
     assert any(tensor.any() for tensor in trained) == bool(stages_of(method))
     matrix, _ = read_matrix(folder / "evaluation_matrix.csv")
     assert np.isfinite(matrix).all()
@@ -694,6 +721,7 @@ OTHER_COEFFICIENT = "model.regularizers.1.init_args.coefficient"
 ALLOCATOR, ROUTER = "model.allocator.init_args", "model.router.init_args"
 GATE = f"{ROUTER}.gate.init_args"
 NO_DROPOUT = {"model.dropout": 0.0}
+RATE: float = read_settings(CONFIGS / "quickstart.yaml")["model"]["optimizer"]["init_args"]["lr"]
 RULE = "trainer.callbacks.0.init_args.rules.0.init_args"
 OTHER_RULE = "trainer.callbacks.0.init_args.rules.1.init_args"
 NO_SHARE = {"trainer.stream.init_args.share": 0.0}
@@ -751,6 +779,14 @@ def trained(
             },
             "dmole",
             {},
+        ),
+        (
+            *("modal_prompt", {f"{ROUTER}.top_k": 1}, "finetune"),
+            {"model.allocator": settings_of("modal_prompt")["model"]["allocator"]},
+        ),
+        (
+            *("modal_prompt", {}, "modal_prompt"),
+            {f"{ALLOCATOR}.lr_factor": 1.0, "model.optimizer.init_args.lr": 16 * RATE},
         ),
         ("mola", {f"{ALLOCATOR}.counts": [3, 3, 3, 3]}, "sparse_mole", {}),
         (
@@ -816,6 +852,16 @@ def test_one_expert_a_bank_without_fusion_is_one_adapter_of_twice_the_rank(
     one = {f"{ALLOCATOR}.experts": 2, f"{ROUTER}.fusion": False}
     plain = {f"{ALLOCATOR}.rank_factor": 0.25}
     assert_equal(trained("smolora", one), trained("seq_ft", same | plain))
+
+
+def test_without_momentum_the_shared_experts_are_a_dense_mixture(trained: Trained) -> None:
+    neutral = {"model.regularizers.0.init_args.momentum": 0.0, **NO_DROPOUT}
+    neutral["model.regularizers.0.init_args.past_momentum"] = 0.0
+    ours = trained("cl_moe", neutral)
+    common = {key: tensor for key, tensor in ours.items() if key.startswith("common/")}
+    assert all(key.endswith(".usage") for key in ours.keys() - common.keys())
+    plain = {"trainer.stream.init_args.shared_expert": "common", **NO_DROPOUT}
+    assert_equal(common, trained("dense_mole", plain))
 
 
 def test_a_single_branch_is_sequential_fine_tuning_of_one_adapter(trained: Trained) -> None:

@@ -12,7 +12,7 @@ from run_digests import run_digests
 from small_runs import NO_FIGURES, FitWords, Recipe, embedded, read_csv, small_task
 
 import dmole
-from dmole.allocation import UniformAllocator
+from dmole.allocation import PromptAllocator, UniformAllocator
 from dmole.callbacks.router_comparison import RouterRow
 from dmole.cli.finished import predictor_of_run
 from dmole.cli.main import main
@@ -26,10 +26,12 @@ from dmole.routing import (
     CommonMixing,
     GenerativeRouter,
     KeyRouter,
+    PromptRouter,
     SharedRouter,
 )
 from dmole.routing.comparison import ROUTERS
 from dmole.storage.predictions import read_stage
+from dmole.streams import BlurredStream
 
 
 @pytest.fixture(autouse=True)
@@ -199,3 +201,26 @@ def test_a_router_that_weighs_by_token_is_not_compared(tmp_path: Path) -> None:
     run = recipe.build(tmp_path / "runs").fit()
     with pytest.raises(ValueError, match=r"the ArrowRouter of .* weighs experts by token"):
         compare(run, tmp_path / "out", "disco", recipe=recipe)
+
+
+@pytest.mark.slow
+def test_a_router_is_fitted_to_what_a_blurred_stage_has_drawn(tmp_path: Path) -> None:
+    recipe = Recipe(stream=BlurredStream(beta=0.5))
+    run = recipe.build(tmp_path / "runs").fit()
+    with embedded() as seen:
+        saved, refitted = compare(run, tmp_path / "out", "autoencoder", recipe=recipe)
+    assert seen == []
+    assert vars(saved) == vars(refitted) | {"router": "run"}
+
+
+@pytest.mark.slow
+def test_soft_prompts_are_selected_and_not_weighed(tmp_path: Path) -> None:
+    recipe = Recipe(allocator=lambda: PromptAllocator(tokens=2), router=PromptRouter)
+    run = recipe.build(tmp_path / "runs").fit()
+    assert compare(run, tmp_path / "out", "ridge", recipe=recipe)[1].experts_a_sample == 1
+    with pytest.raises(ValueError, match="weighs experts, but a soft prompt has no weight"):
+        compare(run, tmp_path / "soft", "disco", recipe=recipe)
+    assert not (tmp_path / "soft").exists()
+    module = replace(recipe, router=AnchorRouter).build(tmp_path / "none").module
+    with pytest.raises(ValueError, match="weighs experts, but a soft prompt has no weight"):
+        module.units()
