@@ -151,8 +151,15 @@ class ContinualModule(StepModule):
         self.projector_experts = projector_experts
         self.stage = StageContext()
         self.evaluation = EvaluationPass()
+        starts = allocator.initializer
         self.library = ExpertLibrary(
-            backbone.model, self._modality_of, dropout, seed, router.mixing, past_experts_on_device
+            backbone.model,
+            self._modality_of,
+            dropout,
+            seed,
+            router.mixing,
+            past_experts_on_device,
+            fixed_down=starts is not None and starts.fixes_down,
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class ExpertLibrary:
         mixing: Weighs the experts' channels token by token; None uses the gates alone.
         past_on_device: Frozen experts that stay on the device between batches, see
             :class:`~dmole.experts.past.PastExperts`; None keeps all there.
+        fixed_down: Whether ``lora_a`` of plain experts keeps its initial values in training.
 
     Attributes:
         past: The frozen experts.
@@ -51,8 +52,10 @@ class ExpertLibrary:
         seed: int = 0,
         mixing: ChannelMixing | None = None,
         past_on_device: int | None = None,
+        fixed_down: bool = False,
     ) -> None:
         self.model = model
+        self._fixed_down = fixed_down
         self._mixing = mixing
         self.past = PastExperts(self, past_on_device)
         self.context = GateContext(None if past_on_device is None else self.past.require)
@@ -174,6 +177,26 @@ class ExpertLibrary:
             if path.startswith(f"{root}.")
         )
 
+    def base_weight(self, path: str) -> Tensor:
+        """Return the weight of a linear of the base model, ``(out, in)`` float32.
+
+        A quantized weight is read off the outputs of its linear for unit inputs.
+
+        Raises:
+            ValueError: If the weight is split over several ranks.
+        """
+        linear = self.model.get_submodule(path)
+        base: Any = getattr(linear, "base", linear)
+        if not base.weight.numel() or hasattr(base.weight, "to_local"):
+            raise ValueError(f"the weight of linear {path} is split over the ranks: it is not read")
+        if base.weight.is_floating_point():
+            whole: Tensor = base.weight.detach().float()
+            return whole
+        with torch.no_grad():
+            units = torch.eye(base.in_features, device=base.weight.device)
+            columns: Tensor = base(units).float()  # (in, out)
+        return (columns if base.bias is None else columns - base.bias.detach().float()).t()
+
     def modality(self, path: str) -> Modality:
         """Return the modality of a linear with experts."""
         return self._linears[path].modality
@@ -193,6 +216,8 @@ class ExpertLibrary:
             for _, expert in self.parts(name):
                 for parameter in expert.trainable():
                     parameter.requires_grad_(True)
+            for _, update in self.experts(name) if self._fixed_down else ():
+                update.lora_a.requires_grad_(False)
         self._let_learn(training)
 
     def hold_past(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dmole.allocation import Allocation, Unit, build_units
+from dmole.allocation import Allocation, Allocator, Unit, build_units
 from dmole.allocation.budget import budget_modality
 from dmole.planning.memory import MASK, ExpertSize
 from dmole.planning.setup import Setup
@@ -40,6 +40,11 @@ class PlannedExperts:
     partners: bool
     in_step: int
     in_answer: int
+
+
+def scored_by_gradients(allocator: Allocator) -> bool:
+    """Return whether an allocator needs the proxy pass."""
+    return allocator.needs_scores and allocator.scored_by == "gradients"
 
 
 def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:

@@ -13,10 +13,17 @@ from dmole._moved import MOVED, NAMES, current_path
 PARTS: dict[str, tuple[str, ...]] = {
     "Backbone": ("dmole.models.PretrainedBackbone",),
     "Allocator": (
+        "dmole.allocation.ConditionAllocator",
         "dmole.allocation.DepthAllocator",
         "dmole.allocation.PromptAllocator",
         "dmole.allocation.SensitivityAllocator",
         "dmole.allocation.UniformAllocator",
+    ),
+    "Initializer": (
+        "dmole.allocation.AdapterInitializer",
+        "dmole.allocation.EvaInitializer",
+        "dmole.allocation.GradientInitializer",
+        "dmole.allocation.KeepInitializer",
     ),
     "Router": (
         "dmole.routing.AllExpertsRouter",
@@ -53,6 +60,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "dmole.regularizers.BranchFreezing",
         "dmole.regularizers.Distillation",
         "dmole.regularizers.ElasticWeights",
+        "dmole.regularizers.IntruderReduction",
         "dmole.regularizers.KeyElements",
         "dmole.regularizers.LoadBalance",
         "dmole.regularizers.MomentumMerge",
