@@ -29,6 +29,7 @@ _FIXED = re.compile(
     r"router setting '(.*\.)?(reconstructor|standardize|std_floor|output|common|shared)'"
     r"|AdversarialTask setting '(seed|targets)'|ReplayImportance setting '(hidden|seed)'"
     r"|ElasticWeights setting 'online'|KeyElements setting 'counting'"
+    r"|Input(Preconditioning|Projection) setting 'components'"
 )
 """Part of what the run has learned so far."""
 _ANSWERED = re.compile(

@@ -282,6 +282,19 @@ def test_at_the_old_parameters_nothing_is_added() -> None:
     assert all(torch.equal(value, expected[key]) for key, value in gradients(training).items())
 
 
+@torch.no_grad()
+def test_a_gradient_that_is_not_finite_stays_in_its_parameter() -> None:
+    rule, training = PastDirection(probability=1.0), make_training()
+    rule.after_stage(training)
+    update = update_of(training)
+    update.lora_a += 1.0
+    update.lora_b.grad[0, 0] = float("nan")
+    before = update.lora_a.grad.clone()
+    rule.apply(training)
+    assert torch.equal(update.lora_a.grad, before)
+    assert int(update.lora_b.grad.isnan().sum()) == 1
+
+
 # -- freeze ------------------------------------------------------------------------------------
 
 THREE = ExpertShape(6, 6.0, heads=3)
