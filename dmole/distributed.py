@@ -51,12 +51,12 @@ def max_over_ranks(value: int, device: torch.device) -> int:
     return int(box)
 
 
-def broadcast(value: T) -> T:
-    """Return rank 0's value on every rank."""
+def broadcast(value: T, owner: int = 0) -> T:
+    """Return the value of one rank, by default the first, on every rank."""
     if not is_distributed():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=owner)
     return box[0]
 
 

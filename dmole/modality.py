@@ -14,3 +14,6 @@ encoder as one.
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 """All modalities, in the order of the data flow."""
+
+INPUT = "language.input"
+"""Name of the unit of soft prompts: the input embedding of the language model."""

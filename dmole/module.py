@@ -21,7 +21,7 @@ from dmole.curriculum.optimization import (
 )
 from dmole.data.labels import IGNORED, answer_positions
 from dmole.experts import ExpertLibrary, Gates
-from dmole.modality import MODALITIES, Modality
+from dmole.modality import INPUT, MODALITIES, Modality
 from dmole.models.backbone import Backbone
 from dmole.models.embedder import Embedder, sample_keys
 from dmole.models.generation import check_generation
@@ -31,7 +31,7 @@ from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
 from dmole.routing.mixture_routers import expert_shapes
-from dmole.routing.routers import route_by_name
+from dmole.routing.routers import refuse_weights, route_by_name
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dmole.data import Batch
-    from dmole.experts.shape import ExpertShape
+    from dmole.experts.soft_prompts import Shape
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
@@ -151,8 +151,15 @@ class ContinualModule(StepModule):
         self.projector_experts = projector_experts
         self.stage = StageContext()
         self.evaluation = EvaluationPass()
+        starts = allocator.initializer
         self.library = ExpertLibrary(
-            backbone.model, self._modality_of, dropout, seed, router.mixing, past_experts_on_device
+            backbone.model,
+            self._modality_of,
+            dropout,
+            seed,
+            router.mixing,
+            past_experts_on_device,
+            fixed_down=starts is not None and starts.fixes_down,
         )
         self.regularizers = Terms(regularizers or ())
         router.set_vision_width(backbone.vision_width)
@@ -176,7 +183,16 @@ class ContinualModule(StepModule):
     # -- experts ---------------------------------------------------------------------------
 
     def units(self) -> list[Unit]:
-        """Return the units that may get an expert, in the order of the model."""
+        """Return the units that may get an expert, in the order of the model.
+
+        Raises:
+            ValueError: If the allocator gives soft prompts, which the model family cannot have, or
+                which the router would weigh.
+        """
+        if self.allocator.unit == "input":
+            refuse_weights(self.router, "the tasks")
+            path, width = self.backbone.input_unit()
+            return [Unit(INPUT, "language", (path,), width)]
         blocks = [
             block
             for block in self.backbone.blocks
@@ -186,12 +202,15 @@ class ContinualModule(StepModule):
             blocks, self.backbone.linear_shapes(), self.allocator.unit, self.allocator.targets
         )
 
-    def _shapes(self, allocation: Allocation) -> dict[str, ExpertShape]:
+    def _shapes(self, allocation: Allocation) -> dict[str, Shape]:
         return expert_shapes(allocation, self.router, self.allocator.expert_alpha(self.alpha))
 
     def count_parameters(self, allocation: Allocation) -> int:
         """Return the number of parameters of an allocation's expert."""
         sizes = self.backbone.linear_shapes()
+        if self.allocator.unit == "input":
+            path, width = self.backbone.input_unit()
+            sizes[path] = (width, width)
         shapes = self._shapes(allocation)
         return sum(shape.count(*sizes[path]) for path, shape in shapes.items())
 
@@ -225,7 +244,7 @@ class ContinualModule(StepModule):
         present = {
             self.backbone.parts.modality_of(path)
             for name in self.training_experts
-            for path, _ in self.library.experts(name)
+            for path, _ in self.library.parts(name)
         }
         return tuple(modality for modality in MODALITIES if modality in present)
 
@@ -259,9 +278,24 @@ class ContinualModule(StepModule):
             return self.embedder.compute(batch)
 
     def make_gates(
-        self, gates: Tensor, batch: Batch, beams: int = 1, *, recording: bool = False
+        self,
+        gates: Tensor,
+        batch: Batch,
+        beams: int = 1,
+        *,
+        recording: bool = False,
+        order: Sequence[tuple[str, ...]] | None = None,
     ) -> Gates | None:
-        """Bind gate weights ``(B, E)`` to a batch; None if there is no expert yet."""
+        """Bind gate weights ``(B, E)`` to a batch; None if there is no expert yet.
+
+        Args:
+            gates: The weights.
+            batch: The batch of ``B`` samples.
+            beams: Width of the beam search.
+            recording: Whether linears that mix experts by token record their decisions.
+            order: Experts of each sample, best first; the best soft prompt is next to the question.
+                None takes the newest for the best.
+        """
         if not self.experts:
             return None
         host = batch.host
@@ -276,6 +310,7 @@ class ContinualModule(StepModule):
             with self.library.context.use(None):
                 texts = self.embedder.texts(batch)  # (B, D)
         made = Gates(self.experts, gates, rows, mask, recording, answered, texts)
+        made.order = order
         if self.router.averages:
             made.average_outside(self.backbone.last_linears)
         return made
@@ -344,11 +379,14 @@ class ContinualModule(StepModule):
         labels, targets = labels_of(batch), batch.targets
         self.library.past.trim()  # the graph of the micro-batch before is gone
         recording = self.regularizers.records or self.stage.observed
-        gates = self.make_gates(self.route(batch).gates, batch, recording=recording)
+        routing = self.route(batch)
+        gates = self.make_gates(routing.gates, batch, recording=recording, order=routing.order)
 
         def forward() -> Tensor:
             # without recording, unlike `gates`
-            repeated = self.make_gates(gates.weights, batch) if gates is not None else None
+            repeated = None
+            if gates is not None:
+                repeated = self.make_gates(gates.weights, batch, order=gates.order)
             with self.library.context.use(repeated):
                 return self.backbone.answer_output(batch.inputs, targets).logits
 
@@ -399,7 +437,7 @@ class ContinualModule(StepModule):
         with self.vision.shared():
             routing = self._planned(keys[: batch.real], len(batch)) or self.route(batch)
             order = routing.order
-            gates = self.make_gates(routing.gates, batch, self.beams)
+            gates = self.make_gates(routing.gates, batch, self.beams, order=order)
             with self.library.context.use(gates):
                 length = self.evaluation.answer_length(batch.task_names)
                 texts = self.backbone.generate(batch.inputs, length, self.beams)
@@ -438,8 +476,11 @@ class ContinualModule(StepModule):
         }
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any) -> None:
-        """Step with the learning rate of each modality scaled by the curriculum."""
-        with scaled_learning_rates(optimizer, self.stage.update_scale):
+        """Step with the learning rate of each modality scaled by curriculum and allocator."""
+        scale, factor = self.stage.update_scale, self.allocator.lr_factor
+        if factor != 1.0:
+            scale = {modality: factor * scale.get(modality, 1.0) for modality in MODALITIES}
+        with scaled_learning_rates(optimizer, scale):
             super().optimizer_step(epoch, batch_idx, optimizer, *args)
 
     def collect_trained(self) -> dict[str, Tensor]:
@@ -447,7 +488,7 @@ class ContinualModule(StepModule):
         experts: dict[str, Tensor] = {
             f"expert {name!r} at {path} ({key})": parameter
             for name in self.training_experts
-            for path, expert in self.library.experts(name)
+            for path, expert in self.library.parts(name)
             for key, parameter in expert.named_parameters()
             if parameter.requires_grad
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from lightning.fabric.utilities import move_data_to_device
 
 from dmole.data import IMAGE_PLACEHOLDER, FileImage, Sample, Turn
 from dmole.models.identity import base_parts
-from dmole.routing import gate_set_name
+from dmole.models.naming import name_experts
+from dmole.routing import GenerativeRouter, RouteQuery, gate_set_name
 from dmole.run.context import EvaluationPass
 from dmole.run.identity import check_base_of_run
 from dmole.run.learned import load_experts_and_router
@@ -107,7 +109,9 @@ class Predictor:
             samples: Conversations that end with a user turn. Ids must differ.
             max_new_tokens: Maximum number of tokens of an answer.
         """
-        self._module.evaluation = EvaluationPass(answer_lengths={PROMPT_TASK: max_new_tokens})
+        self._module.evaluation = EvaluationPass(
+            gate_sets=self._named(samples), answer_lengths={PROMPT_TASK: max_new_tokens}
+        )
         loader = self._data.embedding_loader([(s, PROMPT_TASK) for s in samples], generation=True)
         for batch in loader:
             batch = move_data_to_device(batch, self._module.device)
@@ -117,6 +121,19 @@ class Predictor:
             finally:  # a prompt has a new id each time, so its embedding is never used again
                 self._module.embedder.cache.forget(f"{PROMPT_TASK}/")
             yield from zip(answers.texts, answers.gate_sets, strict=True)
+
+    def _named(self, samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
+        """Return the experts of each sample where the base model names them, else nothing."""
+        module, router = self._module, self._module.router
+        query = RouteQuery(None, [PROMPT_TASK] * len(samples), "test", None, module.library.names)
+        if not isinstance(router, GenerativeRouter) or not router.asks(query):
+            return {}
+        asked = [(router.asked(sample), PROMPT_TASK) for sample in samples]
+        batches = self._data.embedding_loader(asked, generation=True)
+        found = name_experts(module, router, batches, query.experts)
+        named = [name for _, names in found for name in names]
+        order = router.route(replace(query, named=named)).order
+        return {f"{PROMPT_TASK}/test/{s.id}": own for s, own in zip(samples, order, strict=True)}
 
 
 def _sample(index: int, prompt: Mapping[str, Any], images: ImageOptions) -> Sample:

@@ -21,12 +21,8 @@ from dmole.benchmarks.registry import build_metric
 from dmole.callbacks import EvaluationMatrix, default_callbacks
 from dmole.callbacks.base import ContinualCallback
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
-from dmole.callbacks.router_comparison import (
-    RouterRow,
-    RunRefit,
-    check_comparable,
-    compare_routers,
-)
+from dmole.callbacks.router_comparison import RouterRow, compare_routers
+from dmole.callbacks.router_refit import RunRefit, check_comparable
 from dmole.callbacks.segments import check_segments, find_segments
 from dmole.messages import one_line, show
 from dmole.metrics.evaluated import PHRASES, Evaluated, check_evaluated

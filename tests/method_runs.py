@@ -186,10 +186,14 @@ def layers_of(module: ContinualModule) -> dict[str, dict[str, tuple[int, int]]]:
     return {layer.name: {path: sizes[path] for path in layer.linears} for layer in layers}
 
 
+def _learned(key: str) -> bool:
+    return "lora_b" in key or key.endswith(".tokens")
+
+
 def assert_equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
     """Make sure that tensors are the same to the bit, and that they are of something learned."""
     assert ours.keys() == theirs.keys()
     assert ours
-    assert any(bool(tensor.any()) for key, tensor in ours.items() if "lora_b" in key)
+    assert any(bool(tensor.any()) for key, tensor in ours.items() if _learned(key))
     for key, tensor in ours.items():
         assert torch.equal(tensor, theirs[key]), key

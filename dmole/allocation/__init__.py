@@ -12,6 +12,14 @@ from dmole.allocation.budget import (
     spread_evenly,
     total_budget,
 )
+from dmole.allocation.condition import ConditionAllocator
+from dmole.allocation.initializers import (
+    AdapterInitializer,
+    EvaInitializer,
+    GradientInitializer,
+    Initializer,
+    KeepInitializer,
+)
 from dmole.allocation.plan import (
     Allocation,
     AllocationEntry,
@@ -19,14 +27,22 @@ from dmole.allocation.plan import (
     build_units,
     expert_parameters,
 )
+from dmole.allocation.prompts import PromptAllocator
 from dmole.allocation.proxy import score_gradients
 from dmole.allocation.sensitivity import SensitivityAllocator
 
 __all__ = [
+    "AdapterInitializer",
     "Allocation",
     "AllocationEntry",
     "Allocator",
+    "ConditionAllocator",
     "DepthAllocator",
+    "EvaInitializer",
+    "GradientInitializer",
+    "Initializer",
+    "KeepInitializer",
+    "PromptAllocator",
     "SensitivityAllocator",
     "UniformAllocator",
     "Unit",

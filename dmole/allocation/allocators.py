@@ -16,6 +16,7 @@ from dmole.allocation.budget import (
     spread_evenly,
     total_budget,
 )
+from dmole.allocation.initializers import Initializer
 from dmole.allocation.meter import Combine, Reduction
 from dmole.allocation.plan import Allocation, AllocationEntry, Unit, UnitKind
 
@@ -44,13 +45,17 @@ class Allocator(ABC):
         start_samples: Training samples on which the past experts are compared.
         start_ratio: Largest loss of an expert to start from, relative to the entropy of the
             answers, see :func:`~dmole.allocation.start.closest_expert`.
+        initializer: Sets the initial values of a new expert in place of ``start``, see
+            :class:`Initializer`; None for those of LoRA: Kaiming uniform ``A`` and ``B`` of 0.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or ``start`` and ``initializer`` are both set.
     """
 
     needs_scores: bool = False
-    """Whether :meth:`allocate` requires proxy scores."""
+    """Whether :meth:`allocate` requires scores."""
+    scored_by: Literal["gradients", "weights"] = "gradients"
+    """Where scores come from: proxy scores of gradients, or condition numbers of the weights."""
     proxy_fraction: float = 0.01
     """Share of a task's batches that the scores are computed on."""
     reduction: Reduction = "sum"
@@ -59,6 +64,9 @@ class Allocator(ABC):
     """How the tensors of a unit are combined to its score."""
     proxy_passes: int = 1
     """Passes over the batches, each of which keeps the gradients of a group of units."""
+
+    lr_factor: float = 1.0
+    """Factor on the learning rate of the experts."""
 
     def __init__(
         self,
@@ -72,6 +80,7 @@ class Allocator(ABC):
         start: Start = "fresh",
         start_samples: int = 64,
         start_ratio: float = 1.5,
+        initializer: Initializer | None = None,
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
@@ -90,6 +99,12 @@ class Allocator(ABC):
             raise ValueError(f"start_samples must be at least 1, got {start_samples}")
         if not start_ratio >= 0:
             raise ValueError(f"start_ratio must be at least 0, got {start_ratio}")
+        if initializer is not None and start != "fresh":
+            raise ValueError(
+                f"start {start!r} copies a past expert and initializer "
+                f"{type(initializer).__name__} sets other values: set only one of the two"
+            )
+        self.initializer = initializer
         self.start: Start = start
         self.start_samples = start_samples
         self.start_ratio = start_ratio
@@ -215,6 +230,7 @@ class UniformAllocator(Allocator):
         start_samples: Training samples on which the past experts are compared.
         start_ratio: Largest loss of an expert to start from, relative to the entropy of the
             answers, see :func:`~dmole.allocation.start.closest_expert`.
+        initializer: Sets the initial values of a new expert, see :class:`Allocator`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -244,6 +260,7 @@ class UniformAllocator(Allocator):
         start: Start = "fresh",
         start_samples: int = 64,
         start_ratio: float = 1.5,
+        initializer: Initializer | None = None,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -255,6 +272,7 @@ class UniformAllocator(Allocator):
             start=start,
             start_samples=start_samples,
             start_ratio=start_ratio,
+            initializer=initializer,
         )
         if experts < 1:
             raise ValueError(f"experts must be at least 1, got {experts}")

@@ -117,6 +117,10 @@ class GradientMeter:
         self.ranks = ranks
         self._sums = None if ranks is None else OwnedSums(ranks, slots, self._add)
 
+    def owner(self, index: int) -> int:
+        """Return the rank that keeps what is kept of a tensor."""
+        return 0 if self._sums is None else self._sums.owners[index]
+
     def read(self, index: int, gradient: Tensor) -> None:
         """Take the gradient of a tensor in the current backward pass."""
         self.counts[index] += 1

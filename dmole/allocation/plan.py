@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from dmole.modality import Modality
 
-UnitKind = Literal["block", "linear"]
+UnitKind = Literal["block", "linear", "input"]
 
 
 class Block(Protocol):

@@ -94,6 +94,47 @@ def score_gradients(
     return {unit: scores.get(unit) for unit in parameters}
 
 
+def sum_gradients(
+    model: nn.Module,
+    weights: Mapping[str, Scored],
+    batches: Iterable[Any],
+    loss_fn: Callable[[Any], Tensor | Iterable[Tensor]],
+    *,
+    passes: int = 1,
+    ranks: Ranks | None = None,
+) -> Iterator[tuple[str, int, Tensor | None]]:
+    """Yield the gradient of each weight, summed over the batches, in float32.
+
+    The passes are those of :func:`score_gradients`; a group of weights is freed before the next.
+
+    Args:
+        model: See :func:`score_gradients`.
+        weights: The weights by path, or linears with quantized weights.
+        batches: See :func:`score_gradients`.
+        loss_fn: See :func:`score_gradients`.
+        passes: See :func:`score_gradients`.
+        ranks: See :func:`score_gradients`.
+
+    Yields:
+        Path, index of the rank that holds the gradient, and the gradient; None on all other ranks,
+        and if none arrived.
+
+    Raises:
+        ValueError: See :func:`score_gradients`.
+    """
+    sources = _make_sources({path: [weight] for path, weight in weights.items()})
+    scored = [s.parameter for (s,) in sources.values() if isinstance(s, ParameterSource)]
+    for group in group_units(sources, passes):
+        one = _Pass(sources, group, "sum", ranks)
+        with only_trainable(model, scored), torch.enable_grad():
+            meter = one.accumulate(batches, loss_fn)
+        first = {slot.unit: index for index, slot in reversed([*enumerate(meter.slots)])}
+        for path in group:
+            index = first[path]
+            kept, meter.kept[index] = meter.kept[index], None
+            yield path, meter.owner(index), kept
+
+
 def check_combine(combine: str, reduction: str) -> None:
     """Raise `ValueError` unless the tensors of a unit can be combined so under a reduction."""
     if combine not in get_args(Combine):
@@ -161,6 +202,15 @@ class _Pass:
         combine: Combine,
     ) -> dict[str, float | None]:
         """Return the scores of the units, and free the gradients."""
+        self.accumulate(batches, loss_fn)
+        scores = self._meter.scores(combine)
+        self._meter.kept.clear()  # the next pass begins before the garbage collector runs
+        return scores
+
+    def accumulate(
+        self, batches: Iterable[Any], loss_fn: Callable[[Any], Tensor | Iterable[Tensor]]
+    ) -> GradientMeter:
+        """Read the gradients of all batches, and return what is kept of them."""
         meter = self._meter
         receivers = [None if f is None else partial(_receive, meter, f) for f in self._firsts]
         with attached(zip(self._sources, receivers, strict=True)):
@@ -172,9 +222,7 @@ class _Pass:
                 for loss in in_step(losses, self._ranks):
                     self._differentiate(loss)
                 meter.close_batch(index)
-        scores = meter.scores(combine)
-        meter.kept.clear()  # the next pass begins before the garbage collector runs
-        return scores
+        return meter
 
     def _differentiate(self, loss: Tensor | None) -> None:
         if loss is not None:

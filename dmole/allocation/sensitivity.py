@@ -17,6 +17,7 @@ from dmole.allocation.budget import (
     select_top_k,
     split_budget,
 )
+from dmole.allocation.initializers import Initializer
 from dmole.allocation.meter import Combine, Reduction
 from dmole.allocation.plan import Allocation, Unit, UnitKind
 from dmole.allocation.proxy import check_combine
@@ -52,6 +53,7 @@ class SensitivityAllocator(Allocator):
         start_samples: Training samples on which the past experts are compared.
         start_ratio: Largest loss of an expert to start from, relative to the entropy of the
             answers, see :func:`~dmole.allocation.start.closest_expert`.
+        initializer: Sets the initial values of a new expert, see :class:`Allocator`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -92,6 +94,7 @@ class SensitivityAllocator(Allocator):
         start: Start = "fresh",
         start_samples: int = 64,
         start_ratio: float = 1.5,
+        initializer: Initializer | None = None,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -103,6 +106,7 @@ class SensitivityAllocator(Allocator):
             start=start,
             start_samples=start_samples,
             start_ratio=start_ratio,
+            initializer=initializer,
         )
         if not 0 < proxy_fraction <= 1:
             raise ValueError(f"proxy_fraction must be in (0, 1], got {proxy_fraction}")

@@ -20,6 +20,8 @@ DECODING = "@decoding"  # no name of an expert begins with @
 """Key of the digest of what answers depend on besides samples and experts."""
 WEIGHTS = "@weights"
 """Key of the digest of the weights of all samples' experts, where some are not 1."""
+ORDERED = "@ordered"
+"""Key of a digest that is there where answers depend on the order of a sample's experts."""
 
 
 class AnswerBook:
@@ -28,8 +30,8 @@ class AnswerBook:
     The digest of its tensors identifies an expert. If an expert continues training, or changes
     although it should not, its digest differs and its samples are answered again. The same holds
     for the settings of decoding, whose digest has the key `DECODING`, and for the weights of the
-    experts, whose digest has the key `WEIGHTS`. The order of the experts in a gate set does not
-    matter.
+    experts, whose digest has the key `WEIGHTS`. The order of the experts in a gate set matters
+    where there is a digest with the key `ORDERED`.
 
     Example:
         >>> from dmole.callbacks.answers import AnswerBook
@@ -99,8 +101,9 @@ class AnswerBook:
 
 
 def _identified(gate_set: GateSet, digests: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    names = (*gate_set, *(key for key in (DECODING, WEIGHTS) if key in digests))
-    return frozenset((name, digests[name]) for name in names)
+    places = {name: f"@{place}" for place, name in enumerate(gate_set) if ORDERED in digests}
+    names = (*gate_set, *(key for key in (DECODING, WEIGHTS, ORDERED) if key in digests))
+    return frozenset((name, digests[name] + places.get(name, "")) for name in names)
 
 
 class AnswerJournal:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from dmole.callbacks.answers import DECODING, WEIGHTS, AnswerBook, GateSet, read_journal
+from dmole.callbacks.answers import DECODING, ORDERED, WEIGHTS, AnswerBook, GateSet, read_journal
 from dmole.callbacks.embedding import embed_samples
 from dmole.callbacks.measuring import MeasuredSamples
+from dmole.callbacks.task_naming import name_samples
 from dmole.models.identity import NUMERICS
-from dmole.routing import RouteQuery
+from dmole.routing import GenerativeRouter, RouteQuery
 from dmole.run.context import EvaluationPass
 from dmole.storage.versions import newest_versions
 
@@ -60,6 +61,8 @@ def plan_routed(
         DECODING: decoding_digest(state, module),
         **{name: module.library.digest(name) for name in experts},
     }
+    if any(map(module.library.has_prompt, experts)):
+        digests[ORDERED] = "soft prompts"
     if weights:
         digests[WEIGHTS] = _weights_digest(module, weights)
     evaluation = EvaluationPass(
@@ -167,10 +170,13 @@ def _route(
 ) -> dict[str, GateSet]:
     """Return the router's gate sets for a task's test samples; add their weights and losses."""
     keys = sample_names(state, task)
-    embeddings = measures = None  # (N, D), (N, C)
+    embeddings = measures = named = None  # (N, D), (N, C), N
     query = RouteQuery(None, (), "test", None, experts)
     if (meter := module.router.meter(query)) is not None:
         measures = measured.of(state, module, meter, task)
+    elif isinstance(module.router, GenerativeRouter) and module.router.asks(query):
+        pairs = [(sample, task) for sample in state.data.test_samples(task)]
+        named = name_samples(state, module, module.router, pairs, experts)
     elif module.router.needs(query):
         pairs = [(sample, task) for sample in state.data.test_samples(task)]
         embeddings = embed_samples(state, module, pairs, "test")
@@ -183,6 +189,7 @@ def _route(
             task_names=[task] * len(keys[part]),
             embeddings=None if embeddings is None else embeddings[part],  # (B, D)
             measures=None if measures is None else measures.rows(part),
+            named=None if named is None else named[part],
         )
         routing = module.router.route(of_batch)
         plan |= dict(zip(keys[part], routing.order, strict=True))

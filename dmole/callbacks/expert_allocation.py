@@ -7,31 +7,30 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from dmole.allocation import Allocation, score_gradients
+from dmole.allocation.condition import reciprocal_condition
 from dmole.allocation.start import closest_expert
 from dmole.callbacks.base import ContinualCallback, parts
+from dmole.callbacks.initialization import check_kept, keep_directions, start_expert
+from dmole.callbacks.proxy_pass import ProxyBatches, proxy_losses
 from dmole.callbacks.warm_start import compare_starts
-from dmole.data.labels import answer_tokens
-from dmole.distributed import Ranks, broadcast, connected_ranks, gather_objects
+from dmole.distributed import broadcast, connected_ranks, gather_objects
 from dmole.experts.library import eval_mode
+from dmole.modality import INPUT
 from dmole.models.recomputation import recomputed_in_evaluation
-from dmole.module import labels_of
 from dmole.run.context import StageContext
 from dmole.run.run_files import RunFile
 from dmole.storage.files import write_csv
 from dmole.storage.versions import newest_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from dmole.allocation import AllocationEntry, Unit
     from dmole.allocation.allocators import Scores
-    from dmole.data import Batch
     from dmole.module import ContinualModule
     from dmole.run.state import SequenceState
     from dmole.streams.stream import Stage
@@ -55,6 +54,7 @@ class ExpertAllocation(ContinualCallback):
     def __init__(self) -> None:
         self.allocations: dict[int, Allocation] = {}
         self._texts: dict[int, tuple[Allocation, str]] = {}  # those of `state_dict`
+        self._kept: dict[str, Tensor] = {}  # directions of past tasks, by linear
 
     def on_stage_start(self, state: SequenceState, module: ContinualModule) -> None:
         """Place the stage's experts on the model, the common one first, and start the stage."""
@@ -67,6 +67,8 @@ class ExpertAllocation(ContinualCallback):
                 plan = _agreed(self._started(plan, state, module))
                 self.allocations[COMMON if name == stage.common else stage.index] = plan
                 module.add_expert(plan)
+                if module.allocator.initializer is not None and plan.parent is None:
+                    start_expert(state, module, plan, self._kept)
             self._report(state, module, plan)
         version = state.updated_expert(stage)
         if version is not None:
@@ -94,6 +96,12 @@ class ExpertAllocation(ContinualCallback):
         origin = "fresh" if parent is None else f"from expert {parent}"
         log.info("expert %s starts %s; %s", plan.expert, origin, found)
         return plan if parent is None else plan.starting_from(plans[parent])
+
+    def on_experts_final(self, state: SequenceState, module: ContinualModule) -> None:
+        """Let the initializer keep directions of the stage's task for later experts."""
+        starts = module.allocator.initializer
+        if starts is not None and starts.kept_source != "nothing":
+            self._kept = keep_directions(state, module, self._kept)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the trainable parameters, those of regularizers included."""
@@ -144,9 +152,22 @@ class ExpertAllocation(ContinualCallback):
         """Load saved allocations."""
         self.allocations = {int(k): Allocation.from_json(v) for k, v in state_dict.items()}
 
+    def sequence_state_dict(self) -> dict[str, Any]:
+        """Return the directions that the initializer keeps, by linear."""
+        return dict(self._kept)
+
+    def load_sequence_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the directions that the initializer keeps."""
+        self._kept = check_kept(state)
+
 
 def describe_rank(entry: AllocationEntry) -> str:
-    """Return the size of a unit's expert: its rank, and the number of parallel experts."""
+    """Return the size of a unit's expert: its rank, and the number of parallel experts.
+
+    That of a soft prompt is its number of tokens.
+    """
+    if entry.unit == INPUT:
+        return f"{entry.rank} tokens"
     mixture = f"{entry.mixture} x " if entry.mixture > 1 else ""
     return f"{mixture}rank {entry.rank}"
 
@@ -184,8 +205,20 @@ def plan_allocation(
         Interrupted: If a signal requested the end of the run.
     """
     units = module.units()
-    scores = _scores(state, module, stage, units) if module.allocator.needs_scores else None
+    scores = None
+    if module.allocator.needs_scores:
+        by_weight = module.allocator.scored_by == "weights"
+        scores = _conditions(module, units) if by_weight else _scores(state, module, stage, units)
     return module.allocator.allocate(expert, units, scores, first=not module.library.names)
+
+
+def _conditions(module: ContinualModule, units: Sequence[Unit]) -> Scores:
+    """Return the mean reciprocal condition number of each unit's weights, those of rank 0."""
+    found = {
+        unit.name: [reciprocal_condition(module.library.base_weight(p)) for p in unit.linears]
+        for unit in units
+    }
+    return broadcast({name: sum(values) / len(values) for name, values in found.items()})
 
 
 def _scores(
@@ -204,8 +237,8 @@ def _scores(
         scores = score_gradients(
             backbone.model,
             parameters,
-            _ProxyBatches(state, module, stage),
-            functools.partial(_proxy_losses, module, state.device, ranks),
+            ProxyBatches(state, stage, allocator.proxy_fraction, module.seed),
+            functools.partial(proxy_losses, module, state.device, ranks),
             reduction=allocator.reduction,
             combine=allocator.combine,
             passes=allocator.proxy_passes,
@@ -214,49 +247,6 @@ def _scores(
     backbone.release()
     state.interruption.check(state.strategy)
     return scores
-
-
-class _ProxyBatches:
-    """This rank's parts of the batches that the scores of a stage come from; the same each time.
-
-    A request to end the run ends the batches on all ranks alike.
-    """
-
-    def __init__(self, state: SequenceState, module: ContinualModule, stage: Stage) -> None:
-        self._state = state
-        self._stage = stage
-        self._fraction = module.allocator.proxy_fraction
-        self._seed = module.seed
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        state, stage = self._state, self._stage
-        for tasks in stage.draw.scored(stage.tasks):
-            batches = state.data.proxy_batches(stage, tasks, self._fraction, self._seed)
-            for batch in batches:
-                yield batch
-                if state.interruption.agreed(state.strategy):
-                    return
-
-
-def _proxy_losses(
-    module: ContinualModule, device: torch.device, ranks: Ranks | None, parts: Sequence[Batch]
-) -> Tensor | Iterable[Tensor]:
-    """Return the loss of a proxy batch; its summands if this rank has several parts of it.
-
-    Each part is weighted by its answer tokens, so the sum is the mean over the tokens of all
-    parts on all ranks. Only one part at a time is on the device.
-    """
-    if ranks is None and len(parts) == 1:
-        return module.base_loss(move_data_to_device(parts[0], device))
-    tokens = [int(answer_tokens(labels_of(part))) for part in parts]
-    total = sum(tokens)
-    if ranks is not None:
-        total = int(ranks.sum(torch.tensor(total, device=device)))
-    losses = (
-        module.base_loss(move_data_to_device(part, device)) * (count / total)
-        for part, count in zip(parts, tokens, strict=True)
-    )
-    return losses if len(parts) > 1 else next(losses, ())
 
 
 def _agreed(plan: Allocation) -> Allocation:

@@ -5,31 +5,23 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
-
-from dmole.callbacks.embedding import embed_samples
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.evaluation_plan import plan_oracle, plan_routed, sample_names
-from dmole.callbacks.evaluation_results import task_experts
 from dmole.callbacks.measuring import MeasuredSamples
-from dmole.callbacks.router_fitting import RouterFitting, choose_samples
-from dmole.distributed import broadcast
+from dmole.callbacks.router_refit import RunRefit
 from dmole.routing import CommonExpertRouter, Router, gate_set_name
 from dmole.routing.comparison import ROUTERS
-from dmole.routing.routers import too_few
+from dmole.routing.routers import refuse_weights
 from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
-    from dmole.data import Sample
     from dmole.module import ContinualModule
     from dmole.run.context import EvaluationPass
     from dmole.run.state import SequenceState
-    from dmole.streams.draws import Draw
-    from dmole.streams.stream import Stage
 
 log = logging.getLogger("dmole")
 
@@ -76,95 +68,6 @@ _COLUMNS: tuple[str, ...] = (
 )
 
 
-class RunRefit:
-    """A finished run whose router is fitted again; see `dmole.routing.comparison.Refit`.
-
-    Args:
-        state: Has the data, and the stages of the run, of which the last is the current one.
-        module: Has the experts and the router of the run.
-        own: The router of the run with its settings, not fitted.
-        run: The run folder.
-    """
-
-    def __init__(
-        self, state: SequenceState, module: ContinualModule, own: Router, run: Path
-    ) -> None:
-        self.state = state
-        self.module = module
-        self.run = run
-        self.own = getattr(own, "router", own)  # inside CommonExpertRouter
-        self.owner: Mapping[str, str] = task_experts(state, module.router)
-        self.updates = module.router.updates
-        self._draws = _draws(state)
-        self._embeddings: dict[int, Tensor] = {}
-
-    def samples(self, stage: Stage) -> Sequence[tuple[Sample, str]]:
-        """Return the training samples of a stage with their tasks, without replayed ones."""
-        draw = self._draws.get((stage.index, stage.expert, stage.tasks), stage.draw)
-        return self.state.data.arriving_items(replace(stage, draw=draw))
-
-    def embeddings(self, stage: Stage) -> Tensor:
-        """Return the embeddings that a router is fitted to after a stage, ``(N, D)``."""
-        if stage.index not in self._embeddings:
-            fitting = self.state.callback_of(RouterFitting)
-            items = self.samples(stage)
-            indices = choose_samples(len(items), fitting.embedding_samples, fitting.seed)
-            chosen = [items[index] for index in indices]
-            rows = embed_samples(self.state, self.module, chosen, "train")
-            self._embeddings[stage.index] = rows
-        return self._embeddings[stage.index]
-
-    def fit(self, router: R) -> R:
-        """Fit a router to the embeddings of each stage, in order, and return it.
-
-        Raises:
-            ValueError: If a stage has too few training samples for the router.
-        """
-        router.set_vision_width(self.module.backbone.vision_width)
-        for stage in self.state.plan:
-            rows = self.embeddings(stage)
-            if problem := too_few(len(rows), type(router).__name__, router.least_samples):
-                raise ValueError(f"stage {stage.name!r} {problem}")
-            if self.state.is_global_zero:
-                router.fit(stage.expert, rows)
-        router.load_state_dict(broadcast(router.state_dict()))
-        router.updates = self.updates
-        return router
-
-
-def check_comparable(state: SequenceState, module: ContinualModule, run: Path) -> None:
-    """Raise unless the run has an expert for each task, and samples to fit routers to.
-
-    Args:
-        state: Has the data, and the stages of the run.
-        module: Has the router of the run.
-        run: The run folder.
-
-    Raises:
-        ValueError: If routers cannot be compared; says why.
-    """
-    router = module.router
-    if not router.selects_experts:
-        kind = type(router).__name__
-        raise ValueError(
-            f"--router needs a run with an expert for each task that answers alone: the "
-            f"{kind} of {run} selects none"
-        )
-    if router.mixing is not None and router.common is None:
-        raise ValueError(
-            f"--router: the {type(router).__name__} of {run} weighs experts by token, which no "
-            "other router can be compared with"
-        )
-    if not state.plan:
-        raise ValueError(f"--router: {run} has learned no task")
-    for stage in state.plan:
-        if not stage.tasks:
-            raise ValueError(
-                f"--router: the expert {stage.expert!r} of {run} has no training samples here, "
-                "since its task is not among data.tasks"
-            )
-
-
 def compare_routers(
     state: SequenceState,
     module: ContinualModule,
@@ -195,6 +98,8 @@ def compare_routers(
         for name in (AS_SAVED, *names):
             log.info("router %s", name)
             module.router = saved if name == AS_SAVED else _joined(saved, ROUTERS[name](refit))
+            if any(map(module.library.has_prompt, module.library.names)):
+                refuse_weights(module.router, str(refit.run))
             measured, label = MeasuredSamples(), f"router_{name}"
             routed = plan_routed(state, module, matrix.answers, tasks, measured, label)
             if oracle_last is None:
@@ -218,14 +123,6 @@ def markdown(rows: Iterable[RouterRow]) -> str:
         sizes = (f"{row.stored_numbers:,}", f"{row.multiply_adds:,}", f"{row.experts_a_sample:.2f}")
         lines.append((row.router, *shares, *sizes))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _draws(state: SequenceState) -> dict[tuple[int, str, tuple[str, ...]], Draw]:
-    """Return the rule that draws the samples of each stage that the run's stream plans."""
-    if not state.stream.planned:
-        return {}
-    stages = state.stream.stages(state.data.training_task_names)
-    return {(stage.index, stage.expert, stage.tasks): stage.draw for stage in stages}
 
 
 def _joined(saved: Router, router: Router) -> Router:

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.embedding import embed_samples
+from dmole.callbacks.task_naming import fit_names, stored_samples
 from dmole.distributed import broadcast
 from dmole.routing.entries import learned_part
+from dmole.routing.generative import GenerativeRouter
 from dmole.routing.query import RouteQuery
 from dmole.routing.routers import LearningRouter
 from dmole.routing.storage import INDEX, write_tensors
 from dmole.run.embeddings import save_embeddings
 from dmole.run.run_files import RunFile
+from dmole.storage.files import write_csv
 from dmole.storage.tensors import DigestCache, tensor_digest
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from dmole.run.state import SequenceState
 
 log = logging.getLogger("dmole")
+
+EXEMPLARS = "exemplars.csv"
+EXEMPLARS_HEADER = ("expert", "task", "id")
 
 EMBEDDING_SAMPLES = 2000
 """Training samples of a stage that its router is fitted to, unless a config says otherwise."""
@@ -59,6 +65,7 @@ class RouterFitting(ContinualCallback):
         self._embedded = False
         self._digests = DigestCache(tensor_digest)
         self._written: dict[str, str] = {}
+        self._kept: dict[int, list[dict[str, str]]] = {}  # by stage
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Embed the stage's subset before training where partners are chosen, which need it first.
@@ -90,6 +97,10 @@ class RouterFitting(ContinualCallback):
                             expert,
                         )
             module.router.load_state_dict(broadcast(module.router.state_dict()))
+        if isinstance(module.router, GenerativeRouter):
+            with state.timed("naming"):
+                fit_names(state, module, module.router, state.data.arriving_items)
+            module.router.load_state_dict(broadcast(module.router.state_dict()))
         save_embeddings(state, module)  # regularizers embed samples too
         # all tasks, since a stage may draw samples of any task
         names = state.data.training_task_names
@@ -113,6 +124,23 @@ class RouterFitting(ContinualCallback):
         for name, tensors in {} if inner is None else inner.tensors().items():
             yield _entry(name, tensors)
         yield _index(module.router if inner is None else inner)
+        yield from self._exemplars(state, module.router)
+
+    def _exemplars(self, state: SequenceState, router: Router) -> Iterator[RunFile]:
+        """Return ``exemplars.csv``, the samples that a router stores of fitted experts."""
+        if not isinstance(router, GenerativeRouter) or not router.labels:
+            return
+        new = [
+            s for s in state.learned() if s.expert in router.labels and s.index not in self._kept
+        ]
+        for stage in new:
+            items = stored_samples(router, stage, state.data.arriving_items(stage))
+            self._kept[stage.index] = [
+                {"expert": stage.expert, "task": task, "id": sample.id} for sample, task in items
+            ]
+        last = {stage.expert: stage.index for stage in state.learned()}
+        rows = [row for index in last.values() for row in self._kept.get(index, ())]
+        yield RunFile(EXEMPLARS, lambda run: write_csv(run / EXEMPLARS, EXEMPLARS_HEADER, rows))
 
     def _changed(self, state: SequenceState, module: ContinualModule) -> list[RunFile]:
         """Return the files whose tensors are not those written last, and the index."""
@@ -123,7 +151,8 @@ class RouterFitting(ContinualCallback):
             if digest != before:
                 found.append(_entry(name, tensors))
                 self._written[name] = digest
-        return [*found, _index(module.router if inner is None else inner)]
+        index = _index(module.router if inner is None else inner)
+        return [*found, index, *self._exemplars(state, module.router)]
 
     def _embeddings(self, state: SequenceState, module: ContinualModule) -> Tensor:
         """Return the embeddings of the stage's subset, ``(N, D)``, the same on every rank."""

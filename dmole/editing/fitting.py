@@ -14,6 +14,7 @@ from dmole.data.decoding import ImageOptions
 from dmole.datamodule import ContinualDataModule
 from dmole.editing.adapters import read_adapter
 from dmole.experts import save_expert
+from dmole.routing.generative import GenerativeRouter
 from dmole.routing.routers import RouterFit, too_few
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ def fit_entry(
         ValueError: If the samples cannot be read, are too few, or an embedding is not finite.
     """
     base, router = module.backbone, draft.router
+    if isinstance(router, GenerativeRouter):
+        raise ValueError(
+            "GenerativeRouter trains one adapter on samples of all experts: it cannot be fitted to "
+            f"{expert!r} alone"
+        )
     data = state.data = _data_of(task, like)
     data.attach_processor(base.processor, base.context_length, base.prompts)
     data.check(("train",))

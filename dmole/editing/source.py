@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmole.experts.export import MIXTURE
+from dmole.experts.export import MIXTURE, read_expert
+from dmole.experts.soft_prompts import PromptShape
 from dmole.routing import AllExpertsRouter, Router, SharedRouter
 from dmole.routing.storage import INDEX
 from dmole.run.learned import read_names, read_stages
@@ -108,7 +109,11 @@ class OpenRun:
 
     def is_mixture(self, name: str) -> bool:
         """Return whether an expert has routers or branches within its linears."""
-        return (self.run / "experts" / name / MIXTURE).exists()
+        folder = self.run / "experts" / name
+        if not (folder / MIXTURE).exists():
+            return False
+        shapes, _ = read_expert(folder, name)
+        return not all(isinstance(shape, PromptShape) for shape in shapes.values())
 
 
 def open_run(run: Path, trusted: Sequence[str] = ()) -> OpenRun:

@@ -37,6 +37,7 @@ class ExpertRow:
         tasks: Tasks of that stage; those of earlier versions before them.
         parameters: Number of its parameters.
         ranks: Ranks of its linears, each once.
+        tokens: Number of tokens of its soft prompt.
         blocks: Blocks with at least one of its linears, by modality.
         threshold: Largest loss at which the router accepts a sample; None for other routers.
         samples: Test samples of its tasks at the last stage.
@@ -52,6 +53,7 @@ class ExpertRow:
     tasks: list[str]
     parameters: int
     ranks: list[int]
+    tokens: int
     blocks: dict[str, int]
     threshold: float | None
     samples: int
@@ -95,7 +97,8 @@ def expert_rows(run: Path) -> list[ExpertRow]:
                 tasks,
                 sum(prod(shape) for _, _, shape in shapes),
                 sorted({shape[0] for _, part, shape in shapes if part == "a" and shape}),
-                blocks_of(sorted({path for path, _, _ in shapes})),
+                sum(shape[0] for _, part, shape in shapes if part == "t" and shape),
+                blocks_of(sorted({path for path, part, _ in shapes if part != "t"})),
                 thresholds.get(name),
                 samples,
                 100.0 * used / samples if samples else None,
@@ -125,7 +128,7 @@ def table_text(rows: Sequence[ExpertRow]) -> str:
                 "-" if row.stage is None else str(row.stage),
                 ",".join(row.tasks) or "-",
                 f"{row.parameters:,}",
-                ",".join(map(str, row.ranks)) or "-",
+                _size(row),
                 blocks or "-",
                 "-" if row.threshold is None else f"{row.threshold:.4g}",
                 "-" if row.routed is None else f"{row.routed:.1f}%",
@@ -137,6 +140,11 @@ def table_text(rows: Sequence[ExpertRow]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     padded = (zip(line, widths, strict=True) for line in lines)
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in line).rstrip() for line in padded)
+
+
+def _size(row: ExpertRow) -> str:
+    prompt = [f"{row.tokens} tokens"] if row.tokens else []
+    return ",".join([*map(str, row.ranks), *prompt]) or "-"
 
 
 def _state(row: ExpertRow) -> str:
@@ -175,7 +183,7 @@ def _block(path: str) -> str:
 
 
 def _shapes(folder: Path) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return path of the linear, ``a``, ``b`` or ``router``, and shape of each tensor."""
+    """Return path, ``a``, ``b``, ``r`` for a router or ``t`` for a soft prompt, and shape."""
     mixture = folder / "mixture.safetensors"
     file = mixture if mixture.exists() else folder / "adapter_model.safetensors"
     check_file(file)

@@ -26,7 +26,27 @@ def expert_name(key: str) -> str:
     return key.removeprefix(_PREFIX)
 
 
-class LoRAExpert(nn.Module):
+class ExpertPart(nn.Module):
+    """The tensors of one expert at one place of the model, without submodules."""
+
+    def trainable(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that may train."""
+        yield from self.parameters()
+
+    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters, then the buffers, by name."""
+        # as `named_parameters` and `named_buffers`, which also look for modules within
+        for tensors in (self._parameters, self._buffers):
+            yield from ((key, tensor) for key, tensor in tensors.items() if tensor is not None)
+
+    @property
+    def learning(self) -> bool:
+        """Whether one of its parameters requires gradients."""
+        # a walk over `parameters()` takes ten times as long, and every linear asks all its experts
+        return any(p is not None and p.requires_grad for p in self._parameters.values())
+
+
+class LoRAExpert(ExpertPart):
     """One expert in one linear: ``lora_b @ lora_a`` scaled by ``alpha / rank``, or a router.
 
     Args:
@@ -85,18 +105,6 @@ class LoRAExpert(nn.Module):
             names = ["lora_a", *self._up_names()]
             fixed |= {name for name, off in zip(names, flags, strict=True) if off}
         yield from (p for name, p in self.named_parameters() if name not in fixed)
-
-    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the parameters, then the buffers, by name."""
-        # as `named_parameters` and `named_buffers`, which also look for modules within
-        for tensors in (self._parameters, self._buffers):
-            yield from ((key, tensor) for key, tensor in tensors.items() if tensor is not None)
-
-    @property
-    def learning(self) -> bool:
-        """Whether one of its parameters requires gradients."""
-        # a walk over `parameters()` takes ten times as long, and every linear asks all its experts
-        return any(p is not None and p.requires_grad for p in self._parameters.values())
 
 
 def _drawn(

@@ -1,6 +1,7 @@
 """Experts as PEFT adapters: ``PeftModel.from_pretrained(base, run/experts/<name>)`` loads them.
 
-PEFT has no layout for experts with routers or branches. They are saved as ``mixture.json`` and
+PEFT has no layout for experts with routers or branches, and its layout for prompt tuning puts the
+tokens in front of the one that begins a sequence. Such experts are saved as ``mixture.json`` and
 ``mixture.safetensors``.
 """
 
@@ -11,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dmole.experts.shape import ExpertShape
+from dmole.experts.soft_prompts import PromptShape, Shape, shape_from_list
 from dmole.storage.files import read_json, write_json
 from dmole.storage.tensors import read_tensor_file, write_tensor_file
 
@@ -40,7 +42,7 @@ def save_expert(library: ExpertLibrary, name: str, folder: Path, base_model: str
     """
     folder.mkdir(parents=True, exist_ok=True)
     architecture = library.architecture()[name]
-    if any(len(numbers) > 2 for numbers in architecture.values()):
+    if any(len(numbers) != 2 for numbers in architecture.values()):
         write_tensor_file(folder / "mixture.safetensors", library.state_dict(name), name)
         write_json(folder / MIXTURE, {"base_model": base_model, "layers": architecture})
         return
@@ -80,7 +82,7 @@ def load_expert(
 
 def read_expert(
     folder: Path, saved_as: str | None = None
-) -> tuple[dict[str, ExpertShape], dict[str, Tensor]]:
+) -> tuple[dict[str, Shape], dict[str, Tensor]]:
     """Return the shapes of an expert by linear and its tensors, keyed as in the library.
 
     Args:
@@ -109,16 +111,12 @@ def read_expert(
     return {path: ExpertShape(rank, alphas(path)) for path, rank in ranks.items()}, tensors
 
 
-def _read_mixture(
-    folder: Path, saved_as: str | None
-) -> tuple[dict[str, ExpertShape], dict[str, Tensor]]:
+def _read_mixture(folder: Path, saved_as: str | None) -> tuple[dict[str, Shape], dict[str, Tensor]]:
     path = folder / MIXTURE
     content = read_json(path, "expert")
     try:
         linears = content["layers"]
-        shapes = {
-            str(linear): ExpertShape.from_list(numbers) for linear, numbers in linears.items()
-        }
+        shapes = {str(linear): shape_from_list(numbers) for linear, numbers in linears.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"cannot read expert {path}: {error!r}") from error
     tensors = read_tensor_file(folder / "mixture.safetensors", saved_as)
@@ -132,8 +130,13 @@ def _read_mixture(
     return shapes, tensors
 
 
-def _describes(numbers: object, shape: ExpertShape, tensors: Mapping[str, Tensor]) -> bool:
+def _describes(numbers: object, shape: Shape, tensors: Mapping[str, Tensor]) -> bool:
     """Return whether a linear's numbers match its tensors; allocates no memory."""
+    if isinstance(shape, PromptShape):
+        prompt = tensors.get("tokens")
+        if prompt is None or len(tensors) > 1 or prompt.ndim != 2:
+            return False
+        return numbers == [len(prompt)] and prompt.is_floating_point()
     rows = {key: len(tensor) for key, tensor in tensors.items() if tensor.ndim == 2}
     ups = sum(key.startswith("lora_b") for key in rows)
     texts = tensors["text_router"].shape[-1] if "text_router" in rows else 0

@@ -68,6 +68,9 @@ class Gates:
         plans: What each linear computes under these gates, by linear and by whether its weights
             are fixed; empty unless the gates are in use.
         products: How a linear adds its experts to inputs of a shape, for the same time.
+        order: Experts of each sample, best first; None if it is that of the columns.
+        placed: ``(B, T)`` soft prompt token at each place of the batch, see
+            `dmole.experts.soft_prompts`; None before a batch got places for them.
 
     Raises:
         ValueError: If the shapes do not match.
@@ -105,6 +108,8 @@ class Gates:
         self.decisions: dict[str, Tensor] = {}
         self.plans: dict[tuple[RoutedLinear, bool], LayerPlan] = {}
         self.products: dict[tuple[RoutedLinear, torch.Size], Product] = {}
+        self.order: Sequence[tuple[str, ...]] | None = None
+        self.placed: Tensor | None = None
         columns = weights.detach().reshape(-1, len(self.experts)).cpu()  # (B or B * S, E)
         self._index = {name: column for column, name in enumerate(self.experts)}
         used, all_ones = columns.any(dim=0).tolist(), (columns == 1).all(dim=0).tolist()

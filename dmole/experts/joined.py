@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dmole.experts.export import PREFIX, read_expert
+from dmole.experts.soft_prompts import PromptShape
 from dmole.storage.files import write_json
 from dmole.storage.tensors import write_tensor_file
 
@@ -38,7 +39,10 @@ def read_plain(folder: Path, name: str) -> Adapter:
     Raises:
         ValueError: If the folder holds no plain LoRA; names it.
     """
-    shapes, tensors = read_expert(folder, name)
+    read, tensors = read_expert(folder, name)
+    shapes = {path: shape for path, shape in read.items() if not isinstance(shape, PromptShape)}
+    if len(shapes) < len(read):
+        raise ValueError(f"expert {folder} is a soft prompt, which no LoRA equals")
     for path, shape in shapes.items():
         if shape.branches != 1 or shape.heads:
             raise ValueError(f"expert {folder} is a mixture ({path}), which no plain LoRA equals")

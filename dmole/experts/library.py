@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from dmole.experts.expert import LoRAExpert, expert_key
+from dmole.experts.expert import ExpertPart, LoRAExpert, expert_key
 from dmole.experts.gates import GateContext
 from dmole.experts.lora import RoutedLinear
 from dmole.experts.past import PastExperts
+from dmole.experts.places import Place, check_shape, find_place, make_part, of_kind
 from dmole.experts.shape import ExpertShape
+from dmole.experts.soft_prompts import PromptedEmbedding, PromptShape, Shape, shape_from_list
 from dmole.storage.seeds import expert_seed
 from dmole.storage.tensors import DigestCache
 from dmole.transfer import to_device
@@ -37,6 +38,7 @@ class ExpertLibrary:
         mixing: Weighs the experts' channels token by token; None uses the gates alone.
         past_on_device: Frozen experts that stay on the device between batches, see
             :class:`~dmole.experts.past.PastExperts`; None keeps all there.
+        fixed_down: Whether ``lora_a`` of plain experts keeps its initial values in training.
 
     Attributes:
         past: The frozen experts.
@@ -50,24 +52,26 @@ class ExpertLibrary:
         seed: int = 0,
         mixing: ChannelMixing | None = None,
         past_on_device: int | None = None,
+        fixed_down: bool = False,
     ) -> None:
         self.model = model
+        self._fixed_down = fixed_down
         self._mixing = mixing
         self.past = PastExperts(self, past_on_device)
         self.context = GateContext(None if past_on_device is None else self.past.require)
         self.dropout = dropout
         self.seed = seed
         self._modality_of = modality_of
-        self._linears: dict[str, RoutedLinear] = {}
-        self._architecture: dict[str, dict[str, ExpertShape]] = {}
+        self._linears: dict[str, RoutedLinear | PromptedEmbedding] = {}
+        self._architecture: dict[str, dict[str, Shape]] = {}
         self._learners: tuple[str, ...] | None = None
         self.versions: dict[str, int] = {}
         self._digests = DigestCache(_digest)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the experts in the order they were added."""
-        return tuple(self._architecture)
+        """Names of the experts in the order they were added, without the adapter of a router."""
+        return tuple(name for name in self._architecture if not name.startswith("@"))
 
     def add(self, name: str, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> None:
         """Add an expert with one plain low-rank update in each of the given linears.
@@ -83,28 +87,30 @@ class ExpertLibrary:
         shapes = {path: ExpertShape(rank, alphas[path]) for path, rank in ranks.items()}
         self.add_shapes(name, shapes)
 
-    def add_shapes(self, name: str, shapes: Mapping[str, ExpertShape]) -> None:
+    def add_shapes(self, name: str, shapes: Mapping[str, Shape]) -> None:
         """Add an expert with an update of any shape in each of the given linears.
 
         Args:
             name: Name of the new expert.
-            shapes: Shape of the update by full path of the linear.
+            shapes: Shape of the update by full path of the linear, and of a soft prompt by that of
+                the language model's input embedding.
 
         Raises:
             ValueError: If the name is taken, there are no shapes, a path is not a linear, a rank is
-                larger than the linear or a scaling is not finite.
+                larger than the linear or a scaling is not finite; if a soft prompt is not in the
+                input embedding, or has no tokens or more than the vocabulary.
         """
         self.check_shapes(name, shapes)
-        experts = {}
+        experts: dict[str, ExpertPart] = {}
         for path, shape in shapes.items():
             generator = torch.Generator().manual_seed(expert_seed(self.seed, name, path))
-            experts[path] = LoRAExpert(self._base(path), shape, generator)
+            experts[path] = make_part(self._base(path, shape), shape, generator)
         for path, expert in experts.items():  # only after all were created
-            self._wrapped(path).experts[expert_key(name)] = expert
+            self._wrapped(path, shapes[path]).experts[expert_key(name)] = expert
         self._let_learn(None)
         self._architecture[name] = dict(shapes)
 
-    def check_shapes(self, name: str, shapes: Mapping[str, ExpertShape]) -> None:
+    def check_shapes(self, name: str, shapes: Mapping[str, Shape]) -> None:
         """Refuse what :meth:`add_shapes` refuses, without adding an expert.
 
         Raises:
@@ -117,7 +123,7 @@ class ExpertLibrary:
                 f"the allocation of {name!r} is empty: a task needs at least one expert"
             )
         for path, shape in shapes.items():
-            _check_size(name, path, shape, self._base(path))
+            check_shape(name, path, shape, self._base(path, shape))
 
     def remove(self, name: str) -> None:
         """Delete an expert; a linear without experts is unwrapped."""
@@ -131,10 +137,20 @@ class ExpertLibrary:
                 self.model.set_submodule(path, linear.base)
                 del self._linears[path]
 
-    def experts(self, name: str) -> Iterator[tuple[str, LoRAExpert]]:
-        """Yield ``(path of the linear, low-rank update)`` of one expert."""
+    def parts(self, name: str) -> Iterator[tuple[str, ExpertPart]]:
+        """Yield ``(path, tensors)`` of one expert: its low-rank updates and its soft prompt."""
         for path in self._architecture[name]:
             yield path, self._linears[path].expert(name)
+
+    def experts(self, name: str) -> Iterator[tuple[str, LoRAExpert]]:
+        """Yield ``(path of the linear, low-rank update)`` of one expert, without soft prompts."""
+        for path, part in self.parts(name):
+            if isinstance(part, LoRAExpert):
+                yield path, part
+
+    def has_prompt(self, name: str) -> bool:
+        """Return whether an expert has a soft prompt."""
+        return any(isinstance(shape, PromptShape) for shape in self._architecture[name].values())
 
     def computes_below(self, root: str) -> bool:
         """Return whether the current gates use an expert of a linear below a submodule.
@@ -157,9 +173,29 @@ class ExpertLibrary:
         return any(
             expert.learning
             for name in (self.names if self._learners is None else self._learners)
-            for path, expert in self.experts(name)
+            for path, expert in self.parts(name)
             if path.startswith(f"{root}.")
         )
+
+    def base_weight(self, path: str) -> Tensor:
+        """Return the weight of a linear of the base model, ``(out, in)`` float32.
+
+        A quantized weight is read off the outputs of its linear for unit inputs.
+
+        Raises:
+            ValueError: If the weight is split over several ranks.
+        """
+        linear = self.model.get_submodule(path)
+        base: Any = getattr(linear, "base", linear)
+        if not base.weight.numel() or hasattr(base.weight, "to_local"):
+            raise ValueError(f"the weight of linear {path} is split over the ranks: it is not read")
+        if base.weight.is_floating_point():
+            whole: Tensor = base.weight.detach().float()
+            return whole
+        with torch.no_grad():
+            units = torch.eye(base.in_features, device=base.weight.device)
+            columns: Tensor = base(units).float()  # (in, out)
+        return (columns if base.bias is None else columns - base.bias.detach().float()).t()
 
     def modality(self, path: str) -> Modality:
         """Return the modality of a linear with experts."""
@@ -167,7 +203,7 @@ class ExpertLibrary:
 
     def parameters(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield ``(path of the linear, parameter)`` of one expert."""
-        for path, expert in self.experts(name):
+        for path, expert in self.parts(name):
             for parameter in expert.parameters():
                 yield path, parameter
 
@@ -177,9 +213,11 @@ class ExpertLibrary:
         training = tuple(name for name in names if name is not None)
         self._hold_all_but(training)
         for name in training:
-            for _, expert in self.experts(name):
+            for _, expert in self.parts(name):
                 for parameter in expert.trainable():
                     parameter.requires_grad_(True)
+            for _, update in self.experts(name) if self._fixed_down else ():
+                update.lora_a.requires_grad_(False)
         self._let_learn(training)
 
     def hold_past(self) -> None:
@@ -226,7 +264,7 @@ class ExpertLibrary:
             if name not in architecture:
                 raise ValueError(f"the checkpoint has no expert called {name!r}")
         for name, linears in architecture.items():
-            shapes = {path: ExpertShape.from_list(numbers) for path, numbers in linears.items()}
+            shapes = {path: shape_from_list(numbers) for path, numbers in linears.items()}
             if name not in self._architecture:
                 self.add_shapes(name, shapes)
             elif self._architecture[name] != shapes:
@@ -234,7 +272,7 @@ class ExpertLibrary:
 
     def digest(self, name: str) -> str:
         """Return the sha256 of one expert's tensors; that of a frozen one is computed once."""
-        if any(expert.learning for _, expert in self.experts(name)):
+        if any(expert.learning for _, expert in self.parts(name)):
             return _digest(self.tensors(name))  # an optimizer may change tensors unnoticed
         return self._digests.of(name, self.tensors(name))
 
@@ -243,7 +281,7 @@ class ExpertLibrary:
         held = self.past.held(name) or {}
         return {
             key: held.get(key, tensor).detach()
-            for path, expert in self.experts(name)
+            for path, expert in self.parts(name)
             for key, tensor in ((f"{path}.{part}", own) for part, own in expert.own_tensors())
         }
 
@@ -281,7 +319,7 @@ class ExpertLibrary:
         parameters = {
             f"{name}/{path}.{key}": parameter
             for name in {key.partition("/")[0] for key in tensors}
-            for path, expert in self.experts(name)
+            for path, expert in self.parts(name)
             for key, parameter in expert.named_parameters()
         }
         kept = {key: parameters[key].data for key in tensors if key in parameters}
@@ -293,22 +331,23 @@ class ExpertLibrary:
             for key, data in kept.items():
                 parameters[key].data = data
 
-    def _base(self, path: str) -> nn.Linear:
-        if path in self._linears:
-            return self._linears[path].base
-        try:
-            linear = self.model.get_submodule(path)
-        except AttributeError as error:
-            raise ValueError(f"the model has no linear {path!r}") from error
-        if not isinstance(linear, nn.Linear):
-            raise ValueError(f"submodule {path!r} is a {type(linear).__name__}, not a Linear")
-        return linear
-
-    def _wrapped(self, path: str) -> RoutedLinear:
+    def _base(self, path: str, shape: Shape) -> Place:
+        """Return the module of the base model that an expert of some shape is on."""
         if path not in self._linears:
-            base = self._base(path)
+            return find_place(self.model, path, shape)
+        kind: type[Place] = nn.Embedding if isinstance(shape, PromptShape) else nn.Linear
+        return of_kind(self._linears[path].base, path, kind)
+
+    def _wrapped(self, path: str, shape: Shape) -> RoutedLinear | PromptedEmbedding:
+        if path not in self._linears:
+            base = self._base(path, shape)
             modality = self._modality_of(path)
-            linear = RoutedLinear(base, self.context, modality, self.dropout, self._mixing, path)
+            linear: RoutedLinear | PromptedEmbedding
+            if isinstance(base, nn.Embedding):
+                linear = PromptedEmbedding(base, self.context, modality, path)
+            else:
+                args = (self.dropout, self._mixing, path)
+                linear = RoutedLinear(base, self.context, modality, *args)
             linear.train(base.training)
             self.model.set_submodule(path, linear)
             self._linears[path] = linear
@@ -322,16 +361,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(key.encode())
         digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _check_size(name: str, path: str, shape: ExpertShape, base: nn.Linear) -> None:
-    """Raise if an expert is larger than its linear, before memory is allocated."""
-    limit = max(base.in_features, base.out_features)
-    rank = shape.rank // max(1, shape.heads)  # of each parallel expert
-    if rank > limit:
-        raise ValueError(f"expert {name!r}: rank {rank} is larger than linear {path} ({limit})")
-    if not math.isfinite(shape.alpha):
-        raise ValueError(f"expert {name!r}: alpha {shape.alpha} of linear {path} is not finite")
 
 
 @contextmanager
@@ -358,5 +387,7 @@ def modules_without_experts(module: nn.Module) -> Iterator[nn.Module]:
         yield child
         if isinstance(child, RoutedLinear):
             pending += [child.base, child.dropout]
+        elif isinstance(child, PromptedEmbedding):
+            pending.append(child.base)
         else:
             pending += [inner for inner in child.children() if inner is not None]

@@ -13,7 +13,7 @@ from dmole.transfer import to_device
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from dmole.experts.expert import LoRAExpert
+    from dmole.experts.expert import ExpertPart
     from dmole.experts.library import ExpertLibrary
 
 
@@ -133,9 +133,9 @@ class PastExperts:
                     parameter.data = parameter.data.new_empty(0)
             del self._loaded[name]
 
-    def _parameters(self, name: str) -> Iterator[tuple[str, LoRAExpert, str]]:
+    def _parameters(self, name: str) -> Iterator[tuple[str, ExpertPart, str]]:
         """Yield key in the library, expert and name in it of each parameter; buffers are small."""
-        for path, expert in self._library.experts(name):
+        for path, expert in self._library.parts(name):
             for part, _ in expert.named_parameters():
                 yield f"{path}.{part}", expert, part
 

@@ -40,6 +40,11 @@ class ExpertShape:
     fixed_routers: int = 0
 
     @property
+    def plain(self) -> bool:
+        """Whether it is plain LoRA, which PEFT can hold."""
+        return len(self.to_list()) == 2
+
+    @property
     def channels(self) -> int:
         """Low-rank channels that the up-projection reads."""
         return self.rank * self.branches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +18,9 @@ from dmole.inference.precision import autocast
 from dmole.inference.requests import Answer, Request, Route, with_common
 from dmole.models.embedder import Embedder
 from dmole.models.generation import end_ids
+from dmole.models.naming import name_experts
 from dmole.models.shared_vision import SharedVision
-from dmole.routing import AutoencoderRouter, RouteQuery, Router, Routing
+from dmole.routing import AutoencoderRouter, GenerativeRouter, RouteQuery, Router, Routing
 from dmole.routing.routers import route_by_name
 
 if TYPE_CHECKING:
@@ -190,7 +192,7 @@ class AnsweringModel:
         named = [None if r.experts is None else self._named(r.experts) for r in requests]
         if None not in named:
             return [Route(names or ()) for names in named]
-        routing = self._routing(batch)
+        routing = self._routing(requests, batch)
         losses, thresholds = self._measures(routing)
         chosen = zip(routing.order, losses, routing.weights(self.experts), strict=True)
         return [
@@ -198,12 +200,24 @@ class AnsweringModel:
             for names, (order, loss, weights) in zip(named, chosen, strict=True)
         ]
 
-    def _routing(self, batch: Batch) -> Routing:
+    def _routing(self, requests: Sequence[Request], batch: Batch) -> Routing:
         query = RouteQuery(None, batch.task_names, "test", None, self.experts)
+        if isinstance(self.router, GenerativeRouter) and self.router.asks(query):
+            return self.router.route(replace(query, named=self._ask(self.router, requests)))
         with torch.autocast(self.device.type, enabled=False):  # same result at any precision
             if self.router.needs(query):
                 query = RouteQuery(self._embed(batch), batch.task_names, "test", None, self.experts)
             return self.router.route(query)
+
+    def _ask(self, router: GenerativeRouter, requests: Sequence[Request]) -> list[str]:
+        """Return the expert that the base model names for each request."""
+        asked = [
+            (router.asked(request.sample(str(index))), UNKNOWN_TASK)
+            for index, request in enumerate(requests)
+        ]
+        batch = self.collator(asked, generation=True)
+        ((_, names),) = name_experts(self, router, [batch], self.experts)
+        return names
 
     def _measures(self, routing: Routing) -> tuple[list[dict[str, float]], dict[str, float]]:
         """Return the losses of each sample by expert, and the thresholds of the experts."""
@@ -231,6 +245,7 @@ class AnsweringModel:
             texts = self.embedder.texts(batch)  # (B, D)
         mask = batch.inputs.get("attention_mask")
         gates = Gates(self.experts, routing.gates, rows, mask, texts=texts)
+        gates.order = order
         if self.router.averages:
             gates.average_outside(self.backbone.last_linears)
         return gates

@@ -208,5 +208,5 @@ def _check_new(model: RoutedModel, name: str) -> None:
 
 def _move(model: RoutedModel, name: str) -> None:
     """Move a new expert to the device of the model."""
-    for _, expert in model.library.experts(name):
+    for _, expert in model.library.parts(name):
         expert.to(model.device)

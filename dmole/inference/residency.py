@@ -190,7 +190,7 @@ class ExpertResidency:
         """Return the parameters and buffers of an expert themselves, keyed as in the library."""
         return {
             f"{path}.{key}": tensor
-            for path, expert in self._library.experts(name)
+            for path, expert in self._library.parts(name)
             for key, tensor in [*expert.named_parameters(), *expert.named_buffers()]
         }
 

@@ -21,10 +21,12 @@ from dmole.data.prompt_check import check_prompts
 from dmole.data.rendering import ChatRenderer
 from dmole.data.templates import PromptSettings
 from dmole.experts.expert import expert_key
+from dmole.experts.soft_prompts import holder_of
 from dmole.models.answer_head import AnswerOutput, answer_output
 from dmole.models.discovery import Block, Parts, Patterns, discover
 from dmole.models.families import family_of
 from dmole.models.generation import replace_generation_config
+from dmole.models.insertion import Insertion, Side, check_insertion
 from dmole.models.processors import decode_answers
 from dmole.models.quantization import entries
 from dmole.models.rows import rows_per_sample
@@ -156,6 +158,18 @@ class Backbone(nn.Module):
                 shapes[path] = (linear.in_features, linear.out_features)
         return shapes
 
+    def input_unit(self) -> tuple[str, int]:
+        """Return the path of the language model's input embedding and the width of a token.
+
+        Raises:
+            ValueError: If soft prompts cannot be put into the input of this model family.
+        """
+        model: Any = self.model
+        check_insertion(model.config.model_type)
+        embedding = model.get_input_embeddings()
+        path = next(name for name, child in model.named_modules() if child is embedding)
+        return path, int(embedding.embedding_dim)
+
     def gradient_sources(self, path: str) -> list[nn.Parameter | nn.Module]:
         """Return what a linear is scored by, wrapped or not: its weight and bias.
 
@@ -200,15 +214,39 @@ class Backbone(nn.Module):
             inputs: Output of the processor for the samples.
             targets: The answer tokens.
         """
+        inputs, insertion = self._with_prompts(inputs, "right")
+        targets = targets if insertion is None else insertion.moved(targets)
         return answer_output(self.model, inputs, targets)
 
     def outputs(self, inputs: dict[str, Tensor]) -> Any:
         """Return the model's output with the ``logits`` ``(B, T, V)`` of all positions.
 
+        Soft prompts add their positions.
+
         Args:
-            inputs: Output of the processor for the samples.
+            inputs: Left-padded prompts and their images.
         """
-        return self.model(**inputs, use_cache=False)
+        return self.model(**self._with_prompts(inputs, "left")[0], use_cache=False)
+
+    def _with_prompts(
+        self, inputs: dict[str, Tensor], side: Side
+    ) -> tuple[dict[str, Tensor], Insertion | None]:
+        """Return a batch with places for the soft prompts of the current gates, if there are any.
+
+        Raises:
+            ValueError: If they cannot be inserted or make a sample too long.
+        """
+        embedding = holder_of(self.model)
+        rows = None if embedding is None else embedding.rows()
+        if embedding is None or rows is None:
+            return inputs, None
+        config: Any = self.model.config
+        check_insertion(config.model_type)
+        tokenizer = self.processor.tokenizer
+        insertion = Insertion.of(inputs, rows, side, tokenizer.pad_token_id, tokenizer.bos_token_id)
+        insertion.check_length(self.context_length)
+        embedding.place(insertion.index)
+        return insertion.inputs, insertion
 
     def set_generation(self, settings: Mapping[str, Any]) -> None:
         """Generate with these settings and the token ids of the model's folder, and nothing else.
@@ -249,6 +287,7 @@ class Backbone(nn.Module):
             beams: Width of the beam search; 1 is greedy.
             options: Further arguments of ``generate`` of transformers.
         """
+        inputs, _ = self._with_prompts(inputs, "left")
         if self.in_step:  # until the last rank has its answers
             options = {"synced_gpus": True, **options}
         tokens: Tensor = self.model.generate(  # type: ignore[operator]

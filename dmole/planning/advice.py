@@ -135,6 +135,14 @@ def _passes(setup: Setup) -> Iterator[Change]:
         allocator.proxy_passes = count
         text = f"model.allocator.init_args.proxy_passes {count}"
         yield text, replace(setup, allocator=allocator)
+    starts = setup.allocator.initializer
+    count = MOST_PASSES if starts is None else starts.proxy_passes
+    while starts is not None and (count := 2 * count) <= MOST_PASSES:
+        allocator, starts = copy.copy(setup.allocator), copy.copy(starts)
+        starts.proxy_passes = count
+        allocator.initializer = starts
+        text = f"model.allocator.init_args.initializer.init_args.proxy_passes {count}"
+        yield text, replace(setup, allocator=allocator)
 
 
 def _batch(setup: Setup) -> Iterator[Change]:

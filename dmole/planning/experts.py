@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dmole.allocation import Allocation, Unit, build_units
+from dmole.allocation import Allocation, Allocator, Unit, build_units
 from dmole.allocation.budget import budget_modality
 from dmole.planning.memory import MASK, ExpertSize
 from dmole.planning.setup import Setup
@@ -42,6 +42,11 @@ class PlannedExperts:
     in_answer: int
 
 
+def scored_by_gradients(allocator: Allocator) -> bool:
+    """Return whether an allocator needs the proxy pass."""
+    return allocator.needs_scores and allocator.scored_by == "gradients"
+
+
 def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
     """Return the experts at the end of a sequence.
 
@@ -51,6 +56,10 @@ def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
     Raises:
         ValueError: If no unit can hold an expert.
     """
+    if setup.allocator.unit == "input":
+        raise ValueError(
+            f"dmole plan does not reckon soft prompts, which {type(setup.allocator).__name__} gives"
+        )
     setup.router.set_text_width(shape.language.width)
     units = _units(shape, setup)
     names = list(dict.fromkeys(name for stage in setup.stages for name in stage.experts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dmole.planning import work
+from dmole.planning.experts import scored_by_gradients
 from dmole.planning.hardware import GATHER_BYTES_PER_SECOND, HOST_SECONDS_PER_BLOCK, Gpu
 from dmole.planning.reckoning import Reckoning
 from dmole.planning.setup import Setup
@@ -48,9 +49,9 @@ def phase_flops(reckoning: Reckoning) -> dict[str, float]:
     found: dict[str, float] = {"train": _trained(setup) * step}
     distinct = sum(task.train for task in setup.tasks)
     tested = sum(task.test for task in setup.tasks)
-    if setup.allocator.needs_scores and setup.stages:
+    share = _measured(reckoning)
+    if share:
         scored = work.pass_flops(shape, one, backward=True, weights=True, recompute=recompute)
-        share = setup.allocator.proxy_fraction * reckoning.proxy_passes
         found["proxy"] = share * distinct * scored
     if setup.router.needs_embeddings:
         # partners are chosen by the embeddings of all samples, else only a subset is embedded
@@ -96,14 +97,27 @@ def answers_per_sample(reckoning: Reckoning) -> float:
     return {"all": stages + 1, "seen": (stages + 1) / 2, "last": 1}[which]
 
 
+def _measured(reckoning: Reckoning) -> float:
+    """Return how often gradients of the weights are computed for each training sample.
+
+    A pass that reads inputs counts as a whole one, an upper bound.
+    """
+    setup = reckoning.setup
+    allocator, starts = setup.allocator, setup.allocator.initializer
+    share = 0.0
+    if scored_by_gradients(allocator):
+        share += allocator.proxy_fraction * reckoning.proxy_passes
+    if starts is not None:
+        measured = sum(source != "nothing" for source in (starts.source, starts.kept_source))
+        share += starts.proxy_fraction * starts.proxy_passes * measured
+    return share if setup.stages else 0.0
+
+
 def _gathering(reckoning: Reckoning) -> float:
     """Return the hours of gathers of a base model in shards, in training and in decoding."""
     setup = reckoning.setup
     seen = sum(task.train * task.passes for task in setup.tasks) if setup.stages else 0
-    scored = 0.0
-    if setup.allocator.needs_scores and setup.stages:
-        distinct = sum(task.train for task in setup.tasks)
-        scored = setup.allocator.proxy_fraction * distinct * reckoning.proxy_passes
+    scored = _measured(reckoning) * sum(task.train for task in setup.tasks)
     # a forward and a backward pass, which gathers a block once, also where it is recomputed
     gathers = 2 * (seen / reckoning.batch + scored / setup.batch_size)
     if not setup.gathers:

@@ -187,6 +187,17 @@ def proxy_gradient_bytes(
     return sum(2 * FP32 * (1 + bias) for stack in model.stacks for *_, bias in stack.linears)
 
 
+def moment_bytes(model: ModelShape, *, passes: int = 1) -> int:
+    """Return the bytes of the moments of inputs that an initializer keeps on each GPU.
+
+    Args:
+        model: The base model.
+        passes: Groups of linears that are measured one after the other.
+    """
+    widths = [wide + 1 for stack in model.stacks for wide, _, _ in stack.linears]
+    return FP32 * sum(width**2 for width in widths) // passes
+
+
 def largest_gradient_bytes(model: ModelShape) -> int:
     """Return the bytes of the float32 gradient of the largest scored weight."""
     return FP32 * max(wide * out for stack in model.stacks for wide, out, _ in stack.linears)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dmole.planning import activations, memory
-from dmole.planning.experts import PlannedExperts, plan_experts
+from dmole.planning.experts import PlannedExperts, plan_experts, scored_by_gradients
 from dmole.planning.images import ImageTokens, image_tokens
 from dmole.planning.memory import FP32, Load
 from dmole.planning.setup import Lengths, Setup
@@ -121,9 +121,8 @@ class Reckoning:
     def phases(self) -> list[Phase]:
         """Return the phases of a stage, at the last one."""
         found = []
-        if self.setup.allocator.needs_scores and self.setup.stages:
-            found.append(self._proxy())
         if self.setup.stages:
+            found += self._measuring()
             found.append(self._training())
         found.append(self._evaluation())
         if self.setup.router.needs_embeddings:
@@ -138,20 +137,36 @@ class Reckoning:
             kept = min(kept, (limit + used) * experts.largest)
         return FP32 * kept
 
-    def _proxy(self) -> Phase:
-        setup, allocator = self.setup, self.setup.allocator
+    def _measuring(self) -> list[Phase]:
+        """Return the passes that measure gradients or inputs before or after a stage."""
+        setup, allocator, found = self.setup, self.setup.allocator, []
+        if scored_by_gradients(allocator):
+            # the norm of a batch in parts is that of the sum over its parts
+            summed = allocator.reduction in ("sum", "mean") or setup.accumulate_grad_batches > 1
+            kept = memory.proxy_gradient_bytes(
+                self.shape, summed=summed, passes=self.proxy_passes, ranks=setup.ranks
+            )
+            found.append(self._proxy("proxy pass", kept))
+        starts = allocator.initializer
+        sources = () if starts is None else (starts.source, starts.kept_source)
+        passes = 1 if starts is None else starts.proxy_passes
+        if "gradients" in sources:
+            kept = memory.proxy_gradient_bytes(self.shape, passes=passes, ranks=setup.ranks)
+            found.append(self._proxy("initializer, gradients", kept))
+        if "inputs" in sources:  # without gradients; an upper bound
+            kept = memory.moment_bytes(self.shape, passes=passes)
+            found.append(self._proxy("initializer, inputs", kept))
+        return found
+
+    def _proxy(self, name: str, kept: float) -> Phase:
+        setup = self.setup
         load = self.load(setup.batch_size)
-        # the norm of a batch in parts is that of the sum over its parts
-        summed = allocator.reduction in ("sum", "mean") or setup.accumulate_grad_batches > 1
-        kept = memory.proxy_gradient_bytes(
-            self.shape, summed=summed, passes=self.proxy_passes, ranks=setup.ranks
-        )
         # one that arrives, and its copy for the sum over ranks
         arriving = memory.largest_gradient_bytes(self.shape) * (1 + (setup.ranks > 1))
         recompute = setup.activation_checkpointing
         running = activations.proxy_activation_bytes(self.shape, load, recompute=recompute)
         return Phase(
-            "proxy pass",
+            name,
             {
                 **self.base(),
                 "experts": self._past(0),

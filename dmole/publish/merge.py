@@ -110,6 +110,9 @@ def _check_plain(model: RoutedModel, names: Sequence[str]) -> None:
             f"the router of the run ({type(model.router).__name__}) weighs experts by token, which "
             "no plain weight does"
         )
+    for name in names:
+        if model.library.has_prompt(name):
+            raise ValueError(f"the expert {name!r} is a soft prompt, which no weight equals")
     used: dict[int, list[str]] = {}
     for path, parameter in base.named_parameters(remove_duplicate=False):
         used.setdefault(parameter.data_ptr(), []).append(path)

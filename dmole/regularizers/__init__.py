@@ -10,6 +10,7 @@ from dmole.regularizers.importance import (
     first_order_hypergradient,
     importance_weights,
 )
+from dmole.regularizers.intruders import IntruderReduction, find_intruders, reduced_update
 from dmole.regularizers.key_elements import KeyElements, key_element_size, key_elements
 from dmole.regularizers.mixture import (
     LoadBalance,
@@ -17,6 +18,7 @@ from dmole.regularizers.mixture import (
     load_balance,
     soft_load_balance,
 )
+from dmole.regularizers.momentum import MomentumMerge
 from dmole.regularizers.orthogonality import Orthogonality, normalized_overlap, overlap
 from dmole.regularizers.replay_importance import ReplayImportance
 
@@ -25,8 +27,10 @@ __all__ = [
     "BranchFreezing",
     "Distillation",
     "ElasticWeights",
+    "IntruderReduction",
     "KeyElements",
     "LoadBalance",
+    "MomentumMerge",
     "Orthogonality",
     "Regularizer",
     "ReplayImportance",
@@ -35,6 +39,7 @@ __all__ = [
     "Step",
     "distillation",
     "elastic_penalty",
+    "find_intruders",
     "first_order_hypergradient",
     "importance_weights",
     "key_element_size",
@@ -44,6 +49,7 @@ __all__ = [
     "merge_importance",
     "normalized_overlap",
     "overlap",
+    "reduced_update",
     "reverse_gradient",
     "soft_load_balance",
 ]

@@ -199,7 +199,7 @@ def training_parameters(library: ExpertLibrary, experts: Sequence[str]) -> dict[
     return {
         f"{name}/{path}.{key}": parameter
         for name in experts
-        for path, expert in library.experts(name)
+        for path, expert in library.parts(name)
         for key, parameter in expert.named_parameters()
         if parameter.requires_grad
     }

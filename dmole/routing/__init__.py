@@ -12,6 +12,7 @@ from dmole.routing.autoencoder import (
     parameter_count,
 )
 from dmole.routing.autoencoder_router import AutoencoderRouter
+from dmole.routing.dual import DualMixing
 from dmole.routing.embedding import EmbeddingCache, combine, masked_max_pool
 from dmole.routing.gates import (
     batch_vote,
@@ -20,10 +21,12 @@ from dmole.routing.gates import (
     gates_from_order,
     select_experts,
 )
+from dmole.routing.generative import GenerativeRouter, NameTree
 from dmole.routing.key_router import KeyRouter, fit_key, key_scores
 from dmole.routing.mixing import BranchMixing, CommonMixing, Mixing, TokenMixing
 from dmole.routing.mixture_routers import CommonExpertRouter, TokenRouter
 from dmole.routing.preprocessing import Preprocessor, normalize_rows, quantile_table
+from dmole.routing.prompt_router import PromptRouter, guidance
 from dmole.routing.prototype_routers import AnchorRouter, TextPrototypeRouter
 from dmole.routing.query import Phase, RouteQuery
 from dmole.routing.ridge_router import RidgeRouter
@@ -58,17 +61,21 @@ __all__ = [
     "CommonExpertRouter",
     "CommonMixing",
     "DenseGate",
+    "DualMixing",
     "EmbeddingCache",
     "EntropyGate",
+    "GenerativeRouter",
     "KeyRouter",
     "LearningRouter",
     "MLPReconstructor",
     "Mixing",
+    "NameTree",
     "OneHotGate",
     "OracleRouter",
     "PCAReconstructor",
     "Phase",
     "Preprocessor",
+    "PromptRouter",
     "Reconstructor",
     "ReconstructorStack",
     "RidgeRouter",
@@ -93,6 +100,7 @@ __all__ = [
     "fit_key",
     "gate_set_name",
     "gates_from_order",
+    "guidance",
     "key_scores",
     "masked_max_pool",
     "normalize_rows",

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from dmole.messages import excerpt
 from dmole.routing.autoencoder_router import AutoencoderRouter
+from dmole.routing.generative import GenerativeRouter
 from dmole.routing.key_router import KeyRouter
 from dmole.routing.prototype_routers import AnchorRouter, TextPrototypeRouter
 from dmole.routing.ridge_router import RidgeRouter
@@ -25,7 +26,7 @@ ALL = "all"
 class Refit(Protocol):
     """A finished run whose router is fitted again.
 
-    The implementation is `dmole.callbacks.router_comparison.RunRefit`, which also has the state,
+    The implementation is `dmole.callbacks.router_refit.RunRefit`, which also has the state,
     the module and the training samples of each stage.
     """
 
@@ -40,11 +41,20 @@ class Refit(Protocol):
     def fit(self, router: R) -> R:
         """Fit a router to the embeddings of each stage, in order, and return it."""
 
+    def fit_names(self, router: GenerativeRouter) -> Router:
+        """Train the adapter of a router on samples of all stages, and return the router."""
+
 
 def _autoencoder(run: Refit) -> Router:
     """Return autoencoders with the settings of the run, or the defaults if it has none."""
     own = run.own
     return run.fit(deepcopy(own) if isinstance(own, AutoencoderRouter) else AutoencoderRouter())
+
+
+def _generative(run: Refit) -> Router:
+    """Return a router that asks the model, with the settings of the run or the defaults."""
+    own = run.own
+    return run.fit_names(deepcopy(own) if isinstance(own, GenerativeRouter) else GenerativeRouter())
 
 
 def _oracle(run: Refit) -> Router:
@@ -60,6 +70,7 @@ ROUTERS: dict[str, Callable[[Refit], Router]] = {
     "autoencoder": _autoencoder,
     "task_keys": lambda run: run.fit(KeyRouter()),
     "ridge": lambda run: run.fit(RidgeRouter()),
+    "mr_lora": _generative,
     "oracle": _oracle,
 }
 """What returns a fitted router for the experts of a run, by name."""

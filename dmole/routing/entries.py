@@ -13,11 +13,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from dmole.routing.generative import SHARED_PREFIX, GenerativeRouter
 from dmole.routing.routers import LearningRouter, Router
 from dmole.storage.versions import without
 
 SHARED = ("mean", "std", "gram")
-"""Tensors in the entry of the first expert that belong to all experts."""
+"""Tensors in the entry of the first expert that belong to all experts, beside the prefixed ones."""
 
 Entry = dict[str, Tensor]
 T = TypeVar("T")
@@ -85,6 +86,8 @@ def add_entry(router: Router, name: str, source: Router, saved_as: str) -> None:
         raise ValueError(f"its router has no entry for {saved_as!r}")
     if name in entries:
         raise ValueError(f"the router has an entry for {name!r} already")
+    if isinstance(mine, GenerativeRouter):
+        raise ValueError("its router has another adapter, which knows the names of its experts")
     if entries and not _equal(shared, statistics):
         raise ValueError(
             "its router has other statistics that all its experts share (those of its own tasks), "
@@ -113,7 +116,8 @@ def _split(router: LearningRouter) -> tuple[Entry, dict[str, Entry]]:
     entries = {name: dict(tensors) for name, tensors in router.tensors().items()}
     shared: Entry = {}
     for tensors in entries.values():
-        shared |= {key: tensors.pop(key) for key in SHARED if key in tensors}
+        found = [key for key in tensors if key in SHARED or key.startswith(SHARED_PREFIX)]
+        shared |= {key: tensors.pop(key) for key in found}
     return shared, entries
 
 

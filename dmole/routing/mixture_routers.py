@@ -12,6 +12,9 @@ from torch import Tensor
 
 from dmole._moved import moved_name
 from dmole.experts.shape import ExpertShape
+from dmole.experts.soft_prompts import PromptShape, Shape
+from dmole.modality import INPUT
+from dmole.routing.generative import GenerativeRouter
 from dmole.routing.mixing import Mixing, TokenMixing
 from dmole.routing.query import Meter, RouteQuery
 from dmole.routing.routers import (
@@ -54,6 +57,8 @@ class CommonExpertRouter(Router):
     """
 
     def __init__(self, router: Router, mixing: Mixing, common: str = "common") -> None:
+        if isinstance(router, GenerativeRouter):
+            raise ValueError("CommonExpertRouter does not take a GenerativeRouter, which is asked")
         if router.soft:
             raise ValueError(
                 f"a {type(router).__name__} weighs all experts, so it selects none that joins the "
@@ -166,8 +171,8 @@ class CommonExpertRouter(Router):
         self.router.load(folder)
 
 
-def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[str, ExpertShape]:
-    """Return the shape of an allocation's expert by full path of the linear.
+def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[str, Shape]:
+    """Return the shape of an allocation's expert by full path of the linear or input embedding.
 
     Args:
         allocation: Units, ranks and number of parallel experts.
@@ -175,17 +180,26 @@ def expert_shapes(allocation: Allocation, router: Router, alpha: float) -> dict[
         alpha: Numerator of the scaling of one low-rank update.
 
     Raises:
-        ValueError: If a linear gets several experts and the router does not mix them.
+        ValueError: If a linear gets several experts and the router does not mix them, or a soft
+            prompt is to be mixed.
     """
     mixing, common = router.mixing, allocation.expert == router.common
-    shapes: dict[str, ExpertShape] = {}
+    shapes: dict[str, Shape] = {}
     for entry in allocation.experts:
+        if entry.unit == INPUT:
+            if mixing is not None:
+                raise ValueError(
+                    f"{type(router).__name__} mixes experts within linears, the allocator gives a "
+                    "soft prompt: use a router without mixing, such as dmole.routing.PromptRouter"
+                )
+            shapes |= dict.fromkeys(entry.linears, PromptShape(entry.rank))
+            continue
         if mixing is None and entry.mixture > 1:
             raise ValueError(
                 f"the allocator gives {entry.mixture} experts to {entry.unit}, which "
                 f"{type(router).__name__} does not mix: use dmole.routing.TokenRouter"
             )
-        shape = (
+        shape: Shape = (
             ExpertShape(entry.rank, alpha)
             if mixing is None
             else mixing.shape(entry.rank, alpha, entry.mixture, common=common)

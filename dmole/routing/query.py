@@ -76,6 +76,7 @@ class RouteQuery:
         current: Name of the expert in training, None in the test phase.
         experts: Names of the experts in the library, oldest first: the columns of the gates.
         measures: What the router's :class:`Meter` returned for the samples, in place of embeddings.
+        named: The expert that the base model names for each sample, for routers that ask it.
 
     Example:
         >>> from dmole.routing import RouteQuery
@@ -90,6 +91,7 @@ class RouteQuery:
     current: str | None
     experts: Sequence[str]
     measures: Measures | None = None
+    named: Sequence[str] | None = None
 
     @property
     def training(self) -> bool:

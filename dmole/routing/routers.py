@@ -163,6 +163,10 @@ class Router(ABC):
         """Return whether :meth:`route` needs embeddings for this query, which holds none yet."""
         return self.needs_embeddings
 
+    def asks(self, query: RouteQuery) -> bool:
+        """Return whether :meth:`route` needs the experts that the base model names."""
+        return False
+
     def meter(self, query: RouteQuery) -> Meter | None:
         """Return what computes the measures of a query in parts; None where nothing is measured.
 
@@ -387,6 +391,20 @@ class AllExpertsRouter(Router):
         if query.training:
             names.insert(0, names.pop(query.current_column()))
         return route_by_name([tuple(names)] * len(query.task_names), query.experts)
+
+
+def refuse_weights(router: Router, owner: str) -> None:
+    """Raise if a router weighs experts, since a soft prompt is used or not.
+
+    Args:
+        router: The router.
+        owner: What has the soft prompts, for the message.
+    """
+    if router.soft:
+        raise ValueError(
+            f"a {type(router).__name__} weighs experts, but a soft prompt has no weight: use a "
+            f"router that selects the experts of {owner}"
+        )
 
 
 def route_by_name(

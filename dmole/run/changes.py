@@ -28,6 +28,7 @@ _FITTED = re.compile(
 _FIXED = re.compile(
     r"router setting '(.*\.)?(reconstructor|standardize|std_floor|output|common|shared)'"
     r"|AdversarialTask setting '(seed|targets)'|ReplayImportance setting '(hidden|seed)'"
+    r"|allocator setting 'initializer(\.(directions|fix_down))?'"
     r"|ElasticWeights setting 'online'|KeyElements setting 'counting'"
     r"|Input(Preconditioning|Projection) setting 'components'"
 )

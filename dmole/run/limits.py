@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dmole.data.collate import Collator
+from dmole.routing.generative import GenerativeRouter
 from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import too_few
 
@@ -36,6 +37,7 @@ def check_limits(state: SequenceState, module: ContinualModule) -> None:
         _check_samples(state, module.router, stage)
         _check_longest(state.data, module.backbone.processor, stage)
     _check_experts(state, module)
+    _check_exemplars(state, module.router)
     optimizer = module.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     for name, value in optimizer.defaults.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -49,6 +51,16 @@ def _check_update(state: SequenceState, router: Router, stage: Stage) -> None:
         raise ValueError(
             f"task {stage.tasks[0]!r} has update: true, which needs a router that selects the "
             f"expert of a task: {type(router).__name__} does not"
+        )
+
+
+def _check_exemplars(state: SequenceState, router: Router) -> None:
+    """Refuse a router that trains on samples of earlier tasks whose files are gone."""
+    gone = [task for task, split in state.data.missing if split == "train"]
+    if isinstance(router, GenerativeRouter) and gone:
+        raise ValueError(
+            "GenerativeRouter trains on stored samples of all tasks, but training files are gone: "
+            f"{', '.join(gone)}"
         )
 
 

@@ -67,6 +67,7 @@ def run_settings(state: SequenceState, module: ContinualModule) -> dict[str, str
         settings["model setting 'generation'"] = str(sorted(module.generation.items()))
     for prefix, part in (("model", module), ("allocator", module.allocator)):
         settings |= {f"{prefix} setting {n!r}": v for n, v in _arguments(part)}
+    settings |= _initializer(module)
     settings |= {f"router setting {name!r}": value for name, value in _nested(module.router)}
     for term in module.regularizers:
         name = type(term).__name__
@@ -142,6 +143,16 @@ def contrast(saved: str | None, current: str | None) -> str:
         old, new = [a for a, _ in pairs], [b for _, b in pairs]
     texts = ("; ".join(part.strip("()[]") for part in parts)[:200] for parts in (old, new))
     return "checkpoint: {}; now: {}".format(*texts)
+
+
+def _initializer(module: ContinualModule) -> dict[str, str]:
+    """Return class and settings of the initializer; none in checkpoints from before it."""
+    starts = module.allocator.initializer
+    if starts is None:
+        return {}
+    key = "allocator setting 'initializer"
+    found = {f"{key}.{name}'": value for name, value in _arguments(starts)}
+    return {f"{key}'": type(starts).__name__, **found}
 
 
 def _optimizer(module: ContinualModule) -> str:

@@ -12,8 +12,9 @@ from run_digests import run_digests
 from small_runs import NO_FIGURES, FitWords, Recipe, embedded, read_csv, small_task
 
 import dmole
-from dmole.allocation import UniformAllocator
+from dmole.allocation import PromptAllocator, UniformAllocator
 from dmole.callbacks.router_comparison import RouterRow
+from dmole.cli.finished import predictor_of_run
 from dmole.cli.main import main
 from dmole.experts import Gates
 from dmole.inference.requests import Request
@@ -23,11 +24,22 @@ from dmole.routing import (
     ArrowRouter,
     CommonExpertRouter,
     CommonMixing,
+    GenerativeRouter,
     KeyRouter,
+    PromptRouter,
     SharedRouter,
 )
 from dmole.routing.comparison import ROUTERS
 from dmole.storage.predictions import read_stage
+from dmole.streams import BlurredStream
+
+
+@pytest.fixture(autouse=True)
+def quick_naming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the adapter that names tasks for two steps."""
+    router = GenerativeRouter(exemplars=4, passes=2, step_samples=8)
+    monkeypatch.setitem(ROUTERS, "mr_lora", lambda run: run.fit_names(router))
+
 
 TASKS = [small_task(name, 32, 8) for name in ("paint", "count")]
 
@@ -57,6 +69,8 @@ def test_all_routers_are_fitted_to_kept_embeddings_and_no_expert_changes(
     assert by_name["oracle"].last == by_name["oracle"].oracle_last
     assert {row.oracle_last for row in rows} == {rows[0].oracle_last}
     assert by_name["oracle"].stored_numbers == by_name["oracle"].multiply_adds == 0
+    assert by_name["mr_lora"].experts_a_sample == 1
+    assert by_name["mr_lora"].stored_numbers > 1000
     assert by_name["disco"].experts_a_sample == by_name["hide"].experts_a_sample == 2
     table = read_csv(tmp_path / "out" / "routers.csv")
     assert [row["router"] for row in table] == list(by_name)
@@ -137,6 +151,8 @@ def test_soft_gates_are_those_of_the_run_in_its_evaluation_and_when_it_is_loaded
     samples = [sample for task in TASKS for sample in store.test_samples(task.name)]
     found = model.answer([Request(sample.turns, sample.images, 4) for sample in samples])
     assert [answer.text for answer in found] == answers(run)
+    predicted = predictor_of_run(run, []).answer(samples, 4)
+    assert [text for text, _ in predicted] == answers(run)
     with pytest.raises(ValueError, match="weighs experts by sample, which no adapter of vLLM"):
         export_adapters(run, tmp_path / "export")
     assert not (tmp_path / "export").exists()
@@ -185,3 +201,26 @@ def test_a_router_that_weighs_by_token_is_not_compared(tmp_path: Path) -> None:
     run = recipe.build(tmp_path / "runs").fit()
     with pytest.raises(ValueError, match=r"the ArrowRouter of .* weighs experts by token"):
         compare(run, tmp_path / "out", "disco", recipe=recipe)
+
+
+@pytest.mark.slow
+def test_a_router_is_fitted_to_what_a_blurred_stage_has_drawn(tmp_path: Path) -> None:
+    recipe = Recipe(stream=BlurredStream(beta=0.5))
+    run = recipe.build(tmp_path / "runs").fit()
+    with embedded() as seen:
+        saved, refitted = compare(run, tmp_path / "out", "autoencoder", recipe=recipe)
+    assert seen == []
+    assert vars(saved) == vars(refitted) | {"router": "run"}
+
+
+@pytest.mark.slow
+def test_soft_prompts_are_selected_and_not_weighed(tmp_path: Path) -> None:
+    recipe = Recipe(allocator=lambda: PromptAllocator(tokens=2), router=PromptRouter)
+    run = recipe.build(tmp_path / "runs").fit()
+    assert compare(run, tmp_path / "out", "ridge", recipe=recipe)[1].experts_a_sample == 1
+    with pytest.raises(ValueError, match="weighs experts, but a soft prompt has no weight"):
+        compare(run, tmp_path / "soft", "disco", recipe=recipe)
+    assert not (tmp_path / "soft").exists()
+    module = replace(recipe, router=AnchorRouter).build(tmp_path / "none").module
+    with pytest.raises(ValueError, match="weighs experts, but a soft prompt has no weight"):
+        module.units()

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from edited_runs import make_run
+from safetensors.torch import save_file
 from strangers import refused
 
 from dmole.cli.main import main
@@ -42,6 +44,21 @@ def test_the_table_and_the_json_say_the_same(run: Path, capsys: pytest.CaptureFi
     assert main(["experts", str(run), "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [f"{row['parameters']:,}" for row in rows] == [line.split()[3] for line in lines[1:]]
+
+
+def test_a_soft_prompt_is_listed_by_its_tokens_and_is_in_no_block(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "version_0"
+    shutil.copytree(run, other)
+    for file in (other / "experts/paint").iterdir():
+        file.unlink()
+    path = "model.language_model.embed_tokens.tokens"
+    save_file({path: torch.zeros(3, 4)}, other / "experts/paint/mixture.safetensors")
+    first = expert_rows(other)[0]
+    assert (first.parameters, first.ranks, first.tokens, first.blocks) == (12, [], 3, {})
+    assert main(["experts", str(other), "list"]) == 0
+    assert "3 tokens" in capsys.readouterr().out.splitlines()[1]
 
 
 def test_listing_loads_no_torch(run: Path) -> None:

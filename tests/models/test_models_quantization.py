@@ -75,6 +75,17 @@ def test_experts_take_their_shape_from_the_features_not_the_packed_weight(packed
     assert_close(expert_loss(packed), expert_loss(plain))
 
 
+def test_the_weight_of_a_packed_linear_is_read_off_its_outputs(packed: Backbone) -> None:
+    plain = make_backbone("llava")
+    ours, theirs = (ExpertLibrary(b.model, b.parts.modality_of) for b in (packed, plain))
+    for path in all_linears(plain):
+        assert_close(ours.base_weight(path), theirs.base_weight(path), atol=1e-5, rtol=1e-5)
+        assert torch.equal(theirs.base_weight(path), plain.model.get_submodule(path).weight)
+    packed.model.get_submodule(path).weight.data = torch.empty(0, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="is split over the ranks"):
+        ours.base_weight(path)
+
+
 def scores(backbone: Backbone, reduction: Any = "sum", **options: Any) -> dict[str, Any]:
     module = ContinualModule(backbone, SensitivityAllocator(), OracleRouter(), **options)
     units = {

@@ -43,7 +43,13 @@ def test_coin_on_llava_7b_needs_at_most_24_gib_in_every_phase(coin: Setup, devic
     assert coin.batch_size * coin.accumulate_grad_batches == 14 * 8  # as published
 
 
-@pytest.mark.parametrize("name", [row.name for row in LEARNED if row.name != "coin"])
+QUICK = ("ucit", "mllm_dcl", "cmit")
+OTHERS = [row.name for row in LEARNED if row.name not in ("coin", *QUICK)]
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_every_benchmark_fits_into_80_gib(name: str) -> None:
     assert largest(setup_of(f"{name}.yaml")) <= 80
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -437,8 +438,12 @@ def test_seeds_of_two_versions_agree_unless_a_new_setting_changes_the_run(
 
 
 def test_figures_of_other_libraries_have_a_table_where_it_is_wanted(
-    runs: list[Path], make_run: Callable[..., Path], tmp_path: Path
+    runs: list[Path],
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys.modules[compare.__module__], "method_figures", lambda *given: {})
     stated = counterparts([[0, 0], [90, 5], [50, 60]], sizes=[300, 100], obedience=[80.0])
     matrix = [[0.0, 0.0], [90.0, 5.0], [50.0, 60.0]]
     newer = make_run(tmp_path / "n", "newer", matrix, metrics={"counterparts": stated})

@@ -22,6 +22,8 @@ def text_of(folder: Path) -> str:
 def test_the_page_holds_figures_with_definitions_and_the_gap(runs: list[Path]) -> None:
     text = text_of(runs[2])
     assert "mean_i (R[S,i] - R[s_i,i])" in text
+    assert "divided by the number of learned tasks; divisor 2" in text
+    assert "missing: the numbers of test samples are unknown" in text
     assert 'title="color after stage 2 count: 40.00"' in text
     assert "Gap: oracle - score" in text
     assert "://" not in text  # nothing is fetched, and no link leaves the page

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from dmole.modality import MODALITIES
+from dmole.modality import INPUT, MODALITIES
 from dmole.report.page.heat import MOST, heat_table, level, stands_upright
 from dmole.report.page.markup import html, join, label, of_task
 from dmole.report.page.record import RunRecord
@@ -92,7 +92,8 @@ def _cell(placement: _Placement, row: AllocatedUnit | None) -> Markup:
     share = row.score / highest if highest > 0 else math.nan
     kind = "plain" if math.isnan(share) else level(_LIGHT * share)
     score = "not scored" if math.isnan(row.score) else f"score {row.score:.4g}"
-    size = f"rank {row.rank}" if row.rank else "no expert"
+    size = f"{row.rank} tokens" if row.unit == INPUT else f"rank {row.rank}"
+    size = size if row.rank else "no expert"
     tip = f"{label(row.unit)} in stage {row.stage}, {label(row.expert)}: {size}, {score}"
     task = record.task_of_expert(row.expert)
     color = f"b{record.style_of(task) % len(COLORS)}" if task in record.tasks else "several"
@@ -103,9 +104,10 @@ def _cell(placement: _Placement, row: AllocatedUnit | None) -> Markup:
 ARCHITECTURE = Section(
     "architecture",
     "Architecture: where each stage places its expert",
-    "A row is a unit, the block or linear that an expert may adapt. A badge marks the units of the "
-    "stage's expert: its number is the LoRA rank, its color the task, white for several tasks. The "
-    "shade is the proxy score, an estimate of how much the unit matters for the task, darkest for "
-    "the highest of the stage.",
+    "A row is a unit: the block or linear that an expert may adapt, or the input of the language "
+    "model, which takes soft prompts. A badge marks the units of the stage's expert: its number is "
+    "the LoRA rank, or the number of tokens of a soft prompt; its color is the task, white for "
+    "several tasks. The shade is the proxy score, an estimate of how much the unit matters for the "
+    "task, darkest for the highest of the stage.",
     _draw,
 )
