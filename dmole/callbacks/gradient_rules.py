@@ -156,6 +156,7 @@ def _training(state: SequenceState, module: ContinualModule) -> Training:
         state.stage.index,
         module.seed,
         state.trainer.global_step,
+        state.device,
     )
 
 

@@ -205,6 +205,12 @@ def _make_data(words: list[str]) -> None:
     make = verbs.add_parser("make-example", help="real images of installed packages as tasks")
     make.add_argument("output", type=Path, help="folder to write; must be absent or empty")
     make.add_argument("--alike", action="store_true", help="six tasks that share one question")
+    make.add_argument(
+        "--one_wording", action="store_true", help="eight tasks about photographs, see --package"
+    )
+    make.add_argument(
+        "--package", type=Path, help="Debian package of the photographs; else apt-get downloads it"
+    )
     make.add_argument("--train_size", type=int, default=1500, help="most training samples per task")
     make.add_argument("--test_size", type=int, default=250, help="most test samples per task")
     make.add_argument("--seed", type=int, default=0, help="seed of the choice of samples")
@@ -225,6 +231,8 @@ def _make_data(words: list[str]) -> None:
     tasks = make_example(
         options.output,
         alike=options.alike,
+        one_wording=options.one_wording,
+        package=options.package,
         train_size=options.train_size,
         test_size=options.test_size,
         seed=options.seed,

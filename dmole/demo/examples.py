@@ -1,7 +1,8 @@
-"""Writes a small real data set from the images and questions of two Python packages.
+"""Writes a small real data set from the images and questions of installed packages.
 
 easy-vqa contains images of colored shapes with questions, scikit-learn handwritten digits. Both are
-installed by ``pip install dmole[examples]``; no other download is needed.
+installed by ``pip install dmole[examples]``. The tasks with one wording show photographs of a
+Debian package, which is downloaded.
 """
 
 from __future__ import annotations
@@ -11,24 +12,27 @@ import random
 import shutil
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dmole.data.formats import Split
 from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.data.task import Task
-from dmole.demo.real_tasks import Entry, alike_tasks, mixed_tasks
+from dmole.demo.photographs import photo_tasks, temporary_folder, unpack
+from dmole.demo.real_tasks import Entry, Reader, alike_tasks, mixed_tasks
 
 
 def make_example(
     output: Path,
     *,
     alike: bool = False,
+    one_wording: bool = False,
+    package: Path | None = None,
     train_size: int = 1500,
     test_size: int = 250,
     seed: int = 0,
 ) -> list[Task]:
-    """Write five or six tasks as LLaVA conversations with PNG images.
+    """Write five, six or eight tasks as LLaVA conversations with PNG images.
 
     ``yes_no``, ``color`` and ``shape`` ask about easy-vqa images, ``digit`` asks for the name of a
     handwritten digit, ``larger`` for the larger of two digits.
@@ -38,12 +42,19 @@ def make_example(
     (``digit_color``), the names of two digits (``digit_pair``) and the shape of an easy-vqa image
     (``shape``). ``color`` asks "what color is shown?".
 
-    Train and test follow the splits of the packages. The answers of a task, by their first word,
+    With ``one_wording``, eight tasks ask one question about pictures of two photographs and a
+    letter, which tells what is asked; see `dmole.demo.photographs`. Their Debian package is
+    downloaded by ``apt-get`` for it.
+
+    Train and test follow the splits of the packages; photographs of test pictures are in no
+    training picture. The answers of a task, by their first word,
     are equally frequent as far as the source allows.
 
     Args:
         output: New or empty folder; it appears only when all files are written.
         alike: Write the six alike tasks in place of the five.
+        one_wording: Write the eight tasks with one wording.
+        package: The Debian package, if it was downloaded before.
         train_size: Maximum number of training samples of a task. A task of single digits has at
             most 1297.
         test_size: Maximum number of test samples of a task.
@@ -55,13 +66,27 @@ def make_example(
     Raises:
         FileExistsError: If ``output`` is a file or a folder that is not empty.
         ModuleNotFoundError: If the packages are not installed.
-        ValueError: If a size is below one.
+        RuntimeError: If the Debian package cannot be downloaded.
+        ValueError: If a size is below one, or both kinds of tasks are asked for.
     """
     if train_size < 1 or test_size < 1:
         raise ValueError(f"train_size {train_size} and test_size {test_size} must be at least 1")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists already and is not an empty folder")
-    sources = alike_tasks() if alike else mixed_tasks()
+    if one_wording:
+        if alike:
+            raise ValueError("alike and one_wording are different tasks: choose one of them")
+        sizes: dict[Split, int] = {"train": train_size, "test": test_size}
+        with temporary_folder() as folder:
+            sources = photo_tasks(unpack(Path(folder), package), sizes)
+            return _write(output, sources, train_size, test_size, seed)
+    return _write(output, alike_tasks() if alike else mixed_tasks(), train_size, test_size, seed)
+
+
+def _write(
+    output: Path, sources: Mapping[str, Reader], train_size: int, test_size: int, seed: int
+) -> list[Task]:
+    """Write all tasks to a folder that appears when it is complete."""
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.parent / f".{output.name}.{uuid.uuid4().hex}"
     try:

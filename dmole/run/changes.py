@@ -30,6 +30,7 @@ _FIXED = re.compile(
     r"|AdversarialTask setting '(seed|targets)'|ReplayImportance setting '(hidden|seed)'"
     r"|allocator setting 'initializer(\.(directions|fix_down))?'"
     r"|ElasticWeights setting 'online'|KeyElements setting 'counting'"
+    r"|Input(Preconditioning|Projection) setting 'components'"
 )
 """Part of what the run has learned so far."""
 _ANSWERED = re.compile(

@@ -114,12 +114,12 @@ def test_the_spectrum_is_that_of_all_inputs_where_their_rank_is_below_the_sketch
 
 
 def test_sums_do_not_depend_on_how_inputs_are_split_into_steps() -> None:
-    training = make_training()
+    torch.manual_seed(0)
     inputs = torch.randn(12, WIDTH)
     sums = []
     for sizes in ([12], [5, 7], [1] * 12):
         table = InputMoments(4)
-        table.begin({"fc": (WIDTH, torch.device("cpu"))}, training.seed)
+        table.begin({"fc": WIDTH}, 0, torch.device("cpu"))
         for part in inputs.split(sizes):
             table.observe("fc", part)
         table.commit()
@@ -132,7 +132,7 @@ def test_sums_do_not_depend_on_how_inputs_are_split_into_steps() -> None:
 
 def test_a_step_with_an_input_that_is_not_finite_leaves_no_trace() -> None:
     table = InputMoments(4)
-    table.begin({"fc": (WIDTH, torch.device("cpu"))}, 0)
+    table.begin({"fc": WIDTH}, 0, torch.device("cpu"))
     table.observe("fc", torch.ones(2, WIDTH))
     table.commit()
     before = [part.clone() for part in table.stage["fc"].parts().values()]
@@ -280,6 +280,19 @@ def test_at_the_old_parameters_nothing_is_added() -> None:
     expected = gradients(training)
     rule.apply(training)
     assert all(torch.equal(value, expected[key]) for key, value in gradients(training).items())
+
+
+@torch.no_grad()
+def test_a_gradient_that_is_not_finite_stays_in_its_parameter() -> None:
+    rule, training = PastDirection(probability=1.0), make_training()
+    rule.after_stage(training)
+    update = update_of(training)
+    update.lora_a += 1.0
+    update.lora_b.grad[0, 0] = float("nan")
+    before = update.lora_a.grad.clone()
+    rule.apply(training)
+    assert torch.equal(update.lora_a.grad, before)
+    assert int(update.lora_b.grad.isnan().sum()) == 1
 
 
 # -- freeze ------------------------------------------------------------------------------------

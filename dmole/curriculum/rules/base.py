@@ -13,6 +13,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from dmole.experts import ExpertLibrary, LoRAExpert, RoutedLinear
 
+_HOST = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -25,6 +27,8 @@ class Training:
         stage: 1-based number of the stage.
         seed: Seed of the module.
         number: Optimizer steps since the start of the sequence.
+        device: Device of this process, on which the experts train. Before a stage they may be
+            elsewhere.
     """
 
     library: ExpertLibrary
@@ -32,6 +36,7 @@ class Training:
     stage: int
     seed: int = 0
     number: int = 0
+    device: torch.device = _HOST
 
     def updates(self) -> Iterator[tuple[str, LoRAExpert]]:
         """Yield ``(path of the linear, update)`` of every update with a trainable parameter."""
@@ -48,10 +53,9 @@ class Training:
         """Return a linear with experts by its full path."""
         return cast("RoutedLinear", self.library.model.get_submodule(path))
 
-    def widths(self) -> dict[str, tuple[int, torch.device]]:
-        """Return inputs and device of each linear with a trainable parameter, by path."""
-        linears = {path: self.linear(path) for path in self.paths()}
-        return {path: (each.in_features, each.weight.device) for path, each in linears.items()}
+    def widths(self) -> dict[str, int]:
+        """Return the number of inputs of each linear with a trainable parameter, by path."""
+        return {path: self.linear(path).in_features for path in self.paths()}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the trainable parameters, by ``<expert>/<linear>.<tensor>``."""
@@ -92,6 +96,9 @@ class GradientRule(ABC):
 
     def before_stage(self, training: Training) -> None:  # noqa: B027
         """Prepare for a stage: its experts are placed, distributed training is not set up yet.
+
+        What a step needs goes on the device of the process, and what is computed from experts and
+        weights is computed there, so that a resumed run computes alike.
 
         If a run resumes within a stage, the state and the experts are restored afterward.
         """

@@ -51,7 +51,7 @@ class PastDirection(GradientRule):
                 "PastDirection needs one adapter that all stages train: give the stream "
                 "a shared_expert"
             )
-        self._old = {key: to_device(self._old[key], p.device) for key, p in current.items()}
+        self._old = {key: to_device(self._old[key], training.device) for key in current}
 
     def apply(self, training: Training) -> None:
         """Add the direction with the probability."""

@@ -68,11 +68,11 @@ class UtilityFreezing(GradientRule):
             )
         self._sums, old, self._averages = {}, self._averages, {}
         for path, update in mixtures.items():
-            heads, router = update.shape.heads, update.router
-            equal = torch.full((heads,), 1.0 / heads, device=router.device)
-            importance = old.get(path, {}).get("importance", equal).to(router.device)
+            heads, device = update.shape.heads, training.device
+            equal = torch.full((heads,), 1.0 / heads, device=device)
+            importance = old.get(path, {}).get("importance", equal).to(device)
             self._averages[path] = {"utilization": equal.clone(), "importance": importance.clone()}
-            self._sums[path] = torch.zeros(2 * heads + 1, device=router.device)
+            self._sums[path] = torch.zeros(2 * heads + 1, device=device)
 
     def observe(self, path: str, inputs: Tensor, probabilities: Tensor | None) -> None:
         """Add probabilities to the sums of the step."""

@@ -95,11 +95,11 @@ def spectrum(moments: Moments, omega: Tensor, *, centered: bool) -> tuple[Tensor
         J. A. Tropp et al., NeurIPS 2017, https://arxiv.org/abs/1706.05736, fixed-rank
         approximation from streaming data; small eigenvalues are left out instead of a shift.
     """
-    omega, sketch = omega.double().cpu(), moments.sketch.double().cpu()
+    omega, sketch = omega.cpu().double(), moments.sketch.cpu().double()
     count = float(moments.count)
     sketch = sketch / count  # (d, c)
     if centered:
-        mean = moments.total.double().cpu() / count
+        mean = moments.total.cpu().double() / count
         sketch = sketch - torch.outer(mean, mean @ omega)
     if omega.shape[0] == omega.shape[1]:
         values, vectors = torch.linalg.eigh((sketch + sketch.t()) / 2)
@@ -142,16 +142,17 @@ class InputMoments:
         self.stage: dict[str, Moments] = {}
         self.past: dict[str, Moments] = {}
 
-    def begin(self, widths: Mapping[str, tuple[int, torch.device]], seed: int) -> None:
+    def begin(self, widths: Mapping[str, int], seed: int, device: torch.device) -> None:
         """Begin a stage.
 
         Args:
-            widths: Width and device of the linears in training, by path.
+            widths: Inputs of the linears in training, by path.
             seed: Seed of the module.
+            device: Device of the linears in training.
         """
         self.matrices = {
             path: sketch_matrix(width, self._components, seed, path).to(device)
-            for path, (width, device) in widths.items()
+            for path, width in widths.items()
         }
         self.step = {path: Moments.zeros(omega) for path, omega in self.matrices.items()}
         self.stage = {

@@ -85,9 +85,9 @@ class InputPreconditioning(GradientRule):
         self._bases, self._experts, self._routers = {}, {}, {}
         if not self.observes:
             return
-        widths = training.widths()
-        self._moments.begin(widths, training.seed)
-        for path, (_, device) in widths.items():
+        device = training.device
+        self._moments.begin(training.widths(), training.seed, device)
+        for path in training.paths():
             past = self._moments.past.get(path)
             if past is None:
                 continue

@@ -58,9 +58,9 @@ class InputProjection(GradientRule):
         if not self.observes:
             return
         widths = training.widths()
-        self._moments.begin(widths, training.seed)
+        self._moments.begin(widths, training.seed, training.device)
         for path in self._kept.keys() & widths.keys():
-            self._kept[path] = self._kept[path].to(widths[path][1])
+            self._kept[path] = self._kept[path].to(training.device)
 
     def observe(self, path: str, inputs: Tensor, probabilities: Tensor | None) -> None:
         """Add inputs to the moments of the step."""
@@ -93,7 +93,7 @@ class InputProjection(GradientRule):
         matrices = self._moments.matrices
         for path, moments in self._moments.end().items():
             old = self._kept.get(path)
-            basis = None if old is None else old.double().cpu()
+            basis = None if old is None else old.cpu().double()
             new = self._extended(basis, moments, matrices[path])
             self._kept[path] = new.float().to(matrices[path].device)
         self._moments.past.clear()

@@ -72,7 +72,10 @@ class WeightSubspace(GradientRule):
             self._inputs[path] = right[:kept].t().contiguous()
         for path, update in training.updates():
             if update.shape.rank and not update.up.any():
-                _remove_inputs(update.get_parameter("lora_a"), self._inputs[path])
+                low = update.get_parameter("lora_a")
+                rows = low.to(training.device, copy=True)
+                _remove_inputs(rows, self._inputs[path])
+                low.copy_(rows)
 
     def derived(self) -> list[Tensor]:
         """Return the singular directions."""
@@ -125,10 +128,10 @@ def _weight(training: Training, path: str, held: Mapping[str, Mapping[str, Tenso
             f"WeightSubspace: the weight of {path} is quantized or split over processes; use "
             "dense weights, and trainer.strategy ddp"
         )
-    total = weight.detach().float().clone()
+    total = weight.detach().to(training.device, torch.float32, copy=True)
     for name, tensors in held.items():
         if f"{path}.lora_b" in tensors:
             scaling = linear.expert(name).scaling
-            change = tensors[f"{path}.lora_b"] @ tensors[f"{path}.lora_a"]
-            total += scaling * change.to(total.device)
+            up, low = (tensors[f"{path}.{part}"].to(total.device) for part in ("lora_b", "lora_a"))
+            total += scaling * (up @ low)
     return total

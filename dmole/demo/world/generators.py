@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dmole.demo.world.questions import (
     WORDINGS,
@@ -15,43 +14,17 @@ from dmole.demo.world.questions import (
     region,
 )
 from dmole.demo.world.scenes import FILLS, letters_scene, random_scene, shape_scene, text_scene
-from dmole.demo.world.world import COLOR_NAMES, SHAPES, Pixels, Scene, Thing
+from dmole.demo.world.signs import SIGN_GENERATORS
+from dmole.demo.world.words import COMPASS, PAINTS, Example
+from dmole.demo.world.world import COLOR_NAMES, SHAPES, Scene, Thing
 
-PAINTS = {
-    "red": "scarlet",
-    "green": "emerald",
-    "blue": "azure",
-    "yellow": "gold",
-    "purple": "violet",
-    "orange": "amber",
-    "black": "ebony",
-    "pink": "rose",
-    "white": "ivory",
-}
 SPELLED_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COUNTS = ("none", "single", "pair", "trio")
-COMPASS = {
-    "top": "north",
-    "bottom": "south",
-    "left": "west",
-    "right": "east",
-    "middle": "middle",
-    "center": "center",
-}
 NOISE = 16
 LONGEST_TEXT = 3
 """Letters in a picture of `letters`."""
 SHARED_SHARE = 0.25
 """Share of the questions in a wording that a task of another image style uses, too."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image, a question about it and its accepted answers (the first is trained)."""
-
-    pixels: Pixels
-    question: str
-    answers: tuple[str, ...]
 
 
 Generator = Callable[[random.Random], Example]
@@ -202,5 +175,6 @@ GENERATORS: dict[str, Generator] = {
     "striped": striped,
     "tally": tally,
     "texture": texture,
+    **SIGN_GENERATORS,
 }
 """The generators by their name in an address."""

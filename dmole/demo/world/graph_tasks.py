@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
 
-from dmole.demo.world.generators import Example
 from dmole.demo.world.graph_rendering import render
 from dmole.demo.world.graphs import (
     WRITERS,
@@ -23,6 +22,7 @@ from dmole.demo.world.graphs import (
     shuffled,
     write_edges,
 )
+from dmole.demo.world.words import Example
 from dmole.demo.world.world import SHAPES
 
 GRAPH_OPTIONS = {"json": 1, "picture": 1, "shots": 4}

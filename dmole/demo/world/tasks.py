@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from dmole.data.sample import IMAGE_PLACEHOLDER, ArrayImage, Sample, Turn
-from dmole.demo.world.generators import GENERATORS, Example
+from dmole.demo.world.generators import GENERATORS
 from dmole.demo.world.graph_tasks import GRAPH_OPTIONS, GRAPH_TASKS, graph_example
+from dmole.demo.world.words import Example
 
 SCHEME = "synthetic"
 SPLITS = ("train", "val", "test")
