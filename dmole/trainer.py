@@ -444,6 +444,8 @@ class ContinualTrainer(Trainer):
         prepare_sharding(self.strategy, self.world_size, module, data)
         state.inherited = self._session.inheritance(ckpt_path)
         self._bind(module, data, optional=state.inherited.tasks)
+        if ckpt_path is None and module.allocator.initializer is not None:
+            module.allocator.initializer.check_files()
         if not state.stream.planned:
             check_segments(state, module)
         for stage in state.plan[state.inherited.stages :]:

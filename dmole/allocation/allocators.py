@@ -55,7 +55,7 @@ class Allocator(ABC):
     needs_scores: bool = False
     """Whether :meth:`allocate` requires scores."""
     scored_by: Literal["gradients", "weights"] = "gradients"
-    """Where scores come from: proxy scores of gradients, or condition numbers of the weights."""
+    """Whether scores are those of gradients or condition numbers of the weights."""
     proxy_fraction: float = 0.01
     """Share of a task's batches that the scores are computed on."""
     reduction: Reduction = "sum"

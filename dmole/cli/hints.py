@@ -38,7 +38,7 @@ HINTS = {
 
 _PARTS = (
     *("allocation", "routing", "regularizers", "streams", "callbacks", "models", "benchmarks"),
-    "metrics",
+    *("metrics", "curriculum.rules"),
 )
 """Packages whose classes configs name."""
 
@@ -51,6 +51,7 @@ _UNION = re.compile(r"Subtypes: \[(.*)\] Errors: .* Given value: (.*)$")
 _TYPE = re.compile(r"Expected an? (<class '.*?'>|typing\.Literal\[.*?\])\. Got value: (.*)$")
 _PATH = re.compile(r"Expected a dot import path string: (.*)$")
 _PROBLEM = re.compile(r"Problem with given class_path '[\w.]+': (.*)$")
+_NESTED = re.compile(r"^(?:Problem with given class_path '[\w.]+': |Parser key \"[\w.+-]+\": )+")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def explain(message: str, settings: Iterable[str]) -> Explanation:
     if key is None:
         return Explanation(_cause(text) or text)
     if option is not None:
-        return _unknown_argument(key[1], text, option[1])
+        return _unknown_argument(text, option)
     inner = "".join(f"{name}: " for name in _KEY.findall(text)[1:])
     return Explanation(f"{key[1]}: {inner}{_reason(text[key.end() :].strip())}", key[1])
 
@@ -110,10 +111,15 @@ def _unknown(name: str, settings: Iterable[str], prefix: str = "") -> Explanatio
     return Explanation(f"there is no setting {prefix}{name} ({hint})", name)
 
 
-def _unknown_argument(key: str, text: str, option: str) -> Explanation:
-    """Return the explanation of an argument that a class does not have."""
-    found = _CLASS.search(text)
-    path = found[1] if found else key
+def _unknown_argument(text: str, found: re.Match[str]) -> Explanation:
+    """Return the explanation of an argument that a class does not have.
+
+    Classes may be nested: the argument is one of the last class that is named before it.
+    """
+    option, before = found[1], text[: found.start()]
+    key, *inner = _KEY.findall(text)
+    classes = _CLASS.findall(before)[-1:] or _CLASS.findall(text)[:1]
+    path = classes[0] if classes else key
     names = _argument_names(path)
     close = get_close_matches(option, names, n=1) or [
         n for n in ("lr",) if n in names and option in HINTS
@@ -121,7 +127,8 @@ def _unknown_argument(key: str, text: str, option: str) -> Explanation:
     hint = f" (did you mean {close[0]}?)" if close else ""
     if not hint and names:
         hint = f"; it has {', '.join(names)}"
-    return Explanation(f"{key}: {path} has no argument {option!r}{hint}", key, option)
+    where = "".join(f"{name}: " for name in (key, *inner))
+    return Explanation(f"{where}{path} has no argument {option!r}{hint}", key, option)
 
 
 def _argument_names(path: str) -> list[str]:
@@ -140,7 +147,7 @@ def _argument_names(path: str) -> list[str]:
 def _reason(text: str) -> str:
     """Return what is wrong with the value of a setting."""
     if cause := _cause(text):
-        return cause
+        return _reason(_NESTED.sub("", cause))
     if union := _UNION.search(text):
         kinds = [
             _readable(kind) for kind in re.findall(r"<class '.*?'>|\w[\w.]*\[.*?\]+", union[1])
@@ -149,7 +156,7 @@ def _reason(text: str) -> str:
     if wrong := _TYPE.search(text):
         return f"expected {_readable(wrong[1])}, got {excerpt(wrong[2])}"
     if path := _PATH.search(text):
-        return f"{excerpt(path[1])} is not the path of a class{_suggested_class(path[1])}"
+        return f"{excerpt(path[1])} is not the path of a class{suggested_class(path[1])}"
     if problem := _PROBLEM.search(text):
         return problem[1]
     return text.replace("- Expected a path but ", "").replace(
@@ -188,7 +195,7 @@ def _readable(kind: str) -> str:
     return kind
 
 
-def _suggested_class(text: str) -> str:
+def suggested_class(text: str) -> str:
     """Return a hint at the class whose name resembles a text."""
     paths = {name: f"torch.optim.{name}" for name in ("AdamW", "Adam", "SGD")}
     for part in _PARTS:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 
+from dmole.cli.hints import suggested_class
 from dmole.messages import excerpt
 from dmole.run.parts import defined_at, import_class, part_paths
 
@@ -150,7 +151,9 @@ def refusal(message: str) -> str | None:
     allows = f"{TRUST_FLAG} {module} on the command line allows it"
     if path.partition(".")[0] in sys.stdlib_module_names:
         allows = f"{TRUST_FLAG} allows modules of your own, but not {module}"
-    return f"{where}{written}{alias} is not among the classes that a config may name; {allows}"
+    hint = suggested_class(path) if path.startswith("dmole.") else ""
+    allows = hint or f"; {allows}"
+    return f"{where}{written}{alias} is not among the classes that a config may name{allows}"
 
 
 def check_remote_code(config: Any, words: Sequence[str]) -> None:

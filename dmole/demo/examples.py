@@ -66,7 +66,7 @@ def make_example(
     Raises:
         FileExistsError: If ``output`` is a file or a folder that is not empty.
         ModuleNotFoundError: If the packages are not installed.
-        RuntimeError: If the Debian package cannot be downloaded.
+        OSError: If the Debian package cannot be downloaded or unpacked.
         ValueError: If a size is below one, or both kinds of tasks are asked for.
     """
     if train_size < 1 or test_size < 1:

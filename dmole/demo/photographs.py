@@ -193,13 +193,13 @@ def unpack(target: Path, package: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: If the package, ``apt-get`` or ``dpkg-deb`` is missing.
-        RuntimeError: If the package cannot be downloaded or unpacked.
+        OSError: If the package cannot be downloaded or unpacked.
     """
     if package is None:
         _run("apt-get", "download", PACKAGE, folder=target)
         package = next(iter(sorted(target.glob(f"{PACKAGE}_*.deb"))), None)
         if package is None:
-            raise RuntimeError(f"apt-get has downloaded no {PACKAGE}")
+            raise OSError(f"apt-get has downloaded no {PACKAGE}")
     if not package.is_file():
         raise FileNotFoundError(f"{package}: there is no such package")
     _run("dpkg-deb", "--extract", str(package.absolute()), "unpacked", folder=target)
@@ -216,7 +216,7 @@ def _run(program: str, *arguments: str, folder: Path) -> None:
         [program, *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{program} {' '.join(arguments)}: {one_line(done.stderr)}")
+        raise OSError(f"{program} {' '.join(arguments)}: {one_line(done.stderr)}")
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:

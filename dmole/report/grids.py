@@ -141,7 +141,7 @@ def counterpart_grid(groups: Group, apart: Iterable[str] = ()) -> Grid:
         groups: Runs by method.
         apart: Methods that cannot be best.
     """
-    return _grid("Under the definitions of others", counterpart_columns(), groups, apart)
+    return _grid("Figures of other libraries", counterpart_columns(), groups, apart)
 
 
 def _grid(title: str, given: Sequence[Column], groups: Group, apart: Iterable[str]) -> Grid:

@@ -57,7 +57,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _check_counterparts(path: Path, stated: Mapping[str, Any]) -> None:
-    """Check the figures under the definitions of others."""
+    """Check the figures of other libraries."""
     _check_numbers(path, stated, COUNTERPARTS, f"{OF_OTHERS}.")
     for key in ("definitions", "missing"):
         texts = _section(path, stated, key, f"{OF_OTHERS}.")

@@ -141,7 +141,7 @@ class TextPrototypeRouter(PrototypeRouter):
         return _mean(embeddings[:, _vision_width(self) :])
 
     def similarities(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
-        """Return cosines of the texts; see :meth:`PrototypeRouter.similarities`."""
+        """Return cosines of the texts, ``(B, K)`` float64; see the base class."""
         return _cosines(embeddings[:, _vision_width(self) :], prototypes)
 
 
@@ -174,7 +174,7 @@ class AnchorRouter(PrototypeRouter):
         return _mean(embeddings)
 
     def similarities(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
-        """Return the mean of both cosines; see :meth:`PrototypeRouter.similarities`."""
+        """Return the mean of both cosines, ``(B, K)`` float64; see the base class."""
         width = _vision_width(self)
         image = _cosines(embeddings[:, :width], prototypes[:, :width])
         return (image + _cosines(embeddings[:, width:], prototypes[:, width:])) / 2

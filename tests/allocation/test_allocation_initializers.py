@@ -34,6 +34,7 @@ from dmole.allocation.initializers.directions import (
 )
 from dmole.allocation.inputs import InputMoments, second_moment
 from dmole.allocation.proxy import sum_gradients
+from dmole.cli.main import main
 from dmole.experts import ExpertShape
 
 OUT, IN, RANK = 6, 10, 3
@@ -344,6 +345,19 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line(
         begin()
     assert "adapter" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_adapter_that_is_missing_is_refused_before_the_run_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = "--model.allocator.init_args.initializer"
+    folder = tmp_path / "none"
+    words = ["fit", "--config", "quickstart.yaml", "--config", "methods/finetune.yaml"]
+    words += [start, "dmole.allocation.AdapterInitializer", f"{start}.init_args.folder"]
+    assert main([*words, str(folder), "--trainer.default_root_dir", str(tmp_path)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"dmole: cannot read expert {folder}/adapter_config.json: ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mixture_is_no_adapter_to_start_from(tmp_path: Path) -> None:

@@ -19,6 +19,28 @@ CALLABLE = """Parser key "model.optimizer":
   Type typing.Callable[[collections.abc.Iterable], torch.optim.optimizer.Optimizer] expects a
   function or a callable class: Option 'learning_rate' is not accepted. Got value: \
 Namespace(class_path='torch.optim.AdamW', init_args=Namespace(learning_rate=3))"""
+NESTED = """Parser key "model.allocator":
+  Problem with given class_path 'dmole.allocation.UniformAllocator':
+    Parser key "initializer":
+      Does not validate against any of the Union subtypes
+      Subtypes: [<class 'dmole.allocation.initializers.base.Initializer'>, <class 'NoneType'>]
+      Errors:
+        - Problem with given class_path 'dmole.allocation.KeepInitializer':
+            {}
+        - Expected a <class 'NoneType'>
+      Given value type: <class 'dict'>
+      Given value: {{'class_path': 'dmole.allocation.KeepInitializer'}}"""
+RULE = """Parser key "trainer.callbacks":
+  Does not validate against any of the Union subtypes
+  Subtypes: [list[lightning.pytorch.callbacks.callback.Callback], <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'dmole.callbacks.GradientRules':
+        Parser key "rules":
+          Problem with given class_path 'dmole.curriculum.rules.InputPreconditioning':
+            Option 'muu' is not accepted
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'list'>
+  Given value: [{'class_path': 'dmole.callbacks.GradientRules'}]"""
 
 
 @pytest.mark.parametrize(
@@ -78,6 +100,24 @@ Namespace(class_path='torch.optim.AdamW', init_args=Namespace(learning_rate=3))"
             "Parser key \"data.tasks\":\n Problem with given class_path 'dmole.Task':\n"
             "  Parser key \"epochs\":\n Expected a <class 'int'>. Got value: many",
             "data.tasks: epochs: expected an integer, got 'many'",
+        ),
+        (
+            NESTED.format("Option 'weigth_energy' is not accepted"),
+            "model.allocator: initializer: dmole.allocation.KeepInitializer has no argument "
+            "'weigth_energy' (did you mean weight_energy?)",
+        ),
+        (
+            NESTED.format(
+                "Parser key \"directions\": Expected a typing.Literal['features', 'gradients']. "
+                "Got value: feature"
+            ),
+            "model.allocator: initializer: directions: expected one of 'features', 'gradients', "
+            "got 'feature'",
+        ),
+        (
+            RULE,
+            "trainer.callbacks: rules: dmole.curriculum.rules.InputPreconditioning has no argument "
+            "'muu' (did you mean mu?)",
         ),
         ("something\nelse", "something else"),
     ],

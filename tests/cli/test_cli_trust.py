@@ -230,6 +230,13 @@ def test_a_refusal_names_key_class_origin_and_flag() -> None:
     assert refusal("Parser key: something else") is None
 
 
+def test_a_class_of_dmole_that_is_misspelled_is_not_to_be_trusted_but_corrected() -> None:
+    name = "dmole.allocation.KepInitializer"
+    line = refusal(f"Parser key \"model.allocator\":\n  Importing '{name}' is not allowed")
+    assert line is not None
+    assert line.endswith("may name (did you mean dmole.allocation.KeepInitializer?)")
+
+
 @pytest.mark.parametrize("value", [True, "yes", "true", 1, [0], {"a": False}])
 @pytest.mark.parametrize("where", ["init_args", "dict_kwargs", "image_settings"])
 def test_remote_code_is_trusted_by_the_flag_alone_whatever_its_form(value: Any, where: str) -> None:

@@ -433,6 +433,7 @@ def test_a_state_of_something_else_is_refused(
         (InputProjection, {"energy": 1.5}),
         (PastDirection, {"probability": -0.1}),
         (UtilityFreezing, {"momentum": 1.0}),
+        (UtilityFreezing, {"threshold": float("nan")}),
         (WeightSubspace, {"preserved": 1.0}),
     ],
 )

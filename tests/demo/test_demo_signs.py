@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from dmole.cli.main import main
 from dmole.datamodule import ContinualDataModule
 from dmole.demo import photographs
 from dmole.demo.examples import make_example
@@ -110,11 +112,22 @@ def test_the_tasks_about_photographs_are_written(
 
 
 def test_a_package_that_cannot_be_had_is_an_error_of_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(FileNotFoundError, match=r"no\.deb: there is no such package"):
         photographs.unpack(tmp_path, tmp_path / "no.deb")
     (tmp_path / "bad.deb").write_text("bad")
+    failed = subprocess.CompletedProcess([], 2, stderr="bad.deb is no\narchive\n")
+    monkeypatch.setattr(photographs.shutil, "which", lambda program: program)
+    monkeypatch.setattr(photographs.subprocess, "run", lambda *words, **options: failed)
+    output = str(tmp_path / "made")
+    package = str(tmp_path / "bad.deb")
+    words = ["data", "make-example", output, "--one_wording", "--package", package]
+    assert main(words) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("dmole: dpkg-deb --extract")
+    assert "bad.deb is no archive" in line
+    assert line.count("\n") == 1
     monkeypatch.setattr(photographs.shutil, "which", lambda program: None)
     with pytest.raises(FileNotFoundError, match="dpkg-deb is missing: download the Debian package"):
         photographs.unpack(tmp_path, tmp_path / "bad.deb")

@@ -449,7 +449,7 @@ def test_figures_of_other_libraries_have_a_table_where_it_is_wanted(
     newer = make_run(tmp_path / "n", "newer", matrix, metrics={"counterparts": stated})
     output = tmp_path / "out"
     text = compare([*runs, newer], output, counterparts=True)
-    assert "### Under the definitions of others" in text
+    assert "### Figures of other libraries" in text
     assert "| newer | 1 | 55.00 | 52.50 | -20.00 | 72.50 | 80.00 |" in text
     assert "last stage; n/a: the numbers of test samples are unknown" in text
     with (output / "counterparts.csv").open(newline="", encoding="utf-8") as file:

@@ -39,6 +39,10 @@ class AdapterInitializer(Initializer):
         self.expert = expert
         self._adapter: tuple[dict[str, ExpertShape], dict[str, Tensor]] | None = None
 
+    def check_files(self) -> None:
+        """Read the adapter; see :meth:`Initializer.check_files`."""
+        self._read()
+
     def check(self, expert: str, ranks: Mapping[str, int]) -> None:
         """Refuse an adapter that does not fit an expert; see :meth:`Initializer.check`.
 

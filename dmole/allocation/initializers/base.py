@@ -96,6 +96,14 @@ class Initializer(ABC):
         self.proxy_fraction = proxy_fraction
         self.proxy_passes = proxy_passes
 
+    def check_files(self) -> None:  # noqa: B027
+        """Refuse files that cannot be used, before a new run begins.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If its content is not as needed.
+        """
+
     def check(self, expert: str, ranks: Mapping[str, int]) -> None:  # noqa: B027
         """Refuse an expert that the initializer cannot start, before anything is measured.
 

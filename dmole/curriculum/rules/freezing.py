@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -31,7 +32,7 @@ class UtilityFreezing(GradientRule):
         momentum: Momentum of the moving averages.
 
     Raises:
-        ValueError: If the momentum is not in [0, 1).
+        ValueError: If the momentum is not in [0, 1), or the threshold not finite.
 
     Source:
         SAME, 2026, https://arxiv.org/abs/2602.01990, after its code in Prism, which also takes
@@ -41,6 +42,8 @@ class UtilityFreezing(GradientRule):
     def __init__(self, threshold: float | None = 0.1, momentum: float = 0.95) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number or null, got {threshold}")
         self.threshold = threshold
         self.momentum = momentum
         self._averages: dict[str, dict[str, Tensor]] = {}
@@ -53,7 +56,7 @@ class UtilityFreezing(GradientRule):
         return self.threshold is not None
 
     def before_stage(self, training: Training) -> None:
-        """Begin with equal utilization; the importance goes on.
+        """Begin with equal utilization; the importance continues.
 
         Raises:
             ValueError: If no linear has parallel experts.
