@@ -130,10 +130,7 @@ class ContinualDataModule(LightningDataModule):
             max_length=max_length,
         )
         self.images = images
-        self.tasks = [
-            replace(task, images=images) if task.images is None and images != AS_STORED else task
-            for task in tasks
-        ]
+        self.tasks = self._with_images(tasks)
         self._store = SampleStore(self.tasks, Path(data_root or "."), eval_limit, seed)
         self.batch_size = batch_size
         self.max_tokens_per_batch = max_tokens_per_batch
@@ -195,7 +192,13 @@ class ContinualDataModule(LightningDataModule):
 
     def add_general(self, general: Sequence[Task]) -> None:
         """Set the data that stages train on in addition to their tasks; see `Stream.general`."""
-        self._store.add_general(general)
+        self._store.add_general(self._with_images(general))
+
+    def _with_images(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return tasks; those that do not say how images are read get the setting of the data."""
+        if self.images == AS_STORED:
+            return list(tasks)
+        return [replace(t, images=self.images) if t.images is None else t for t in tasks]
 
     @property
     def general_names(self) -> list[str]:

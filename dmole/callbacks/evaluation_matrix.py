@@ -51,7 +51,7 @@ from dmole.metrics.subsample import KEY as SUBSAMPLE
 from dmole.metrics.subsample import standard_error
 from dmole.metrics.summary import RUN_FORMAT
 from dmole.module import Answers
-from dmole.routing import gate_set_name
+from dmole.routing import GenerativeRouter, gate_set_name
 from dmole.run.changes import leaves_cells_empty
 from dmole.run.run_files import RunFile
 from dmole.storage.predictions import predictions_file, read_stage
@@ -416,7 +416,7 @@ class EvaluationMatrix(ContinualCallback):
         only_scored = list(state.data.column_names)[len(names) :]
         if only_scored:
             content["retention"] = retention(self.matrix[:rows, len(names) :], only_scored)
-        if module.router.needs_embeddings:
+        if module.router.needs_embeddings or isinstance(module.router, GenerativeRouter):
             counts = state.callback_of(TrainingRouting).rows()
             trained = [row for row in counts if row[0] < rows]  # a later stage may have trained
             content["routing"] = router_rates(state, module.router, self.routing, trained)

@@ -57,16 +57,16 @@ def reword(
         >>> reword("which color ?", "red", "sentence", [], random.Random(1))
         ('which color ?\nAnswer in a sentence.', 'The answer is red.')
     """
-    plain = answer.strip().removesuffix(".")
+    plain = _plain(answer)
     if style == "sentence":
         return f"{question}\nAnswer in a sentence.", f"The answer is {plain}."
     if not others or style_of(answer) == style:
         return None
     if style == "yes_no":
         right = rng.random() < 0.5
-        shown = plain if right else others[0].strip().removesuffix(".")
+        shown = plain if right else _plain(others[0])
         return f"{question}\nIs the answer {shown}? Answer yes or no.", "yes" if right else "no"
-    choices = [plain, *(other.strip().removesuffix(".") for other in others[: CHOICES - 1])]
+    choices = [plain, *map(_plain, others[: CHOICES - 1])]
     rng.shuffle(choices)
     lines = [f"{letter}. {choice}" for letter, choice in zip(_LETTERS, choices, strict=False)]
     text = "\n".join([question, *lines, "Answer with the letter of the right choice."])
@@ -135,5 +135,11 @@ class RewordedSamples(Samples):
         return self.whole.stored_images()
 
 
+def _plain(answer: str) -> str:
+    """Return an answer without margins and final period."""
+    return answer.strip().removesuffix(".").rstrip()
+
+
 def _key(answer: str) -> str:
-    return answer.strip().casefold().removesuffix(".")
+    """Return what is equal for answers that differ in case, white space or final period."""
+    return " ".join(_plain(answer).casefold().split())

@@ -13,6 +13,7 @@ from dmole.benchmarks.sizes import published_sizes, size_mismatch
 from dmole.data.formats import Split
 from dmole.data.sources.generated import GeneratedSource
 from dmole.data.task import Task
+from dmole.data.updates import predecessors
 from dmole.doctor.base_model import BaseModel, context_length, find_prompt_error
 from dmole.doctor.compare import compare_answers, compare_images, compare_texts
 from dmole.doctor.findings import Finding, Findings, Level, count_level
@@ -159,7 +160,8 @@ def check_tasks(tasks: Sequence[Task], data_root: Path, options: CheckOptions) -
                 train.findings.add(train.source.finding("too_few_samples", message))
         if "test" in texts:
             _check_balance(texts["test"])
-    overlap = compare_answers({key: split.texts for key, split in splits.items()})
+    texts_of = {key: split.texts for key, split in splits.items()}
+    overlap = compare_answers(texts_of, predecessors(tasks))
     return DataReport(tasks, splits, generated, options, general, overlap)
 
 

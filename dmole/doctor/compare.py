@@ -90,18 +90,21 @@ def compare_images(train: ImageReport, test: ImageReport) -> None:
     _report(findings, source, "shared_image", message, pictures.without(questions.items))
 
 
-def compare_answers(texts: Mapping[tuple[str, Split], TextReport]) -> AnswerOverlap:
+def compare_answers(
+    texts: Mapping[tuple[str, Split], TextReport], updates: Mapping[str, str]
+) -> AnswerOverlap:
     """Return how many test answers of a task other tasks train, and note large shares.
 
     Args:
         texts: Reports by task and split; files that were not read to their end are left out.
+        updates: The version that each updating task continues.
     """
     whole = {key: report for key, report in texts.items() if report.complete}
     train, test = (
         {task: report.compared for (task, of), report in whole.items() if of == split}
         for split in ("train", "test")
     )
-    overlap = measure_overlap(train, test)
+    overlap = measure_overlap(train, test, updates)
     for task, share in overlap.of_task.items():
         if share < _NOTED:
             continue

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dmole.benchmarks.shared.rule import tidy
 from dmole.data.leakage import stable_hash
+from dmole.storage.versions import versions_of
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -73,8 +74,8 @@ class AnswerOverlap:
     Args:
         tasks: Names of the tasks.
         by_pair: Share of the test answers of the first task that the training answers of the second
-            contain, 0..1; pairs of a task with itself, or of files that could not be read, are
-            left out.
+            contain, 0..1; pairs of a task with itself or one of its versions, or of files that
+            could not be read, are left out.
         of_task: Share that the training answers of all other tasks contain, 0..1, by task.
     """
 
@@ -95,13 +96,17 @@ class AnswerOverlap:
 
 
 def measure_overlap(
-    train: Mapping[str, AnswerHashes], test: Mapping[str, AnswerHashes]
+    train: Mapping[str, AnswerHashes],
+    test: Mapping[str, AnswerHashes],
+    updates: Mapping[str, str] | None = None,
 ) -> AnswerOverlap:
     """Return how many test answers of each task are training answers of other tasks.
 
     Args:
         train: Training answers by task.
         test: Test answers by task; tasks without one are left out.
+        updates: The version that each updating task continues; versions of a task are no other
+            tasks.
 
     Example:
         >>> train, test = {"a": AnswerHashes(), "b": AnswerHashes()}, {"a": AnswerHashes()}
@@ -112,9 +117,10 @@ def measure_overlap(
     """
     by_pair: dict[tuple[str, str], float] = {}
     of_task: dict[str, float] = {}
+    first = {name: versions_of(name, updates or {})[-1] for name in [*train, *test]}
     for task, answers in test.items():
         counts = answers.counts()
-        others = [name for name in train if name != task]
+        others = [name for name in train if first[name] != first[task]]
         if not counts.sum() or not others:
             continue
         shared = np.zeros(len(counts), dtype=bool)

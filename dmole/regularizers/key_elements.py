@@ -126,7 +126,7 @@ class KeyElements(Regularizer):
         """Check that the stage trains a plain adapter of its own.
 
         Raises:
-            ValueError: If there are fewer adapters than stages, or an adapter has branches.
+            ValueError: If there are fewer adapters than stages, or an adapter mixes several.
         """
         self._placed = None
         if not self.coefficient:
@@ -137,8 +137,11 @@ class KeyElements(Regularizer):
             )
         for name in stage.experts:
             for path, expert in stage.library.experts(name):
-                if expert.shape.branches > 1:
-                    raise ValueError(f"KeyElements needs plain adapters: {path} has branches")
+                if not expert.shape.plain:
+                    raise ValueError(
+                        f"KeyElements needs plain adapters, expert {name!r} mixes several in "
+                        f"linear {path}"
+                    )
 
     def forward(self, step: Step) -> Tensor:
         """Return the weighted mean size of the key elements; see :class:`Regularizer`."""

@@ -103,6 +103,7 @@ class GenerativeRouter(LearningRouter):
     """
 
     selects_experts = True
+    refits_all = True
 
     def __init__(
         self,

@@ -64,6 +64,11 @@ class CommonExpertRouter(Router):
                 f"a {type(router).__name__} weighs all experts, so it selects none that joins the "
                 f"shared expert {common!r}"
             )
+        if router.mixing is not None:
+            raise ValueError(
+                f"a {type(router).__name__} weighs experts within linears by its own rule, which "
+                f"{type(mixing).__name__} would replace: give CommonExpertRouter another router"
+            )
         self.router = router
         self.mixing = mixing
         self.common = check_name(common, "common")
@@ -91,6 +96,11 @@ class CommonExpertRouter(Router):
     @updates.setter
     def updates(self, updates: Mapping[str, str]) -> None:
         self.router.updates = updates
+
+    @property
+    def refits_all(self) -> bool:  # type: ignore[override]
+        """Whether a fit changes the choice of the other router among earlier experts."""
+        return self.router.refits_all
 
     def set_vision_width(self, width: int) -> None:
         """Set the vision width of this and the other router."""

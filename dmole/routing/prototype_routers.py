@@ -85,6 +85,8 @@ class PrototypeRouter(LearningRouter):
         columns = torch.tensor([names.index(newest[name]) for name in fitted])
         best = best.scatter_reduce(1, columns.expand(samples, -1), scores, "amax")
         gates = (best / self.temperature).softmax(dim=1).float()  # (B, K)
+        if self.averages:  # a weight that rounds to 0 would take the expert out of the average
+            gates = gates.clamp_min(torch.finfo(gates.dtype).tiny)
         return route_by_weight(gates, names, query.experts)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

@@ -43,6 +43,7 @@ class RidgeRouter(LearningRouter):
 
     needs_embeddings = True
     selects_experts = True
+    refits_all = True
 
     def __init__(self, projection: int = 512, ridge: float = 1e-3, seed: int = 42) -> None:
         if projection < 1:

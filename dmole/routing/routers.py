@@ -116,6 +116,8 @@ class Router(ABC):
     averages: bool = False
     """Whether only the last block of the language model weighs a sample's experts; all other
     linears average them."""
+    refits_all: bool = False
+    """Whether a fit to the samples of an expert changes the choice among the experts before it."""
     common: str | None = None
     """Name of an expert that trains in every stage in addition to the stage's expert."""
     selects_experts: bool = False

@@ -59,7 +59,7 @@ class RowFiller:
             tasks = matrix.empty_tasks(state, stage.index)
             if not tasks:
                 continue
-            reason = why_unrepeatable(state, stage)
+            reason = why_unrepeatable(state, stage, self._module.router)
             if reason:
                 left[stage.index] = reason
             else:

@@ -216,5 +216,5 @@ def _check_router(router: Router, names: Sequence[str], run: Path) -> None:
     for name in sorted(fitted - experts):
         raise ValueError(f"router {index} knows the expert {name!r}, which the run does not have")
     unknown = sorted(experts - fitted - {router.common})
-    if router.needs_embeddings and unknown:
+    if unknown:
         raise ValueError(f"router {index} does not know the expert {unknown[0]!r} of the run")

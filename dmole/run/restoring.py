@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dmole.callbacks import EvaluationMatrix
     from dmole.module import ContinualModule
+    from dmole.routing import Router
     from dmole.run.context import EvaluationPass
     from dmole.run.state import SequenceState
     from dmole.streams.stream import Stage
@@ -69,7 +70,7 @@ class Restorer:
         answers = self._matrix.answers.state_dict()
         for stage in [BEFORE_TRAINING, *state.plan]:
             names = self._matrix.lost_at(state, stage.index, lost)
-            if names and is_repeatable(state, stage):
+            if names and is_repeatable(state, stage, self._module.router):
                 with state.revisited(stage):
                     self._repeat(stage, names)
                 lost = [name for name in lost if name not in names]
@@ -119,21 +120,25 @@ def lacks_checkpoint(state: SequenceState) -> bool:
     return broadcast(not (state.run_dir / LAST).is_file() or state.frozen.lacks_files())
 
 
-def is_repeatable(state: SequenceState, stage: Stage) -> bool:
+def is_repeatable(state: SequenceState, stage: Stage, router: Router) -> bool:
     """Return whether the evaluation after a stage would give the same answers again."""
-    return not why_unrepeatable(state, stage)
+    return not why_unrepeatable(state, stage, router)
 
 
-def why_unrepeatable(state: SequenceState, stage: Stage) -> str:
+def why_unrepeatable(state: SequenceState, stage: Stage, router: Router) -> str:
     """Return why the evaluation after a stage would give other answers; empty if it would not.
 
-    It would if a later stage has trained an expert further, or if a setting that changes answers
-    or routing was changed after the stage, at this resume or an earlier one.
+    It would if a later stage has trained an expert further or has changed how a router chooses
+    among the experts, or if a setting that changes answers or routing was changed after the stage,
+    at this resume or an earlier one.
     """
     before = {name for past in state.plan[: stage.index] for name in past.experts}
     later = (s for s in state.plan[stage.index :] if (s.index, "train") in state.done)
     if not before.isdisjoint(name for s in later for name in s.experts):
         return "their experts trained further"
+    fitted = any((s.index, "router") in state.done for s in state.plan[stage.index :])
+    if router.refits_all and fitted and len(before) > 1:
+        return f"the {type(router).__name__} was fitted again"
     change = later_change(state, stage.index)
     if change is None:
         return ""
@@ -144,7 +149,7 @@ def loss_error(state: SequenceState, lost: Sequence[str]) -> ValueError:
     """Return the error of a run that has ended without some of its files."""
     return ValueError(
         f"{state.run_dir} lacks {_listed(lost)}: the answers are lost, and they cannot be computed "
-        "again because experts or settings have changed since; all other files are there"
+        "again because experts, router or settings have changed since; all other files are there"
     )
 
 

@@ -176,6 +176,19 @@ def test_gradients_lose_the_directions_that_hold_the_energy_of_each_task() -> No
     assert_close(kept @ kept.t(), torch.diag(torch.tensor([1.0, 1, 0, 1, 1, 0])), atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_a_stage_that_another_process_has_trained_extends_the_subspace_alike() -> None:
+    training = make_training()
+    rule, other = (InputProjection(energy=0.9, components=3) for _ in range(2))
+    rule.before_stage(training)
+    rule.observe("fc", torch.randn(9, WIDTH), None)
+    rule.after_step(training)
+    other.load_tensors(rule.tensors())  # it ends the stage without having begun it
+    for each in (rule, other):
+        each.after_stage(training)
+    assert torch.equal(other.tensors()["kept/fc"], rule.tensors()["kept/fc"])
+
+
 # -- precondition ------------------------------------------------------------------------------
 
 
@@ -193,6 +206,17 @@ def test_gradients_of_experts_are_those_times_the_regularized_inverse(power: flo
     values, vectors = torch.linalg.eigh(torch.cov(inputs.t(), correction=0))
     inverse = vectors / (values.pow(power) + 0.7) @ vectors.t()
     assert_close(update_of(training).lora_a.grad, gradient @ (0.7 * inverse), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_linear_whose_inputs_were_all_zero_keeps_its_gradients() -> None:
+    training = make_training()
+    rule = InputPreconditioning(components=3)
+    see(rule, training, torch.zeros(4, WIDTH))
+    expected = gradients(training)
+    rule.before_stage(training)
+    rule.apply(training)
+    assert all(torch.equal(value, expected[key]) for key, value in gradients(training).items())
 
 
 @torch.no_grad()
@@ -366,6 +390,16 @@ def test_the_largest_singular_triplets_survive_the_steps_of_an_adaptive_optimize
     total = weight + change
     assert_close(left[:, :2].t() @ total, values[:2, None] * right[:2], rtol=1e-4, atol=1e-5)
     assert_close(total @ right[:2].t(), left[:, :2] * values[:2], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_share_that_rounds_to_all_directions_leaves_one_to_train() -> None:
+    training = make_training(zero=True)
+    rule = WeightSubspace(preserved=0.99)
+    rule.before_stage(training)
+    rule.apply(training)
+    assert [table.shape[1] for table in rule.derived()] == [OUT - 1, OUT - 1]
+    assert all(p.grad is not None and p.grad.norm() > 1e-3 for p in training.parameters().values())
 
 
 @torch.no_grad()

@@ -75,6 +75,15 @@ def test_a_sample_does_not_depend_on_what_was_read_before(style: str) -> None:
     assert one.lengths().tolist() == [approximate_length(sample) for sample in one]
 
 
+@pytest.mark.parametrize("same", ["red .", "Red", " red.", "red \n"])
+@pytest.mark.parametrize("style", ["yes_no", "choice"])
+def test_an_answer_in_another_writing_is_not_shown_as_a_wrong_one(style: str, same: str) -> None:
+    for sample in reworded(style, answers=("red", same)):
+        assert sample.turns[-1].text.casefold() == "the answer is red."
+    one, other = "dark  blue", "dark blue ."
+    assert reworded(style, answers=(one, other))[0].turns[-1].text == f"The answer is {one}."
+
+
 def test_what_is_in_a_style_or_has_no_wrong_answer_gets_the_next_style() -> None:
     yes_no = reworded("yes_no", answers=("yes", "no", "no"))
     assert all(sample.turns[-1].text in "AB" for sample in yes_no)

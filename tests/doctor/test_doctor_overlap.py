@@ -44,6 +44,14 @@ def test_answers_of_several_tasks_count_once_in_the_figure_of_a_task() -> None:
     assert overlap.of_task == {"a": 0.75}
 
 
+def test_versions_of_a_task_are_no_other_tasks() -> None:
+    train = {"a": hashes("x"), "a-v2": hashes("1", "2"), "a-v3": hashes("3"), "b": hashes("4")}
+    updates = {"a-v2": "a", "a-v3": "a-v2"}
+    overlap = measure_overlap(train, {"a": hashes("1", "3", "4", "5"), "b": hashes("2")}, updates)
+    assert overlap.of_task == {"a": 0.25, "b": 1.0}
+    assert overlap.by_pair.keys() == {("a", "b"), *(("b", name) for name in ("a", "a-v2", "a-v3"))}
+
+
 def test_periods_alone_are_an_answer_of_their_own() -> None:
     train = {"b": hashes("", "...")}
     assert measure_overlap(train, {"a": hashes(".", "...")}).of_task == {"a": 0.5}
@@ -110,3 +118,10 @@ def test_a_file_that_breaks_off_and_a_single_task_are_not_compared(
     (tmp_path / "b_train.json").write_text('[{"id": 1')
     content = as_json(check_tasks(tasks, tmp_path, CheckOptions()))
     assert content["answer_overlap"]["of_task"] == {"a": None, "b": 0.0}
+
+
+def test_new_data_of_a_task_are_not_noted_as_shared(tmp_path: Path, tasks: list[Task]) -> None:
+    update = Task("a-v2", "a_train.json", format="coin", update=True)
+    report = check_tasks([tasks[0], update], tmp_path, CheckOptions())
+    assert not report.overlap.of_task
+    assert "shared_answers" not in {finding.kind for finding in report.findings()}

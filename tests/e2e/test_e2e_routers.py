@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from dmole.routing import (
     SharedRouter,
 )
 from dmole.routing.comparison import ROUTERS
+from dmole.run.restoring import why_unrepeatable
 from dmole.storage.predictions import read_stage
 from dmole.streams import BlurredStream
 
@@ -182,6 +184,27 @@ def test_a_shared_expert_joins_those_that_hard_routers_choose_and_soft_ones_are_
     with pytest.raises(ValueError, match="selects none that joins the shared expert 'common'"):
         compare(run, tmp_path / "soft", "disco", recipe=recipe)
     assert not (tmp_path / "soft").exists()
+
+
+@pytest.mark.slow
+def test_a_router_that_asks_the_model_has_routing_rates_and_no_row_is_routed_by_a_later_one(
+    tmp_path: Path,
+) -> None:
+    tasks = ["paint", "count", "find"]
+    recipe = Recipe(tasks, allocator=UniformAllocator, router=partial(GenerativeRouter, 4, 2, 8))
+    built = recipe.build(tmp_path / "runs")
+    run = built.fit()
+    rows = [row for row in read_csv(run / "routing.csv") if row["phase"] == "test"]
+    own = sum(
+        int(row["count"])
+        for row in rows
+        if row["stage"] == "3" and row["gate_set"] == row["true_task"]
+    )
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["routing"]["own_first"] == pytest.approx(100 * own / 12)
+    state, router = built.trainer.sequence, built.module.router
+    repeatable = [not why_unrepeatable(state, stage, router) for stage in state.plan]
+    assert repeatable == [True, False, True]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from dmole.experts import ExpertLibrary
+from dmole.experts import ExpertLibrary, ExpertShape
 from dmole.regularizers import KeyElements, StageView, Step, key_element_size, key_elements
 from dmole.regularizers.element_counts import pack_counts, unpack_counts
 
@@ -128,6 +128,14 @@ def test_an_adapter_that_all_stages_train_is_refused() -> None:
             cast("StageView", SimpleNamespace(library=linears.library, experts=(), index=2))
         )
     KeyElements(0.0).before_stage(linears.stage(3))  # disabled
+
+
+@pytest.mark.parametrize("several", [{"branches": 2}, {"heads": 2}])
+def test_an_adapter_whose_update_depends_on_the_token_is_refused(several: dict[str, int]) -> None:
+    linears = Linears()
+    linears.library.add_shapes("task0", {"one": ExpertShape(2, 2.0, **several)})
+    with pytest.raises(ValueError, match="expert 'task0' mixes several in linear one"):
+        KeyElements().before_stage(linears.stage(0))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import dmole.routing.prototype_routers
-from dmole.routing import AnchorRouter, CommonExpertRouter, CommonMixing, RouteQuery
+from dmole.experts import Gates
+from dmole.routing import (
+    AnchorRouter,
+    ArrowRouter,
+    CommonExpertRouter,
+    CommonMixing,
+    RouteQuery,
+)
 from dmole.routing.prototype_routers import PrototypeRouter, TextPrototypeRouter
 from dmole.routing.routers import route_by_name
 
@@ -74,6 +81,20 @@ def test_the_newest_version_has_the_similarity_of_the_nearest_one() -> None:
     assert_close(routing.gates, torch.tensor([[0.0, 1 - heavy, heavy]]))
 
 
+def test_no_expert_leaves_the_average_where_its_weight_rounds_to_zero() -> None:
+    router, cold = AnchorRouter(temperature=0.001), TextPrototypeRouter(temperature=0.001)
+    for each in (router, cold):
+        each.set_vision_width(2)
+        each.fit("red", RED)
+        each.fit("blue", BLUE)
+    assert cold.route(query(RED)).order == [("red",), ("red",)]
+    routing = router.route(query(RED))
+    assert routing.order == [("red", "blue"), ("red", "blue")]
+    gates = Gates(EXPERTS, routing.gates)
+    gates.average_outside(())
+    assert gates.of("x").weights.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
 def test_training_uses_the_own_expert_and_no_prototype_is_the_base_model() -> None:
     router = fitted(AnchorRouter())
     training = RouteQuery(None, ["?"], "train", "blue", EXPERTS)
@@ -101,6 +122,8 @@ def test_errors_are_one_line() -> None:
         AnchorRouter().fit("red", torch.zeros(0, 4))
     with pytest.raises(ValueError, match="selects none that joins the shared expert"):
         CommonExpertRouter(AnchorRouter(), CommonMixing())
+    with pytest.raises(ValueError, match="ArrowRouter weighs experts within linears by its own"):
+        CommonExpertRouter(ArrowRouter(), CommonMixing())
 
 
 def test_weights_by_name_are_the_gates() -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from dmole.routing import (
+    AnchorRouter,
+    CommonExpertRouter,
+    CommonMixing,
+    GenerativeRouter,
+    KeyRouter,
+    RidgeRouter,
+)
 from dmole.run.changes import Remaining, accepted_changes, first_effect, part_changes
 from dmole.run.restoring import why_unrepeatable
 from dmole.streams.stream import SequentialStream
@@ -50,6 +59,10 @@ def remaining(done: set[tuple[int, str]], training: int = 0) -> Remaining:
         ("router setting 'bank.reconstructor.components'", 2, 2, 3, None),
         ("router setting 'bank.standardize'", None, None, None, None),
         ("router setting 'reconstructor'", None, None, None, None),
+        ("router setting 'question'", None, None, None, None),
+        ("router setting 'exemplars'", 2, 2, 3, None),
+        ("router setting 'mixing.train_routers'", 2, 3, None, None),
+        ("router setting 'mixing.top_k'", 2, 2, 3, 3),
         ("Curriculum setting 'mode'", 2, 2, 3, None),
         ("RouterFitting setting 'embedding_samples'", 2, 2, 3, None),
         ("ElasticWeights setting 'coefficient'", 2, 2, 3, None),
@@ -134,4 +147,17 @@ def test_a_row_is_evaluated_again_unless_a_later_change_concerns_its_answers(
     record = {"setting": setting, "from_stage": 2}
     state: Any = SimpleNamespace(plan=PLAN, done=LAST, changes=[record])
     reason = "" if keeps_rows else f"{setting} was changed from stage 2 on"
-    assert [why_unrepeatable(state, stage) for stage in PLAN] == [reason, "", ""]
+    router = KeyRouter()
+    assert [why_unrepeatable(state, stage, router) for stage in PLAN] == [reason, "", ""]
+
+
+def test_a_row_is_not_evaluated_again_after_a_later_fit_has_changed_its_routing() -> None:
+    state: Any = SimpleNamespace(plan=PLAN, done=ANSWERING, changes=[])
+    common = partial(CommonExpertRouter, mixing=CommonMixing())
+    for router in (GenerativeRouter(), RidgeRouter(), common(RidgeRouter())):
+        found = [why_unrepeatable(state, stage, router) for stage in PLAN]
+        assert found == ["", f"the {type(router).__name__} was fitted again", ""]
+    for router in (KeyRouter(), AnchorRouter(), common(KeyRouter())):
+        assert not any(why_unrepeatable(state, stage, router) for stage in PLAN)
+    state.done = ANSWERING - {(3, "router")}  # fitted by the resume
+    assert why_unrepeatable(state, PLAN[1], GenerativeRouter()) == ""

@@ -9,6 +9,7 @@ import pytest
 
 from dmole import datamodule as module
 from dmole.data import Task
+from dmole.data.decoding import ImageOptions
 from dmole.datamodule import ContinualDataModule
 from dmole.streams import GenericStream
 
@@ -54,6 +55,13 @@ def test_stages_draw_anew_by_seed_and_a_small_source_repeats_evenly() -> None:
     assert general(make(stream), stream, 1) == second
     other = GenericStream(SOURCE.format(5), 0.5, seed=3)
     assert general(make(other), other, 0) != first
+
+
+def test_images_of_general_data_are_read_like_those_of_the_tasks() -> None:
+    tasks = [Task("paint", train="synthetic://paint/train?size=4", test="paint.json")]
+    data = ContinualDataModule(tasks, images=ImageOptions(background="white"))
+    data.add_general(GenericStream("general.json").general)
+    assert data.task("general").images == data.task("paint").images == data.images
 
 
 def test_a_name_of_a_task_and_a_share_of_nothing_are_refused() -> None:

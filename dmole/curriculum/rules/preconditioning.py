@@ -92,6 +92,8 @@ class InputPreconditioning(GradientRule):
             if past is None:
                 continue
             values, vectors = spectrum(past, self._moments.matrices[path], centered=True)
+            if not len(values):
+                continue  # all inputs were zero
             kept = leading(values, self.energy)
             values = values[:kept].clamp_min(0)
             self._bases[path] = vectors[:, :kept].float().to(device).contiguous()

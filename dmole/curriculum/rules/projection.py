@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from dmole.curriculum.rules.base import GradientRule, Training, input_parameters
-from dmole.curriculum.rules.moments import InputMoments, Moments, leading, spectrum
+from dmole.curriculum.rules.moments import (
+    InputMoments,
+    Moments,
+    leading,
+    sketch_matrix,
+    spectrum,
+)
 
 
 class InputProjection(GradientRule):
@@ -90,12 +96,13 @@ class InputProjection(GradientRule):
 
     def after_stage(self, training: Training) -> None:
         """Extend the kept subspace of each linear by that of the stage."""
-        matrices = self._moments.matrices
         for path, moments in self._moments.end().items():
             old = self._kept.get(path)
             basis = None if old is None else old.cpu().double()
-            new = self._extended(basis, moments, matrices[path])
-            self._kept[path] = new.float().to(matrices[path].device)
+            # another process may have trained the stage, so the matrix is drawn again
+            omega = sketch_matrix(len(moments.total), self.components, training.seed, path)
+            new = self._extended(basis, moments, omega)
+            self._kept[path] = new.float().to(training.device)
         self._moments.past.clear()
 
     def _extended(self, basis: Tensor | None, moments: Moments, omega: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class WeightSubspace(GradientRule):
     too.
 
     Args:
-        preserved: Share of the singular directions of each linear that is kept; 0 disables the
-            rule.
+        preserved: Share of the singular directions of each linear that is kept, at most all but
+            one; 0 disables the rule.
         exact: Whether to project parameters after each step.
 
     Raises:
@@ -66,7 +66,8 @@ class WeightSubspace(GradientRule):
         held = {name: library.tensors(name) for name in fixed}
         for path in training.paths():
             weight = _weight(training, path, held)
-            kept = round(self.preserved * min(weight.shape))
+            smaller = min(weight.shape)
+            kept = min(round(self.preserved * smaller), smaller - 1)  # one direction must train
             left, _, right = torch.linalg.svd(weight, full_matrices=False)
             self._outputs[path] = left[:, :kept].contiguous()
             self._inputs[path] = right[:kept].t().contiguous()
