@@ -48,6 +48,10 @@ _OPTION = re.compile(r"Option '([\w.]+)' is not accepted")
 _GROUP = re.compile(r"(Group|Subcommand) '([\w.]+)' does not accept option '([\w.]+)'")
 _FLAG = re.compile(r"(?:unrecognized arguments|ambiguous option): --([\w.]+)")
 _UNION = re.compile(r"Subtypes: \[(.*)\] Errors: .* Given value: (.*)$")
+_INNER_UNION = re.compile(
+    r"Subtypes: \[([^:]*)\] Errors: (?:- Expected [^:]* )+Given value type: \S+ '\w+'> "
+    r"Given value: (.*?) - Expected "
+)
 _TYPE = re.compile(r"Expected an? (<class '.*?'>|typing\.Literal\[.*?\])\. Got value: (.*)$")
 _PATH = re.compile(r"Expected a dot import path string: (.*)$")
 _PROBLEM = re.compile(r"Problem with given class_path '[\w.]+': (.*)$")
@@ -146,13 +150,14 @@ def _argument_names(path: str) -> list[str]:
 
 def _reason(text: str) -> str:
     """Return what is wrong with the value of a setting."""
+    if text.count(" Subtypes: [") > 1 and " is not accepted" not in text:
+        inner = text[text.rindex("Subtypes: [") :]  # a union in an argument of a union's class
+        if union := _INNER_UNION.match(inner):
+            return _fits_none(union[1], union[2])
     if cause := _cause(text):
         return _reason(_NESTED.sub("", cause))
     if union := _UNION.search(text):
-        kinds = [
-            _readable(kind) for kind in re.findall(r"<class '.*?'>|\w[\w.]*\[.*?\]+", union[1])
-        ]
-        return f"expected {' or '.join(dict.fromkeys(kinds))}, got {excerpt(union[2])}"
+        return _fits_none(union[1], union[2])
     if wrong := _TYPE.search(text):
         return f"expected {_readable(wrong[1])}, got {excerpt(wrong[2])}"
     if path := _PATH.search(text):
@@ -162,6 +167,12 @@ def _reason(text: str) -> str:
     return text.replace("- Expected a path but ", "").replace(
         " either not accessible or invalid", ""
     )
+
+
+def _fits_none(subtypes: str, value: str) -> str:
+    """Return the error of a value that has none of the types of a union."""
+    kinds = [_readable(kind) for kind in re.findall(r"<class '.*?'>|\w[\w.]*\[.*?\]+", subtypes)]
+    return f"expected {' or '.join(dict.fromkeys(kinds))}, got {excerpt(value)}"
 
 
 def _cause(text: str) -> str | None:

@@ -115,6 +115,15 @@ RULE = """Parser key "trainer.callbacks":
             "got 'feature'",
         ),
         (
+            NESTED.format(
+                'Parser key "threshold":\n Does not validate against any of the Union subtypes\n '
+                "Subtypes: [<class 'float'>, <class 'NoneType'>]\n Errors:\n "
+                "- Expected a <class 'float'>\n - Expected a <class 'NoneType'>\n "
+                "Given value type: <class 'str'>\n Given value: high"
+            ),
+            "model.allocator: initializer: threshold: expected a number or null, got 'high'",
+        ),
+        (
             RULE,
             "trainer.callbacks: rules: dmole.curriculum.rules.InputPreconditioning has no argument "
             "'muu' (did you mean mu?)",
