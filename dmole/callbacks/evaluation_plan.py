@@ -14,6 +14,7 @@ from dmole.callbacks.task_naming import name_samples
 from dmole.models.identity import NUMERICS
 from dmole.routing import GenerativeRouter, RouteQuery
 from dmole.run.context import EvaluationPass
+from dmole.run.settings import mixing_settings
 from dmole.storage.versions import newest_versions
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def decoding_digest(
         },
         "precision": str(state.trainer.precision),
     }
+    if mixing := mixing_settings(module.router):
+        content["mixing"] = mixing
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

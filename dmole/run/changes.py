@@ -15,18 +15,23 @@ if TYPE_CHECKING:
     from dmole.models.identity import Parts
     from dmole.run.state import SequenceState
 
-_PLACED = re.compile(r"allocator setting|model setting '(alpha|projector_experts)'")
+_PLACED = re.compile(
+    r"allocator setting|model setting '(alpha|projector_experts)'"
+    r"|router setting 'mixing\.(fusion|train_routers)'"
+)
 """Read when an expert is placed."""
 _STARTED = re.compile(r"model setting 'seed'|repeat of task")
 """Read at the start of a stage."""
 _FITTED = re.compile(
     r"router setting '(.*\.)?(components|heldout_fraction|patience|max_epochs|bias_init|seed"
-    r"|hidden|cosine_epochs|batch_size|learning_rate|final_learning_rate|min_steps)'"
+    r"|hidden|cosine_epochs|batch_size|learning_rate|final_learning_rate|min_steps"
+    r"|exemplars|passes|step_samples)'"
     r"|RouterFitting setting"
 )
 """Read when the router of an expert is fitted, after training."""
 _FIXED = re.compile(
-    r"router setting '(.*\.)?(reconstructor|standardize|std_floor|output|common|shared)'"
+    r"router setting '(.*\.)?(reconstructor|standardize|std_floor|output|common|shared|question"
+    r"|projection)'"
     r"|AdversarialTask setting '(seed|targets)'|ReplayImportance setting '(hidden|seed)'"
     r"|allocator setting 'initializer(\.(directions|fix_down))?'"
     r"|ElasticWeights setting 'online'|KeyElements setting 'counting'"

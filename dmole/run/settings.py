@@ -18,6 +18,7 @@ from dmole.data.decoding import AS_STORED
 if TYPE_CHECKING:
     from dmole.data import Task
     from dmole.module import ContinualModule
+    from dmole.routing import Router
     from dmole.run.state import SequenceState
     from dmole.streams.stream import Stream
 
@@ -183,6 +184,15 @@ def _parameters(kind: type) -> list[str]:
         names.pop(name, None)
     names.pop("self", None)
     return sorted(names)
+
+
+def mixing_settings(router: Router) -> dict[str, str]:
+    """Return how a router weighs experts within linears, by name; empty if it does not."""
+    mixing = router.mixing
+    if mixing is None:
+        return {}
+    classes = {"class": type(mixing).__name__, "gate": type(getattr(mixing, "gate", None)).__name__}
+    return {**dict(_nested(mixing)), **classes}
 
 
 def _nested(instance: object, depth: int = 3) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,13 @@ from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.evaluation_plan import decoding_digest
 from dmole.metrics import read_matrix
 from dmole.module import Answers
-from dmole.routing import AllExpertsRouter, AutoencoderRouter
+from dmole.routing import (
+    AllExpertsRouter,
+    ArrowMixing,
+    AutoencoderRouter,
+    DenseGate,
+    TokenMixing,
+)
 from dmole.run.context import EvaluationPass
 from dmole.storage.predictions import read_stage
 
@@ -108,7 +114,10 @@ def test_answers_are_kept_under_all_that_they_are_generated_with(world: MakeWorl
         built.module.beams = beams
         built.module.backbone.set_generation(settings)
         digests.append(decoding_digest(built.state, built.module))
-    assert len(set(digests)) == 4
+    for mixing in (ArrowMixing(3), ArrowMixing(1), TokenMixing(DenseGate())):
+        built.module.router.mixing = mixing
+        digests.append(decoding_digest(built.state, built.module))
+    assert len(set(digests)) == 7
     book = AnswerBook()
     book.put("a/test/1", (), {DECODING: digests[0]}, "red")
     assert book.missing(["a/test/1"], {"a/test/1": ()}, {DECODING: digests[0]}) == []
