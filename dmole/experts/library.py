@@ -71,7 +71,7 @@ class ExpertLibrary:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the experts in the order they were added, without the adapter of a router."""
-        return tuple(name for name in self._architecture if not name.startswith("@"))
+        return tuple([name for name in self._architecture if name[0] != "@"])
 
     def add(self, name: str, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> None:
         """Add an expert with one plain low-rank update in each of the given linears.

@@ -69,7 +69,7 @@ class MomentumMerge(Regularizer):
             ValueError: If no linear records the use of experts.
         """
         shared = self._shared(stage)
-        if not shared:
+        if not any(_uses(stage, stage.experts[0])):
             raise ValueError(
                 "MomentumMerge: no linear records the use of experts; it needs a "
                 "CommonExpertRouter with DualMixing, and an allocator that gives several experts"
@@ -83,8 +83,8 @@ class MomentumMerge(Regularizer):
         }
 
     def _shared(self, stage: StageView) -> dict[str, LoRAExpert]:
-        own = {path for path, expert in _uses(stage, stage.experts[0])}
-        return {p: expert for p, expert in stage.library.experts(stage.experts[-1]) if p in own}
+        """Return the shared experts by linear; a task may record its use of a part of them."""
+        return {p: e for p, e in stage.library.experts(stage.experts[-1]) if e.shape.heads}
 
     def forward(self, step: Step) -> Tensor:
         """Return zero: the merge needs no penalty."""
@@ -98,8 +98,9 @@ class MomentumMerge(Regularizer):
         past = dict(_uses(stage, names[-1])) if names else {}
         own = dict(_uses(stage, stage.experts[0]))
         for path, expert in self._shared(stage).items():
-            use = own[path].usage
-            use.copy_(shares_of_use(counts[path].to(use.device), self.top_k))
+            use = shares_of_use(counts[path].to(expert.lora_a.device), self.top_k)
+            if path in own:
+                own[path].usage.copy_(use)
             if self._before:
                 before = past[path].usage > 0 if path in past else torch.zeros_like(use).bool()
                 self._merge(path, expert, before & (use == 0))

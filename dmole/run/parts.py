@@ -80,6 +80,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "TaskMetric": (
         "dmole.benchmarks.cmit.rules.MultichoiceInBatches",
+        "dmole.benchmarks.cvit.captions.CVITCaption",
         "dmole.benchmarks.metrics.RuleMetric",
         "dmole.benchmarks.retention.metrics.MME",
         "dmole.benchmarks.retention.metrics.MMMU",

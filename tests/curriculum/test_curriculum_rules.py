@@ -106,7 +106,7 @@ def test_the_spectrum_is_that_of_all_inputs_where_their_rank_is_below_the_sketch
 ) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(50, 2) @ torch.randn(2, 20) + (0.0 if centered else 1e-3)
-    omega = sketch_matrix(20, components, 0, "fc")
+    omega = sketch_matrix(20, components, "fc")
     values, vectors = spectrum(moments_of(inputs, omega), omega, centered=centered)
     exact = torch.cov(inputs.t(), correction=0) if centered else inputs.t() @ inputs / 50
     assert_close(vectors * values @ vectors.t(), exact.double(), rtol=1e-4, atol=1e-4)
@@ -119,7 +119,7 @@ def test_sums_do_not_depend_on_how_inputs_are_split_into_steps() -> None:
     sums = []
     for sizes in ([12], [5, 7], [1] * 12):
         table = InputMoments(4)
-        table.begin({"fc": WIDTH}, 0, torch.device("cpu"))
+        table.begin({"fc": WIDTH}, torch.device("cpu"))
         for part in inputs.split(sizes):
             table.observe("fc", part)
         table.commit()
@@ -132,7 +132,7 @@ def test_sums_do_not_depend_on_how_inputs_are_split_into_steps() -> None:
 
 def test_a_step_with_an_input_that_is_not_finite_leaves_no_trace() -> None:
     table = InputMoments(4)
-    table.begin({"fc": WIDTH}, 0, torch.device("cpu"))
+    table.begin({"fc": WIDTH}, torch.device("cpu"))
     table.observe("fc", torch.ones(2, WIDTH))
     table.commit()
     before = [part.clone() for part in table.stage["fc"].parts().values()]
@@ -206,6 +206,21 @@ def test_gradients_of_experts_are_those_times_the_regularized_inverse(power: flo
     values, vectors = torch.linalg.eigh(torch.cov(inputs.t(), correction=0))
     inverse = vectors / (values.pow(power) + 0.7) @ vectors.t()
     assert_close(update_of(training).lora_a.grad, gradient @ (0.7 * inverse), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_covariance_is_that_of_all_stages_where_the_seed_changes_between_them() -> None:
+    found = []
+    for second in (0, 7):
+        training = make_training()
+        rule = InputPreconditioning(components=3)
+        torch.manual_seed(1)
+        for seed in (0, second):
+            see(rule, replace(training, seed=seed), torch.randn(9, 2) @ torch.eye(WIDTH)[:2])
+        rule.before_stage(replace(training, seed=second))
+        rule.apply(training)
+        found.append(update_of(training).lora_a.grad)
+    assert_close(found[0], found[1])
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dmole.allocation import UniformAllocator
 from dmole.callbacks.evaluation_results import HEADER
 from dmole.cli.main import main
 from dmole.experts import save_expert
@@ -89,7 +90,7 @@ def make_run(
     write_model_file(run, config_of(names, router, options))
     fitted = build_router(read_run_settings(run))
     fitted.set_vision_width(VISION)
-    module = ContinualModule(base(), allocator=None, router=OracleRouter())  # type: ignore[arg-type]
+    module = ContinualModule(base(), allocator=UniformAllocator(), router=OracleRouter())
     files: list[RunFile] = [RunFile("model.json", lambda folder: None)]
     for name in names:
         fitted.fit(name, embeddings(name))
@@ -136,7 +137,7 @@ class Loaded:
 
     def __init__(self, run: Path) -> None:
         router = build_router(read_run_settings(run))
-        self.module = ContinualModule(base(), allocator=None, router=router)  # type: ignore[arg-type]
+        self.module = ContinualModule(base(), allocator=UniformAllocator(), router=router)
         try:
             load_experts_and_router(self.module, run)
             names = self.module.library.names

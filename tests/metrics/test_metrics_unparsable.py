@@ -19,6 +19,8 @@ METADATA = {
     "question": "Which states are red?",
     "width": 100,
     "height": 100,
+    "question_type": "free_form",
+    "answer_type": "text",
 }
 NEEDS_JAVA = {"meteor", "ucit_caption"}
 NAMES = [

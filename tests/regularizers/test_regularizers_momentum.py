@@ -106,6 +106,25 @@ def test_experts_are_merged_by_what_this_task_and_the_one_before_use() -> None:
     assert not resumed.tensors()
 
 
+def test_a_linear_without_a_record_of_the_task_is_merged_as_well() -> None:
+    mixing, model = DualMixing(), nn.ModuleDict({name: nn.Linear(IN, OUT) for name in "xy"})
+    library = ExpertLibrary(model, lambda _: "language", mixing=mixing)
+    for name, linears in (("common", "xy"), ("a", "x")):
+        shape = mixing.shape(RANK, 4.0, EXPERTS, common=name == "common")
+        library.add_shapes(name, dict.fromkeys(linears, shape))
+    stage, term = stage_of(library, 2, "a", torch.tensor([[0.5, 0.3, 0.2]])), MomentumMerge(0.75)
+    _, step = stage.step(None)
+    step.gates.records.append(MixingRecord("y", *[torch.tensor([[0.1, 0.3, 0.6]])] * 2))
+    term.before_stage(stage)
+    before = library.state_dict("common")
+    for _, expert in library.experts("common"):
+        expert.lora_a.data += 1.0
+    term.after_stage(stage)
+    assert part(library, "a").usage.tolist() == [0.5, 0.5, 0.0]
+    for path in "xy":
+        assert_close(library.tensors("common")[f"{path}.lora_a"], before[f"{path}.lora_a"] + 0.25)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="past_momentum must be in"):
         MomentumMerge(past_momentum=1.5)

@@ -15,6 +15,7 @@ from dmole.experts import ExpertLibrary, ExpertShape
 from dmole.models.naming import ADAPTER, adapter_gates, name_experts, placed_adapter
 from dmole.routing import CommonExpertRouter, CommonMixing, GenerativeRouter, NameTree, RouteQuery
 from dmole.routing.entries import add_entry, rename_entry, take_out
+from dmole.run.learned import _check_router
 
 LABELS = {"count": (7, 2), "color": (7, 5, 2), "find": (9, 2)}
 
@@ -131,6 +132,12 @@ def test_a_router_is_saved_and_edited_and_damage_is_refused(tmp_path: Path) -> N
     for message, entry in bad.items():
         with pytest.raises(ValueError, match=message):
             GenerativeRouter().restore({"count": entry})
+
+
+def test_an_expert_without_a_name_for_the_model_is_refused() -> None:
+    _check_router(make_router(), list(LABELS), Path("run"))
+    with pytest.raises(ValueError, match="does not know the expert 'new' of the run"):
+        _check_router(make_router(), [*LABELS, "new"], Path("run"))
 
 
 def test_what_cannot_ask_is_refused() -> None:

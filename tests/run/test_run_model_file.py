@@ -111,7 +111,7 @@ def test_what_answers_do_not_depend_on_is_ignored(
         ("data.num_workers", 10**6, "data.num_workers must be from 0 to 256"),
         ("trainer.precision", "64-true", "trainer.precision must be one of"),
         ("trainer.accelerator", EVIL, "trainer.accelerator must be one of"),
-        ("trainer.stream", {"kind": "AutoencoderRouter"}, "expected AutoStream"),
+        ("trainer.stream", {"kind": "AutoencoderRouter"}, "expected AnswerStyleStream"),
         ("trainer.plugins", [], "trainer.plugins is unknown"),
     ],
 )

@@ -58,18 +58,20 @@ class Moments:
             part.zero_()
 
 
-def sketch_matrix(width: int, components: int, seed: int, path: str) -> Tensor:
+def sketch_matrix(width: int, components: int, path: str) -> Tensor:
     """Return the matrix of a sketch, ``(d, c)``: random, or the identity if c is d or more.
+
+    It does not depend on the seed of the run, which may change between the stages: sketches of
+    several stages are added.
 
     Args:
         width: Inputs of the linear.
         components: Columns of a sketch.
-        seed: Seed of the module.
         path: Full path of the linear.
     """
     if components >= width:
         return torch.eye(width)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "sketch", path))
+    generator = torch.Generator().manual_seed(derive_seed("sketch", path))
     return torch.randn(width, components, generator=generator)
 
 
@@ -142,16 +144,15 @@ class InputMoments:
         self.stage: dict[str, Moments] = {}
         self.past: dict[str, Moments] = {}
 
-    def begin(self, widths: Mapping[str, int], seed: int, device: torch.device) -> None:
+    def begin(self, widths: Mapping[str, int], device: torch.device) -> None:
         """Begin a stage.
 
         Args:
             widths: Inputs of the linears in training, by path.
-            seed: Seed of the module.
             device: Device of the linears in training.
         """
         self.matrices = {
-            path: sketch_matrix(width, self._components, seed, path).to(device)
+            path: sketch_matrix(width, self._components, path).to(device)
             for path, width in widths.items()
         }
         self.step = {path: Moments.zeros(omega) for path, omega in self.matrices.items()}

@@ -86,7 +86,7 @@ class InputPreconditioning(GradientRule):
         if not self.observes:
             return
         device = training.device
-        self._moments.begin(training.widths(), training.seed, device)
+        self._moments.begin(training.widths(), device)
         for path in training.paths():
             past = self._moments.past.get(path)
             if past is None:

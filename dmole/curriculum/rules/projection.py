@@ -64,7 +64,7 @@ class InputProjection(GradientRule):
         if not self.observes:
             return
         widths = training.widths()
-        self._moments.begin(widths, training.seed, training.device)
+        self._moments.begin(widths, training.device)
         for path in self._kept.keys() & widths.keys():
             self._kept[path] = self._kept[path].to(training.device)
 
@@ -100,7 +100,7 @@ class InputProjection(GradientRule):
             old = self._kept.get(path)
             basis = None if old is None else old.cpu().double()
             # another process may have trained the stage, so the matrix is drawn again
-            omega = sketch_matrix(len(moments.total), self.components, training.seed, path)
+            omega = sketch_matrix(len(moments.total), self.components, path)
             new = self._extended(basis, moments, omega)
             self._kept[path] = new.float().to(training.device)
         self._moments.past.clear()
