@@ -336,7 +336,7 @@ def test_the_common_expert_stays_first_where_the_first_stage_is_cut(
     assert_equal(ours["state_dict"], theirs["state_dict"])
 
 
-@cases(KINDS)
+@cases((*QUICK, *STATEFUL, "mr_lora", "smolora"))
 def test_a_finished_run_answers_the_same_when_its_folder_is_loaded(
     run: Run, builder: Builder, folders: Folders, tmp_path: Path
 ) -> None:

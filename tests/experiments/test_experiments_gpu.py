@@ -57,6 +57,7 @@ def test_the_memory_of_the_7b_model_is_reckoned_as_for_coin(tmp_path: Path) -> N
     assert note != planned(kept["training step"], "base model", "expert in training")
 
 
+@pytest.mark.slow
 def test_a_large_model_is_scored_trained_and_asked(setting: Setting) -> None:
     scored = {what: note for what, _, note in large.proxy(setting)}
     assert scored["proxy pass, batch 7, s"].startswith("recomputed activations, 4 passes")
