@@ -69,13 +69,13 @@ ON_BOTH = ("dmole", "moe_cl")
 KINDS = tuple({_classes(method): method for method in reversed(METHODS)}.values())
 """One method of those that differ in numbers alone."""
 STATEFUL = (
-    *("branchlora", "dmole", "modal_prompt", "moe_cl", "ewc_lora", "lwf_lora", "reg_lora"),
+    *("branchlora", "dmole", "modal_prompt", "moe_cl", "ewc_lora"),
     *("replay_importance", "cl_moe", "same", "keep_lora"),
 )
 """One method for each thing that is kept between steps.
 
-That is experts, soft prompts, anchors, a teacher, key elements, importance, directions, values
-before a stage, moments of inputs.
+That is experts, soft prompts, anchors, importance, values before a stage, moments of inputs,
+directions.
 """
 
 
@@ -482,7 +482,7 @@ REMEMBERED_BY_RULES: dict[str, Callable[[Linears], int]] = {
 """Numbers that the gradient rules of a method keep; none where it is not named."""
 
 
-@cases(METHODS, ON_BOTH)
+@cases(KINDS, ON_BOTH)
 def test_a_checkpoint_holds_experts_and_what_regularizers_remember_and_nothing_of_the_base(
     run: Run,
 ) -> None:
@@ -592,7 +592,7 @@ Vision encoder and language model have two blocks each.
 """
 
 
-@cases(METHODS, ON_BOTH)
+@cases(KINDS, ON_BOTH)
 def test_as_many_parameters_train_as_the_closed_form_says(run: Run) -> None:
     said = json.loads((run.folder / "timing.json").read_text())["parameters"]
     if not stages_of(run.method):

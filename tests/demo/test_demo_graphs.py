@@ -161,6 +161,7 @@ def first_answers(task: str, size: int = 1200) -> list[str]:
         ("graph_path", (2, 3)),
     ],
 )
+@pytest.mark.slow
 def test_answers_are_balanced(task: str, classes: Sequence[str]) -> None:
     answers = first_answers(task)
     listed = task in ("graph_sub", "graph_path")

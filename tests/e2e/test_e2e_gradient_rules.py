@@ -105,6 +105,7 @@ def test_a_rule_acts_once_on_the_sum_of_the_micro_batches(whole: Path, tmp_path:
     assert_same_state(parts, whole)
 
 
+@pytest.mark.slow
 def test_two_ranks_descend_what_one_does_with_the_halves_of_both(
     whole: Path, tmp_path: Path
 ) -> None:

@@ -33,9 +33,8 @@ def recipe(method: dict[str, Any], limit: int | None, **parts: Any) -> Recipe:
     return Recipe(tasks=TASKS, **{**method, "model": model}, **parts)
 
 
-@pytest.mark.parametrize(
-    "method", [PARTNERS, pytest.param(O_LORA, marks=pytest.mark.slow)], ids=["partners", "o_lora"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [PARTNERS, O_LORA], ids=["partners", "o_lora"])
 def test_a_run_that_is_cut_and_resumed_is_equal_to_the_bit(
     method: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -93,7 +93,9 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("rich", [True, False], ids=["rich", "tqdm"])
+@pytest.mark.parametrize(
+    "rich", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["rich", "tqdm"]
+)
 def test_a_terminal_shows_a_bar_that_fits_and_a_closing_table(
     rich: bool, tmp_path: Path, fit_words: FitWords
 ) -> None:

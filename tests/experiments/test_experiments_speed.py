@@ -27,6 +27,7 @@ def test_the_page_holds_the_tables_of_the_last_measurement() -> None:
     assert page == with_tables(page, tables(read_rows(performance.ROWS)))
 
 
+@pytest.mark.slow
 def test_every_figure_of_a_model_is_measured(subject: Subject) -> None:
     rows = [*steps(subject, 1, sizes=(3,)), *answers(subject, 1, sizes=(1, 2))]
     found = {(row.section, row.what) for row in rows}
