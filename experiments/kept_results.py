@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from dmole.storage.files import atomic_path
+from dmole.storage.files import atomic_path, write_lines
+from dmole.storage.predictions import predicted_stages, predictions_file, read_stage, stage_lines
 from experiments.results_jobs import MARK, OUTPUT, Job
 
 KEPT = OUTPUT / "kept"
@@ -40,9 +41,24 @@ def keep(job: Job, runs: Path, kept: Path = KEPT) -> None:
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    _keep_scores(source, folder)
     config = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
     config["ckpt_path"] = None
     config["trainer"] |= {"default_root_dir": "runs", "version": None}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     with atomic_path(folder / MARK) as temporary:  # last, as it states that all are there
         temporary.write_text(job.digest, encoding="utf-8")
+
+
+def _keep_scores(source: Path, folder: Path) -> None:
+    """Keep the score of each sample after the last stage, without prompts and answers."""
+    stages = predicted_stages(source)
+    if not stages:
+        return
+    short = {
+        task: [{"id": line["id"], "score": line["score"]} for line in lines]
+        for task, lines in read_stage(source, stages[-1]).items()
+    }
+    file = folder / predictions_file(stages[-1])
+    file.parent.mkdir(exist_ok=True)
+    write_lines(file, stage_lines(short))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from dmole.report.runs import load_run
+from dmole.storage.predictions import predicted_stages, read_stage
 from experiments import results, results_jobs
 from experiments.kept_results import is_kept, keep, kept_folder
 
@@ -172,6 +174,10 @@ def test_what_is_kept_of_a_run_is_compared_without_the_run(tmp_path: Path) -> No
     (folder / "metrics.json").write_text("{}")
     (folder / "timing.json").write_text("{}")
     (folder / "report.html").write_text("large")
+    (folder / "predictions").mkdir()
+    line = {"task": "x", "id": "7", "prompt": "long", "score": 50.0}
+    for stage in (0, 1):
+        (folder / f"predictions/stage_{stage}.jsonl").write_text(json.dumps(line | {"n": stage}))
     assert not is_kept(job, kept)
     keep(job, tmp_path, kept)
     assert is_kept(job, kept)
@@ -184,6 +190,8 @@ def test_what_is_kept_of_a_run_is_compared_without_the_run(tmp_path: Path) -> No
         "ckpt_path": None,
     }
     assert not (kept_folder(job, kept) / "report.html").exists()
+    assert predicted_stages(kept_folder(job, kept)) == [1]
+    assert read_stage(kept_folder(job, kept), 1) == {"x": [{"id": "7", "score": 50.0}]}
 
 
 def test_methods_without_all_runs_are_named() -> None:
