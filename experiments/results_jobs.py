@@ -219,7 +219,7 @@ def sweep_jobs(name: str) -> list[Job]:
     """Return the runs of another table: D-MoLE, and each row with some keys replaced.
 
     A row is D-MoLE, or the method under its key ``method``. The runs are on the comparison, or on
-    the benchmark under the key ``config`` of the table.
+    the configs under the key ``configs`` of the table.
     """
     spec = PLAN["sweeps"][name]
     rows = {"dmole": method_settings("dmole")}
@@ -228,9 +228,8 @@ def sweep_jobs(name: str) -> list[Job]:
         for key, value in changes.items():
             if key != "method":
                 rows[row] = replaced(rows[row], key, value)
-    other = spec.get("config")
-    configs = (ROOT / "configs" / other,) if other else (COMPARISON,)
-    shared = {} if other else PLAN["rows"]  # runs of the table of all methods
+    configs = tuple(ROOT / "configs" / path for path in spec.get("configs", [COMPARISON]))
+    shared = {} if "configs" in spec else PLAN["rows"]  # runs of the table of all methods
     return [
         Job(row, "dmole", seed, rows[row], configs, "" if row in shared else name)
         for seed in spec["seeds"]
