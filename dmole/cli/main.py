@@ -163,8 +163,19 @@ def _compare(words: list[str]) -> None:
         action="store_true",
         help="add a table of the figures that other libraries print: MFN, FAA, BWT/T, MAP, MIF",
     )
+    parser.add_argument(
+        "--reference",
+        metavar="METHOD",
+        help="add the paired differences of all methods to this one, with 95 %% intervals",
+    )
     options = parser.parse_args(words[1:])
-    compare(options.runs, options.output, options.allow, counterparts=options.counterparts)
+    compare(
+        options.runs,
+        options.output,
+        options.allow,
+        counterparts=options.counterparts,
+        reference=options.reference,
+    )
 
 
 def _score(words: list[str]) -> None:

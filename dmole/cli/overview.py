@@ -40,6 +40,7 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
   serve     RUN [--port N] [--api_key KEY] [--watch] ...
             an OpenAI-compatible endpoint with a chat page; new experts join while it runs
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...] [--counterparts]
+            [--reference METHOD]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   report    RUN [RUN ...] [--output FILE]
             one HTML page of a run, or of several side by side: scores, experts, routing, costs
