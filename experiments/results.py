@@ -121,6 +121,24 @@ def write_tables() -> None:
             shutil.copyfile(kept_folder(job) / "config.yaml", temporary)
 
 
+def run_missing(jobs: Sequence[Job], runs: Path, processes: int) -> list[Job]:
+    """Run the jobs without kept results and keep theirs; return those that failed."""
+    missing = [job for job in jobs if not is_kept(job)]
+    return run_all(missing, runs, processes, then=lambda job: keep(job, runs))
+
+
+def write_sweep(name: str, runs: Path, processes: int) -> None:
+    """Run what another table misses, and write it to its page.
+
+    Raises:
+        SystemExit: If a run failed.
+    """
+    jobs = sweep_jobs(name)
+    refuse_failed(run_missing(jobs, runs, processes), runs)
+    page = ROOT / "docs" / PLAN["sweeps"][name].get("page", PAGE.name)
+    fill(name, compare([kept_folder(job) for job in jobs], OUTPUT / name), page)
+
+
 def missing_rows(jobs: Sequence[Job]) -> str:
     """Return a sentence that names the methods without a run of every seed.
 
@@ -148,20 +166,16 @@ def main() -> None:
         refuse_failed(run_all([job for job, _ in candidates], runs, options.processes), runs)
         write_search(candidates, runs)
         return
-    if options.what in PLAN["sweeps"]:
-        jobs = sweep_jobs(options.what)
-        refuse_failed(run_all(jobs, runs, options.processes), runs)
-        fill(options.what, compare([job.folder(runs) for job in jobs], OUTPUT / options.what))
-        return
     if options.what == "write":
         write_tables()
-        return
-    failed = []
-    for seed in options.seeds:
-        jobs = [job for job in final_jobs(options.rows, [seed]) if not is_kept(job)]
-        failed += run_all(jobs, runs, options.processes, then=lambda job: keep(job, runs))
-        write_tables()
-    refuse_failed(failed, runs)
+    elif options.what in PLAN["sweeps"]:
+        write_sweep(options.what, runs, options.processes)
+    else:
+        failed = []
+        for seed in options.seeds:
+            failed += run_missing(final_jobs(options.rows, [seed]), runs, options.processes)
+            write_tables()
+        refuse_failed(failed, runs)
 
 
 if __name__ == "__main__":

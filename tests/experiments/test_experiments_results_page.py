@@ -124,6 +124,21 @@ def test_a_key_that_a_config_lacks_cannot_be_varied() -> None:
     assert replaced == {"model": {"parts": [{"a": 2}]}}
 
 
+def test_another_table_takes_runs_of_the_table_of_methods_and_keeps_its_own_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = {job.name: job for job in results_jobs.sweep_jobs("rank_budget")}
+    assert jobs["dmole"] == results_jobs.final_jobs(["dmole"], [0])[0]
+    assert jobs["dmole_rank_2"].folder(tmp_path) == tmp_path / "rank_budget/dmole_rank_2/version_0"
+    other = {"config": "quickstart.yaml", "seeds": [4], "rows": {"x": {"model.regularizers": [1]}}}
+    monkeypatch.setitem(results_jobs.PLAN["sweeps"], "other", other)
+    first, second = results_jobs.sweep_jobs("other")
+    assert [job.group for job in (first, second)] == ["other", "other"]
+    assert second.configs == (ROOT / "configs" / "quickstart.yaml",)
+    assert second.settings["model"]["regularizers"] == [1]
+    assert first.digest != jobs["dmole"].digest
+
+
 def test_what_is_finished_is_not_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
