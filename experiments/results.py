@@ -44,6 +44,8 @@ PICTURES = {
     "forgetting": "Each task's score after each stage, one panel per method",
     "accuracy_parameters": "Final score by trainable parameters",
 }
+REFERENCE = "dmole"
+"""Method that the others are compared with."""
 WHAT = ("table", "search", "write", *PLAN["sweeps"])
 
 
@@ -101,7 +103,9 @@ def write_tables() -> None:
     jobs = [job for row in rows for job in final_jobs([row], PLAN["seeds"]) if is_kept(job)]
     if not jobs:
         raise SystemExit(f"{KEPT} holds no results of these settings")
-    text = compare([kept_folder(job) for job in jobs], OUTPUT)
+    names = {job.name for job in jobs}
+    reference = REFERENCE if REFERENCE in names and len(names) > 1 else None
+    text = compare([kept_folder(job) for job in jobs], OUTPUT, reference=reference)
     pictures = "\n".join(f"![{what}](results/{name}.png)" for name, what in PICTURES.items())
     fill("table", f"{text.strip()}\n\n{pictures}")
     fill("missing", missing_rows(jobs))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,40 @@ def test_what_is_kept_of_a_run_is_compared_without_the_run(tmp_path: Path) -> No
     assert not (kept_folder(job, kept) / "report.html").exists()
     assert predicted_stages(kept_folder(job, kept)) == [1]
     assert read_stage(kept_folder(job, kept), 1) == {"x": [{"id": "7", "score": 50.0}]}
+
+
+def test_the_table_of_kept_runs_has_the_paired_differences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, kept, page = results.final_jobs(["seq_ft", "dmole"], [0]), tmp_path / "kept", "page.md"
+    for job, score in zip(jobs, (20.0, 60.0), strict=True):
+        folder = job.folder(tmp_path)
+        (folder / "predictions").mkdir(parents=True)
+        settings = {"seed_everything": 0, "trainer": {"name": job.name}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        (folder / "evaluation_matrix.csv").write_text(f"stage,x\n0,0.0\n1,{score}\n")
+        (folder / "metrics.json").write_text(json.dumps({"Last": score}))
+        (folder / "timing.json").write_text("{}")
+        line = {"task": "x", "id": "7", "prompt": "long", "score": score}
+        (folder / "predictions/stage_1.jsonl").write_text(json.dumps(line))
+        keep(job, tmp_path, kept)
+    monkeypatch.setattr(results, "is_kept", lambda job: is_kept(job, kept))
+    monkeypatch.setattr(results, "kept_folder", lambda job: kept_folder(job, kept))
+    monkeypatch.setattr(results, "OUTPUT", tmp_path / "out")
+    monkeypatch.setattr(results, "PAGE", tmp_path / page)
+    monkeypatch.setattr(
+        sys.modules[results.compare.__module__], "method_figures", lambda *given: {}
+    )
+    marks = "".join(f"<!-- {part} -->\n<!-- end {part} -->\n" for part in ("table", "missing"))
+    (tmp_path / page).write_text(marks)
+    results.write_tables()
+    text = (tmp_path / page).read_text(encoding="utf-8")
+    assert "### Paired differences to dmole\n" in text
+    assert "| seq_ft | 1 | 0 of 1 | -40.00 | [-40.00, -40.00] | worse |" in text
+    assert str(tmp_path) not in text
+    shutil.rmtree(kept_folder(jobs[1], kept).parent)
+    results.write_tables()  # without the reference
+    assert "Paired" not in (tmp_path / page).read_text(encoding="utf-8")
 
 
 def test_methods_without_all_runs_are_named() -> None:
