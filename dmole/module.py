@@ -31,7 +31,7 @@ from dmole.regularizers.base import Regularizer, Step
 from dmole.regularizers.terms import Terms
 from dmole.routing import Phase, RouteQuery, Router, Routing, gate_set_name
 from dmole.routing.mixture_routers import expert_shapes
-from dmole.routing.routers import refuse_weights, route_by_name
+from dmole.routing.routers import refuse_prompts, route_by_name
 from dmole.run.context import EvaluationPass, StageContext
 from dmole.steps.module import StepModule
 from dmole.storage.seeds import expert_seed
@@ -187,10 +187,10 @@ class ContinualModule(StepModule):
 
         Raises:
             ValueError: If the allocator gives soft prompts, which the model family cannot have, or
-                which the router would weigh.
+                among which the router cannot choose.
         """
         if self.allocator.unit == "input":
-            refuse_weights(self.router, "the tasks")
+            refuse_prompts(self.router, "the tasks")
             path, width = self.backbone.input_unit()
             return [Unit(INPUT, "language", (path,), width)]
         blocks = [

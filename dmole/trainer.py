@@ -380,10 +380,11 @@ class ContinualTrainer(Trainer):
             One row for each router, that of the run as it was saved first.
 
         Raises:
-            ValueError: As for :meth:`evaluate`, or if a name is unknown, or the run has no experts
-                of tasks. ``output`` is then not made.
+            ValueError: As for :meth:`evaluate`, or if a name is unknown, the run has no experts
+                of tasks, or a named router cannot choose among them. ``output`` is then not made.
         """
-        state, chosen = self.sequence, router_names(names)
+        state = self.sequence
+        router_names(names)  # refuses unknown names before anything is loaded
         own = deepcopy(model.router)
         self._open_finished(model, datamodule, run, SPLITS)
         check_comparable(state, model, run)
@@ -392,7 +393,7 @@ class ContinualTrainer(Trainer):
             state.write_to(folder)
             try:
                 refit = RunRefit(state, model, own, run)
-                rows = compare_routers(state, model, refit, chosen, self._answer)
+                rows = compare_routers(state, model, refit, names, self._answer)
             finally:
                 state.board.finalize("ended")
             state.strategy.barrier()  # other processes write their answers there

@@ -24,7 +24,7 @@ FILES = (
 
 def kept_folder(job: Job, kept: Path = KEPT) -> Path:
     """Return the folder with the results of a run."""
-    return kept / job.name / f"version_{job.seed}"
+    return job.folder(kept)
 
 
 def is_kept(job: Job, kept: Path = KEPT) -> bool:

@@ -44,6 +44,8 @@ PICTURES = {
     "forgetting": "Each task's score after each stage, one panel per method",
     "accuracy_parameters": "Final score by trainable parameters",
 }
+REFERENCE = "dmole"
+"""Method that the others are compared with."""
 WHAT = ("table", "search", "write", *PLAN["sweeps"])
 
 
@@ -101,7 +103,9 @@ def write_tables() -> None:
     jobs = [job for row in rows for job in final_jobs([row], PLAN["seeds"]) if is_kept(job)]
     if not jobs:
         raise SystemExit(f"{KEPT} holds no results of these settings")
-    text = compare([kept_folder(job) for job in jobs], OUTPUT)
+    names = {job.name for job in jobs}
+    reference = REFERENCE if REFERENCE in names and len(names) > 1 else None
+    text = compare([kept_folder(job) for job in jobs], OUTPUT, reference=reference)
     pictures = "\n".join(f"![{what}](results/{name}.png)" for name, what in PICTURES.items())
     fill("table", f"{text.strip()}\n\n{pictures}")
     fill("missing", missing_rows(jobs))
@@ -115,6 +119,24 @@ def write_tables() -> None:
     for job in jobs:
         with atomic_path(OUTPUT / "configs" / f"{job.name}.yaml") as temporary:
             shutil.copyfile(kept_folder(job) / "config.yaml", temporary)
+
+
+def run_missing(jobs: Sequence[Job], runs: Path, processes: int) -> list[Job]:
+    """Run the jobs without kept results and keep theirs; return those that failed."""
+    missing = [job for job in jobs if not is_kept(job)]
+    return run_all(missing, runs, processes, then=lambda job: keep(job, runs))
+
+
+def write_sweep(name: str, runs: Path, processes: int) -> None:
+    """Run what another table misses, and write it to its page.
+
+    Raises:
+        SystemExit: If a run failed.
+    """
+    jobs = sweep_jobs(name)
+    refuse_failed(run_missing(jobs, runs, processes), runs)
+    page = ROOT / "docs" / PLAN["sweeps"][name].get("page", PAGE.name)
+    fill(name, compare([kept_folder(job) for job in jobs], OUTPUT / name), page)
 
 
 def missing_rows(jobs: Sequence[Job]) -> str:
@@ -144,20 +166,16 @@ def main() -> None:
         refuse_failed(run_all([job for job, _ in candidates], runs, options.processes), runs)
         write_search(candidates, runs)
         return
-    if options.what in PLAN["sweeps"]:
-        jobs = sweep_jobs(options.what)
-        refuse_failed(run_all(jobs, runs, options.processes), runs)
-        fill(options.what, compare([job.folder(runs) for job in jobs], OUTPUT / options.what))
-        return
     if options.what == "write":
         write_tables()
-        return
-    failed = []
-    for seed in options.seeds:
-        jobs = [job for job in final_jobs(options.rows, [seed]) if not is_kept(job)]
-        failed += run_all(jobs, runs, options.processes, then=lambda job: keep(job, runs))
-        write_tables()
-    refuse_failed(failed, runs)
+    elif options.what in PLAN["sweeps"]:
+        write_sweep(options.what, runs, options.processes)
+    else:
+        failed = []
+        for seed in options.seeds:
+            failed += run_missing(final_jobs(options.rows, [seed]), runs, options.processes)
+            write_tables()
+        refuse_failed(failed, runs)
 
 
 if __name__ == "__main__":

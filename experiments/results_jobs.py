@@ -30,17 +30,27 @@ MARK = ".finished"
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the config of a benchmark, a method's config with one key replaced, and a seed."""
+    """One run: the config of a benchmark, a method's config with some keys replaced, and a seed.
+
+    Args:
+        name: Name of the run.
+        method: Row of the table or table that it belongs to.
+        seed: Seed of the run.
+        settings: Content of the method's config.
+        configs: Configs below it.
+        group: Folder of the runs of another table; empty for those of the table of all methods.
+    """
 
     name: str
     method: str
     seed: int
     settings: dict[str, Any]
     configs: tuple[Path, ...] = (COMPARISON,)
+    group: str = ""
 
-    def folder(self, runs: Path) -> Path:
-        """Return its run folder."""
-        return runs / self.name / f"version_{self.seed}"
+    def folder(self, root: Path) -> Path:
+        """Return its run folder below the folder of all runs."""
+        return root / self.group / self.name / f"version_{self.seed}"
 
     @property
     def digest(self) -> str:
@@ -66,7 +76,7 @@ class Job:
         folder = self.folder(runs)
         if self.finished(runs):  # by another process in the meantime
             return True
-        config = runs / "configs" / f"{self.name}.yaml"
+        config = runs / self.group / "configs" / f"{self.name}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         command = [sys.executable, "-m", "dmole", "fit"]
@@ -74,13 +84,13 @@ class Job:
             command += ["--config", str(path)]
         command += ["--seed_everything", str(self.seed)]
         command += ["--trainer.name", self.name, "--trainer.version", str(self.seed)]
-        command += ["--trainer.default_root_dir", str(runs)]
+        command += ["--trainer.default_root_dir", str(runs / self.group)]
         command += ["--trainer.enable_progress_bar", "false"]
         if (folder / "checkpoints" / "last.ckpt").is_file():
             command += ["--ckpt_path", str(folder)]
         elif folder.is_dir():
             clear_unstarted(folder)
-        log = runs / "logs" / f"{self.name}_{self.seed}.log"
+        log = runs / "logs" / self.group / f"{self.name}_{self.seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
             threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -208,7 +218,8 @@ def final_jobs(rows: Sequence[str], seeds: Sequence[int]) -> list[Job]:
 def sweep_jobs(name: str) -> list[Job]:
     """Return the runs of another table: D-MoLE, and each row with some keys replaced.
 
-    A row is D-MoLE, or the method under its key ``method``.
+    A row is D-MoLE, or the method under its key ``method``. The runs are on the comparison, or on
+    the benchmark under the key ``config`` of the table.
     """
     spec = PLAN["sweeps"][name]
     rows = {"dmole": method_settings("dmole")}
@@ -217,7 +228,14 @@ def sweep_jobs(name: str) -> list[Job]:
         for key, value in changes.items():
             if key != "method":
                 rows[row] = replaced(rows[row], key, value)
-    return [Job(row, "dmole", seed, rows[row]) for seed in spec["seeds"] for row in rows]
+    other = spec.get("config")
+    configs = (ROOT / "configs" / other,) if other else (COMPARISON,)
+    shared = {} if other else PLAN["rows"]  # runs of the table of all methods
+    return [
+        Job(row, "dmole", seed, rows[row], configs, "" if row in shared else name)
+        for seed in spec["seeds"]
+        for row in rows
+    ]
 
 
 def run_all(

@@ -27,6 +27,8 @@ _OLD_COLUMNS = {"task": "expert", "module": "modality"}  # in runs of format 1
 
 Mode = Literal["off", "static", "online"]
 """off: budget split only; static: from the proxy scores; online: from gradients while training."""
+Favor = Literal["hard", "easy"]
+"""hard: the modality with the larger difficulty learns faster; easy: the other one."""
 
 
 class Curriculum(ContinualCallback):
@@ -36,13 +38,15 @@ class Curriculum(ContinualCallback):
 
     with :math:`r_M` the share of modality :math:`M` in the proxy score (``static``) or in a moving
     average of expert gradient norms (``online``), :math:`\bar r` the mean share of the modalities
-    in training and :math:`c` the largest ratio. Writes ``curriculum.csv``.
+    in training and :math:`c` the largest ratio. ``favor: easy`` takes :math:`1 / f_M`. Writes
+    ``curriculum.csv``.
 
     Args:
         mode: Source of the difficulty; ``off`` leaves every factor at 1.
         max_ratio: Largest factor ``c``, at least 1.
         anneal: Whether to move the factors linearly to 1 over the stage.
         momentum: Momentum of the moving average in mode ``online``.
+        favor: Whether the ``hard`` or the ``easy`` modality learns faster.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -60,9 +64,12 @@ class Curriculum(ContinualCallback):
         max_ratio: float = 2.0,
         anneal: bool = False,
         momentum: float = 0.9,
+        favor: Favor = "hard",
     ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
+        if favor not in get_args(Favor):
+            raise ValueError(f"favor must be one of {get_args(Favor)}, got {favor!r}")
         if max_ratio < 1:
             raise ValueError(f"max_ratio must be at least 1, got {max_ratio}")
         if not 0 <= momentum < 1:
@@ -71,6 +78,7 @@ class Curriculum(ContinualCallback):
         self.max_ratio = max_ratio
         self.anneal = anneal
         self.momentum = momentum
+        self.favor = favor
         self.rows: list[dict[str, Any]] = []
         self._norms: dict[str, float] = {}
         self._difficulty: dict[str, float] = {}
@@ -153,6 +161,8 @@ class Curriculum(ContinualCallback):
         if self.mode == "off" or not measured:
             return dict.fromkeys(training, 1.0)
         factors = update_factors(measured, self.max_ratio)
+        if self.favor == "easy":
+            factors = {name: 1.0 / factor for name, factor in factors.items()}
         if "projector" in training and "language" in factors:
             factors["projector"] = factors["language"]  # scored and budgeted together
         if self.anneal:

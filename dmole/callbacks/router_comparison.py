@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from dmole.callbacks.evaluation_matrix import EvaluationMatrix
 from dmole.callbacks.evaluation_plan import plan_oracle, plan_routed, sample_names
 from dmole.callbacks.measuring import MeasuredSamples
 from dmole.callbacks.router_refit import RunRefit
 from dmole.routing import CommonExpertRouter, Router, gate_set_name
-from dmole.routing.comparison import ROUTERS
-from dmole.routing.routers import refuse_weights
+from dmole.routing.comparison import router_names, unfitted
 from dmole.storage.files import write_csv
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
-R = TypeVar("R", bound=Router)
 Answer = Callable[["ContinualModule", "EvaluationPass"], None]
 
 AS_SAVED = "run"
@@ -77,29 +75,35 @@ def compare_routers(
 ) -> list[RouterRow]:
     """Fit routers, answer the test samples under each of them and write the tables.
 
-    A sample is answered once for each gate set that a router gives it.
+    A sample is answered once for each gate set that a router gives it. Of ``all`` routers, those
+    that cannot choose among the experts of the run are left out with a warning.
 
     Args:
         state: Has the last stage; its run folder receives the tables.
         module: Has the experts; its router is the same afterwards.
         refit: The run.
-        names: Routers of `dmole.routing.comparison.ROUTERS`.
+        names: Routers of `dmole.routing.comparison.ROUTERS`, or ``all``.
         answer: Answers the samples of an evaluation pass.
 
     Returns:
         The run's own router as it was saved, then the others.
+
+    Raises:
+        ValueError: If no learned task has test samples, or a named router cannot choose among the
+            experts of the run.
     """
     saved, matrix = module.router, state.callback_of(EvaluationMatrix)
     tasks = [task for task in state.data.tested_task_names if task in state.seen_tasks()]
     if not tasks:
         raise ValueError("--router: no learned task has test samples")
+    routers = _usable(saved, refit, names)
     rows, counts, oracle_last = [], [], None
     try:
-        for name in (AS_SAVED, *names):
+        for name, (router, inner) in {AS_SAVED: (saved, None), **routers}.items():
             log.info("router %s", name)
-            module.router = saved if name == AS_SAVED else _joined(saved, ROUTERS[name](refit))
-            if any(map(module.library.has_prompt, module.library.names)):
-                refuse_weights(module.router, str(refit.run))
+            if inner is not None:
+                refit.fit(inner)
+            module.router = router
             measured, label = MeasuredSamples(), f"router_{name}"
             routed = plan_routed(state, module, matrix.answers, tasks, measured, label)
             if oracle_last is None:
@@ -123,6 +127,23 @@ def markdown(rows: Iterable[RouterRow]) -> str:
         sizes = (f"{row.stored_numbers:,}", f"{row.multiply_adds:,}", f"{row.experts_a_sample:.2f}")
         lines.append((row.router, *shares, *sizes))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _usable(
+    saved: Router, refit: RunRefit, names: Sequence[str]
+) -> dict[str, tuple[Router, Router]]:
+    """Return the routers to compare, not fitted, each with the one inside it that is fitted."""
+    usable = {}
+    for name in router_names(names):
+        router = unfitted(name, refit.own)
+        try:
+            refit.check(router)
+            usable[name] = (_joined(saved, router), router)
+        except ValueError as error:
+            if name in names:
+                raise ValueError(f"--router {name}: {error}") from error
+            log.warning("router %s is left out: %s", name, error)
+    return usable
 
 
 def _joined(saved: Router, router: Router) -> Router:

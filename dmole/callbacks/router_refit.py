@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from dmole.callbacks.router_fitting import RouterFitting, choose_samples
 from dmole.callbacks.task_naming import fit_names
 from dmole.distributed import broadcast
 from dmole.report.run_files import read_config
-from dmole.routing import GenerativeRouter, Router
-from dmole.routing.routers import too_few
+from dmole.routing import GenerativeRouter, OracleRouter, Router
+from dmole.routing.routers import refuse_prompts, too_few
 
 if TYPE_CHECKING:
     from dmole.data import Sample
@@ -30,14 +30,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dmole")
 
-R = TypeVar("R", bound=Router)
-
 LR = 1e-3
 """Learning rate of the adapter of a router where the run states none."""
 
 
 class RunRefit:
-    """A finished run whose router is fitted again; see `dmole.routing.comparison.Refit`.
+    """A finished run whose router is fitted again.
 
     Args:
         state: Has the data, and the stages of the run, of which the last is the current one.
@@ -66,50 +64,65 @@ class RunRefit:
     def embeddings(self, stage: Stage) -> Tensor:
         """Return the embeddings that a router is fitted to after a stage, ``(N, D)``."""
         if stage.index not in self._embeddings:
-            fitting = self.state.callback_of(RouterFitting)
             items = self.samples(stage)
-            indices = choose_samples(len(items), fitting.embedding_samples, fitting.seed)
-            chosen = [items[index] for index in indices]
+            chosen = [items[index] for index in self._chosen(stage)]
             rows = embed_samples(self.state, self.module, chosen, "train")
             self._embeddings[stage.index] = rows
         return self._embeddings[stage.index]
 
-    def fit(self, router: R) -> R:
-        """Fit a router to the embeddings of each stage, in order, and return it.
+    def check(self, router: Router) -> None:
+        """Raise unless a router can be fitted to the run and can choose among its experts.
+
+        Args:
+            router: The router, without the shared expert of the run.
 
         Raises:
-            ValueError: If a stage has too few training samples for the router.
+            ValueError: If it cannot; says why.
         """
-        router.set_vision_width(self.module.backbone.vision_width)
+        library, common = self.module.library, self.module.router.common
+        if router.asks_model and common is not None:
+            raise ValueError(f"the tasks of {self.run} share the expert {common!r}")
+        if any(map(library.has_prompt, library.names)):
+            refuse_prompts(router, str(self.run))
+        if not router.needs_embeddings:
+            return
         for stage in self.state.plan:
-            rows = self.embeddings(stage)
-            if problem := too_few(len(rows), type(router).__name__, router.least_samples):
+            samples, kind = len(self._chosen(stage)), type(router).__name__
+            if problem := too_few(samples, kind, router.least_samples):
                 raise ValueError(f"stage {stage.name!r} {problem}")
-            if self.state.is_global_zero:
-                router.fit(stage.expert, rows)
+
+    def fit(self, router: Router) -> None:
+        """Fit a router to the samples of each stage, in order.
+
+        Raises:
+            ValueError: If two names have the same tokens, or a loss is not finite.
+        """
+        if isinstance(router, OracleRouter):
+            router.owner = self.owner  # the names of experts need not be those of tasks
+            return
+        router.set_vision_width(self.module.backbone.vision_width)
+        if isinstance(router, GenerativeRouter):
+            self._fit_names(router)
+        else:
+            rows = [(stage.expert, self.embeddings(stage)) for stage in self.state.plan]
+            for expert, embeddings in rows if self.state.is_global_zero else ():
+                router.fit(expert, embeddings)
         router.load_state_dict(broadcast(router.state_dict()))
         router.updates = self.updates
-        return router
 
-    def fit_names(self, router: GenerativeRouter) -> GenerativeRouter:
-        """Train the adapter of a router on samples of all stages, and return the router.
+    def _chosen(self, stage: Stage) -> list[int]:
+        """Return which training samples of a stage a router is fitted to."""
+        fitting = self.state.callback_of(RouterFitting)
+        return choose_samples(len(self.samples(stage)), fitting.embedding_samples, fitting.seed)
+
+    def _fit_names(self, router: GenerativeRouter) -> None:
+        """Train the adapter of a router on samples of all stages.
 
         The samples are drawn from the training data as after the last stage of a run. The
         optimizer is AdamW with the learning rate of the run.
-
-        Raises:
-            ValueError: If all tasks share an expert, two names have the same tokens, or a loss is
-                not finite.
         """
-        if (common := self.module.router.common) is not None:
-            raise ValueError(
-                f"--router mr_lora: the tasks of {self.run} share the expert {common!r}"
-            )
         make = functools.partial(torch.optim.AdamW, lr=_learning_rate(self.run), weight_decay=0.01)
         fit_names(self.state, self.module, router, self.samples, make)
-        router.load_state_dict(broadcast(router.state_dict()))
-        router.updates = self.updates
-        return router
 
 
 def check_comparable(state: SequenceState, module: ContinualModule, run: Path) -> None:

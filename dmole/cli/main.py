@@ -163,8 +163,19 @@ def _compare(words: list[str]) -> None:
         action="store_true",
         help="add a table of the figures that other libraries print: MFN, FAA, BWT/T, MAP, MIF",
     )
+    parser.add_argument(
+        "--reference",
+        metavar="METHOD",
+        help="add the paired differences of all methods to this one, with 95 %% intervals",
+    )
     options = parser.parse_args(words[1:])
-    compare(options.runs, options.output, options.allow, counterparts=options.counterparts)
+    compare(
+        options.runs,
+        options.output,
+        options.allow,
+        counterparts=options.counterparts,
+        reference=options.reference,
+    )
 
 
 def _score(words: list[str]) -> None:
@@ -204,10 +215,14 @@ def _make_data(words: list[str]) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     make = verbs.add_parser("make-example", help="real images of installed packages as tasks")
     make.add_argument("output", type=Path, help="folder to write; must be absent or empty")
-    make.add_argument("--alike", action="store_true", help="six tasks that share one question")
-    make.add_argument(
-        "--one_wording", action="store_true", help="eight tasks about photographs, see --package"
-    )
+    kinds = make.add_mutually_exclusive_group()
+    for kind, text in (
+        ("alike", "six tasks that share one question"),
+        ("one_wording", "eight tasks about photographs in one wording, see --package"),
+        ("photographs", "six tasks about photographs, see --package"),
+    ):
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=text)
+    make.set_defaults(kind="mixed")
     make.add_argument(
         "--package", type=Path, help="Debian package of the photographs; else apt-get downloads it"
     )
@@ -230,8 +245,7 @@ def _make_data(words: list[str]) -> None:
         return
     tasks = make_example(
         options.output,
-        alike=options.alike,
-        one_wording=options.one_wording,
+        kind=options.kind,
         package=options.package,
         train_size=options.train_size,
         test_size=options.test_size,

@@ -40,13 +40,15 @@ Continual multimodal learning: a sequence of image-text tasks without forgetting
   serve     RUN [--port N] [--api_key KEY] [--watch] ...
             an OpenAI-compatible endpoint with a chat page; new experts join while it runs
   compare   RUN [RUN ...] [--output DIR] [--allow data,base,...] [--counterparts]
+            [--reference METHOD]
             tables (Markdown, CSV, LaTeX) and pictures of several runs, seeds grouped by method
   report    RUN [RUN ...] [--output FILE]
             one HTML page of a run, or of several side by side: scores, experts, routing, costs
-  data make-example DIR [--alike | --one_wording [--package FILE.deb]]
+  data make-example DIR [--alike | --one_wording | --photographs] [--package FILE.deb]
             real images of installed packages as tasks, for configs/real.yaml; with --alike, six
             tasks in one wording, for configs/benchmarks/alike_real.yaml; with --one_wording, eight
-            about photographs, for configs/benchmarks/one_wording_real.yaml
+            about photographs, for configs/benchmarks/one_wording_real.yaml; with --photographs,
+            six about photographs, for configs/photographs.yaml
   data check --config FILE ... [--json FILE] [--processes N] [--items N] [--no_images] [--no_tokens]
             check every item, image, length and reference of the tasks' files before training
   data export-tasks OUT --config FILE ... [--prefix P]

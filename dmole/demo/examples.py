@@ -1,8 +1,8 @@
 """Writes a small real data set from the images and questions of installed packages.
 
 easy-vqa contains images of colored shapes with questions, scikit-learn handwritten digits. Both are
-installed by ``pip install dmole[examples]``. The tasks with one wording show photographs of a
-Debian package, which is downloaded.
+installed by ``pip install dmole[examples]``. Two kinds of tasks show photographs of a Debian
+package, which is downloaded.
 """
 
 from __future__ import annotations
@@ -12,39 +12,50 @@ import random
 import shutil
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 from dmole.data.formats import Split
 from dmole.data.sample import IMAGE_PLACEHOLDER
 from dmole.data.task import Task
 from dmole.demo.photographs import photo_tasks, temporary_folder, unpack
 from dmole.demo.real_tasks import Entry, Reader, alike_tasks, mixed_tasks
+from dmole.demo.stamps import stamp_tasks
+
+Kind = Literal["mixed", "alike", "one_wording", "photographs"]
+
+_OF_PHOTOGRAPHS: dict[str, Callable[[Path, Mapping[Split, int]], dict[str, Reader]]] = {
+    "one_wording": photo_tasks,
+    "photographs": stamp_tasks,
+}
 
 
 def make_example(
     output: Path,
     *,
-    alike: bool = False,
-    one_wording: bool = False,
+    kind: Kind = "mixed",
     package: Path | None = None,
     train_size: int = 1500,
     test_size: int = 250,
     seed: int = 0,
 ) -> list[Task]:
-    """Write five, six or eight tasks as LLaVA conversations with PNG images.
+    """Write five to eight tasks as LLaVA conversations with PNG images.
 
-    ``yes_no``, ``color`` and ``shape`` ask about easy-vqa images, ``digit`` asks for the name of a
-    handwritten digit, ``larger`` for the larger of two digits.
+    ============  =============================================================================
+    mixed         five tasks: ``yes_no``, ``color`` and ``shape`` ask about easy-vqa images,
+                  ``digit`` asks for the name of a handwritten digit, ``larger`` for the larger
+                  of two
+    alike         six tasks, of which five share the question "what is shown?": the name of a
+                  digit in white on black (``digit_white``) or in ink on paper (``digit_ink``),
+                  its numeral in color on color (``digit_color``), the names of two digits
+                  (``digit_pair``), the shape of an easy-vqa image (``shape``)
+    one_wording   eight tasks with one question about pictures of two photographs and a letter,
+                  which tells what is asked; see `dmole.demo.photographs`
+    photographs   six tasks about pictures of photographs; see `dmole.demo.stamps`
+    ============  =============================================================================
 
-    With ``alike``, six tasks share the question "what is shown?": the name of a digit in white on
-    black (``digit_white``) or in ink on paper (``digit_ink``), its numeral in color on color
-    (``digit_color``), the names of two digits (``digit_pair``) and the shape of an easy-vqa image
-    (``shape``). ``color`` asks "what color is shown?".
-
-    With ``one_wording``, eight tasks ask one question about pictures of two photographs and a
-    letter, which tells what is asked; see `dmole.demo.photographs`. Their Debian package is
-    downloaded by ``apt-get`` for it.
+    The photographs are those of a Debian package, which is downloaded by ``apt-get``.
 
     Train and test follow the splits of the packages; photographs of test pictures are in no
     training picture. The answers of a task, by their first word,
@@ -52,8 +63,7 @@ def make_example(
 
     Args:
         output: New or empty folder; it appears only when all files are written.
-        alike: Write the six alike tasks in place of the five.
-        one_wording: Write the eight tasks with one wording.
+        kind: Which tasks.
         package: The Debian package, if it was downloaded before.
         train_size: Maximum number of training samples of a task. A task of single digits has at
             most 1297.
@@ -67,20 +77,21 @@ def make_example(
         FileExistsError: If ``output`` is a file or a folder that is not empty.
         ModuleNotFoundError: If the packages are not installed.
         OSError: If the Debian package cannot be downloaded or unpacked.
-        ValueError: If a size is below one, or both kinds of tasks are asked for.
+        ValueError: If a size is below one, the kind is unknown, or there are too few photographs.
     """
     if train_size < 1 or test_size < 1:
         raise ValueError(f"train_size {train_size} and test_size {test_size} must be at least 1")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists already and is not an empty folder")
-    if one_wording:
-        if alike:
-            raise ValueError("alike and one_wording are different tasks: choose one of them")
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {get_args(Kind)}, got {kind!r}")
+    if kind in _OF_PHOTOGRAPHS:
         sizes: dict[Split, int] = {"train": train_size, "test": test_size}
         with temporary_folder() as folder:
-            sources = photo_tasks(unpack(Path(folder), package), sizes)
+            sources = _OF_PHOTOGRAPHS[kind](unpack(Path(folder), package), sizes)
             return _write(output, sources, train_size, test_size, seed)
-    return _write(output, alike_tasks() if alike else mixed_tasks(), train_size, test_size, seed)
+    sources = alike_tasks() if kind == "alike" else mixed_tasks()
+    return _write(output, sources, train_size, test_size, seed)
 
 
 def _write(

@@ -79,7 +79,7 @@ class PhotoScene:
         image = Image.fromarray(canvas.image())
         for thing, path in zip((self.large, self.small), self.paths, strict=True):
             side = thing.width * CELL
-            cut = _cut_out(path, side)
+            cut = cut_out(path, side)
             left = thing.left * CELL + (side - cut.width) // 2
             image.paste(cut, (left, thing.top * CELL + (side - cut.height) // 2), cut)
         return image
@@ -131,6 +131,11 @@ def _entry(
     return Entry(WORDING, answer(scene), f"{name}/{index}.png", scene.draw)
 
 
+def is_photograph(path: Path, folder: Path) -> bool:
+    """Return whether a picture of the package is a photograph of what it shows."""
+    return not {*_DRAWN} & {*path.relative_to(folder).parts}
+
+
 def photographs(folder: Path, split: Split) -> dict[str, list[Path]]:
     """Return the photographs of each kind; those of train and test differ.
 
@@ -139,11 +144,7 @@ def photographs(folder: Path, split: Split) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {}
     for kind, below in KINDS.items():
-        paths = sorted(
-            path
-            for path in (folder / below).rglob("*.png")
-            if not {*_DRAWN} & {*path.relative_to(folder).parts}
-        )
+        paths = sorted(p for p in (folder / below).rglob("*.png") if is_photograph(p, folder))
         if len(paths) < 8:
             raise ValueError(f"{folder / below}: has {len(paths)} photographs, at least 8 needed")
         random.Random(derive_seed("photographs", kind)).shuffle(paths)
@@ -172,7 +173,7 @@ def photo_scene(rng: random.Random, sign: str, photos: Mapping[str, Sequence[Pat
 
 
 @functools.cache
-def _cut_out(path: Path, side: int) -> Image.Image:
+def cut_out(path: Path, side: int) -> Image.Image:
     """Return a photograph without its transparent rim, as large as a square allows."""
     with Image.open(path) as file:
         image: Image.Image = file.convert("RGBA")

@@ -101,7 +101,7 @@ def read_expert(
     ranks: dict[str, int] = {}
     for key, tensor in sorted(saved.items()):  # A before B: the rank is that of A, if present
         path, part = _split_key(key, folder)
-        if tensor.ndim != 2 or not tensor.is_floating_point():
+        if tensor.ndim != 2 or not tensor.numel() or not tensor.is_floating_point():
             form = f"{tuple(tensor.shape)} of {tensor.dtype}"
             raise ValueError(f"expert {folder}: tensor {key} has shape {form}")
         tensors[f"{path}.{part}"] = tensor

@@ -207,7 +207,7 @@ def _definitions(learned: npt.NDArray[np.int64], stages: int, forms: int) -> dic
         "MAP": f"mean_t AP_t, AP_t = mean_i R[t,i] over the tasks seen by stage t; {stages} stages",
         "MIF": (
             "mean_i of the share of the answers after the last stage that have the requested "
-            f"form; tasks whose metric knows it; divisor {forms}"
+            f"form; tasks whose metric knows it{f'; divisor {forms}' if forms else ''}"
         ),
     }
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmole.metrics.matrix import Array
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -44,10 +46,20 @@ def standard_error(score: TaskScore, population: int) -> float:
     count = len(values)
     if count >= population:
         return 0.0
-    if count < 2 or not math.isclose(float(values.mean()), score.value, abs_tol=1e-6):
+    if count < 2 or not is_mean_of(values, score.value):
         return math.nan
     share = 1.0 - count / population
     return float(values.std(ddof=1) / math.sqrt(count) * math.sqrt(share))
+
+
+def is_mean_of(values: Array, score: float) -> bool:
+    """Return whether a score is the mean of the scores of its samples.
+
+    Args:
+        values: Scores of shape ``(samples,)``, percent.
+        score: Score of the set, percent.
+    """
+    return math.isclose(float(values.mean()), score, abs_tol=1e-6)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,9 @@ class PretrainedBackbone(Backbone):
     ) -> None:
         from transformers import AutoConfig, AutoModelForImageTextToText
 
+        from dmole.models.efficientnet_lite import register
+
+        register()
         source = _resolve(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if trust_remote_code:

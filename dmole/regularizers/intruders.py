@@ -117,12 +117,17 @@ class IntruderReduction(Regularizer):
         """Check that the experts of the stage are plain and the weights of the base model whole.
 
         Raises:
-            ValueError: If an expert mixes several updates in a linear, or a weight is split over
-                the ranks.
+            ValueError: If an expert is a soft prompt or mixes several updates in a linear, or a
+                weight is split over the ranks.
         """
         for name in stage.experts:
-            stage.library.base_weight(next(stage.library.experts(name))[0])
-            for path, expert in stage.library.experts(name):
+            if stage.library.has_prompt(name):
+                raise ValueError(
+                    f"IntruderReduction needs plain experts, expert {name!r} is a soft prompt"
+                )
+            for index, (path, expert) in enumerate(stage.library.experts(name)):
+                if not index:  # all weights are split, or none
+                    stage.library.base_weight(path)
                 if not expert.shape.plain:
                     raise ValueError(
                         f"IntruderReduction needs plain experts, expert {name!r} mixes several in "

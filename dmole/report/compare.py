@@ -11,6 +11,13 @@ from dmole.report.grids import counterpart_grid, learning_grid, summary_grid, ta
 from dmole.report.identity import advantages, check_comparable, check_repeat, same_tasks
 from dmole.report.method_figures import method_figures
 from dmole.report.notes import make_notes
+from dmole.report.paired import paired_table
+from dmole.report.paired_tables import (
+    paired_latex,
+    paired_markdown,
+    paired_task_latex,
+    write_paired_csv,
+)
 from dmole.report.runs import Run, load_run
 from dmole.report.tables import (
     figures_latex,
@@ -28,6 +35,7 @@ def compare(
     allow: Sequence[str] = (),
     *,
     counterparts: bool = False,
+    reference: str | None = None,
 ) -> str:
     """Compare runs, grouped by method; runs of one method count as repeats with different seeds.
 
@@ -40,18 +48,22 @@ def compare(
         allow: Names of differences to allow, keys of `dmole.report.identity.CHECKS`.
         counterparts: Whether to add a table of the figures under the definitions of other
             libraries, with its file ``counterparts.csv``.
+        reference: A method; adds tables of the paired differences of all others to it, with
+            intervals, and their file ``paired.csv``. They need the predictions of the last stage.
 
     Returns:
         The Markdown.
 
     Raises:
         FileNotFoundError: If a run folder or a file in it is missing.
-        ValueError: If there is no run, a run is given twice, or runs are not comparable.
+        ValueError: If there is no run, a run is given twice, runs are not comparable, or the
+            reference is no method or cannot be paired with another.
     """
     runs = [load_run(folder) for folder in run_dirs]
     check_folders(runs)
     mixed = check_comparable(runs, allow)
     groups = group_runs(runs)
+    paired = None if reference is None else paired_table(groups, reference)
     given = {method: advantages(group[0]) for method, group in groups.items()}
     apart = [method for method, texts in given.items() if texts]
     grid, learning = summary_grid(groups, apart), learning_grid(groups, apart)
@@ -64,6 +76,12 @@ def compare(
     output = Path(output)
     figures = [figures_latex(each, label, notes) for label, each in labels.items()]
     tables = [task_latex(name, each, notes) for name, each in by_task.items()]
+    (output / "paired.csv").unlink(missing_ok=True)  # left by an earlier comparison
+    if paired is not None:
+        text += f"\n{paired_markdown(paired, notes)}"
+        figures.append(paired_latex(paired, notes))
+        tables.append(paired_task_latex(paired, notes))
+        write_paired_csv(output / "paired.csv", paired)
     _write(output / "comparison.md", text)
     _write(output / "comparison.tex", "\n".join(figures))
     _write(output / "per_task.tex", "\n".join(tables))

@@ -148,27 +148,38 @@ def latex_grid(grid: Grid, notes: Notes) -> str:
 
 def figures_latex(grid: Grid, label: str, notes: Notes) -> str:
     """Return a table whose columns are figures for LaTeX."""
-    return _latex_table(grid, label, notes, definition_lines(notes, grid.columns))
+    return _grid_table(grid, label, notes, definition_lines(notes, grid.columns))
 
 
 def task_latex(name: str, grid: Grid, notes: Notes) -> str:
     """Return the table of one figure by task for LaTeX."""
     definitions = [*definition_lines(notes, [name]), OF_A_TASK]
-    return _latex_table(grid, f"tab:{name.lower()}_by_task", notes, definitions)
+    return _grid_table(grid, f"tab:{name.lower()}_by_task", notes, definitions)
 
 
-def _latex_table(grid: Grid, label: str, notes: Notes, definitions: list[str]) -> str:
-    """Return a table no wider than the page, with notes and definitions below it."""
-    lines = [*statements(notes, bold=bool(grid.best)), *definitions]
-    below = "\\par\n".join(map(escape_latex, lines))
+def _grid_table(grid: Grid, label: str, notes: Notes, definitions: list[str]) -> str:
+    below = [*statements(notes, bold=bool(grid.best)), *definitions]
+    return latex_table(grid.title, label, latex_grid(grid, notes), below)
+
+
+def latex_table(title: str, label: str, tabular: str, below: Iterable[str]) -> str:
+    r"""Return a table no wider than the page, with lines of text below it.
+
+    Args:
+        title: Its caption.
+        label: What ``\ref`` names.
+        tabular: Its ``tabular``.
+        below: Plain lines.
+    """
+    text = "\\par\n".join(map(escape_latex, below))
     return (
         "% needs \\usepackage{booktabs,adjustbox}; non-ASCII names need xelatex or lualatex\n"
         "\\begin{table*}\n\\centering\n"
-        f"\\caption{{{escape_latex(grid.title)}.}}\n\\label{{{label}}}\n"
+        f"\\caption{{{escape_latex(title)}.}}\n\\label{{{label}}}\n"
         "\\begin{adjustbox}{max width=\\textwidth}\n"
-        f"{latex_grid(grid, notes)}\n"
+        f"{tabular}\n"
         "\\end{adjustbox}\n"
-        f"\\par\\smallskip\n\\begin{{minipage}}{{\\textwidth}}\\footnotesize\n{below}\n"
+        f"\\par\\smallskip\n\\begin{{minipage}}{{\\textwidth}}\\footnotesize\n{text}\n"
         "\\end{minipage}\n\\end{table*}\n"
     )
 

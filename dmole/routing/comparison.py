@@ -5,9 +5,8 @@ A new router is one entry of `ROUTERS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Protocol, TypeVar
 
 from dmole.messages import excerpt
 from dmole.routing.autoencoder_router import AutoencoderRouter
@@ -17,63 +16,30 @@ from dmole.routing.prototype_routers import AnchorRouter, TextPrototypeRouter
 from dmole.routing.ridge_router import RidgeRouter
 from dmole.routing.routers import OracleRouter, Router
 
-R = TypeVar("R", bound=Router)
-
 ALL = "all"
-"""Stands for all routers."""
+"""Stands for all routers that can choose among the experts of the run."""
 
-
-class Refit(Protocol):
-    """A finished run whose router is fitted again.
-
-    The implementation is `dmole.callbacks.router_refit.RunRefit`, which also has the state,
-    the module and the training samples of each stage.
-    """
-
-    @property
-    def own(self) -> Router:
-        """The router of the run with its settings, not fitted."""
-
-    @property
-    def owner(self) -> Mapping[str, str]:
-        """The expert of each learned task."""
-
-    def fit(self, router: R) -> R:
-        """Fit a router to the embeddings of each stage, in order, and return it."""
-
-    def fit_names(self, router: GenerativeRouter) -> Router:
-        """Train the adapter of a router on samples of all stages, and return the router."""
-
-
-def _autoencoder(run: Refit) -> Router:
-    """Return autoencoders with the settings of the run, or the defaults if it has none."""
-    own = run.own
-    return run.fit(deepcopy(own) if isinstance(own, AutoencoderRouter) else AutoencoderRouter())
-
-
-def _generative(run: Refit) -> Router:
-    """Return a router that asks the model, with the settings of the run or the defaults."""
-    own = run.own
-    return run.fit_names(deepcopy(own) if isinstance(own, GenerativeRouter) else GenerativeRouter())
-
-
-def _oracle(run: Refit) -> Router:
-    """Return an oracle that knows the experts whose names are not those of their tasks."""
-    router = OracleRouter()
-    router.owner = run.owner
-    return router
-
-
-ROUTERS: dict[str, Callable[[Refit], Router]] = {
-    "disco": lambda run: run.fit(TextPrototypeRouter()),
-    "hide": lambda run: run.fit(AnchorRouter()),
-    "autoencoder": _autoencoder,
-    "task_keys": lambda run: run.fit(KeyRouter()),
-    "ridge": lambda run: run.fit(RidgeRouter()),
-    "mr_lora": _generative,
-    "oracle": _oracle,
+ROUTERS: dict[str, type[Router]] = {
+    "disco": TextPrototypeRouter,
+    "hide": AnchorRouter,
+    "autoencoder": AutoencoderRouter,
+    "task_keys": KeyRouter,
+    "ridge": RidgeRouter,
+    "mr_lora": GenerativeRouter,
+    "oracle": OracleRouter,
 }
-"""What returns a fitted router for the experts of a run, by name."""
+"""Routers that can be fitted to the experts of a finished run, by name."""
+
+
+def unfitted(name: str, own: Router) -> Router:
+    """Return a router to fit, with the settings of the run's own router if it is of that class.
+
+    Args:
+        name: Name of `ROUTERS`.
+        own: The router of the run with its settings, not fitted.
+    """
+    kind = ROUTERS[name]
+    return deepcopy(own) if type(own) is kind else kind()
 
 
 def router_names(names: Sequence[str]) -> list[str]:

@@ -104,6 +104,7 @@ class GenerativeRouter(LearningRouter):
 
     selects_experts = True
     refits_all = True
+    asks_model = True
 
     def __init__(
         self,

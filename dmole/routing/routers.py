@@ -113,6 +113,8 @@ class Router(ABC):
     """Number of leading dimensions of an embedding that come from the vision encoder."""
     soft: bool = False
     """Whether gates have other weights than 0 and 1."""
+    asks_model: bool = False
+    """Whether the base model chooses, with an adapter of the form of the newest expert."""
     averages: bool = False
     """Whether only the last block of the language model weighs a sample's experts; all other
     linears average them."""
@@ -395,17 +397,24 @@ class AllExpertsRouter(Router):
         return route_by_name([tuple(names)] * len(query.task_names), query.experts)
 
 
-def refuse_weights(router: Router, owner: str) -> None:
-    """Raise if a router weighs experts, since a soft prompt is used or not.
+def refuse_prompts(router: Router, owner: str) -> None:
+    """Raise if a router cannot choose among soft prompts.
+
+    A soft prompt is used or not, so no router can weigh it, and no adapter can have its form.
 
     Args:
         router: The router.
         owner: What has the soft prompts, for the message.
+
+    Raises:
+        ValueError: If the router weighs experts or trains an adapter of their form.
     """
+    kind, remedy = type(router).__name__, f"use a router that selects the experts of {owner}"
     if router.soft:
+        raise ValueError(f"a {kind} weighs experts, but a soft prompt has no weight: {remedy}")
+    if router.asks_model:
         raise ValueError(
-            f"a {type(router).__name__} weighs experts, but a soft prompt has no weight: use a "
-            f"router that selects the experts of {owner}"
+            f"a {kind} trains an adapter of an expert's form, which a soft prompt lacks: {remedy}"
         )
 
 

@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,20 +32,54 @@ def make(settings: AlignmentSettings, output: Path, *, report_every: int = 20) -
         FileExistsError: If ``output`` is a file or a folder that is not empty.
         ModuleNotFoundError: If the weights or the reader of their format are not installed.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists already and is not an empty folder")
+    refuse_full(output)
     torch.manual_seed(settings.seed)
     model, processor = assemble(*load_language_model(weights_file()))
+    steps = Alignment(model, processor, settings).run()
+    return save_trained(model, processor, steps, asdict(settings), output, report_every)
+
+
+def refuse_full(output: Path) -> None:
+    """Raise unless a folder is new or empty.
+
+    Raises:
+        FileExistsError: If ``output`` is a file or a folder that is not empty.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists already and is not an empty folder")
+
+
+def save_trained(
+    model: Any,
+    processor: Any,
+    steps: Iterator[tuple[str, int, float]],
+    settings: dict[str, Any],
+    output: Path,
+    report_every: int = 20,
+) -> Path:
+    """Train a model and save it in 16 bits with its processor and a record of the training.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        steps: Trains the model; yields phase, step and loss after each step.
+        settings: Settings for the record.
+        output: Folder to write to.
+        report_every: Number of steps between two printed lines.
+
+    Returns:
+        The folder.
+    """
     started, losses = time.process_time(), []
-    for stage, step, loss in Alignment(model, processor, settings).run():
+    for phase, step, loss in steps:
         losses.append(loss)
         if step % report_every == 0:
             mean, spent = sum(losses) / len(losses), time.process_time() - started
-            print(f"{stage} step {step} loss {mean:.3f} cpu {spent:.0f}s", flush=True)
+            print(f"{phase} step {step} loss {mean:.3f} cpu {spent:.0f}s", flush=True)
             losses.clear()
     model.half().save_pretrained(output)
     processor.save_pretrained(output)
-    record = asdict(settings) | {"cpu_seconds": round(time.process_time() - started, 1)}
+    record = settings | {"cpu_seconds": round(time.process_time() - started, 1)}
     (output / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     return output
 

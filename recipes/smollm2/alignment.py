@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dmole.data.batch import Batch
@@ -40,6 +40,48 @@ class AlignmentSettings:
     chat_batch: int = 4
     chat_lr: float = 1e-3
     turns: int = 5
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of a training.
+
+    Args:
+        name: Its name.
+        steps: Its steps.
+        lr: Its largest learning rate.
+        loss: Returns the loss of a step, given the source of its samples.
+    """
+
+    name: str
+    steps: int
+    lr: float
+    loss: Callable[[random.Random], Tensor]
+
+
+def train(
+    projector: nn.Module, phases: Sequence[Phase], seed: str
+) -> Iterator[tuple[str, int, float]]:
+    """Train a projector phase by phase; yield phase, step and loss after each step.
+
+    AdamW, with ten steps of warm-up and a linear decay in each phase.
+
+    Args:
+        projector: The module to train.
+        phases: The phases.
+        seed: Seed of the samples.
+    """
+    for phase in phases:
+        optimizer = torch.optim.AdamW(projector.parameters(), phase.lr, weight_decay=0.0)
+        for step in range(phase.steps):
+            loss = phase.loss(random.Random(f"{seed}-{phase.name}-{step}"))
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(projector.parameters(), CLIP_NORM)
+            for group in optimizer.param_groups:
+                group["lr"] = phase.lr * min(1.0, (step + 1) / 10) * (1 - step / phase.steps)
+            optimizer.step()
+            yield phase.name, step + 1, loss.item()
 
 
 class WordTargets:
@@ -124,21 +166,10 @@ class Alignment:
         """Train; yield stage, step and loss after each step."""
         settings = self.settings
         stages = (
-            ("words", settings.word_steps, settings.word_lr, self._word_loss),
-            ("chat", settings.chat_steps, settings.chat_lr, self._chat_loss),
+            Phase("words", settings.word_steps, settings.word_lr, self._word_loss),
+            Phase("chat", settings.chat_steps, settings.chat_lr, self._chat_loss),
         )
-        for stage, steps, rate, loss_of in stages:
-            optimizer = torch.optim.AdamW(self.projector.parameters(), rate, weight_decay=0.0)
-            for step in range(steps):
-                rng = random.Random(f"smollm2-{settings.seed}-{stage}-{step}")
-                loss = loss_of(rng)
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-                torch.nn.utils.clip_grad_norm_(self.projector.parameters(), CLIP_NORM)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * min(1.0, (step + 1) / 10) * (1 - step / steps)
-                optimizer.step()
-                yield stage, step + 1, loss.item()
+        yield from train(self.projector, stages, f"smollm2-{settings.seed}")
         self.model.requires_grad_(False)
 
     def _word_loss(self, rng: random.Random) -> Tensor:

@@ -114,7 +114,7 @@ def assemble(language: Any, tokenizer: Any) -> tuple[Any, Any]:
 
     processor = build_processor(tokenizer)
     tiny = AutoModelForImageTextToText.from_pretrained(TINY_PATH, dtype=torch.float32)
-    text = type(language.config)(**_text_settings(language.config, len(tokenizer)))
+    text = type(language.config)(**text_settings(language.config, len(tokenizer)))
     config = AyaVisionConfig(
         vision_config=tiny.config.vision_config,
         text_config=text,
@@ -127,14 +127,14 @@ def assemble(language: Any, tokenizer: Any) -> tuple[Any, Any]:
     )
     model = AyaVisionForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tiny.model.vision_tower.state_dict())
-    weights = _with_image_row(language.model.state_dict(), len(tokenizer))
+    weights = with_image_row(language.model.state_dict(), len(tokenizer))
     model.model.language_model.load_state_dict(weights)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.requires_grad_(False).eval(), processor
 
 
-def _text_settings(config: Any, vocabulary: int) -> dict[str, Any]:
+def text_settings(config: Any, vocabulary: int) -> dict[str, Any]:
     """Return the settings of the language model without those of the file it was read from."""
     settings: dict[str, Any] = config.to_dict()
     for key in ("quantization_config", "_name_or_path", "transformers_version"):
@@ -142,7 +142,7 @@ def _text_settings(config: Any, vocabulary: int) -> dict[str, Any]:
     return settings | {"vocab_size": vocabulary}
 
 
-def _with_image_row(weights: Mapping[str, torch.Tensor], vocabulary: int) -> dict[str, Any]:
+def with_image_row(weights: Mapping[str, torch.Tensor], vocabulary: int) -> dict[str, Any]:
     """Append the mean embedding as the row of the image token, so that it is never generated."""
     key = "embed_tokens.weight"
     words = weights[key]

@@ -101,6 +101,14 @@ def test_factors_do_not_depend_on_the_scale_of_the_scores() -> None:
     assert shares({}) == {}
 
 
+def test_the_easy_modality_can_learn_faster(tmp_path: Path) -> None:
+    world = World(tmp_path, {"vision": 0.25, "language": 0.75})
+    curriculum = world.start(Curriculum("static", favor="easy"))
+    assert world.step(curriculum, 0) == pytest.approx({"vision": 2.0, "language": 2 / 3})
+    with pytest.raises(ValueError, match="favor must be one of"):
+        Curriculum(favor="none")  # type: ignore[arg-type]
+
+
 def test_static_factors_hold_over_the_stage_and_are_logged_and_written(tmp_path: Path) -> None:
     world = World(tmp_path, {"vision": 0.25, "language": 0.75})
     curriculum = world.start(Curriculum("static"))

@@ -100,6 +100,21 @@ def test_plans_come_back_from_a_checkpoint(world: MakeWorld) -> None:
     assert other.rows() == callback.rows()
 
 
+def test_scores_are_taken_without_the_dropout_of_the_base_model(world: MakeWorld) -> None:
+    plain, built = (world(allocator=SensitivityAllocator(rank=2)) for _ in range(2))
+    droppers = [m for m in built.module.backbone.model.modules() if hasattr(m, "attention_dropout")]
+    for module in droppers:
+        module.attention_dropout = 0.5
+    assert droppers
+    built.module.train()
+    plans = [
+        plan_allocation(each.state, each.module, each.state.plan[0], "paint")
+        for each in (plain, built)
+    ]
+    assert plans[0] == plans[1]
+    assert built.module.training
+
+
 def test_scores_are_of_the_base_model_and_the_stage_that_comes(world: MakeWorld) -> None:
     built = world(allocator=SensitivityAllocator(rank=2))
     first, second = built.state.plan

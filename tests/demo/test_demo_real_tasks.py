@@ -47,7 +47,7 @@ class Item:
 @pytest.fixture(scope="module")
 def items(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Item]]:
     folder = tmp_path_factory.mktemp("example") / "alike"
-    tasks = make_example(folder, alike=True, train_size=40, test_size=40)
+    tasks = make_example(folder, kind="alike", train_size=40, test_size=40)
     ContinualDataModule(tasks, data_root=str(folder), verify_images=True).check()
     return {
         (task.name, split): [
@@ -147,7 +147,7 @@ def test_the_config_names_the_tasks_that_are_written() -> None:
 def test_alike_data_replace_no_other_data(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(FileExistsError, match="exists already and is not an empty folder"):
-        make_example(tmp_path, alike=True)
+        make_example(tmp_path, kind="alike")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -99,7 +99,7 @@ def test_the_tasks_about_photographs_are_written(
     stamps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dmole.demo.examples.unpack", lambda folder, package: stamps)
-    tasks = make_example(tmp_path / "data", one_wording=True, train_size=6, test_size=3)
+    tasks = make_example(tmp_path / "data", kind="one_wording", train_size=6, test_size=3)
     assert [task.name for task in tasks] == [*photographs.PHOTO_TASKS]
     data = ContinualDataModule(tasks, data_root=str(tmp_path / "data"))
     for name in data.task_names:
@@ -107,8 +107,9 @@ def test_the_tasks_about_photographs_are_written(
         assert len(samples) == 6
         assert {sample.prompt for sample in samples} == {WORDING}
         assert samples[0].images[0].load().size == (64, 64)
-    with pytest.raises(ValueError, match="choose one of them"):
-        make_example(tmp_path / "other", alike=True, one_wording=True)
+    with pytest.raises(ValueError, match=r"kind must be one of .*, got 'other'"):
+        make_example(tmp_path / "other", kind="other")  # type: ignore[arg-type]
+    assert main(["data", "make-example", str(tmp_path / "other"), "--alike", "--one_wording"]) != 0
 
 
 def test_a_package_that_cannot_be_had_is_an_error_of_one_line(

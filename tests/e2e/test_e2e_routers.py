@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,8 +40,12 @@ from dmole.streams import BlurredStream
 @pytest.fixture(autouse=True)
 def quick_naming(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train the adapter that names tasks for two steps."""
-    router = GenerativeRouter(exemplars=4, passes=2, step_samples=8)
-    monkeypatch.setitem(ROUTERS, "mr_lora", lambda run: run.fit_names(router))
+
+    class Quick(GenerativeRouter):
+        def __init__(self) -> None:
+            super().__init__(exemplars=4, passes=2, step_samples=8)
+
+    monkeypatch.setitem(ROUTERS, "mr_lora", Quick)
 
 
 TASKS = [small_task(name, 32, 8) for name in ("paint", "count")]
@@ -171,7 +176,7 @@ def test_only_the_last_block_weighs_the_experts_of_an_anchor_router() -> None:
 
 @pytest.mark.slow
 def test_a_shared_expert_joins_those_that_hard_routers_choose_and_soft_ones_are_refused(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def router() -> CommonExpertRouter:
         return CommonExpertRouter(KeyRouter(), CommonMixing())
@@ -181,9 +186,13 @@ def test_a_shared_expert_joins_those_that_hard_routers_choose_and_soft_ones_are_
     saved, ridge, keys = compare(run, tmp_path / "out", "ridge", "task_keys", recipe=recipe)
     assert vars(keys) == vars(saved) | {"router": "task_keys"}
     assert ridge.experts_a_sample == keys.experts_a_sample == 2
-    with pytest.raises(ValueError, match="selects none that joins the shared expert 'common'"):
+    with pytest.raises(ValueError, match=r"disco: .* none that joins the shared expert 'common'"):
         compare(run, tmp_path / "soft", "disco", recipe=recipe)
     assert not (tmp_path / "soft").exists()
+    with caplog.at_level("WARNING", logger="dmole"):
+        rows = compare(run, tmp_path / "all", "all", recipe=recipe)
+    assert [row.router for row in rows] == ["run", "autoencoder", "task_keys", "ridge", "oracle"]
+    assert re.findall(r"router (\w+) is left out: ", caplog.text) == ["disco", "hide", "mr_lora"]
 
 
 @pytest.mark.slow
@@ -243,7 +252,11 @@ def test_soft_prompts_are_selected_and_not_weighed(tmp_path: Path) -> None:
     assert compare(run, tmp_path / "out", "ridge", recipe=recipe)[1].experts_a_sample == 1
     with pytest.raises(ValueError, match="weighs experts, but a soft prompt has no weight"):
         compare(run, tmp_path / "soft", "disco", recipe=recipe)
+    with pytest.raises(ValueError, match="an expert's form, which a soft prompt lacks"):
+        compare(run, tmp_path / "soft", "mr_lora", recipe=recipe)
     assert not (tmp_path / "soft").exists()
+    rows = compare(run, tmp_path / "all", "all", recipe=recipe)
+    assert [row.router for row in rows] == ["run", "autoencoder", "task_keys", "ridge", "oracle"]
     module = replace(recipe, router=AnchorRouter).build(tmp_path / "none").module
     with pytest.raises(ValueError, match="weighs experts, but a soft prompt has no weight"):
         module.units()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,21 @@ def test_a_key_that_a_config_lacks_cannot_be_varied() -> None:
     assert replaced == {"model": {"parts": [{"a": 2}]}}
 
 
+def test_another_table_takes_runs_of_the_table_of_methods_and_keeps_its_own_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = {job.name: job for job in results_jobs.sweep_jobs("rank_budget")}
+    assert jobs["dmole"] == results_jobs.final_jobs(["dmole"], [0])[0]
+    assert jobs["dmole_rank_2"].folder(tmp_path) == tmp_path / "rank_budget/dmole_rank_2/version_0"
+    other = {"config": "quickstart.yaml", "seeds": [4], "rows": {"x": {"model.regularizers": [1]}}}
+    monkeypatch.setitem(results_jobs.PLAN["sweeps"], "other", other)
+    first, second = results_jobs.sweep_jobs("other")
+    assert [job.group for job in (first, second)] == ["other", "other"]
+    assert second.configs == (ROOT / "configs" / "quickstart.yaml",)
+    assert second.settings["model"]["regularizers"] == [1]
+    assert first.digest != jobs["dmole"].digest
+
+
 def test_what_is_finished_is_not_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +209,40 @@ def test_what_is_kept_of_a_run_is_compared_without_the_run(tmp_path: Path) -> No
     assert not (kept_folder(job, kept) / "report.html").exists()
     assert predicted_stages(kept_folder(job, kept)) == [1]
     assert read_stage(kept_folder(job, kept), 1) == {"x": [{"id": "7", "score": 50.0}]}
+
+
+def test_the_table_of_kept_runs_has_the_paired_differences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, kept, page = results.final_jobs(["seq_ft", "dmole"], [0]), tmp_path / "kept", "page.md"
+    for job, score in zip(jobs, (20.0, 60.0), strict=True):
+        folder = job.folder(tmp_path)
+        (folder / "predictions").mkdir(parents=True)
+        settings = {"seed_everything": 0, "trainer": {"name": job.name}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        (folder / "evaluation_matrix.csv").write_text(f"stage,x\n0,0.0\n1,{score}\n")
+        (folder / "metrics.json").write_text(json.dumps({"Last": score}))
+        (folder / "timing.json").write_text("{}")
+        line = {"task": "x", "id": "7", "prompt": "long", "score": score}
+        (folder / "predictions/stage_1.jsonl").write_text(json.dumps(line))
+        keep(job, tmp_path, kept)
+    monkeypatch.setattr(results, "is_kept", lambda job: is_kept(job, kept))
+    monkeypatch.setattr(results, "kept_folder", lambda job: kept_folder(job, kept))
+    monkeypatch.setattr(results, "OUTPUT", tmp_path / "out")
+    monkeypatch.setattr(results, "PAGE", tmp_path / page)
+    monkeypatch.setattr(
+        sys.modules[results.compare.__module__], "method_figures", lambda *given: {}
+    )
+    marks = "".join(f"<!-- {part} -->\n<!-- end {part} -->\n" for part in ("table", "missing"))
+    (tmp_path / page).write_text(marks)
+    results.write_tables()
+    text = (tmp_path / page).read_text(encoding="utf-8")
+    assert "### Paired differences to dmole\n" in text
+    assert "| seq_ft | 1 | 0 of 1 | -40.00 | [-40.00, -40.00] | worse |" in text
+    assert str(tmp_path) not in text
+    shutil.rmtree(kept_folder(jobs[1], kept).parent)
+    results.write_tables()  # without the reference
+    assert "Paired" not in (tmp_path / page).read_text(encoding="utf-8")
 
 
 def test_methods_without_all_runs_are_named() -> None:

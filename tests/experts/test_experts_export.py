@@ -203,8 +203,9 @@ def test_an_empty_tensor_that_claims_a_billion_ranks_takes_no_memory(folder: Pat
         (torch.full((3, 2), float("nan")), "x.lora_B.weight holds a number that is not finite"),
         (torch.ones(3, 2, dtype=torch.int64), "shape .*int64"),
         (torch.ones(3), "has shape"),
+        (torch.ones(3, 0), r"has shape \(3, 0\)"),
     ],
-    ids=["nan", "whole numbers", "one axis"],
+    ids=["nan", "whole numbers", "one axis", "rank 0"],
 )
 def test_tensors_that_are_no_weights_are_refused(
     folder: Path, tensor: torch.Tensor, message: str

@@ -36,6 +36,7 @@ def test_three_tasks_by_hand() -> None:
     assert stated["BWT/T"] == pytest.approx(ours["BWT"] * 2 / 3)
     assert "divisor 3" in stated["definitions"]["BWT/T"]
     assert "divisor 2" in stated["definitions"]["MIF"]
+    assert "divisor" not in counterparts(MATRIX)["definitions"]["MIF"]
 
 
 def test_equal_test_sets_weigh_equally() -> None:

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -37,42 +35,14 @@ from recipes.smollm2.alignment import (
 )
 
 SHORT = AlignmentSettings(word_steps=2, word_batch=2, chat_steps=1, chat_batch=2, turns=2)
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-
-
 Assembled = tuple[LlamaForCausalLM, PreTrainedModel, ProcessorMixin]
 """The language model, and the model and processor it was assembled into."""
 
 
 @pytest.fixture
-def assembled() -> Assembled:
+def assembled(small_language: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> Assembled:
     """A language model of two layers in SmolLM2's place."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(["what shape is this ? circle"], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=SPECIAL[1], eos_token=SPECIAL[2], pad_token=SPECIAL[2]
-    )
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-        tie_word_embeddings=True,
-    )
-    language = LlamaForCausalLM(config)
+    language, tokenizer = small_language
     return language, *assembly.assemble(language, tokenizer)
 
 

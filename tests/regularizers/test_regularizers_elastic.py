@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from dmole.regularizers import elastic_penalty, merge_anchors, merge_importance
+from dmole.regularizers import ElasticWeights, elastic_penalty, merge_anchors, merge_importance
 
 positive = st.floats(0.1, 5.0)
 place = st.floats(-3.0, 3.0)
@@ -111,3 +115,23 @@ def test_equal_anchors_stay_as_they_are_and_entries_without_importance_follow_th
     assert rest == 0
     newer = {"x": torch.rand(100)}
     assert torch.equal(merge_anchors(anchor, zero, newer, zero)[0]["x"], newer["x"])
+
+
+def test_the_importance_is_the_mean_square_of_the_gradients_of_single_samples() -> None:
+    slopes = torch.tensor([1.0, -2.0, 3.0])
+    weight = torch.nn.Parameter(torch.tensor([4.0]))
+
+    def samples(number: int, batch_size: int) -> Iterator[Any]:
+        for rows in slopes[:number].split(batch_size):
+            yield SimpleNamespace(rows=rows, real=len(rows), task_names="t", sample_ids="s")
+
+    stage: Any = SimpleNamespace(
+        parameters=lambda: {"w": weight},
+        samples=samples,
+        step=lambda batch: ((batch.rows * weight).mean(), None),
+    )
+    regularizer = ElasticWeights(coefficient=1.0, samples=2)
+    regularizer.after_stage(stage)
+    found = {key: value for key, value in regularizer.extra_tensors().items() if "w" in key}
+    values = sorted(float(value) for value in found.values())
+    assert values == [(1 + 4) / 2, 4.0]  # importance and anchor

@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dmole.experts import ExpertLibrary, ExpertShape
+from dmole.experts.soft_prompts import PromptShape
 from dmole.regularizers import IntruderReduction, StageView, find_intruders, reduced_update
 
 W = torch.diag(torch.tensor([4.0, 3.0, 2.0, 0.0]))[:, :3]
@@ -106,6 +107,19 @@ def test_settings_out_of_range_are_refused() -> None:
     for settings in ({"top_k": 0}, {"threshold": 1.5}, {"factor": -1.0}):
         with pytest.raises(ValueError, match="top_k must be at least 1"):
             IntruderReduction(**settings)
+
+
+def test_a_soft_prompt_is_refused() -> None:
+    class Prompted(Model):
+        def get_input_embeddings(self) -> nn.Module:
+            return self.embed
+
+    model = Prompted()
+    model.embed = nn.Embedding(9, 8)
+    experts = ExpertLibrary(model, lambda _: "language")
+    experts.add_shapes("paint", {"embed": PromptShape(2)})
+    with pytest.raises(ValueError, match="needs plain experts, expert 'paint' is a soft prompt"):
+        IntruderReduction().before_stage(stage(experts))
 
 
 def test_an_expert_that_mixes_several_is_refused() -> None:
