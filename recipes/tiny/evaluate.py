@@ -1,4 +1,9 @@
-"""Measure the tiny model on fresh scenes: `python -m recipes.tiny.evaluate --samples 200`."""
+"""Measure a base model on fresh scenes: `python -m recipes.tiny.evaluate --samples 200`.
+
+For the deep base model, which does not ship with the library, and tasks that it has not learned:
+
+    python -m recipes.tiny.evaluate --base deep --model DIR/model --tasks
+"""
 
 from __future__ import annotations
 
@@ -13,15 +18,19 @@ from typing import Any
 import torch
 from PIL import Image
 
+from dmole.data.sample import ArrayImage
 from dmole.demo.tiny import TINY_PATH
-from dmole.demo.world.questions import WORDINGS, Question, ask_all
-from dmole.demo.world.scenes import random_scene
+from dmole.demo.world import synthetic_samples
+from dmole.demo.world.needs import NEED_GENERATORS
+from dmole.demo.world.questions import Question
 from dmole.demo.world.world import Pixels
 from dmole.metrics.boxes import BoxReader, intersection_over_union
+from recipes.tiny.bases import BASES
+from recipes.tiny.worlds import World
 
 FRESH_SEED = 20261
 """Seed of the evaluation scenes; used nowhere else."""
-BOX_KINDS = ("box", "text_box")
+BOX_KINDS = ("box", "text_box", "need_language_box")
 MAX_NEW_TOKENS = 14
 
 
@@ -33,20 +42,31 @@ class Case:
     question: Question
 
 
-def fresh_cases(samples: int, seed: int, kinds: Sequence[str]) -> dict[str, list[Case]]:
+def fresh_cases(
+    samples: int, seed: int, kinds: Sequence[str], world: World
+) -> dict[str, list[Case]]:
     """Return `samples` cases per kind of question; a scene gives at most one case per kind."""
     rng = random.Random(f"evaluate-{seed}")
     cases: dict[str, list[Case]] = {kind: [] for kind in kinds}
     while any(len(of_kind) < samples for of_kind in cases.values()):
-        scene = random_scene(rng)
+        scene = world.scene(rng)
         by_kind: dict[str, list[Question]] = {}
-        for question in ask_all(rng, scene):
+        for question in world.ask(rng, scene):
             by_kind.setdefault(question.kind, []).append(question)
         for kind, questions in by_kind.items():
             chosen = rng.choice(questions)
             if kind in cases and len(cases[kind]) < samples:
                 cases[kind].append(Case(scene.pixels, chosen))
     return cases
+
+
+def task_cases(name: str, samples: int) -> list[Case]:
+    """Return the test samples of a synthetic task."""
+    return [
+        Case(sample.images[0].array, Question(name, sample.prompt, sample.references[0]))
+        for sample in synthetic_samples(f"synthetic://{name}/test?size={samples}")
+        if isinstance(sample.images[0], ArrayImage)
+    ]
 
 
 @torch.no_grad()
@@ -108,32 +128,41 @@ def _percent(values: Sequence[float]) -> float:
     return round(100 * sum(values) / len(values), 1)
 
 
-def evaluate(path: Path, samples: int, seed: int) -> Iterator[tuple[str, Mapping[str, float]]]:
+def evaluate(
+    path: Path, cases: Mapping[str, Sequence[Case]]
+) -> Iterator[tuple[str, Mapping[str, float]]]:
     """Yield each kind of question with its scores in percent.
 
     Args:
         path: Folder of the model.
-        samples: Number of cases per kind.
-        seed: Seed of the scenes.
+        cases: The cases of each kind.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     processor = AutoProcessor.from_pretrained(path)
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
-    for kind, cases in fresh_cases(samples, seed, list(WORDINGS)).items():
-        pairs = [(case.pixels, case.question.text) for case in cases]
-        yield kind, score(cases, answer(model, processor, pairs))
+    for kind, of_kind in cases.items():
+        pairs = [(case.pixels, case.question.text) for case in of_kind]
+        yield kind, score(of_kind, answer(model, processor, pairs))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and print one line of JSON per kind of question."""
-    parser = argparse.ArgumentParser(description="Measure the tiny model on fresh scenes.")
-    parser.add_argument("--model", type=Path, default=TINY_PATH, help="default: the shipped model")
+    parser = argparse.ArgumentParser(description="Measure a base model on fresh scenes.")
+    parser.add_argument("--base", choices=[*BASES], default="tiny", help="default: %(default)s")
+    parser.add_argument("--model", type=Path, help="folder; default for tiny: the shipped model")
+    parser.add_argument("--tasks", action="store_true", help="measure the tasks of needs.py, too")
     parser.add_argument("--samples", type=int, default=200, help="per kind (default 200)")
     parser.add_argument("--seed", type=int, default=FRESH_SEED, help="default: %(default)s")
     values = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    for kind, figures in evaluate(values.model, values.samples, values.seed):
+    if values.model is None and values.base != "tiny":
+        parser.error(f"--model is required: the {values.base} base model is not shipped")
+    world = BASES[values.base].world
+    cases = fresh_cases(values.samples, values.seed, list(world.wordings), world)
+    if values.tasks:
+        cases |= {name: task_cases(name, values.samples) for name in NEED_GENERATORS}
+    for kind, figures in evaluate(values.model or TINY_PATH, cases):
         print(json.dumps({"kind": kind, "samples": values.samples, **figures}), flush=True)
 
 

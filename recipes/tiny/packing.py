@@ -16,7 +16,7 @@ from dmole.demo.world.questions import Question
 from dmole.demo.world.world import Thing
 from recipes.tiny.architecture import PATCHES
 from recipes.tiny.supervision import HIDDEN_SCORE, Gaze
-from recipes.tiny.tokenizer import ASSISTANT, BOS, EOS, EXTRA_WORDS, IMAGE, PAD, USER
+from recipes.tiny.tokenizer import ASSISTANT, BOS, EOS, IMAGE, PAD, USER
 
 IGNORED = -100
 END_WEIGHT = 0.2
@@ -35,6 +35,8 @@ class Packed:
         weights: Weight of each token in the loss.
         position_ids: Positions; every block starts right after the image.
         attention_mask: Additive mask of shape ``(images, 1, tokens, tokens)``.
+        blocks: Number of the block of each token from 1; 0 for the image, -1 for padding.
+        kinds: Kind of question of each block, by image.
         gazes: Attention targets of the supervised heads.
     """
 
@@ -43,6 +45,8 @@ class Packed:
     weights: Tensor
     position_ids: Tensor
     attention_mask: Tensor
+    blocks: Tensor
+    kinds: list[list[str]]
     gazes: list[Gaze]
 
 
@@ -53,6 +57,7 @@ class Block:
     question: list[int]
     answer: list[int]
     gaze: tuple[Thing, ...] = ()
+    kind: str = "repeat"
 
 
 class Packer:
@@ -63,10 +68,12 @@ class Packer:
 
     Args:
         tokenizer: The tokenizer of the model.
+        extra_words: Words for later tasks, which `copy_block` repeats.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, extra_words: Sequence[str]) -> None:
         self.tokenizer = tokenizer
+        self.extra_words = extra_words
         self.cache: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
@@ -77,7 +84,8 @@ class Packer:
 
     def block(self, question: Question) -> Block:
         """Return the block of a question."""
-        return Block(self.ids(question.text), self.ids(question.answer), question.things)
+        text, answer = self.ids(question.text), self.ids(question.answer)
+        return Block(text, answer, question.things, question.kind)
 
     def copy_block(self, rng: random.Random) -> Block:
         """Return ``repeat : w1 .. wn`` with words from the whole vocabulary.
@@ -88,7 +96,7 @@ class Packer:
         words: list[int] = []
         for _ in range(rng.randint(1, 4)):
             if rng.random() < 0.5:
-                words += self.ids(rng.choice(EXTRA_WORDS))
+                words += self.ids(rng.choice(self.extra_words))
             else:
                 words.append(rng.randrange(ASSISTANT + 1, len(self.tokenizer)))
         return Block(self.ids("repeat :") + words, words)
@@ -105,7 +113,7 @@ class Packer:
                     for head, thing in enumerate((block.gaze[0], block.gaze[-1])):
                         gazes.append(Gaze(row, token, head, thing))
             rows.append(sequence)
-        return _pad(rows, gazes)
+        return _pad(rows, gazes, [[block.kind for block in blocks] for blocks in blocks_of])
 
 
 class _Sequence:
@@ -132,7 +140,7 @@ class _Sequence:
         return len(self.ids) - size - 2
 
 
-def _pad(rows: Sequence[_Sequence], gazes: list[Gaze]) -> Packed:
+def _pad(rows: Sequence[_Sequence], gazes: list[Gaze], kinds: list[list[str]]) -> Packed:
     def stack(lists: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
         longest = max(map(len, lists))
         padded = [[*values, *[fill] * (longest - len(values))] for values in lists]
@@ -150,6 +158,8 @@ def _pad(rows: Sequence[_Sequence], gazes: list[Gaze]) -> Packed:
         weights=stack([row.weights for row in rows], 0.0, torch.float),
         position_ids=stack([row.positions for row in rows], 0, torch.long),
         attention_mask=mask[:, None],
+        blocks=blocks,
+        kinds=kinds,
         gazes=gazes,
     )
 
@@ -172,7 +182,19 @@ def choose_questions(
     return chosen[:count]
 
 
-def answer_loss(model: Any, patches: Tensor, packed: Packed) -> Tensor:
+@dataclass(frozen=True)
+class AnswerResult:
+    """Loss of the answers, and the share of exact ones by kind of question, 0 to 1.
+
+    An answer is exact if each of its tokens and its end is the most probable one, given those
+    before it. These are the answers of greedy generation.
+    """
+
+    loss: Tensor
+    exact: dict[str, float]
+
+
+def answer_loss(model: Any, patches: Tensor, packed: Packed) -> AnswerResult:
     """Return the weighted cross-entropy of the answers, given projected patches."""
     embeddings = model.get_input_embeddings()(packed.input_ids)
     is_image = (packed.input_ids == IMAGE)[..., None]
@@ -188,4 +210,16 @@ def answer_loss(model: Any, patches: Tensor, packed: Packed) -> Tensor:
     logits = model.lm_head(hidden[:, :-1][answered])
     each = functional.cross_entropy(logits, targets[answered], reduction="none")
     weights = packed.weights[:, 1:][answered]
-    return (each * weights).sum() / weights.sum()
+    right = torch.ones_like(targets, dtype=torch.bool)
+    right[answered] = logits.argmax(-1) == targets[answered]
+    return AnswerResult((each * weights).sum() / weights.sum(), _exact(packed, right))
+
+
+def _exact(packed: Packed, right: Tensor) -> dict[str, float]:
+    """Return the share of blocks of each kind without a wrong token ``(images, tokens - 1)``."""
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    for kinds, blocks, row in zip(packed.kinds, packed.blocks[:, 1:], right, strict=True):
+        wrong = set(blocks[~row].tolist())
+        for number, kind in enumerate(kinds, 1):
+            by_kind[kind].append(number not in wrong)
+    return {kind: sum(exact) / len(exact) for kind, exact in by_kind.items()}

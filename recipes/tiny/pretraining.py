@@ -6,15 +6,15 @@ import json
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmole.demo.world.questions import ask_all
-from dmole.demo.world.scenes import dense_labels, random_scene
+from dmole.demo.world.scenes import dense_labels
 from dmole.demo.world.world import Scene
 from recipes.tiny.architecture import (
     build_model,
@@ -22,6 +22,7 @@ from recipes.tiny.architecture import (
     project_patches,
     to_pixel_values,
 )
+from recipes.tiny.bases import Base
 from recipes.tiny.optimizers import make_optimizers, update
 from recipes.tiny.packing import Packer, answer_loss, choose_questions
 from recipes.tiny.processing import build_processor
@@ -29,40 +30,28 @@ from recipes.tiny.supervision import DenseHeads, GazeSupervision, dense_loss
 from recipes.tiny.tokenizer import build_tokenizer
 
 CHECKPOINT = "checkpoint.pt"
+EXACT = "exact/"
+"""Begins the names of the shares of exact answers by kind of question."""
 EYE_SCALE = 0.3
 DENSE_WEIGHT, GAZE_WEIGHT, COPY_SHARE = 0.3, 0.5, 0.6
-
-
-@dataclass(frozen=True)
-class PretrainingSettings:
-    """Settings that determine the outcome of a run."""
-
-    seed: int = 0
-    eye_steps: int = 950
-    eye_batch: int = 96
-    eye_lr: float = 4e-3
-    all_steps: int = 1550
-    all_batch: int = 24
-    all_lr: float = 3e-3
-    questions: int = 10
 
 
 class Pretraining:
     """Model, optimizers and progress of a run.
 
     Args:
-        settings: Settings that determine the outcome.
+        base: The base model to make.
         output: Folder of the checkpoint and of the finished model.
     """
 
-    def __init__(self, settings: PretrainingSettings, output: Path) -> None:
-        self.settings, self.output = settings, output
-        torch.manual_seed(settings.seed)
-        self.tokenizer = build_tokenizer()
-        self.model = build_model(len(self.tokenizer))
-        initialize(self.model, settings.seed)
-        self.heads = DenseHeads(self.tokenizer)
-        self.packer = Packer(self.tokenizer)
+    def __init__(self, base: Base, output: Path) -> None:
+        self.base, self.world, self.settings, self.output = base, base.world, base.settings, output
+        torch.manual_seed(self.settings.seed)
+        self.tokenizer = build_tokenizer(self.world)
+        self.model = build_model(len(self.tokenizer), base.shape)
+        initialize(self.model, self.settings.seed, self.world.scene)
+        self.heads = DenseHeads(self.tokenizer, self.world, base.shape.language_width)
+        self.packer = Packer(self.tokenizer, self.world.extra_words)
         self.gaze = GazeSupervision(self.model)
         self.stage, self.step, self.cpu_seconds = "eye", 0, 0.0
         self.optimizers = self._optimizers()
@@ -88,7 +77,7 @@ class Pretraining:
     def _scenes(self, count: int) -> tuple[random.Random, list[Scene]]:
         """Return the scenes of this step; they depend only on seed, stage and step."""
         rng = random.Random(f"pretrain-{self.settings.seed}-{self.stage}-{self.step}")
-        return rng, [random_scene(rng) for _ in range(count)]
+        return rng, [self.world.scene(rng) for _ in range(count)]
 
     def train_eye(self) -> dict[str, float]:
         """Train one step on dense labels; return its figures."""
@@ -104,7 +93,7 @@ class Pretraining:
         rng, scenes = self._scenes(self.settings.all_batch)
         blocks = []
         for scene in scenes:
-            chosen = choose_questions(rng, ask_all(rng, scene), self.settings.questions)
+            chosen = choose_questions(rng, self.world.ask(rng, scene), self.settings.questions)
             row = [self.packer.block(question) for question in chosen]
             if rng.random() < COPY_SHARE:
                 row.append(self.packer.copy_block(rng))
@@ -115,14 +104,16 @@ class Pretraining:
         dense = dense_loss(self.heads, patches, words, _labels(scenes))
         answers = answer_loss(self.model, patches, packed)
         gaze = self.gaze.loss(packed.gazes)
-        loss = answers + DENSE_WEIGHT * dense.loss + GAZE_WEIGHT * gaze
+        loss = answers.loss + DENSE_WEIGHT * dense.loss + GAZE_WEIGHT * gaze
         self._update(loss, self.settings.all_steps)
         return {
-            "answer": answers.item(),
+            "answer": answers.loss.item(),
             "gaze": gaze.item(),
             "color": dense.color,
             "class": dense.label,
             "edge": dense.edge,
+            "exact": float(np.mean(list(answers.exact.values()))),
+            **{f"{EXACT}{kind}": share for kind, share in answers.exact.items()},
         }
 
     def run(self) -> Iterator[dict[str, float]]:
@@ -139,10 +130,14 @@ class Pretraining:
                 self.cpu_seconds += time.process_time() - started
                 yield figures
 
+    def _identity(self) -> dict[str, Any]:
+        """Return what a checkpoint must share with the run that loads it."""
+        return {"base": self.base.name, **asdict(self.base.shape), **asdict(self.settings)}
+
     def save_checkpoint(self) -> None:
         """Write the state that a later call needs to resume."""
         state = {
-            "settings": asdict(self.settings),
+            "settings": self._identity(),
             "place": (self.stage, self.step, self.cpu_seconds),
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
@@ -160,7 +155,7 @@ class Pretraining:
         """
         path = self.output / CHECKPOINT
         state = torch.load(path, weights_only=True)
-        if state["settings"] != asdict(self.settings):
+        if state["settings"] != self._identity():
             raise ValueError(f"{path} was made with other settings: {state['settings']}")
         self.stage, self.step, self.cpu_seconds = state["place"]
         self.model.load_state_dict(state["model"])
@@ -174,7 +169,7 @@ class Pretraining:
         folder = self.output / "model"
         self.model.half().save_pretrained(folder)
         build_processor(self.tokenizer).save_pretrained(folder)
-        record = asdict(self.settings) | {"cpu_seconds": round(self.cpu_seconds, 1)}
+        record = self._identity() | {"cpu_seconds": round(self.cpu_seconds, 1)}
         (self.output / "training.json").write_text(json.dumps(record, indent=2) + "\n")
         return folder
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmole.demo.world.world import CLASSES, COLOR_NAMES, LATTICE, Thing
-from recipes.tiny.architecture import HEAD_WIDTH, LANGUAGE_WIDTH, PATCHES
+from dmole.demo.world.world import LATTICE, Thing
+from recipes.tiny.architecture import HEAD_WIDTH, PATCHES
+from recipes.tiny.worlds import World
 
 GROUND_WEIGHT = 0.15
 HIDDEN_SCORE = -1e9
@@ -22,21 +23,30 @@ class DenseHeads(nn.Module):
 
     The word embeddings of the language model score colors and classes, so that the projected
     patches align with these embeddings.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+        world: Holds the names of colors and classes.
+        width: Width of the language model.
+        pad: Token whose embedding stands for the ground.
+
+    Raises:
+        ValueError: If a name is more than one token.
     """
 
-    def __init__(self, tokenizer: Any, pad: int = 0) -> None:
+    def __init__(self, tokenizer: Any, world: World, width: int, pad: int = 0) -> None:
         super().__init__()
         ids = tokenizer.convert_tokens_to_ids
-        words = [ids(tokenizer.tokenize(name)) for name in COLOR_NAMES + CLASSES]
+        words = [ids(tokenizer.tokenize(name)) for name in world.colors + world.classes]
         if any(len(word) != 1 for word in words):
             raise ValueError("the tokenizer splits a color or class name into several tokens")
         tokens = [word[0] for word in words]
-        colors = len(COLOR_NAMES)
+        colors = len(world.colors)
         self.color_ids: Tensor
         self.class_ids: Tensor
         self.register_buffer("color_ids", torch.tensor([pad, *tokens[:colors]]))
         self.register_buffer("class_ids", torch.tensor([pad, *tokens[colors:]]))
-        self.edges = nn.Linear(LANGUAGE_WIDTH, 4 * (LATTICE + 1))
+        self.edges = nn.Linear(width, 4 * (LATTICE + 1))
         self.scales = nn.Parameter(torch.tensor([4.0, 4.0]))
 
     def forward(self, patches: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,11 +100,12 @@ class GazeSupervision:
     """Train two heads of one language block to attend to the thing that a question names.
 
     Look-up by shape does not emerge within minutes from answers alone. The weights are ordinary
-    attention weights, so inference is unchanged.
+    attention weights, so inference is unchanged. The block is that in the middle.
     """
 
-    def __init__(self, model: Any, block: int = 2) -> None:
-        self.attention = model.model.language_model.layers[block].self_attn
+    def __init__(self, model: Any) -> None:
+        layers = model.model.language_model.layers
+        self.attention = layers[len(layers) // 2].self_attn
         self.attention.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
 
     def _keep_inputs(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ from graph_answers import read_prompt, solve
 from dmole.demo.world import synthetic_samples
 from dmole.demo.world.graph_rendering import place_nodes, question_mask, render
 from dmole.demo.world.graphs import Graph, random_graph
-from dmole.demo.world.world import COLOR_NAMES, COLORS, LIGHT_COLORS, SHAPES, shape_mask
+from dmole.demo.world.masks import shape_mask
+from dmole.demo.world.world import COLOR_NAMES, COLORS, LIGHT_COLORS, SHAPES
 
 LIGHT_NAMES = [COLOR_NAMES[color] for color in LIGHT_COLORS]
 

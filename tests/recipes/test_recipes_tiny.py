@@ -18,23 +18,26 @@ from dmole.demo.world.scenes import random_scene
 from dmole.demo.world.world import CLASSES, COLOR_NAMES
 from recipes.tiny import architecture, pretraining
 from recipes.tiny.architecture import PATCHES, project_patches, to_pixel_values
+from recipes.tiny.bases import BASES, PretrainingSettings
 from recipes.tiny.evaluate import answer, fresh_cases, score
 from recipes.tiny.muon import Muon, orthogonalize
 from recipes.tiny.packing import Packer, answer_loss
 from recipes.tiny.pretrain import main, pretrain
-from recipes.tiny.pretraining import PretrainingSettings
 from recipes.tiny.tokenizer import (
     ASSISTANT,
     BOS,
     EOS,
-    EXTRA_WORDS,
     IMAGE,
     LOCATION_TOKENS,
     USER,
     build_tokenizer,
 )
+from recipes.tiny.worlds import EXTRA_WORDS, SMALL_WORLD
 
-SMALL = PretrainingSettings(eye_steps=1, eye_batch=3, all_steps=2, all_batch=3)
+SMALL = replace(
+    BASES["tiny"],
+    settings=PretrainingSettings(eye_steps=1, eye_batch=3, all_steps=2, all_batch=3),
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_every_word_of_the_world_is_one_token(processor: ProcessorMixin) -> None
 
 
 def test_the_tokenizer_script_makes_the_shipped_tokenizer(processor: ProcessorMixin) -> None:
-    assert build_tokenizer().get_vocab() == processor.tokenizer.get_vocab()
+    assert build_tokenizer(SMALL_WORLD).get_vocab() == processor.tokenizer.get_vocab()
 
 
 def test_the_chat_template_and_processor_give_the_training_format(
@@ -111,13 +114,13 @@ def test_a_packed_question_has_the_loss_of_the_question_alone(
 ) -> None:
     rng = random.Random(5)
     scene = random_scene(rng)
-    packer = Packer(processor.tokenizer)
+    packer = Packer(processor.tokenizer, EXTRA_WORDS)
     blocks = [packer.block(question) for question in ask_all(rng, scene)[:3]]
     with torch.no_grad():
         patches = project_patches(model, to_pixel_values([scene.pixels]))
-        alone = [answer_loss(model, patches, packer.pack([[block]])) for block in blocks]
+        alone = [answer_loss(model, patches, packer.pack([[block]])).loss for block in blocks]
         weights = torch.tensor([packer.pack([[block]]).weights.sum() for block in blocks])
-        together = answer_loss(model, patches, packer.pack([blocks]))
+        together = answer_loss(model, patches, packer.pack([blocks])).loss
     expected = (torch.stack(alone) * weights).sum() / weights.sum()
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-5)
 
@@ -125,13 +128,13 @@ def test_a_packed_question_has_the_loss_of_the_question_alone(
 def test_the_shipped_model_answers_color_questions_about_fresh_scenes(
     processor: ProcessorMixin, model: PreTrainedModel
 ) -> None:
-    cases = fresh_cases(40, seed=1, kinds=["color"])["color"]
+    cases = fresh_cases(40, 1, ["color"], SMALL_WORLD)["color"]
     answers = answer(model, processor, [(case.pixels, case.question.text) for case in cases])
     assert score(cases, answers)["exact"] >= 90
 
 
 def test_boxes_are_scored_by_overlap_too() -> None:
-    cases = fresh_cases(2, seed=1, kinds=["box"])["box"]
+    cases = fresh_cases(2, 1, ["box"], SMALL_WORLD)["box"]
     assert score(cases, [cases[0].question.answer, "left"]) == {
         "exact": 50.0,
         "iou": 50.0,
@@ -152,7 +155,7 @@ def test_muon_takes_no_closure() -> None:
 
 @pytest.fixture
 def quick_start(monkeypatch: pytest.MonkeyPatch, processor: ProcessorMixin) -> None:
-    monkeypatch.setattr(pretraining, "build_tokenizer", lambda: processor.tokenizer)
+    monkeypatch.setattr(pretraining, "build_tokenizer", lambda world: processor.tokenizer)
     monkeypatch.setattr(architecture, "WHITENING_SCENES", 20)
 
 
@@ -170,7 +173,7 @@ def test_pretraining_resumes_to_the_same_weights(
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
     with pytest.raises(ValueError, match="was made with other settings"):
-        pretrain(replace(SMALL, seed=1), tmp_path / "broken")
+        pretrain(replace(SMALL, settings=replace(SMALL.settings, seed=1)), tmp_path / "broken")
 
 
 @pytest.mark.usefixtures("quick_start")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from dmole.demo.world.needs import NEED_GENERATORS
 from dmole.demo.world.questions import (
     WORDINGS,
     alone_in_shape,
@@ -15,10 +16,9 @@ from dmole.demo.world.questions import (
 )
 from dmole.demo.world.scenes import FILLS, letters_scene, random_scene, shape_scene, text_scene
 from dmole.demo.world.signs import SIGN_GENERATORS
-from dmole.demo.world.words import COMPASS, PAINTS, Example
+from dmole.demo.world.words import COMPASS, PAINTS, SPELLED_DIGITS, Example
 from dmole.demo.world.world import COLOR_NAMES, SHAPES, Scene, Thing
 
-SPELLED_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COUNTS = ("none", "single", "pair", "trio")
 NOISE = 16
 LONGEST_TEXT = 3
@@ -175,6 +175,7 @@ GENERATORS: dict[str, Generator] = {
     "striped": striped,
     "tally": tally,
     "texture": texture,
+    **NEED_GENERATORS,
     **SIGN_GENERATORS,
 }
 """The generators by their name in an address."""

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dmole.demo.world.graphs import Graph
+from dmole.demo.world.masks import shape_mask
 from dmole.demo.world.world import (
     CELL,
     COLOR_NAMES,
@@ -20,7 +21,6 @@ from dmole.demo.world.world import (
     Mask,
     Pixels,
     Thing,
-    shape_mask,
 )
 
 NODE_CELLS = 4

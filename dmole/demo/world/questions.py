@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dmole.demo.world.world import COLOR_NAMES, LATTICE, SHAPES, Scene, Thing
+from dmole.demo.world.world import (
+    ALL_CLASSES,
+    ALL_COLOR_NAMES,
+    COLOR_NAMES,
+    LATTICE,
+    SHAPES,
+    Scene,
+    Thing,
+)
 
 WORDINGS: dict[str, tuple[str, str]] = {
     "color": ("what color is the {} ?", "the {} has which color ?"),
@@ -30,7 +38,7 @@ WORDINGS: dict[str, tuple[str, str]] = {
     "text_caption": ("describe the image", "what do you see ?"),
 }
 """The kinds of questions, with two wordings each."""
-COUNT_WORDS = ("zero", "one", "two", "three")
+COUNT_WORDS = ("zero", "one", "two", "three", "four")
 LONGEST_CAPTION = 2
 
 
@@ -68,7 +76,7 @@ def region(thing: Thing) -> str:
 def caption(scene: Scene) -> str:
     """Return the things of a scene from left to right, as in ``a red star and a blue cross``."""
     if scene.text_kind is not None:
-        color = COLOR_NAMES[scene.things[0].color]
+        color = scene.things[0].color_name
         return f"the {scene.text_kind} {' '.join(scene.text)} in {color}"
     return " and ".join(f"a {thing.name}" for thing in left_to_right(scene))
 
@@ -82,9 +90,9 @@ def refer_to(rng: random.Random, scene: Scene, thing: Thing) -> str:
     """Return a phrase that fits `thing` alone, so that color and shape are both needed."""
     phrases = [thing.name] * 2
     if alone_in_shape(scene, thing):
-        phrases += [SHAPES[thing.label]] * 2
+        phrases += [thing.class_name] * 2
     if alone_in_color(scene, thing):
-        phrases.append(f"{COLOR_NAMES[thing.color]} shape")
+        phrases.append(f"{thing.color_name} shape")
     return rng.choice(phrases)
 
 
@@ -111,37 +119,62 @@ def side_of(first: Thing, second: Thing) -> str | None:
 
 def ask_all(rng: random.Random, scene: Scene) -> list[Question]:
     """Return all questions about a scene, each in one of its two wordings."""
-    if scene.text_kind is not None:
-        return _ask_text(rng, scene)
-    return [
-        *_ask_whole(rng, scene),
-        *(question for thing in scene.things for question in _ask_thing(rng, scene, thing)),
-        *_ask_exist(rng, scene),
-        *_ask_pair(rng, scene),
-    ]
+    ask = Asker(rng, WORDINGS)
+    return ask_text(ask, scene) if scene.text_kind is not None else ask_shapes(ask, scene)
 
 
-def _asker(rng: random.Random) -> Callable[..., Question]:
-    def ask(kind: str, answer: str, *words: str, things: tuple[Thing, ...] = ()) -> Question:
-        return Question(kind, rng.choice(WORDINGS[kind]).format(*words), answer, things)
+class Asker:
+    """Make questions from a table of wordings.
 
-    return ask
+    Args:
+        rng: Source of randomness.
+        wordings: Two wordings of each kind of question.
+        colors: Names of the colors that a question may ask for.
+        shapes: Names of the shapes that a question may ask for.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        wordings: Mapping[str, tuple[str, str]],
+        colors: Sequence[str] = COLOR_NAMES,
+        shapes: Sequence[str] = SHAPES,
+    ) -> None:
+        self.rng, self.wordings = rng, wordings
+        self.colors = [ALL_COLOR_NAMES.index(name) for name in colors]
+        self.shapes = [ALL_CLASSES.index(name) for name in shapes]
+
+    def __call__(
+        self, kind: str, answer: str, *words: str, things: tuple[Thing, ...] = ()
+    ) -> Question:
+        """Return a question of a kind in one of its wordings."""
+        text = self.rng.choice(self.wordings[kind]).format(*words)
+        return Question(kind, text, answer, things)
 
 
-def _ask_text(rng: random.Random, scene: Scene) -> list[Question]:
-    ask = _asker(rng)
+def ask_text(ask: Asker, scene: Scene) -> list[Question]:
+    """Return the questions about a scene of text."""
     text = (scene.text_thing,)
     return [
         ask(f"read_{scene.text_kind}", " ".join(scene.text)),
-        ask("text_color", COLOR_NAMES[text[0].color]),
+        ask("text_color", text[0].color_name),
         ask("text_region", region(text[0]), things=text),
         ask("text_box", location(text[0].box), things=text),
         ask("text_caption", caption(scene)),
     ]
 
 
-def _ask_whole(rng: random.Random, scene: Scene) -> list[Question]:
-    ask = _asker(rng)
+def ask_shapes(ask: Asker, scene: Scene) -> list[Question]:
+    """Return the questions about a scene of shapes."""
+    return [
+        *_ask_whole(ask, scene),
+        *(question for thing in scene.things for question in _ask_thing(ask, scene, thing)),
+        *_ask_exist(ask, scene),
+        *_ask_pair(ask, scene),
+    ]
+
+
+def _ask_whole(ask: Asker, scene: Scene) -> list[Question]:
     count = len(scene.things)
     names = " ".join(thing.name for thing in left_to_right(scene))
     questions = [
@@ -154,9 +187,9 @@ def _ask_whole(rng: random.Random, scene: Scene) -> list[Question]:
     return questions
 
 
-def _ask_thing(rng: random.Random, scene: Scene, thing: Thing) -> list[Question]:
-    ask = _asker(rng)
-    color, shape, things = COLOR_NAMES[thing.color], SHAPES[thing.label], (thing,)
+def _ask_thing(ask: Asker, scene: Scene, thing: Thing) -> list[Question]:
+    rng = ask.rng
+    color, shape, things = thing.color_name, thing.class_name, (thing,)
     questions = [
         ask("region", region(thing), refer_to(rng, scene, thing), things=things),
         ask("box", location(thing.box), refer_to(rng, scene, thing), things=things),
@@ -169,9 +202,9 @@ def _ask_thing(rng: random.Random, scene: Scene, thing: Thing) -> list[Question]
     return questions
 
 
-def _ask_exist(rng: random.Random, scene: Scene) -> list[Question]:
+def _ask_exist(ask: Asker, scene: Scene) -> list[Question]:
     """Return two yes/no questions; a wrong name usually shares a word with a thing."""
-    ask = _asker(rng)
+    rng = ask.rng
     present = {(thing.color, thing.label) for thing in scene.things}
     questions = []
     for _ in range(2):
@@ -180,21 +213,21 @@ def _ask_exist(rng: random.Random, scene: Scene) -> list[Question]:
         exists = rng.random() < 0.5
         while not exists and (color, label) in present:
             change = rng.random()
-            color = rng.randrange(len(COLOR_NAMES)) if change < 0.55 else thing.color
-            label = rng.randrange(len(SHAPES)) if change > 0.45 else thing.label
-        name = f"{COLOR_NAMES[color]} {SHAPES[label]}"
+            color = rng.choice(ask.colors) if change < 0.55 else thing.color
+            label = rng.choice(ask.shapes) if change > 0.45 else thing.label
+        name = f"{ALL_COLOR_NAMES[color]} {ALL_CLASSES[label]}"
         questions.append(ask("exist", "yes" if exists else "no", name))
     return questions
 
 
-def _ask_pair(rng: random.Random, scene: Scene) -> list[Question]:
+def _ask_pair(ask: Asker, scene: Scene) -> list[Question]:
+    rng = ask.rng
     if len(scene.things) < 2:
         return []
     first, second = rng.sample(scene.things, 2)
     side = side_of(first, second)
     if side is None:
         return []
-    ask = _asker(rng)
     names = refer_to(rng, scene, first), refer_to(rng, scene, second)
     axis = ("left", "right") if side in ("left", "right") else ("above", "below")
     claim = rng.choice(axis)

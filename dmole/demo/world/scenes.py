@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from dmole.demo.world.masks import glyph_mask, shape_mask
 from dmole.demo.world.world import (
     CELL,
     CLASSES,
@@ -24,8 +25,6 @@ from dmole.demo.world.world import (
     Scene,
     TextKind,
     Thing,
-    glyph_mask,
-    shape_mask,
 )
 
 FILLS = ("solid", "hollow", "striped", "dotted")
@@ -38,6 +37,8 @@ TEXT_SHARE = 0.4
 TEXT_KINDS: tuple[TextKind, ...] = ("digit", "letter", "letter", "number", "number")
 PLACING_ATTEMPTS = 40
 IGNORED = -100
+LEAST_COVER = 0.5
+"""Area above which a thing labels a patch, in cells; on the lattice it covers at least one."""
 
 
 def random_scene(rng: random.Random) -> Scene:
@@ -143,7 +144,8 @@ def _clash(first: Thing, second: Thing) -> bool:
 def dense_labels(scene: Scene, patches: int = 8) -> npt.NDArray[np.int64]:
     """Return the class, color and box of the thing in each patch of the image.
 
-    A patch belongs to the thing that covers most of it. Boxes are in lattice cells.
+    A patch belongs to the thing that covers most of it, if that is more than half a cell. Boxes
+    are in lattice cells.
 
     Args:
         scene: The scene.
@@ -155,11 +157,11 @@ def dense_labels(scene: Scene, patches: int = 8) -> npt.NDArray[np.int64]:
     """
     labels = np.full((6, patches, patches), IGNORED, np.int64)
     labels[:2] = 0
-    most = np.zeros((patches, patches))
+    most = np.full((patches, patches), LEAST_COVER)
     step = LATTICE // patches
     edges = np.arange(patches) * step
     for thing in scene.things:
-        left, top, right, bottom = thing.box
+        left, top, right, bottom = thing.drawn_box
         columns = np.clip(np.minimum(edges + step, right) - np.maximum(edges, left), 0, None)
         rows = np.clip(np.minimum(edges + step, bottom) - np.maximum(edges, top), 0, None)
         covered = rows[:, None] * columns[None]

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from dmole.demo.world.masks import glyph_mask, shape_mask
 from dmole.demo.world.questions import region, side_of
 from dmole.demo.world.scenes import PLACING_ATTEMPTS
 from dmole.demo.world.words import COMPASS, PAINTS, Example
@@ -19,8 +20,6 @@ from dmole.demo.world.world import (
     Canvas,
     Pixels,
     Thing,
-    glyph_mask,
-    shape_mask,
 )
 
 WORDING = "answer the question of the sign"

@@ -17,6 +17,11 @@ PAINTS = {
     "pink": "rose",
     "white": "ivory",
 }
+MORE_PAINTS = {"brown": "umber", "gray": "ash", "cyan": "aqua"}
+"""The words of `PAINTS` for the further colors of the wide world."""
+NEW_WORDS = (*MORE_PAINTS.values(), "ink")
+"""Words of later tasks that the tokenizer of the tiny model splits."""
+SPELLED_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COMPASS = {
     "top": "north",
     "bottom": "south",

@@ -1,16 +1,17 @@
-"""Procedural 64x64 scenes of shapes or of text on a 16x16 lattice; no questions, no tensors."""
+"""Procedural 64x64 scenes of shapes or of text on a 16x16 lattice; no questions, no tensors.
+
+The colors, shapes and shifts of the wide world (`dmole.demo.world.wide`) are additions: labels and
+pictures of the tiny model's world do not depend on them.
+"""
 
 from __future__ import annotations
 
-import functools
-import math
 import random
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 64
 CELL = 4
@@ -26,11 +27,17 @@ COLORS = {
     "pink": (250, 140, 190),
     "white": (245, 245, 245),
 }
+MORE_COLORS = {"brown": (130, 80, 40), "gray": (130, 130, 130), "cyan": (40, 200, 210)}
+ALL_COLORS = COLORS | MORE_COLORS
 COLOR_NAMES = tuple(COLORS)
+ALL_COLOR_NAMES = tuple(ALL_COLORS)
+"""Names of all colors; the index in this tuple is the color of a `Thing`."""
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 DIGITS = tuple("0123456789")
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 CLASSES = SHAPES + DIGITS + LETTERS
+MORE_SHAPES = ("diamond", "heart", "moon")
+ALL_CLASSES = CLASSES + MORE_SHAPES
 """Classes of things; the index in this tuple is the label of a `Thing`."""
 FIRST_DIGIT, FIRST_LETTER = len(SHAPES), len(SHAPES) + len(DIGITS)
 
@@ -43,11 +50,14 @@ SHAPE_SIZES = (12, 16, 20)
 GLYPH_WIDTHS = {16: 12, 24: 16, 32: 24}
 NUMBER_HEIGHTS = (16, 24)
 DARK_SHARE, OFFSET_SHARE = 0.2, 0.25
+CONTRAST = 150
+"""Least distance of a color from a given ground: sum over the channels of the differences."""
 COLOR_JITTER, GROUND_JITTER = 14, 10
 
+Color = tuple[int, int, int]
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.float32]
-TextKind = Literal["digit", "letter", "number"]
+TextKind = Literal["digit", "letter", "number", "pair"]
 
 
 @dataclass(frozen=True)
@@ -55,13 +65,15 @@ class Thing:
     """A shape or a piece of text on the lattice.
 
     Args:
-        label: Index into `CLASSES`; -1 for a text of several glyphs.
-        color: Index into `COLOR_NAMES`.
+        label: Index into `ALL_CLASSES`; -1 for a text of several glyphs.
+        color: Index into `ALL_COLOR_NAMES`.
         left: First column of the lattice, in cells.
         top: First row of the lattice, in cells.
         width: Columns covered.
         height: Rows covered.
         fill: A name of `dmole.demo.world.scenes.FILLS`.
+        shift: Displacement from the lattice to the right and down, in pixels, -2 to 1: edges still
+            round to those of the lattice.
     """
 
     label: int
@@ -71,11 +83,19 @@ class Thing:
     width: int
     height: int
     fill: str = "solid"
+    shift: tuple[int, int] = (0, 0)
 
     @property
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, right and bottom edge in cells, 0 to 16."""
         return self.left, self.top, self.left + self.width, self.top + self.height
+
+    @property
+    def drawn_box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom edge with the shift, in fractions of cells."""
+        across, down = (pixels / CELL for pixels in self.shift)
+        left, top, right, bottom = self.box
+        return left + across, top + down, right + across, bottom + down
 
     @property
     def center(self) -> tuple[float, float]:
@@ -85,7 +105,17 @@ class Thing:
     @property
     def name(self) -> str:
         """Color and class, such as ``red star``."""
-        return f"{COLOR_NAMES[self.color]} {CLASSES[self.label]}"
+        return f"{self.color_name} {self.class_name}"
+
+    @property
+    def color_name(self) -> str:
+        """Name of the color, such as ``red``."""
+        return ALL_COLOR_NAMES[self.color]
+
+    @property
+    def class_name(self) -> str:
+        """Name of the class, such as ``star``."""
+        return ALL_CLASSES[self.label]
 
 
 @dataclass(frozen=True)
@@ -96,7 +126,8 @@ class Scene:
         pixels: Array of shape ``(64, 64, 3)``, dtype uint8.
         things: The shapes, or the glyphs of a text from left to right.
         text: The characters of a text; empty for a scene of shapes.
-        text_kind: ``digit``, ``letter`` or ``number``; None for a scene of shapes.
+        text_kind: ``digit``, ``letter``, ``number`` or ``pair``, which is of letters; None for a
+            scene of shapes.
     """
 
     pixels: Pixels
@@ -112,62 +143,13 @@ class Scene:
         return Thing(-1, first.color, first.left, first.top, width, first.height)
 
 
-@functools.cache
-def shape_mask(label: int, size: int) -> Mask:
-    """Return the coverage in [0, 1] of a filled shape, of shape ``(size, size)``."""
-    scale = 8
-    side = size * scale
-    image = Image.new("L", (side, side), 0)
-    draw = ImageDraw.Draw(image)
-    middle, radius = side / 2, side / 2 - scale * 0.5
-    low, high = middle - radius, middle + radius
-    name = SHAPES[label]
-    if name == "circle":
-        draw.ellipse([low, low, high, high], fill=255)
-    elif name == "square":
-        draw.rectangle([low, low, high, high], fill=255)
-    elif name == "triangle":
-        draw.polygon([(middle, low), (low, high), (high, high)], fill=255)
-    elif name == "cross":
-        arm = radius * 0.36
-        draw.rectangle([low, middle - arm, high, middle + arm], fill=255)
-        draw.rectangle([middle - arm, low, middle + arm, high], fill=255)
-    else:
-        points = []
-        for corner in range(10):
-            reach = radius if corner % 2 == 0 else radius * 0.42
-            angle = -math.pi / 2 + corner * math.pi / 5
-            points.append((middle + reach * math.cos(angle), middle + reach * math.sin(angle)))
-        draw.polygon(points, fill=255)
-    return _coverage(image, size, size)
-
-
-@functools.cache
-def glyph_mask(label: int, height: int) -> Mask:
-    """Return the coverage in [0, 1] of a digit or letter, of shape ``(height, width)``."""
-    scale, width = 4, GLYPH_WIDTHS[height]
-    image = Image.new("L", (height * scale * 2, height * scale * 2), 0)
-    ImageDraw.Draw(image).text(
-        (height * scale // 2, height * scale // 3),
-        CLASSES[label],
-        fill=255,
-        font=ImageFont.load_default(height * scale),
-        stroke_width=2,
+def contrasting_colors(ground: Color) -> tuple[int, ...]:
+    """Return the colors at a distance of at least `CONTRAST` from a ground, as indices."""
+    return tuple(
+        index
+        for index, color in enumerate(ALL_COLORS.values())
+        if sum(abs(one - other) for one, other in zip(color, ground, strict=True)) >= CONTRAST
     )
-    image = image.crop(image.getbbox())
-    tall = (height - 2) * scale
-    wide = max(1, min(int(image.width * tall / image.height), (width - 1) * scale))
-    glyph = image.resize((wide, tall), Image.Resampling.BILINEAR)
-    canvas = Image.new("L", (width * scale, height * scale), 0)
-    canvas.paste(glyph, ((width * scale - wide) // 2, (height * scale - tall) // 2))
-    return _coverage(canvas, width, height)
-
-
-def _coverage(image: Image.Image, width: int, height: int) -> Mask:
-    """Return the share of each pixel that a drawing covers."""
-    small = np.asarray(image.resize((width, height), Image.Resampling.BOX), np.float32)
-    covered: Mask = small / np.float32(255)
-    return covered
 
 
 class Canvas:
@@ -177,16 +159,29 @@ class Canvas:
         rng: Source of randomness.
         dark: Whether the background is dark; by default in one of five scenes.
         noise: Maximum change of a pixel's channels, in levels of 0 to 255.
+        ground: Color of the background, in place of a light or dark one. All colors that contrast
+            with it are the palette, and there is no offset: things have a `Thing.shift`.
     """
 
-    def __init__(self, rng: random.Random, *, dark: bool | None = None, noise: int = 0) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        dark: bool | None = None,
+        noise: int = 0,
+        ground: Color | None = None,
+    ) -> None:
         self.rng = rng
-        self.dark = rng.random() < DARK_SHARE if dark is None else dark
-        ground = rng.choice(DARK_GROUNDS if self.dark else LIGHT_GROUNDS)
-        self.palette = DARK_COLORS if self.dark else LIGHT_COLORS
-        # one offset for all things of a scene: they never overlap, and an edge moved by one of four
-        # pixels still rounds to its lattice edge, so labels stay exact
-        moved = rng.random() < OFFSET_SHARE
+        moved = False
+        if ground is None:
+            is_dark = rng.random() < DARK_SHARE if dark is None else dark
+            ground = rng.choice(DARK_GROUNDS if is_dark else LIGHT_GROUNDS)
+            self.palette = DARK_COLORS if is_dark else LIGHT_COLORS
+            # one offset for all things of a scene: they never overlap, and an edge moved by one of
+            # four pixels still rounds to its lattice edge, so labels stay exact
+            moved = rng.random() < OFFSET_SHARE
+        else:
+            self.palette = contrasting_colors(ground)
         self.offset = (rng.randint(-1, 1), rng.randint(-1, 1)) if moved else (0, 0)
         self.pixels = np.empty((SIZE, SIZE, 3), np.float32)
         self.pixels[:] = self.tint(ground, GROUND_JITTER)
@@ -202,14 +197,18 @@ class Canvas:
 
     def paste(self, mask: Mask, thing: Thing, color: npt.NDArray[np.float32]) -> None:
         """Blend `color` into the cells of `thing` where the mask covers them."""
-        left = min(max(thing.left * CELL + self.offset[0], 0), SIZE - mask.shape[1])
-        top = min(max(thing.top * CELL + self.offset[1], 0), SIZE - mask.shape[0])
+        left, top = (
+            min(max(cell * CELL + offset + shift, 0), SIZE - side)
+            for cell, offset, shift, side in zip(
+                (thing.left, thing.top), self.offset, thing.shift, mask.shape[::-1], strict=True
+            )
+        )
         view = self.pixels[top : top + mask.shape[0], left : left + mask.shape[1]]
         view += mask[..., None] * (color - view)
 
     def thing_tint(self, color: int) -> npt.NDArray[np.float32]:
-        """Return a jittered tint of a color of `COLOR_NAMES`."""
-        return self.tint(COLORS[COLOR_NAMES[color]], COLOR_JITTER)
+        """Return a jittered tint of a color of `ALL_COLOR_NAMES`."""
+        return self.tint(ALL_COLORS[ALL_COLOR_NAMES[color]], COLOR_JITTER)
 
     def image(self) -> Pixels:
         """Return the current image."""
