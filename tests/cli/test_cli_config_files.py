@@ -20,7 +20,11 @@ from dmole.run.model_file import from_config
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs"
 WHOLE = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("*.yaml"))
-OVERLAYS = [Path("retention.yaml"), Path("benchmarks/alike_reversed.yaml")]  # add to a benchmark
+OVERLAYS = [  # add to a benchmark
+    Path("retention.yaml"),
+    Path("benchmarks/alike_reversed.yaml"),
+    Path("benchmarks/long_reversed.yaml"),
+]
 BENCHMARKS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("benchmarks/*.yaml"))
 METHODS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("methods/*.yaml"))
 STREAMS = sorted(path.relative_to(SHIPPED) for path in SHIPPED.glob("streams/*.yaml"))

@@ -130,7 +130,11 @@ def test_another_table_takes_runs_of_the_table_of_methods_and_keeps_its_own_apar
     jobs = {job.name: job for job in results_jobs.sweep_jobs("rank_budget")}
     assert jobs["dmole"] == results_jobs.final_jobs(["dmole"], [0])[0]
     assert jobs["dmole_rank_2"].folder(tmp_path) == tmp_path / "rank_budget/dmole_rank_2/version_0"
-    other = {"configs": ["quickstart.yaml"], "seeds": [4], "rows": {"x": {"model.regularizers": [1]}}}
+    other = {
+        "configs": ["quickstart.yaml"],
+        "seeds": [4],
+        "rows": {"x": {"model.regularizers": [1]}},
+    }
     monkeypatch.setitem(results_jobs.PLAN["sweeps"], "other", other)
     first, second = results_jobs.sweep_jobs("other")
     assert [job.group for job in (first, second)] == ["other", "other"]
