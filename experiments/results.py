@@ -2,7 +2,7 @@
 
     python -m experiments.results                # the table of docs/results.md (`make results`)
     python -m experiments.results search         # its hyperparameter search (`make search`)
-    python -m experiments.results rank_budget    # another table; or `blurred`, `again`
+    python -m experiments.results rank_budget    # another table; or `blurred` and others
     python -m experiments.results write          # the table of the kept results, without new runs
 
 Each run is a separate process with one thread; two processes run at a time. The results of each
