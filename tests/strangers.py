@@ -13,7 +13,7 @@ import yaml
 
 from dmole.cli.main import main
 
-OLD_CONFIG = Path(__file__).resolve().parents[1] / "docs/results/configs/dmole.yaml"
+OLD_CONFIG = Path(__file__).resolve().parent / "run" / "old_config.yaml"
 """The config of a finished run of an earlier version."""
 
 EVIL = {"class_path": "evil.Thing", "init_args": {"mark": "PWNED"}}

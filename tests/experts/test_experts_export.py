@@ -192,7 +192,7 @@ def test_an_empty_tensor_that_claims_a_billion_ranks_takes_no_memory(folder: Pat
     )
     edit_config(folder, rank_pattern={"x": 10**9, "y": 3})
     library = make_library()
-    with pytest.raises(ValueError, match="rank 1000000000 is larger than linear x"):
+    with pytest.raises(ValueError, match=r"lora_A.weight has shape \(1000000000, 0\)"):
         load_expert(library, "b", folder)
     assert library.names == ()
 
