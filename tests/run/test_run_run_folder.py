@@ -92,7 +92,7 @@ def test_a_folder_in_use_is_refused_until_its_process_is_killed(tmp_path: Path) 
             holder.kill()
             holder.wait()
             os.kill(worker, 0)  # a loader worker may outlive its parent for seconds
-            lock = RunLock(tmp_path, patience=0.0)
+            lock = RunLock(tmp_path)  # a worker not scheduled yet has the lock for a moment
             lock.acquire()
             lock.release()
         finally:
