@@ -128,7 +128,7 @@ def run_missing(jobs: Sequence[Job], runs: Path, processes: int) -> list[Job]:
 
 
 def write_sweep(name: str, runs: Path, processes: int) -> None:
-    """Run what another table misses, and write it to its page.
+    """Run what another table misses, and write it and the paired differences to its page.
 
     Raises:
         SystemExit: If a run failed.
@@ -136,7 +136,8 @@ def write_sweep(name: str, runs: Path, processes: int) -> None:
     jobs = sweep_jobs(name)
     refuse_failed(run_missing(jobs, runs, processes), runs)
     page = ROOT / "docs" / PLAN["sweeps"][name].get("page", PAGE.name)
-    fill(name, compare([kept_folder(job) for job in jobs], OUTPUT / name), page)
+    folders = [kept_folder(job) for job in jobs]
+    fill(name, compare(folders, OUTPUT / name, reference=REFERENCE), page)
 
 
 def missing_rows(jobs: Sequence[Job]) -> str:

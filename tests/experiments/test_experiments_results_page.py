@@ -217,9 +217,11 @@ def test_what_is_kept_of_a_run_is_compared_without_the_run(tmp_path: Path) -> No
     assert read_stage(kept_folder(job, kept), 1) == {"x": [{"id": "7", "score": 50.0}]}
 
 
-def test_the_table_of_kept_runs_has_the_paired_differences(
+def test_the_tables_of_kept_runs_have_the_paired_differences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    other = {"seeds": [0], "page": "page.md", "rows": {"seq_ft": {"method": "seq_ft"}}}
+    monkeypatch.setitem(results_jobs.PLAN["sweeps"], "other", other)
     jobs, kept, page = results.final_jobs(["seq_ft", "dmole"], [0]), tmp_path / "kept", "page.md"
     for job, score in zip(jobs, (20.0, 60.0), strict=True):
         folder = job.folder(tmp_path)
@@ -246,6 +248,12 @@ def test_the_table_of_kept_runs_has_the_paired_differences(
     assert "### Paired differences to dmole\n" in text
     assert "| seq_ft | 1 | 0 of 1 | -40.00 | [-40.00, -40.00] | worse |" in text
     assert str(tmp_path) not in text
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / page).write_text("<!-- other -->\n<!-- end other -->\n")
+    results.write_sweep("other", tmp_path, 1)
+    text = (tmp_path / "docs" / page).read_text(encoding="utf-8")
+    assert "| seq_ft | 1 | 0 of 1 | -40.00 | [-40.00, -40.00] | worse |" in text
     shutil.rmtree(kept_folder(jobs[1], kept).parent)
     results.write_tables()  # without the reference
     assert "Paired" not in (tmp_path / page).read_text(encoding="utf-8")
