@@ -1,4 +1,4 @@
-"""Compare routers on the same experts: fit D-MoLE, then route again with every router.
+"""Compare routers on the same experts: fit a run, then route again with every router.
 
     python -m experiments.routers                                        # all benchmarks, 3 seeds
     python -m experiments.routers --benchmarks one_wording --seeds 0
@@ -27,10 +27,12 @@ from dmole.storage.files import write_csv
 from experiments.results_jobs import OUTPUT, ROOT, read_rows
 
 BENCHMARKS = {
-    "quickstart": "quickstart.yaml",
-    "real": "real.yaml",
-    "one_wording": "benchmarks/one_wording.yaml",
+    "quickstart": ("quickstart.yaml",),
+    "real": ("real.yaml",),
+    "one_wording": ("benchmarks/one_wording.yaml",),
+    "one_wording_finetune": ("benchmarks/one_wording.yaml", "methods/finetune.yaml"),
 }
+"""Configs by name; the last one has experts that train alone, one a task on every linear."""
 KEYS = ("benchmark", "seed")
 SHOWN = {
     "own_expert": "own expert %",
@@ -50,10 +52,10 @@ def run(benchmark: str, seed: int, runs: Path) -> Path | None:
     table = root / "routers" / TABLE
     if table.is_file():
         return table
-    config = ["--config", BENCHMARKS[benchmark]]
-    folder = root / "dmole" / "version_0"
+    config = [word for path in BENCHMARKS[benchmark] for word in ("--config", path)]
+    folder = root / "run" / "version_0"
     if not (folder / "metrics.json").is_file():
-        where = ["--trainer.default_root_dir", str(root), "--trainer.name", "dmole"]
+        where = ["--trainer.default_root_dir", str(root), "--trainer.name", "run"]
         more = ["--trainer.evaluate", "last", "--seed_everything", str(seed)]
         resume = ["--ckpt_path", "auto"] if folder.is_dir() else []
         if not _dmole(root, "fit", *config, *where, *more, *resume):
