@@ -5,8 +5,9 @@
     python -m experiments.routers --tables                               # only write the tables
 
 A finished run or comparison is not made again, so the command can be stopped and repeated.
-`real` needs its data: dmole data make-example data/real. Writes docs/results/routers.csv, with a
-line for each benchmark, seed and router, and docs/results/routers.md, with means over the seeds.
+`real` needs its data: dmole data make-example data/real --train_size 1200. Writes
+docs/results/routers.csv, with a line for each benchmark, seed and router, and the means over the
+seeds to docs/results.md.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 
 from dmole.callbacks.router_comparison import HEADER, TABLE
 from dmole.storage.files import write_csv
+from experiments.results import PAGE, fill
 from experiments.results_jobs import OUTPUT, ROOT, read_rows
 
 BENCHMARKS = {
@@ -90,7 +92,7 @@ def add(rows: Rows, benchmark: str, seed: int, table: Path) -> None:
 
 def as_text(rows: Rows) -> str:
     """Return the means over the seeds as Markdown, a table a benchmark."""
-    parts = ["# Routers on the same experts", "", "Mean ± standard deviation over the seeds."]
+    parts = []
     for benchmark in BENCHMARKS:
         grouped: dict[str, list[dict[str, str]]] = defaultdict(list)
         for (name, _, router), row in rows.items():
@@ -99,7 +101,7 @@ def as_text(rows: Rows) -> str:
         if not grouped:
             continue
         header = " | ".join(("router", "seeds", *SHOWN.values()))
-        parts += ["", f"## {benchmark}", "", f"| {header} |"]
+        parts += ["", f"### {benchmark}", "", f"| {header} |"]
         parts.append("| --- |" + " ---: |" * (1 + len(SHOWN)))
         for router, lines in grouped.items():
             cells = [_cell([float(line[name]) for line in lines]) for name in SHOWN]
@@ -123,6 +125,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "routers")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--tables", action="store_true", help="only write what is finished")
     options = parser.parse_args()
     rows = collected(options.output / "routers.csv")
@@ -134,7 +137,7 @@ def main() -> None:
                 add(rows, benchmark, seed, found)
             ordered = dict(sorted(rows.items(), key=lambda item: item[0][:2]))
             write_csv(options.output / "routers.csv", (*KEYS, *HEADER), [*ordered.values()])
-            (options.output / "routers.md").write_text(as_text(ordered), encoding="utf-8")
+            fill("routers", as_text(ordered), options.page)
 
 
 if __name__ == "__main__":

@@ -36,15 +36,19 @@ def test_finished_comparisons_are_read_not_run_and_averaged(
         "--runs",
         str(tmp_path / "runs"),
     ]
-    monkeypatch.setattr("sys.argv", ["routers", *arguments, "--output", str(tmp_path)])
+    page = tmp_path / "page.md"
+    page.write_text("text\n<!-- routers -->\n<!-- end routers -->\n")
+    where = ["--output", str(tmp_path), "--page", str(page)]
+    monkeypatch.setattr("sys.argv", ["routers", *arguments, *where])
     routers.main()
     routers.main()  # what the table has stays
     assert len((tmp_path / "routers.csv").read_text().splitlines()) == 5
-    page = (tmp_path / "routers.md").read_text()
+    text = page.read_text()
+    assert text.startswith("text\n<!-- routers -->\n### one_wording\n")
     assert (
-        "| ridge | 2 | 60.0 ± 0.0 | 55.0 ± 7.1 | 80.0 ± 0.0 | 2,048 | 4,096 | 1.0 ± 0.0 |" in page
+        "| ridge | 2 | 60.0 ± 0.0 | 55.0 ± 7.1 | 80.0 ± 0.0 | 2,048 | 4,096 | 1.0 ± 0.0 |" in text
     )
-    assert "| oracle | 2 | n/a | 80.0 ± 0.0 |" in page
+    assert "| oracle | 2 | n/a | 80.0 ± 0.0 |" in text
 
 
 def test_a_failed_fit_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
