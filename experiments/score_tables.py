@@ -15,8 +15,8 @@ from dmole.allocation import Unit
 from experiments.block_scores import Scores
 from experiments.score_sets import ORACLE, Blocks, sets_of_scores, sets_of_splits
 
-Cells = dict[str, list[float]]
-"""Values of a row by column, one for each task and seed."""
+Cells = dict[str, list[tuple[int, float]]]
+"""Seeds and values of a row by column, one for each task and seed."""
 Rows = dict[str, Cells]
 
 
@@ -26,12 +26,14 @@ class Result:
 
     Args:
         task: Name of the task.
+        seed: The seed.
         units: The blocks, in the order of the model.
         scores: Scores of the blocks, the random ones and the oracle included.
         values: Score of the task, percent, by the blocks of its expert.
     """
 
     task: str
+    seed: int
     units: Sequence[Unit]
     scores: Mapping[str, Scores]
     values: Mapping[Blocks, float]
@@ -62,6 +64,7 @@ def tables(results: Sequence[Result], budgets: Sequence[float]) -> dict[str, str
     return {
         "blocks": blocks_table(results),
         "correlation": correlation_table(results),
+        "within": within_table(results),
         "sets": sets_table(results, budgets),
         "splits": splits_table(results, budgets),
     }
@@ -88,9 +91,9 @@ def blocks_table(results: Iterable[Result]) -> str:
     rows, names = _rows(), []
     for result in results:
         names = [unit.name for unit in result.units]
-        rows[result.task]["no expert"].append(result.values[()])
+        rows[result.task]["no expert"].append((result.seed, result.values[()]))
         for name in names:
-            rows[result.task][name].append(result.values[name,])
+            rows[result.task][name].append((result.seed, result.values[name,]))
     return to_markdown("task", ["no expert", *names], rows)
 
 
@@ -100,11 +103,26 @@ def correlation_table(results: Sequence[Result]) -> str:
     for result in results:
         for name, scores in result.scores.items():
             if name != ORACLE:
-                value = rank_correlation(scores, result.values)
+                value = result.seed, rank_correlation(scores, result.values)
                 rows[_group(name)][result.task].append(value)
                 rows[_group(name)]["mean"].append(value)
     tasks = [*dict.fromkeys(result.task for result in results)]
     return to_markdown("score", [*tasks, "mean"], rows, digits=2)
+
+
+def within_table(results: Iterable[Result]) -> str:
+    """Return the rank correlation of each score among the blocks of one modality."""
+    rows = _rows()
+    for result in results:
+        for modality in dict.fromkeys(unit.modality for unit in result.units):
+            inside = [unit.name for unit in result.units if unit.modality == modality]
+            for name, scores in result.scores.items():
+                if name != ORACLE:
+                    some = {block: scores[block] for block in inside}
+                    value = rank_correlation(some, result.values)
+                    rows[_group(name)][modality].append((result.seed, value))
+    modalities = [*dict.fromkeys(column for cells in rows.values() for column in cells)]
+    return to_markdown("score", modalities, rows, digits=2)
 
 
 def sets_table(results: Iterable[Result], budgets: Sequence[float]) -> str:
@@ -114,8 +132,8 @@ def sets_table(results: Iterable[Result], budgets: Sequence[float]) -> str:
         for budget in budgets:
             best = result.best(budget)
             for row, value in result.of_scores(budget):
-                rows[row][f"{budget:.1%}"].append(value)
-                rows[row][f"regret {budget:.1%}"].append(best - value)
+                rows[row][f"{budget:.1%}"].append((result.seed, value))
+                rows[row][f"regret {budget:.1%}"].append((result.seed, best - value))
     columns = [f"{budget:.1%}" for budget in budgets]
     return to_markdown("score", columns + [f"regret {column}" for column in columns], rows)
 
@@ -127,14 +145,17 @@ def splits_table(results: Iterable[Result], budgets: Sequence[float]) -> str:
         for budget in budgets:
             found = [*result.of_splits(budget)]
             for rule, value in found:
-                rows[rule][f"{budget:.1%}"].append(value)
+                rows[rule][f"{budget:.1%}"].append((result.seed, value))
             shares = [value for rule, value in found if rule.startswith("vision ")]
-            rows["best share of a task"][f"{budget:.1%}"].append(max(shares))
+            rows["best share of a task"][f"{budget:.1%}"].append((result.seed, max(shares)))
     return to_markdown("split", [f"{budget:.1%}" for budget in budgets], rows)
 
 
 def to_markdown(what: str, columns: Iterable[str], rows: Rows, digits: int = 1) -> str:
-    """Return a table of means over tasks and seeds, n/a where no value is defined."""
+    """Return a table of means over tasks, then over seeds with their standard deviation.
+
+    n/a stands where no value is defined.
+    """
     columns = [*columns]
     lines = [[what, *columns], ["---", *["---:"] * len(columns)]]
     for name, cells in rows.items():
@@ -142,9 +163,16 @@ def to_markdown(what: str, columns: Iterable[str], rows: Rows, digits: int = 1) 
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _mean(values: Sequence[float], digits: int) -> str:
-    known = [value for value in values if not math.isnan(value)]
-    return f"{np.mean(known):.{digits}f}" if known else "n/a"
+def _mean(values: Sequence[tuple[int, float]], digits: int) -> str:
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for seed, value in values:
+        if not math.isnan(value):
+            by_seed[seed].append(value)
+    means = [np.mean(of_seed) for of_seed in by_seed.values()]
+    if not means:
+        return "n/a"
+    spread = f" ± {np.std(means, ddof=1):.{digits}f}" if len(means) > 1 else ""
+    return f"{np.mean(means):.{digits}f}{spread}"
 
 
 def _group(name: str) -> str:

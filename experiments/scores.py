@@ -7,7 +7,8 @@
 For each task and seed the scores of all blocks are measured, then an expert is trained in each
 block alone, then in each set of blocks that a score or a split of the budget picks. A set is
 trained once. Every result is written at once to docs/results/scores, so the command can be stopped
-and repeated. The tables, of the tasks and seeds that are complete, go to docs/scores.md.
+and repeated. The tables, of the tasks and seeds that are complete, go to docs/scores.md, and the
+picture to docs/results/scores.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ import yaml
 
 from dmole.allocation import Unit
 from dmole.data import Task
+from dmole.report.style import save_figure
 from dmole.storage.files import write_csv
 from experiments.block_gains import Lesson, Recipe
 from experiments.block_scores import Scores, random_scores
 from experiments.results import fill
 from experiments.results_jobs import OUTPUT, ROOT, read_rows
+from experiments.score_pictures import gains_figure
 from experiments.score_sets import ORACLE, Blocks
 from experiments.score_tables import Result, tables
 
@@ -37,6 +40,7 @@ PLAN = ROOT / "experiments" / "scores.yaml"
 PAGE = ROOT / "docs" / "scores.md"
 SCORE_HEADER = ("task", "seed", "score", "modality", "block", "value")
 GAIN_HEADER = ("task", "seed", "blocks", "value")
+PICTURE = "gains.png"
 ALONE = "none"
 """Stands for no blocks: the base model."""
 
@@ -145,7 +149,7 @@ class Record:
         units, values = self.units(), self.gains(task, seed)
         oracle = {unit.name: values[unit.name,] for unit in units}
         scores = self.scores(task, seed) | random_scores(units, seed, plan.draws)
-        return Result(task, units, {**scores, ORACLE: oracle}, values)
+        return Result(task, seed, units, {**scores, ORACLE: oracle}, values)
 
     def units(self) -> list[Unit]:
         """Return the blocks, without their linears."""
@@ -221,6 +225,7 @@ def main(words: Iterable[str] | None = None) -> None:
     results = [record.result(plan, task.name, seed) for task, seed in done]
     for part, text in tables(results, plan.budgets).items():
         fill(part, text, options.page)
+    save_figure(gains_figure(results), options.output / PICTURE)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,13 @@ from experiments import scores
 from experiments.block_gains import Lesson
 from experiments.block_scores import depth_scores, unit_score, weight_scores
 from experiments.score_sets import ORACLE, picked, sets_of_scores, vision_share, with_share
-from experiments.score_tables import Result, correlation_table, rank_correlation, sets_table
+from experiments.score_tables import (
+    Result,
+    correlation_table,
+    rank_correlation,
+    sets_table,
+    within_table,
+)
 
 NAMES = ("vision.0", "vision.1", "language.0", "language.1")
 UNITS = [Unit(name, name[:-2], (name,), 1) for name in NAMES]  # type: ignore[arg-type]
@@ -88,11 +94,16 @@ def test_the_allocator_picks_and_shares_move_the_budget() -> None:
 def test_correlation_and_regret_by_hand() -> None:
     alone = {(name,): value for name, value in zip(NAMES, (10.0, 0.0, 30.0, 20.0), strict=True)}
     oracle = {name: alone[name,] for name in NAMES}
-    result = Result("count", UNITS, {"gradient": PUBLISHED, ORACLE: oracle}, alone)
+    result = Result("count", 0, UNITS, {"gradient": PUBLISHED, ORACLE: oracle}, alone)
     # ranks 4 1 3 2 and 2 1 4 3: squared differences 4 + 0 + 1 + 1
     assert rank_correlation(PUBLISHED, alone) == pytest.approx(1 - 6 * 6 / (4 * 15))
     assert math.isnan(rank_correlation(dict.fromkeys(NAMES, 1.0), alone))
     assert "| gradient | 0.40 | 0.40 |" in correlation_table([result])
+    assert "| gradient | 1.00 | 1.00 |" in within_table([result])  # 10 0 and 30 20
+    turned = {**alone, ("language.0",): 0.0}
+    other = Result("count", 1, UNITS, {"gradient": PUBLISHED}, turned)
+    assert "| gradient | 1.00 | -1.00 |" in within_table([other])
+    assert "| gradient | 1.00 ± 0.00 | 0.00 ± 1.41 |" in within_table([result, other])
     lines = sets_table([_with_splits(result)], [0.25]).splitlines()
     assert "| gradient, across | 10.0 | 20.0 |" in lines
     assert "| oracle, across | 30.0 | 0.0 |" in lines
@@ -100,7 +111,7 @@ def test_correlation_and_regret_by_hand() -> None:
 
 def _with_splits(result: Result) -> Result:
     scores_of = {**result.scores, "per_parameter": PUBLISHED}
-    return Result(result.task, result.units, scores_of, result.values)
+    return Result(result.task, 0, result.units, scores_of, result.values)
 
 
 def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
@@ -120,7 +131,7 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
             }
         )
     )
-    marks = ("blocks", "correlation", "sets", "splits")
+    marks = ("blocks", "correlation", "within", "sets", "splits")
     page.write_text("".join(f"<!-- {m} -->\n<!-- end {m} -->\n" for m in marks))
     ran = []
 
@@ -146,6 +157,7 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
     assert {(name,) for name in NAMES} | {(), None} < set(done)
     assert "| count | 0.0 | 10.0 | 10.0 | 10.0 | 10.0 |" in page.read_text()
     assert "| gradient, split | 20.0 | 0.0 |" in page.read_text()
+    assert (tmp_path / "out" / scores.PICTURE).stat().st_size > 1000
     before, written = len(ran), page.read_text()
     scores.main(words)
     assert (len(ran), page.read_text()) == (before, written)
