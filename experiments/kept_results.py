@@ -7,14 +7,19 @@ machine: `dmole compare docs/results/kept/*/version_*`.
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
 from dmole.storage.files import atomic_path, write_lines
 from dmole.storage.predictions import predicted_stages, predictions_file, read_stage, stage_lines
-from experiments.results_jobs import MARK, OUTPUT, Job
+from experiments.results_jobs import MARK, OUTPUT, ROOT, Job
 
+COMMIT = "commit.txt"
+"""File with the commit of the code that made the results."""
 KEPT = OUTPUT / "kept"
 FILES = (
     *("evaluation_matrix.csv", "oracle_matrix.csv"),
@@ -42,12 +47,38 @@ def keep(job: Job, runs: Path, kept: Path = KEPT) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     _keep_scores(source, folder)
+    (folder / COMMIT).write_text(f"{current_commit()}\n", encoding="utf-8")
     config = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
     config["ckpt_path"] = None
     config["trainer"] |= {"default_root_dir": "runs", "version": None}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     with atomic_path(folder / MARK) as temporary:  # last, as it states that all are there
         temporary.write_text(job.digest, encoding="utf-8")
+
+
+def current_commit() -> str:
+    """Return the short hash of the commit that is checked out, marked if code has changed.
+
+    "unknown" outside a git repository.
+    """
+    git = ["git", "-C", str(ROOT)]
+    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if found.returncode:
+        return "unknown"
+    code = ["dmole", "configs"]
+    same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code]).returncode == 0
+    return found.stdout.strip() + ("" if same else " with changes")
+
+
+def commits(folders: Iterable[Path]) -> str:
+    """Return a sentence that names the commits of the code of kept results."""
+    files = [folder / COMMIT for folder in folders]
+    known = [file.read_text(encoding="utf-8").strip() for file in files if file.is_file()]
+    counts = {f"commit {name}": count for name, count in Counter(known).items()}
+    if missing := len(files) - len(known):
+        counts["commit not recorded"] = missing
+    of_runs = (f"{what} ({n} run{'s' if n > 1 else ''})" for what, n in counts.items())
+    return f"Code: {', '.join(of_runs)}."
 
 
 def _keep_scores(source: Path, folder: Path) -> None:

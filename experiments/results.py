@@ -23,7 +23,7 @@ from typing import Any
 from dmole.metrics import read_matrix
 from dmole.report.compare import compare
 from dmole.storage.files import atomic_path, write_csv
-from experiments.kept_results import KEPT, is_kept, keep, kept_folder
+from experiments.kept_results import KEPT, commits, is_kept, keep, kept_folder
 from experiments.results_jobs import (
     OUTPUT,
     PLAN,
@@ -105,9 +105,10 @@ def write_tables() -> None:
         raise SystemExit(f"{KEPT} holds no results of these settings")
     names = {job.name for job in jobs}
     reference = REFERENCE if REFERENCE in names and len(names) > 1 else None
-    text = compare([kept_folder(job) for job in jobs], OUTPUT, reference=reference)
+    folders = [kept_folder(job) for job in jobs]
+    text = compare(folders, OUTPUT, reference=reference)
     pictures = "\n".join(f"![{what}](results/{name}.png)" for name, what in PICTURES.items())
-    fill("table", f"{text.strip()}\n\n{pictures}")
+    fill("table", f"{text.strip()}\n\n{commits(folders)}\n\n{pictures}")
     fill("missing", missing_rows(jobs))
     scores = []
     for job in jobs:
@@ -137,7 +138,8 @@ def write_sweep(name: str, runs: Path, processes: int) -> None:
     refuse_failed(run_missing(jobs, runs, processes), runs)
     page = ROOT / "docs" / PLAN["sweeps"][name].get("page", PAGE.name)
     folders = [kept_folder(job) for job in jobs]
-    fill(name, compare(folders, OUTPUT / name, reference=REFERENCE), page)
+    text = compare(folders, OUTPUT / name, reference=REFERENCE)
+    fill(name, f"{text.strip()}\n\n{commits(folders)}", page)
 
 
 def missing_rows(jobs: Sequence[Job]) -> str:

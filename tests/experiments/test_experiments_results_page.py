@@ -18,7 +18,7 @@ import yaml
 from dmole.report.runs import load_run
 from dmole.storage.predictions import predicted_stages, read_stage
 from experiments import results, results_jobs
-from experiments.kept_results import is_kept, keep, kept_folder
+from experiments.kept_results import COMMIT, commits, current_commit, is_kept, keep, kept_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "docs" / "results"
@@ -248,6 +248,10 @@ def test_the_tables_of_kept_runs_have_the_paired_differences(
     assert "### Paired differences to dmole\n" in text
     assert "| seq_ft | 1 | 0 of 1 | -40.00 | [-40.00, -40.00] | worse |" in text
     assert str(tmp_path) not in text
+    assert f"\nCode: commit {current_commit()} (2 runs).\n" in text
+    (kept_folder(jobs[1], kept) / COMMIT).unlink()
+    folders = [kept_folder(job, kept) for job in jobs]
+    assert commits(folders).endswith(" (1 run), commit not recorded (1 run).")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / page).write_text("<!-- other -->\n<!-- end other -->\n")
