@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from dmole.allocation import Allocation, AllocationEntry, SensitivityAllocator, Unit
 from dmole.curriculum.optimization import learning_rate_factor
@@ -34,6 +35,7 @@ class Recipe:
         warmup: Share of the steps of the warm-up.
         clip: Largest norm of the gradients.
         proxy_batches: Batches that the scores are measured on.
+        trial_steps: Steps of a trial, see `Lesson.trial_scores`.
     """
 
     base_model: str
@@ -43,6 +45,7 @@ class Recipe:
     warmup: float = 0.05
     clip: float = 1.0
     proxy_batches: int = 2
+    trial_steps: int = 32
 
 
 @dataclass
@@ -75,8 +78,59 @@ class Lesson:
     def scores(self) -> dict[str, Scores]:
         """Return the scores of all blocks that need samples or weights."""
         self.module.eval()
-        batches = list(itertools.islice(self._batches("proxy", 0), self.recipe.proxy_batches))
-        return measured_scores(self.module, self.units, batches, self.recipe.rank)
+        batches = self._proxy_batches()
+        found = measured_scores(self.module, self.units, batches, self.recipe.rank)
+        return found | {"trial": self.trial_scores(), "joint": self.joint_scores()}
+
+    def trial_scores(self) -> Scores:
+        """Return by how much a few steps of an expert in a block alone lower the loss.
+
+        The loss is that of the batches of the other scores.
+        """
+        return {unit.name: self._trial([unit.name])[0] for unit in self.units}
+
+    def joint_scores(self) -> Scores:
+        r"""Return how far a few steps of experts in all blocks together move each block.
+
+        The sum over its linears of :math:`\|BA\|_F / \|W\|_F`.
+        """
+        _, moved = self._trial([unit.name for unit in self.units])
+        return moved
+
+    def _trial(self, blocks: Collection[str]) -> tuple[float, Scores]:
+        """Train an expert for a few steps; return the fall of the loss, and how far it moved."""
+        module, name = self.module, self.task.name
+        module.eval()
+        before = self._proxy_loss()
+        module.add_expert(self._allocation(blocks))
+        try:
+            self._train(self.recipe.trial_steps)
+            module.eval()
+            return before - self._proxy_loss(name), self._moved(blocks)
+        finally:
+            module.library.remove(name)
+
+    def _proxy_batches(self) -> list[Batch]:
+        return list(itertools.islice(self._batches("proxy", 0), self.recipe.proxy_batches))
+
+    @torch.no_grad()
+    def _proxy_loss(self, *experts: str) -> float:
+        losses = [self.module.loss_with(batch, *experts) for batch in self._proxy_batches()]
+        return float(torch.stack(losses).mean())
+
+    @torch.no_grad()
+    def _moved(self, blocks: Collection[str]) -> Scores:
+        library = self.module.library
+        updates = dict(library.experts(self.task.name))
+        return {
+            unit.name: sum(
+                float(torch.linalg.matrix_norm(_product(updates[path])))
+                / float(torch.linalg.matrix_norm(library.base_weight(path)))
+                for path in unit.linears
+            )
+            for unit in self.units
+            if unit.name in blocks
+        }
 
     def score(self, blocks: Collection[str] = ()) -> float:
         """Train an expert in some blocks and return the score of the test samples, percent.
@@ -117,7 +171,12 @@ class Lesson:
         )
         return Allocation(self.task.name, entries, {}, {})
 
-    def _train(self) -> None:
+    def _train(self, most: int | None = None) -> None:
+        """Train the expert of the task.
+
+        Args:
+            most: Number of steps; None for all epochs of the task.
+        """
         module, recipe, name = self.module, self.recipe, self.task.name
         module.begin_stage(StageContext(1, (name,), (name,), self.task.epochs, None))
         module.train()
@@ -125,17 +184,18 @@ class Lesson:
         optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0)
         samples = len(self.data.train_samples(name))
         steps = self.task.epochs * -(-samples // recipe.batch_size)
+        steps = steps if most is None else min(most, steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, steps, recipe.warmup, "cosine")
         )
-        for epoch in range(self.task.epochs):
-            for batch in self._batches("train", epoch):
-                loss, _ = module.compute_step(batch)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
-                optimizer.step()
-                schedule.step()
+        epochs = (self._batches("train", epoch) for epoch in range(self.task.epochs))
+        for batch in itertools.islice(itertools.chain.from_iterable(epochs), steps):
+            loss, _ = module.compute_step(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            optimizer.step()
+            schedule.step()
 
     def _batches(self, purpose: str, epoch: int) -> Iterator[Batch]:
         """Yield the training samples once, in an order that depends on purpose and epoch."""
@@ -144,3 +204,8 @@ class Lesson:
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
         chosen = [(samples[index], self.task.name) for index in order.tolist()]
         yield from self.data.embedding_loader(chosen, batch_size=self.recipe.batch_size)
+
+
+def _product(expert: nn.Module) -> Tensor:
+    """Return the product of an expert's factors, ``(out, in)``."""
+    return expert.get_parameter("lora_b") @ expert.get_parameter("lora_a")

@@ -22,6 +22,8 @@ Scores = dict[str, float]
 """Score by unit; the larger, the more the unit needs an expert."""
 PUBLISHED = "gradient"
 """Name of the score of the paper."""
+TRAINED = ("trial", "joint")
+"""Scores that train for a few steps."""
 
 
 def weight_scores(

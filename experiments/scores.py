@@ -29,7 +29,7 @@ from dmole.data import Task
 from dmole.report.style import save_figure
 from dmole.storage.files import write_csv
 from experiments.block_gains import Lesson, Recipe
-from experiments.block_scores import Scores, random_scores
+from experiments.block_scores import TRAINED, Scores, random_scores
 from experiments.results import fill
 from experiments.results_jobs import OUTPUT, ROOT, read_rows
 from experiments.score_pictures import gains_figure
@@ -113,6 +113,8 @@ class Record:
         key = {"task": trial.task.name, "seed": str(trial.seed)}
         if trial.blocks is None:
             units, scores = result
+            of_case = (trial.task.name, str(trial.seed))
+            self._scores = [r for r in self._scores if (r["task"], r["seed"]) != of_case]
             modality = {unit.name: unit.modality for unit in units}
             for score, values in scores.items():
                 for block, value in values.items():
@@ -161,7 +163,7 @@ class Record:
 
 def missing(plan: Plan, record: Record, task: Task, seed: int) -> list[Trial]:
     """Return what can be done next of a task and seed: scores, then single blocks, then sets."""
-    if not record.scores(task.name, seed):
+    if not {*TRAINED} <= {*record.scores(task.name, seed)}:
         return [Trial(task, seed, None)]
     done = record.gains(task.name, seed)
     wanted: list[Blocks] = [(), *((name,) for name in record.modalities())]

@@ -91,6 +91,19 @@ def test_the_allocator_picks_and_shares_move_the_budget() -> None:
     ]
 
 
+def test_a_trial_trains_a_block_alone_and_leaves_nothing_behind() -> None:
+    lesson = Lesson(scores.Recipe("tiny", trial_steps=4), _task("count", 64, 4), 0)
+    before = lesson._proxy_loss()
+    fall, moved = lesson._trial(["language.3"])
+    assert lesson.trial_scores()["language.3"] == fall
+    assert 0 < fall < before
+    assert set(moved) == {"language.3"}
+    assert moved["language.3"] > 0
+    assert set(lesson.joint_scores()) == {unit.name for unit in lesson.units}
+    assert lesson._proxy_loss() == before
+    assert not lesson.module.library.names
+
+
 def test_correlation_and_regret_by_hand() -> None:
     alone = {(name,): value for name, value in zip(NAMES, (10.0, 0.0, 30.0, 20.0), strict=True)}
     oracle = {name: alone[name,] for name in NAMES}
@@ -140,7 +153,8 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
         if len(ran) == 4:
             raise KeyboardInterrupt
         if one.blocks is None:
-            return UNITS, {"gradient": PUBLISHED, "per_parameter": PUBLISHED}
+            names = ("gradient", "per_parameter", *scores.TRAINED)
+            return UNITS, dict.fromkeys(names, PUBLISHED)
         return 10.0 * len(one.blocks)
 
     monkeypatch.setattr(scores, "run_trial", trial)
