@@ -453,14 +453,18 @@ class ContinualModule(StepModule):
 
     # -- optimization ----------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Any:
-        """Return the optimizer over named groups (vision, projector, language) and its schedule."""
-        groups = parameter_groups(
+    def parameter_groups(self, *experts: str) -> list[dict[str, Any]]:
+        """Return the parameters of experts that train, by modality, as an optimizer takes them."""
+        return parameter_groups(
             (self.backbone.parts.modality_of(path), parameter)
-            for name in self.training_experts
+            for name in experts
             for path, parameter in self.library.parameters(name)
             if parameter.requires_grad
         )
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer over named groups (vision, projector, language) and its schedule."""
+        groups = self.parameter_groups(*self.training_experts)
         if extra := list(self.regularizers.parameters()):
             groups.append({"name": "regularizer", "params": extra})
         optimizer = self.make_optimizer(groups)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from dmole.allocation import Allocation, AllocationEntry, SensitivityAllocator, Unit
+from dmole.allocation.delta import relative_deltas
 from dmole.curriculum.optimization import learning_rate_factor
 from dmole.data import Batch, Task
 from dmole.datamodule import ContinualDataModule
@@ -80,7 +80,7 @@ class Lesson:
         self.module.eval()
         batches = self._proxy_batches()
         found = measured_scores(self.module, self.units, batches, self.recipe.rank)
-        return found | {"trial": self.trial_scores(), "joint": self.joint_scores()}
+        return found | {"trial": self.trial_scores(), "delta": self.delta_scores()}
 
     def trial_scores(self) -> Scores:
         """Return by how much a few steps of an expert in a block alone lower the loss.
@@ -89,13 +89,12 @@ class Lesson:
         """
         return {unit.name: self._trial([unit.name])[0] for unit in self.units}
 
-    def joint_scores(self) -> Scores:
-        r"""Return how far a few steps of experts in all blocks together move each block.
+    def delta_scores(self) -> Scores:
+        """Return how far a few steps of experts in all blocks together move each block.
 
-        The sum over its linears of :math:`\|BA\|_F / \|W\|_F`.
+        These are the scores of the allocator, see `dmole.allocation.delta.relative_deltas`.
         """
-        _, moved = self._trial([unit.name for unit in self.units])
-        return moved
+        return self._trial([unit.name for unit in self.units])[1]
 
     def _trial(self, blocks: Collection[str]) -> tuple[float, Scores]:
         """Train an expert for a few steps; return the fall of the loss, and how far it moved."""
@@ -106,7 +105,8 @@ class Lesson:
         try:
             self._train(self.recipe.trial_steps)
             module.eval()
-            return before - self._proxy_loss(name), self._moved(blocks)
+            fall = before - self._proxy_loss(name)
+            return fall, relative_deltas(module.library, name, self.units)
         finally:
             module.library.remove(name)
 
@@ -117,20 +117,6 @@ class Lesson:
     def _proxy_loss(self, *experts: str) -> float:
         losses = [self.module.loss_with(batch, *experts) for batch in self._proxy_batches()]
         return float(torch.stack(losses).mean())
-
-    @torch.no_grad()
-    def _moved(self, blocks: Collection[str]) -> Scores:
-        library = self.module.library
-        updates = dict(library.experts(self.task.name))
-        return {
-            unit.name: sum(
-                float(torch.linalg.matrix_norm(_product(updates[path])))
-                / float(torch.linalg.matrix_norm(library.base_weight(path)))
-                for path in unit.linears
-            )
-            for unit in self.units
-            if unit.name in blocks
-        }
 
     def score(self, blocks: Collection[str] = ()) -> float:
         """Train an expert in some blocks and return the score of the test samples, percent.
@@ -204,8 +190,3 @@ class Lesson:
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
         chosen = [(samples[index], self.task.name) for index in order.tolist()]
         yield from self.data.embedding_loader(chosen, batch_size=self.recipe.batch_size)
-
-
-def _product(expert: nn.Module) -> Tensor:
-    """Return the product of an expert's factors, ``(out, in)``."""
-    return expert.get_parameter("lora_b") @ expert.get_parameter("lora_a")

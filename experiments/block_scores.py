@@ -22,7 +22,7 @@ Scores = dict[str, float]
 """Score by unit; the larger, the more the unit needs an expert."""
 PUBLISHED = "gradient"
 """Name of the score of the paper."""
-TRAINED = ("trial", "joint")
+TRAINED = ("trial", "delta")
 """Scores that train for a few steps."""
 
 

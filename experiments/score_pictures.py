@@ -13,7 +13,7 @@ from dmole.report.style import COLORS, INK, MARKERS, label_axes, new_figure
 from experiments.block_scores import PUBLISHED
 from experiments.score_tables import Result
 
-SHOWN = (PUBLISHED, "joint")
+SHOWN = (PUBLISHED, "delta")
 """Scores that are drawn, those of them that were measured."""
 COLUMNS = 3
 BARS = {"vision": COLORS[4], "language": COLORS[5]}

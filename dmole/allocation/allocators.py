@@ -54,8 +54,10 @@ class Allocator(ABC):
 
     needs_scores: bool = False
     """Whether :meth:`allocate` requires scores."""
-    scored_by: Literal["gradients", "weights"] = "gradients"
-    """Whether scores are those of gradients or condition numbers of the weights."""
+    scored_by: Literal["gradients", "training", "weights"] = "gradients"
+    """What is scored: gradients, updates by a short training, or the weights' condition."""
+    score_steps: int = 0
+    """Optimizer steps of that training."""
     proxy_fraction: float = 0.01
     """Share of a task's batches that the scores are computed on."""
     reduction: Reduction = "sum"

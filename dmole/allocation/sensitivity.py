@@ -1,10 +1,10 @@
-"""The allocator of D-MoLE: units by gradient, budgets of the modalities by difficulty."""
+"""The allocator of D-MoLE: units by score, budgets of the modalities by difficulty."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -21,6 +21,8 @@ from dmole.allocation.initializers import Initializer
 from dmole.allocation.meter import Combine, Reduction
 from dmole.allocation.plan import Allocation, Unit, UnitKind
 from dmole.allocation.proxy import check_combine
+
+Score = Literal["gradient", "delta"]
 
 
 class SensitivityAllocator(Allocator):
@@ -54,12 +56,18 @@ class SensitivityAllocator(Allocator):
         start_ratio: Largest loss of an expert to start from, relative to the entropy of the
             answers, see :func:`~dmole.allocation.start.closest_expert`.
         initializer: Sets the initial values of a new expert, see :class:`Allocator`.
+        score: ``gradient``: norm of the gradients of the weights (published). ``delta``: relative
+            size of the update that an expert in the unit gets in a short training of experts in all
+            units together, see :func:`~dmole.allocation.delta.relative_deltas`; ``proxy_fraction``,
+            ``reduction``, ``combine`` and ``proxy_passes`` have no effect then.
+        score_steps: Optimizer steps of that training, each on a random batch of the task, with the
+            optimizer, warm-up and schedule of the stage. The experts are deleted after it.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Source:
-        D-MoLE, 2025, https://arxiv.org/abs/2506.11672.
+        D-MoLE, 2025, https://arxiv.org/abs/2506.11672. The score ``delta`` is ours, docs/scores.md.
 
     Example:
         >>> from dmole.allocation import SensitivityAllocator, Unit
@@ -95,6 +103,8 @@ class SensitivityAllocator(Allocator):
         start_samples: int = 64,
         start_ratio: float = 1.5,
         initializer: Initializer | None = None,
+        score: Score = "gradient",
+        score_steps: int = 32,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -121,6 +131,10 @@ class SensitivityAllocator(Allocator):
             raise ValueError(f"normalize must be one of {get_args(Normalize)}, got {normalize!r}")
         if max_parameters is not None and max_parameters < 1:
             raise ValueError(f"max_parameters must be at least 1, got {max_parameters}")
+        if score not in get_args(Score):
+            raise ValueError(f"score must be one of {get_args(Score)}, got {score!r}")
+        if score_steps < 1:
+            raise ValueError(f"score_steps must be at least 1, got {score_steps}")
         self.vision_floor = vision_floor
         self.proxy_fraction = proxy_fraction
         self.proxy_passes = proxy_passes
@@ -130,6 +144,9 @@ class SensitivityAllocator(Allocator):
         self.curriculum = curriculum
         self.max_parameters = max_parameters
         self.seed = seed
+        self.score: Score = score
+        self.score_steps = score_steps
+        self.scored_by = "training" if score == "delta" else "gradients"
 
     def allocate(
         self, expert: str, units: Sequence[Unit], scores: Scores | None, first: bool

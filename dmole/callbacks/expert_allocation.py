@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
@@ -10,27 +9,24 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from dmole.allocation import Allocation, score_gradients
-from dmole.allocation.condition import reciprocal_condition
+from dmole.allocation import Allocation
+from dmole.allocation.budget import budget_modality
 from dmole.allocation.start import closest_expert
 from dmole.callbacks.base import ContinualCallback, parts
 from dmole.callbacks.initialization import check_kept, keep_directions, start_expert
-from dmole.callbacks.proxy_pass import ProxyBatches, proxy_losses
+from dmole.callbacks.unit_scores import measure_units
 from dmole.callbacks.warm_start import compare_starts
-from dmole.distributed import broadcast, connected_ranks, gather_objects
-from dmole.experts.library import eval_mode
+from dmole.distributed import broadcast, gather_objects
 from dmole.modality import INPUT
-from dmole.models.recomputation import recomputed_in_evaluation
 from dmole.run.context import StageContext
 from dmole.run.run_files import RunFile
 from dmole.storage.files import write_csv
 from dmole.storage.versions import newest_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from dmole.allocation import AllocationEntry, Unit
-    from dmole.allocation.allocators import Scores
+    from dmole.allocation import AllocationEntry
     from dmole.module import ContinualModule
     from dmole.run.state import SequenceState
     from dmole.streams.stream import Stage
@@ -178,8 +174,9 @@ def describe_allocation(plan: Allocation, parameters: int) -> str:
     for modality, share in plan.difficulty.items():
         lines.append(f"  {modality}: difficulty {share:.1%}, budget {plan.budget[modality]}")
     scored = any(entry.score is not None for entry in plan.entries)
-    unscored = "no gradient" if scored else "not scored"
     for entry in plan.entries:
+        tried = scored and budget_modality(entry.modality) in plan.budget
+        unscored = "no gradient" if tried else "not scored"
         score = unscored if entry.score is None else f"{entry.score:.4g}"
         size = describe_rank(entry) if entry.expert else "-"
         lines.append(f"  {entry.unit:<24} {score:>12}  {size}")
@@ -203,50 +200,11 @@ def plan_allocation(
 
     Raises:
         Interrupted: If a signal requested the end of the run.
+        ValueError: If a unit cannot be scored, or the allocator refuses the units or the scores.
     """
-    units = module.units()
-    scores = None
-    if module.allocator.needs_scores:
-        by_weight = module.allocator.scored_by == "weights"
-        scores = _conditions(module, units) if by_weight else _scores(state, module, stage, units)
-    return module.allocator.allocate(expert, units, scores, first=not module.library.names)
-
-
-def _conditions(module: ContinualModule, units: Sequence[Unit]) -> Scores:
-    """Return the mean reciprocal condition number of each unit's weights, those of rank 0."""
-    found = {
-        unit.name: [reciprocal_condition(module.library.base_weight(p)) for p in unit.linears]
-        for unit in units
-    }
-    return broadcast({name: sum(values) / len(values) for name, values in found.items()})
-
-
-def _scores(
-    state: SequenceState, module: ContinualModule, stage: Stage, units: Sequence[Unit]
-) -> Scores:
-    """Return the proxy score of each unit, over the batches of all ranks."""
-    allocator, backbone = module.allocator, module.backbone
-    module.library.train_only()  # so that the expert of the stage before may leave the device, too
-    module.to(state.device)
-    parameters = {
-        unit.name: [source for path in unit.linears for source in backbone.gradient_sources(path)]
-        for unit in units
-    }
-    ranks = connected_ranks(state.device)
-    with eval_mode(backbone), recomputed_in_evaluation(backbone.model):
-        scores = score_gradients(
-            backbone.model,
-            parameters,
-            ProxyBatches(state, stage, allocator.proxy_fraction, module.seed),
-            functools.partial(proxy_losses, module, state.device, ranks),
-            reduction=allocator.reduction,
-            combine=allocator.combine,
-            passes=allocator.proxy_passes,
-            ranks=ranks,
-        )
-    backbone.release()
-    state.interruption.check(state.strategy)
-    return scores
+    units, allocator = module.units(), module.allocator
+    scores = measure_units(state, module, stage, expert) if allocator.needs_scores else None
+    return allocator.allocate(expert, units, scores, first=not module.library.names)
 
 
 def _agreed(plan: Allocation) -> Allocation:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dmole.distributed import sum_over_ranks
 from dmole.experts.expert import ExpertPart, LoRAExpert, expert_key
 from dmole.experts.gates import GateContext
 from dmole.experts.lora import RoutedLinear
@@ -196,6 +197,18 @@ class ExpertLibrary:
             units = torch.eye(base.in_features, device=base.weight.device)
             columns: Tensor = base(units).float()  # (in, out)
         return (columns if base.bias is None else columns - base.bias.detach().float()).t()
+
+    def base_norm(self, path: str) -> float:
+        """Return the Frobenius norm of the weight of a linear of the base model.
+
+        If the weight is split over the ranks, all of them must call it.
+        """
+        linear = self.model.get_submodule(path)
+        weight: Any = getattr(linear, "base", linear).weight
+        if hasattr(weight, "to_local"):
+            squared = sum_over_ranks(weight.detach().to_local().float().square().sum())
+            return float(squared.sqrt())
+        return float(torch.linalg.vector_norm(self.base_weight(path)))
 
     def modality(self, path: str) -> Modality:
         """Return the modality of a linear with experts."""

@@ -196,6 +196,7 @@ def _quantization(setup: Setup) -> Iterator[Change]:
 _ALWAYS: Sequence[Knob] = (_sharding, _quantization)
 _KNOBS: dict[str, Sequence[Knob]] = {
     "proxy pass": (_checkpointing, _past_experts, _passes, _batch, *_ALWAYS),
+    "scoring step": (_checkpointing, _past_experts, _batch, *_ALWAYS),
     "training step": (_checkpointing, _past_experts, _batch, _tokens, *_ALWAYS),
     "evaluation": (_past_experts, _eval_batch, _eval_tokens, *_ALWAYS),
     "embedding": (_past_experts, _eval_batch, *_ALWAYS),

@@ -29,6 +29,7 @@ class PlannedExperts:
         partners: Whether a step computes past experts beside the one in training.
         in_step: Past experts that a batch is assumed to use in training.
         in_answer: Experts that a batch is assumed to use in evaluation.
+        scored: Experts in all units, which a short training scores; None without one.
     """
 
     size: ExpertSize
@@ -40,11 +41,17 @@ class PlannedExperts:
     partners: bool
     in_step: int
     in_answer: int
+    scored: ExpertSize | None
 
 
 def scored_by_gradients(allocator: Allocator) -> bool:
     """Return whether an allocator needs the proxy pass."""
     return allocator.needs_scores and allocator.scored_by == "gradients"
+
+
+def scored_by_training(allocator: Allocator) -> bool:
+    """Return whether an allocator needs a short training of experts in all units."""
+    return allocator.needs_scores and allocator.scored_by == "training"
 
 
 def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
@@ -81,7 +88,14 @@ def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
         partners=past > 0 and _uses_past(router),
         in_step=_in_step(setup, router, len(sizes) - len(last)),
         in_answer=_in_answer(router, len(sizes)) + (len(last) > 1),
+        scored=_scored(shape, setup, units) if sizes else None,
     )
+
+
+def _scored(shape: ModelShape, setup: Setup, units: list[Unit]) -> ExpertSize | None:
+    if not scored_by_training(setup.allocator):
+        return None
+    return _size(shape, setup, setup.allocator.largest("scored", units, first=True))
 
 
 def _units(shape: ModelShape, setup: Setup) -> list[Unit]:

@@ -53,6 +53,10 @@ def phase_flops(reckoning: Reckoning) -> dict[str, float]:
     if share:
         scored = work.pass_flops(shape, one, backward=True, weights=True, recompute=recompute)
         found["proxy"] = share * distinct * scored
+    if reckoning.experts.scored is not None:
+        one_step = work.pass_flops(shape, one, backward=True, recompute=recompute)
+        one_step += work.expert_flops(shape, one, reckoning.experts.scored)
+        found["proxy"] = _scored_batches(reckoning) * setup.batch_size * one_step
     if setup.router.needs_embeddings:
         # partners are chosen by the embeddings of all samples, else only a subset is embedded
         embedded = distinct if reckoning.experts.partners else _fitted(reckoning)
@@ -113,13 +117,22 @@ def _measured(reckoning: Reckoning) -> float:
     return share if setup.stages else 0.0
 
 
+def _scored_batches(reckoning: Reckoning) -> int:
+    """Return the batches of one GPU, over all ranks, in the trainings that score the units."""
+    if reckoning.experts.scored is None:
+        return 0
+    setup, new = reckoning.setup, reckoning.experts.count
+    return new * setup.allocator.score_steps * setup.ranks * setup.accumulate_grad_batches
+
+
 def _gathering(reckoning: Reckoning) -> float:
     """Return the hours of gathers of a base model in shards, in training and in decoding."""
     setup = reckoning.setup
     seen = sum(task.train * task.passes for task in setup.tasks) if setup.stages else 0
     scored = _measured(reckoning) * sum(task.train for task in setup.tasks)
     # a forward and a backward pass, which gathers a block once, also where it is recomputed
-    gathers = 2 * (seen / reckoning.batch + scored / setup.batch_size)
+    batches = seen / reckoning.batch + scored / setup.batch_size + _scored_batches(reckoning)
+    gathers = 2 * batches
     if not setup.gathers:
         gathers += _tokens(reckoning)
     return gathers / setup.ranks * reckoning.whole_base / GATHER_BYTES_PER_SECOND / 3600

@@ -9,13 +9,14 @@ from functools import cached_property
 from dmole.planning import activations, memory
 from dmole.planning.experts import PlannedExperts, plan_experts, scored_by_gradients
 from dmole.planning.images import ImageTokens, image_tokens
-from dmole.planning.memory import FP32, Load
+from dmole.planning.memory import FP32, ExpertSize, Load
 from dmole.planning.setup import Lengths, Setup
 from dmole.planning.shape import ModelShape
 from dmole.planning.terms import check_terms, kept_bytes, losses_together
 
 GIB = 2**30
 TRAINING = "training step"
+SCORING = "scoring step"
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,9 @@ class Reckoning:
                 self.shape, summed=summed, passes=self.proxy_passes, ranks=setup.ranks
             )
             found.append(self._proxy("proxy pass", kept))
+        if self.experts.scored is not None:
+            load = self.load(setup.batch_size)
+            found.append(self._step(SCORING, load, self.experts.scored, self._past(0)))
         starts = allocator.initializer
         sources = () if starts is None else (starts.source, starts.kept_source)
         passes = 1 if starts is None else starts.proxy_passes
@@ -189,23 +193,27 @@ class Reckoning:
         return 2 * sum(map(memory.scored_parameters, self.shape.stacks))
 
     def _training(self) -> Phase:
-        setup, size = self.setup, self.experts.size
-        load = self.load(self.batch)
+        past, losses = self._past(self.experts.in_step), losses_together(self.setup)
+        step = self._step(TRAINING, self.load(self.batch), self.experts.size, past, losses)
+        more = kept_bytes(self.setup, self.experts.size, self.shape)
+        return Phase(step.name, {**step.parts, **more})
+
+    def _step(self, name: str, load: Load, size: ExpertSize, past: float, losses: int = 1) -> Phase:
+        """Return the phase of optimizer steps that train experts of some size."""
+        setup = self.setup
         recompute = setup.activation_checkpointing
         kept = activations.training_activation_bytes(self.shape, load, size, recompute=recompute)
         state = memory.training_state_bytes(size.parameters, setup.moments)
         state += FP32 * size.parameters * (setup.ranks > 1)  # buckets of the all-reduce
         state += 2 * size.parameters * setup.mixed  # copies that autocast keeps
-        losses = losses_together(setup)
         return Phase(
-            TRAINING,
+            name,
             {
                 **self.base(repeated=losses > 1),
-                "experts": self._past(self.experts.in_step),
+                "experts": past,
                 "expert in training": state,
                 "activations": kept + self._cast_weights,
                 "loss": memory.loss_bytes(self.shape, load) * losses,
-                **kept_bytes(setup, size, self.shape),
             },
         )
 

@@ -61,7 +61,7 @@ QUICK = ("branchlora", "dense_mole", "dmole", "dmole_alike", "moe_cl", "seq_ft")
 def _classes(method: str) -> tuple[str, ...]:
     """Return the classes of a method, and the words that choose a rule within one."""
     text = (CONFIGS / "methods" / f"{method}.yaml").read_text(encoding="utf-8")
-    return tuple(re.findall(r"(?:class_path|start|ranking): ([\w.]+)", text))
+    return tuple(re.findall(r"(?:class_path|start|ranking|score): ([\w.]+)", text))
 
 
 ON_BOTH = ("dmole", "moe_cl")
@@ -567,7 +567,7 @@ ONE_ADAPTER = (
 TRAINED: dict[str, tuple[Callable[[Linears, int], int], int]] = {
     **dict.fromkeys(ONE_ADAPTER, (_adapter, 4)),
     **dict.fromkeys(("dmole", "dmole_paper", "dmole_alike"), (_dmole, 2)),
-    **dict.fromkeys(("dmole_v3", "dmole_v4", "dmole_o_lora"), (_dmole, 2)),
+    **dict.fromkeys(("dmole_delta", "dmole_v3", "dmole_v4", "dmole_o_lora"), (_dmole, 2)),
     **dict.fromkeys(("dmole_v1", "dmole_v2"), (_dmole, 1)),  # half of one modality
     "dmole_release": (_dmole, 8),  # half of the linears of attention, four a block
     "dense_mole": (_three, 4),
@@ -829,6 +829,7 @@ def trained(
         ("dmole_o_lora", {COEFFICIENT: 0.0}, "dmole", {}),
         ("mr_lora", {f"{ALLOCATOR}.rank_factor": 0.625}, "finetune", {}),
         ("dmole_paper", {}, "dmole", {}),
+        ("dmole_delta", {f"{ALLOCATOR}.score": "gradient"}, "dmole_v3", {}),
         (
             "dmole_alike",
             {

@@ -33,6 +33,7 @@ MORE: dict[str, dict[str, Any]] = {
         ),
         "router": partial(AutoencoderRouter, ranking="likelihood", partner=False, max_experts=1),
     },
+    "delta": {"allocator": partial(SensitivityAllocator, score="delta", score_steps=3, rank=2)},
     "fisher": {"allocator": partial(SensitivityAllocator, reduction="fisher", rank=2)},
     "LwF": {
         "allocator": partial(UniformAllocator, rank=2),

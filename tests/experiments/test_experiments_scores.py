@@ -99,7 +99,7 @@ def test_a_trial_trains_a_block_alone_and_leaves_nothing_behind() -> None:
     assert 0 < fall < before
     assert set(moved) == {"language.3"}
     assert moved["language.3"] > 0
-    assert set(lesson.joint_scores()) == {unit.name for unit in lesson.units}
+    assert set(lesson.delta_scores()) == {unit.name for unit in lesson.units}
     assert lesson._proxy_loss() == before
     assert not lesson.module.library.names
 

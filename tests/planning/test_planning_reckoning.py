@@ -342,3 +342,27 @@ def test_what_cannot_be_reckoned_is_refused(
     changed = {**coin, part: {**coin[part], key: value}}
     with pytest.raises(ValueError, match=message):
         read_setup(changed)
+
+
+def test_a_short_training_is_reckoned_as_steps_of_experts_in_all_units() -> None:
+    setup = read_setup(config_of("quickstart.yaml", "methods/dmole_delta.yaml"))
+    module = ContinualModule(PretrainedBackbone("tiny"), setup.allocator, setup.router)
+    largest = setup.allocator.largest("all", module.units(), first=True)
+    every = copy.copy(setup.allocator)
+    every.budget_fraction = 1.0
+    whole = replace(setup, allocator=every)
+    for changed in (setup, whole):
+        scored = plan_experts(model_shape("tiny"), changed).scored
+        assert scored is not None
+        assert scored.parameters == module.count_parameters(largest)
+        found = phases(changed, "tiny")
+        assert ("proxy pass" in found, "scoring step" in found) == (False, True)
+        more = found["scoring step"].total - found["training step"].total
+        assert (more > 0) == (changed is setup)
+
+    four = replace(whole, devices=2, accumulate_grad_batches=2)
+    taken = hours(Reckoning(model_shape("tiny"), four, Lengths()), GPUS["a100-80gb"], 0.35)
+    steps = len(setup.stages) * setup.allocator.score_steps
+    trained = sum(task.train * task.passes for task in setup.tasks)
+    share = steps * 4 * setup.batch_size / trained
+    assert taken["proxy"] / taken["train"] == pytest.approx(share)
