@@ -32,7 +32,13 @@ from dmole.data.loader import (
 from dmole.data.ranges import check_numbers
 from dmole.data.sample import Sample
 from dmole.data.sample_errors import task_origin
-from dmole.data.sampler import Indices, TrainBatchSampler, random_batches, split_batches
+from dmole.data.sampler import (
+    Indices,
+    TrainBatchSampler,
+    endless_batches,
+    random_batches,
+    split_batches,
+)
 from dmole.data.sequences import TaskItems
 from dmole.data.source import address_of
 from dmole.data.task import Task
@@ -539,17 +545,51 @@ class ContinualDataModule(LightningDataModule):
             ValueError: If the fraction is out of range.
         """
         items = self._store.items(stage.draw.arriving(tasks, self._store, self.seed))
-        rank, num_replicas = _rank()
-        size = self.stage_batch_size(tasks)
-        step = size * num_replicas * self._accumulated()
+        size, step = self._step_size(tasks)
         chosen = random_batches(len(items), step, fraction, derive_seed(seed, *tasks))
-        ranks = [split_batches(batch, size) for batch in chosen]
+        return self._in_parts(items, ((batch, size) for batch in chosen))
+
+    def random_steps(self, stage: Stage, steps: int, seed: int) -> Iterator[list[Batch]]:
+        """Return random batches of the samples that arrive in a stage.
+
+        Tasks that its draw scores apart from each other take turns. All samples of a task are used
+        before one is used again. Size and parts are those of :meth:`proxy_batches`.
+
+        Args:
+            stage: The stage.
+            steps: Number of batches.
+            seed: Seed of the order.
+        """
+        groups = stage.draw.scored(stage.tasks)
+        parts = [stage.draw.arriving(tasks, self._store, self.seed) for tasks in groups]
+        turns, start = [], 0
+        for tasks, own in zip(groups, parts, strict=True):
+            size, step = self._step_size(tasks)
+            count = len(self._store.items(own))
+            batches = endless_batches(range(start, start + count), step, seed, tasks)
+            turns.append(zip(batches, itertools.repeat(size)))
+            start += count
+        chosen = itertools.chain.from_iterable(zip(*turns, strict=False))
+        items = self._store.items([*itertools.chain.from_iterable(parts)])
+        return self._in_parts(items, itertools.islice(chosen, steps))
+
+    def _step_size(self, tasks: Sequence[str]) -> tuple[int, int]:
+        """Return the samples of a batch of some tasks, and of a step over all ranks."""
+        size = self.stage_batch_size(tasks)
+        return size, size * _rank()[1] * self._accumulated()
+
+    def _in_parts(
+        self, items: Sequence[TaskSample], batches: Iterable[tuple[Sequence[int], int]]
+    ) -> Iterator[list[Batch]]:
+        """Return this rank's parts of batches, each of which comes with the size of a part."""
+        rank, num_replicas = _rank()
+        ranks = [split_batches(batch, size) for batch, size in batches]
         parts = [batch[rank::num_replicas] for batch in ranks]
         if self._in_step:
             for own, batch in zip(parts, ranks, strict=True):
                 own += [[len(items)]] * (math.ceil(len(batch) / num_replicas) - len(own))
-        batches = [part for batch in parts for part in batch]
-        loader = self._loader(items, batches, generation=False, in_step=self._in_step)
+        flat = [part for batch in parts for part in batch]
+        loader = self._loader(items, flat, generation=False, in_step=self._in_step)
         return _grouped(loader, [len(batch) for batch in parts])
 
     def _accumulated(self) -> int:

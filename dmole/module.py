@@ -15,9 +15,9 @@ from torch import Tensor
 from dmole.allocation import Allocation, Allocator, Unit, build_units
 from dmole.curriculum.optimization import (
     Schedule,
-    learning_rate_factor,
     parameter_groups,
     scaled_learning_rates,
+    scheduled,
 )
 from dmole.data.labels import IGNORED, answer_positions
 from dmole.experts import ExpertLibrary, Gates
@@ -471,9 +471,7 @@ class ContinualModule(StepModule):
         # Lightning counts the epochs of all stages so far; the schedule covers this stage only
         steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
         steps = self.stage.steps = round(steps_per_epoch * self.stage.epochs)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, steps, self.warmup, self.schedule)
-        )
+        scheduler = scheduled(optimizer, steps, self.warmup, self.schedule)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

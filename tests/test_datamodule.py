@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -237,6 +238,21 @@ def test_ranks_share_the_proxy_batches_of_the_same_global_size(
     assert sizes == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]]
     joint = [[ids for part in batch for (ids,) in part] for batch in zip(*shares, strict=True)]
     assert joint == whole
+
+
+def test_random_steps_use_all_samples_before_one_again_and_tasks_take_turns(
+    root: Path, llava: Any
+) -> None:
+    data = make(root, llava, batch_size=4)
+    alone = [part.sample_ids for (part,) in data.random_steps(stage(1, "a"), 6, 0)]
+    assert [len(ids) for ids in alone] == [4, 4, 2] * 2
+    first, second = ([*itertools.chain(*alone[i : i + 3])] for i in (0, 3))
+    assert sorted(first) == sorted(second) == sorted({*first})
+    assert first != second
+    both = stage(1, "a", "b")
+    turns = [(part.task_names, part.sample_ids) for (part,) in data.random_steps(both, 5, 0)]
+    assert [{*names} for names, _ in turns] == [{"a"}, {"b"}, {"a"}, {"b"}, {"a"}]
+    assert [ids for _, ids in turns[::2]] == alone[:3]
 
 
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])

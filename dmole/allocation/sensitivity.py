@@ -133,6 +133,11 @@ class SensitivityAllocator(Allocator):
             raise ValueError(f"max_parameters must be at least 1, got {max_parameters}")
         if score not in get_args(Score):
             raise ValueError(f"score must be one of {get_args(Score)}, got {score!r}")
+        if score == "delta" and initializer is not None and initializer.fixes_down:
+            raise ValueError(
+                f"score 'delta' trains both factors of an expert, and {type(initializer).__name__} "
+                "fixes one of them"
+            )
         if score_steps < 1:
             raise ValueError(f"score_steps must be at least 1, got {score_steps}")
         self.vision_floor = vision_floor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from dmole.curriculum.optimization import learning_rate_factor, parameter_groups
+from dmole.curriculum.optimization import parameter_groups, scheduled
 from dmole.data.labels import IGNORED
 from dmole.distributed import gather_objects
 from dmole.experts.library import eval_mode
@@ -115,9 +115,7 @@ def _train(
     optimizer = make_optimizer(
         parameter_groups((module.library.modality(path), p) for path, p in parameters)
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps, module.warmup, module.schedule)
-    )
+    schedule = scheduled(optimizer, steps, module.warmup, module.schedule)
     for batch in state.until_requested(_batches(state, router, items), module):
         batch = move_data_to_device(batch, state.device)
         optimizer.zero_grad()

@@ -6,6 +6,8 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch.optim.lr_scheduler import LambdaLR
+
 from dmole.modality import MODALITIES
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: Schedul
         return 1.0
     progress = min(1.0, (step - rising) / max(1, steps - rising))
     return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def scheduled(optimizer: Any, steps: int, warmup: float, schedule: Schedule) -> LambdaLR:
+    """Return the schedule of an optimizer's learning rates, see :func:`learning_rate_factor`."""
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup, schedule))
 
 
 @contextmanager

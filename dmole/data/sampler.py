@@ -223,6 +223,23 @@ def random_batches(size: int, batch_size: int, fraction: float, seed: int) -> li
     return split_batches(order.tolist(), batch_size)
 
 
+def endless_batches(
+    indices: range, batch_size: int, seed: int, tasks: Sequence[str]
+) -> Iterator[list[int]]:
+    """Yield random batches of all samples, again and again, each time in another order.
+
+    Args:
+        indices: The samples.
+        batch_size: Samples per batch; the last one of an order may be smaller.
+        seed: Seed of the orders.
+        tasks: Tasks of the samples, part of the seed.
+    """
+    for number in itertools.count():
+        again = derive_seed(derive_seed(seed, "delta", number), *tasks)
+        for batch in random_batches(len(indices), batch_size, 1.0, again):
+            yield [indices[place] for place in batch]
+
+
 def approximate_length(sample: Sample) -> int:
     """Return a number that grows with the tokens of a sample, without reading its images.
 

@@ -95,7 +95,8 @@ def plan_experts(shape: ModelShape, setup: Setup) -> PlannedExperts:
 def _scored(shape: ModelShape, setup: Setup, units: list[Unit]) -> ExpertSize | None:
     if not scored_by_training(setup.allocator):
         return None
-    return _size(shape, setup, setup.allocator.largest("scored", units, first=True))
+    size = _size(shape, setup, setup.allocator.largest("scored", units, first=True))
+    return replace(size, mask=0)  # without dropout
 
 
 def _units(shape: ModelShape, setup: Setup) -> list[Unit]:

@@ -56,7 +56,8 @@ def phase_flops(reckoning: Reckoning) -> dict[str, float]:
     if reckoning.experts.scored is not None:
         one_step = work.pass_flops(shape, one, backward=True, recompute=recompute)
         one_step += work.expert_flops(shape, one, reckoning.experts.scored)
-        found["proxy"] = _scored_batches(reckoning) * setup.batch_size * one_step
+        scored = _scored_batches(reckoning) * setup.batch_size * one_step
+        found["proxy"] = found.get("proxy", 0.0) + scored
     if setup.router.needs_embeddings:
         # partners are chosen by the embeddings of all samples, else only a subset is embedded
         embedded = distinct if reckoning.experts.partners else _fitted(reckoning)

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dmole.data.collate import Collator
+from dmole.experts.shape import ExpertShape
 from dmole.routing.generative import GenerativeRouter
 from dmole.routing.mixture_routers import expert_shapes
 from dmole.routing.routers import too_few
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dmole.datamodule import ContinualDataModule
+    from dmole.experts.soft_prompts import Shape
     from dmole.module import ContinualModule
     from dmole.routing import Router
     from dmole.run.state import SequenceState
@@ -87,7 +91,19 @@ def _check_experts(state: SequenceState, module: ContinualModule) -> None:
                 plan = module.allocator.largest(name, units, first=not seen)
                 shapes = expert_shapes(plan, module.router, module.alpha)
                 module.library.check_shapes(name, shapes)
+                _check_scored(module, shapes)
                 seen.add(name)
+
+
+def _check_scored(module: ContinualModule, shapes: Mapping[str, Shape]) -> None:
+    """Refuse scores of a short training for experts whose update is no single product."""
+    allocator = module.allocator
+    plain = all(isinstance(shape, ExpertShape) and shape.plain for shape in shapes.values())
+    if allocator.needs_scores and allocator.scored_by == "training" and not plain:
+        raise ValueError(
+            f"{type(allocator).__name__} with score 'delta' scores plain experts, and "
+            f"{type(module.router).__name__} mixes several in a linear"
+        )
 
 
 def _check_longest(data: ContinualDataModule, processor: Any, stage: Stage) -> None:

@@ -31,7 +31,7 @@ RETIRED = ("allow_zero_length_dataloader_with_multiple_devices", "prepare_data_p
 ADDED = {"rank_factor": "1.0", "min_steps": "1", "std_floor": "0.001", "combine": "sum",
          "skip_nonfinite_steps": "0", "ranking": "loss", "start": "fresh",
          "start_samples": "64", "start_ratio": "1.5", "covariance_components": "0",
-         "evaluate": "all"}  # fmt: skip
+         "evaluate": "all", "score": "gradient", "score_steps": "32"}  # fmt: skip
 """Settings that older checkpoints lack, with the value that the code had then."""
 
 _OF_TASK = (

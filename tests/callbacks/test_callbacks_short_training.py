@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -11,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from two_ranks import on_ranks
 
-from dmole.allocation import SensitivityAllocator
-from dmole.callbacks import short_training
+from dmole.allocation import KeepInitializer, SensitivityAllocator
 from dmole.callbacks.expert_allocation import describe_allocation, plan_allocation
 from dmole.curriculum.optimization import learning_rate_factor
 from dmole.data import Task
 from dmole.datamodule import ContinualDataModule
-from dmole.models.embedder import sample_keys
 from dmole.module import ContinualModule
 from dmole.run import Interrupted
 
@@ -46,9 +44,9 @@ def test_scores_are_those_of_a_plain_training_loop(world: MakeWorld) -> None:
     library.train_only("new")
     parameters = [parameter for _, parameter in library.parameters("new")]
     optimizer = make_adamw(parameters)
-    batches = short_training._batches(other.state, module, stage)
+    batches = other.data.random_steps(stage, 4, module.seed)
     module.eval()
-    for step, (batch,) in enumerate(itertools.islice(batches, 4)):
+    for step, (batch,) in enumerate(batches):
         optimizer.param_groups[0]["lr"] = 1e-2 * learning_rate_factor(step, 4, 0.5, "cosine")
         optimizer.zero_grad()
         module.loss_with(batch, "new").backward()
@@ -62,14 +60,6 @@ def test_scores_are_those_of_a_plain_training_loop(world: MakeWorld) -> None:
         moved = sum(float(updates[path].norm()) / library.base_norm(path) for path in unit.linears)
         assert found[unit.name] == pytest.approx(moved, rel=1e-4)
     assert len(set(found.values())) == len(found)
-
-
-def test_batches_come_again_in_another_order(world: MakeWorld) -> None:
-    built = world()
-    batches = short_training._batches(built.state, built.module, built.state.plan[0])
-    keys = [sorted(sample_keys(batch)) for (batch,) in itertools.islice(batches, 6)]
-    assert len({*itertools.chain(*keys[:3])}) == len({*itertools.chain(*keys[3:])}) == 6
-    assert keys[:3] != keys[3:]
 
 
 def test_nothing_is_left_of_the_training(world: MakeWorld) -> None:
@@ -123,19 +113,64 @@ def test_a_unit_that_no_gradient_reaches_has_no_score(world: MakeWorld, tmp_path
     assert "no gradient" in describe_allocation(plan, 1)
 
 
-def test_a_gradient_that_is_not_finite_names_stage_and_step(
-    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_gradient_that_is_not_finite_names_the_samples_or_is_left_out(
+    world: MakeWorld,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    allowed: int,
 ) -> None:
-    built, loss, calls = world(allocator=make_allocator()), ContinualModule.loss_with, []
+    built = world(allocator=make_allocator(), skip_nonfinite_steps=allowed)
+    loss, calls = ContinualModule.loss_with, []
 
     def spoiled(module: ContinualModule, *args: Any) -> torch.Tensor:
         calls.append(args)
         return loss(module, *args) * (torch.nan if len(calls) == 3 else 1.0)
 
     monkeypatch.setattr(ContinualModule, "loss_with", spoiled)
-    with pytest.raises(ValueError, match="stage paint: a gradient is not finite in step 3"):
-        scores(built)
+    text = "stage paint: a gradient is not finite in step 3 of the training that scores the units; "
+    text += "samples: paint/train/"
+    if allowed:
+        assert all(scores(built).values())
+        assert [r.message[: len(text)] for r in caplog.records if r.levelname == "WARNING"] == [
+            text
+        ]
+    else:
+        with pytest.raises(ValueError, match=text):
+            scores(built)
     assert built.module.library.names == ()
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_a_limit_of_zero_does_not_clip(world: MakeWorld, algorithm: str) -> None:
+    plain, other = (world(allocator=make_allocator()) for _ in range(2))
+    other.trainer.gradient_clip_val = 0
+    other.trainer.gradient_clip_algorithm = algorithm
+    assert scores(other) == scores(plain)
+
+
+def test_scores_are_taken_in_the_precision_of_the_trainer(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, loss, found = world(allocator=make_allocator()), ContinualModule.loss_with, []
+    built.trainer.strategy.precision_plugin = MixedPrecision("bf16-mixed", "cpu")
+
+    def watched(module: ContinualModule, *args: Any) -> torch.Tensor:
+        found.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return loss(module, *args)
+
+    monkeypatch.setattr(ContinualModule, "loss_with", watched)
+    assert all(scores(built).values())
+    assert found == [torch.bfloat16] * 4
+
+
+def test_parts_of_a_step_are_added_up(world: MakeWorld) -> None:
+    """Two batches of a step give the scores of one batch of all its samples."""
+    whole, parts = (world(sizes=(8, 8), allocator=make_allocator()) for _ in range(2))
+    whole.data.batch_size = 4
+    parts.trainer.accumulate_grad_batches = 2
+    parts.data.trainer = parts.trainer
+    assert scores(parts) == pytest.approx(scores(whole), rel=1e-3)
 
 
 def test_a_request_to_end_stops_the_training(world: MakeWorld) -> None:
@@ -174,6 +209,10 @@ def connected(work: Callable[[int], Any]) -> Any:
     [
         ({"score": "joint"}, "score must be one of .*'gradient', 'delta'.*, got 'joint'"),
         ({"score": "delta", "score_steps": 0}, "score_steps must be at least 1, got 0"),
+        (
+            {"score": "delta", "initializer": KeepInitializer()},
+            "score 'delta' trains both factors of an expert, and KeepInitializer fixes one",
+        ),
     ],
 )
 def test_an_option_that_there_is_not_is_refused(options: Any, message: str) -> None:

@@ -14,7 +14,14 @@ from small_runs import Recipe, small_task
 from dmole.allocation import Allocator, SensitivityAllocator, UniformAllocator
 from dmole.cli.main import main
 from dmole.data import Task
-from dmole.routing import AutoencoderRouter, KeyRouter, Router, SharedRouter
+from dmole.routing import (
+    AutoencoderRouter,
+    BranchMixing,
+    CommonExpertRouter,
+    KeyRouter,
+    Router,
+    SharedRouter,
+)
 from dmole.streams import ReplayStream
 
 ONE = small_task("count", train_size=1)
@@ -38,6 +45,9 @@ TWO = small_task("count", train_size=2)
          "expert paint: max_parameters=3 is below the"),
         (Recipe(allocator=lambda: SensitivityAllocator(targets="no_such_linear")),
          "no_such_linear"),
+        (Recipe(allocator=lambda: SensitivityAllocator(score="delta"),
+                router=lambda: CommonExpertRouter(KeyRouter(), BranchMixing())),
+         "with score 'delta' scores plain experts, and CommonExpertRouter mixes several"),
         (Recipe(data={"max_length": 20}),
          "task 'paint': sample 'paint-train-0-0' has 75 tokens, more than max_length 20"),
         (Recipe(stream=ReplayStream(None, buffer_size=4, share=0.05)),

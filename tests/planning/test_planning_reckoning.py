@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dmole.allocation import EvaInitializer
 from dmole.cli.plan import read_config
 from dmole.models import PretrainedBackbone
 from dmole.module import ContinualModule
@@ -366,3 +367,7 @@ def test_a_short_training_is_reckoned_as_steps_of_experts_in_all_units() -> None
     trained = sum(task.train * task.passes for task in setup.tasks)
     share = steps * 4 * setup.batch_size / trained
     assert taken["proxy"] / taken["train"] == pytest.approx(share)
+
+    every.initializer = EvaInitializer(proxy_fraction=0.5)
+    both = hours(Reckoning(model_shape("tiny"), four, Lengths()), GPUS["a100-80gb"], 0.35)
+    assert both["proxy"] > taken["proxy"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from dmole.allocation import SensitivityAllocator, UniformAllocator
@@ -20,6 +23,7 @@ from dmole.routing import AutoencoderRouter, Router
 from dmole.run.board import RunBoard
 from dmole.run.checkpoint_file import read_checkpoint, save_checkpoint
 from dmole.run.settings import (
+    ADDED,
     RETIRED,
     brought_up_to_date,
     contrast,
@@ -153,6 +157,23 @@ def test_an_argument_that_a_checkpoint_lacks_had_the_value_of_its_time() -> None
     assert brought_up_to_date({key: "0.5"}, {key: "1.0"}) == {key: "0.5"}
     rules = {"router setting 'ranking'": "likelihood", "allocator setting 'start'": "closest"}
     assert list(brought_up_to_date({}, rules).values()) == ["loss", "fresh"]
+
+
+KEPT = Path(__file__).resolve().parents[2] / "docs" / "results" / "kept"
+
+
+def test_arguments_that_kept_runs_lack_are_listed_with_the_value_of_their_time() -> None:
+    lacking: dict[str, set[str]] = {}
+    for file in KEPT.glob("*/version_0/config.yaml"):
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        model, stream = config["model"], config["trainer"]["stream"]
+        for part in (model["allocator"], model["router"], stream):
+            module, _, name = part["class_path"].rpartition(".")
+            arguments = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+            for new in arguments.keys() - part.get("init_args", {}).keys():
+                lacking.setdefault(new, set()).add(str(arguments[new].default))
+    assert lacking  # such as `score`
+    assert {new: {ADDED.get(new)} for new in lacking} == lacking
 
 
 @pytest.mark.parametrize(
