@@ -16,6 +16,8 @@ from experiments.score_tables import Result
 SHOWN = (PUBLISHED, "delta")
 """Scores that are drawn, those of them that were measured."""
 COLUMNS = 3
+MOST = 12
+"""Blocks that are all named below a panel."""
 BARS = {"vision": COLORS[4], "language": COLORS[5]}
 
 
@@ -44,7 +46,9 @@ def gains_figure(results: Sequence[Result]) -> Figure:
                 means = [np.mean([r.scores[name][unit.name] for r in several]) for unit in units]
                 heights = [100 * mean / max(means) for mean in means]
                 axes.plot(heights, color=INK, marker=marker, ls=":", label=f"score {name}")
-        axes.set_xticks(range(len(units)), [_short(unit.name) for unit in units])
+        step = 1 if len(units) <= MOST else 3
+        shown = range(0, len(units), step)
+        axes.set_xticks(shown, [_short(units[index].name) for index in shown])
         label_axes(axes, task, "", "%")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)

@@ -30,6 +30,7 @@ class Result:
         units: The blocks, in the order of the model.
         scores: Scores of the blocks, the random ones and the oracle included.
         values: Score of the task, percent, by the blocks of its expert.
+        compared: Scores whose sets of blocks are trained; empty stands for all.
     """
 
     task: str
@@ -37,11 +38,18 @@ class Result:
     units: Sequence[Unit]
     scores: Mapping[str, Scores]
     values: Mapping[Blocks, float]
+    compared: Sequence[str] = ()
 
     def of_scores(self, budget: float) -> Iterator[tuple[str, float]]:
         """Yield each score with its rule, and the value with the blocks that it picks."""
-        for name, how, blocks in sets_of_scores(self.units, self.scores, budget):
+        for name, how, blocks in self._picked(budget):
             yield f"{_group(name)}, {how}", self.values[blocks]
+
+    def _picked(self, budget: float) -> Iterator[tuple[str, str, Blocks]]:
+        """Yield each compared score, its rule, and the blocks that it picks."""
+        known = self.compared or [_group(name) for name in self.scores]
+        chosen = {name: of for name, of in self.scores.items() if _group(name) in known}
+        return sets_of_scores(self.units, chosen, budget)
 
     def of_splits(self, budget: float) -> Iterator[tuple[str, float]]:
         """Yield each split of the budget and the value with its blocks."""
@@ -55,7 +63,7 @@ class Result:
     def sets(self, budgets: Iterable[float]) -> Iterator[Blocks]:
         """Yield the sets of blocks that scores and splits pick under some budgets."""
         for budget in budgets:
-            yield from (blocks for *_, blocks in sets_of_scores(self.units, self.scores, budget))
+            yield from (blocks for *_, blocks in self._picked(budget))
             yield from (blocks for _, blocks in sets_of_splits(self.units, self.scores, budget))
 
 
@@ -86,15 +94,14 @@ def rank_correlation(scores: Scores, values: Mapping[Blocks, float]) -> float:
     return round(float(spearman_corrcoef(left, right)), 6)
 
 
-def blocks_table(results: Iterable[Result]) -> str:
+def blocks_table(results: Sequence[Result]) -> str:
     """Return the value of each task with an expert in one block alone, mean over seeds."""
-    rows, names = _rows(), []
+    rows = _rows()
     for result in results:
-        names = [unit.name for unit in result.units]
-        rows[result.task]["no expert"].append((result.seed, result.values[()]))
-        for name in names:
-            rows[result.task][name].append((result.seed, result.values[name,]))
-    return to_markdown("task", ["no expert", *names], rows)
+        rows["no expert"][result.task].append((result.seed, result.values[()]))
+        for unit in result.units:
+            rows[unit.name][result.task].append((result.seed, result.values[unit.name,]))
+    return to_markdown("expert in", dict.fromkeys(result.task for result in results), rows)
 
 
 def correlation_table(results: Sequence[Result]) -> str:

@@ -1,14 +1,14 @@
 """Do the scores that place experts know where an expert helps? Trains experts to find out.
 
     python -m experiments.scores                    # everything that is missing, then the tables
-    python -m experiments.scores --plan FILE.yaml   # other tasks, base model or budgets
+    python -m experiments.scores --plan experiments/scores_needs.yaml   # on the deep base model
     python -m experiments.scores --tables           # only the tables of what is there
 
 For each task and seed the scores of all blocks are measured, then an expert is trained in each
 block alone, then in each set of blocks that a score or a split of the budget picks. A set is
-trained once. Every result is written at once to docs/results/scores, so the command can be stopped
-and repeated. The tables, of the tasks and seeds that are complete, go to docs/scores.md, and the
-picture to docs/results/scores.
+trained once. Every result is written at once to docs/results/NAME, with the name of the plan, so
+the command can be stopped and repeated. The tables, of the tasks and seeds that are complete, go to
+docs/scores.md, and the picture to docs/results/NAME.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from experiments.score_tables import Result, tables
 
 PLAN = ROOT / "experiments" / "scores.yaml"
 PAGE = ROOT / "docs" / "scores.md"
+DEFAULT = "scores"
+"""Name of the plan whose tables have marks without a prefix."""
 SCORE_HEADER = ("task", "seed", "score", "modality", "block", "value")
 GAIN_HEADER = ("task", "seed", "blocks", "value")
 PICTURE = "gains.png"
@@ -50,18 +52,22 @@ class Plan:
     """What is measured.
 
     Args:
+        name: Folder of the results below docs/results, and prefix of the tables' marks.
         recipe: How an expert is trained.
         tasks: The tasks.
         seeds: Seeds of everything that is random.
         budgets: Shares of the blocks that get an expert.
         draws: Draws of the random score.
+        compared: Scores whose sets of blocks are trained; empty stands for all.
     """
 
+    name: str
     recipe: Recipe
     tasks: tuple[Task, ...]
     seeds: tuple[int, ...]
     budgets: tuple[float, ...]
     draws: int
+    compared: tuple[str, ...]
 
     @property
     def cases(self) -> list[tuple[Task, int]]:
@@ -73,12 +79,18 @@ class Plan:
         """Read a plan."""
         plan = yaml.safe_load(path.read_text(encoding="utf-8"))
         return cls(
+            str(plan["name"]),
             Recipe(plan["base_model"], **plan["recipe"]),
             tuple(Task(**task) for task in plan["tasks"]),
             tuple(plan["seeds"]),
             tuple(plan["budgets"]),
             int(plan["random_draws"]),
+            tuple(plan.get("compared", ())),
         )
+
+    def mark(self, part: str) -> str:
+        """Return the mark of a table on the page."""
+        return part if self.name == DEFAULT else f"{self.name}_{part}"
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,7 @@ class Record:
         units, values = self.units(), self.gains(task, seed)
         oracle = {unit.name: values[unit.name,] for unit in units}
         scores = self.scores(task, seed) | random_scores(units, seed, plan.draws)
-        return Result(task, seed, units, {**scores, ORACLE: oracle}, values)
+        return Result(task, seed, units, {**scores, ORACLE: oracle}, values, plan.compared)
 
     def units(self) -> list[Unit]:
         """Return the blocks, without their linears."""
@@ -213,21 +225,23 @@ def main(words: Iterable[str] | None = None) -> None:
     """Run the trials that are missing, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, default=PLAN)
-    parser.add_argument("--output", type=Path, default=OUTPUT / "scores")
+    parser.add_argument("--output", type=Path, help="default: docs/results/NAME")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     options = parser.parse_args(None if words is None else [*words])
-    plan, record = Plan.read(options.plan), Record(options.output)
+    plan = Plan.read(options.plan)
+    output = options.output or OUTPUT / plan.name
+    record = Record(output)
     if not options.tables:
         run(plan, record, options.processes)
     done = [case for case in plan.cases if not missing(plan, record, *case)]
     if not done:
-        raise SystemExit(f"{options.output} has all results of no task yet")
+        raise SystemExit(f"{output} has all results of no task yet")
     results = [record.result(plan, task.name, seed) for task, seed in done]
     for part, text in tables(results, plan.budgets).items():
-        fill(part, text, options.page)
-    save_figure(gains_figure(results), options.output / PICTURE)
+        fill(plan.mark(part), text, options.page)
+    save_figure(gains_figure(results), output / PICTURE)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,16 @@ def test_correlation_and_regret_by_hand() -> None:
     assert "| oracle, across | 30.0 | 0.0 |" in lines
 
 
+def test_sets_of_scores_that_are_not_compared_are_left_out() -> None:
+    scores_of = {"gradient": PUBLISHED, "per_parameter": PUBLISHED, "random 1": PUBLISHED}
+    every = Result("count", 0, UNITS, scores_of, {})
+    some = Result("count", 0, UNITS, scores_of, {}, ("gradient", "random"))
+    assert [name for name, *_ in every._picked(0.5)] == [
+        *("gradient", "gradient", "per_parameter", "per_parameter", "random 1")
+    ]
+    assert [name for name, *_ in some._picked(0.5)] == ["gradient", "gradient", "random 1"]
+
+
 def _with_splits(result: Result) -> Result:
     scores_of = {**result.scores, "per_parameter": PUBLISHED}
     return Result(result.task, 0, result.units, scores_of, result.values)
@@ -135,6 +145,7 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
     plan.write_text(
         yaml.safe_dump(
             {
+                "name": "other",
                 "base_model": "tiny",
                 "seeds": [0],
                 "budgets": [0.5],
@@ -145,7 +156,7 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
         )
     )
     marks = ("blocks", "correlation", "within", "sets", "splits")
-    page.write_text("".join(f"<!-- {m} -->\n<!-- end {m} -->\n" for m in marks))
+    page.write_text("".join(f"<!-- other_{m} -->\n<!-- end other_{m} -->\n" for m in marks))
     ran = []
 
     def trial(recipe: Any, one: scores.Trial) -> Any:
@@ -169,7 +180,9 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
     done = [blocks for index, blocks in enumerate(ran) if index != 3]
     assert len(done) == len(set(done))  # nothing was done twice
     assert {(name,) for name in NAMES} | {(), None} < set(done)
-    assert "| count | 0.0 | 10.0 | 10.0 | 10.0 | 10.0 |" in page.read_text()
+    assert "| expert in | count |" in page.read_text()
+    assert "| no expert | 0.0 |" in page.read_text()
+    assert "| vision.0 | 10.0 |" in page.read_text()
     assert "| gradient, split | 20.0 | 0.0 |" in page.read_text()
     assert (tmp_path / "out" / scores.PICTURE).stat().st_size > 1000
     before, written = len(ran), page.read_text()
