@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dmole.allocation.delta import relative_deltas
 from dmole.callbacks.proxy_pass import proxy_losses
-from dmole.curriculum.optimization import scheduled
+from dmole.curriculum.optimization import clip_gradients, scheduled
 from dmole.distributed import connected_ranks
 from dmole.experts.library import eval_mode
 from dmole.models.embedder import sample_keys
@@ -20,8 +20,6 @@ from dmole.steps.finite import sample_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from lightning.pytorch import Trainer
 
     from dmole.allocation import Unit
     from dmole.allocation.allocators import Scores
@@ -105,7 +103,7 @@ class _ShortTraining:
                     self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             _sum_gradients(self._parameters, self._ranks)
             self._scaler.unscale_(optimizer)
-            if self._admits(_clip(state.trainer, self._parameters), number, parts):
+            if self._admits(clip_gradients(state.trainer, self._parameters), number, parts):
                 self._scaler.step(optimizer)
                 self._scaler.update()
             optimizer.zero_grad()
@@ -165,13 +163,3 @@ def _sum_gradients(parameters: Sequence[nn.Parameter], ranks: Ranks | None) -> N
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         parameter.grad.copy_(gradient.view_as(parameter))
-
-
-def _clip(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> float:
-    """Clip the gradients as the trainer does, and return their norm before it."""
-    limit, by_value = trainer.gradient_clip_val, trainer.gradient_clip_algorithm == "value"
-    most = float(limit) if limit and not by_value else math.inf  # 0 is no limit
-    norm: Tensor = nn.utils.clip_grad_norm_(parameters, most)
-    if limit and by_value:
-        nn.utils.clip_grad_value_(parameters, float(limit))
-    return float(norm)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from dmole.curriculum.optimization import parameter_groups, scheduled
+from dmole.curriculum.optimization import clip_gradients, parameter_groups, scheduled
 from dmole.data.labels import IGNORED
 from dmole.distributed import gather_objects
 from dmole.experts.library import eval_mode
@@ -124,8 +124,7 @@ def _train(
             loss.backward()  # type: ignore[no-untyped-call]
         if not math.isfinite(float(loss.detach())):
             raise ValueError(f"stage {state.stage.name}: the loss of the router is not finite")
-        if clip := state.trainer.gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_([p for _, p in parameters], clip)
+        clip_gradients(state.trainer, [parameter for _, parameter in parameters])
         optimizer.step()
         schedule.step()
     state.interruption.check(state.strategy)

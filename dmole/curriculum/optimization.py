@@ -6,13 +6,15 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim.lr_scheduler import LambdaLR
 
 from dmole.modality import MODALITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from lightning.pytorch import Trainer
     from torch import nn
 
 Schedule = Literal["cosine", "linear", "constant"]
@@ -60,6 +62,21 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: Schedul
 def scheduled(optimizer: Any, steps: int, warmup: float, schedule: Schedule) -> LambdaLR:
     """Return the schedule of an optimizer's learning rates, see :func:`learning_rate_factor`."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup, schedule))
+
+
+def clip_gradients(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> float:
+    """Clip gradients outside of a fit as the trainer would in it; return their norm before that.
+
+    Args:
+        trainer: Has ``gradient_clip_val``, None or 0 for no limit, and ``gradient_clip_algorithm``.
+        parameters: The parameters; those without a gradient have no part.
+    """
+    limit, by_value = trainer.gradient_clip_val, trainer.gradient_clip_algorithm == "value"
+    most = float(limit) if limit and not by_value else math.inf
+    norm = clip_grad_norm_(parameters, most)
+    if limit and by_value:
+        clip_grad_value_(parameters, float(limit))
+    return float(norm)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from dmole.curriculum import optimization
 from dmole.curriculum.optimization import (
+    clip_gradients,
     learning_rate_factor,
     parameter_groups,
     scaled_learning_rates,
@@ -126,3 +129,24 @@ def test_rates_are_restored_when_the_step_fails() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         fail()
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "algorithm", "expected"),
+    [
+        (2.5, None, [1.5, 2.0]),
+        (2.5, "norm", [1.5, 2.0]),
+        (2.5, "value", [2.5, 2.5]),
+        (9.0, "norm", [3.0, 4.0]),
+        *((limit, algorithm, [3.0, 4.0]) for limit in (None, 0) for algorithm in ("norm", "value")),
+    ],
+)
+def test_gradients_are_clipped_as_the_trainer_says(
+    limit: float | None, algorithm: str | None, expected: list[float]
+) -> None:
+    with_gradient, without = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2))
+    with_gradient.grad = torch.tensor([3.0, 4.0])
+    trainer: Any = SimpleNamespace(gradient_clip_val=limit, gradient_clip_algorithm=algorithm)
+    assert clip_gradients(trainer, [with_gradient, without]) == 5.0
+    assert with_gradient.grad.tolist() == pytest.approx(expected, rel=1e-5)
+    assert without.grad is None
