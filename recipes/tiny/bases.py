@@ -65,7 +65,7 @@ BASES = {
             language_hidden=320,
         ),
         PretrainingSettings(
-            eye_steps=2500, eye_lr=3e-3, all_steps=6000, all_lr=2.5e-3, questions=12
+            eye_steps=1500, eye_lr=3e-3, all_steps=2500, all_lr=2.5e-3, questions=12
         ),
     ),
 }
