@@ -36,6 +36,7 @@ class Recipe:
         clip: Largest norm of the gradients.
         proxy_batches: Batches that the scores are measured on.
         trial_steps: Steps of a trial, see `Lesson.trial_scores`.
+        delta_steps: Other numbers of steps of `Lesson.delta_scores`.
     """
 
     base_model: str
@@ -46,6 +47,12 @@ class Recipe:
     clip: float = 1.0
     proxy_batches: int = 2
     trial_steps: int = 32
+    delta_steps: Sequence[int] = ()
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the scores that train for a few steps."""
+        return ("trial", "delta", *(f"delta_{steps}" for steps in self.delta_steps))
 
 
 @dataclass
@@ -80,30 +87,33 @@ class Lesson:
         self.module.eval()
         batches = self._proxy_batches()
         found = measured_scores(self.module, self.units, batches, self.recipe.rank)
-        return found | {"trial": self.trial_scores(), "delta": self.delta_scores()}
+        steps = (self.recipe.trial_steps, *self.recipe.delta_steps)
+        deltas = [self.delta_scores(number) for number in steps]
+        return found | dict(zip(self.recipe.trained, [self.trial_scores(), *deltas], strict=True))
 
     def trial_scores(self) -> Scores:
         """Return by how much a few steps of an expert in a block alone lower the loss.
 
         The loss is that of the batches of the other scores.
         """
-        return {unit.name: self._trial([unit.name])[0] for unit in self.units}
+        steps = self.recipe.trial_steps
+        return {unit.name: self._trial([unit.name], steps)[0] for unit in self.units}
 
-    def delta_scores(self) -> Scores:
+    def delta_scores(self, steps: int) -> Scores:
         """Return how far a few steps of experts in all blocks together move each block.
 
         These are the scores of the allocator, see `dmole.allocation.delta.relative_deltas`.
         """
-        return self._trial([unit.name for unit in self.units])[1]
+        return self._trial([unit.name for unit in self.units], steps)[1]
 
-    def _trial(self, blocks: Collection[str]) -> tuple[float, Scores]:
+    def _trial(self, blocks: Collection[str], steps: int) -> tuple[float, Scores]:
         """Train an expert for a few steps; return the fall of the loss, and how far it moved."""
         module, name = self.module, self.task.name
         module.eval()
         before = self._proxy_loss()
         module.add_expert(self._allocation(blocks))
         try:
-            self._train(self.recipe.trial_steps)
+            self._train(steps)
             module.eval()
             fall = before - self._proxy_loss(name)
             return fall, relative_deltas(module.library, name, self.units)

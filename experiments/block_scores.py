@@ -22,8 +22,6 @@ Scores = dict[str, float]
 """Score by unit; the larger, the more the unit needs an expert."""
 PUBLISHED = "gradient"
 """Name of the score of the paper."""
-TRAINED = ("trial", "delta")
-"""Scores that train for a few steps."""
 
 
 def weight_scores(

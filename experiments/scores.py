@@ -29,7 +29,7 @@ from dmole.data import Task
 from dmole.report.style import save_figure
 from dmole.storage.files import write_csv
 from experiments.block_gains import Lesson, Recipe
-from experiments.block_scores import TRAINED, Scores, random_scores
+from experiments.block_scores import Scores, random_scores
 from experiments.results import fill
 from experiments.results_jobs import OUTPUT, ROOT, read_rows
 from experiments.score_pictures import gains_figure
@@ -175,7 +175,7 @@ class Record:
 
 def missing(plan: Plan, record: Record, task: Task, seed: int) -> list[Trial]:
     """Return what can be done next of a task and seed: scores, then single blocks, then sets."""
-    if not {*TRAINED} <= {*record.scores(task.name, seed)}:
+    if not {*plan.recipe.trained} <= {*record.scores(task.name, seed)}:
         return [Trial(task, seed, None)]
     done = record.gains(task.name, seed)
     wanted: list[Blocks] = [(), *((name,) for name in record.modalities())]

@@ -94,12 +94,12 @@ def test_the_allocator_picks_and_shares_move_the_budget() -> None:
 def test_a_trial_trains_a_block_alone_and_leaves_nothing_behind() -> None:
     lesson = Lesson(scores.Recipe("tiny", trial_steps=4), _task("count", 64, 4), 0)
     before = lesson._proxy_loss()
-    fall, moved = lesson._trial(["language.3"])
+    fall, moved = lesson._trial(["language.3"], 4)
     assert lesson.trial_scores()["language.3"] == fall
     assert 0 < fall < before
     assert set(moved) == {"language.3"}
     assert moved["language.3"] > 0
-    assert set(lesson.delta_scores()) == {unit.name for unit in lesson.units}
+    assert set(lesson.delta_scores(2)) == {unit.name for unit in lesson.units}
     assert lesson._proxy_loss() == before
     assert not lesson.module.library.names
 
@@ -150,7 +150,7 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
                 "seeds": [0],
                 "budgets": [0.5],
                 "random_draws": 1,
-                "recipe": {"rank": 2},
+                "recipe": {"rank": 2, "delta_steps": [4]},
                 "tasks": [task],
             }
         )
@@ -164,7 +164,7 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
         if len(ran) == 4:
             raise KeyboardInterrupt
         if one.blocks is None:
-            names = ("gradient", "per_parameter", *scores.TRAINED)
+            names = ("gradient", "per_parameter", *recipe.trained)
             return UNITS, dict.fromkeys(names, PUBLISHED)
         return 10.0 * len(one.blocks)
 
@@ -184,6 +184,7 @@ def test_a_run_is_continued_where_it_ended_and_writes_the_tables(
     assert "| no expert | 0.0 |" in page.read_text()
     assert "| vision.0 | 10.0 |" in page.read_text()
     assert "| gradient, split | 20.0 | 0.0 |" in page.read_text()
+    assert "| delta_4 | n/a | n/a |" in page.read_text()
     assert (tmp_path / "out" / scores.PICTURE).stat().st_size > 1000
     before, written = len(ran), page.read_text()
     scores.main(words)
