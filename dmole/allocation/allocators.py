@@ -55,7 +55,7 @@ class Allocator(ABC):
     needs_scores: bool = False
     """Whether :meth:`allocate` requires scores."""
     scored_by: Literal["gradients", "training", "weights"] = "gradients"
-    """What is scored: gradients, updates by a short training, or the weights' condition."""
+    """Whether scores are of gradients, of a short training, or condition numbers of weights."""
     score_steps: int = 0
     """Optimizer steps of that training."""
     proxy_fraction: float = 0.01
